@@ -1,0 +1,129 @@
+"""What rides along with a training run: λ's state in the checkpoint, and a checkpoint when the run is told to stop."""
+
+import signal
+from collections.abc import Iterable
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+from transformers.utils import logging
+
+from hf_kd_lambda.config import DistillationConfig
+from hf_kd_lambda.lambda_rules import MEASURED_RULES
+from hf_kd_lambda.lambda_state import LambdaState
+
+logger = logging.get_logger(__name__)
+
+
+class LambdaCheckpoint(TrainerCallback, ExportableState):
+    """Keeps λ's state in `trainer_state.json`, the last file of a checkpoint to be written, and takes it from there.
+
+    Args:
+        rule: name of a measured rule.
+        kappa, initial, decay, bounds, max_change: as in `norm_ratio` and `LambdaState`. They are JSON values, since
+            the Trainer may build this callback anew from a checkpoint.
+    """
+
+    def __init__(
+        self, rule: str, kappa: float, initial: float, decay: float, bounds: tuple[float, float], max_change: float
+    ) -> None:
+        self.settings = {
+            "rule": rule,
+            "kappa": kappa,
+            "initial": initial,
+            "decay": decay,
+            "bounds": bounds,
+            "max_change": max_change,
+        }
+        measured_rule = partial(MEASURED_RULES[rule], kappa=kappa)
+        self.lambda_state = LambdaState(measured_rule, initial, decay, bounds, max_change)
+
+    @classmethod
+    def from_config(cls, config: DistillationConfig) -> "LambdaCheckpoint":
+        """The callback for the λ settings of a run."""
+        weight = config.kd_weight
+        if config.lambda_form == "additive":
+            initial = weight
+        else:
+            initial = weight / (1 - weight) if weight < 1 else config.lambda_max
+        return cls(
+            rule=config.lambda_rule,
+            kappa=config.lambda_kappa,
+            initial=initial,
+            decay=config.gram_decay,
+            bounds=(config.lambda_min, config.lambda_max),
+            max_change=config.lambda_max_change,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """What `TrainerState` saves for this callback."""
+        return {"args": self.settings, "attributes": {"saved": self.lambda_state.state_dict()}}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take over λ's state: a resumed run's `TrainerState` holds the checkpoint's, a new run's the present one."""
+        exported = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        self.lambda_state.load_state_dict(exported["attributes"]["saved"])
+
+
+class SaveOnSignal(TrainerCallback):
+    """On Ctrl-C or SIGTERM the step under way is finished, a checkpoint saved and training left in good order.
+
+    A second signal interrupts at once. All ranks stop at the same step, whichever of them was signalled.
+
+    Attributes:
+        received: the signal that ended training, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Listen to both signals."""
+        self.received = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            self._restore_handlers()
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+        logger.warning(f"{self.received.name}: finishing this step, then saving a checkpoint. Once more ends it now.")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask the Trainer to save and stop, if any rank was signalled."""
+        number = self.received.value if self.received else 0
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            numbers = torch.tensor(number, device=args.device)
+            dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
+            number = int(numbers.item())
+        if number:
+            self.received = signal.Signals(number)
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Give both signals back to whom they belonged."""
+        self._restore_handlers()
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def signal_received(callbacks: Iterable[TrainerCallback]) -> signal.Signals | None:
+    """The signal that ended training early, among the callbacks of a trainer; None if it ran to its end."""
+    return next((each.received for each in callbacks if isinstance(each, SaveOnSignal)), None)

@@ -1,0 +1,90 @@
+"""What cannot work is refused before training starts, with a message that says what to change."""
+
+import inspect
+from collections.abc import Collection
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
+from transformers.training_args import OptimizerNames
+
+TEACHER_PREFIX = "teacher_"
+
+
+def forward_parameters(model: nn.Module) -> set[str]:
+    """Names of the inputs that a model's `forward` takes, but for the labels, which the trainer keeps to itself."""
+    return set(inspect.signature(model.forward).parameters) - {"labels"}
+
+
+def check_models_fit(teacher: PretrainedConfig, student: PretrainedConfig) -> None:
+    """Refuse a teacher whose logits cannot be the student's soft targets.
+
+    Raises:
+        ValueError: the numbers of labels differ, the labels are in another order, or several labels hold at once.
+    """
+    if teacher.num_labels != student.num_labels:
+        raise ValueError(
+            f"the teacher has num_labels={teacher.num_labels}, the student num_labels={student.num_labels}: "
+            "both must predict the same labels."
+        )
+    if student.problem_type == "multi_label_classification":
+        raise ValueError(
+            "problem_type='multi_label_classification' has no single distribution to soften: use one label an example."
+        )
+    if teacher.label2id != student.label2id:
+        raise ValueError(
+            f"the teacher's labels {teacher.id2label} are not the student's {student.id2label}: give both the same "
+            "names in the same order (hf_kd_lambda.teacher.align_labels permutes a teacher's)."
+        )
+
+
+def check_columns(
+    columns: Collection[str], teacher: PreTrainedModel, student: nn.Module, args: TrainingArguments
+) -> None:
+    """Refuse a dataset from which the teacher would not get the inputs that it needs.
+
+    Raises:
+        ValueError: the vocabularies differ and there is no `teacher_input_ids`, or the Trainer would drop a column
+            that only the teacher takes.
+    """
+    own = [column for column in columns if column.startswith(TEACHER_PREFIX)]
+    sizes = [getattr(model.config, "vocab_size", None) for model in (teacher, student)]
+    if sizes[0] != sizes[1] and not own:
+        raise ValueError(
+            f"the teacher's vocabulary has {sizes[0]} tokens, the student's {sizes[1]}, so one cannot read the "
+            "other's input_ids: tokenise for the teacher too, into columns named teacher_input_ids and so on."
+        )
+    teachers_alone = own or sorted((forward_parameters(teacher) - forward_parameters(student)) & set(columns))
+    if args.remove_unused_columns and teachers_alone:
+        raise ValueError(
+            f"remove_unused_columns=True drops {', '.join(teachers_alone)}, which the teacher needs and the student "
+            "does not take: set remove_unused_columns=False."
+        )
+
+
+def check_strategy(args: TrainingArguments, accelerator: Accelerator) -> None:
+    """Refuse ways to train in which two gradients of one forward cannot be had.
+
+    Raises:
+        ValueError: DeepSpeed, FSDP1, DataParallel, reentrant checkpointing, or an optimizer that steps in backward.
+    """
+    checkpointing = args.gradient_checkpointing_kwargs or {}
+    refusals = {
+        "DeepSpeed takes the gradients out of .grad during backward: train with DDP or FSDP2.": (
+            accelerator.distributed_type == DistributedType.DEEPSPEED
+        ),
+        "FSDP1 frees the parameters after the first of two backward passes: set fsdp_version to 2.": (
+            accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2
+        ),
+        f"{args.n_gpu} GPUs in one process mean DataParallel, which hides the gradients of its replicas: start one "
+        "process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one.": args.n_gpu > 1,
+        "gradient_checkpointing_kwargs={'use_reentrant': True} allows one backward pass only: set use_reentrant to "
+        "False.": bool(args.gradient_checkpointing and checkpointing.get("use_reentrant")),
+        f"optim={str(args.optim)!r} steps during backward, before λ is known: choose another, e.g. adamw_torch.": (
+            args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
+        ),
+    }
+    for message, refused in refusals.items():
+        if refused:
+            raise ValueError(message)

@@ -1,0 +1,88 @@
+"""The student: a checkpoint of its own, or some layers of the teacher."""
+
+import copy
+from collections.abc import Sequence
+
+from transformers import PreTrainedModel
+
+from hf_kd_lambda.config import ModelArguments
+from hf_kd_lambda.teacher import load_classifier
+
+# Where an architecture keeps its encoder layers, below the base model.
+LAYERS_OF_MODEL_TYPE = {
+    "bert": "encoder.layer",
+    "camembert": "encoder.layer",
+    "deberta": "encoder.layer",
+    "deberta-v2": "encoder.layer",
+    "distilbert": "transformer.layer",
+    "electra": "encoder.layer",
+    "mpnet": "encoder.layer",
+    "roberta": "encoder.layer",
+    "xlm-roberta": "encoder.layer",
+}
+
+
+def load_student(args: ModelArguments, teacher: PreTrainedModel, label_names: list[str] | None) -> PreTrainedModel:
+    """Load the student checkpoint, or build the student from layers of the teacher.
+
+    Args:
+        args: `student` or `student_layers` says which student.
+        teacher: Sequence classifier with its labels in the data's order.
+        label_names: Names of the classes in the data's order, or None for regression.
+
+    Raises:
+        ValueError: the checkpoint is for other labels, or the teacher has no such layers.
+    """
+    if args.student_layers is not None:
+        return student_from_layers(teacher, args.student_layers)
+    assert args.student is not None, "ModelArguments requires student or student_layers"
+    return load_classifier(args.student, label_names, args.trust_remote_code)
+
+
+def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
+    """Build a student of the teacher's class from some of its encoder layers.
+
+    Everything outside the encoder layers is copied from the teacher as well: embeddings (with ELECTRA's projection),
+    what the layers share (DeBERTa's relative positions and convolution), pooler and classification head. The student
+    shares no memory with the teacher. Like a loaded model, it is in evaluation mode.
+
+    Args:
+        teacher: Sequence classifier.
+        layers: Indices of the teacher's layers, counted from 0, in the student's order.
+
+    Raises:
+        ValueError: the architecture is not supported, or a layer does not exist or comes twice.
+    """
+    model_type = teacher.config.model_type
+    if model_type not in LAYERS_OF_MODEL_TYPE:
+        raise ValueError(
+            f"student_layers={list(layers)}: cannot take layers of a {model_type!r} teacher, only of "
+            f"{', '.join(LAYERS_OF_MODEL_TYPE)}. Set student to a checkpoint instead."
+        )
+    _check_layers(layers, teacher.config.num_hidden_layers)
+
+    config = copy.deepcopy(teacher.config)
+    config.num_hidden_layers = len(layers)
+    student = type(teacher)(config)
+    prefix = f"{teacher.base_model_prefix}.{LAYERS_OF_MODEL_TYPE[model_type]}."
+    weights = {}
+    for key, weight in teacher.state_dict().items():
+        if key.startswith(prefix):
+            layer, name = key.removeprefix(prefix).split(".", maxsplit=1)
+            if int(layer) in layers:
+                weights[f"{prefix}{layers.index(int(layer))}.{name}"] = weight
+        else:
+            weights[key] = weight
+    student.load_state_dict(weights)
+    return student.eval()
+
+
+def _check_layers(layers: Sequence[int], available: int) -> None:
+    for layer in layers:
+        if not 0 <= layer < available:
+            raise ValueError(
+                f"student_layers={list(layers)}: layer {layer} does not exist, "
+                f"the teacher has layers 0 to {available - 1}."
+            )
+        if layers.count(layer) > 1:
+            raise ValueError(f"student_layers={list(layers)}: layer {layer} comes twice, name each layer once.")

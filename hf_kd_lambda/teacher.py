@@ -1,0 +1,202 @@
+"""Checkpoints as classifiers: load them, bring their labels into the data's order, freeze the teacher.
+
+`label_names` are the names of the classes in the data's order; None stands for regression with one output.
+"""
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging
+
+from hf_kd_lambda import quickstart
+
+logger = logging.get_logger(__name__)
+
+CHANCE_MARGIN = 0.02  # a guessing teacher lands a little above the majority share now and then
+
+
+def resolve_checkpoint(name: str) -> str:
+    """Return what `from_pretrained` loads for a `teacher` or `student` setting: `quickstart` becomes its folder."""
+    return str(quickstart.encoder_path()) if name == "quickstart" else name
+
+
+def load_classifier(
+    checkpoint: str, label_names: list[str] | None, trust_remote_code: bool = False, new_head: bool = False
+) -> PreTrainedModel:
+    """Load a sequence classifier in fp32 whose outputs are in the data's order.
+
+    Args:
+        checkpoint: Hub id, folder or `quickstart`.
+        label_names: Names of the classes in the data's order, or None for regression.
+        trust_remote_code: Run modelling code that the checkpoint's repository carries.
+        new_head: Start from a fresh output layer, for a model that is fine-tuned next. Otherwise the checkpoint's
+            own is kept; where it has none it gets a fresh one, with a warning.
+
+    Raises:
+        OSError: there is no such checkpoint.
+        ValueError: the checkpoint's own head is for other labels.
+    """
+    path = resolve_checkpoint(checkpoint)
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise OSError(
+            f"cannot load teacher or student {checkpoint!r}, as a folder or from the Hub: {error}"
+        ) from error
+    if new_head:
+        _set_labels(config, label_names)
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        path,
+        config=config,
+        dtype=torch.float32,
+        trust_remote_code=trust_remote_code,
+        ignore_mismatched_sizes=new_head,
+        output_loading_info=True,
+    )
+    name, head = _output_layer(model)
+    if new_head:
+        head.reset_parameters()
+        return model
+    if f"{name}.weight" in info["missing_keys"]:
+        logger.warning(
+            "%r has no trained classification head and gets a new one. That suits a student; "
+            "a teacher would only guess: fine-tune it first with teacher_finetune: true.",
+            checkpoint,
+        )
+        return load_classifier(checkpoint, label_names, trust_remote_code, new_head=True)
+    align_labels(model, label_names)
+    return model
+
+
+def align_labels(model: PreTrainedModel, label_names: list[str] | None) -> None:
+    """Bring a classifier's outputs and label names into the data's order, in place.
+
+    Raises:
+        ValueError: see `label_permutation`.
+    """
+    permutation = label_permutation(model, label_names)
+    if permutation is not None:
+        permute_head(model, permutation)
+    keep_own = label_names is not None and _are_generic(label_names)
+    _set_labels(model.config, _own_names(model) if keep_own else label_names)
+
+
+def label_permutation(teacher: PreTrainedModel, label_names: list[str] | None) -> list[int] | None:
+    """Return the teacher's column for each label of the data, or None where the order is already the same.
+
+    Names match whatever their case. Where one side has only generic names (`LABEL_0` or `0`), the orders are taken to
+    be the same, with a warning.
+
+    Raises:
+        ValueError: the teacher is for another kind of problem, another number of labels or other labels.
+    """
+    fix = "Choose a checkpoint for this task, or fine-tune the teacher first with teacher_finetune: true."
+    who = f"{teacher.name_or_path or type(teacher).__name__!r}"
+    problem = _problem_type(label_names)
+    if teacher.config.problem_type not in (None, problem):
+        raise ValueError(f"{who} was trained for {teacher.config.problem_type}, the data is for {problem}. {fix}")
+    own_names = _own_names(teacher)
+    if len(own_names) != (1 if label_names is None else len(label_names)):
+        raise ValueError(
+            f"{who} has {len(own_names)} output(s), {own_names}; "
+            f"the data needs {label_names or 'one, for regression'}. {fix}"
+        )
+    if label_names is None or own_names == label_names:
+        return None
+    if _are_generic(own_names) or _are_generic(label_names):
+        logger.warning(
+            "%s has the labels %s, the data %s: taken to be in the same order.", who, own_names, label_names
+        )
+        return None
+    own, wanted = [name.casefold() for name in own_names], [name.casefold() for name in label_names]
+    if sorted(own) != sorted(wanted) or len(set(own)) < len(own):
+        raise ValueError(f"{who} has the labels {own_names}, the data {label_names}. {fix}")
+    permutation = [own.index(name) for name in wanted]
+    return None if permutation == list(range(len(own))) else permutation
+
+
+def permute_head(model: PreTrainedModel, permutation: list[int]) -> None:
+    """Reorder the outputs of a classifier, and their names, in place.
+
+    Args:
+        model: Sequence classifier.
+        permutation: For each output of the new order, its old column.
+    """
+    _, head = _output_layer(model)
+    with torch.no_grad():
+        head.weight.copy_(head.weight[permutation])
+        if head.bias is not None:
+            head.bias.copy_(head.bias[permutation])
+    own_names = _own_names(model)
+    _set_labels(model.config, [own_names[column] for column in permutation])
+
+
+def freeze(model: PreTrainedModel) -> PreTrainedModel:
+    """Put a model into evaluation mode, without gradients for its parameters, and return it."""
+    return model.eval().requires_grad_(False)
+
+
+def warn_if_at_chance(score: float, chance: float) -> bool:
+    """Warn of a teacher that predicts no better than chance, and return whether it does.
+
+    Args:
+        score: Metric of the teacher on the validation split, higher is better.
+        chance: The same metric without knowledge: the majority label's share for accuracy, 0 for a correlation.
+    """
+    if score > chance + CHANCE_MARGIN:
+        return False
+    logger.warning(
+        "The teacher scores %.3f on the validation split, where chance is %.3f: it was not fine-tuned for this task, "
+        "or without success. Set teacher_finetune: true, or another teacher.",
+        score,
+        chance,
+    )
+    return True
+
+
+def have_same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+    """Tell whether two tokenizers give the same ids to the same tokens."""
+    return first.get_vocab() == second.get_vocab()
+
+
+def _problem_type(label_names: list[str] | None) -> str:
+    return "regression" if label_names is None else "single_label_classification"
+
+
+def _set_labels(config: PreTrainedConfig, label_names: list[str] | None) -> None:
+    names = ["LABEL_0"] if label_names is None else label_names
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    config.problem_type = _problem_type(label_names)
+
+
+def _own_names(model: PreTrainedModel) -> list[str]:
+    return [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
+
+
+def _are_generic(names: list[str]) -> bool:
+    indices = [str(index) for index in range(len(names))]
+    return names in (indices, [f"LABEL_{index}" for index in indices])
+
+
+def _output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
+    """Return name and module of the layer that gives the logits: the last fitting one outside the encoder."""
+    layers = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == model.config.num_labels
+        and not name.startswith(f"{model.base_model_prefix}.")
+    ]
+    if not layers:
+        raise ValueError(
+            f"{type(model).__name__} has no linear layer with {model.config.num_labels} outputs after its encoder: "
+            "such a model is not supported as teacher or student."
+        )
+    return layers[-1]

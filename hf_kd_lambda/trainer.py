@@ -1,0 +1,267 @@
+"""The Trainer that sets λ from the gradients of task loss and KD loss."""
+
+import contextlib
+import math
+from signal import Signals
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, Trainer
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.trainer_utils import EvalLoopOutput
+
+from hf_kd_lambda.callbacks import LambdaCheckpoint, SaveOnSignal, signal_received
+from hf_kd_lambda.checks import (
+    TEACHER_PREFIX,
+    check_columns,
+    check_models_fit,
+    check_strategy,
+    forward_parameters,
+)
+from hf_kd_lambda.config import DistillationConfig
+from hf_kd_lambda.gram import GradientPair, Gram, cut_outputs
+from hf_kd_lambda.lambda_rules import loss_weights
+from hf_kd_lambda.lambda_state import LambdaState
+from hf_kd_lambda.losses import count_items, logit_mse_loss, soft_target_loss, task_loss
+from hf_kd_lambda.metrics import teacher_agreement
+from hf_kd_lambda.teacher import freeze
+
+
+class DistillationTrainer(Trainer):
+    """A `Trainer` whose loss is w_task·task_loss + w_kd·kd_loss, with weights set from the gradients of both.
+
+    On a measuring step (every `lambda_interval` optimizer steps) the two losses of one student forward are
+    backpropagated apart, both gradients averaged over ranks, and λ taken from their Gram matrix (arXiv 2505.06270);
+    w_task·g_task + w_kd·g_kd is then what is clipped and stepped along. On other steps, and for the `fixed` rule, a
+    step is the Trainer's own with one backward pass.
+
+    Columns named `teacher_*` (say `teacher_input_ids`, of a teacher with its own tokenizer) go to the teacher without
+    the prefix and replace the student's; all other columns go to whichever model's `forward` names them.
+
+    `compute_loss_func(outputs, labels, num_items_in_batch)`, if given, is the task loss. It must depend on the student
+    through `outputs` alone.
+
+    Args:
+        teacher: predicts the soft targets; it is frozen and put into eval mode. Its logits must be in the order of
+            the data's labels.
+        args: see `DistillationConfig`.
+
+    Raises:
+        ValueError: teacher and student do not fit each other, or a strategy is asked for that cannot work (DeepSpeed,
+            FSDP1, DataParallel, reentrant checkpointing, LOMO).
+    """
+
+    args: DistillationConfig
+
+    def __init__(
+        self, model: PreTrainedModel | nn.Module, args: DistillationConfig, *, teacher: PreTrainedModel, **kwargs: Any
+    ) -> None:
+        super().__init__(model, args, **kwargs)
+        check_strategy(args, self.accelerator)
+        check_models_fit(teacher.config, model.config)
+        for dataset in (self.train_dataset, self.eval_dataset):
+            check_columns(getattr(dataset, "column_names", None) or (), teacher, model, args)
+        self.teacher = freeze(teacher).to(args.device)
+        self._student_inputs = forward_parameters(model)
+        self._teacher_inputs = forward_parameters(teacher)
+
+        # Both losses are divided by the items of the whole accumulated batch, so that the Trainer has to count them
+        # and must not divide by the accumulation steps again.
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
+
+        self.add_callback(SaveOnSignal)
+        if args.lambda_rule != "fixed":
+            self.add_callback(LambdaCheckpoint.from_config(args))
+        self._gradients: GradientPair | None = None
+        self._last_gram: Gram | None = None
+        self._step_losses = torch.zeros(2, device=args.device)
+        self._logged_losses = torch.zeros(2, device=args.device)
+        self._logged_steps = 0
+        self._evaluated: list[Tensor] = []
+
+    @property
+    def lambda_state(self) -> LambdaState | None:
+        """λ's state; None for the `fixed` rule."""
+        callbacks = self.callback_handler.callbacks
+        return next((each.lambda_state for each in callbacks if isinstance(each, LambdaCheckpoint)), None)
+
+    @property
+    def loss_weights(self) -> tuple[Tensor, Tensor]:
+        """(w_task, w_kd) in force: scalar tensors on the training device."""
+        if self.lambda_state is None:
+            weight = torch.tensor(self.args.kd_weight, device=self.args.device)
+            return (torch.ones_like(weight) if self.args.lambda_form == "additive" else 1 - weight), weight
+        self.lambda_state.to(self.args.device)
+        return loss_weights(self.lambda_state.lambda_, self.args.lambda_form)
+
+    @property
+    def stopped_by(self) -> Signals | None:
+        """The signal that ended training early, or None."""
+        return signal_received(self.callback_handler.callbacks)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor | tuple[Tensor, SequenceClassifierOutput]:
+        """The weighted loss with the weights in force: what non-measuring steps descend and evaluation reports."""
+        outputs = self._student_outputs(model, inputs)
+        teacher_logits = self._teacher_logits(inputs)
+        losses = torch.stack(self._losses(outputs, teacher_logits, inputs["labels"], num_items_in_batch))
+        if model.training:
+            self._logged_losses += losses.detach()
+            self._logged_steps += self.accelerator.sync_gradients
+        else:
+            self._keep_for_evaluation(outputs.logits, teacher_logits, losses.detach())
+        loss = torch.dot(losses, torch.stack(self.loss_weights))
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """One micro-batch of an optimizer step, which ends with w_task·g_task + w_kd·g_kd in `.grad`.
+
+        Returns:
+            The loss to log. On a measuring step it is 0 until the last micro-batch, when the weights are known.
+        """
+        state = self.lambda_state
+        if state is None or self.state.global_step % self.args.lambda_interval:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        optimizer = cast(AcceleratedOptimizer, self.optimizer)
+        optimizer.train()
+        inputs = self._prepare_inputs(inputs)
+        if self._gradients is None:
+            self._gradients = GradientPair(
+                parameter for group in optimizer.param_groups for parameter in group["params"]
+            )
+        with self._local_gradients(model), self.compute_loss_context_manager():
+            outputs, cut = cut_outputs(self._student_outputs(model, inputs))
+            losses = self._losses(outputs, self._teacher_logits(inputs), inputs["labels"], num_items_in_batch)
+            self._gradients.accumulate(cut, *map(self._scale, losses))
+        self._step_losses += torch.stack(losses).detach()
+        if not self.accelerator.sync_gradients:
+            return torch.zeros((), device=self.args.device)
+        return self._finish_measuring_step(self._gradients, state)
+
+    def _finish_measuring_step(self, gradients: GradientPair, state: LambdaState) -> Tensor:
+        """Average the gradients, measure, set λ, combine; return the optimizer step's loss."""
+        if dist.is_initialized() and dist.get_world_size() > 1 and not self.is_fsdp_enabled:
+            gradients.average_over_ranks()
+        scaler = self.accelerator.scaler
+        scale = scaler.get_scale() if scaler is not None else 1.0
+        gram = self._last_gram = Gram(*(entry / scale**2 for entry in gradients.gram()))
+        state.update(gram)
+        weights = self.loss_weights
+        # A gradient scaler finds what is not finite by itself, and lowers its scale for it.
+        if scaler is not None or gram.is_finite():
+            gradients.combine(*weights)
+        else:
+            gradients.drop()
+        self._gradients = None
+        losses, self._step_losses = self._step_losses, torch.zeros_like(self._step_losses)
+        self._logged_losses += losses
+        self._logged_steps += 1
+        return torch.dot(losses, torch.stack(weights))
+
+    def _local_gradients(self, model: nn.Module) -> contextlib.AbstractContextManager:
+        """Where backward leaves each rank's own gradients: DDP would reduce only the first of two backwards.
+
+        FSDP2 shards every backward's gradient right, but must do so for each micro-batch: what it holds back, it adds
+        up over both losses.
+        """
+        if self.is_fsdp_enabled:
+            cast(FSDPModule, model).set_requires_gradient_sync(True)
+            return contextlib.nullcontext()
+        return self.accelerator.no_sync(model)
+
+    def _scale(self, loss: Tensor) -> Tensor:
+        scaler = self.accelerator.scaler
+        return loss if scaler is None else scaler.scale(loss)
+
+    def _student_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> SequenceClassifierOutput:
+        return model(**{name: value for name, value in inputs.items() if name in self._student_inputs})
+
+    @torch.no_grad()
+    def _teacher_logits(self, inputs: dict[str, Any]) -> Tensor:
+        own = {name.removeprefix(TEACHER_PREFIX): x for name, x in inputs.items() if name.startswith(TEACHER_PREFIX)}
+        given = own or {name: value for name, value in inputs.items() if name in self._teacher_inputs}
+        with self.accelerator.autocast():
+            return self.teacher(**given).logits.float()
+
+    def _losses(
+        self,
+        outputs: SequenceClassifierOutput,
+        teacher_logits: Tensor,
+        labels: Tensor,
+        num_items_in_batch: Tensor | int | None,
+    ) -> tuple[Tensor, Tensor]:
+        """(task_loss, kd_loss) of one student forward, both divided by the same number of items."""
+        num_items = num_items_in_batch if num_items_in_batch is not None else count_items(labels)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            num_items = num_items_in_batch / self.accelerator.num_processes  # DDP's average divides by them once more
+        if self.compute_loss_func is not None:
+            task = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items)
+        else:
+            task = task_loss(outputs.logits, labels, num_items, self.args.label_smoothing_factor)
+        if outputs.logits.shape[-1] == 1:
+            return task, logit_mse_loss(outputs.logits, teacher_logits, labels, num_items)
+        return task, soft_target_loss(outputs.logits, teacher_logits, labels, num_items, self.args.temperature)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the losses, λ and the gradients to the logs of training steps."""
+        if "learning_rate" in logs:
+            logs.update(self._training_logs())
+        super().log(logs, start_time)
+
+    def _training_logs(self) -> dict[str, float]:
+        """Losses averaged over the steps since the last log; λ and gradients as last measured, before clipping."""
+        losses = self.accelerator.reduce(self._logged_losses, "mean") / self._logged_steps
+        self._logged_losses, self._logged_steps = torch.zeros_like(losses), 0
+        task_weight, kd_weight = self.loss_weights
+        scalars = {"task_loss": losses[0], "kd_loss": losses[1]}
+        scalars |= {"lambda": kd_weight / task_weight, "kd_weight": kd_weight}
+        if self._last_gram is not None:
+            scalars["grad_norm_task"] = self._last_gram.task.sqrt()
+            scalars["grad_norm_kd"] = self._last_gram.kd.sqrt()
+            scalars["grad_cosine"] = self._last_gram.cosine
+        if self.lambda_state is not None:
+            scalars["lambda_skipped"] = self.lambda_state.skipped
+        values = torch.stack([value.float() for value in scalars.values()]).tolist()  # the one wait for the device
+        return {name: value for name, value in zip(scalars, values, strict=True) if math.isfinite(value)}
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Add both losses and the agreement with the teacher to the metrics of `evaluate` and `predict`."""
+        self._evaluated = []
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        own = self._evaluation_metrics() if self._evaluated else {}
+        metrics = (output.metrics or {}) | {f"{metric_key_prefix}_{name}": value for name, value in own.items()}
+        return output._replace(metrics=metrics)
+
+    def _keep_for_evaluation(self, student_logits: Tensor, teacher_logits: Tensor, losses: Tensor) -> None:
+        per_example = losses.expand(len(student_logits), 2)
+        row = torch.cat([per_example, student_logits.float(), teacher_logits], dim=-1)
+        self._evaluated.append(self.accelerator.gather_for_metrics(row).cpu())
+
+    def _evaluation_metrics(self) -> dict[str, float]:
+        rows = torch.cat(self._evaluated)
+        self._evaluated = []
+        losses, student_logits, teacher_logits = rows.tensor_split([2, 2 + (rows.shape[-1] - 2) // 2], dim=-1)
+        task, kd = losses.mean(0).tolist()
+        agreement = teacher_agreement(student_logits, teacher_logits)
+        return {"task_loss": task, "kd_loss": kd, "teacher_agreement": agreement}
