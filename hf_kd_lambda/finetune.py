@@ -1,0 +1,96 @@
+"""Plain fine-tuning on the task loss: the teacher before distillation, or the student without it."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.utils import logging
+
+from hf_kd_lambda.callbacks import SaveOnSignal, signal_received
+from hf_kd_lambda.checkpoints import last_checkpoint, record_run, remove_checkpoints
+from hf_kd_lambda.tokens import DistillationCollator
+
+logger = logging.get_logger(__name__)
+
+
+class TrainingStoppedError(Exception):
+    """A signal ended training early; everything trained until then is in a checkpoint.
+
+    Args:
+        signum: number of the signal.
+        folder: where the checkpoint lies.
+    """
+
+    def __init__(self, signum: int, folder: str) -> None:
+        super().__init__(f"stopped by a signal; the same command goes on from the checkpoint in {folder}.")
+        self.signum = signum
+
+
+def train_on(trainer: Trainer) -> None:
+    """Train from the last whole checkpoint in the trainer's folder, or from the start where there is none.
+
+    Raises:
+        TrainingStoppedError: Ctrl-C or SIGTERM ended training.
+    """
+    checkpoint = last_checkpoint(Path(str(trainer.args.output_dir)))
+    if checkpoint is not None:
+        logger.warning(f"going on from {checkpoint}")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    received = signal_received(trainer.callback_handler.callbacks)
+    if received is not None:
+        raise TrainingStoppedError(received, str(trainer.args.output_dir))
+
+
+def finetune(
+    model: PreTrainedModel,
+    args: TrainingArguments,
+    tokens: DatasetDict,
+    tokenizer: PreTrainedTokenizerBase,
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]],
+    settings: Mapping[str, Any],
+) -> None:
+    """Fine-tune a model on the task loss and save it, with its tokenizer, in `args.output_dir`.
+
+    Args:
+        model: to start from.
+        args: of the plain Trainer.
+        tokens: splits train and validation.
+        tokenizer: is saved with the model.
+        compute_metrics: of the task.
+        settings: recorded beside the model, by which `claim_folder` knows it the next time.
+
+    Raises:
+        TrainingStoppedError: Ctrl-C or SIGTERM ended training.
+    """
+    folder = Path(str(args.output_dir))
+    if args.should_save:
+        record_run(folder, settings, finished=False)
+    trainer = Trainer(
+        model,
+        args,
+        train_dataset=tokens["train"],
+        eval_dataset=tokens["validation"],
+        data_collator=DistillationCollator(tokenizer),
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics,
+        callbacks=[SaveOnSignal()],
+    )
+    train_on(trainer)
+    trainer.save_model()
+    trainer.save_state()
+    if args.should_save:
+        record_run(folder, settings, finished=True)
+        remove_checkpoints(folder)
+    PartialState().wait_for_everyone()
+
+
+def digest(examples: Dataset) -> str:
+    """Fingerprint of tokenised examples, the same on every machine."""
+    sha = hashlib.sha256()
+    for column in ("input_ids", "labels"):
+        sha.update(repr(examples[column][:]).encode())
+    return sha.hexdigest()[:16]

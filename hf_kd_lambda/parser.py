@@ -1,0 +1,124 @@
+"""Settings from a YAML file, overridden by the command line; what is unknown is refused."""
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser
+
+from hf_kd_lambda.config import DataArguments, DistillationConfig, ModelArguments
+
+# What a setting of the command line replaces in the YAML file, beside itself.
+_REPLACED = {
+    "student": ("student_layers",),
+    "student_layers": ("student",),
+    "dataset": ("train_file", "validation_file", "test_file"),
+    "train_file": ("dataset",),
+}
+
+
+class _Parser(HfArgumentParser):
+    """Every field of the three dataclasses as an argument; errors are raised, not printed after a long usage."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            (ModelArguments, DataArguments, DistillationConfig),
+            usage="%(prog)s [config.yaml] [--setting value ...]",
+            description="A setting on the command line replaces that of the YAML file.",
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-5 is a number, as in YAML 1.2; PyYAML's 1.1 takes it for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArguments, DistillationConfig]:
+    """Read the settings: `[config.yaml] [--setting value ...]`.
+
+    Args:
+        argv: arguments of the command line. Default: those of the running program.
+
+    Raises:
+        ValueError: a setting is unknown, missing, of the wrong type, out of its range or twice in the file; or the
+            file cannot be read.
+    """
+    command_line = list(sys.argv[1:] if argv is None else argv)
+    parser = _Parser()
+    types = {name: hint for group in parser.dataclass_types for name, hint in get_type_hints(group).items()}
+    in_file = _read(command_line.pop(0), types) if command_line and _is_yaml(command_line[0]) else {}
+    for name in _names(command_line):
+        _check_known(name, [*types, "help"], "on the command line")
+        for replaced in _REPLACED.get(name, ()):
+            in_file.pop(replaced, None)
+    # Text takes the way of the command line, and so its types; argparse leaves defaults alone that are no text.
+    texts = [f"--{name}={value}" for name, value in in_file.items() if isinstance(value, str)]
+    parser.set_defaults(**{name: value for name, value in in_file.items() if not isinstance(value, str)})
+    return parser.parse_dict(vars(parser.parse_args(texts + command_line)))
+
+
+def _is_yaml(argument: str) -> bool:
+    return not argument.startswith("-") and argument.endswith((".yaml", ".yml"))
+
+
+def _names(command_line: Sequence[str]) -> set[str]:
+    """Names of the settings on a command line, in whichever spelling they are given."""
+    options = (argument[2:].partition("=")[0] for argument in command_line if argument.startswith("--"))
+    return {option.replace("-", "_").removeprefix("no_") for option in options}
+
+
+def _read(path: str, types: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a YAML file: scalars as the text that they are, null, lists and mappings as Python has them."""
+    if not Path(path).is_file():
+        raise ValueError(f"there is no file {path}.")
+    settings: dict[str, Any] = {}
+    try:
+        loader = _Loader(Path(path).read_text(encoding="utf-8"))
+        root = loader.get_single_node() or yaml.MappingNode("", [])
+        if not isinstance(root, yaml.MappingNode):
+            raise ValueError(f"{path} holds no settings: write one `name: value` on each line.")
+        for key, node in root.value:
+            name, value = key.value, loader.construct_object(node, deep=True)
+            _check_known(name, types, f"in {path}")
+            if name in settings:
+                raise ValueError(f"{name!r} is set twice in {path}, again on line {key.start_mark.line + 1}.")
+            settings[name] = value if value is None or isinstance(value, list | dict) else node.value
+            if not _admits(types[name], settings[name]):
+                raise ValueError(f"{name}={settings[name]!r} in {path} must be {_describe(types[name])}.")
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+    return settings
+
+
+def _check_known(name: str, known: Iterable[str], where: str) -> None:
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise ValueError(f"unknown setting {name!r} {where}: did you mean {nearest!r}?")
+
+
+def _admits(hint: Any, value: Any) -> bool:
+    """Whether a field of this type may be text (which argparse checks further), null, or this list or mapping."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    kinds = {get_origin(member) or member: get_args(member) for member in members}
+    if isinstance(value, str):
+        return bool(kinds.keys() - {list, dict, NoneType})
+    if isinstance(value, list):
+        return list in kinds and all(isinstance(item, kinds[list]) for item in value)
+    return type(value) in kinds
+
+
+def _describe(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint)

@@ -1,0 +1,274 @@
+"""The whole job: data, teacher, student, distillation, and the comparison of what came out."""
+
+import copy
+import dataclasses
+import platform
+from collections import Counter
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import transformers
+from accelerate import PartialState
+from datasets import DatasetDict
+from torch import Tensor
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    set_seed,
+)
+from transformers.utils import logging
+
+from hf_kd_lambda.checkpoints import claim_folder, record_run
+from hf_kd_lambda.checks import TEACHER_PREFIX
+from hf_kd_lambda.config import DataArguments, DistillationConfig, ModelArguments
+from hf_kd_lambda.data import load_task_data
+from hf_kd_lambda.finetune import digest, finetune, train_on
+from hf_kd_lambda.metrics import compute_metrics_for, teacher_agreement
+from hf_kd_lambda.report import ModelReport, measure_model, plot_lambda, results_table, write_results
+from hf_kd_lambda.student import load_student
+from hf_kd_lambda.teacher import have_same_vocabulary, load_classifier, resolve_checkpoint, warn_if_at_chance
+from hf_kd_lambda.tokens import DistillationCollator, tokenize
+from hf_kd_lambda.trainer import DistillationTrainer
+
+logger = logging.get_logger(__name__)
+
+MAIN_METRIC = "score"
+# What TrainingArguments holds that decides the weights which come out.
+OPTIMISATION = [
+    *("seed", "data_seed", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim"),
+    *("max_grad_norm", "label_smoothing_factor", "train_sampling_strategy"),
+]
+
+
+class DistillationJob:
+    """One run of `scripts/distill.py`: `check` refuses what cannot work, `run` does all of it.
+
+    Args:
+        models, data, config: as parsed from YAML and command line.
+
+    Raises:
+        ValueError: the data do not fit the settings.
+    """
+
+    def __init__(self, models: ModelArguments, data: DataArguments, config: DistillationConfig) -> None:
+        self.models = models
+        self.data_args = data
+        # The teacher may need columns that the student does not take.
+        self.config = dataclasses.replace(cast(Any, config), remove_unused_columns=False)
+        self.folder = Path(str(config.output_dir))
+        self.teacher_folder = Path(models.teacher_dir or self.folder / "teacher")
+        self.baseline_folder = self.folder / "without_kd"
+        set_seed(config.seed)
+        with config.main_process_first(desc="loading the data"):
+            self.data = load_task_data(data, config.seed if config.data_seed is None else config.data_seed)
+        self.compute_metrics = compute_metrics_for(data.task, self.data.is_regression)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the student which comes out."""
+        own = {field.name for field in dataclasses.fields(DistillationConfig)}
+        own -= {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+        config = {name: getattr(self.config, name) for name in sorted(own) + OPTIMISATION}
+        return {**dataclasses.asdict(self.models), **dataclasses.asdict(self.data_args), **config}
+
+    @cached_property
+    def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The teacher's."""
+        return self._load_tokenizer(self.models.teacher)
+
+    @cached_property
+    def student_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The student's, which is the teacher's for a student made of the teacher's layers."""
+        return self._load_tokenizer(self.models.student) if self.models.student else self.teacher_tokenizer
+
+    @cached_property
+    def tokens(self) -> DatasetDict:
+        """The student's tokens, beside the teacher's own where the two tokenizers differ."""
+        teacher, student = self.teacher_tokenizer, self.student_tokenizer
+        shared = have_same_vocabulary(teacher, student) and teacher.model_input_names == student.model_input_names
+        with self.config.main_process_first(desc="tokenising"):
+            return tokenize(self.data, student, self.data_args.max_length, None if shared else teacher)
+
+    @cached_property
+    def teacher_tokens(self) -> DatasetDict:
+        """The teacher's tokens alone."""
+        columns = self.tokens["train"].column_names
+        own = [name for name in columns if name.startswith(TEACHER_PREFIX)]
+        if not own:
+            return self.tokens
+        renamed = {name: name.removeprefix(TEACHER_PREFIX) for name in own}
+        return self.tokens.select_columns([*own, "labels"]).rename_columns(renamed)
+
+    @cached_property
+    def teacher_settings(self) -> dict[str, Any]:
+        """Everything that decides the fine-tuned teacher."""
+        of_student = ("learning_rate", "num_train_epochs", "max_steps")
+        names = ["teacher", "teacher_epochs", "teacher_learning_rate", *OPTIMISATION]
+        settings = {name: self.settings[name] for name in names if name not in of_student}
+        return settings | {"label_names": self.data.label_names, "examples": digest(self.teacher_tokens["train"])}
+
+    def check(self) -> None:
+        """Refuse now what could only fail after hours of training: folders, models, labels, strategy.
+
+        Raises:
+            ValueError: names the setting and the fix.
+            OSError: a checkpoint cannot be loaded.
+        """
+        claim_folder("output_dir", self.folder, self.settings)
+        if self.models.teacher_finetune:
+            claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings)
+        teacher = self._load_classifier(self.models.teacher, new_head=self.models.teacher_finetune)
+        self._make_trainer(teacher, load_student(self.models, teacher, self.data.label_names))
+        PartialState().wait_for_everyone()
+
+    def run(self) -> list[ModelReport]:
+        """Do everything, from the teacher's fine-tuning to `results.json`.
+
+        Returns:
+            Reports of the teacher, of the student without KD where asked for, and of the student with KD.
+
+        Raises:
+            TrainingStoppedError: Ctrl-C or SIGTERM ended training; a checkpoint was saved.
+        """
+        if self.config.should_save:
+            record_run(self.folder, self.settings, finished=False)
+        teacher = self.load_teacher()
+        report, teacher_logits = self._evaluate("teacher", teacher, self.teacher_tokenizer, self.teacher_tokens)
+        self._warn_if_at_chance(report)
+        reports = [report]
+
+        student = load_student(self.models, teacher, self.data.label_names)
+        if self.models.student_without_kd:
+            self.train_without_kd(copy.deepcopy(student))
+            reports.append(self._evaluate_student("student without KD", self.baseline_folder, teacher_logits))
+        trainer = self._make_trainer(teacher, student)
+        train_on(trainer)
+        trainer.save_model()
+        trainer.save_state()
+        PartialState().wait_for_everyone()
+        reports.append(self._evaluate_student("student with KD", self.folder, teacher_logits))
+        if self.config.should_save:
+            self._write_report(reports, trainer)
+            record_run(self.folder, self.settings, finished=True)
+        return reports
+
+    def load_teacher(self) -> PreTrainedModel:
+        """The teacher, where `teacher_finetune` asks for it fine-tuned on the task, unless that was done before."""
+        if not self.models.teacher_finetune:
+            return self._load_classifier(self.models.teacher)
+        if claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings):
+            logger.warning(f"reusing the teacher in {self.teacher_folder}, which was fine-tuned with these settings")
+        else:
+            finetune(
+                self._load_classifier(self.models.teacher, new_head=True),
+                self._plain_arguments(
+                    self.teacher_folder,
+                    learning_rate=self.models.teacher_learning_rate,
+                    num_train_epochs=self.models.teacher_epochs,
+                    max_steps=-1,
+                ),
+                self.teacher_tokens,
+                self.teacher_tokenizer,
+                self.compute_metrics,
+                self.teacher_settings,
+            )
+        return self._load_classifier(str(self.teacher_folder))
+
+    def train_without_kd(self, student: PreTrainedModel) -> None:
+        """Train a student on the task loss alone, in all else like the distillation, unless that was done before."""
+        if not claim_folder("output_dir", self.baseline_folder, self.settings):
+            finetune(
+                student,
+                self._plain_arguments(self.baseline_folder),
+                self.tokens,
+                self.student_tokenizer,
+                self.compute_metrics,
+                self.settings,
+            )
+
+    def _make_trainer(self, teacher: PreTrainedModel, student: PreTrainedModel) -> DistillationTrainer:
+        own = self.teacher_tokens is not self.tokens
+        return DistillationTrainer(
+            student,
+            self.config,
+            teacher=teacher,
+            train_dataset=self.tokens["train"],
+            eval_dataset=self.tokens["validation"],
+            data_collator=DistillationCollator(self.student_tokenizer, self.teacher_tokenizer if own else None),
+            processing_class=self.student_tokenizer,
+            compute_metrics=self.compute_metrics,
+        )
+
+    def _evaluate(
+        self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: DatasetDict
+    ) -> tuple[ModelReport, Tensor]:
+        """Score, size and speed of a model on the reported split.
+
+        Returns:
+            The report, and the logits `[examples, classes]` in the order of the split.
+        """
+        split, collator = tokens[self.data.report_split], DistillationCollator(tokenizer)
+        # Sequential, since length-grouped evaluation would order differently tokenised examples differently.
+        args = self._plain_arguments(self.folder, train_sampling_strategy="sequential")
+        trainer = Trainer(model, args, eval_dataset=split, data_collator=collator)
+        example = collator([{name: x for name, x in split[0].items() if not name.startswith(TEACHER_PREFIX)}])
+        del example["labels"]
+        measured = measure_model(name, model, {}, example)
+        output = trainer.predict(split)
+        logits, labels = np.asarray(output.predictions), np.asarray(output.label_ids)
+        metrics = self.compute_metrics(EvalPrediction(logits, labels))
+        return dataclasses.replace(measured, metrics=metrics), torch.from_numpy(logits)
+
+    def _evaluate_student(self, name: str, folder: Path, teacher_logits: Tensor) -> ModelReport:
+        # Loaded from disk: what is reported is what its user will have.
+        student = AutoModelForSequenceClassification.from_pretrained(folder)
+        report, logits = self._evaluate(name, student, self.student_tokenizer, self.tokens)
+        report.metrics["teacher_agreement"] = teacher_agreement(logits, teacher_logits)
+        return report
+
+    def _write_report(self, reports: list[ModelReport], trainer: DistillationTrainer) -> None:
+        figure = plot_lambda(trainer.state.log_history, self.folder / "lambda.png")
+        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        write_results(
+            self.folder / "results.json",
+            reports,
+            MAIN_METRIC,
+            figure,
+            {
+                "task": self.data_args.task,
+                "split": self.data.report_split,
+                "examples": {name: len(split) for name, split in self.tokens.items()},
+                "settings": self.settings,
+                "versions": {"python": platform.python_version(), **versions},
+            },
+        )
+        print(f"\nOn the {self.data.report_split} split:\n{results_table(reports, MAIN_METRIC)}")
+        print(f"\nstudent: {self.folder}\nresults: {self.folder / 'results.json'}\nfigure of λ: {figure}")
+
+    def _warn_if_at_chance(self, teacher: ModelReport) -> None:
+        if "accuracy" in teacher.metrics:
+            labels = Counter(self.data.splits[self.data.report_split]["label"][:])
+            warn_if_at_chance(teacher.metrics["accuracy"], max(labels.values()) / labels.total())
+        else:
+            warn_if_at_chance(teacher.metrics[MAIN_METRIC], 0.0)  # a correlation
+
+    def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
+        """Arguments of a plain Trainer beside the distillation's, which alone is reported and pushed."""
+        beside = {"remove_unused_columns": True, "report_to": "none", "push_to_hub": False}
+        return dataclasses.replace(cast(Any, self.config), output_dir=str(folder), **beside, **settings)
+
+    def _load_classifier(self, checkpoint: str, new_head: bool = False) -> PreTrainedModel:
+        return load_classifier(checkpoint, self.data.label_names, self.models.trust_remote_code, new_head)
+
+    def _load_tokenizer(self, checkpoint: str) -> PreTrainedTokenizerBase:
+        return AutoTokenizer.from_pretrained(
+            resolve_checkpoint(checkpoint), trust_remote_code=self.models.trust_remote_code
+        )

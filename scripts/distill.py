@@ -1,0 +1,36 @@
+"""Distil a student: `accelerate launch scripts/distill.py configs/NAME.yaml [--field value ...]`."""
+
+import os
+import sys
+
+import torch
+
+from hf_kd_lambda.finetune import TrainingStoppedError
+from hf_kd_lambda.parser import parse
+from hf_kd_lambda.pipeline import DistillationJob
+
+
+def main() -> None:
+    """Run the job; end with a message instead of a traceback where a setting is wrong or a signal stopped it."""
+    use_all_cores()
+    try:
+        job = DistillationJob(*parse())
+        job.check()
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    try:
+        job.run()
+    except TrainingStoppedError as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signum)
+
+
+def use_all_cores() -> None:
+    """Undo what `accelerate launch` does to a lone process without an accelerator: it grants it one thread."""
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if alone and "ACCELERATE_MIXED_PRECISION" in os.environ and not torch.accelerator.is_available():
+        torch.set_num_threads(os.cpu_count() or 1)
+
+
+if __name__ == "__main__":
+    main()
