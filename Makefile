@@ -1,0 +1,31 @@
+# Two commands, from Python ≥ 3.11 and pip alone: `make quickstart` and `make test`.
+
+PYTHON ?= python3
+VENV ?= .venv
+# A version known to work, installed first because the others would pull in the newest. Set the build for your GPU here.
+TORCH ?= torch==2.13.0
+
+.PHONY: quickstart test test-lowest
+
+# Unless told otherwise, accelerate gives its process one thread of the CPU.
+quickstart: export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
+quickstart: $(VENV)/quickstart
+	$(VENV)/bin/accelerate launch scripts/distill.py configs/quickstart.yaml
+
+test: $(VENV)/test
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest
+
+# The tests with the oldest transformers that pyproject.toml admits.
+test-lowest: $(VENV)-lowest/test
+	$(VENV)-lowest/bin/pip install "transformers==5.17.0"
+	$(VENV)-lowest/bin/pytest
+
+# An environment with the extra of this name; the file itself only marks that it is complete.
+$(VENV)/quickstart $(VENV)/test $(VENV)-lowest/test: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install "$(TORCH)"
+	$(@D)/bin/pip install --editable ".[$(@F)]"
+	touch $@
