@@ -206,6 +206,8 @@ class DistillationConfig(TrainingArguments):
         use_cpu: bool = False
         fp16: bool = False
         bf16: bool = False
+        load_best_model_at_end: bool = False
+        metric_for_best_model: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("temperature", "lambda_kappa", "lambda_min", "lambda_max", "lambda_max_change"):
@@ -226,6 +228,9 @@ class DistillationConfig(TrainingArguments):
             raise ValueError(
                 f"kd_weight={self.kd_weight} must lie in [0, {upper:g}] where lambda_form is {self.lambda_form!r}."
             )
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            # Not the loss: its weights change from one evaluation to the next.
+            self.metric_for_best_model = "task_loss"
         # Without an accelerator the CPU is meant: gloo for several processes, no pinned memory, bf16 not refused.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self._resolve_precision()

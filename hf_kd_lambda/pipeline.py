@@ -145,6 +145,7 @@ class DistillationJob:
         self._warn_if_at_chance(report)
         reports = [report]
 
+        set_seed(self.config.seed)
         student = load_student(self.models, teacher, self.data.label_names)
         if self.models.student_without_kd:
             self.train_without_kd(copy.deepcopy(student))
@@ -263,6 +264,7 @@ class DistillationJob:
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
         """Arguments of a plain Trainer beside the distillation's, which alone is reported and pushed."""
         beside = {"remove_unused_columns": True, "report_to": "none", "push_to_hub": False}
+        beside |= {"metric_for_best_model": MAIN_METRIC, "greater_is_better": True}
         return dataclasses.replace(cast(Any, self.config), output_dir=str(folder), **beside, **settings)
 
     def _load_classifier(self, checkpoint: str, new_head: bool = False) -> PreTrainedModel:
