@@ -1,6 +1,7 @@
 """What rides along with a training run: λ's state in the checkpoint, and a checkpoint when the run is told to stop."""
 
 import signal
+import threading
 from collections.abc import Iterable
 from functools import partial
 from types import FrameType
@@ -87,14 +88,17 @@ class SaveOnSignal(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Listen to both signals."""
+        """Listen to both signals, which only a process's main thread can."""
         self.received = None
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self.restore_handlers()
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            self._restore_handlers()
+            self.restore_handlers()
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
         logger.warning(f"{self.received.name}: finishing this step, then saving a checkpoint. Once more ends it now.")
@@ -112,16 +116,26 @@ class SaveOnSignal(TrainerCallback):
             self.received = signal.Signals(number)
             control.should_save = True
             control.should_training_stop = True
+            args.save_total_limit = None  # with a limit of 1, the Trainer ends by removing all but the best checkpoint
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave out the evaluation of an epoch cut short, which the run would not have had without the signal."""
+        if self.received and state.epoch % 1 and state.global_step < state.max_steps:
+            control.should_evaluate = False
+            control.should_save = False
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Give both signals back to whom they belonged."""
-        self._restore_handlers()
+        """Stop listening."""
+        self.restore_handlers()
 
-    def _restore_handlers(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    def restore_handlers(self) -> None:
+        """Give both signals back to whom they belonged; nothing if that is done already."""
+        while self._previous:
+            signal.signal(*self._previous.popitem())
 
 
 def signal_received(callbacks: Iterable[TrainerCallback]) -> signal.Signals | None:

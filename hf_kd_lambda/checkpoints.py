@@ -73,9 +73,10 @@ def record_run(folder: Path, settings: Mapping[str, Any], finished: bool) -> Non
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
-        return json.loads((folder / RECORD_FILE).read_text())
+        record = json.loads((folder / RECORD_FILE).read_text())
     except (OSError, ValueError):
         return None
+    return record if isinstance(record, dict) and record.keys() == {"finished", "settings"} else None
 
 
 def remove_checkpoints(folder: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
+from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
 from transformers.training_args import OptimizerNames
 
 TEACHER_PREFIX = "teacher_"
@@ -17,25 +17,15 @@ def forward_parameters(model: nn.Module) -> set[str]:
     return set(inspect.signature(model.forward).parameters) - {"labels"}
 
 
-def check_models_fit(teacher: PretrainedConfig, student: PretrainedConfig) -> None:
-    """Refuse a teacher whose logits cannot be the student's soft targets.
+def check_problem(student: PreTrainedConfig) -> None:
+    """Refuse a task whose labels have no soft targets in the sense of Hinton et al.
 
     Raises:
-        ValueError: the numbers of labels differ, the labels are in another order, or several labels hold at once.
+        ValueError: several labels may hold at once.
     """
-    if teacher.num_labels != student.num_labels:
-        raise ValueError(
-            f"the teacher has num_labels={teacher.num_labels}, the student num_labels={student.num_labels}: "
-            "both must predict the same labels."
-        )
     if student.problem_type == "multi_label_classification":
         raise ValueError(
             "problem_type='multi_label_classification' has no single distribution to soften: use one label an example."
-        )
-    if teacher.label2id != student.label2id:
-        raise ValueError(
-            f"the teacher's labels {teacher.id2label} are not the student's {student.id2label}: give both the same "
-            "names in the same order (hf_kd_lambda.teacher.align_labels permutes a teacher's)."
         )
 
 
@@ -81,7 +71,7 @@ def check_strategy(args: TrainingArguments, accelerator: Accelerator) -> None:
         "process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one.": args.n_gpu > 1,
         "gradient_checkpointing_kwargs={'use_reentrant': True} allows one backward pass only: set use_reentrant to "
         "False.": bool(args.gradient_checkpointing and checkpointing.get("use_reentrant")),
-        f"optim={str(args.optim)!r} steps during backward, before λ is known: choose another, e.g. adamw_torch.": (
+        f"optim={args.optim.value!r} steps during backward, before λ is known: choose another, e.g. adamw_torch.": (
             args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
         ),
     }

@@ -42,6 +42,7 @@ def train_on(trainer: Trainer) -> None:
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     received = signal_received(trainer.callback_handler.callbacks)
     if received is not None:
+        PartialState().wait_for_everyone()  # the first process to end makes the launcher stop others, which still save
         raise TrainingStoppedError(received, str(trainer.args.output_dir))
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from hf_kd_lambda.gram import Gram
 
+SMALLEST = torch.finfo(torch.float32).tiny  # a squared norm below it has lost digits, and its average may vanish
+
 
 class LambdaState:
     """Smooths the measured Gram matrices, applies a rule to them and bounds what comes out.
@@ -38,16 +40,16 @@ class LambdaState:
         self.decay = decay
         self.bounds = bounds
         self.max_factor = math.exp(max_change)
-        self.lambda_ = torch.tensor(initial).clamp(*bounds)
+        self.lambda_ = torch.tensor(initial, dtype=torch.float32).clamp(*bounds)
         self.sums = torch.zeros(3)
         self.weight = torch.zeros(())
         self.skipped = torch.zeros((), dtype=torch.int32)
 
     def update(self, measured: Gram) -> None:
-        """Take in one measurement. A non-finite one is counted and otherwise ignored, as is a zero gradient."""
+        """Take in one measurement. A non-finite one is counted and otherwise ignored, as is a vanishing gradient."""
         self.to(measured.task.device)
         finite = measured.is_finite()
-        usable = finite & (measured.task > 0) & (measured.kd > 0)
+        usable = finite & (measured.task > SMALLEST) & (measured.kd > SMALLEST)
         self.skipped += ~finite
 
         first = self.weight == 0

@@ -44,7 +44,8 @@ MAIN_METRIC = "score"
 OPTIMISATION = [
     *("seed", "data_seed", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim"),
-    *("max_grad_norm", "label_smoothing_factor", "train_sampling_strategy"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "max_grad_norm", "label_smoothing_factor"),
+    *("train_sampling_strategy", "load_best_model_at_end", "metric_for_best_model"),
 ]
 
 
@@ -122,10 +123,14 @@ class DistillationJob:
             ValueError: names the setting and the fix.
             OSError: a checkpoint cannot be loaded.
         """
+        if self.teacher_folder.resolve() == self.folder.resolve():
+            raise ValueError(f"teacher_dir={str(self.teacher_folder)!r} is output_dir, too: choose another.")
         claim_folder("output_dir", self.folder, self.settings)
+        if self.models.student_without_kd:
+            claim_folder("output_dir", self.baseline_folder, self.settings)
+        teacher = self._load_classifier(self.models.teacher, new_head=self.models.teacher_finetune)
         if self.models.teacher_finetune:
             claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings)
-        teacher = self._load_classifier(self.models.teacher, new_head=self.models.teacher_finetune)
         self._make_trainer(teacher, load_student(self.models, teacher, self.data.label_names))
         PartialState().wait_for_everyone()
 
@@ -224,13 +229,17 @@ class DistillationJob:
         del example["labels"]
         measured = measure_model(name, model, {}, example)
         output = trainer.predict(split)
-        logits, labels = np.asarray(output.predictions), np.asarray(output.label_ids)
+        # A model set to return more, say its hidden states, has its logits first.
+        predictions = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+        logits, labels = np.asarray(predictions), np.asarray(output.label_ids)
         metrics = self.compute_metrics(EvalPrediction(logits, labels))
         return dataclasses.replace(measured, metrics=metrics), torch.from_numpy(logits)
 
     def _evaluate_student(self, name: str, folder: Path, teacher_logits: Tensor) -> ModelReport:
         # Loaded from disk: what is reported is what its user will have.
-        student = AutoModelForSequenceClassification.from_pretrained(folder)
+        student = AutoModelForSequenceClassification.from_pretrained(
+            folder, trust_remote_code=self.models.trust_remote_code
+        )
         report, logits = self._evaluate(name, student, self.student_tokenizer, self.tokens)
         report.metrics["teacher_agreement"] = teacher_agreement(logits, teacher_logits)
         return report
@@ -271,6 +280,8 @@ class DistillationJob:
         return load_classifier(checkpoint, self.data.label_names, self.models.trust_remote_code, new_head)
 
     def _load_tokenizer(self, checkpoint: str) -> PreTrainedTokenizerBase:
-        return AutoTokenizer.from_pretrained(
-            resolve_checkpoint(checkpoint), trust_remote_code=self.models.trust_remote_code
-        )
+        path = resolve_checkpoint(checkpoint)
+        try:
+            return AutoTokenizer.from_pretrained(path, trust_remote_code=self.models.trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise OSError(f"cannot load the tokenizer of teacher or student {checkpoint!r}: {error}") from error

@@ -121,6 +121,12 @@ def label_permutation(teacher: PreTrainedModel, label_names: list[str] | None) -
     return None if permutation == list(range(len(own))) else permutation
 
 
+def own_label_names(model: PreTrainedModel) -> list[str] | None:
+    """A classifier's label names in the order of its outputs; None for one output, a regression."""
+    names = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
+    return names if len(names) > 1 else None
+
+
 def permute_head(model: PreTrainedModel, permutation: list[int]) -> None:
     """Reorder the outputs of a classifier, and their names, in place.
 

@@ -13,13 +13,13 @@ from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_kd_lambda.callbacks import LambdaCheckpoint, SaveOnSignal, signal_received
 from hf_kd_lambda.checks import (
     TEACHER_PREFIX,
     check_columns,
-    check_models_fit,
+    check_problem,
     check_strategy,
     forward_parameters,
 )
@@ -29,7 +29,7 @@ from hf_kd_lambda.lambda_rules import loss_weights
 from hf_kd_lambda.lambda_state import LambdaState
 from hf_kd_lambda.losses import count_items, logit_mse_loss, soft_target_loss, task_loss
 from hf_kd_lambda.metrics import teacher_agreement
-from hf_kd_lambda.teacher import freeze
+from hf_kd_lambda.teacher import align_labels, freeze, own_label_names
 
 
 class DistillationTrainer(Trainer):
@@ -47,8 +47,8 @@ class DistillationTrainer(Trainer):
     through `outputs` alone.
 
     Args:
-        teacher: predicts the soft targets; it is frozen and put into eval mode. Its logits must be in the order of
-            the data's labels.
+        teacher: predicts the soft targets. It is frozen and put into eval mode; if its labels are the student's in
+            another order, its outputs are permuted.
         args: see `DistillationConfig`.
 
     Raises:
@@ -63,9 +63,12 @@ class DistillationTrainer(Trainer):
     ) -> None:
         super().__init__(model, args, **kwargs)
         check_strategy(args, self.accelerator)
-        check_models_fit(teacher.config, model.config)
-        for dataset in (self.train_dataset, self.eval_dataset):
-            check_columns(getattr(dataset, "column_names", None) or (), teacher, model, args)
+        check_problem(model.config)
+        align_labels(teacher, own_label_names(model))
+        evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        for dataset in (self.train_dataset, *evaluated):
+            if columns := getattr(dataset, "column_names", None):
+                check_columns(columns, teacher, model, args)
         self.teacher = freeze(teacher).to(args.device)
         self._student_inputs = forward_parameters(model)
         self._teacher_inputs = forward_parameters(teacher)
@@ -95,7 +98,7 @@ class DistillationTrainer(Trainer):
     def loss_weights(self) -> tuple[Tensor, Tensor]:
         """(w_task, w_kd) in force: scalar tensors on the training device."""
         if self.lambda_state is None:
-            weight = torch.tensor(self.args.kd_weight, device=self.args.device)
+            weight = torch.tensor(self.args.kd_weight, dtype=torch.float32, device=self.args.device)
             return (torch.ones_like(weight) if self.args.lambda_form == "additive" else 1 - weight), weight
         self.lambda_state.to(self.args.device)
         return loss_weights(self.lambda_state.lambda_, self.args.lambda_form)
@@ -104,6 +107,16 @@ class DistillationTrainer(Trainer):
     def stopped_by(self) -> Signals | None:
         """The signal that ended training early, or None."""
         return signal_received(self.callback_handler.callbacks)
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """Train as `Trainer.train` does; a run that is interrupted leaves no half-done step and no signal handler."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._gradients, self._step_losses = None, torch.zeros_like(self._step_losses)
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, SaveOnSignal):
+                    callback.restore_handlers()
 
     def compute_loss(
         self,

@@ -17,7 +17,7 @@ def main() -> None:
         job = DistillationJob(*parse())
         job.check()
     except (ValueError, OSError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")
     try:
         job.run()
     except TrainingStoppedError as stop:
