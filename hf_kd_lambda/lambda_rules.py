@@ -31,7 +31,7 @@ def feasible_interval(gram: Gram) -> tuple[Tensor, Tensor]:
     Without conflict (c ≥ 0) that is every λ ≥ 0, else [|c|/b, a/|c|], which Cauchy-Schwarz keeps from being empty and
     whose geometric mean is √(a/b).
     """
-    conflict = (-gram.dot).clamp(min=0.0)
+    conflict = gram.dot.clamp(max=0.0).abs()  # abs, as a / −0.0 would be −∞
     return conflict / gram.kd, gram.task / conflict
 
 

@@ -1,0 +1,57 @@
+"""Two gloo processes against one process with the whole batch."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_runs import BATCH, assert_same_run, examples, models, reference_run
+
+TESTS = Path(__file__).parents[1]
+FSDP2 = {
+    "fsdp": "full_shard auto_wrap",
+    "fsdp_config": {"fsdp_version": 2, "transformer_layer_cls_to_wrap": ["BertLayer"], "reshard_after_forward": True},
+}
+
+
+def run_two_processes(folder: Path, **settings) -> tuple[list[dict], dict[str, torch.Tensor]]:
+    """Train `worker.py` on two processes; return its log and weights."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(Path(__file__).with_name("worker.py")), str(folder), json.dumps(settings)]
+    env = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return json.loads((folder / "log.json").read_text()), load_file(folder / "weights.safetensors")
+
+
+def assert_equals_single_process(folder: Path, model_settings: dict | None = None, **settings) -> None:
+    teacher, student = models(**(model_settings or {}))
+    twin = copy.deepcopy(student)
+    reference_settings = {name: settings[name] for name in ("max_grad_norm",) if name in settings}
+    steps = reference_run(twin, teacher, examples(), **reference_settings)
+    log_history, weights = run_two_processes(folder, models=model_settings or {}, **settings)
+    flat = torch.cat([weights[name].flatten() for name, _ in twin.named_parameters()])
+    assert_same_run(log_history, flat, twin, steps)
+
+
+def test_ddp(tmp_path):
+    assert_equals_single_process(tmp_path, per_device_train_batch_size=BATCH // 2)
+
+
+def test_ddp_with_accumulation_and_clipping(tmp_path):
+    assert_equals_single_process(
+        tmp_path, per_device_train_batch_size=BATCH // 4, gradient_accumulation_steps=2, max_grad_norm=1.0
+    )
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_fsdp2(tmp_path, accumulation):
+    batch = BATCH // 2 // accumulation
+    assert_equals_single_process(
+        tmp_path, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, **FSDP2
+    )

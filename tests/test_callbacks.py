@@ -1,0 +1,165 @@
+"""λ's state in checkpoints, and what happens on a signal. With a whole run: `test_trainer.py`, `test_resume.py`."""
+
+import json
+import os
+import signal
+import threading
+
+import pytest
+import torch
+from small_runs import config
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from hf_kd_lambda.callbacks import LambdaCheckpoint, SaveOnSignal, signal_received
+from hf_kd_lambda.gram import Gram
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+def gram(a, b, c=0.0):
+    return Gram(torch.tensor(a), torch.tensor(b), torch.tensor(c))
+
+
+# --- λ in the checkpoint
+
+
+@pytest.mark.parametrize(
+    ("form", "weight", "expected"),
+    [("convex", 0.5, 1.0), ("convex", 0.75, 3.0), ("convex", 1, 8.0), ("convex", 0, 0.2), ("additive", 2, 2.0)],
+)
+def test_lambda_starts_from_kd_weight(tmp_path, form, weight, expected):
+    args = config(tmp_path, lambda_form=form, kd_weight=weight, lambda_min=0.2, lambda_max=8.0)
+    assert LambdaCheckpoint.from_config(args).lambda_state.lambda_.item() == pytest.approx(expected)
+
+
+def test_settings_of_the_run_reach_the_state(tmp_path):
+    settings = {"lambda_rule": "norm_ratio", "lambda_kappa": 2.0, "gram_decay": 0.0, "lambda_max_change": 0.1}
+    state = LambdaCheckpoint.from_config(config(tmp_path, **settings)).lambda_state
+    state.update(gram(9.0, 4.0, -5.9))  # 2·3/2; the feasible interval would end at 9/5.9
+    assert state.lambda_.item() == pytest.approx(3.0)
+    state.update(gram(36.0, 4.0))
+    assert state.lambda_.item() == pytest.approx(3.0 * 2.718281828**0.1)
+    assert (state.decay, state.bounds) == (0.0, (0.1, 10.0))
+
+
+def test_the_callback_is_rebuilt_from_the_json_of_its_state(tmp_path):
+    callback = LambdaCheckpoint.from_config(config(tmp_path, lambda_kappa=0.5))
+    callback.lambda_state.update(gram(4.0, 1.0, -1.0))
+    saved = json.loads(json.dumps(callback.state()))
+    rebuilt = LambdaCheckpoint(**saved["args"])
+    rebuilt.on_train_begin(None, TrainerState(stateful_callbacks={"LambdaCheckpoint": saved}), TrainerControl())
+    assert rebuilt.state() == callback.state() | {"args": callback.settings | {"bounds": [0.1, 10.0]}}
+    assert rebuilt.lambda_state.lambda_.item() == 1.0
+    for each in (callback, rebuilt):
+        each.lambda_state.update(gram(9.0, 1.0, -1.0))
+    assert rebuilt.lambda_state.lambda_ == callback.lambda_state.lambda_
+
+
+def test_a_run_without_a_saved_lambda_begins_with_the_present_one(tmp_path):
+    callback = LambdaCheckpoint.from_config(config(tmp_path))
+    callback.lambda_state.update(gram(4.0, 1.0))
+    state = TrainerState(stateful_callbacks={})
+    callback.on_train_begin(None, state, TrainerControl())
+    assert callback.lambda_state.lambda_.item() == pytest.approx(2.0)
+    assert state.stateful_callbacks["LambdaCheckpoint"] == callback.state(), "the Trainer looks it up when it saves"
+
+
+# --- signals
+
+
+@pytest.fixture
+def args(tmp_path):
+    return config(tmp_path)
+
+
+@pytest.fixture
+def listening(args):
+    """A callback whose training has begun."""
+    handlers = [signal.getsignal(number) for number in SIGNALS]
+    callback = SaveOnSignal()
+    callback.on_train_begin(args, TrainerState(), TrainerControl())
+    yield callback
+    for number, handler in zip(SIGNALS, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_saves_and_stops_at_the_end_of_the_step(listening, args, number):
+    control = TrainerControl()
+    listening.on_step_end(args, TrainerState(), control)
+    assert not control.should_training_stop
+    os.kill(os.getpid(), number)
+    assert not control.should_training_stop, "the step goes on to its end"
+    listening.on_step_end(args, TrainerState(), control)
+    assert control.should_save
+    assert control.should_training_stop
+    assert signal_received([TrainerCallback(), listening]) is number
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_second_signal_interrupts_at_once(listening, number):
+    os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+
+
+def test_handlers_go_back_to_whom_they_belonged(args):
+    def own(number, frame):
+        raise AssertionError
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        callback = SaveOnSignal()
+        for _ in range(2):  # the Trainer begins again when it finds a batch size by trial
+            callback.on_train_begin(args, TrainerState(), TrainerControl())
+        assert signal.getsignal(signal.SIGTERM) != own
+        callback.on_train_end(args, TrainerState(), TrainerControl())
+        assert signal.getsignal(signal.SIGTERM) is own
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_new_run_forgets_the_signal_of_the_last_one(listening, args):
+    os.kill(os.getpid(), signal.SIGINT)
+    assert listening.received is signal.SIGINT
+    listening.on_train_begin(args, TrainerState(), TrainerControl())
+    assert listening.received is None
+
+
+def test_outside_the_main_thread_training_goes_without_signals(args):
+    before, errors = signal.getsignal(signal.SIGTERM), []
+
+    def begin_and_end():
+        callback = SaveOnSignal()
+        try:
+            callback.on_train_begin(args, TrainerState(), TrainerControl())
+            callback.on_train_end(args, TrainerState(), TrainerControl())
+        except ValueError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=begin_and_end)
+    thread.start()
+    thread.join()
+    assert errors == []
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_without_the_callback_was_stopped_by_no_signal():
+    assert signal_received([TrainerCallback()]) is None
+
+
+@pytest.mark.parametrize(("epoch", "step", "cut_short"), [(0.5, 3, True), (1.0, 6, False), (1.5, 9, True)])
+def test_an_epoch_cut_short_is_not_evaluated(listening, args, epoch, step, cut_short):
+    os.kill(os.getpid(), signal.SIGINT)
+    control = TrainerControl(should_evaluate=True, should_save=True)
+    listening.on_epoch_end(args, TrainerState(epoch=epoch, global_step=step, max_steps=12), control)
+    assert control.should_evaluate is not cut_short
+    assert control.should_save is not cut_short
+
+
+def test_an_epoch_is_evaluated_without_a_signal(listening, args):
+    control = TrainerControl(should_evaluate=True, should_save=True)
+    listening.on_epoch_end(args, TrainerState(epoch=0.5, global_step=3, max_steps=12), control)
+    assert control.should_evaluate
+    assert control.should_save

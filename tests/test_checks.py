@@ -1,0 +1,165 @@
+"""Each refusal, its message, and that the trainer makes it when it is built."""
+
+import pytest
+import torch
+from accelerate.utils import DistributedType
+from datasets import Dataset, DatasetDict
+from small_runs import config, examples, models
+from tiny import tiny_bert
+from transformers import DistilBertConfig, DistilBertForSequenceClassification
+
+from hf_kd_lambda.checks import check_columns, check_problem, check_strategy, forward_parameters
+from hf_kd_lambda.trainer import DistillationTrainer
+
+
+def tiny_distilbert(num_labels=3):
+    return DistilBertForSequenceClassification(
+        DistilBertConfig(vocab_size=95, dim=32, n_heads=2, hidden_dim=64, n_layers=1, num_labels=num_labels)
+    )
+
+
+def build(tmp_path, teacher, student, data=None, **settings):
+    return DistillationTrainer(student, config(tmp_path, **settings), teacher=teacher, train_dataset=data or examples())
+
+
+# --- models
+
+
+def test_different_numbers_of_labels_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"has 3 output\(s\), .* the data needs \['LABEL_0', 'LABEL_1'\]"):
+        build(tmp_path, tiny_bert(3, layers=1), tiny_bert(2, layers=1))
+
+
+def named_bert(*names):
+    return tiny_bert(len(names), layers=1, id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
+
+
+def test_other_labels_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"has the labels \['bad', 'good'\], the data \['yes', 'no'\]"):
+        build(tmp_path, named_bert("bad", "good"), named_bert("yes", "no"))
+
+
+def test_a_teacher_with_the_labels_in_another_order_is_permuted(tmp_path):
+    teacher = named_bert("bad", "fair", "good")
+    before = teacher.classifier.weight.clone()
+    trainer = build(tmp_path, teacher, named_bert("good", "bad", "fair"))
+    assert torch.equal(trainer.teacher.classifier.weight, before[[2, 0, 1]])
+    assert trainer.teacher.config.id2label == trainer.model.config.id2label
+
+
+def test_several_labels_at_once_are_refused():
+    student = tiny_bert(layers=1, problem_type="multi_label_classification")
+    with pytest.raises(ValueError, match="problem_type='multi_label_classification'"):
+        check_problem(student.config)
+
+
+# --- columns
+
+
+def test_another_vocabulary_needs_columns_of_the_teachers_own(tmp_path):
+    teacher, student = tiny_bert(layers=1, vocab_size=50), tiny_bert(layers=1)
+    with pytest.raises(ValueError, match=r"vocabulary has 50 tokens, the student's 95.*teacher_input_ids"):
+        build(tmp_path, teacher, student)
+
+
+@pytest.mark.parametrize("evaluated", ["nothing", "one dataset", "a dictionary", "a DatasetDict"])
+def test_a_teacher_with_columns_of_its_own_may_have_another_vocabulary(tmp_path, evaluated):
+    teacher, student = tiny_bert(layers=1, vocab_size=50), tiny_bert(layers=1)
+    data = examples(4).add_column("teacher_input_ids", [[1, 2]] * 4)
+    eval_dataset = {"nothing": None, "one dataset": data, "a dictionary": {"x": data}}.get(evaluated, DatasetDict(x=data))
+    args = config(tmp_path, remove_unused_columns=False)
+    trainer = DistillationTrainer(student, args, teacher=teacher, train_dataset=data, eval_dataset=eval_dataset)
+    assert trainer.teacher is teacher
+
+
+@pytest.mark.parametrize("evaluated", [examples(4), {"x": examples(4)}], ids=["one dataset", "a dictionary"])
+def test_evaluation_data_without_the_teachers_columns_is_refused(tmp_path, evaluated):
+    teacher, student = tiny_bert(layers=1, vocab_size=50), tiny_bert(layers=1)
+    data = examples(4).add_column("teacher_input_ids", [[1, 2]] * 4)
+    args = config(tmp_path, remove_unused_columns=False)
+    with pytest.raises(ValueError, match="vocabulary has 50 tokens"):
+        DistillationTrainer(student, args, teacher=teacher, train_dataset=data, eval_dataset=evaluated)
+
+
+def test_columns_that_the_trainer_would_drop_are_refused(tmp_path):
+    data = examples(4).add_column("teacher_input_ids", [[1, 2]] * 4)
+    with pytest.raises(ValueError, match=r"drops teacher_input_ids, .*remove_unused_columns=False"):
+        build(tmp_path, *models(), data)
+
+
+def test_a_column_that_only_the_teacher_takes_must_not_be_dropped(tmp_path):
+    data = examples(4).add_column("token_type_ids", [[0] * 10] * 4)
+    with pytest.raises(ValueError, match=r"drops token_type_ids, which the teacher needs"):
+        build(tmp_path, tiny_bert(layers=1), tiny_distilbert(), data)
+    assert build(tmp_path, tiny_bert(layers=1), tiny_distilbert(), data, remove_unused_columns=False)
+
+
+def test_columns_that_no_model_takes_may_be_dropped(tmp_path):
+    check_columns(["text", "idx", "input_ids", "labels"], *models(), config(tmp_path))
+
+
+def test_labels_are_no_input_of_a_model():
+    inputs = forward_parameters(tiny_distilbert())
+    assert "labels" not in inputs
+    assert "token_type_ids" not in inputs
+    assert {"input_ids", "attention_mask"} <= inputs
+
+
+# --- strategies
+
+
+class Accelerator:
+    """The two attributes of accelerate's that the check reads."""
+
+    def __init__(self, distributed_type=DistributedType.NO, is_fsdp2=False):
+        self.distributed_type, self.is_fsdp2 = distributed_type, is_fsdp2
+
+
+def test_deepspeed_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"DeepSpeed .* train with DDP or FSDP2"):
+        check_strategy(config(tmp_path), Accelerator(DistributedType.DEEPSPEED))
+
+
+def test_fsdp1_is_refused_and_fsdp2_is_not(tmp_path):
+    with pytest.raises(ValueError, match="FSDP1 .* set fsdp_version to 2"):
+        check_strategy(config(tmp_path), Accelerator(DistributedType.FSDP))
+    check_strategy(config(tmp_path), Accelerator(DistributedType.FSDP, is_fsdp2=True))
+
+
+def test_data_parallel_is_refused(tmp_path):
+    args = config(tmp_path)
+    args._n_gpu = 2
+    with pytest.raises(ValueError, match=r"^2 GPUs in one process .*accelerate launch.*CUDA_VISIBLE_DEVICES"):
+        check_strategy(args, Accelerator())
+
+
+@pytest.mark.parametrize("optim", ["lomo", "adalomo"])
+def test_an_optimizer_that_steps_in_backward_is_refused(tmp_path, optim):
+    with pytest.raises(ValueError, match=rf"^optim='{optim}' steps during backward.*adamw_torch"):
+        build(tmp_path, *models(), optim=optim)
+
+
+def test_reentrant_checkpointing_is_refused(tmp_path):
+    reentrant = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
+    with pytest.raises(ValueError, match=r"one backward pass only: set use_reentrant to False"):
+        build(tmp_path, *models(), **reentrant)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"gradient_checkpointing": True},
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+        {"gradient_checkpointing": False, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+    ],
+)
+def test_other_strategies_pass(tmp_path, settings):
+    assert build(tmp_path, *models(), **settings).teacher.training is False
+
+
+def test_a_dataset_of_unknown_columns_is_not_judged(tmp_path):
+    teacher, student = tiny_bert(layers=1, vocab_size=50), tiny_bert(layers=1)
+    rows = list(examples(4).add_column("teacher_input_ids", [[1, 2]] * 4))
+    assert isinstance(examples(4), Dataset)
+    assert build(tmp_path, teacher, student, rows, remove_unused_columns=False)

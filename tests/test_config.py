@@ -1,0 +1,156 @@
+"""Every setting out of its range is refused by its name; precision is resolved once."""
+
+import dataclasses
+import math
+
+import pytest
+
+from hf_kd_lambda import config as config_module
+from hf_kd_lambda.config import DataArguments, DistillationConfig, ModelArguments
+
+
+def make(tmp_path, **settings):
+    return DistillationConfig(output_dir=str(tmp_path), report_to="none", **{"use_cpu": True, **settings})
+
+
+# --- distillation
+
+
+@pytest.mark.parametrize("value", [0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("name", ["temperature", "lambda_kappa", "lambda_min", "lambda_max", "lambda_max_change"])
+def test_what_must_be_positive_and_finite(tmp_path, name, value):
+    with pytest.raises(ValueError, match=rf"^{name}={value} must be a positive finite number\.$"):
+        make(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lambda_min": 2.0, "lambda_max": 1.0}, r"lambda_min=2\.0 must not exceed lambda_max=1\.0"),
+        ({"gram_decay": 1.0}, r"gram_decay=1\.0 must lie in \[0, 1\)"),
+        ({"gram_decay": -0.1}, r"gram_decay=-0\.1 must lie in \[0, 1\)"),
+        ({"gram_decay": math.nan}, r"gram_decay=nan must lie in \[0, 1\)"),
+        ({"lambda_interval": 0}, "lambda_interval=0 must be at least 1 optimizer step"),
+        ({"lambda_rule": "mgda"}, "lambda_rule='mgda' is none of fixed, norm_ratio, adaptive"),
+        ({"lambda_form": "convexe"}, "lambda_form='convexe' is none of additive, convex"),
+        ({"precision": "bf8"}, "precision='bf8' is none of auto, fp32, bf16, fp16"),
+        ({"kd_weight": 1.1}, r"kd_weight=1\.1 must lie in \[0, 1\] where lambda_form is 'convex'"),
+        ({"kd_weight": -0.1}, r"kd_weight=-0\.1 must lie in \[0, 1\]"),
+        ({"kd_weight": math.nan}, r"kd_weight=nan must lie in \[0, 1\]"),
+        ({"kd_weight": -1.0, "lambda_form": "additive"}, r"kd_weight=-1\.0 must lie in \[0, inf\] .* 'additive'"),
+        ({"kd_weight": math.inf, "lambda_form": "additive"}, "kd_weight=inf"),
+    ],
+)
+def test_what_is_out_of_range_is_named_with_its_value(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        make(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kd_weight": 0.0},
+        {"kd_weight": 1.0},
+        {"kd_weight": 30.0, "lambda_form": "additive"},
+        {"gram_decay": 0.0},
+        {"lambda_min": 1.0, "lambda_max": 1.0},
+    ],
+)
+def test_the_ends_of_the_ranges_are_allowed(tmp_path, settings):
+    args = make(tmp_path, **settings)
+    assert {name: getattr(args, name) for name in settings} == settings
+
+
+def test_a_config_can_be_copied_with_another_setting(tmp_path):
+    args = make(tmp_path, temperature=4.0, precision="fp32")
+    copy = dataclasses.replace(args, lambda_rule="fixed")
+    assert (copy.temperature, copy.lambda_rule, copy.precision) == (4.0, "fixed", "fp32")
+
+
+# --- precision
+
+
+@pytest.fixture
+def bf16_units(monkeypatch):
+    """Say whether the device multiplies bf16 in hardware."""
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    return lambda present: monkeypatch.setattr(config_module, "_multiplies_bf16", lambda use_cpu: present)
+
+
+@pytest.mark.parametrize(
+    ("settings", "units", "expected"),
+    [
+        ({}, True, "bf16"),
+        ({}, False, "no"),
+        ({"precision": "fp32"}, True, "no"),
+        ({"precision": "bf16"}, False, "bf16"),
+        ({"precision": "fp16"}, True, "fp16"),
+        ({"bf16": True}, False, "bf16"),
+        ({"fp16": True}, True, "fp16"),
+        ({"bf16": True, "precision": "fp32"}, True, "bf16"),
+    ],
+)
+def test_autocast_of_training(tmp_path, bf16_units, settings, units, expected):
+    bf16_units(units)
+    args = make(tmp_path, **settings)
+    assert {"no": (False, False), "bf16": (False, True), "fp16": (True, False)}[expected] == (args.fp16, args.bf16)
+
+
+@pytest.mark.parametrize("launched_with", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_the_launchers_mixed_precision_wins(tmp_path, bf16_units, monkeypatch, launched_with, precision):
+    bf16_units(True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched_with)
+    args = make(tmp_path, precision=precision)
+    assert args.mixed_precision == launched_with
+
+
+def test_a_launcher_that_says_no_leaves_the_choice_to_precision(tmp_path, bf16_units, monkeypatch):
+    bf16_units(True)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    assert make(tmp_path).bf16
+
+
+@pytest.mark.parametrize("amx", [True, False])
+def test_a_cpu_multiplies_bf16_where_it_has_amx(monkeypatch, amx):
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": amx})
+    assert config_module._multiplies_bf16(use_cpu=True) is amx
+
+
+def test_a_machine_without_an_accelerator_trains_on_its_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    assert make(tmp_path, use_cpu=False).use_cpu
+
+
+# --- models and data
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "no student: set student to a checkpoint, or student_layers"),
+        ({"student": "a", "student_layers": [0]}, r"student='a' and student_layers=\[0\] both name a student"),
+        ({"student_layers": []}, r"student_layers=\[\] keeps no layer"),
+        ({"student": "a", "teacher_epochs": 0}, "teacher_epochs=0 must be positive"),
+        ({"student": "a", "teacher_learning_rate": -1e-5}, "teacher_learning_rate=-1e-05 must be positive"),
+    ],
+)
+def test_models_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        ModelArguments(teacher="t", **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "dataset=None and train_file=None: give exactly one"),
+        ({"dataset": "d", "train_file": "t.csv"}, "dataset='d' and train_file='t.csv': give exactly one"),
+        ({"train_file": "t.csv"}, "train_file='t.csv' needs a validation_file"),
+        ({"dataset": "d", "max_length": 0}, "max_length=0 must be at least 1"),
+        ({"dataset": "d", "max_train_samples": 0}, "max_train_samples=0 must be at least 1"),
+        ({"dataset": "d", "max_eval_samples": -3}, "max_eval_samples=-3 must be at least 1"),
+    ],
+)
+def test_data_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        DataArguments(**settings)

@@ -1,0 +1,129 @@
+import copy
+
+import pytest
+import torch
+from tiny import SIZES, save_checkpoint, tiny_batch, tiny_bert
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from hf_kd_lambda.config import ModelArguments
+from hf_kd_lambda.student import LAYERS_OF_MODEL_TYPE, load_student, student_from_layers
+
+NAMES = ["negative", "neutral", "positive"]
+DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+SETTINGS_OF_MODEL_TYPE = {
+    "electra": {"embedding_size": 16},
+    "deberta": DISENTANGLED,
+    "deberta-v2": {
+        **DISENTANGLED,
+        "conv_kernel_size": 3,
+        "conv_act": "gelu",
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+    },
+    "distilbert": {"dim": 32, "n_heads": 2, "hidden_dim": 64},
+}
+
+
+def tiny_model(model_type: str, layers: int = 4):
+    settings = SIZES | SETTINGS_OF_MODEL_TYPE.get(model_type, {}) | {"num_hidden_layers": layers}
+    config = AutoConfig.for_model(model_type, num_labels=3, id2label=dict(enumerate(NAMES)), **settings)
+    model = AutoModelForSequenceClassification.from_config(config)
+    with torch.no_grad():  # LayerNorms and biases start equal in every layer, which would hide a mix-up
+        for parameter in model.parameters():
+            parameter.normal_(std=0.2)
+    return model.eval()
+
+
+def without_other_layers(teacher, layers):
+    """The teacher with the other encoder layers taken out of its module list."""
+    model = copy.deepcopy(teacher)
+    path = f"{model.base_model_prefix}.{LAYERS_OF_MODEL_TYPE[model.config.model_type]}"
+    parent, name = path.rsplit(".", maxsplit=1)
+    setattr(model.get_submodule(parent), name, nn.ModuleList(model.get_submodule(path)[layer] for layer in layers))
+    return model
+
+
+@torch.no_grad()
+def logits(model):
+    torch.manual_seed(0)
+    return model(**tiny_batch()).logits
+
+
+@pytest.mark.parametrize("model_type", LAYERS_OF_MODEL_TYPE)
+def test_student_computes_what_the_teacher_does_without_its_other_layers(model_type):
+    teacher = tiny_model(model_type)
+    student = student_from_layers(teacher, [3, 1])
+    torch.testing.assert_close(logits(student), logits(without_other_layers(teacher, [3, 1])))
+    assert not torch.allclose(logits(student), logits(student_from_layers(teacher, [1, 3])), rtol=1e-3)
+
+
+@pytest.mark.parametrize("model_type", LAYERS_OF_MODEL_TYPE)
+def test_student_with_all_layers_is_the_teacher(model_type):
+    teacher = tiny_model(model_type, layers=2)
+    torch.testing.assert_close(logits(student_from_layers(teacher, [0, 1])), logits(teacher))
+
+
+@pytest.mark.parametrize("model_type", LAYERS_OF_MODEL_TYPE)
+def test_student_survives_saving(model_type, tmp_path):
+    student = student_from_layers(tiny_model(model_type), [0, 2, 3])
+    student.save_pretrained(tmp_path)
+    loaded, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(loaded) is type(student)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert loaded.config.num_hidden_layers == 3
+    assert loaded.config.id2label == dict(enumerate(NAMES))
+    torch.testing.assert_close(logits(loaded), logits(student))
+
+
+def test_student_shares_nothing_with_the_teacher():
+    teacher = tiny_model("bert")
+    teacher.requires_grad_(False)
+    before = logits(teacher)
+    student = student_from_layers(teacher, [0, 3])
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(logits(teacher), before)
+    assert teacher.config.num_hidden_layers == 4
+
+
+def test_student_keeps_the_attention_implementation():
+    teacher = tiny_model("bert")
+    teacher.set_attn_implementation("eager")
+    assert student_from_layers(teacher, [0]).config._attn_implementation == "eager"
+
+
+def test_unsupported_architecture_is_named_with_the_supported_ones():
+    config = AutoConfig.for_model("albert", **SIZES, embedding_size=16, num_hidden_layers=2)
+    teacher = AutoModelForSequenceClassification.from_config(config)
+    with pytest.raises(ValueError, match=r"student_layers=\[0\].*'albert' teacher.*deberta-v2.*Set student"):
+        student_from_layers(teacher, [0])
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        ([0, 4], r"student_layers=\[0, 4\]: layer 4 does not exist, the teacher has layers 0 to 3"),
+        ([-1], "layer -1 does not exist"),
+        ([1, 2, 1], "layer 1 comes twice"),
+    ],
+)
+def test_wrong_layers_are_refused(layers, message):
+    with pytest.raises(ValueError, match=message):
+        student_from_layers(tiny_bert(), layers)
+
+
+def test_load_student_from_layers_or_checkpoint(tmp_path):
+    teacher = tiny_bert(layers=4)
+    built = load_student(ModelArguments(teacher="unused", student_layers=[0, 3]), teacher, NAMES)
+    assert built.config.num_hidden_layers == 2
+    torch.testing.assert_close(built.classifier.weight, teacher.classifier.weight)
+
+    checkpoint = save_checkpoint(tiny_bert(layers=1, id2label=dict(enumerate(NAMES))), tmp_path)
+    loaded = load_student(ModelArguments(teacher="unused", student=checkpoint), teacher, NAMES)
+    assert loaded.config.num_hidden_layers == 1
+    assert not torch.equal(loaded.classifier.weight, teacher.classifier.weight)

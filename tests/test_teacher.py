@@ -1,0 +1,165 @@
+import math
+
+import pytest
+import torch
+from tiny import SIZES, VOCABULARY, save_checkpoint, tiny_batch, tiny_bert, tiny_tokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertForMaskedLM, BertTokenizerFast
+
+from hf_kd_lambda import teacher as teacher_module
+from hf_kd_lambda.teacher import (
+    align_labels,
+    freeze,
+    have_same_vocabulary,
+    label_permutation,
+    load_classifier,
+    permute_head,
+    resolve_checkpoint,
+    warn_if_at_chance,
+)
+
+NAMES = ["negative", "neutral", "positive"]
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """The warnings logged by the module, as a list of texts."""
+    texts = []
+    monkeypatch.setattr(teacher_module.logger, "warning", lambda text, *args: texts.append(text % args))
+    return texts
+
+
+def named_bert(*names, **config):
+    return tiny_bert(num_labels=len(names), layers=1, id2label=dict(enumerate(names)), **config).eval()
+
+
+@torch.no_grad()
+def logits(model):
+    torch.manual_seed(0)
+    return model(**tiny_batch()).logits
+
+
+def test_resolve_checkpoint_knows_the_quickstart(monkeypatch, tmp_path):
+    monkeypatch.setattr(teacher_module.quickstart, "encoder_path", lambda: tmp_path)
+    assert resolve_checkpoint("quickstart") == str(tmp_path)
+    assert resolve_checkpoint("some/model") == "some/model"
+
+
+def test_load_keeps_a_head_for_the_same_labels(tmp_path, warnings):
+    saved = named_bert(*NAMES)
+    loaded = load_classifier(save_checkpoint(saved, tmp_path), NAMES)
+    torch.testing.assert_close(logits(loaded), logits(saved))
+    assert loaded.config.problem_type == "single_label_classification"
+    assert not warnings
+
+
+def test_load_is_fp32_with_sdpa(tmp_path):
+    loaded = load_classifier(save_checkpoint(named_bert(*NAMES).to(torch.bfloat16), tmp_path), NAMES)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert loaded.config._attn_implementation == "sdpa"
+
+
+def test_load_brings_outputs_into_the_order_of_the_data(tmp_path):
+    saved = named_bert("POSITIVE", "NEGATIVE", "NEUTRAL")
+    loaded = load_classifier(save_checkpoint(saved, tmp_path), NAMES)
+    torch.testing.assert_close(logits(loaded), logits(saved)[:, [1, 2, 0]])
+    assert loaded.config.id2label == {0: "negative", 1: "neutral", 2: "positive"}
+    assert loaded.config.label2id == {"negative": 0, "neutral": 1, "positive": 2}
+
+
+def test_new_head_is_fresh_and_the_encoder_is_kept(tmp_path):
+    saved = named_bert(*NAMES)
+    loaded = load_classifier(save_checkpoint(saved, tmp_path), NAMES, new_head=True)
+    assert not torch.equal(loaded.classifier.weight, saved.classifier.weight)
+    torch.testing.assert_close(dict(loaded.bert.named_parameters()), dict(saved.bert.named_parameters()))
+
+
+@pytest.mark.parametrize("names", [["no", "yes"], None])
+def test_new_head_has_the_size_of_the_task(tmp_path, names):
+    loaded = load_classifier(save_checkpoint(named_bert(*NAMES), tmp_path), names, new_head=True)
+    assert logits(loaded).shape == (4, 1 if names is None else 2)
+    assert list(loaded.config.id2label.values()) == (names or ["LABEL_0"])
+    assert loaded.config.problem_type == ("regression" if names is None else "single_label_classification")
+
+
+def test_encoder_without_head_gets_one_with_a_warning(tmp_path, warnings):
+    encoder = BertForMaskedLM(tiny_bert(num_labels=2, layers=1).config)
+    loaded = load_classifier(save_checkpoint(encoder, tmp_path), NAMES)
+    assert list(loaded.config.id2label.values()) == NAMES
+    assert len(warnings) == 1
+    assert "teacher_finetune: true" in warnings[0]
+
+
+def test_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(OSError, match=r"teacher or student .*no_such_folder"):
+        load_classifier(str(tmp_path / "no_such_folder"), NAMES)
+
+
+def test_permutation_is_none_in_the_same_order(warnings):
+    assert label_permutation(named_bert("Negative", "Neutral", "Positive"), NAMES) is None
+    assert label_permutation(tiny_bert(num_labels=1, layers=1), None) is None
+    assert not warnings
+
+
+@pytest.mark.parametrize(
+    ("own_names", "label_names"), [(["LABEL_0", "LABEL_1"], ["no", "yes"]), (["no", "yes"], ["0", "1"])]
+)
+def test_generic_names_are_taken_in_order_with_a_warning(own_names, label_names, warnings):
+    model = named_bert(*own_names)
+    assert label_permutation(model, label_names) is None
+    assert len(warnings) == 1
+    align_labels(model, label_names)
+    assert model.config.label2id == {"no": 0, "yes": 1}
+
+
+@pytest.mark.parametrize(
+    ("model", "label_names", "message"),
+    [
+        (named_bert("no", "maybe", "yes"), NAMES, r"\['no', 'maybe', 'yes'\].*\['negative', .*teacher_finetune: true"),
+        (named_bert("no", "no", "yes"), ["no", "yes", "yes"], r"\['no', 'no', 'yes'\]"),
+        (named_bert("no", "yes"), NAMES, r"2 output\(s\), \['no', 'yes'\].*\['negative', 'neutral', 'positive'\]"),
+        (named_bert("score"), NAMES, r"1 output\(s\)"),
+        (named_bert("no", "yes"), None, "needs one, for regression"),
+        (named_bert("no", problem_type="regression"), ["no"], "trained for regression"),
+        (named_bert("no", "yes", problem_type="multi_label_classification"), ["no", "yes"], "multi_label"),
+    ],
+)
+def test_other_labels_are_refused(model, label_names, message):
+    with pytest.raises(ValueError, match=message):
+        label_permutation(model, label_names)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta", "distilbert", "electra", "deberta-v2"])
+def test_permute_head_permutes_logits_and_names(model_type):
+    sizes = {"dim": 32, "n_heads": 2, "hidden_dim": 64, "n_layers": 1} if model_type == "distilbert" else SIZES
+    config = AutoConfig.for_model(model_type, **sizes, id2label=dict(enumerate(NAMES)))
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    before = logits(model)
+    permute_head(model, [2, 0, 1])
+    torch.testing.assert_close(logits(model), before[:, [2, 0, 1]])
+    assert list(model.config.id2label.values()) == ["positive", "negative", "neutral"]
+
+
+def test_permute_head_needs_an_output_layer():
+    model = tiny_bert(layers=1)
+    model.classifier = torch.nn.Identity()
+    with pytest.raises(ValueError, match="no linear layer with 3 outputs"):
+        permute_head(model, [0, 2, 1])
+
+
+def test_freeze():
+    model = tiny_bert(layers=1).train()
+    assert freeze(model) is model
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("score", "at_chance"), [(0.5, True), (0.56, True), (0.9, False), (math.nan, True)])
+def test_warn_if_at_chance(score, at_chance, warnings):
+    assert warn_if_at_chance(score, chance=0.55) is at_chance
+    assert len(warnings) == at_chance
+
+
+def test_have_same_vocabulary():
+    other = BertTokenizerFast(vocab={token: index for index, token in enumerate(reversed(VOCABULARY))})
+    assert have_same_vocabulary(tiny_tokenizer(), tiny_tokenizer())
+    assert not have_same_vocabulary(tiny_tokenizer(), other)
