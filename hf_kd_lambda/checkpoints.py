@@ -66,6 +66,7 @@ def claim_folder(setting: str, folder: Path, settings: Mapping[str, Any]) -> boo
 
 def record_run(folder: Path, settings: Mapping[str, Any], finished: bool) -> None:
     """Write down whose folder this is, in one step."""
+    folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{RECORD_FILE}.tmp"
     temporary.write_text(json.dumps({"finished": finished, "settings": settings}, indent=2) + "\n")
     os.replace(temporary, folder / RECORD_FILE)

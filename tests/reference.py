@@ -1,4 +1,4 @@
-"""A plain loop that does on paper what `DistillationTrainer` does, one process and one batch a step, in Python floats."""
+"""A plain loop that does what `DistillationTrainer` does: one process, one batch a step, in Python floats."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping

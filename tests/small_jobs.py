@@ -15,7 +15,7 @@ STARS = {"praise": 4.5, "shrug": 2.5, "rant": 0.5}
 
 
 def write_reviews(folder: Path) -> dict[str, str]:
-    """Write csv files of reviews, their kind (a name) and their stars (a number); return the settings that read them."""
+    """Write csv files of reviews, their kind (a name) and stars (a number); return the settings that read them."""
     texts = [(kind, f"{word} {word} {end}") for kind, words in WORDS.items() for word, end in product(words, "abcd")]
     settings = {}
     for split, copies in (("train", 2), ("validation", 1), ("test", 1)):

@@ -105,5 +105,5 @@ def test_a_model_of_unknown_origin_is_refused(tmp_path, record):
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, below):
     file = tmp_path / "file"
     file.touch()
-    with pytest.raises(ValueError, match="output_dir='.*' cannot be written .*: choose another"):
+    with pytest.raises(ValueError, match=r"output_dir='.*' cannot be written .*: choose another"):
         claim_folder("output_dir", file / below, SETTINGS)

@@ -19,7 +19,9 @@ def tiny_distilbert(num_labels=3):
 
 
 def build(tmp_path, teacher, student, data=None, **settings):
-    return DistillationTrainer(student, config(tmp_path, **settings), teacher=teacher, train_dataset=data or examples())
+    return DistillationTrainer(
+        student, config(tmp_path, **settings), teacher=teacher, train_dataset=data or examples()
+    )
 
 
 # --- models
@@ -31,7 +33,9 @@ def test_different_numbers_of_labels_are_refused(tmp_path):
 
 
 def named_bert(*names):
-    return tiny_bert(len(names), layers=1, id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
+    return tiny_bert(
+        len(names), layers=1, id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}
+    )
 
 
 def test_other_labels_are_refused(tmp_path):
@@ -66,7 +70,9 @@ def test_another_vocabulary_needs_columns_of_the_teachers_own(tmp_path):
 def test_a_teacher_with_columns_of_its_own_may_have_another_vocabulary(tmp_path, evaluated):
     teacher, student = tiny_bert(layers=1, vocab_size=50), tiny_bert(layers=1)
     data = examples(4).add_column("teacher_input_ids", [[1, 2]] * 4)
-    eval_dataset = {"nothing": None, "one dataset": data, "a dictionary": {"x": data}}.get(evaluated, DatasetDict(x=data))
+    eval_dataset = {"nothing": None, "one dataset": data, "a dictionary": {"x": data}}.get(
+        evaluated, DatasetDict(x=data)
+    )
     args = config(tmp_path, remove_unused_columns=False)
     trainer = DistillationTrainer(student, args, teacher=teacher, train_dataset=data, eval_dataset=eval_dataset)
     assert trainer.teacher is teacher
@@ -121,7 +127,7 @@ def test_deepspeed_is_refused(tmp_path):
 
 
 def test_fsdp1_is_refused_and_fsdp2_is_not(tmp_path):
-    with pytest.raises(ValueError, match="FSDP1 .* set fsdp_version to 2"):
+    with pytest.raises(ValueError, match=r"FSDP1 .* set fsdp_version to 2"):
         check_strategy(config(tmp_path), Accelerator(DistributedType.FSDP))
     check_strategy(config(tmp_path), Accelerator(DistributedType.FSDP, is_fsdp2=True))
 

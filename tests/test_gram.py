@@ -168,7 +168,9 @@ def test_gram_matrix_is_that_of_float64():
     left, right = ([torch.randn(shape, generator=generator) for shape in shapes] for _ in range(2))
     x, y = (torch.cat([tensor.flatten() for tensor in tensors]).double() for tensors in (left, right))
     gram = gram_matrix(left, right)
-    assert [value.item() for value in gram] == pytest.approx([(x @ x).item(), (y @ y).item(), (x @ y).item()], rel=1e-5)
+    assert [value.item() for value in gram] == pytest.approx(
+        [(x @ x).item(), (y @ y).item(), (x @ y).item()], rel=1e-5
+    )
     assert all(value.dtype == torch.float32 for value in gram)
 
 
@@ -209,7 +211,9 @@ def test_no_gradients_make_no_bucket():
 
 
 def test_a_bucket_is_averaged_in_place(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(6))  # as if other ranks had 5 times
+    monkeypatch.setattr(
+        torch.distributed, "all_reduce", lambda tensor: tensor.mul_(6)
+    )  # as if other ranks had 5 times
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
     grads = [torch.ones(2, 3), torch.full((4,), 2.0)]
     gram_module._average_bucket(grads)

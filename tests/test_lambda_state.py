@@ -123,7 +123,9 @@ def test_a_vanishing_gradient_holds_lambda_and_is_no_error(measured, rule):
     assert state.skipped == 0
 
 
-@given(st.lists(st.tuples(*[st.floats(0, 2.0**120, width=32)] * 2, st.floats(-1, 1, width=32)), min_size=1, max_size=5))
+@given(
+    st.lists(st.tuples(*[st.floats(0, 2.0**120, width=32)] * 2, st.floats(-1, 1, width=32)), min_size=1, max_size=5)
+)
 def test_lambda_stays_finite_and_within_bounds_whatever_is_measured(measurements):
     state = make_state(rule=adaptive, bounds=(0.1, 10.0), max_change=0.5)
     for a, b, cosine in measurements:

@@ -29,7 +29,16 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification, 
 
 
 def assert_equals_reference(
-    folder, teacher, student, data=None, settings=None, different_lambdas=4, rel=1e-6, optimizer=None, args=None, **kwargs
+    folder,
+    teacher,
+    student,
+    data=None,
+    settings=None,
+    different_lambdas=4,
+    rel=1e-6,
+    optimizer=None,
+    args=None,
+    **kwargs,
 ):
     """Train with `args` of the Trainer, and a twin with `settings` of the reference; return the trainer."""
     data = data or examples()
@@ -81,9 +90,7 @@ def test_one_process_equals_reference(tmp_path, num_labels):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_settings_of_lambda_equal_reference(tmp_path, args, settings, different_lambdas):
-    assert_equals_reference(
-        tmp_path, *models(), args=args, settings=settings, different_lambdas=different_lambdas
-    )
+    assert_equals_reference(tmp_path, *models(), args=args, settings=settings, different_lambdas=different_lambdas)
 
 
 def test_kappa_is_clipped_into_the_feasible_interval(tmp_path):

@@ -1,0 +1,126 @@
+"""Whole jobs: what they leave behind, and that a killed one ends as one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_jobs import argv, job, settings
+from transformers import AutoModelForSequenceClassification, pipeline
+
+ROOT = Path(__file__).parents[1]
+
+KILLER = """
+import os, signal, sys
+from transformers import TrainerCallback
+from hf_kd_lambda.parser import parse
+from hf_kd_lambda.pipeline import DistillationJob
+from hf_kd_lambda.trainer import DistillationTrainer
+
+class Kill(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == int(sys.argv[1]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+class Killed(DistillationTrainer):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.add_callback(Kill)
+
+import hf_kd_lambda.pipeline
+hf_kd_lambda.pipeline.DistillationTrainer = Killed
+job = DistillationJob(*parse(sys.argv[2:]))
+job.check()
+job.run()
+"""
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=200)
+
+
+def test_a_job_leaves_what_a_transformers_user_expects(tmp_path):
+    job(settings(tmp_path, student_without_kd=True)).run()
+    out = tmp_path / "out"
+    for name in ("model.safetensors", "tokenizer.json", "training_args.bin", "trainer_state.json"):
+        assert (out / name).is_file()
+    assert (out / "lambda.png").read_bytes().startswith(b"\x89PNG")
+    history = json.loads((out / "trainer_state.json").read_text())["log_history"]
+    assert {"lambda", "kd_weight", "grad_cosine", "task_loss", "kd_loss"} <= history[0].keys()
+
+    names = {"praise", "rant", "shrug"}
+    assert set(AutoModelForSequenceClassification.from_pretrained(out).config.id2label.values()) == names
+    assert pipeline("text-classification", str(out))("good a")[0]["label"] in names
+
+    results = json.loads((out / "results.json").read_text())
+    models = {model["name"]: model for model in results["models"]}
+    assert list(models) == ["teacher", "student without KD", "student with KD"]
+    assert models["teacher"]["retained"] == 1
+    student, teacher = models["student with KD"], models["teacher"]
+    assert student["retained"] == pytest.approx(student["metrics"]["score"] / teacher["metrics"]["score"])
+    assert student["parameters"] < teacher["parameters"]
+    assert student["latency_ms"] > 0
+
+
+def test_a_fine_tuned_teacher_is_reused(tmp_path):
+    job(settings(tmp_path)).run()
+    weights = tmp_path / "out" / "teacher" / "model.safetensors"
+    written = weights.stat().st_mtime_ns
+    job(settings(tmp_path)).run()
+    assert weights.stat().st_mtime_ns == written
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    job(settings(tmp_path)).run()
+    with pytest.raises(ValueError, match="another temperature"):
+        job(settings(tmp_path, temperature=3.0)).check()
+
+
+def test_a_layer_that_does_not_exist_is_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match="layer 9 does not exist"):
+        job(settings(tmp_path, student_layers=[0, 9])).check()
+    assert not (tmp_path / "out" / "teacher" / "model.safetensors").exists()
+
+
+def test_regression_end_to_end(tmp_path):
+    reports = job(settings(tmp_path, label_column="stars")).run()
+    assert {"pearson", "spearmanr", "score"} <= reports[-1].metrics.keys()
+
+
+@pytest.mark.parametrize("step", [3, 10])
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path, step):
+    checkpoints = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2}
+    whole = settings(tmp_path, **checkpoints)
+    assert run([str(ROOT / "scripts" / "distill.py"), *argv(whole)]).returncode == 0
+    teacher = {"teacher_dir": str(tmp_path / "taught")}
+    killed = {**whole, "output_dir": str(tmp_path / "killed"), **teacher}
+    assert run(["-c", KILLER, str(step), *argv(killed)]).returncode == -signal.SIGKILL
+    again = run([str(ROOT / "scripts" / "distill.py"), *argv(killed)])
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "going on from" in again.stderr
+
+    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "killed"))
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    histories = [
+        [
+            entry["lambda"]
+            for entry in json.loads((tmp_path / name / "trainer_state.json").read_text())["log_history"]
+            if "lambda" in entry
+        ]
+        for name in ("out", "killed")
+    ]
+    assert histories[0] == histories[1]
+    assert len(histories[0]) == 12
+
+
+def test_a_wrong_setting_is_one_line_and_no_traceback(tmp_path):
+    result = run([str(ROOT / "scripts" / "distill.py"), *argv(settings(tmp_path)), "--temperature", "0"])
+    assert result.returncode != 0
+    assert result.stderr.strip().splitlines()[-1].startswith("error: temperature=0")
+    assert "Traceback" not in result.stderr
