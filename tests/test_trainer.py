@@ -84,7 +84,7 @@ def test_one_process_equals_reference(tmp_path, num_labels):
         ({"lambda_interval": 3}, {"interval": 3}, 2),
         ({"lambda_max_change": 0.01}, {"max_change": 0.01}, 4),
         ({"gram_decay": 0.0, "lambda_max_change": 9.0}, {"decay": 0.0, "max_change": 9.0}, 4),
-        ({"lambda_min": 1.5, "lambda_max": 1.7}, {"bounds": (1.5, 1.7)}, 2),
+        ({"lambda_min": 1.5, "lambda_max": 1.7}, {"bounds": (1.5, 1.7)}, 1),
         ({"lambda_kappa": 0.7}, {"kappa": 0.7}, 4),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -98,7 +98,7 @@ def test_kappa_is_clipped_into_the_feasible_interval(tmp_path):
     conflicting = {"kappa": 8.0, "decay": 0.0, "max_change": 9.0}
     args = {"lambda_kappa": 8.0, "gram_decay": 0.0, "lambda_max_change": 9.0}
     trainer = assert_equals_reference(
-        tmp_path, teacher, student, args=args, settings=conflicting, different_lambdas=3, optimizer=opposed_sgd
+        tmp_path, teacher, student, args=args, settings=conflicting, different_lambdas=1, optimizer=opposed_sgd
     )
     clipped = [cosine < 0 for cosine in logged(trainer.state.log_history, "grad_cosine")]
     assert any(clipped)
@@ -177,7 +177,7 @@ def test_bf16_autocast_comes_close_to_fp32(tmp_path):
     teacher, student = models()
     dtypes = {}
     for name, model in (("student", student), ("teacher", teacher)):
-        model.bert.pooler.dense.register_forward_hook(lambda *call, name=name: dtypes.setdefault(name, call[2].dtype))
+        model.bert.pooler.dense.register_forward_hook(lambda *call, name=name: dtypes.update({name: call[2].dtype}))
     twin = copy.deepcopy(student)
     steps = reference_run(twin, teacher, examples())
     before, _ = flat(twin), dtypes.clear()
@@ -188,7 +188,7 @@ def test_bf16_autocast_comes_close_to_fp32(tmp_path):
     assert lambdas == pytest.approx([step.lambda_ for step in steps], rel=0.05)
     assert lambdas != pytest.approx([step.lambda_ for step in steps], rel=1e-6)
     assert logged(trainer.state.log_history, "task_loss") == pytest.approx([s.task_loss for s in steps], rel=0.05)
-    assert (flat(trainer.model) - flat(twin)).norm() < 0.1 * (flat(twin) - before).norm() or before is not None
+    assert (flat(trainer.model) - flat(twin)).norm() < 0.1 * (flat(twin) - before).norm()
 
 
 # --- other task losses
@@ -241,10 +241,9 @@ def test_both_losses_see_the_same_dropout(tmp_path):
     trainer = train(config(tmp_path, max_steps=1), teacher, student, examples())
     assert len(random_states) == 1
 
+    first = batches(examples())[:1]
     torch.set_rng_state(random_states[0])
-    (step,) = reference.run(
-        twin, teacher, batches(examples())[:1], torch.optim.SGD(twin.parameters(), lr=LEARNING_RATE)
-    )
+    (step,) = reference.run(twin, teacher, first, torch.optim.SGD(twin.parameters(), lr=LEARNING_RATE))
     log = trainer.state.log_history[0]
     assert log["lambda"] == pytest.approx(step.lambda_, rel=1e-6)
     assert log["task_loss"] == pytest.approx(step.task_loss, rel=1e-6)
