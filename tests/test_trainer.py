@@ -70,9 +70,19 @@ class Watch(TrainerCallback):
 # --- the same λ, the same weights
 
 
-@pytest.mark.parametrize("num_labels", [3, 1], ids=["classification", "regression"])
-def test_one_process_equals_reference(tmp_path, num_labels):
-    assert_equals_reference(tmp_path, *models(num_labels), examples(num_labels=num_labels))
+def test_classification_equals_reference(tmp_path):
+    assert_equals_reference(tmp_path, *models())
+
+
+def test_regression_equals_reference(tmp_path):
+    # A lower rate than the others', at which a squared error diverges and amplifies rounding with every step.
+    assert_equals_reference(
+        tmp_path,
+        *models(num_labels=1),
+        examples(num_labels=1),
+        args={"learning_rate": 0.003},
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.003),
+    )
 
 
 @pytest.mark.parametrize(
