@@ -2,12 +2,16 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 from small_runs import config, examples, models, train
+from torch.distributed.tensor import DTensor
 
 
 def main() -> None:
@@ -15,16 +19,23 @@ def main() -> None:
     model_settings = settings.pop("models", {})
     args = config(folder / "run", **settings)
     assert args.world_size == dist.get_world_size() == 2
+    if args.fsdp:
+        # Accelerate shards on accelerators only, and says nothing where it falls back to DDP. FSDP2 itself runs on gloo.
+        PartialState().distributed_type = DistributedType.MULTI_GPU
     teacher, student = models(**model_settings)
     trainer = train(args, teacher, student, examples())
+    assert trainer.is_fsdp_enabled == bool(args.fsdp)
     weights = {}
     for name, parameter in trainer.model.named_parameters():
-        full = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+        assert isinstance(parameter, DTensor) == bool(args.fsdp)
+        full = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
         weights[name.removeprefix("module.")] = full.detach().contiguous().clone()
     if dist.get_rank() == 0:
         save_file(weights, folder / "weights.safetensors")
         (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
     dist.barrier()
+    # Torch 2.13 deadlocks where a group is destroyed while gloo's thread waits for the GIL to free the last collective.
+    time.sleep(0.1)
     dist.destroy_process_group()
 
 
