@@ -1,0 +1,115 @@
+"""Rules by the names that settings use."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from functools import partial
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from hf_kd_lambda.gram import Gram
+from hf_kd_lambda.lambda_rules.common_descent import MGDA, AlignedMTL, CAGrad, DualProj, PCGrad, UPGrad
+from hf_kd_lambda.lambda_rules.lengths import IMTLG, SNR, Adaptive, ConFIG, Evidence, GradNorm, Nash, NormRatio
+from hf_kd_lambda.lambda_rules.rule import Rule
+from hf_kd_lambda.lambda_rules.schedules import Cosine, Fixed, Linear, Step
+from hf_kd_lambda.lambda_rules.task_and_teacher import DTO, CosineGate, Taylor2
+
+RULES: dict[str, type[Rule]] = {
+    "fixed": Fixed,
+    "linear": Linear,
+    "cosine": Cosine,
+    "step": Step,
+    "norm_ratio": NormRatio,
+    "adaptive": Adaptive,
+    "mgda": MGDA,
+    "pcgrad": PCGrad,
+    "cagrad": CAGrad,
+    "imtl_g": IMTLG,
+    "nash": Nash,
+    "config": ConFIG,
+    "upgrad": UPGrad,
+    "dual_proj": DualProj,
+    "aligned_mtl": AlignedMTL,
+    "gradnorm": GradNorm,
+    "cosine_gate": CosineGate,
+    "dto": DTO,
+    "taylor2": Taylor2,
+    "snr": SNR,
+    "evidence": Evidence,
+}
+
+
+def make_rule(name: str, hyper: Mapping[str, Any]) -> Rule:
+    """A rule by its name, with the given hyper-parameters and defaults for the others.
+
+    Raises:
+        ValueError: rule or hyper-parameter is unknown (the message names the nearest), of the wrong type or out of its
+            range.
+    """
+    _check_known(name, RULES, "rule")
+    kind = RULES[name]
+    defaults = {field.name: field.default for field in fields(kind)}
+    for key, value in hyper.items():
+        _check_known(key, defaults, f"setting of rule {name!r}:")
+        _check_type(key, value, defaults[key])
+    return kind(**hyper)
+
+
+@overload
+def rule_weights(name: str, a: float, b: float, c: float, **hyper: Any) -> tuple[float, float]: ...
+@overload
+def rule_weights(name: str, a: Tensor, b: Tensor, c: Tensor, **hyper: Any) -> tuple[Tensor, Tensor]: ...
+def rule_weights(
+    name: str, a: Tensor | float, b: Tensor | float, c: Tensor | float, **hyper: Any
+) -> tuple[Tensor, Tensor] | tuple[float, float]:
+    """The weights (w_T, w_D) that a rule gives, as published and un-normalised.
+
+    Training uses the same, but for a negative one (of `aligned_mtl`), which becomes 0, and scales them by
+    `loss_weights`.
+
+    Args:
+        name: of a rule in `RULES`.
+        a: |g_T|², a float or a tensor of any shape, as b and c.
+        b: |g_D|².
+        c: <g_T, g_D>.
+        hyper: the rule's hyper-parameters, and what it `needs` beside a, b and c, as floats, sequences or tensors: say
+            `losses=(0.7, 0.4)`.
+
+    Returns:
+        Floats for floats, computed in fp64; else tensors. NaN where a, b or c is not finite, or a or b is negative.
+
+    Raises:
+        ValueError: rule or keyword is unknown (the message names the nearest), or a keyword is missing, of the wrong
+            type or out of its range.
+    """
+    _check_known(name, RULES, "rule")
+    needs = RULES[name].needs
+    for key in hyper:
+        _check_known(key, [field.name for field in fields(RULES[name])] + list(needs), f"keyword of rule {name!r}:")
+    if missing := [need for need in needs if need not in hyper]:
+        raise ValueError(f"rule {name!r} needs {' and '.join(missing)} beside a, b and c.")
+    rule = make_rule(name, {key: value for key, value in hyper.items() if key not in needs})
+
+    given = next((entry for entry in (a, b, c) if isinstance(entry, Tensor)), None)
+    like = torch.zeros((), dtype=torch.float64) if given is None else given
+    as_given = partial(torch.as_tensor, dtype=like.dtype, device=like.device)
+    gram = Gram(*torch.broadcast_tensors(*map(as_given, (a, b, c))))
+    weights = rule.weights(gram, **{need: as_given(hyper[need]) for need in needs})
+    valid = gram.task.isfinite() & gram.kd.isfinite() & gram.dot.isfinite() & (gram.task >= 0) & (gram.kd >= 0)
+    task, kd = (torch.where(valid, weight, torch.nan) for weight in weights)
+    return (task, kd) if given is not None else (task.item(), kd.item())
+
+
+def _check_known(name: str, known: Iterable[str], what: str) -> None:
+    if name in known:
+        return
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    raise ValueError(f"unknown {what} {name!r}: " + (f"did you mean {nearest[0]!r}?" if nearest else "it has none."))
+
+
+def _check_type(name: str, value: object, default: object) -> None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (is_number if isinstance(default, float) else type(value) is type(default)):
+        raise ValueError(f"{name}={value!r} must be a {type(default).__name__}, as its default {default!r} is.")

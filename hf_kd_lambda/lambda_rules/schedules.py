@@ -1,0 +1,113 @@
+"""Weights that are set beforehand: constant, or a function of how much of the training is done."""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from hf_kd_lambda.gram import Gram
+from hf_kd_lambda.lambda_rules.rule import Rule, Weights, require
+
+FixedForm = Literal["additive", "convex"]
+
+
+@dataclass(frozen=True)
+class Fixed(Rule):
+    """The KD loss weighs w, the task loss 1 − w (convex) or 1 (additive), throughout (Hinton et al. 2015, section 2).
+
+    Raises:
+        ValueError: `kd_weight` is not in [0, 1] (convex) or [0, ∞) (additive), or `form` is neither.
+    """
+
+    measures: ClassVar[bool] = False
+    kd_weight: float = 0.5
+    form: FixedForm = "convex"
+
+    def __post_init__(self) -> None:
+        require(self.form in get_args(FixedForm), "form", self.form, f"be one of {', '.join(get_args(FixedForm))}")
+        if self.form == "convex":
+            require(0 <= self.kd_weight <= 1, "kd_weight", self.kd_weight, "lie in [0, 1] where form is 'convex'")
+        else:
+            require(0 <= self.kd_weight < math.inf, "kd_weight", self.kd_weight, "lie in [0, inf)")
+
+    def weights(self, gram: Gram) -> Weights:
+        """(1 − w, w) or (1, w)."""
+        kd = torch.full_like(gram.task, self.kd_weight)
+        return Weights(torch.ones_like(kd) if self.form == "additive" else 1 - kd, kd)
+
+
+@dataclass(frozen=True)
+class Schedule(Rule):
+    """The KD loss weighs w, the task loss 1 − w, and w goes from `start` to `end` in the course of training.
+
+    By default from the teacher alone to the labels alone: the student can outgrow its teacher only where it is no
+    longer held to it (teacher annealing, Clark et al. 2019, BAM!).
+
+    Raises:
+        ValueError: `start` or `end` is not in [0, 1].
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("progress",)
+    measures: ClassVar[bool] = False
+    start: float = 1.0
+    end: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "lie in [0, 1]")
+
+    @abstractmethod
+    def share(self, progress: Tensor) -> Tensor:
+        """How much of the way from `start` to `end` is gone, in [0, 1], `[]`."""
+
+    def weights(self, gram: Gram, progress: Tensor) -> Weights:
+        """(1 − w, w)."""
+        share = self.share(progress.clamp(0.0, 1.0))
+        kd = (self.start + (self.end - self.start) * share).expand_as(gram.task)
+        return Weights(1 - kd, kd)
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """w goes from `start` to `end` in a line: by default, teacher annealing (Clark et al. 2019, BAM!)."""
+
+    def share(self, progress: Tensor) -> Tensor:
+        """p."""
+        return progress
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """w goes from `start` to `end` on half a cosine: teacher annealing that begins and ends gently.
+
+    The curve is that of learning rates (Loshchilov & Hutter 2017, eq. 5).
+    """
+
+    def share(self, progress: Tensor) -> Tensor:
+        """½(1 − cos πp)."""
+        return (1 - torch.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class Step(Schedule):
+    """w is `start` until the share `at` of training is done, then `end`: by default teacher first, then labels.
+
+    These are the two phases of annealing KD (Jafari et al. 2021), without its rising temperature; that they are of
+    equal length is our default.
+
+    Raises:
+        ValueError: `at` is not in [0, 1], or as in `Schedule`.
+    """
+
+    at: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.at <= 1, "at", self.at, "lie in [0, 1]")
+
+    def share(self, progress: Tensor) -> Tensor:
+        """1[p ≥ at]."""
+        return (progress >= self.at).to(progress.dtype)

@@ -1,0 +1,88 @@
+"""Rules that know which loss is the task's: the KD loss shall help it, or both are compared by their values."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from torch import Tensor
+
+from hf_kd_lambda.gram import Gram
+from hf_kd_lambda.lambda_rules.common_descent import MGDA
+from hf_kd_lambda.lambda_rules.rule import Rule, Weights, clip_to_feasible, conditioned, require, tiny
+
+TaylorTarget = Literal["task", "sum"]
+
+
+@dataclass(frozen=True)
+class CosineGate(Rule):
+    """The KD loss counts while its gradient does not conflict with the task's (Du et al. 2018).
+
+    Args:
+        weighted: let it count by the cosine of both, instead of fully.
+    """
+
+    weighted: bool = False
+
+    def weights(self, gram: Gram) -> Weights:
+        """(1, 1[c ≥ 0]), or (1, max(0, cos)) if weighted."""
+        a, b, c = conditioned(gram)
+        if self.weighted:
+            return Weights.additive((c / (a.sqrt() * b.sqrt())).clamp(0.0, 1.0))
+        return Weights.additive((c >= 0).to(c.dtype))
+
+
+@dataclass(frozen=True)
+class DTO(Rule):
+    """DTO-KD: MGDA on the logarithms of the losses (Hayder et al., ICLR 2026).
+
+    ∇log L = g/L, so that relative decreases are balanced. The weights are those of the losses themselves, ω_i/L_i. The
+    paper's ω is the shortest combination's of any signs; here it is MGDA's, in [0, 1], since λ is not negative.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("losses",)
+
+    def weights(self, gram: Gram, losses: Tensor) -> Weights:
+        """(ω_T/L_T, ω_D/L_D), ω of the Gram matrix (a/L_T², b/L_D², c/(L_T·L_D))."""
+        task_loss, kd_loss = losses.clamp(min=tiny(losses))
+        a, b, c = conditioned(gram)
+        larger = losses.max().clamp(min=tiny(losses))
+        x, y = task_loss / larger, kd_loss / larger
+        # The same matrix times (L_T·L_D)², in which nothing is divided by a loss that vanishes.
+        omega = MGDA().weights(Gram(a * y**2, b * x**2, c * x * y))
+        return Weights(omega.task / task_loss, omega.kd / kd_loss)
+
+
+@dataclass(frozen=True)
+class Taylor2(Rule):
+    """The λ at which the quadratic upper bound of a loss falls most, within the feasible interval.
+
+    A step along d = g_T + λ·g_D changes a β_i-smooth loss by ΔL_i ≤ −η<g_i, d> + β_i·η²|d|²/2 (the descent lemma,
+    Nesterov 2004, lemma 1.2.3; quadratic in λ as in arXiv 2505.06270). With s_i = β_i·η its derivative vanishes for
+
+        L_T:          c = s_T·(c + λb)
+        L_T + L_D:    b + c = (s_T + s_D)·(c + λb)
+
+    In conflict, the task loss falls most at the interval's lower end: the least λ at which the KD loss does not rise.
+    Where no curvature was found (s ≤ 0), λ is as large as the interval lets it be.
+
+    Args:
+        target: the loss whose bound counts, `task` or `sum`.
+
+    Raises:
+        ValueError: `target` is neither.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("smoothness",)
+    clips: ClassVar[bool] = True
+    target: TaylorTarget = "task"
+
+    def __post_init__(self) -> None:
+        choices = get_args(TaylorTarget)
+        require(self.target in choices, "target", self.target, f"be one of {', '.join(choices)}")
+
+    def weights(self, gram: Gram, smoothness: Tensor) -> Weights:
+        """(1, λ), λ = (c/b)(1/s_T − 1), or 1/s + (c/b)(1/s − 1) with s = s_T + s_D; clipped."""
+        _, b, c = conditioned(gram)
+        s = smoothness[0] if self.target == "task" else smoothness.sum(dim=0)
+        inverse = 1 / s.clamp(min=tiny(s) ** 0.5)
+        wanted = (c / b) * (inverse - 1)
+        return Weights.additive(clip_to_feasible(wanted if self.target == "task" else inverse + wanted, gram))
