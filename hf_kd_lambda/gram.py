@@ -1,6 +1,6 @@
 """From one student forward to two gradients, their average over ranks and their Gram matrix."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -8,13 +8,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from hf_kd_lambda.ranks import average_over_ranks
+
 Outputs = TypeVar("Outputs", bound=dict[str, Any])
 
-BUCKET_BYTES = 25 * 2**20  # DDP's own default: long enough to use the wire well, short enough to need little memory
+Metric = Callable[[Tensor], Tensor]
+"""From a parameter to P, the diagonal of its dot product <x, P y>: of its shape (of its local shard's, if sharded), or
+a scalar."""
 
 
 class Gram(NamedTuple):
-    """The 2x2 Gram matrix of the two gradients: scalar tensors in fp32."""
+    """The 2x2 Gram matrix of the two gradients: fp32 tensors of shape (), or (groups,) for one matrix a group."""
 
     task: Tensor
     """a = |g_T|²"""
@@ -81,10 +85,17 @@ class GradientPair:
 
     Args:
         parameters: the trainable parameters. Their `.grad` must be empty.
+        groups: for each parameter the index of its group, from 0, to measure and weigh each group by itself; None for
+            one Gram matrix of all.
+        metric: gives P of the Gram matrix's dot products <x, P y>, see `AdamMetric`; None for the Euclidean <x, y>.
     """
 
-    def __init__(self, parameters: Iterable[Tensor]) -> None:
+    def __init__(
+        self, parameters: Iterable[Tensor], groups: Sequence[int] | None = None, metric: Metric | None = None
+    ) -> None:
         self.parameters = list(parameters)
+        self.groups = groups
+        self.metric = metric
         self.kd_grads: list[Tensor | None] = [None] * len(self.parameters)
 
     def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor) -> None:
@@ -95,38 +106,36 @@ class GradientPair:
         cut.backward(kd_seeds)
         self.kd_grads = self._swap(task_grads)
 
-    def _swap(self, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Put `grads` into `.grad`, and return what was there. `backward` accumulates into them without a copy."""
-        previous = [parameter.grad for parameter in self.parameters]
-        for parameter, grad in zip(self.parameters, grads, strict=True):
-            parameter.grad = grad
-        return previous
-
     def average_over_ranks(self) -> None:
         """Average both gradients over all ranks, once and in place."""
         presence = torch.tensor(self._presence(), dtype=torch.uint8, device=self.parameters[0].device)
         dist.all_reduce(presence, op=dist.ReduceOp.MAX)
         self._fill_missing(presence.tolist())
-        for bucket in _buckets(self._local(self._task_grads()) + self._local(self.kd_grads)):
-            _average_bucket(bucket)
+        average_over_ranks(_locals(self._task_grads()) + _locals(self.kd_grads))
 
     def gram(self) -> Gram:
-        """The Gram matrix of the accumulated gradients; of sharded ones (FSDP2) summed over the shards."""
+        """The Gram matrix of the accumulated gradients; of sharded ones (FSDP2) summed over the shards.
+
+        Returns:
+            Entries of shape (), or (groups,) if the parameters are grouped.
+        """
         self._fill_missing(self._presence())
-        grads, kd_grads = self._task_grads(), self.kd_grads
-        gram = torch.stack(gram_matrix(self._local(grads), self._local(kd_grads)))
-        sharded = next((grad for grad in grads if isinstance(grad, DTensor)), None)
-        if sharded is not None:
-            for dim, placement in enumerate(sharded.placements):
-                if placement.is_shard():
-                    dist.all_reduce(gram, group=sharded.device_mesh.get_group(dim))
-        return Gram(*gram)
+        grams = {
+            index: self._gram_of(parameter, parameter.grad, kd_grad)
+            for index, (parameter, kd_grad) in enumerate(zip(self.parameters, self.kd_grads, strict=True))
+            if parameter.grad is not None
+        }
+        return self._sum_shards(self._sum_groups(grams))
 
     def combine(self, task_weight: Tensor, kd_weight: Tensor) -> None:
-        """Leave w_T·g_T + w_D·g_D in `.grad`, and free the KD gradient."""
-        grads, kd_grads = self._local(self._task_grads()), self._local(self.kd_grads)
-        torch._foreach_mul_(grads, task_weight)
-        torch._foreach_mul_(kd_grads, kd_weight)
+        """Leave w_T·g_T + w_D·g_D in `.grad`, and free the KD gradient.
+
+        Args:
+            task_weight, kd_weight: of shape (), or (groups,) if the parameters are grouped.
+        """
+        grads, kd_grads = _locals(self._task_grads()), _locals(self.kd_grads)
+        torch._foreach_mul_(grads, self._spread(task_weight))
+        torch._foreach_mul_(kd_grads, self._spread(kd_weight))
         torch._foreach_add_(grads, kd_grads)
         self.kd_grads = [None] * len(self.parameters)
 
@@ -134,6 +143,13 @@ class GradientPair:
         """Forget both gradients: an optimizer passes over parameters without `.grad`."""
         self.kd_grads = [None] * len(self.parameters)
         self._swap(self.kd_grads)
+
+    def _swap(self, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Put `grads` into `.grad`, and return what was there. `backward` accumulates into them without a copy."""
+        previous = self._task_grads()
+        for parameter, grad in zip(self.parameters, grads, strict=True):
+            parameter.grad = grad
+        return previous
 
     def _task_grads(self) -> list[Tensor | None]:
         return [parameter.grad for parameter in self.parameters]
@@ -149,43 +165,55 @@ class GradientPair:
             if present and self.kd_grads[index] is None:
                 self.kd_grads[index] = torch.zeros_like(parameter)
 
-    @staticmethod
-    def _local(grads: Iterable[Tensor | None]) -> list[Tensor]:
-        return [grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads if grad is not None]
+    def _gram_of(self, parameter: Tensor, task_grad: Tensor | None, kd_grad: Tensor | None) -> Gram:
+        task, kd = (torch.zeros_like(parameter) if grad is None else grad for grad in (task_grad, kd_grad))
+        return gram_matrix(task, kd, None if self.metric is None else self.metric(parameter))
+
+    def _members(self, indices: Iterable[int]) -> Tensor:
+        """The groups of the parameters with these indices."""
+        assert self.groups is not None
+        return torch.tensor([self.groups[index] for index in indices], device=self.parameters[0].device)
+
+    def _sum_groups(self, grams: Mapping[int, Gram]) -> Tensor:
+        """Sum scalar Gram matrices, by the index of their parameter, to entries of shape (3,) or (3, groups)."""
+        entries = torch.stack([entry for gram in grams.values() for entry in gram]).view(-1, 3)
+        if self.groups is None:
+            return entries.sum(dim=0)
+        # Not index_add, whose order of summation, and so its rounding, differs from run to run on a GPU.
+        groups = torch.arange(max(self.groups) + 1, device=entries.device).unsqueeze(-1)
+        return torch.where(self._members(grams) == groups, entries.T.unsqueeze(1), 0.0).sum(dim=-1)
+
+    def _sum_shards(self, entries: Tensor) -> Gram:
+        sharded = next((parameter for parameter in self.parameters if isinstance(parameter, DTensor)), None)
+        if sharded is not None:
+            for dim, placement in enumerate(sharded.placements):
+                if placement.is_shard():
+                    dist.all_reduce(entries, group=sharded.device_mesh.get_group(dim))
+        return Gram(*entries)
+
+    def _spread(self, weight: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """The weight of each parameter that has a gradient; a scalar is everyone's."""
+        if not weight.dim():
+            return weight
+        present = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        return weight[self._members(present)].unbind()
 
 
-def gram_matrix(task_grads: Sequence[Tensor], kd_grads: Sequence[Tensor]) -> Gram:
-    """Dot products of two gradients that are given as lists of tensors of pairwise equal shapes, in fp32."""
+def gram_matrix(task_grad: Tensor, kd_grad: Tensor, scale: Tensor | None = None) -> Gram:
+    """The Gram matrix of the gradients of one parameter, or of their local shards: scalar tensors in fp32.
 
-    def dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
-        products = [torch.dot(x.flatten().float(), y.flatten().float()) for x, y in zip(left, right, strict=True)]
-        return torch.stack(products).sum()
-
-    return Gram(dot(task_grads, task_grads), dot(kd_grads, kd_grads), dot(task_grads, kd_grads))
-
-
-def _average_bucket(bucket: list[Tensor]) -> None:
-    if len(bucket) == 1:
-        dist.all_reduce(bucket[0])
-        bucket[0].div_(dist.get_world_size())
-        return
-    flat = torch.cat([grad.flatten() for grad in bucket])
-    dist.all_reduce(flat)
-    flat.div_(dist.get_world_size())
-    parts = flat.split([grad.numel() for grad in bucket])
-    torch._foreach_copy_(bucket, [part.view_as(grad) for part, grad in zip(parts, bucket, strict=True)])
+    Args:
+        task_grad, kd_grad: of one shape.
+        scale: the diagonal of P in the dot product <x, P y>, of their local shape or a scalar; None for <x, y>.
+    """
+    task, kd = (_local(grad).flatten().float() for grad in (task_grad, kd_grad))
+    scaled_task, scaled_kd = (task, kd) if scale is None else (task * scale.flatten(), kd * scale.flatten())
+    return Gram(torch.dot(scaled_task, task), torch.dot(scaled_kd, kd), torch.dot(scaled_task, kd))
 
 
-def _buckets(grads: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Consecutive gradients of one dtype, at most `BUCKET_BYTES` together unless one alone is larger."""
-    bucket: list[Tensor] = []
-    size = 0
-    for grad in grads:
-        full = size + grad.nbytes > BUCKET_BYTES
-        if bucket and (full or grad.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(grad)
-        size += grad.nbytes
-    if bucket:
-        yield bucket
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _locals(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    return [_local(tensor) for tensor in tensors if tensor is not None]

@@ -4,47 +4,14 @@ from collections import Counter
 
 import pytest
 import torch
-from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
+from two_heads import TwoHeads, accumulate, expected_gradients, two_losses
 
-from hf_kd_lambda import gram as gram_module
 from hf_kd_lambda.gram import GradientPair, Gram, cut_outputs, gram_matrix
 
 
-class TwoHeads(nn.Module):
-    """A body with a head for each loss, and a layer that neither uses."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.body, self.task_head, self.kd_head, self.unused = (nn.Linear(3, 3) for _ in range(4))
-
-    def forward(self, x):
-        hidden = self.body(x).tanh()
-        return SequenceClassifierOutput(logits=self.task_head(hidden), hidden_states=(x, self.kd_head(hidden)))
-
-
-def two_losses(outputs):
-    """A task loss of one output, a KD loss of both."""
-    return outputs.logits.square().mean(), outputs.hidden_states[1].sin().sum() + outputs.logits.sum()
-
-
-def expected_gradients(model, batches):
-    """The gradients of both losses, summed over the batches, by `torch.autograd.grad`; zeros where there is none."""
-    sums = []
-    for index in range(2):
-        loss = sum(two_losses(model(batch))[index] for batch in batches)
-        grads = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
-        sums.append([torch.zeros_like(p) if g is None else g for p, g in zip(model.parameters(), grads, strict=True)])
-    return sums
-
-
-def accumulated(model, batches):
-    pair = GradientPair(model.parameters())
-    for batch in batches:
-        outputs, cut = cut_outputs(model(batch))
-        pair.accumulate(cut, *two_losses(outputs))
-    return pair
+def accumulated(model, batches, groups=None, metric=None):
+    return accumulate(GradientPair(model.parameters(), groups, metric), model, batches)
 
 
 @pytest.fixture
@@ -159,24 +126,99 @@ def test_drop_leaves_no_gradient(batches):
     assert pair.kd_grads == [None] * 8
 
 
+# --- groups of parameters
+
+BODY, HEADS, UNUSED = 1, 0, 2
+GROUPS = [BODY, BODY, HEADS, HEADS, HEADS, HEADS, UNUSED, UNUSED]
+
+
+def test_each_group_has_a_gram_matrix_of_its_own(batches):
+    model = TwoHeads()
+    task, kd = expected_gradients(model, batches)
+    gram = torch.stack(accumulated(model, batches, GROUPS).gram()).double()
+    assert gram.shape == (3, 3)
+    for group in (BODY, HEADS, UNUSED):
+        x, y = (
+            torch.cat([g.flatten() for g, member in zip(grads, GROUPS, strict=True) if member == group]).double()
+            for grads in (task, kd)
+        )
+        expected = torch.stack([x @ x, y @ y, x @ y])
+        torch.testing.assert_close(gram[:, group], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_groups_gram_matrices_sum_to_that_of_all(batches):
+    model = TwoHeads()
+    by_group = torch.stack(accumulated(model, batches, GROUPS).gram())
+    model.zero_grad()
+    torch.testing.assert_close(by_group.sum(dim=-1), torch.stack(accumulated(model, batches).gram()))
+
+
+def test_one_group_s_overflow_is_not_another_s(batches):
+    model = TwoHeads()
+    pair = accumulated(model, batches, GROUPS)
+    model.body.weight.grad[0, 0] = float("inf")
+    gram = pair.gram()
+    assert gram.task.isfinite().tolist() == [True, False, True]
+    assert not gram.is_finite()
+
+
+def test_combine_weighs_each_group_by_itself_or_all_alike(batches):
+    model = TwoHeads()
+    task, kd = expected_gradients(model, batches)
+    pair = accumulated(model, batches, GROUPS)
+    pair.gram()
+    task_weights, kd_weights = torch.tensor([0.5, 0.25, 7.0]), torch.tensor([2.0, 3.0, 7.0])
+    pair.combine(task_weights, kd_weights)
+    for parameter, t, k, group in list(zip(model.parameters(), task, kd, GROUPS, strict=True))[:6]:
+        torch.testing.assert_close(parameter.grad, task_weights[group] * t + kd_weights[group] * k)
+    assert model.unused.weight.grad is None
+
+    model.zero_grad()
+    pair = accumulated(model, batches, GROUPS)
+    pair.gram()
+    pair.combine(torch.tensor(0.25), torch.tensor(3.0))
+    torch.testing.assert_close(model.body.weight.grad, 0.25 * task[0] + 3 * kd[0])
+
+
 # --- the Gram matrix
 
 
 def test_gram_matrix_is_that_of_float64():
+    def dots(x, y, p=1.0):
+        return [(p * x * x).sum().item(), (p * y * y).sum().item(), (p * x * y).sum().item()]
+
     generator = torch.Generator().manual_seed(0)
-    shapes = [(300, 40), (7,), (), (5, 2, 3)]
-    left, right = ([torch.randn(shape, generator=generator) for shape in shapes] for _ in range(2))
-    x, y = (torch.cat([tensor.flatten() for tensor in tensors]).double() for tensors in (left, right))
-    gram = gram_matrix(left, right)
-    assert [value.item() for value in gram] == pytest.approx(
-        [(x @ x).item(), (y @ y).item(), (x @ y).item()], rel=1e-5
-    )
-    assert all(value.dtype == torch.float32 for value in gram)
+    for shape in [(300, 40), (7,), (), (5, 2, 3)]:
+        task, kd, scale = torch.randn(3, *shape, generator=generator)
+        x, y, p = (tensor.flatten().double() for tensor in (task, kd, scale))
+        plain, scaled = gram_matrix(task, kd), gram_matrix(task, kd, scale)
+        assert [value.item() for value in plain] == pytest.approx(dots(x, y), rel=1e-5, abs=1e-5)
+        assert [value.item() for value in scaled] == pytest.approx(dots(x, y, p), rel=1e-5, abs=1e-4)
+        assert all(value.dtype == torch.float32 for value in plain + scaled)
 
 
 def test_gram_matrix_of_half_precision_gradients_does_not_overflow():
-    half = [torch.full((100,), 1000.0, dtype=torch.float16)]  # each square alone is beyond fp16's 65504
+    half = torch.full((100,), 1000.0, dtype=torch.float16)  # each square alone is beyond fp16's 65504
     assert gram_matrix(half, half).task.item() == pytest.approx(1e8)
+    assert gram_matrix(half, half, torch.tensor(0.5)).task.item() == pytest.approx(5e7)
+
+
+def test_the_metric_is_asked_for_parameters_with_a_gradient_alone(batches):
+    model, asked = TwoHeads(), []
+
+    def metric(parameter):
+        asked.append(parameter)
+        return torch.full_like(parameter, 2.0) if parameter.dim() == 2 else torch.tensor(3.0)
+
+    gram = accumulated(model, batches, metric=metric).gram()
+    assert [id(parameter) for parameter in asked] == [id(parameter) for parameter in list(model.parameters())[:6]]
+    task, kd = expected_gradients(model, batches)
+    factors = [2.0 if grad.dim() == 2 else 3.0 for grad in task]
+    dots = [
+        sum(factor * (x.double() * y.double()).sum() for factor, x, y in zip(factors, *grads, strict=True))
+        for grads in ((task, task), (kd, kd), (task, kd))
+    ]
+    torch.testing.assert_close(torch.stack(gram).double(), torch.stack(dots), rtol=1e-5, atol=1e-6)
 
 
 def test_cosine_of_the_gradients():
@@ -190,34 +232,3 @@ def test_one_bad_entry_makes_the_gram_matrix_non_finite(entry, value):
     assert Gram(*entries).is_finite()
     entries[entry] = torch.tensor(value)
     assert not Gram(*entries).is_finite()
-
-
-# --- buckets of the average over ranks
-
-
-def test_buckets_are_filled_in_order_up_to_their_size(monkeypatch):
-    monkeypatch.setattr(gram_module, "BUCKET_BYTES", 40)
-    grads = [torch.zeros(size) for size in (4, 6, 1, 20, 2)]
-    assert [[g.numel() for g in bucket] for bucket in gram_module._buckets(grads)] == [[4, 6], [1], [20], [2]]
-
-
-def test_buckets_hold_one_dtype():
-    grads = [torch.zeros(2), torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16), torch.zeros(2)]
-    assert [len(bucket) for bucket in gram_module._buckets(grads)] == [2, 1, 1]
-
-
-def test_no_gradients_make_no_bucket():
-    assert list(gram_module._buckets([])) == []
-
-
-def test_a_bucket_is_averaged_in_place(monkeypatch):
-    monkeypatch.setattr(
-        torch.distributed, "all_reduce", lambda tensor: tensor.mul_(6)
-    )  # as if other ranks had 5 times
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
-    grads = [torch.ones(2, 3), torch.full((4,), 2.0)]
-    gram_module._average_bucket(grads)
-    gram_module._average_bucket(grads[1:])
-    assert grads[0].eq(2).all()
-    assert grads[1].eq(8).all()
-    assert grads[0].shape == (2, 3)

@@ -1,0 +1,134 @@
+"""The Gram matrix without the noise of the batch, from the micro-batches of an optimizer step."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from hf_kd_lambda.gram import Cut, GradientPair, Gram, Metric
+
+LEAST_SHARE = 0.01  # of signal: its estimate is noisy too, and may fall below zero
+
+
+class SampledGradientPair(GradientPair):
+    """A `GradientPair` to which each micro-batch is an independent sample of both gradients.
+
+    The square of a batch's gradient holds that of its noise: E|g|² = |E g|² plus the variance of g. Only products of
+    different samples are free of it. With g the sum of K samples g_k,
+
+        |E g|² = E (|g|² − Σ|g_k|²)·K/(K−1)
+
+    and <E g_T, E g_D> likewise: U-statistics (Hoeffding 1948), exact for samples of equal weight in the sum. Where
+    micro-batches differ in their number of items, all entries come out too small by one common factor. The samples of
+    all ranks count, but for sharded gradients (FSDP2), which are sums over the ranks to begin with.
+
+    During the KD backward there are three gradients, one more than without sampling: both sums and the micro-batch's
+    task gradient. Its KD gradient is used and freed parameter by parameter, while backward goes on; a sharded one is
+    kept to the end, and makes four.
+
+    Args:
+        parameters, groups, metric: as in `GradientPair`.
+    """
+
+    def __init__(
+        self, parameters: Iterable[Tensor], groups: Sequence[int] | None = None, metric: Metric | None = None
+    ) -> None:
+        super().__init__(parameters, groups, metric)
+        self.samples = 0
+        # Σ|g_T^k|², Σ|g_D^k|², Σ<g_T^k, g_D^k>: (3,) or (3, groups), of this rank's samples and shards.
+        self.own_products = torch.zeros((), device=self.parameters[0].device)
+
+    def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor) -> None:
+        """Backpropagate both losses of one micro-batch through the student's graph, and free it."""
+        task_seeds, kd_seeds = cut.seeds(task_loss), cut.seeds(kd_loss)
+        nothing: list[Tensor | None] = [None] * len(self.parameters)
+        task_sums = self._swap(nothing)
+        cut.backward(task_seeds, retain_graph=True)
+        task_grads = self._swap(nothing)
+        grams: dict[int, Gram] = {}
+
+        def take(index: int) -> None:
+            """Measure the gradients of one parameter, and move them into the sums."""
+            parameter = self.parameters[index]
+            task, kd = task_grads[index], parameter.grad
+            grams[index] = self._gram_of(parameter, task, kd)
+            task_sums[index] = _add(task_sums[index], task)
+            self.kd_grads[index] = _add(self.kd_grads[index], kd)
+            task_grads[index] = parameter.grad = None
+
+        handles = [
+            parameter.register_post_accumulate_grad_hook(lambda _, index=index: take(index))
+            for index, parameter in enumerate(self.parameters)
+            # A sharded gradient may still be on its way to the CPU when its hook is called: better after the pass.
+            if parameter.requires_grad and not isinstance(parameter, DTensor)
+        ]
+        try:
+            cut.backward(kd_seeds)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for index, (parameter, task) in enumerate(zip(self.parameters, task_grads, strict=True)):
+            if task is not None or parameter.grad is not None:
+                take(index)
+        self._swap(task_sums)
+        self.own_products = self.own_products + self._sum_groups(grams)
+        self.samples += 1
+
+    def average_over_ranks(self) -> None:
+        """Average both gradients over all ranks, once and in place, and count the ranks' samples together."""
+        super().average_over_ranks()
+        ranks = dist.get_world_size()
+        dist.all_reduce(self.own_products)
+        self.own_products /= ranks**2  # each sample's part in the average is its gradient divided by the ranks
+        self.samples *= ranks
+
+    def unbiased(self, gram: Gram) -> Gram | None:
+        """Estimate the Gram matrix of the gradients' expectations; None from a single sample.
+
+        Args:
+            gram: what `gram` returned, of the batch's gradients.
+
+        Returns:
+            Entries of the same shape. Being unbiased, they may be negative, or break Cauchy-Schwarz: average them over
+            steps first, if at all, and bound them after, by `bounded_signal`.
+        """
+        if self.samples < 2:
+            return None
+        factor = self.samples / (self.samples - 1)
+        own = self._sum_shards(self.own_products.clone())
+        return Gram(*((total - part) * factor for total, part in zip(gram, own, strict=True)))
+
+
+class Signal(NamedTuple):
+    """What is not noise in a Gram matrix."""
+
+    gram: Gram
+    """Entries of shape () or (groups,)."""
+    share: Tensor
+    """(2,) or (2, groups): signal/(signal + noise) of the task and the KD gradient's square, in (0, 1]."""
+
+
+def bounded_signal(unbiased: Gram, gram: Gram) -> Signal:
+    """Make an unbiased estimate, or a mean of such, a Gram matrix: a, b > 0 and no more than measured, |c| ≤ √(ab).
+
+    Args:
+        unbiased: as `SampledGradientPair.unbiased` returns it.
+        gram: the same with noise, or the mean of such.
+    """
+    measured = torch.stack([gram.task, gram.kd])
+    smallest = torch.finfo(measured.dtype).tiny
+    share = torch.stack([unbiased.task, unbiased.kd]) / measured.clamp(min=smallest)
+    share = share.clamp(LEAST_SHARE, 1.0)
+    task, kd = share * measured
+    largest = task.sqrt() * kd.sqrt()
+    return Signal(Gram(task, kd, unbiased.dot.clamp(-largest, largest)), share)
+
+
+def _add(total: Tensor | None, grad: Tensor | None) -> Tensor | None:
+    """Add in place, as `backward` does."""
+    if total is None or grad is None:
+        return grad if total is None else total
+    return total.add_(grad)

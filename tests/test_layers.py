@@ -1,0 +1,110 @@
+"""Which layer a parameter belongs to, by its name."""
+
+import pytest
+from tiny import tiny_bert
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from hf_kd_lambda.layers import layer_groups
+
+SIZES = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_attention_heads": 2,
+    "num_hidden_layers": 2,
+    "vocab_size": 20,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+}
+RELATIVE = {"relative_attention": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm", "conv_kernel_size": 3}
+FAMILIES = {
+    "bert": {},
+    "roberta": {},
+    "distilbert": {"dim": 16, "n_heads": 2, "hidden_dim": 16, "n_layers": 2},
+    "electra": {"embedding_size": 8},
+    "deberta-v2": RELATIVE,
+    "mpnet": {},
+    "gpt2": {"n_embd": 16, "n_head": 2, "n_layer": 2},
+    "llama": {"num_key_value_heads": 2},
+    "gpt_neox": {},
+}
+
+
+def named_groups(names):
+    groups, labels = layer_groups(names)
+    return {name: labels[group] for name, group in zip(names, groups, strict=True)}
+
+
+def parameter_names(model: nn.Module):
+    return [name for name, _ in model.named_parameters()]
+
+
+def classifier(family: str):
+    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model(family, **SIZES, **FAMILIES[family]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_has_embeddings_layers_and_a_head(family):
+    names = parameter_names(classifier(family))
+    assert layer_groups(names)[1] == ["embeddings", "layer.0", "layer.1", "head"]
+    labels = named_groups(names)
+    first, second = (
+        [name.replace(f".{number}.", ".N.") for name, label in labels.items() if label == f"layer.{number}"]
+        for number in (0, 1)
+    )
+    assert first == second, "both layers are the same but for their number"
+    assert len(first) > 8
+    ends = [label for name, label in labels.items() if name.startswith(("classifier.", "score."))]
+    assert ends
+    assert set(ends) == {"head"}
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("bert.embeddings.LayerNorm.bias", "embeddings"),
+        ("bert.encoder.layer.3.attention.self.query.weight", "layer.3"),
+        ("bert.pooler.dense.weight", "head"),
+        ("pre_classifier.weight", "head"),
+        ("electra.embeddings_project.weight", "embeddings"),
+        ("deberta.encoder.rel_embeddings.weight", "embeddings"),
+        ("deberta.encoder.LayerNorm.weight", "embeddings"),
+        ("transformer.wpe.weight", "embeddings"),
+        ("transformer.h.11.mlp.c_fc.weight", "layer.11"),
+        ("transformer.ln_f.bias", "head"),
+        ("model.layers.7.mlp.experts.3.up_proj.weight", "layer.7"),
+        ("model.norm.weight", "head"),
+        ("albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight", "layer.0"),
+        ("encoder.block.5.layer.0.SelfAttention.q.weight", "layer.5"),
+        ("classifier.2.weight", "head"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
+def test_the_group_of_one_name(name, group, prefix):
+    assert named_groups([prefix + name]) == {prefix + name: group}
+
+
+def test_groups_go_from_input_to_output_whatever_the_order_of_the_names():
+    names = [f"bert.encoder.layer.{number}.output.dense.bias" for number in (10, 2, 0)]
+    groups, labels = layer_groups(["classifier.bias", *names, "bert.embeddings.LayerNorm.bias"])
+    assert labels == ["embeddings", "layer.0", "layer.2", "layer.10", "head"]
+    assert groups == [4, 3, 2, 1, 0]
+
+
+def test_tied_weights_count_where_they_are_named():
+    config = AutoConfig.for_model("gpt2", **SIZES, **FAMILIES["gpt2"])
+    labels = named_groups(parameter_names(AutoModelForCausalLM.from_config(config)))
+    assert labels["transformer.wte.weight"] == "embeddings"
+    assert not any("lm_head" in name for name in labels)
+
+
+def test_what_has_no_layers_is_a_head():
+    assert layer_groups(["0.weight", "0.bias", "2.weight"]) == ([0, 0, 0], ["head"])
+
+
+def test_the_groups_partition_a_model():
+    names = parameter_names(tiny_bert(layers=3))
+    groups, labels = layer_groups(names)
+    assert len(groups) == len(names)
+    assert sorted(set(groups)) == list(range(len(labels)))
