@@ -1,0 +1,139 @@
+"""Which loss is right where label and teacher disagree, judged by the student on examples it has not been trained on.
+
+No function of one batch's gradients can tell: a wrong label and a wrong teacher pull alike. An example that is new to
+the student can, as the student knows of it only what it has learned from others.
+
+Published: networks fit what is regular before they memorise wrong labels (Arpit et al. 2017, "A Closer Look at
+Memorization in Deep Networks"; Liu et al. 2020, "Early-Learning Regularization Prevents Memorization of Noisy
+Labels"); examples are chosen by it (small loss: Jiang et al. 2018, MentorNet; Han et al. 2018, Co-teaching), and
+predictions on examples held out from training estimate how many labels are wrong (Northcutt et al. 2021, "Confident
+Learning"). Ours: to let the student vote between label and teacher, before each update of the first pass over the
+data, and to make the odds one factor of λ.
+
+Its limit: the student is trained by the two that it judges. A mistake that the teacher makes by rule is learned from
+the teacher, and taken for truth; so is a rule in wrong labels. Mistakes that follow no rule are what is found.
+"""
+
+import torch
+from torch import Tensor
+
+from hf_kd_lambda.losses import IGNORED
+
+TINY = torch.finfo(torch.float32).tiny
+
+
+@torch.no_grad()
+def side_counts(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+    """Soft counts of the items of one batch on which the student sides with the teacher, and with the label.
+
+    An item counts only as far as label and teacher differ, and is divided between the two:
+
+    - classes: p(t) − p(y) in [0, 1], with t the class that the teacher's p makes most probable and y the label; of
+      that q(t)/(q(t) + q(y)) for the teacher, with q the student's probabilities.
+    - regression: d²/(d² + s²), with d the distance of teacher and label and s the standard deviation of the batch's
+      labels (one item alone has none, and counts in full); of that the share of the teacher falls with the squared
+      distance of the student from it, as 1/(student − teacher)² to 1/(student − label)².
+
+    Divided rather than given to the nearer one: a student that cannot tell yet votes for neither, where the majority
+    of its guesses would be noise and whatever bias it starts with.
+
+    Counts are additive: sum them over micro-batches and ranks.
+
+    Args:
+        student_logits: `[..., classes]`, or `[..., 1]` for regression, of examples that are new to the student.
+        teacher_logits: of the same shape.
+        labels: `[...]`, aligned with the logits; class indices or floats, and -100 for ignored items.
+
+    Returns:
+        `(2,)`: (teacher, label), in fp32.
+    """
+    weigh = _weigh_values if student_logits.shape[-1] == 1 else _weigh_classes
+    weight, share = weigh(student_logits.float(), teacher_logits.float(), labels)
+    votes = torch.stack([weight * share, weight * (1 - share)])
+    return torch.where(labels.ne(IGNORED), votes, 0.0).flatten(1).sum(-1)
+
+
+def _weigh_classes(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(weight, the teacher's share of it) of each item, of the labels' shape."""
+    chosen = teacher.argmax(-1, keepdim=True)
+    labelled = labels.clamp(min=0).unsqueeze(-1)  # ignored items are masked later, and need an index until then
+    log_total = teacher.logsumexp(-1, keepdim=True)
+    weight = (teacher.gather(-1, chosen) - log_total).exp() - (teacher.gather(-1, labelled) - log_total).exp()
+    share = (student.gather(-1, chosen) - student.gather(-1, labelled)).sigmoid()  # q(t)/(q(t) + q(y))
+    return weight.squeeze(-1), share.squeeze(-1)
+
+
+def _weigh_values(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(weight, the teacher's share of it) of each item, of the labels' shape."""
+    student, teacher, targets = student.squeeze(-1), teacher.squeeze(-1), labels.float()
+    kept = labels.ne(IGNORED)
+    count = kept.sum().clamp(min=1)
+    mean = torch.where(kept, targets, 0.0).sum() / count
+    variance = torch.where(kept, targets - mean, 0.0).square().sum() / count
+    apart = (teacher - targets).square()
+    from_teacher, from_label = (student - teacher).square(), (student - targets).square()
+    return apart / (apart + variance).clamp(min=TINY), from_label / (from_teacher + from_label).clamp(min=TINY)
+
+
+class Evidence:
+    """The soft counts of a run, and the odds that they give.
+
+    Odds are (teacher + prior)/(label + prior). A prior of 5 each, as of Beta(5, 5), says that before any vote they are
+    even within a factor of two, one standard deviation; some ten votes weigh as much as it.
+
+    Votes are forgotten, because the student gets better at judging: a vote weighs in proportion to the number of votes
+    cast up to it, so that the later half makes three quarters of the counts. Such a memory grows with the run. It
+    needs no half-life, which would have to be another one for 10 votes per step than for 10,000 (tokens), and the odds
+    become sharper with every vote instead of staying as noisy as a fixed memory is long.
+
+    Only the first pass over the data is evidence; of an example that it was trained on, the student remembers the
+    label and the teacher. So `unseen` is 0 after it, and the odds then stay as they are. A fold held out and
+    rotated with the epochs would not prolong it: from the second pass on, every fold has been trained on. Only one
+    that is never trained on would, for examples lost and a forward pass more; by then, hundreds of votes have been
+    cast on labels and a teacher that do not change.
+
+    All state is scalar tensors on the logits' device, so that updating it waits for nothing.
+
+    Args:
+        prior: votes that each side has from the start, > 0.
+    """
+
+    def __init__(self, prior: float = 5.0) -> None:
+        self.prior = prior
+        self.counts = torch.zeros(2)
+        self.cast = torch.zeros(())
+
+    @property
+    def odds(self) -> Tensor:
+        """Odds that the teacher is right where it and the label disagree: a scalar tensor, 1 before any vote."""
+        teacher, label = self.counts + self.prior
+        return teacher / label
+
+    def update(self, counts: Tensor, unseen: float | Tensor = 1.0) -> None:
+        """Take in the votes of one step. Votes that are not finite are ignored.
+
+        Args:
+            counts: `(2,)`, from `side_counts`, summed over micro-batches and ranks.
+            unseen: share of the step's examples that the student has not been trained on yet: 1 in the first pass
+                over the data, 0 afterwards.
+        """
+        self.to(counts.device)
+        votes = counts * unseen
+        usable = votes.isfinite().all()
+        cast = self.cast + votes.sum()
+        kept = self.cast / cast.clamp(min=TINY)
+        self.counts = torch.where(usable, kept * self.counts + votes, self.counts)
+        self.cast = torch.where(usable, cast, self.cast)
+
+    def to(self, device: torch.device) -> None:
+        """Move the state to the device of the logits."""
+        self.counts, self.cast = self.counts.to(device), self.cast.to(device)
+
+    def state_dict(self) -> dict[str, float | list[float]]:
+        """The state as JSON numbers, which hold an fp32 exactly."""
+        return {"counts": self.counts.tolist(), "cast": self.cast.item()}
+
+    def load_state_dict(self, state: dict[str, float | list[float]]) -> None:
+        """Take over what `state_dict` returned."""
+        self.counts = torch.tensor(state["counts"])
+        self.cast = torch.tensor(state["cast"])

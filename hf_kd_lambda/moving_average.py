@@ -1,0 +1,48 @@
+"""A moving average of tensors that the first value already determines."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class MovingAverage:
+    """Σ (1−β)·β^(n−i)·x_i / (1−βⁿ) after n values: debiased as Adam's moments are (Kingma & Ba 2015, section 3).
+
+    Args:
+        rows, shape: a value is a tensor `[rows, *shape]`, of which each column may be left out of an update.
+        decay: β in [0, 1).
+    """
+
+    def __init__(self, rows: int, shape: tuple[int, ...], decay: float) -> None:
+        self.decay = decay
+        self.sums = torch.zeros(rows, *shape)
+        self.weight = torch.zeros(shape)
+
+    @property
+    def is_empty(self) -> Tensor:
+        """Booleans `[*shape]`: no value was taken in yet."""
+        return self.weight == 0
+
+    @property
+    def value(self) -> Tensor:
+        """The average, `[rows, *shape]`; NaN where there is none."""
+        return self.sums / self.weight
+
+    def update(self, value: Tensor, usable: Tensor) -> None:
+        """Take in a value `[rows, *shape]` where `usable`, booleans `[*shape]`, says so."""
+        # torch.where, not a product with `usable`: 0 times a non-finite value would be NaN.
+        self.sums = torch.where(usable, self.decay * self.sums + (1 - self.decay) * value, self.sums)
+        self.weight = torch.where(usable, self.decay * self.weight + (1 - self.decay), self.weight)
+
+    def to(self, device: torch.device) -> None:
+        """Move the state."""
+        self.sums, self.weight = self.sums.to(device), self.weight.to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as JSON numbers, which hold an fp32 exactly."""
+        return {"sums": self.sums.tolist(), "weight": self.weight.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.sums, self.weight = torch.tensor(state["sums"]), torch.tensor(state["weight"])

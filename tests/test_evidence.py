@@ -1,0 +1,215 @@
+"""Votes between label and teacher, and the odds over a run."""
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from hf_kd_lambda.evidence import Evidence, side_counts
+
+NUMBERS = st.floats(-20, 20, width=32)
+VOTES = st.floats(0, 1e4, width=32)
+
+
+def logits(*rows):
+    """Of the given probabilities."""
+    return torch.tensor(rows).log()
+
+
+def random_batch(*shape, classes=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    student, teacher = 3 * torch.randn(2, *shape, classes, generator=generator)
+    return student, teacher, torch.randint(classes, shape, generator=generator)
+
+
+def votes(*each):
+    return torch.tensor(each, dtype=torch.float32)
+
+
+class TestClasses:
+    def test_by_hand(self):
+        teacher = logits([0.6, 0.3, 0.1], [0.1, 0.8, 0.1])
+        student = logits([0.3, 0.1, 0.6], [0.2, 0.2, 0.6])
+        # The first: 0.6 − 0.3 apart, of that 0.3/(0.3 + 0.1) for the teacher. The second: 0.8 − 0.1, 0.2/(0.2 + 0.6).
+        expected = votes(0.3 * 0.75 + 0.7 * 0.25, 0.3 * 0.25 + 0.7 * 0.75)
+        assert_close(side_counts(student, teacher, torch.tensor([1, 2])), expected)
+
+    def test_nobody_votes_where_label_and_teacher_agree(self):
+        student, teacher, _ = random_batch(50)
+        assert side_counts(student, teacher, teacher.argmax(-1)).tolist() == [0, 0]
+
+    def test_a_student_that_cannot_tell_votes_for_neither(self):
+        _, teacher, labels = random_batch(50)
+        teachers, label = side_counts(torch.zeros_like(teacher), teacher, labels)
+        assert teachers == label > 0
+
+    def test_a_certain_student_gives_its_whole_vote(self):
+        _, teacher, labels = random_batch(50)
+        apart = teacher.argmax(-1) != labels
+        p = teacher.softmax(-1)
+        weight = (p.amax(-1) - p.gather(-1, labels.unsqueeze(-1)).squeeze(-1))[apart].sum()
+        for target, expected in ((teacher.argmax(-1), [weight, 0]), (labels, [0, weight])):
+            certain = 1000 * torch.nn.functional.one_hot(target, 4).float()
+            assert_close(side_counts(certain, teacher, labels), votes(*expected))
+
+    def test_ignored_items_do_not_vote(self):
+        student, teacher, labels = random_batch(10)
+        masked = labels.clone()
+        masked[::2] = -100
+        student[::2] = math.nan
+        assert_close(side_counts(student, teacher, masked), side_counts(student[1::2], teacher[1::2], labels[1::2]))
+        assert side_counts(student, teacher, torch.full_like(labels, -100)).tolist() == [0, 0]
+
+    def test_tokens_vote_like_examples_and_counts_add_up(self):
+        student, teacher, labels = random_batch(6, 5)
+        whole = side_counts(student, teacher, labels)
+        assert_close(whole, side_counts(student.flatten(0, 1), teacher.flatten(0, 1), labels.flatten()))
+        assert_close(whole, sum(side_counts(s, t, y) for s, t, y in zip(student, teacher, labels, strict=True)))
+
+    def test_counts_are_fp32_whatever_the_logits_and_without_gradient(self):
+        student, teacher, labels = random_batch(50)
+        low = student.bfloat16().requires_grad_(), teacher.bfloat16()
+        counts = side_counts(*low, labels)
+        assert counts.dtype == torch.float32
+        assert not counts.requires_grad
+        assert_close(counts, side_counts(low[0].float(), low[1].float(), labels), rtol=0, atol=0)
+
+    @given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.integers(-1, 1)), min_size=1, max_size=8))
+    def test_an_item_has_at_most_one_vote(self, items):
+        rows = torch.tensor([item[:4] for item in items])
+        labels = torch.tensor([item[4] for item in items])
+        labels = torch.where(labels < 0, -100, labels)
+        counts = side_counts(rows[:, :2], rows[:, 2:], labels)
+        assert (counts >= 0).all()
+        assert counts.sum() <= labels.ne(-100).sum() + 1e-5
+
+    @pytest.mark.parametrize(("flipped", "spoiled"), [(0.3, 0.0), (0.0, 0.4)], ids=["labels", "teacher"])
+    def test_a_fair_student_finds_out_who_is_wrong(self, flipped, spoiled):
+        generator = torch.Generator().manual_seed(0)
+
+        def corrupt(truth, share):
+            other = (truth + torch.randint(1, 4, truth.shape, generator=generator)) % 4
+            return torch.where(torch.rand(truth.shape, generator=generator) < share, other, truth)
+
+        truth = torch.randint(4, (2000,), generator=generator)
+        teacher = 3.0 * torch.nn.functional.one_hot(corrupt(truth, spoiled), 4)
+        student = torch.nn.functional.one_hot(corrupt(truth, 0.3), 4).float()
+        evidence = Evidence()
+        evidence.update(side_counts(student, teacher, corrupt(truth, flipped)))
+        assert evidence.odds > 1.3 if flipped else evidence.odds < 1 / 1.3
+
+
+class TestRegression:
+    def test_by_hand(self):
+        labels = torch.tensor([0.0, 4.0])  # standard deviation 2
+        teacher, student = torch.tensor([[2.0], [4.0]]), torch.tensor([[1.5], [9.0]])
+        # The first: 2²/(2² + 2²) of a vote, of that 1.5²/(1.5² + 0.5²) for the teacher. In the second they agree.
+        assert_close(side_counts(student, teacher, labels), votes(0.5 * 0.9, 0.5 * 0.1))
+
+    def test_units_do_not_matter(self):
+        student, teacher, labels = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+        counts = side_counts(student.unsqueeze(-1), teacher.unsqueeze(-1), labels)
+        other = [1000 * x + 50 for x in (student, teacher, labels)]
+        assert_close(side_counts(other[0].unsqueeze(-1), other[1].unsqueeze(-1), other[2]), counts, rtol=1e-4, atol=0)
+
+    def test_ignored_items_do_not_vote(self):
+        student, teacher, labels = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+        student, teacher = student.unsqueeze(-1), teacher.unsqueeze(-1)
+        masked = labels.clone()
+        masked[::2] = -100
+        assert_close(side_counts(student, teacher, masked), side_counts(student[1::2], teacher[1::2], labels[1::2]))
+        assert side_counts(student, teacher, torch.full_like(labels, -100)).tolist() == [0, 0]
+
+    @pytest.mark.parametrize(
+        ("student", "teacher", "label", "expected"),
+        [(1, 1, 1, (0, 0)), (0, 1, 1, (0, 0)), (1, 1, 0, (1, 0)), (0, 1, 0, (0, 1)), (0.5, 1, 0, (0.5, 0.5))],
+    )
+    def test_one_item_alone(self, student, teacher, label, expected):
+        counts = side_counts(*(torch.tensor([[float(x)]]) for x in (student, teacher)), torch.tensor([float(label)]))
+        assert_close(counts, votes(*expected))
+
+
+class TestEvidence:
+    def test_odds_are_even_before_any_vote(self):
+        assert Evidence().odds.item() == 1
+
+    def test_odds_by_hand(self):
+        evidence = Evidence(prior=5)
+        evidence.update(votes(15, 5))
+        assert evidence.odds.item() == 2
+
+    def test_a_vote_weighs_in_proportion_to_the_votes_cast_up_to_it(self):
+        evidence = Evidence()
+        for each in (votes(4, 0), votes(2, 2), votes(0, 8)):  # 4, 8 and 16 cast
+            evidence.update(each)
+        assert_close(evidence.counts, votes(4 * 4 / 16 + 2 * 8 / 16, 2 * 8 / 16 + 8))
+
+    def test_the_later_half_of_the_votes_makes_three_quarters_of_the_counts(self):
+        evidence = Evidence()
+        for step in range(1000):
+            evidence.update(votes(1, 0) if step < 500 else votes(0, 1))
+        assert_close(evidence.counts / evidence.counts.sum(), votes(0.25, 0.75), rtol=0.01, atol=0)
+
+    def test_how_many_votes_come_with_a_step_hardly_matters(self):
+        generator = torch.Generator().manual_seed(0)
+        few, many = Evidence(), Evidence()
+        for each in torch.rand(1024, 2, generator=generator).split(8):
+            many.update(each.sum(0))
+            for single in each:
+                few.update(single)
+        assert_close(few.odds, many.odds, rtol=0.02, atol=0)
+
+    @pytest.mark.parametrize(("counts", "unseen"), [((0.0, 0.0), 1), ((3.0, 8.0), 0), ((math.nan, 8.0), 1)])
+    def test_without_votes_of_new_examples_nothing_is_forgotten(self, counts, unseen):
+        evidence = Evidence()
+        evidence.update(votes(0.1, 0.7))
+        evidence.update(votes(0.3, 0.1))
+        before = evidence.state_dict()
+        evidence.update(votes(*counts), unseen)
+        assert evidence.state_dict() == before
+
+    def test_an_empty_start_is_no_error(self):
+        evidence = Evidence()
+        evidence.update(votes(0, 0))
+        assert evidence.odds.item() == 1
+
+    def test_unseen_weighs_votes(self):
+        whole, part = Evidence(), Evidence()
+        whole.update(votes(3, 1))
+        part.update(votes(6, 2), unseen=torch.tensor(0.5))
+        assert whole.state_dict() == part.state_dict()
+
+    @given(st.lists(st.tuples(VOTES, VOTES), max_size=8))
+    def test_odds_are_bounded_and_swapping_the_sides_inverts_them(self, run):
+        evidence, mirrored = Evidence(), Evidence()
+        for teacher, label in run:
+            evidence.update(votes(teacher, label))
+            mirrored.update(votes(label, teacher))
+        cast = sum(teacher + label for teacher, label in run)
+        assert 5 / (cast + 5) * 0.999 <= evidence.odds.item() <= (cast + 5) / 5 * 1.001
+        assert evidence.odds.item() == pytest.approx(1 / mirrored.odds.item(), rel=1e-4)
+
+    def test_the_state_survives_json_and_continues_bit_for_bit(self):
+        generator = torch.Generator().manual_seed(0)
+        run = torch.rand(20, 2, generator=generator)
+        evidence, restored = Evidence(), Evidence()
+        for each in run[:10]:
+            evidence.update(each)
+        restored.load_state_dict(json.loads(json.dumps(evidence.state_dict())))
+        for each in run[10:]:
+            evidence.update(each)
+            restored.update(each)
+            assert restored.odds.item() == evidence.odds.item()
+        assert restored.state_dict() == evidence.state_dict()
+        assert restored.counts.dtype == restored.cast.dtype == torch.float32
+
+    def test_the_state_follows_the_logits_device_and_waits_for_nothing(self):
+        evidence = Evidence()  # the meta device has no values to wait for
+        student, teacher, labels = (x.to("meta") for x in random_batch(4))
+        evidence.update(side_counts(student, teacher, labels))
+        evidence.update(side_counts(student[..., :1], teacher[..., :1], labels.float()))
+        assert {evidence.odds.device.type, evidence.counts.device.type, evidence.cast.device.type} == {"meta"}
