@@ -3,51 +3,15 @@ import math
 
 import pytest
 import torch
-from matplotlib.figure import Figure
-from matplotlib.image import imread
 from safetensors import safe_open
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from hf_kd_lambda import report
-from hf_kd_lambda.report import ModelReport, measure_model, moving_average, plot_lambda, results_table, write_results
+from hf_kd_lambda.report import ModelReport, measure_model, results_table, write_results
 
 TEACHER = ModelReport("teacher", {"accuracy": 0.9, "f1": 0.8}, 22_700_000, 90.8, 12.34)
 STUDENT = ModelReport("student with KD", {"accuracy": 0.855, "f1": 0.7}, 15_600_000, 62.4, 4.56)
-
-
-def training_log(steps, **changes):
-    """A log as the Trainer writes it, one entry a step, with an evaluation and the summary at its end."""
-    entries = [
-        {
-            "step": step,
-            "loss": 1.0,
-            "lambda": 1.0 + step / steps,
-            "kd_weight": 0.5,
-            "task_loss": 1 / step,
-            "kd_loss": 2 / step,
-            "grad_norm_task": 1.0,
-            "grad_norm_kd": 0.5,
-            "grad_cosine": 1 - 1.5 * step / steps,
-        }
-        | changes
-        for step in range(1, steps + 1)
-    ]
-    return [*entries, {"step": steps, "eval_loss": 0.4}, {"step": steps, "train_runtime": 3.0}]
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are drawn, to look into them after they were saved."""
-    drawn = []
-
-    class RecordedFigure(Figure):
-        def savefig(self, *args, **kwargs):
-            drawn.append(self)
-            super().savefig(*args, **kwargs)
-
-    monkeypatch.setattr(report, "Figure", RecordedFigure)
-    return drawn
 
 
 @pytest.fixture
@@ -59,94 +23,6 @@ def bert():
 @pytest.fixture
 def example():
     return {"input_ids": torch.arange(8)[None], "attention_mask": torch.ones(1, 8, dtype=torch.long)}
-
-
-def labels(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
-
-
-def line(axes, label):
-    return next(drawn for drawn in axes.lines if drawn.get_label() == label)
-
-
-def test_figure_has_a_panel_for_each_quantity_over_optimizer_steps(tmp_path, figures):
-    path = plot_lambda(training_log(20), tmp_path / "lambda.png", title="My run")
-    assert path == tmp_path / "lambda.png"
-    assert imread(path).shape[:2] == (1200, 1200)
-    panels = figures[0].axes
-    assert [panel.get_ylabel() for panel in panels] == ["λ", "loss", "gradient norm", "cosine"]
-    assert [panel.get_yscale() for panel in panels] == ["log", "linear", "log", "linear"]
-    assert labels(panels[0]) == ["λ", "KD weight"]
-    assert panels[-1].get_xlabel() == "optimizer step"
-    assert figures[0].get_suptitle() == "My run"
-    assert list(line(panels[0], "λ").get_xdata()) == list(range(1, 21)), "entries of evaluations are no steps"
-    assert line(panels[1], "KD loss").get_ydata()[1] == 1.0
-
-
-@pytest.mark.parametrize("cosine", [0.9, -0.4])
-def test_conflict_is_marked_below_zero(tmp_path, figures, cosine):
-    plot_lambda(training_log(20, grad_cosine=cosine), tmp_path / "lambda.png")
-    panel = figures[0].axes[-1]
-    low, high = panel.get_ylim()
-    assert low < min(cosine, 0) <= max(cosine, 0) < high
-    assert low <= -0.3 * high, "a band that can be seen, though no step was in conflict"
-    assert labels(panel)[-1].startswith("conflict")
-    assert panel.patches[0].get_extents().ymax == pytest.approx(panel.transData.transform((0, 0))[1])
-
-
-def test_fixed_rule_leaves_out_the_gradient_panels(tmp_path, figures):
-    log = [{key: value for key, value in entry.items() if "grad_" not in key} for entry in training_log(20)]
-    plot_lambda(log, tmp_path / "lambda.png")
-    assert [panel.get_ylabel() for panel in figures[0].axes] == ["λ", "loss"]
-
-
-def test_values_that_cannot_be_drawn_are_masked(tmp_path, figures):
-    log = training_log(20)
-    log[3]["lambda"], log[4]["task_loss"], log[5]["grad_norm_kd"] = math.inf, math.nan, 0.0
-    plot_lambda(log, tmp_path / "lambda.png")
-    panels = figures[0].axes
-    for panel, label, masked in ((panels[0], "λ", 3), (panels[1], "task loss", 4), (panels[2], "KD gradient", 5)):
-        assert [i for i, value in enumerate(line(panel, label).get_ydata()) if math.isnan(value)] == [masked]
-
-
-def test_zero_lambda_leaves_out_the_panel_on_a_log_scale(tmp_path, figures):
-    plot_lambda(training_log(20, kd_weight=0.0, **{"lambda": 0.0}), tmp_path / "lambda.png")
-    assert [panel.get_ylabel() for panel in figures[0].axes] == ["loss", "gradient norm", "cosine"]
-
-
-def test_keys_logged_at_some_steps_only_make_an_unbroken_line(tmp_path, figures):
-    log = training_log(20)
-    for entry in log[1:20:2]:
-        del entry["grad_cosine"]
-    plot_lambda(log, tmp_path / "lambda.png")
-    assert list(line(figures[0].axes[-1], "cosine of the two gradients").get_xdata()) == list(range(1, 21, 2))
-
-
-def test_long_logs_show_a_moving_average_over_the_raw_line(tmp_path, figures):
-    log = training_log(200)
-    for step, entry in enumerate(log[:200]):
-        entry["lambda"], entry["kd_loss"] = 4.0 ** (-1) ** step, 3.0 + (-1) ** step
-    plot_lambda(log, tmp_path / "lambda.png")
-    panel = figures[0].axes[0]
-    raw, average = panel.lines[0].get_ydata(), line(panel, "λ").get_ydata()
-    assert raw.min() == 0.25
-    assert average[20:-20] == pytest.approx(1.0, rel=0.2), "λ and 1/λ average to 1 on a log scale"
-    assert line(figures[0].axes[1], "KD loss").get_ydata()[20:-20] == pytest.approx(3.0, rel=0.1)
-    assert "moving average" in figures[0].axes[-1].get_xlabel()
-
-
-def test_log_without_training_entries_says_so(tmp_path, figures):
-    assert plot_lambda([{"step": 5, "eval_loss": 0.4}], tmp_path / "lambda.png").exists()
-    assert "logging_steps" in figures[0].get_suptitle()
-
-
-def test_moving_average_leaves_out_nan():
-    values = torch.ones(100).numpy()
-    values[10], values[60:80] = math.nan, math.nan
-    average = moving_average(values)
-    assert average[10] == pytest.approx(1.0)
-    assert average[0] == pytest.approx(1.0), "the mean at the ends is of fewer values, not of zeros"
-    assert math.isnan(average[70])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -1,0 +1,145 @@
+import json
+import math
+
+import pytest
+
+from hf_kd_lambda.explain import explain_lambda, lambda_summary
+
+
+def entry(step, lambda_, **logged):
+    return {"step": step, "loss": 1.0, "lambda": lambda_, "kd_weight": lambda_ / (1 + lambda_)} | logged
+
+
+def shares(**given):
+    names = ("conflict", "free", "clipped", "floor", "ceiling", "slowed", "held", "skipped_share")
+    return {f"lambda_{name}": given.get(name, 0.0) for name in names}
+
+
+# The second log covers three times as many steps as the first.
+HISTORY = [
+    entry(10, 1.9, **shares(conflict=0.4, slowed=1.0)),
+    {"step": 10, "eval_loss": 0.3},
+    entry(40, 0.4, **shares(free=0.8, floor=0.2)),
+    {"step": 40, "train_runtime": 3.0},
+]
+
+
+def test_summary_of_a_history_weighs_each_log_by_the_steps_that_it_covers():
+    summary = lambda_summary(HISTORY)
+    assert summary == {
+        "first": 1.9,
+        "last": 0.4,
+        "median": pytest.approx(1.15),
+        "min": 0.4,
+        "max": 1.9,
+        "shares": {
+            "conflict": pytest.approx(0.1),
+            "free": pytest.approx(0.6),
+            "clipped": 0.0,
+            "slowed": pytest.approx(0.25),
+            "floor": pytest.approx(0.15),
+            "ceiling": 0.0,
+            "held": 0.0,
+            "skipped": 0.0,
+        },
+    }
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_explanation_of_a_history_says_what_held_lambda_and_what_to_do():
+    assert explain_lambda(HISTORY).splitlines() == [
+        "λ went from 1.9 to 0.4 (median 1.1, between 0.4 and 1.9).",
+        "In 10% of the measurements the losses were in conflict: a step along one gradient raises the other loss.",
+        "λ was as its rule says in 60% of the measurements, slowed down in 25%, at its floor in 15%.",
+        "Where it was held, it was mostly slowed down: raise lambda_max_change to let it follow the gradients faster, "
+        "or gram_decay to give it less noise to follow.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("holder", "setting"),
+    [
+        ("clipped", "norm_ratio"),
+        ("slowed", "lambda_max_change"),
+        ("floor", "lambda_min"),
+        ("ceiling", "lambda_max "),
+        ("held", "memorised"),
+        ("skipped_share", "learning_rate"),
+    ],
+)
+def test_advice_is_on_what_held_lambda_most_often(holder, setting):
+    other = "ceiling" if holder == "floor" else "floor"
+    advice = explain_lambda([entry(1, 1.0, **shares(free=0.5, **{holder: 0.3, other: 0.2}))]).splitlines()[-1]
+    assert advice.startswith("Where it was held")
+    assert setting in advice
+
+
+def test_no_advice_where_lambda_was_hardly_ever_held():
+    lines = explain_lambda([entry(1, 1.0, **shares(free=0.95, ceiling=0.05))]).splitlines()
+    assert lines[-1] == "λ was as its rule says in 95% of the measurements, at its ceiling in 5%."
+
+
+def test_rare_is_not_never_and_often_not_always():
+    text = explain_lambda([entry(1, 1.0, **shares(conflict=0.002, free=0.998, held=0.002))])
+    assert "In under 1% of the measurements the losses" in text
+    assert "as its rule says in over 99% of the measurements" in text
+    assert "vanishing gradient in under 1%" in text
+
+
+def test_signal_odds_and_layers_are_told_where_they_were_logged():
+    logged = {"snr_task": 0.1, "snr_kd": 0.5, "evidence_teacher": 25.0, "evidence_label": 5.0, "odds": 3.0}
+    layers = {"lambda/embeddings": 2.0, "lambda/layer.0": 1.0, "lambda/head": 0.5}
+    log = [
+        entry(1, 1.0, **logged, **layers),
+        entry(2, 2.0, snr_task=0.3, snr_kd=0.5, odds=4.0),
+        entry(3, 3.0, **layers),
+    ]
+    summary = lambda_summary(log)
+    assert summary["snr_task"] == pytest.approx(0.2)
+    assert {key: summary[key] for key in ("odds", "evidence_teacher", "evidence_label")} == {
+        "odds": 4.0,
+        "evidence_teacher": 25.0,
+        "evidence_label": 5.0,
+    }
+    assert summary["layers"] == {"embeddings": 2.0, "layer.0": 1.0, "head": 0.5}
+    assert explain_lambda(log).splitlines()[1:] == [
+        "By layer, the median λ is lowest in head (0.5), highest in embeddings (2).",
+        "Signal over noise is 0.2 in the task gradient, 0.5 in the KD gradient (medians). "
+        "The odds that the student sides with the teacher, not the label, ended at 4.",
+    ]
+
+
+def test_everything_at_once_takes_no_more_than_six_lines():
+    logged = {"snr_task": 0.1, "snr_kd": 0.5, "odds": 3.0, "lambda/head": 1.0}
+    log = [entry(1, 1.0, **shares(slowed=1.0), **logged), entry(2, 2.0, **shares(free=1.0), **logged)]
+    assert len(explain_lambda(log).splitlines()) == 6
+
+
+def test_fixed_rule_stays_where_it_is():
+    log = [entry(step, 1.0) for step in (5, 10)]
+    assert explain_lambda(log) == "λ stayed at 1."
+    assert lambda_summary(log) == {"first": 1.0, "last": 1.0, "median": 1.0, "min": 1.0, "max": 1.0}
+
+
+@pytest.mark.parametrize("log", [[], [{"step": 5, "eval_loss": 0.3}], [entry(5, math.inf)]])
+def test_history_without_a_finite_lambda_says_so(log):
+    assert lambda_summary(log) == {}
+    assert explain_lambda(log).startswith("No finite λ was logged")
+
+
+def test_values_that_are_not_finite_are_left_out():
+    log = [
+        entry(10, 2.0, snr_task=math.inf, **shares(free=0.5, slowed=0.5)),
+        entry(20, math.nan, **shares(free=1.0)),
+        entry(30, 1.0, **shares(free=math.nan)),
+        entry(40, 3.0, **shares(free=1.0)),
+    ]
+    summary = lambda_summary(log)
+    assert (summary["median"], summary["max"]) == (2.0, 3.0)
+    assert "snr_task" not in summary
+    assert summary["shares"]["free"] == pytest.approx(0.75)
+
+
+def test_logs_without_a_measurement_do_not_count():
+    log = [entry(10, 1.0, **shares(free=1.0)), entry(20, 1.0), entry(30, 1.0), entry(40, 2.0, **shares(slowed=1.0))]
+    assert lambda_summary(log)["shares"]["free"] == pytest.approx(0.5)
