@@ -1,9 +1,9 @@
 """What rides along with a training run: λ's state in the checkpoint, and a checkpoint when the run is told to stop."""
 
+import dataclasses
 import signal
 import threading
 from collections.abc import Iterable
-from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -14,7 +14,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.utils import logging
 
 from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.lambda_rules import MEASURED_RULES
+from hf_kd_lambda.lambda_rules import make_rule
 from hf_kd_lambda.lambda_state import LambdaState
 
 logger = logging.get_logger(__name__)
@@ -24,28 +24,19 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
     """Keeps λ's state in `trainer_state.json`, the last file of a checkpoint to be written, and takes it from there.
 
     Args:
-        rule: name of a measured rule.
-        kappa, initial, decay, bounds, max_change: as in `norm_ratio` and `LambdaState`. They are JSON values, since
-            the Trainer may build this callback anew from a checkpoint.
+        rule: name of a rule that measures.
+        hyper: its hyper-parameters.
+        settings: the other arguments of `LambdaState`. All are JSON values, since the Trainer may build this callback
+            anew from a checkpoint.
     """
 
-    def __init__(
-        self, rule: str, kappa: float, initial: float, decay: float, bounds: tuple[float, float], max_change: float
-    ) -> None:
-        self.settings = {
-            "rule": rule,
-            "kappa": kappa,
-            "initial": initial,
-            "decay": decay,
-            "bounds": bounds,
-            "max_change": max_change,
-        }
-        measured_rule = partial(MEASURED_RULES[rule], kappa=kappa)
-        self.lambda_state = LambdaState(measured_rule, initial, decay, bounds, max_change)
+    def __init__(self, rule: str, hyper: dict[str, Any], **settings: Any) -> None:
+        self.settings = {"rule": rule, "hyper": hyper, **settings}
+        self.lambda_state = LambdaState(make_rule(rule, hyper), **settings)
 
     @classmethod
-    def from_config(cls, config: DistillationConfig) -> "LambdaCheckpoint":
-        """The callback for the λ settings of a run."""
+    def from_config(cls, config: DistillationConfig, groups: int | None = None) -> "LambdaCheckpoint":
+        """The callback for the λ settings of a run, and for a number of groups of parameters with a λ each."""
         weight = config.kd_weight
         if config.lambda_form == "additive":
             initial = weight
@@ -53,11 +44,13 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
             initial = weight / (1 - weight) if weight < 1 else config.lambda_max
         return cls(
             rule=config.lambda_rule,
-            kappa=config.lambda_kappa,
+            hyper=dataclasses.asdict(config.rule),
             initial=initial,
             decay=config.gram_decay,
             bounds=(config.lambda_min, config.lambda_max),
             max_change=config.lambda_max_change,
+            form=config.lambda_form,
+            groups=groups,
         )
 
     def state(self) -> dict[str, Any]:

@@ -8,6 +8,11 @@ from accelerate.utils import DistributedType
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
 from transformers.training_args import OptimizerNames
+from transformers.utils import logging
+
+from hf_kd_lambda.config import DistillationConfig
+
+logger = logging.get_logger(__name__)
 
 TEACHER_PREFIX = "teacher_"
 
@@ -53,11 +58,12 @@ def check_columns(
         )
 
 
-def check_strategy(args: TrainingArguments, accelerator: Accelerator) -> None:
+def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
     """Refuse ways to train in which two gradients of one forward cannot be had.
 
     Raises:
-        ValueError: DeepSpeed, FSDP1, DataParallel, reentrant checkpointing, or an optimizer that steps in backward.
+        ValueError: DeepSpeed, FSDP1, FSDP that is not to be had, DataParallel, reentrant checkpointing, or an
+            optimizer that steps in backward or lacks what `gram_metric` asks of it.
     """
     checkpointing = args.gradient_checkpointing_kwargs or {}
     refusals = {
@@ -67,6 +73,8 @@ def check_strategy(args: TrainingArguments, accelerator: Accelerator) -> None:
         "FSDP1 frees the parameters after the first of two backward passes: set fsdp_version to 2.": (
             accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2
         ),
+        "fsdp is set, but Accelerate shards on accelerators only and would train with DDP instead: drop fsdp, or "
+        "train on GPUs.": bool(args.fsdp) and accelerator.distributed_type != DistributedType.FSDP,
         f"{args.n_gpu} GPUs in one process mean DataParallel, which hides the gradients of its replicas: start one "
         "process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one.": args.n_gpu > 1,
         "gradient_checkpointing_kwargs={'use_reentrant': True} allows one backward pass only: set use_reentrant to "
@@ -74,7 +82,23 @@ def check_strategy(args: TrainingArguments, accelerator: Accelerator) -> None:
         f"optim={args.optim.value!r} steps during backward, before λ is known: choose another, e.g. adamw_torch.": (
             args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
         ),
+        "gram_metric='adam' needs the second moments of torch's Adam or AdamW, and "
+        f"optim={args.optim.value!r} has none: set optim to adamw_torch or adamw_torch_fused.": (
+            args.gram_metric == "adam"
+            and args.optim not in (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
+        ),
     }
     for message, refused in refusals.items():
         if refused:
             raise ValueError(message)
+
+
+def warn_of_single_sample(args: DistillationConfig) -> None:
+    """Warn of steps that cannot tell a gradient's noise from its signal."""
+    # The gradients of FSDP2 are sums over the ranks to begin with.
+    samples = args.gradient_accumulation_steps * (1 if args.fsdp else args.world_size)
+    if args.gram_estimator == "unbiased" and samples == 1:
+        logger.warning(
+            "gram_estimator='unbiased' finds one micro-batch a step, which cannot tell noise from signal, so that the "
+            "biased Gram matrix is used: raise gradient_accumulation_steps."
+        )

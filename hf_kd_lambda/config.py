@@ -1,133 +1,29 @@
-"""What a user can set. The `help` of a field is the only place where it is documented."""
+"""How a run trains and balances. The `help` of a field is the only place where it is documented."""
 
+import contextlib
+import json
 import math
 import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 from transformers import TrainingArguments
 
-LambdaRule = Literal["fixed", "norm_ratio", "adaptive"]
-LambdaForm = Literal["additive", "convex"]
+from hf_kd_lambda.lambda_rules import RULES, Rule, make_rule
+
+LambdaForm = Literal["additive", "convex", "sum_two", "raw"]
+GramMetric = Literal["euclidean", "adam"]
+GramEstimator = Literal["biased", "unbiased"]
+LambdaScope = Literal["model", "layer"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-
-
-@dataclass
-class ModelArguments:
-    """Which teacher, and which student."""
-
-    teacher: str = field(
-        metadata={
-            "help": "Teacher: a Hub id, a folder, or `quickstart` for the encoder of the [quickstart] extra, "
-            "which needs no network."
-        }
-    )
-    student: str | None = field(
-        default=None,
-        metadata={"help": "Student: a Hub id or a folder. Give either this or `student_layers`."},
-    )
-    student_layers: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Build the student from these encoder layers of the teacher, counted from 0, e.g. `0 5`. "
-            "Embeddings, pooler and classification head are copied from the teacher too. "
-            "For BERT, RoBERTa, DistilBERT, ELECTRA and DeBERTa-v2."
-        },
-    )
-    teacher_finetune: bool = field(
-        default=False,
-        metadata={
-            "help": "Fine-tune the teacher on the task first. The fine-tuned teacher is kept in `teacher_dir` and "
-            "reused while these settings stay the same."
-        },
-    )
-    teacher_dir: str | None = field(
-        default=None, metadata={"help": "Where the fine-tuned teacher is kept. Default: `<output_dir>/teacher`."}
-    )
-    teacher_epochs: float = field(default=3.0, metadata={"help": "Epochs of the teacher's fine-tuning."})
-    teacher_learning_rate: float = field(
-        default=2e-5, metadata={"help": "Peak learning rate of the teacher's fine-tuning."}
-    )
-    student_without_kd: bool = field(
-        default=False,
-        metadata={"help": "Also train the same student on the task loss alone, to show what distillation adds."},
-    )
-    trust_remote_code: bool = field(
-        default=False,
-        metadata={"help": "Run modelling code that a Hub repository carries: for authors you trust."},
-    )
-
-    def __post_init__(self) -> None:
-        if self.student is not None and self.student_layers is not None:
-            raise ValueError(
-                f"student={self.student!r} and student_layers={self.student_layers} both name a student: give one."
-            )
-        if self.student is None and self.student_layers is None:
-            raise ValueError("no student: set student to a checkpoint, or student_layers to layers of the teacher.")
-        if self.student_layers is not None and not self.student_layers:
-            raise ValueError("student_layers=[] keeps no layer: name at least one, e.g. [0, 5].")
-        if self.teacher_epochs <= 0:
-            raise ValueError(f"teacher_epochs={self.teacher_epochs} must be positive.")
-        if self.teacher_learning_rate <= 0:
-            raise ValueError(f"teacher_learning_rate={self.teacher_learning_rate} must be positive.")
-
-
-@dataclass
-class DataArguments:
-    """Which examples, and which of their columns."""
-
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "Dataset: a Hub id (GLUE is `nyu-mll/glue`), a local folder in such a layout, or `quickstart` for "
-            "the labelled tweets of the [quickstart] extra. Or give `train_file`."
-        },
-    )
-    dataset_config: str | None = field(
-        default=None, metadata={"help": "Configuration of the dataset. Default: the name of `task`, where one is set."}
-    )
-    train_file: str | None = field(default=None, metadata={"help": "Training examples: csv, json(l) or parquet."})
-    validation_file: str | None = field(
-        default=None, metadata={"help": "Validation examples, in the same format, beside `train_file` or a `dataset`."}
-    )
-    test_file: str | None = field(default=None, metadata={"help": "Test examples, likewise."})
-    task: str | None = field(
-        default=None,
-        metadata={
-            "help": "GLUE task, which fixes columns and metrics: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or "
-            "wnli. Leave out for own data."
-        },
-    )
-    text_column: str | None = field(
-        default=None, metadata={"help": "Column of the text. Default: `text` or the task's."}
-    )
-    text_pair_column: str | None = field(
-        default=None, metadata={"help": "Column of the second text, for sentence pairs. Default: none, or the task's."}
-    )
-    label_column: str = field(
-        default="label",
-        metadata={"help": "Column of the label: integers or names for classification, floats for regression."},
-    )
-    max_length: int = field(default=128, metadata={"help": "Longest sequence, in tokens; longer ones are cut."})
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Train on this many examples only, drawn with `data_seed` (or `seed`)."}
-    )
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on the first this many examples of a split only."}
-    )
-
-    def __post_init__(self) -> None:
-        if (self.dataset is None) == (self.train_file is None):
-            raise ValueError(
-                f"dataset={self.dataset!r} and train_file={self.train_file!r}: give exactly one, a dataset or files."
-            )
-        if self.train_file is not None and self.validation_file is None:
-            raise ValueError(f"train_file={self.train_file!r} needs a validation_file to evaluate on.")
-        for name in ("max_length", "max_train_samples", "max_eval_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1.")
+_CHOICES = {
+    "lambda_form": LambdaForm,
+    "gram_metric": GramMetric,
+    "gram_estimator": GramEstimator,
+    "lambda_scope": LambdaScope,
+    "precision": Precision,
+}
 
 
 @dataclass
@@ -142,27 +38,32 @@ class DistillationConfig(TrainingArguments):
         default=2.0,
         metadata={"help": "Temperature T that softens both distributions of a classifier (Hinton et al. 2015)."},
     )
-    lambda_rule: LambdaRule = field(
+    lambda_rule: str = field(
         default="adaptive",
         metadata={
             "help": "How λ, the ratio of the KD loss's weight to the task loss's, is set at each optimizer step. "
-            "`fixed`: from `kd_weight`, never changed. `norm_ratio`: κ√(a/b), with a and b the squared gradient norms "
-            "of the task loss and the KD loss. `adaptive`: the same, clipped into the interval in which neither loss "
-            "increases to first order."
+            "`adaptive`: κ√(a/b), with a and b the squared gradient norms of the task loss and the KD loss, clipped "
+            "into the interval in which neither loss increases to first order. `norm_ratio`: the same, not clipped. "
+            "`fixed`: from `kd_weight`, never changed. All rules: docs/lambda.md."
         },
+    )
+    lambda_rule_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Hyper-parameters of the rule, for example `{gamma: 1.0}` for `evidence`."}
     )
     lambda_form: LambdaForm = field(
         default="convex",
         metadata={
-            "help": "Weights made of λ. `additive`: task_loss + λ·kd_loss. `convex`: the same direction, with weights "
-            "1/(1+λ) and λ/(1+λ) that sum to one, so that λ does not change the length of the step."
+            "help": "Length of the step: what the weights of both losses, whose ratio is λ, add up to. `convex`: one, "
+            "so that rules and values of λ differ in the direction of the step and not in its length. `sum_two`: two, "
+            "as in task_loss + kd_loss. `additive`: 1 + λ, as in task_loss + λ·kd_loss. `raw`: what the rule's paper "
+            "says."
         },
     )
     kd_weight: float = field(
         default=0.5,
         metadata={
             "help": "Weight of the KD loss for the `fixed` rule, and for the other rules before their first "
-            "measurement. `convex`: in [0, 1], the task loss weighs 1 − kd_weight. `additive`: ≥ 0, beside 1."
+            "measurement. In [0, 1], and the task loss weighs 1 − kd_weight; with `additive`: ≥ 0, beside 1."
         },
     )
     lambda_kappa: float = field(
@@ -194,6 +95,28 @@ class DistillationConfig(TrainingArguments):
             "ordinary backward pass."
         },
     )
+    gram_metric: GramMetric = field(
+        default="euclidean",
+        metadata={
+            "help": "Dot product of a, b and c. `adam`: ⟨x, x/(√v + ε)⟩ with Adam's second moments v, which predicts "
+            "what a step of Adam or AdamW does to the losses. `euclidean`: what a step of SGD does."
+        },
+    )
+    gram_estimator: GramEstimator = field(
+        default="biased",
+        metadata={
+            "help": "`unbiased`: leave the noise of the batch out of a, b and c, estimated from the micro-batches of "
+            "an optimizer step, of which there must be two or more over accumulation and ranks. Needs memory for one "
+            "more gradient. `biased`: of the whole batch as it is."
+        },
+    )
+    lambda_scope: LambdaScope = field(
+        default="model",
+        metadata={
+            "help": "`model`: one λ. `layer`: one for each layer, and one each for what comes before and after them, "
+            "from the parts of the same two gradients."
+        },
+    )
     precision: Precision = field(
         default="auto",
         metadata={
@@ -220,14 +143,15 @@ class DistillationConfig(TrainingArguments):
             raise ValueError(f"gram_decay={self.gram_decay} must lie in [0, 1).")
         if self.lambda_interval < 1:
             raise ValueError(f"lambda_interval={self.lambda_interval} must be at least 1 optimizer step.")
-        for name, choices in (("lambda_rule", LambdaRule), ("lambda_form", LambdaForm), ("precision", Precision)):
+        for name, choices in _CHOICES.items():
             if getattr(self, name) not in get_args(choices):
                 raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(get_args(choices))}.")
-        upper = 1.0 if self.lambda_form == "convex" else math.inf
+        upper = math.inf if self.lambda_form == "additive" else 1.0
         if not 0 <= self.kd_weight <= upper or not math.isfinite(self.kd_weight):
             raise ValueError(
                 f"kd_weight={self.kd_weight} must lie in [0, {upper:g}] where lambda_form is {self.lambda_form!r}."
             )
+        self._check_rule()
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             # Not the loss: its weights change from one evaluation to the next.
             self.metric_for_best_model = "task_loss"
@@ -235,6 +159,44 @@ class DistillationConfig(TrainingArguments):
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self._resolve_precision()
         super().__post_init__()
+
+    @property
+    def rule(self) -> Rule:
+        """The rule for λ, with its hyper-parameters."""
+        hyper = dict(cast(dict[str, Any], self.lambda_rule_kwargs or {}))
+        if self.lambda_rule == "fixed":
+            hyper |= {"kd_weight": self.kd_weight, "form": "additive" if self.lambda_form == "additive" else "convex"}
+        elif "kappa" in getattr(RULES.get(self.lambda_rule), "__dataclass_fields__", {}):
+            hyper["kappa"] = self.lambda_kappa
+        return make_rule(self.lambda_rule, hyper)
+
+    def _check_rule(self) -> None:
+        if isinstance(self.lambda_rule_kwargs, str):
+            with contextlib.suppress(ValueError):
+                self.lambda_rule_kwargs = json.loads(self.lambda_rule_kwargs)
+        if not isinstance(self.lambda_rule_kwargs, dict | None):
+            raise ValueError(
+                f'lambda_rule_kwargs={self.lambda_rule_kwargs!r} must be a mapping, e.g. {{"gamma": 1.0}}.'
+            )
+        for name, fix in (("kappa", "lambda_kappa"), ("kd_weight", "kd_weight itself"), ("form", "lambda_form")):
+            if name in (self.lambda_rule_kwargs or {}):
+                raise ValueError(f"lambda_rule_kwargs={self.lambda_rule_kwargs}: {name} is no part of it, set {fix}.")
+        try:
+            rule = self.rule
+        except ValueError as error:
+            settings = f"lambda_rule={self.lambda_rule!r}"
+            settings += f", lambda_rule_kwargs={self.lambda_rule_kwargs}" if self.lambda_rule_kwargs else ""
+            raise ValueError(f"{settings}: {error}") from None
+        if self.lambda_form == "additive" and not rule.measures and self.lambda_rule != "fixed":
+            raise ValueError(
+                f"lambda_form='additive' does not go with lambda_rule={self.lambda_rule!r}, a schedule of weights "
+                "that add up to one: set lambda_form to convex or sum_two."
+            )
+        if self.lambda_scope == "layer" and (self.lambda_interval > 1 or not rule.measures):
+            raise ValueError(
+                "lambda_scope='layer' needs both gradients at each step: set lambda_interval to 1, and lambda_rule to "
+                "one that measures."
+            )
 
     def _resolve_precision(self) -> None:
         launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from hf_kd_lambda import quickstart
-from hf_kd_lambda.config import DataArguments
+from hf_kd_lambda.arguments import DataArguments
 
 
 class GlueTask(NamedTuple):

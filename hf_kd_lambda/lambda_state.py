@@ -1,84 +1,187 @@
-"""λ over the course of a run: moving averages of the Gram matrix, bounds, and what a checkpoint keeps of them."""
+"""λ over the course of a run: what was measured, averaged; what held λ; and what a checkpoint keeps of them."""
 
 import math
-from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from hf_kd_lambda.evidence import Evidence
 from hf_kd_lambda.gram import Gram
+from hf_kd_lambda.lambda_rules import Rule, Weights, feasible_interval, loss_weights
+from hf_kd_lambda.moving_average import MovingAverage
+from hf_kd_lambda.noise import Signal, bounded_signal
+from hf_kd_lambda.smoothness import Smoothness
 
 SMALLEST = torch.finfo(torch.float32).tiny  # a squared norm below it has lost digits, and its average may vanish
+# What decided a measurement's λ, the later before the earlier where several did.
+HOLDERS = ("free", "clipped", "slowed", "floor", "ceiling", "held", "skipped_share")
+ON_EDGE = 1e-5  # relative distance from an end of the feasible interval at which λ counts as clipped to it
+
+
+class Measurement(NamedTuple):
+    """What an optimizer step measured, on the training device."""
+
+    gram: Gram
+    """Entries `[]`, or `[groups]` where each group of parameters has a λ."""
+    losses: Tensor
+    """`[2]`: task_loss and kd_loss."""
+    norms: Tensor | None = None
+    """`[2]` or `[2, groups]`: a and b with the noise that the entries of `gram` are without; None: they hold it."""
+    votes: Tensor | None = None
+    """`[2]`: soft counts of unseen examples on which the student sides with the teacher, and with the label."""
 
 
 class LambdaState:
-    """Smooths the measured Gram matrices, applies a rule to them and bounds what comes out.
+    """Smooths what is measured, applies a rule to it and bounds what comes out.
 
-    A single batch's Gram matrix is noisy, so that a, b and c are averaged (not λ, whose average would be biased by the
-    ratio's skew): after n measurements the average of x is Σ (1−β)·β^(n−i)·x_i / (1−βⁿ), debiased as Adam's moments
-    are (Kingma & Ba 2015, section 3), so that the first measurement counts in full.
-
-    All state is scalar tensors on the gradients' device, so that updating it waits for nothing.
+    A single batch's Gram matrix is noisy, so that a, b and c are averaged; not λ, whose average would be biased by the
+    ratio's skew. All state is tensors on the gradients' device, so that updating it waits for nothing.
 
     Args:
-        rule: maps a Gram matrix to λ.
+        rule: maps averages to weights of the losses, whose ratio is λ.
         initial: λ before the first measurement.
-        decay: β in [0, 1).
+        decay: of the moving averages, in [0, 1).
         bounds: smallest and largest λ.
         max_change: bound on |Δ log λ| between measurements; the first one is not bound by it.
+        form: of the weights, see `loss_weights`.
+        groups: number of groups of parameters with a λ each; None for one λ.
     """
 
     def __init__(
         self,
-        rule: Callable[[Gram], Tensor],
+        rule: Rule,
         initial: float,
         decay: float,
         bounds: tuple[float, float],
         max_change: float,
+        form: str = "convex",
+        groups: int | None = None,
     ) -> None:
+        shape = () if groups is None else (groups,)
         self.rule = rule
-        self.decay = decay
         self.bounds = bounds
         self.max_factor = math.exp(max_change)
-        self.lambda_ = torch.tensor(initial, dtype=torch.float32).clamp(*bounds)
-        self.sums = torch.zeros(3)
-        self.weight = torch.zeros(())
+        self.form = form
+        self.lambda_ = torch.full(shape, initial, dtype=torch.float32).clamp(*bounds)
+        self.total = torch.ones(shape)
+        self.grams = MovingAverage(5, shape, decay)
+        self.losses = MovingAverage(2, (), decay)
+        self.first_losses = torch.ones(2)
         self.skipped = torch.zeros((), dtype=torch.int32)
+        self.counts = torch.zeros(1 + len(HOLDERS))
+        self.evidence = Evidence() if "odds" in rule.needs else None
+        self.smoothness = Smoothness() if "smoothness" in rule.needs else None
 
-    def update(self, measured: Gram) -> None:
+    @property
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """(w_task, w_kd) in force, `[]` or `[groups]` each."""
+        return loss_weights(self.lambda_, self.form, self.total)
+
+    @property
+    def signal(self) -> Signal:
+        """The averaged Gram matrix without noise, and its share of signal, which is 1 where noise is not estimated."""
+        *entries, task, kd = self.grams.value
+        return bounded_signal(Gram(*entries), Gram(task, kd, entries[2]))
+
+    @property
+    def signal_to_noise(self) -> Tensor:
+        """`[2]`: of the task and the KD gradient, over all groups; infinite where noise is not estimated."""
+        gram = self.signal.gram
+        signal = torch.stack([gram.task.sum(), gram.kd.sum()])
+        noise = self.grams.value[3:].reshape(2, -1).sum(dim=1) - signal
+        return signal / noise.clamp(min=0.0)
+
+    def update(self, measured: Measurement) -> None:
         """Take in one measurement. A non-finite one is counted and otherwise ignored, as is a vanishing gradient."""
-        self.to(measured.task.device)
-        finite = measured.is_finite()
-        usable = finite & (measured.task > SMALLEST) & (measured.kd > SMALLEST)
-        self.skipped += ~finite
+        self.to(measured.losses.device)
+        entries = torch.stack(measured.gram)
+        norms = entries[:2] if measured.norms is None else measured.norms
+        finite = entries.isfinite().all() & norms.isfinite().all()
+        usable = finite & (norms > SMALLEST).all(dim=0)
+        first = self.grams.is_empty
+        self.grams.update(torch.cat([entries, norms]), usable)
+        self._take_losses(measured.losses, finite)
+        if self.evidence is not None and measured.votes is not None:
+            self.evidence.update(measured.votes)
+        self._set_lambda(measured.gram, usable, finite, first)
 
-        first = self.weight == 0
-        # torch.where, not a product with `usable`: 0 times a non-finite measurement would be NaN.
-        self.sums = torch.where(usable, self.decay * self.sums + (1 - self.decay) * torch.stack(measured), self.sums)
-        self.weight = torch.where(usable, self.decay * self.weight + (1 - self.decay), self.weight)
+    def _take_losses(self, losses: Tensor, finite: Tensor) -> None:
+        usable = finite & losses.isfinite().all()
+        self.first_losses = torch.where(usable & self.losses.is_empty, losses, self.first_losses)
+        self.losses.update(losses, usable)
 
-        proposed = self.rule(Gram(*(self.sums / self.weight)))
+    def _needs(self, signal: Signal) -> dict[str, Tensor]:
+        """What the rule needs beyond the Gram matrix."""
+        losses = self.losses.value
+        needs = {"losses": losses, "rates": losses / self.first_losses, "signal_share": signal.share}
+        if self.evidence is not None:
+            needs["odds"] = self.evidence.odds
+        if self.smoothness is not None:
+            needs["smoothness"] = self.smoothness.value
+        return {name: needs[name] for name in self.rule.needs}
+
+    def _set_lambda(self, measured: Gram, usable: Tensor, finite: Tensor, first: Tensor) -> None:
+        signal = self.signal
+        weights: Weights = self.rule(signal.gram, **self._needs(signal))
+        proposed = weights.kd / weights.task
         low, high = self.lambda_ / self.max_factor, self.lambda_ * self.max_factor
-        bounded = torch.where(first, proposed, torch.minimum(torch.maximum(proposed, low), high)).clamp(*self.bounds)
+        slowed = torch.where(first, proposed, torch.minimum(torch.maximum(proposed, low), high))
+        bounded = slowed.clamp(*self.bounds)
+        usable = usable & bounded.isfinite()
         self.lambda_ = torch.where(usable, bounded, self.lambda_)
+        self.total = torch.where(usable, weights.task + weights.kd, self.total)
+
+        interval = feasible_interval(signal.gram)
+        on_edge = (proposed <= interval[0] * (1 + ON_EDGE)) | (proposed >= interval[1] * (1 - ON_EDGE))
+        holder = torch.zeros_like(bounded, dtype=torch.long)
+        for number, holds in enumerate(
+            (on_edge & self.rule.clips, slowed != proposed, slowed < self.bounds[0], slowed > self.bounds[1]), start=1
+        ):
+            holder = torch.where(holds, number, holder)
+        holder = torch.where(usable, holder, HOLDERS.index("held"))
+        holder = torch.where(finite, holder, HOLDERS.index("skipped_share"))
+        one_hot = torch.nn.functional.one_hot(holder.reshape(-1), len(HOLDERS)).float().mean(dim=0)
+        conflict = (measured.dot < 0).float().mean()
+        self.counts = self.counts + torch.cat([conflict[None], one_hot])
+        self.skipped = self.skipped + ~finite
+
+    def logs(self) -> dict[str, Tensor]:
+        """Scalar tensors that tell why λ is as it is; shares are of the measurements since the last call."""
+        shares = self.counts / self.counts[1:].sum()
+        self.counts = torch.zeros_like(self.counts)
+        logs = {f"lambda_{name}": share for name, share in zip(("conflict", *HOLDERS), shares, strict=True)}
+        logs["lambda_skipped"] = self.skipped
+        if self.evidence is not None:
+            logs["evidence_teacher"], logs["evidence_label"] = self.evidence.counts
+            logs["odds"] = self.evidence.odds
+        if self.smoothness is not None:
+            logs["smoothness_task"], logs["smoothness_kd"] = self.smoothness.value
+        return logs
+
+    def _parts(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {"grams": self.grams, "losses": self.losses}
+        parts |= {"evidence": self.evidence, "smoothness": self.smoothness}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def to(self, device: torch.device) -> None:
         """Move the state to the device of the gradients."""
-        for name in ("lambda_", "sums", "weight", "skipped"):
+        for name in _TENSORS:
             setattr(self, name, getattr(self, name).to(device))
+        for part in self._parts().values():
+            part.to(device)
 
-    def state_dict(self) -> dict[str, float | int | list[float]]:
+    def state_dict(self) -> dict[str, Any]:
         """The state as JSON numbers, which hold an fp32 exactly."""
-        return {
-            "lambda": self.lambda_.item(),
-            "gram_sums": self.sums.tolist(),
-            "gram_weight": self.weight.item(),
-            "skipped": int(self.skipped.item()),
-        }
+        tensors = {name: getattr(self, name).tolist() for name in _TENSORS}
+        return tensors | {name: part.state_dict() for name, part in self._parts().items()}
 
-    def load_state_dict(self, state: dict[str, float | int | list[float]]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
-        self.lambda_ = torch.tensor(state["lambda"])
-        self.sums = torch.tensor(state["gram_sums"])
-        self.weight = torch.tensor(state["gram_weight"])
-        self.skipped = torch.tensor(state["skipped"], dtype=torch.int32)
+        for name in _TENSORS:
+            setattr(self, name, torch.tensor(state[name], dtype=getattr(self, name).dtype))
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+
+_TENSORS = ("lambda_", "total", "first_losses", "skipped", "counts")

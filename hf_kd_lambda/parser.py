@@ -11,7 +11,8 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from hf_kd_lambda.config import DataArguments, DistillationConfig, ModelArguments
+from hf_kd_lambda.arguments import DataArguments, ModelArguments
+from hf_kd_lambda.config import DistillationConfig
 
 # What a setting of the command line replaces in the YAML file, beside itself.
 _REPLACED = {

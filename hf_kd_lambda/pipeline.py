@@ -25,13 +25,16 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from hf_kd_lambda.arguments import DataArguments, ModelArguments
 from hf_kd_lambda.checkpoints import claim_folder, record_run
 from hf_kd_lambda.checks import TEACHER_PREFIX
-from hf_kd_lambda.config import DataArguments, DistillationConfig, ModelArguments
+from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.data import load_task_data
+from hf_kd_lambda.explain import explain_lambda, lambda_summary
+from hf_kd_lambda.figures import plot_lambda
 from hf_kd_lambda.finetune import digest, finetune, train_on
 from hf_kd_lambda.metrics import compute_metrics_for, teacher_agreement
-from hf_kd_lambda.report import ModelReport, measure_model, plot_lambda, results_table, write_results
+from hf_kd_lambda.report import ModelReport, measure_model, results_table, write_results
 from hf_kd_lambda.student import load_student
 from hf_kd_lambda.teacher import have_same_vocabulary, load_classifier, resolve_checkpoint, warn_if_at_chance
 from hf_kd_lambda.tokens import DistillationCollator, tokenize
@@ -245,7 +248,8 @@ class DistillationJob:
         return report
 
     def _write_report(self, reports: list[ModelReport], trainer: DistillationTrainer) -> None:
-        figure = plot_lambda(trainer.state.log_history, self.folder / "lambda.png")
+        history = trainer.state.log_history
+        figure = plot_lambda(history, self.folder / "lambda.png")
         versions = {"torch": torch.__version__, "transformers": transformers.__version__}
         write_results(
             self.folder / "results.json",
@@ -256,11 +260,13 @@ class DistillationJob:
                 "task": self.data_args.task,
                 "split": self.data.report_split,
                 "examples": {name: len(split) for name, split in self.tokens.items()},
+                "lambda": lambda_summary(history),
                 "settings": self.settings,
                 "versions": {"python": platform.python_version(), **versions},
             },
         )
         print(f"\nOn the {self.data.report_split} split:\n{results_table(reports, MAIN_METRIC)}")
+        print(f"\n{explain_lambda(history)}")
         print(f"\nstudent: {self.folder}\nresults: {self.folder / 'results.json'}\nfigure of λ: {figure}")
 
     def _warn_if_at_chance(self, teacher: ModelReport) -> None:

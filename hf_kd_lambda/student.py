@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-from hf_kd_lambda.config import ModelArguments
+from hf_kd_lambda.arguments import ModelArguments
 from hf_kd_lambda.teacher import load_classifier
 
 # Where an architecture keeps its encoder layers, below the base model.

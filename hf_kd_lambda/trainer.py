@@ -1,15 +1,12 @@
 """The Trainer that sets λ from the gradients of task loss and KD loss."""
 
-import contextlib
 import math
 from signal import Signals
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -22,12 +19,17 @@ from hf_kd_lambda.checks import (
     check_problem,
     check_strategy,
     forward_parameters,
+    warn_of_single_sample,
 )
 from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.gram import GradientPair, Gram, cut_outputs
+from hf_kd_lambda.evidence import side_counts
+from hf_kd_lambda.gram import Gram, cut_outputs
 from hf_kd_lambda.lambda_rules import loss_weights
 from hf_kd_lambda.lambda_state import LambdaState
+from hf_kd_lambda.layers import layer_groups
 from hf_kd_lambda.losses import count_items, logit_mse_loss, soft_target_loss, task_loss
+from hf_kd_lambda.measuring_step import MeasuringStep
+from hf_kd_lambda.metric import check_adam
 from hf_kd_lambda.metrics import teacher_agreement
 from hf_kd_lambda.teacher import align_labels, freeze, own_label_names
 
@@ -63,6 +65,7 @@ class DistillationTrainer(Trainer):
     ) -> None:
         super().__init__(model, args, **kwargs)
         check_strategy(args, self.accelerator)
+        warn_of_single_sample(args)
         check_problem(model.config)
         align_labels(teacher, own_label_names(model))
         evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
@@ -79,29 +82,41 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
 
         self.add_callback(SaveOnSignal)
-        if args.lambda_rule != "fixed":
-            self.add_callback(LambdaCheckpoint.from_config(args))
-        self._gradients: GradientPair | None = None
+        self._rule = args.rule
+        self._groups: list[str] = []
+        if args.lambda_scope == "layer":
+            _, self._groups = layer_groups([name for name, each in model.named_parameters() if each.requires_grad])
+        if self._rule.measures:
+            self.add_callback(LambdaCheckpoint.from_config(args, len(self._groups) or None))
+        if args.gram_metric == "adam" and self.optimizer is not None:
+            check_adam(self.optimizer)
+        self._step: MeasuringStep | None = None
         self._last_gram: Gram | None = None
-        self._step_losses = torch.zeros(2, device=args.device)
+        self._votes = torch.zeros(2, device=args.device)
         self._logged_losses = torch.zeros(2, device=args.device)
         self._logged_steps = 0
         self._evaluated: list[Tensor] = []
 
     @property
     def lambda_state(self) -> LambdaState | None:
-        """λ's state; None for the `fixed` rule."""
+        """λ's state; None for a rule that measures nothing."""
         callbacks = self.callback_handler.callbacks
         return next((each.lambda_state for each in callbacks if isinstance(each, LambdaCheckpoint)), None)
 
     @property
     def loss_weights(self) -> tuple[Tensor, Tensor]:
-        """(w_task, w_kd) in force: scalar tensors on the training device."""
-        if self.lambda_state is None:
-            weight = torch.tensor(self.args.kd_weight, dtype=torch.float32, device=self.args.device)
-            return (torch.ones_like(weight) if self.args.lambda_form == "additive" else 1 - weight), weight
-        self.lambda_state.to(self.args.device)
-        return loss_weights(self.lambda_state.lambda_, self.args.lambda_form)
+        """(w_task, w_kd) in force: scalar tensors on the training device, of λ's geometric mean over layers."""
+        state, form = self.lambda_state, self.args.lambda_form
+        if state is None:
+            done = self.state.global_step / max(self.state.max_steps, 1)
+            progress = torch.tensor(done, dtype=torch.float32, device=self.args.device)
+            gram = Gram(*torch.ones_like(progress).expand(3))
+            weights = self._rule(gram, **dict.fromkeys(self._rule.needs, progress))
+            return (2 * weights.task, 2 * weights.kd) if form == "sum_two" else (weights.task, weights.kd)
+        state.to(self.args.device)
+        if not self._groups:
+            return state.weights
+        return loss_weights(state.lambda_.log().mean().exp(), form, state.total.mean())
 
     @property
     def stopped_by(self) -> Signals | None:
@@ -113,7 +128,7 @@ class DistillationTrainer(Trainer):
         try:
             return super().train(*args, **kwargs)
         finally:
-            self._gradients, self._step_losses = None, torch.zeros_like(self._step_losses)
+            self._step = None
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, SaveOnSignal):
                     callback.restore_handlers()
@@ -132,6 +147,7 @@ class DistillationTrainer(Trainer):
         if model.training:
             self._logged_losses += losses.detach()
             self._logged_steps += self.accelerator.sync_gradients
+            self._take_votes(outputs.logits, teacher_logits, inputs["labels"])
         else:
             self._keep_for_evaluation(outputs.logits, teacher_logits, losses.detach())
         loss = torch.dot(losses, torch.stack(self.loss_weights))
@@ -152,53 +168,24 @@ class DistillationTrainer(Trainer):
         optimizer = cast(AcceleratedOptimizer, self.optimizer)
         optimizer.train()
         inputs = self._prepare_inputs(inputs)
-        if self._gradients is None:
-            self._gradients = GradientPair(
-                parameter for group in optimizer.param_groups for parameter in group["params"]
-            )
-        with self._local_gradients(model), self.compute_loss_context_manager():
+        step = self._step = self._step or MeasuringStep(model, optimizer, self.accelerator, self.args)
+        with step.local_gradients(), self.compute_loss_context_manager():
             outputs, cut = cut_outputs(self._student_outputs(model, inputs))
-            losses = self._losses(outputs, self._teacher_logits(inputs), inputs["labels"], num_items_in_batch)
-            self._gradients.accumulate(cut, *map(self._scale, losses))
-        self._step_losses += torch.stack(losses).detach()
+            teacher_logits = self._teacher_logits(inputs)
+            step.backward(cut, *self._losses(outputs, teacher_logits, inputs["labels"], num_items_in_batch))
+        self._take_votes(outputs.logits, teacher_logits, inputs["labels"])
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
-        return self._finish_measuring_step(self._gradients, state)
-
-    def _finish_measuring_step(self, gradients: GradientPair, state: LambdaState) -> Tensor:
-        """Average the gradients, measure, set λ, combine; return the optimizer step's loss."""
-        if dist.is_initialized() and dist.get_world_size() > 1 and not self.is_fsdp_enabled:
-            gradients.average_over_ranks()
-        scaler = self.accelerator.scaler
-        scale = scaler.get_scale() if scaler is not None else 1.0
-        gram = self._last_gram = Gram(*(entry / scale**2 for entry in gradients.gram()))
-        state.update(gram)
-        weights = self.loss_weights
-        # A gradient scaler finds what is not finite by itself, and lowers its scale for it.
-        if scaler is not None or gram.is_finite():
-            gradients.combine(*weights)
-        else:
-            gradients.drop()
-        self._gradients = None
-        losses, self._step_losses = self._step_losses, torch.zeros_like(self._step_losses)
-        self._logged_losses += losses
+        step.votes, self._votes = self._votes, torch.zeros_like(self._votes)
+        self._last_gram, self._step = step.finish(state), None
+        self._logged_losses += step.losses
         self._logged_steps += 1
-        return torch.dot(losses, torch.stack(weights))
+        return torch.dot(step.losses, torch.stack(self.loss_weights))
 
-    def _local_gradients(self, model: nn.Module) -> contextlib.AbstractContextManager:
-        """Where backward leaves each rank's own gradients: DDP would reduce only the first of two backwards.
-
-        FSDP2 shards every backward's gradient right, but must do so for each micro-batch: what it holds back, it adds
-        up over both losses.
-        """
-        if self.is_fsdp_enabled:
-            cast(FSDPModule, model).set_requires_gradient_sync(True)
-            return contextlib.nullcontext()
-        return self.accelerator.no_sync(model)
-
-    def _scale(self, loss: Tensor) -> Tensor:
-        scaler = self.accelerator.scaler
-        return loss if scaler is None else scaler.scale(loss)
+    def _take_votes(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> None:
+        """Let the student judge between label and teacher, as long as it has not been trained on these examples."""
+        if "odds" in self._rule.needs and self.state.epoch < 1:
+            self._votes += side_counts(student_logits, teacher_logits, labels)
 
     def _student_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> SequenceClassifierOutput:
         return model(**{name: value for name, value in inputs.items() if name in self._student_inputs})
@@ -246,8 +233,14 @@ class DistillationTrainer(Trainer):
             scalars["grad_norm_task"] = self._last_gram.task.sqrt()
             scalars["grad_norm_kd"] = self._last_gram.kd.sqrt()
             scalars["grad_cosine"] = self._last_gram.cosine
-        if self.lambda_state is not None:
-            scalars["lambda_skipped"] = self.lambda_state.skipped
+        if (state := self.lambda_state) is not None:
+            scalars |= state.logs()
+            if self.args.gram_estimator == "unbiased":
+                snr_task, snr_kd = state.signal_to_noise
+                scalars |= {"snr_task": snr_task, "snr_kd": snr_kd}
+            scalars |= {
+                f"lambda/{name}": each for name, each in zip(self._groups, state.lambda_.view(-1), strict=False)
+            }
         values = torch.stack([value.float() for value in scalars.values()]).tolist()  # the one wait for the device
         return {name: value for name, value in zip(scalars, values, strict=True) if math.isfinite(value)}
 

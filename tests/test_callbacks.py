@@ -12,12 +12,13 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from hf_kd_lambda.callbacks import LambdaCheckpoint, SaveOnSignal, signal_received
 from hf_kd_lambda.gram import Gram
+from hf_kd_lambda.lambda_state import Measurement
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 
 def gram(a, b, c=0.0):
-    return Gram(torch.tensor(a), torch.tensor(b), torch.tensor(c))
+    return Measurement(Gram(torch.tensor(a), torch.tensor(b), torch.tensor(c)), torch.ones(2))
 
 
 # --- λ in the checkpoint
@@ -39,7 +40,7 @@ def test_settings_of_the_run_reach_the_state(tmp_path):
     assert state.lambda_.item() == pytest.approx(3.0)
     state.update(gram(36.0, 4.0))
     assert state.lambda_.item() == pytest.approx(3.0 * 2.718281828**0.1)
-    assert (state.decay, state.bounds) == (0.0, (0.1, 10.0))
+    assert (state.grams.decay, state.bounds, state.form) == (0.0, (0.1, 10.0), "convex")
 
 
 def test_the_callback_is_rebuilt_from_the_json_of_its_state(tmp_path):

@@ -132,6 +132,13 @@ def test_fsdp1_is_refused_and_fsdp2_is_not(tmp_path):
     check_strategy(config(tmp_path), Accelerator(DistributedType.FSDP, is_fsdp2=True))
 
 
+def test_fsdp_that_accelerate_would_not_start_is_refused(tmp_path):
+    args = config(tmp_path, fsdp=True, fsdp_config={"transformer_layer_cls_to_wrap": ["BertLayer"]})
+    with pytest.raises(ValueError, match=r"^fsdp is set, but Accelerate shards on accelerators only"):
+        check_strategy(args, Accelerator(DistributedType.MULTI_CPU))
+    check_strategy(args, Accelerator(DistributedType.FSDP, is_fsdp2=True))
+
+
 def test_data_parallel_is_refused(tmp_path):
     args = config(tmp_path)
     args._n_gpu = 2

@@ -6,7 +6,9 @@ import math
 import pytest
 
 from hf_kd_lambda import config as config_module
-from hf_kd_lambda.config import DataArguments, DistillationConfig, ModelArguments
+from hf_kd_lambda.arguments import DataArguments, ModelArguments
+from hf_kd_lambda.config import DistillationConfig
+from hf_kd_lambda.lambda_rules import MGDA, Evidence, Fixed
 
 
 def make(tmp_path, **settings):
@@ -31,8 +33,10 @@ def test_what_must_be_positive_and_finite(tmp_path, name, value):
         ({"gram_decay": -0.1}, r"gram_decay=-0\.1 must lie in \[0, 1\)"),
         ({"gram_decay": math.nan}, r"gram_decay=nan must lie in \[0, 1\)"),
         ({"lambda_interval": 0}, "lambda_interval=0 must be at least 1 optimizer step"),
-        ({"lambda_rule": "mgda"}, "lambda_rule='mgda' is none of fixed, norm_ratio, adaptive"),
-        ({"lambda_form": "convexe"}, "lambda_form='convexe' is none of additive, convex"),
+        ({"lambda_form": "convexe"}, "lambda_form='convexe' is none of additive, convex, sum_two, raw"),
+        ({"gram_metric": "sgd"}, "gram_metric='sgd' is none of euclidean, adam"),
+        ({"gram_estimator": "u"}, "gram_estimator='u' is none of biased, unbiased"),
+        ({"lambda_scope": "block"}, "lambda_scope='block' is none of model, layer"),
         ({"precision": "bf8"}, "precision='bf8' is none of auto, fp32, bf16, fp16"),
         ({"kd_weight": 1.1}, r"kd_weight=1\.1 must lie in \[0, 1\] where lambda_form is 'convex'"),
         ({"kd_weight": -0.1}, r"kd_weight=-0\.1 must lie in \[0, 1\]"),
@@ -44,6 +48,35 @@ def test_what_must_be_positive_and_finite(tmp_path, name, value):
 def test_what_is_out_of_range_is_named_with_its_value(tmp_path, settings, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         make(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lambda_rule": "mgdaa"}, "^lambda_rule='mgdaa': unknown rule 'mgdaa': did you mean 'mgda'"),
+        ({"lambda_rule": "evidence", "lambda_rule_kwargs": {"gama": 1.0}}, "={'gama': 1.0}: .* did you mean 'gamma'"),
+        ({"lambda_rule": "evidence", "lambda_rule_kwargs": {"gamma": -1.0}}, r"gamma=-1\.0 must lie in \[0, inf\)"),
+        ({"lambda_rule": "mgda", "lambda_rule_kwargs": {"gamma": 1.0}}, "'gamma': it has none"),
+        ({"lambda_rule_kwargs": "gamma: 1"}, "lambda_rule_kwargs='gamma: 1' must be a mapping"),
+        ({"lambda_rule_kwargs": {"kappa": 2.0}}, r"lambda_rule_kwargs=.*: kappa is no part of it, set lambda_kappa"),
+        ({"lambda_rule": "fixed", "lambda_rule_kwargs": {"form": "raw"}}, "form is no part of it, set lambda_form"),
+        ({"lambda_rule": "fixed", "lambda_rule_kwargs": {"kd_weight": 0.1}}, "set kd_weight itself"),
+        ({"lambda_rule": "linear", "lambda_form": "additive"}, "lambda_form='additive' .*'linear', a schedule"),
+        ({"lambda_scope": "layer", "lambda_interval": 2}, "lambda_scope='layer' needs .* set lambda_interval to 1"),
+        ({"lambda_scope": "layer", "lambda_rule": "fixed"}, "lambda_scope='layer' needs .* lambda_rule to one that"),
+    ],
+)
+def test_a_rule_that_makes_no_sense_is_refused(tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path, **settings)
+
+
+def test_the_rule_takes_its_hyper_parameters_from_the_settings(tmp_path):
+    settings = {"lambda_rule": "evidence", "lambda_kappa": 2.0, "lambda_rule_kwargs": '{"gamma": 1.5}'}
+    assert make(tmp_path, **settings).rule == Evidence(kappa=2.0, gamma=1.5)
+    assert make(tmp_path, lambda_rule="fixed", kd_weight=0.3).rule == Fixed(0.3, "convex")
+    assert make(tmp_path, lambda_rule="fixed", kd_weight=3.0, lambda_form="additive").rule == Fixed(3.0, "additive")
+    assert make(tmp_path, lambda_rule="mgda", lambda_kappa=2.0).rule == MGDA()
 
 
 @pytest.mark.parametrize(

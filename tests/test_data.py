@@ -6,7 +6,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hf_kd_lambda import quickstart
-from hf_kd_lambda.config import DataArguments
+from hf_kd_lambda.arguments import DataArguments
 from hf_kd_lambda.data import GLUE_TASKS, load_task_data
 
 GLUE = Path(__file__).parents[2] / "shared" / "glue"

@@ -6,7 +6,7 @@ from tiny import SIZES, save_checkpoint, tiny_batch, tiny_bert
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from hf_kd_lambda.config import ModelArguments
+from hf_kd_lambda.arguments import ModelArguments
 from hf_kd_lambda.student import LAYERS_OF_MODEL_TYPE, load_student, student_from_layers
 
 NAMES = ["negative", "neutral", "positive"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import BATCH, assert_same_run, examples, models, reference_run
+from small_runs import BATCH, assert_same_run, config, examples, flat, logged, models, reference_run, train
 
 TESTS = Path(__file__).parents[1]
 FSDP2 = {
@@ -55,3 +55,30 @@ def test_fsdp2(tmp_path, accumulation):
     assert_equals_single_process(
         tmp_path, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, **FSDP2
     )
+
+
+HALVES = {"per_device_train_batch_size": BATCH // 2}
+IN_TURN = {**HALVES, "gradient_accumulation_steps": 2}
+ADAM = {"gram_metric": "adam", "optim": "adamw_torch", "adam_epsilon": 1e-4, "learning_rate": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("settings", "whole", "names"),
+    [
+        ({"lambda_rule": "evidence"}, {}, ["odds", "evidence_teacher"]),
+        ({"lambda_rule": "snr", "gram_estimator": "unbiased", "lambda_max": 1e4}, IN_TURN, ["snr_kd"]),
+        ({"lambda_rule": "dto", "lambda_scope": "layer", "lambda_min": 1e-4}, {}, ["lambda/layer.1", "lambda/head"]),
+        ({"lambda_scope": "layer", **ADAM, **FSDP2}, {}, ["lambda/embeddings", "lambda/head"]),
+    ],
+    ids=["losses and votes", "samples", "layers", "FSDP2 with layers in Adam's metric"],
+)
+def test_what_rules_need_is_the_same_as_in_one_process(tmp_path, settings, whole, names):
+    of_one = {name: value for name, value in settings.items() if name not in FSDP2}
+    single = train(config(tmp_path / "one", **{**of_one, **whole}), *models(), examples())
+    log_history, weights = run_two_processes(tmp_path, **{**settings, **HALVES})
+    for name in ["lambda", "grad_norm_task", *names]:
+        expected = logged(single.state.log_history, name)
+        assert len(set(expected)) >= 4
+        assert logged(log_history, name) == pytest.approx(expected, rel=1e-4)
+    both = torch.cat([weights[name].flatten() for name, _ in single.model.named_parameters()])
+    assert (both - flat(single.model)).norm() < 1e-5 * both.norm()

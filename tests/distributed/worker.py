@@ -20,7 +20,7 @@ def main() -> None:
     args = config(folder / "run", **settings)
     assert args.world_size == dist.get_world_size() == 2
     if args.fsdp:
-        # Accelerate shards on accelerators only, and says nothing where it falls back to DDP. FSDP2 itself runs on gloo.
+        # Accelerate shards on accelerators only, and else trains with DDP without a word. FSDP2 itself runs on gloo.
         PartialState().distributed_type = DistributedType.MULTI_GPU
     teacher, student = models(**model_settings)
     trainer = train(args, teacher, student, examples())
@@ -34,7 +34,7 @@ def main() -> None:
         save_file(weights, folder / "weights.safetensors")
         (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
     dist.barrier()
-    # Torch 2.13 deadlocks where a group is destroyed while gloo's thread waits for the GIL to free the last collective.
+    # Torch 2.13 deadlocks where a group is destroyed while gloo's thread waits for the GIL to free a collective.
     time.sleep(0.1)
     dist.destroy_process_group()
 

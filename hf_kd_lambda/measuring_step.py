@@ -1,0 +1,112 @@
+"""An optimizer step that measures: both gradients under Accelerate, from backward to what the optimizer gets."""
+
+import contextlib
+from typing import cast
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from hf_kd_lambda.config import DistillationConfig
+from hf_kd_lambda.gram import Cut, GradientPair, Gram
+from hf_kd_lambda.lambda_state import LambdaState, Measurement
+from hf_kd_lambda.layers import layer_groups
+from hf_kd_lambda.metric import AdamMetric
+from hf_kd_lambda.noise import SampledGradientPair
+
+
+class MeasuringStep:
+    """Takes both gradients of every micro-batch, and sets λ and the combined gradient after the last one.
+
+    Attributes:
+        losses: `[2]`, task_loss and kd_loss of the micro-batches so far, on this rank.
+        votes: `[2]`, likewise the soft counts of `side_counts`.
+
+    Args:
+        model: the student as Accelerate wraps it.
+        optimizer: of its trainable parameters.
+        accelerator: of the run.
+        config: of the run.
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer: AcceleratedOptimizer, accelerator: Accelerator, config: DistillationConfig
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.accelerator = accelerator
+        self.max_grad_norm = config.max_grad_norm
+        self.losses = torch.zeros(2, device=accelerator.device)
+        self.votes = torch.zeros(2, device=accelerator.device)
+        parameters = [each for group in optimizer.param_groups for each in group["params"] if each.requires_grad]
+        groups = None
+        if config.lambda_scope == "layer":
+            names = {id(parameter): name for name, parameter in model.named_parameters()}
+            groups, _ = layer_groups([names[id(parameter)] for parameter in parameters])
+        metric = AdamMetric(optimizer) if config.gram_metric == "adam" else None
+        kind = SampledGradientPair if config.gram_estimator == "unbiased" else GradientPair
+        self.gradients = kind(parameters, groups, metric)
+
+    def local_gradients(self) -> contextlib.AbstractContextManager:
+        """Where backward leaves each rank's own gradients: DDP would reduce only the first of two backwards.
+
+        FSDP2 shards every backward's gradient right, but must do so for each micro-batch: what it holds back, it adds
+        up over both losses.
+        """
+        if self.accelerator.is_fsdp2:
+            cast(FSDPModule, self.model).set_requires_gradient_sync(True)
+            return contextlib.nullcontext()
+        return self.accelerator.no_sync(self.model)
+
+    def backward(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor) -> None:
+        """Backpropagate both losses of one micro-batch, in the context of `local_gradients`."""
+        scaler = self.accelerator.scaler
+        losses = (task_loss, kd_loss)
+        self.gradients.accumulate(cut, *(losses if scaler is None else map(scaler.scale, losses)))
+        self.losses += torch.stack(losses).detach()
+
+    def finish(self, state: LambdaState) -> Gram:
+        """Average the gradients over ranks, measure, set λ, and leave w_task·g_task + w_kd·g_kd in `.grad`.
+
+        Returns:
+            The Gram matrix of the step's gradients over all parameters, with their noise.
+        """
+        if self.accelerator.num_processes > 1 and not self.accelerator.is_fsdp2:
+            self.gradients.average_over_ranks()
+        scaler = self.accelerator.scaler
+        scale = scaler.get_scale() if scaler is not None else 1.0
+        gram, measurement = self._measure(state, scale)
+        state.update(measurement)
+        # A gradient scaler finds what is not finite by itself, and lowers its scale for it.
+        if scaler is not None or gram.is_finite():
+            self.gradients.combine(*state.weights)
+        else:
+            self.gradients.drop()
+        if state.smoothness is not None:
+            rate = self._clipped_rate(scale)
+            state.smoothness.update(measurement.losses, measurement.gram, state.weights, rate)
+        return Gram(*(entry.sum() for entry in gram))
+
+    def _measure(self, state: LambdaState, scale: float) -> tuple[Gram, Measurement]:
+        """The Gram matrix as it is, and what λ is set from. Both gradients carry the scaler's factor."""
+        measured = self.gradients.gram()
+        unbiased = self.gradients.unbiased(measured) if isinstance(self.gradients, SampledGradientPair) else None
+        gram, signal = (Gram(*(entry / scale**2 for entry in each)) for each in (measured, unbiased or measured))
+        losses, votes = self.losses, self.votes
+        if state.rule.needs:
+            ranks = self.accelerator.num_processes
+            losses, votes = self.accelerator.reduce(torch.cat([losses, votes * ranks]), "mean").split(2)
+        return gram, Measurement(signal, losses, torch.stack([gram.task, gram.kd]), votes)
+
+    def _clipped_rate(self, scale: float) -> Tensor:
+        """The learning rate, times the factor by which the Trainer is going to clip the combined gradient."""
+        rate = torch.tensor(self.optimizer.param_groups[0]["lr"], device=self.losses.device)
+        grads = [parameter.grad for parameter in self.gradients.parameters if parameter.grad is not None]
+        if not self.max_grad_norm or not grads:
+            return rate
+        norm = torch.nn.utils.get_total_norm(grads)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        return rate * (self.max_grad_norm * scale / norm).clamp(max=1.0)

@@ -1,0 +1,57 @@
+"""Every rule on the quickstart: pretrained weights, labelled tweets, 50 steps."""
+
+import copy
+import dataclasses
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from small_runs import logged
+from test_quickstart import needs_encoder, needs_tweets
+
+from hf_kd_lambda.lambda_rules import RULES
+from hf_kd_lambda.parser import parse
+from hf_kd_lambda.pipeline import DistillationJob
+from hf_kd_lambda.student import student_from_layers
+from hf_kd_lambda.tokens import DistillationCollator
+from hf_kd_lambda.trainer import DistillationTrainer
+
+pytestmark = [needs_tweets, needs_encoder]
+CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory):
+    """The quickstart with a teacher of a few steps."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    line = [str(CONFIG), "--output_dir", str(folder), "--max_train_samples", "1600", "--max_eval_samples", "64"]
+    job = DistillationJob(*parse([*line, "--teacher_epochs", "0.6", "--report_to", "none", "--disable_tqdm", "true"]))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count())
+    yield job, job.load_teacher()
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_trains_the_quickstart(job, rule, tmp_path):
+    job, teacher = job
+    changed = {"output_dir": str(tmp_path), "lambda_rule": rule, "max_steps": 50, "logging_steps": 1}
+    changed["per_device_train_batch_size"] = 16
+    beside = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    trainer = DistillationTrainer(
+        student_from_layers(teacher, job.models.student_layers),
+        dataclasses.replace(job.config, **changed, **beside),
+        teacher=copy.deepcopy(teacher),
+        train_dataset=job.tokens["train"],
+        data_collator=DistillationCollator(job.student_tokenizer),
+        processing_class=job.student_tokenizer,
+    )
+    trainer.train()
+    logs = trainer.state.log_history
+    losses = [sum(logged(logs, name)[i] for name in ("task_loss", "kd_loss")) for i in range(50)]
+    assert sum(losses[-10:]) < sum(losses[:10])
+    weights = logged(logs, "kd_weight")
+    assert len(weights) == 50
+    assert all(math.isfinite(weight) and 0 <= weight <= 1 for weight in weights)

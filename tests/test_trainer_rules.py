@@ -1,0 +1,231 @@
+"""What the trainer gives the rules for λ, and what it does with their weights, against plain computations."""
+
+import copy
+
+import pytest
+import reference
+import torch
+from small_runs import (
+    BATCH,
+    LEARNING_RATE,
+    STEPS,
+    batches,
+    config,
+    examples,
+    flat,
+    logged,
+    make_trainer,
+    models,
+    train,
+)
+
+from hf_kd_lambda.evidence import side_counts
+from hf_kd_lambda.lambda_rules import RULES, rule_weights
+from hf_kd_lambda.layers import layer_groups
+
+UNBOUND = {"gram_decay": 0.0, "lambda_max_change": 20.0, "lambda_min": 1e-6, "lambda_max": 1e6}
+HALVES = {"per_device_train_batch_size": BATCH // 2, "gradient_accumulation_steps": 2}
+
+
+def gradients_of(student, teacher, batch):
+    """Both gradients, as lists; zeros where a loss does not reach."""
+    parameters = [p for p in student.parameters() if p.requires_grad]
+    student.train()
+    grads = [reference.gradients(loss, parameters) for loss in reference.losses(student, teacher.eval(), batch)]
+    return [[torch.zeros_like(p) if g is None else g for p, g in zip(parameters, each, strict=True)] for each in grads]
+
+
+def dots(task, kd, scales=None):
+    scales = scales or [1.0] * len(task)
+    pairs = ((task, task), (kd, kd), (task, kd))
+    return [
+        sum((x * p * y).sum().item() for x, p, y in zip(left, scales, right, strict=True)) for left, right in pairs
+    ]
+
+
+# --- every rule
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule_trains(tmp_path, rule):
+    teacher, student = models()
+    before = flat(student)
+    trainer = train(config(tmp_path, lambda_rule=rule, num_train_epochs=2), teacher, student, examples())
+    assert flat(trainer.model).isfinite().all()
+    assert not torch.equal(flat(trainer.model), before)
+    weights = logged(trainer.state.log_history, "kd_weight")
+    assert len(weights) == 2 * STEPS
+    assert all(0 <= weight <= 1 for weight in weights)
+    assert (trainer.lambda_state is None) == (not RULES[rule].measures)
+
+
+@pytest.mark.parametrize("rule", ["mgda", "pcgrad", "imtl_g", "nash", "aligned_mtl"])
+@pytest.mark.parametrize("form", ["convex", "sum_two", "additive", "raw"])
+def test_the_first_step_is_along_the_weights_of_the_rule(tmp_path, rule, form):
+    teacher, student = models()
+    twin = copy.deepcopy(student)
+    args = config(tmp_path, lambda_rule=rule, lambda_form=form, max_steps=1, **UNBOUND)
+    trainer = train(args, teacher, student, examples())
+    task, kd = gradients_of(twin, teacher, batches(examples())[0])
+    w_task, w_kd = rule_weights(rule, *dots(task, kd))
+    length = {"convex": 1.0, "sum_two": 2.0, "additive": (w_task + w_kd) / w_task, "raw": w_task + w_kd}[form]
+    scale = length / (w_task + w_kd) * LEARNING_RATE
+    step = torch.cat([(scale * (w_task * t + w_kd * k)).flatten() for t, k in zip(task, kd, strict=True)])
+    torch.testing.assert_close(flat(twin) - flat(trainer.model), step, rtol=1e-3, atol=2e-7)
+
+
+@pytest.mark.parametrize(
+    ("rule", "kwargs", "expected"),
+    [
+        ("linear", {"start": 1.0, "end": 0.4}, [1.0, 0.9, 0.8, 0.7, 0.6, 0.5]),
+        ("step", {"start": 0.9, "end": 0.2, "at": 0.5}, [0.9, 0.9, 0.9, 0.2, 0.2, 0.2]),
+    ],
+)
+def test_a_schedule_sets_the_weight_of_each_step(tmp_path, rule, kwargs, expected):
+    used = []
+    trainer = make_trainer(config(tmp_path, lambda_rule=rule, lambda_rule_kwargs=kwargs), *models(), examples())
+    plain = trainer.compute_loss
+
+    def compute_loss(model, inputs, **kwargs):
+        used.append(trainer.loss_weights[1].item())
+        return plain(model, inputs, **kwargs)
+
+    trainer.compute_loss = compute_loss
+    trainer.train()
+    assert used == pytest.approx(expected)
+
+
+# --- the optimizer's metric
+
+
+def test_adams_metric_measures_in_its_second_moments(tmp_path):
+    teacher, student = models()
+    twin = copy.deepcopy(student)
+    adam = {"optim": "adamw_torch", "learning_rate": 1e-3, "adam_epsilon": 1e-4}
+    args = config(tmp_path, gram_metric="adam", lambda_rule="norm_ratio", **adam, **UNBOUND)
+    logs = train(args, teacher, student, examples()).state.log_history
+    optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-3, eps=1e-4, weight_decay=0.0)
+    lambdas = []
+    for batch in batches(examples()):
+        task, kd = gradients_of(twin, teacher, batch)
+        states = [optimizer.state.get(p) for p in twin.parameters()]
+        scales = [1 / ((s["exp_avg_sq"] / (1 - 0.999 ** s["step"])).sqrt() + 1e-4) if s else 1.0 for s in states]
+        a, b, _ = dots(task, kd, scales)
+        lambdas.append((a / b) ** 0.5)
+        for parameter, t, k in zip(twin.parameters(), task, kd, strict=True):
+            parameter.grad = (t + lambdas[-1] * k) / (1 + lambdas[-1])
+        optimizer.step()
+    assert logged(logs, "lambda") == pytest.approx(lambdas, rel=1e-4)
+    assert len({round(each, 3) for each in lambdas}) == STEPS
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adafactor"])
+def test_adams_metric_needs_adam_before_training(tmp_path, optim):
+    with pytest.raises(ValueError, match=r"^gram_metric='adam' needs .* set optim to adamw_torch"):
+        make_trainer(config(tmp_path, gram_metric="adam", optim=optim), *models(), examples())
+
+
+# --- without the noise of the batch
+
+
+def test_micro_batches_give_the_unbiased_gram_matrix(tmp_path):
+    teacher, student = models()
+    twin = copy.deepcopy(student)
+    args = config(tmp_path, gram_estimator="unbiased", lambda_rule="norm_ratio", max_steps=1, **UNBOUND, **HALVES)
+    log = train(args, teacher, student, examples()).state.log_history[0]
+    halves = [gradients_of(twin, teacher, half) for half in batches(examples(), BATCH // 2)[:2]]
+    # With two samples the U-statistic is the product of the one with the other.
+    a, b = (sum((x * y).sum().item() for x, y in zip(halves[0][i], halves[1][i], strict=True)) for i in (0, 1))
+    totals = [
+        sum(((x + y) / 2).square().sum().item() for x, y in zip(halves[0][i], halves[1][i], strict=True))
+        for i in (0, 1)
+    ]
+    a, b = max(a, 0.01 * totals[0]), max(b, 0.01 * totals[1])
+    assert log["lambda"] == pytest.approx((a / b) ** 0.5, rel=1e-4)
+    assert log["snr_task"] == pytest.approx(a / (totals[0] - a), rel=1e-3)
+    assert log["snr_kd"] == pytest.approx(b / (totals[1] - b), rel=1e-3)
+    assert log["grad_norm_task"] == pytest.approx(totals[0] ** 0.5, rel=1e-5), "of the batch as it is"
+
+
+def test_a_single_micro_batch_falls_back_and_says_so(tmp_path, caplog):
+    plain = train(config(tmp_path, lambda_rule="snr"), *models(), examples())
+    with caplog.at_level("WARNING"):
+        unbiased = train(config(tmp_path, lambda_rule="snr", gram_estimator="unbiased"), *models(), examples())
+    assert logged(unbiased.state.log_history, "lambda") == logged(plain.state.log_history, "lambda")
+    assert logged(unbiased.state.log_history, "snr_task") == []
+
+
+# --- one λ for each layer
+
+
+def test_each_layer_has_a_lambda_of_its_own(tmp_path):
+    teacher, student = models()
+    twin = copy.deepcopy(student)
+    args = config(tmp_path, lambda_scope="layer", lambda_rule="norm_ratio", **UNBOUND)
+    trainer = train(args, teacher, student, examples())
+    names = [name for name, _ in twin.named_parameters()]
+    members, groups = layer_groups(names)
+    assert groups == ["embeddings", "layer.0", "layer.1", "head"]
+    lambdas = {group: [] for group in groups}
+    for batch in batches(examples()):
+        task, kd = gradients_of(twin, teacher, batch)
+        of_group = []
+        for number, group in enumerate(groups):
+            own = [index for index, member in enumerate(members) if member == number]
+            a, b, _ = dots([task[i] for i in own], [kd[i] for i in own])
+            of_group.append((a / b) ** 0.5)
+            lambdas[group].append(of_group[-1])
+        with torch.no_grad():
+            for parameter, t, k, member in zip(twin.parameters(), task, kd, members, strict=True):
+                parameter -= LEARNING_RATE * (t + of_group[member] * k) / (1 + of_group[member])
+    for group in groups:
+        assert logged(trainer.state.log_history, f"lambda/{group}") == pytest.approx(lambdas[group], rel=1e-5)
+    assert (flat(trainer.model) - flat(twin)).norm() < 1e-6 * flat(twin).norm()
+    means = [torch.tensor(each).log().mean().exp().item() for each in zip(*lambdas.values(), strict=True)]
+    assert logged(trainer.state.log_history, "lambda") == pytest.approx(means, rel=1e-5)
+
+
+# --- evidence
+
+
+def test_the_student_votes_before_each_update_of_the_first_pass_only(tmp_path):
+    teacher, student = models()
+    twin = copy.deepcopy(student)
+    votes = []
+
+    def outputs_before(batch):
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        with torch.no_grad():
+            return side_counts(student(**inputs).logits, teacher(**inputs).logits, batch["labels"])
+
+    trainer = make_trainer(config(tmp_path, lambda_rule="evidence", num_train_epochs=2), teacher, student, examples())
+    votes.append(outputs_before(batches(examples())[0]))
+    trainer.train()
+    logs = trainer.state.log_history
+    teachers, labels = logged(logs, "evidence_teacher"), logged(logs, "evidence_label")
+    assert [teachers[0], labels[0]] == pytest.approx(votes[0].tolist(), rel=1e-5)
+    assert len(set(teachers[:STEPS])) == STEPS
+    assert set(teachers[STEPS:]) == {teachers[STEPS - 1]}, "examples seen before are no evidence"
+    assert logged(logs, "odds")[-1] == pytest.approx((teachers[-1] + 5) / (labels[-1] + 5), rel=1e-5)
+    assert flat(twin).shape == flat(student).shape
+
+
+def test_votes_are_counted_between_measurements_too(tmp_path):
+    every = train(config(tmp_path, lambda_rule="evidence", lambda_min=1.0, lambda_max=1.0), *models(), examples())
+    args = config(tmp_path, lambda_rule="evidence", lambda_min=1.0, lambda_max=1.0, lambda_interval=5)
+    some = train(args, *models(), examples())
+    cast = [trainer.lambda_state.evidence.cast.item() for trainer in (every, some)]
+    assert cast[0] == pytest.approx(cast[1], rel=1e-4)
+
+
+# --- why λ is as it is
+
+
+def test_logs_tell_what_held_lambda(tmp_path):
+    logs = train(config(tmp_path, lambda_min=1.9, lambda_max_change=0.02), *models(), examples()).state.log_history
+    for log in logs[:STEPS]:
+        holders = ("free", "clipped", "floor", "ceiling", "slowed", "held", "skipped_share")
+        assert sum(log[f"lambda_{name}"] for name in holders) == pytest.approx(1)
+        assert log["lambda_conflict"] == (log["grad_cosine"] < 0)
+        assert (log["lambda_floor"] == 1) == (log["lambda"] == pytest.approx(1.9))
+    assert sum(log["lambda_slowed"] for log in logs[:STEPS]) >= 1
