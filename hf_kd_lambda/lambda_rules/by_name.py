@@ -105,7 +105,7 @@ def rule_weights(
 def _check_known(name: str, known: Iterable[str], what: str) -> None:
     if name in known:
         return
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
     raise ValueError(f"unknown {what} {name!r}: " + (f"did you mean {nearest[0]!r}?" if nearest else "it has none."))
 
 

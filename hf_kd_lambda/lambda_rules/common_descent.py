@@ -76,7 +76,7 @@ class CAGrad(Rule):
     """CAGrad: the best for the worse-off loss within a ball around the mean gradient (Liu et al. 2021, Algorithm 1).
 
     The ball's radius is C·|g_0|, g_0 the mean. The update is g_0 + C|g_0|·g_x/|g_x|, where g_x = x·g_T + (1 − x)·g_D
-    minimizes <g_x, g_0> + C|g_0||g_x|. At C = 0 it is the mean's, and towards C = 1 it nears MGDA's direction.
+    minimizes <g_x, g_0> + C|g_0||g_x|. At C = 0 it is g_0; the larger C, the more the worse-off loss counts.
 
     Where both gradients cancel in g_x, its length is taken for no less than rounding makes it.
 
@@ -94,7 +94,8 @@ class CAGrad(Rule):
 
     def weights(self, gram: Gram) -> Weights:
         """½ + (s/|g_x|)·(x, 1 − x), s = C|g_0|."""
-        gram = a, b, c = conditioned(gram)
+        gram = conditioned(gram)
+        a, b, c = gram
         s = self.radius / 2 * (a + b + 2 * c).clamp(min=0.0).sqrt()
         x = self._share(gram, s)
         squared_length = x**2 * a + (1 - x) ** 2 * b + 2 * x * (1 - x) * c  # |g_x|²
@@ -103,14 +104,18 @@ class CAGrad(Rule):
 
     @staticmethod
     def _share(gram: Gram, s: Tensor) -> Tensor:
-        """The minimizing x. With D = min |g_x|² = (ab − c²)/A, q = (b − a)/2: where s²A > q², it is the minimum over
-        all x, (b − c)/A + q√D/√(A(s²A − q²)), brought into [0, 1]; else the end to which the sum keeps falling."""
+        """The minimizing x, with A = a + b − 2c, D = (ab − c²)/A (the least |g_x|²) and q = (b − a)/2.
+
+        Where s²A > q², it is the minimum over all x, (b − c)/A + q√D/√(A(s²A − q²)), brought into [0, 1]; else the end
+        towards which the sum keeps falling.
+        """
         a, b, c = gram
-        A, q = squared_difference(gram), (b - a) / 2  # noqa: N806
+        q = (b - a) / 2
+        difference = squared_difference(gram)  # A
         largest_dot = a.sqrt() * b.sqrt()
-        D = (largest_dot - c) * (largest_dot + c) / A  # noqa: N806
-        slack = s**2 * A - q**2
-        stationary = min_norm_share(gram) + q * D.sqrt() / (A * slack).clamp(min=tiny(c)).sqrt()
+        least = (largest_dot - c) * (largest_dot + c) / difference  # D
+        slack = s**2 * difference - q**2
+        stationary = min_norm_share(gram) + q * least.sqrt() / (difference * slack).clamp(min=tiny(c)).sqrt()
         return torch.where(slack > 0, stationary.clamp(0.0, 1.0), (1 + q.sign()) / 2)
 
 

@@ -110,8 +110,8 @@ class GradNorm(Rule):
     falls more slowly gets the longer gradient. Weights sum to 2, as GradNorm's do. At α = 0 GradNorm itself comes to
     rest here; otherwise both of its targets can be met at once only where r_T^α + r_D^α = 2.
 
-    The default α is the paper's for its main benchmark, whose losses differ in kind and in speed, as a task loss and a
-    KD loss do; it advises less where losses are alike, and 0 makes both gradients equally long.
+    The default α is the paper's for NYUv2, whose losses differ in kind and in speed, as a task loss and a KD loss do;
+    it advises less where losses are alike, and 0 makes both gradients equally long.
 
     Raises:
         ValueError: `alpha` is not in [0, ∞).

@@ -62,7 +62,7 @@ class Taylor2(Rule):
         L_T + L_D:    b + c = (s_T + s_D)·(c + λb)
 
     In conflict, the task loss falls most at the interval's lower end: the least λ at which the KD loss does not rise.
-    Where no curvature was found (s ≤ 0), λ is as large as the interval lets it be.
+    Where no curvature was found (s ≤ 0), λ is at the end of the interval to which the first-order term points.
 
     Args:
         target: the loss whose bound counts, `task` or `sum`.
