@@ -28,8 +28,6 @@ class Measurement(NamedTuple):
     """`[2]`: task_loss and kd_loss."""
     norms: Tensor | None = None
     """`[2]` or `[2, groups]`: a and b with the noise that the entries of `gram` are without; None: they hold it."""
-    votes: Tensor | None = None
-    """`[2]`: soft counts of unseen examples on which the student sides with the teacher, and with the label."""
 
 
 class LambdaState:
@@ -102,8 +100,6 @@ class LambdaState:
         first = self.grams.is_empty
         self.grams.update(torch.cat([entries, norms]), usable)
         self._take_losses(measured.losses, finite)
-        if self.evidence is not None and measured.votes is not None:
-            self.evidence.update(measured.votes)
         self._set_lambda(measured.gram, usable, finite, first)
 
     def _take_losses(self, losses: Tensor, finite: Tensor) -> None:

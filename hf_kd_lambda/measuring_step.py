@@ -23,7 +23,6 @@ class MeasuringStep:
 
     Attributes:
         losses: `[2]`, task_loss and kd_loss of the micro-batches so far, on this rank.
-        votes: `[2]`, likewise the soft counts of `side_counts`.
 
     Args:
         model: the student as Accelerate wraps it.
@@ -40,7 +39,6 @@ class MeasuringStep:
         self.accelerator = accelerator
         self.max_grad_norm = config.max_grad_norm
         self.losses = torch.zeros(2, device=accelerator.device)
-        self.votes = torch.zeros(2, device=accelerator.device)
         parameters = [each for group in optimizer.param_groups for each in group["params"] if each.requires_grad]
         groups = None
         if config.lambda_scope == "layer":
@@ -95,11 +93,8 @@ class MeasuringStep:
         measured = self.gradients.gram()
         unbiased = self.gradients.unbiased(measured) if isinstance(self.gradients, SampledGradientPair) else None
         gram, signal = (Gram(*(entry / scale**2 for entry in each)) for each in (measured, unbiased or measured))
-        losses, votes = self.losses, self.votes
-        if state.rule.needs:
-            ranks = self.accelerator.num_processes
-            losses, votes = self.accelerator.reduce(torch.cat([losses, votes * ranks]), "mean").split(2)
-        return gram, Measurement(signal, losses, torch.stack([gram.task, gram.kd]), votes)
+        losses = self.accelerator.reduce(self.losses, "mean") if state.rule.needs else self.losses
+        return gram, Measurement(signal, losses, torch.stack([gram.task, gram.kd]))
 
     def _clipped_rate(self, scale: float) -> Tensor:
         """The learning rate, times the factor by which the Trainer is going to clip the combined gradient."""

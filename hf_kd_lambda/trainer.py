@@ -128,7 +128,7 @@ class DistillationTrainer(Trainer):
         try:
             return super().train(*args, **kwargs)
         finally:
-            self._step = None
+            self._step, self._votes = None, torch.zeros_like(self._votes)
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, SaveOnSignal):
                     callback.restore_handlers()
@@ -176,7 +176,6 @@ class DistillationTrainer(Trainer):
         self._take_votes(outputs.logits, teacher_logits, inputs["labels"])
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
-        step.votes, self._votes = self._votes, torch.zeros_like(self._votes)
         self._last_gram, self._step = step.finish(state), None
         self._logged_losses += step.losses
         self._logged_steps += 1
@@ -184,8 +183,13 @@ class DistillationTrainer(Trainer):
 
     def _take_votes(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> None:
         """Let the student judge between label and teacher, as long as it has not been trained on these examples."""
-        if "odds" in self._rule.needs and self.state.epoch < 1:
-            self._votes += side_counts(student_logits, teacher_logits, labels)
+        evidence = self.lambda_state.evidence if self.lambda_state is not None else None
+        if evidence is None or self.state.epoch >= 1:
+            return
+        self._votes += side_counts(student_logits, teacher_logits, labels)
+        if self.accelerator.sync_gradients:
+            evidence.update(self.accelerator.reduce(self._votes, "sum"))
+            self._votes = torch.zeros_like(self._votes)
 
     def _student_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> SequenceClassifierOutput:
         return model(**{name: value for name, value in inputs.items() if name in self._student_inputs})

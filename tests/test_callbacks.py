@@ -1,4 +1,4 @@
-"""λ's state in checkpoints, and what happens on a signal. With a whole run: `test_trainer.py`, `test_resume.py`."""
+"""λ's state in checkpoints, and what happens on a signal. With a whole run: `test_trainer.py`, `test_pipeline.py`."""
 
 import json
 import os

@@ -93,9 +93,16 @@ def test_regression_end_to_end(tmp_path):
     assert {"pearson", "spearmanr", "score"} <= reports[-1].metrics.keys()
 
 
-@pytest.mark.parametrize("step", [3, 10])
-def test_a_killed_run_ends_as_one_that_was_not(tmp_path, step):
-    checkpoints = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2}
+@pytest.mark.parametrize(
+    ("step", "rule"),
+    [
+        (3, {"lambda_rule": "evidence", "lambda_interval": 2}),
+        (10, {"lambda_rule": "taylor2", "lambda_scope": "layer", "gram_metric": "adam"}),
+    ],
+    ids=["evidence", "taylor2"],
+)
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path, step, rule):
+    checkpoints = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2, **rule}
     whole = settings(tmp_path, **checkpoints)
     assert run([str(ROOT / "scripts" / "distill.py"), *argv(whole)]).returncode == 0
     teacher = {"teacher_dir": str(tmp_path / "taught")}
