@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hf_kd_lambda.evidence import Evidence
@@ -100,7 +101,8 @@ class LambdaState:
         first = self.grams.is_empty
         self.grams.update(torch.cat([entries, norms]), usable)
         self._take_losses(measured.losses, finite)
-        self._set_lambda(measured.gram, usable, finite, first)
+        holder = self._set_lambda(usable, first)
+        self._count(holder, measured.gram.dot < 0, finite)
 
     def _take_losses(self, losses: Tensor, finite: Tensor) -> None:
         usable = finite & losses.isfinite().all()
@@ -117,7 +119,8 @@ class LambdaState:
             needs["smoothness"] = self.smoothness.value
         return {name: needs[name] for name in self.rule.needs}
 
-    def _set_lambda(self, measured: Gram, usable: Tensor, finite: Tensor, first: Tensor) -> None:
+    def _set_lambda(self, usable: Tensor, first: Tensor) -> Tensor:
+        """Set λ and the weights' total where `usable`; return what held λ, as indices of `HOLDERS`."""
         signal = self.signal
         weights: Weights = self.rule(signal.gram, **self._needs(signal))
         proposed = weights.kd / weights.task
@@ -128,18 +131,24 @@ class LambdaState:
         self.lambda_ = torch.where(usable, bounded, self.lambda_)
         self.total = torch.where(usable, weights.task + weights.kd, self.total)
 
-        interval = feasible_interval(signal.gram)
-        on_edge = (proposed <= interval[0] * (1 + ON_EDGE)) | (proposed >= interval[1] * (1 - ON_EDGE))
-        holder = torch.zeros_like(bounded, dtype=torch.long)
-        for number, holds in enumerate(
-            (on_edge & self.rule.clips, slowed != proposed, slowed < self.bounds[0], slowed > self.bounds[1]), start=1
-        ):
-            holder = torch.where(holds, number, holder)
-        holder = torch.where(usable, holder, HOLDERS.index("held"))
+        lowest, highest = feasible_interval(signal.gram)
+        on_edge = (proposed <= lowest * (1 + ON_EDGE)) | (proposed >= highest * (1 - ON_EDGE))
+        holds = {
+            "clipped": on_edge & self.rule.clips,
+            "slowed": slowed != proposed,
+            "floor": slowed < self.bounds[0],
+            "ceiling": slowed > self.bounds[1],
+            "held": ~usable,
+        }
+        holder = torch.zeros_like(usable, dtype=torch.long)
+        for name, is_held in holds.items():
+            holder = torch.where(is_held, HOLDERS.index(name), holder)
+        return holder
+
+    def _count(self, holder: Tensor, conflict: Tensor, finite: Tensor) -> None:
         holder = torch.where(finite, holder, HOLDERS.index("skipped_share"))
-        one_hot = torch.nn.functional.one_hot(holder.reshape(-1), len(HOLDERS)).float().mean(dim=0)
-        conflict = (measured.dot < 0).float().mean()
-        self.counts = self.counts + torch.cat([conflict[None], one_hot])
+        shares = F.one_hot(holder.reshape(-1), len(HOLDERS)).float().mean(dim=0)
+        self.counts = self.counts + torch.cat([conflict.float().mean()[None], shares])
         self.skipped = self.skipped + ~finite
 
     def logs(self) -> dict[str, Tensor]:

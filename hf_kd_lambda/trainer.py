@@ -39,8 +39,8 @@ class DistillationTrainer(Trainer):
 
     On a measuring step (every `lambda_interval` optimizer steps) the two losses of one student forward are
     backpropagated apart, both gradients averaged over ranks, and λ taken from their Gram matrix (arXiv 2505.06270);
-    w_task·g_task + w_kd·g_kd is then what is clipped and stepped along. On other steps, and for the `fixed` rule, a
-    step is the Trainer's own with one backward pass.
+    w_task·g_task + w_kd·g_kd is then what is clipped and stepped along. Other steps, and all of a rule that measures
+    nothing, are the Trainer's own with one backward pass.
 
     Columns named `teacher_*` (say `teacher_input_ids`, of a teacher with its own tokenizer) go to the teacher without
     the prefix and replace the student's; all other columns go to whichever model's `forward` names them.
@@ -55,7 +55,7 @@ class DistillationTrainer(Trainer):
 
     Raises:
         ValueError: teacher and student do not fit each other, or a strategy is asked for that cannot work (DeepSpeed,
-            FSDP1, DataParallel, reentrant checkpointing, LOMO).
+            FSDP1, DataParallel, reentrant checkpointing, LOMO, Adam's metric without Adam).
     """
 
     args: DistillationConfig
