@@ -15,6 +15,7 @@ from hf_kd_lambda.config import DistillationConfig
 logger = logging.get_logger(__name__)
 
 TEACHER_PREFIX = "teacher_"
+ADAM_OPTIMIZERS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
 
 
 def forward_parameters(model: nn.Module) -> set[str]:
@@ -84,8 +85,7 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
         ),
         "gram_metric='adam' needs the second moments of torch's Adam or AdamW, and "
         f"optim={args.optim.value!r} has none: set optim to adamw_torch or adamw_torch_fused.": (
-            args.gram_metric == "adam"
-            and args.optim not in (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
+            args.gram_metric == "adam" and args.optim not in ADAM_OPTIMIZERS
         ),
     }
     for message, refused in refusals.items():
@@ -93,12 +93,17 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
             raise ValueError(message)
 
 
-def warn_of_single_sample(args: DistillationConfig) -> None:
-    """Warn of steps that cannot tell a gradient's noise from its signal."""
+def warn_of_blind_measurements(args: DistillationConfig) -> None:
+    """Warn of steps that cannot tell noise from signal, and of a Gram matrix that does not predict the losses."""
     # The gradients of FSDP2 are sums over the ranks to begin with.
     samples = args.gradient_accumulation_steps * (1 if args.fsdp else args.world_size)
     if args.gram_estimator == "unbiased" and samples == 1:
         logger.warning(
             "gram_estimator='unbiased' finds one micro-batch a step, which cannot tell noise from signal, so that the "
             "biased Gram matrix is used: raise gradient_accumulation_steps."
+        )
+    if "smoothness" in args.rule.needs and args.gram_metric == "euclidean" and args.optim in ADAM_OPTIMIZERS:
+        logger.warning(
+            f"lambda_rule={args.lambda_rule!r} compares what the losses do with what the Gram matrix predicts, and "
+            f"of optim={args.optim.value!r} only Adam's metric predicts it: set gram_metric to adam."
         )

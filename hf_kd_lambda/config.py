@@ -192,6 +192,11 @@ class DistillationConfig(TrainingArguments):
                 f"lambda_form='additive' does not go with lambda_rule={self.lambda_rule!r}, a schedule of weights "
                 "that add up to one: set lambda_form to convex or sum_two."
             )
+        if "smoothness" in rule.needs and self.lambda_interval > 1:
+            raise ValueError(
+                f"lambda_rule={self.lambda_rule!r} compares the losses of consecutive steps, which lambda_interval="
+                f"{self.lambda_interval} skips: set lambda_interval to 1."
+            )
         if self.lambda_scope == "layer" and (self.lambda_interval > 1 or not rule.measures):
             raise ValueError(
                 "lambda_scope='layer' needs both gradients at each step: set lambda_interval to 1, and lambda_rule to "

@@ -69,6 +69,8 @@ class Smoothness:
     ) -> None:
         """Take in one optimizer step. A step, and the pair before it, with anything that is not finite is left out.
 
+        Call it at every step: the losses' change from one call to the next is taken for that of one step.
+
         Args:
             losses: `(2,)`: (task_loss, kd_loss) of the step's batch, before the step and not averaged over others.
             gram: of the step's gradients, or as last measured. Entries may be `(groups,)`, of groups of parameters.

@@ -19,7 +19,7 @@ from hf_kd_lambda.checks import (
     check_problem,
     check_strategy,
     forward_parameters,
-    warn_of_single_sample,
+    warn_of_blind_measurements,
 )
 from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.evidence import side_counts
@@ -65,7 +65,7 @@ class DistillationTrainer(Trainer):
     ) -> None:
         super().__init__(model, args, **kwargs)
         check_strategy(args, self.accelerator)
-        warn_of_single_sample(args)
+        warn_of_blind_measurements(args)
         check_problem(model.config)
         align_labels(teacher, own_label_names(model))
         evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]

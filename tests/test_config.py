@@ -62,6 +62,10 @@ def test_what_is_out_of_range_is_named_with_its_value(tmp_path, settings, messag
         ({"lambda_rule": "fixed", "lambda_rule_kwargs": {"form": "raw"}}, "form is no part of it, set lambda_form"),
         ({"lambda_rule": "fixed", "lambda_rule_kwargs": {"kd_weight": 0.1}}, "set kd_weight itself"),
         ({"lambda_rule": "linear", "lambda_form": "additive"}, "lambda_form='additive' .*'linear', a schedule"),
+        (
+            {"lambda_rule": "taylor2", "lambda_interval": 2},
+            "lambda_rule='taylor2' compares .* set lambda_interval to 1",
+        ),
         ({"lambda_scope": "layer", "lambda_interval": 2}, "lambda_scope='layer' needs .* set lambda_interval to 1"),
         ({"lambda_scope": "layer", "lambda_rule": "fixed"}, "lambda_scope='layer' needs .* lambda_rule to one that"),
     ],

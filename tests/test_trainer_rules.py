@@ -19,6 +19,7 @@ from small_runs import (
     train,
 )
 
+from hf_kd_lambda import checks
 from hf_kd_lambda.evidence import side_counts
 from hf_kd_lambda.lambda_rules import RULES, rule_weights
 from hf_kd_lambda.layers import layer_groups
@@ -147,12 +148,37 @@ def test_micro_batches_give_the_unbiased_gram_matrix(tmp_path):
     assert log["grad_norm_task"] == pytest.approx(totals[0] ** 0.5, rel=1e-5), "of the batch as it is"
 
 
-def test_a_single_micro_batch_falls_back_and_says_so(tmp_path, caplog):
+def test_a_single_micro_batch_falls_back_and_says_so(tmp_path, warnings):
     plain = train(config(tmp_path, lambda_rule="snr"), *models(), examples())
-    with caplog.at_level("WARNING"):
-        unbiased = train(config(tmp_path, lambda_rule="snr", gram_estimator="unbiased"), *models(), examples())
+    assert warnings() == []
+    unbiased = train(config(tmp_path, lambda_rule="snr", gram_estimator="unbiased"), *models(), examples())
     assert logged(unbiased.state.log_history, "lambda") == logged(plain.state.log_history, "lambda")
     assert logged(unbiased.state.log_history, "snr_task") == []
+    (warning,) = warnings()
+    assert "raise gradient_accumulation_steps" in warning
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """What the checks have warned of since the last call."""
+    seen = []
+    monkeypatch.setattr(checks.logger, "warning", seen.append)
+
+    def take():
+        taken = seen.copy()
+        seen.clear()
+        return taken
+
+    return take
+
+
+@pytest.mark.parametrize(
+    ("settings", "number"),
+    [({"optim": "adamw_torch"}, 1), ({"optim": "adamw_torch", "gram_metric": "adam"}, 0), ({"optim": "sgd"}, 0)],
+)
+def test_taylor2_warns_of_a_metric_that_does_not_predict_the_losses(tmp_path, warnings, settings, number):
+    make_trainer(config(tmp_path, lambda_rule="taylor2", **settings), *models(), examples())
+    assert len(warnings()) == number
 
 
 # --- one λ for each layer
