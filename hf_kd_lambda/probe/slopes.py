@@ -1,0 +1,66 @@
+"""The Gram matrix of which an optimizer's real steps give evidence, and how well metrics predict it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from hf_kd_lambda.probe.steps import Gradients, Losses, measure
+from hf_kd_lambda.probe.updates import gram_of
+
+PERTURBATION = 0.05  # of both weights together, either way, to measure a derivative by one of them
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """−∂ΔL_i/∂w_j per unit of learning rate around the run's weights: for SGD, the Gram matrix.
+
+    Whatever else an update has in it, say momentum, does not depend on the weights and is not in the slopes.
+
+    Attributes:
+        measured: `[2, 2]`.
+        products: `Update.products` for each metric, `[2, 3]`.
+    """
+
+    measured: Tensor
+    products: Mapping[str, Tensor]
+
+    def error(self, metric: str) -> float:
+        """|k·predicted − measured|/|measured| with the best factor k, which no rule for λ depends on."""
+        predicted = self.products[metric][:, 1:]
+        factor = (predicted * self.measured).sum() / predicted.square().sum()
+        return ((factor * predicted - self.measured).norm() / self.measured.norm()).item()
+
+    def ratio_error(self, metric: str) -> float:
+        """By which factor, at least 1, the predicted √(a/b) is too large or too small."""
+        predicted, measured = (gram_of(each) for each in (self.products[metric], self.measured))
+        squared = (predicted.task / predicted.kd) / (measured.task / measured.kd)
+        return squared.log().abs().div(2).exp().item()
+
+    def cosine_error(self, metric: str) -> float:
+        """|predicted − measured| cosine."""
+        return (gram_of(self.products[metric]).cosine - gram_of(self.measured).cosine).abs().item()
+
+
+def measure_slopes(
+    losses: Losses,
+    optimizer: Optimizer,
+    gradients: Gradients,
+    products: Mapping[str, Tensor],
+    learning_rate: float,
+    weights: tuple[float, float],
+) -> Slopes:
+    """Take four steps with weights a little off the run's, and set the differences beside what was predicted.
+
+    Args:
+        losses, optimizer, gradients: as `measure` takes them.
+        products: of the predicted updates, by metric.
+        learning_rate: so small that the curvature of the losses plays no part.
+        weights: (w_T, w_D) of the run.
+    """
+    step = PERTURBATION * sum(weights)
+    around = torch.tensor(weights, dtype=torch.double) + step * torch.tensor([[1, 0], [-1, 0], [0, 1], [0, -1]])
+    changes = measure(losses, optimizer, gradients, around, [learning_rate])[0]
+    return Slopes(-(changes[:, ::2] - changes[:, 1::2]) / (2 * step * learning_rate), products)

@@ -1,0 +1,134 @@
+"""Real steps from one point of a run, and what they change."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Losses = Callable[[], Tensor]
+"""Task loss and KD loss, shape (2,), at the present weights, always of the same batch."""
+
+
+def exact_losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """Both losses as `losses.py` defines them, but in the precision of the logits.
+
+    Args:
+        logits, teacher_logits: `[examples, classes]`, or `[examples, 1]` for regression.
+        labels: `[examples]`.
+        temperature: T > 0 of the soft targets.
+
+    Returns:
+        Task loss and KD loss, shape (2,), as means over the examples.
+    """
+    if logits.shape[-1] == 1:
+        return torch.stack([F.mse_loss(logits[:, 0], labels.to(logits)), F.mse_loss(logits, teacher_logits)])
+    student, teacher = (each.div(temperature).log_softmax(-1) for each in (logits, teacher_logits))
+    divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return torch.stack([F.cross_entropy(logits, labels), temperature**2 * divergence])
+
+
+def losses_on(
+    model: nn.Module, inputs: Mapping[str, Tensor], teacher_logits: Tensor, labels: Tensor, temperature: float
+) -> Losses:
+    """Both losses of a classifier on one batch, without dropout; the model stays in the mode in which it is.
+
+    Args:
+        model: returns an output with `logits`.
+        inputs: keyword arguments of its forward.
+        teacher_logits, labels, temperature: as in `exact_losses`.
+    """
+
+    def losses() -> Tensor:
+        was_training = model.training
+        model.eval()
+        logits = model(**inputs).logits
+        model.train(was_training)
+        return exact_losses(logits, teacher_logits, labels, temperature)
+
+    return losses
+
+
+class Gradients(NamedTuple):
+    """The gradients of both losses, one tensor for each parameter that either of them reaches."""
+
+    parameters: list[nn.Parameter]
+    task: list[Tensor]
+    kd: list[Tensor]
+
+    def combined(self, task_weight: float, kd_weight: float) -> list[Tensor]:
+        """w_T·g_T + w_D·g_D."""
+        return [task_weight * task + kd_weight * kd for task, kd in zip(self.task, self.kd, strict=True)]
+
+
+def gradients_of(losses: Losses, parameters: Sequence[nn.Parameter]) -> Gradients:
+    """Differentiate both losses; a parameter that neither reaches is left out, as an optimizer passes over it."""
+    task_loss, kd_loss = losses()
+    task = torch.autograd.grad(task_loss, parameters, retain_graph=True, allow_unused=True)
+    kd = torch.autograd.grad(kd_loss, parameters, allow_unused=True)
+    reached = [each for each in zip(parameters, task, kd, strict=True) if each[1] is not None or each[2] is not None]
+    filled = [[torch.zeros_like(each[0]) if grad is None else grad for grad in each[1:]] for each in reached]
+    return Gradients([each[0] for each in reached], [each[0] for each in filled], [each[1] for each in filled])
+
+
+@contextmanager
+def restoring(optimizer: Optimizer) -> Iterator[Callable[[], None]]:
+    """Give a function that puts weights, optimizer state and settings back, bit for bit; it is called at the end, too.
+
+    Raises:
+        RuntimeError: at the end, if a weight or a state is not what it was.
+    """
+    weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    tensors = [tensor.detach() for tensor in weights + states]
+    copies = [tensor.clone() for tensor in tensors]
+    settings = [dict(group) for group in optimizer.param_groups]
+
+    def restore() -> None:
+        torch._foreach_copy_(tensors, copies)
+
+    try:
+        yield restore
+    finally:
+        restore()
+        optimizer.zero_grad()
+        for group, before in zip(optimizer.param_groups, settings, strict=True):
+            group.update(before)
+    if not all(map(torch.equal, tensors, copies)):
+        raise RuntimeError("the probe left other weights or another optimizer state than it found.")
+
+
+def measure(
+    losses: Losses, optimizer: Optimizer, gradients: Gradients, weights: Tensor, learning_rates: Sequence[float]
+) -> Tensor:
+    """Take a step of the optimizer for each pair of weights and each learning rate, and see what it changes.
+
+    All steps start where the optimizer is, which is left as it was. They are without weight decay, which is the same
+    whatever the weights of the losses.
+
+    Args:
+        losses: of the model that the optimizer steps.
+        optimizer: with the state that it has at this point of a run.
+        gradients: both, from before the steps.
+        weights: w_T and w_D, `[steps, 2]`.
+        learning_rates: η.
+
+    Returns:
+        ΔL_T and ΔL_D, `[rates, 2, steps]`, on the CPU.
+    """
+    changes = []
+    with restoring(optimizer) as restore, torch.no_grad():
+        before = losses()
+        for task_weight, kd_weight in weights.tolist():
+            for parameter, grad in zip(gradients.parameters, gradients.combined(task_weight, kd_weight), strict=True):
+                parameter.grad = grad
+            for rate in learning_rates:
+                for group in optimizer.param_groups:
+                    group["lr"], group["weight_decay"] = rate, 0.0
+                optimizer.step()
+                changes.append(losses() - before)
+                restore()
+    return torch.stack(changes).view(len(weights), len(learning_rates), 2).permute(1, 2, 0).cpu()

@@ -1,0 +1,105 @@
+"""Figures and page of the probe, and the command that makes them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from small_jobs import argv, settings
+
+from hf_kd_lambda.probe import figures as probe_figures
+from hf_kd_lambda.probe.report import Stage, write_report
+from hf_kd_lambda.probe.slopes import Slopes
+from hf_kd_lambda.probe.sweep import Sweep
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "probe_lambda.py"
+RATES = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
+
+
+def made_up_sweep(metrics=("Gram matrix",), c=-0.5):
+    """Changes that are as predicted for a = 1 and b = 2, but for a cubic term that grows with the learning rate."""
+    lambdas = torch.linspace(-1, 2, 16, dtype=torch.double)
+    rates = torch.tensor(RATES, dtype=torch.double)[:, None]
+    products = torch.tensor([[0, 1, c], [0, c, 2]], dtype=torch.double)
+    task, kd = -rates * (1 + c * lambdas), -rates * (c + 2 * lambdas) + 10 * rates**2 * lambdas**2
+    changes = torch.stack([task, kd, task + lambdas * kd], dim=1)
+    return Sweep((0.5, 0.25), (1.0, 1.0), RATES, lambdas, changes, dict.fromkeys(metrics, products))
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are drawn, to look into them after they were saved."""
+    drawn = []
+
+    class RecordedFigure(Figure):
+        def savefig(self, *args, **kwargs):
+            drawn.append(self)
+            super().savefig(*args, **kwargs)
+
+    monkeypatch.setattr(probe_figures, "Figure", RecordedFigure)
+    return drawn
+
+
+def test_parabolas_have_dots_on_their_lines_and_the_feasible_interval_shaded(tmp_path, figures):
+    path = probe_figures.plot_parabolas(
+        {"early": made_up_sweep(), "late": made_up_sweep(c=0.5)}, tmp_path / "p.png", "P"
+    )
+    assert imread(path).std() > 0
+    panels = figures[0].axes
+    assert [panel.get_title() for panel in panels[:3]] == [f"early: {name}" for name in probe_figures.CHANGES]
+    for panel in panels:
+        lines = {line.get_label(): torch.tensor(line.get_ydata()) for line in panel.lines}
+        torch.testing.assert_close(lines["measured, η = 1e-05"], lines["predicted: Gram matrix"], atol=1e-3, rtol=1e-3)
+    shaded = [
+        panel.patches[0].get_extents().transformed(panel.transData.inverted()) for panel in (panels[0], panels[3])
+    ]
+    assert (shaded[0].x0, shaded[0].x1) == pytest.approx((0.25, 2))  # |c|/b to a/|c|
+    assert (shaded[1].x0, shaded[1].x1) == pytest.approx((0, 2))
+
+
+def test_errors_are_drawn_over_the_learning_rate(tmp_path, figures):
+    sgd, adamw = {"early": made_up_sweep()}, {"early": made_up_sweep(("Adam", "Euclidean"))}
+    assert imread(probe_figures.plot_errors(sgd, adamw, tmp_path / "e.png", "E")).std() > 0
+    misfit, _, curvature, of_adamw, _, _ = figures[0].axes
+    assert misfit.lines[0].get_xdata() == pytest.approx(RATES)
+    rising = torch.tensor(misfit.lines[0].get_ydata()).diff()
+    assert (rising > 0).all()
+    assert curvature.get_yscale() == "log"
+    assert [line.get_label() for line in of_adamw.lines[:2]] == ["Adam", "Euclidean"]
+
+
+def test_the_page_says_how_far_the_prediction_holds(tmp_path):
+    measured = torch.tensor([[2, -1], [-1, 16]], dtype=torch.double)
+    adamw = made_up_sweep(("Adam", "Euclidean"))
+    stage = Stage(made_up_sweep(), adamw, [Slopes(measured, adamw.products)] * 8)
+    page = write_report(tmp_path / "new", "run", "make it", {"early": stage})
+    folder = tmp_path / "new"
+    assert (folder / "run.md").read_text(encoding="utf-8") == page
+    assert "`make it`" in page
+    assert "- early: up to η = 1.0e-03" in page
+    assert "| early | 1 | 0.5 | 0.25 | 1 | 2 | -0.5 | -0.354 | 0.707 | 0.25 to 2 |" in page
+    assert "Slopes are those of 8 batches" in page
+    assert "| early | Euclidean | 39 % | 39 % | ×2.000 | 0.177 |" in page
+    pictures = [line.split("](")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")]
+    assert sorted(pictures) == sorted(path.name for path in folder.glob("*.png"))
+    assert len(pictures) == 3
+
+
+def test_the_command_trains_and_probes_and_reuses_the_run(tmp_path):
+    command = [sys.executable, str(SCRIPT), *argv(settings(tmp_path)), "--report_dir", str(tmp_path / "report")]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    first = subprocess.run(command, env=env, capture_output=True, text=True, timeout=250)
+    assert first.returncode == 0, first.stderr[-2000:]
+    assert (tmp_path / "report" / "out.md").read_text(encoding="utf-8").strip() in first.stdout
+    for stage in (2, 6, 12):
+        assert f"- step {stage}: up to η = " in first.stdout
+    trained = tmp_path / "out" / "probe" / "model.safetensors"
+    written = trained.stat().st_mtime_ns
+    again = subprocess.run([*command, "--steps", "4", "5"], env=env, capture_output=True, text=True, timeout=250)
+    assert again.returncode == 1
+    assert again.stderr.splitlines()[-1].startswith("error: steps [5] have no checkpoint")
+    assert trained.stat().st_mtime_ns == written
