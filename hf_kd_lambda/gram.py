@@ -12,9 +12,9 @@ from hf_kd_lambda.ranks import average_over_ranks
 
 Outputs = TypeVar("Outputs", bound=dict[str, Any])
 
-Metric = Callable[[Tensor], Tensor]
-"""From a parameter to P, the diagonal of its dot product <x, P y>: of its shape (of its local shard's, if sharded), or
-a scalar."""
+Metric = Callable[[Tensor, Tensor | None], Tensor]
+"""From a parameter and the gradient that it is going to be stepped with (its local shard's; None if not known) to P,
+the diagonal of its dot product <x, P y>: of the gradient's shape, or a scalar."""
 
 
 class Gram(NamedTuple):
@@ -113,19 +113,22 @@ class GradientPair:
         self._fill_missing(presence.tolist())
         average_over_ranks(_locals(self._task_grads()) + _locals(self.kd_grads))
 
-    def gram(self) -> Gram:
+    def gram(self, step_weights: tuple[Tensor, Tensor] | None = None) -> Gram:
         """The Gram matrix of the accumulated gradients; of sharded ones (FSDP2) summed over the shards.
+
+        Args:
+            step_weights: (w_T, w_D) of the combined gradient that the metric is given, as in `combine`; None for none.
 
         Returns:
             Entries of shape (), or (groups,) if the parameters are grouped.
         """
-        self._fill_missing(self._presence())
-        grams = {
-            index: self._gram_of(parameter, parameter.grad, kd_grad)
-            for index, (parameter, kd_grad) in enumerate(zip(self.parameters, self.kd_grads, strict=True))
-            if parameter.grad is not None
-        }
-        return self._sum_shards(self._sum_groups(grams))
+        return self._gram(self.metric, step_weights)
+
+    def combined_norm(self, task_weight: Tensor, kd_weight: Tensor) -> Tensor:
+        """|w_T·g_T + w_D·g_D|, Euclidean, of weights as in `combine`."""
+        a, b, c = self._gram(None)
+        squared = task_weight**2 * a + 2 * task_weight * kd_weight * c + kd_weight**2 * b
+        return squared.sum().clamp(min=0.0).sqrt()
 
     def combine(self, task_weight: Tensor, kd_weight: Tensor) -> None:
         """Leave w_T·g_T + w_D·g_D in `.grad`, and free the KD gradient.
@@ -165,14 +168,27 @@ class GradientPair:
             if present and self.kd_grads[index] is None:
                 self.kd_grads[index] = torch.zeros_like(parameter)
 
-    def _gram_of(self, parameter: Tensor, task_grad: Tensor | None, kd_grad: Tensor | None) -> Gram:
-        task, kd = (torch.zeros_like(parameter) if grad is None else grad for grad in (task_grad, kd_grad))
-        return gram_matrix(task, kd, None if self.metric is None else self.metric(parameter))
+    def _gram(self, metric: Metric | None, step_weights: tuple[Tensor, Tensor] | None = None) -> Gram:
+        self._fill_missing(self._presence())
+        grams = {}
+        for index, (parameter, kd_grad) in enumerate(zip(self.parameters, self.kd_grads, strict=True)):
+            if parameter.grad is None or kd_grad is None:
+                continue
+            task, kd = _local(parameter.grad), _local(kd_grad)
+            combined = None
+            if metric is not None and step_weights is not None:
+                w_task, w_kd = (weight[self._group(index)] if weight.dim() else weight for weight in step_weights)
+                combined = w_task * task + w_kd * kd
+            grams[index] = gram_matrix(task, kd, None if metric is None else metric(parameter, combined))
+        return self._sum_shards(self._sum_groups(grams))
+
+    def _group(self, index: int) -> int:
+        assert self.groups is not None
+        return self.groups[index]
 
     def _members(self, indices: Iterable[int]) -> Tensor:
         """The groups of the parameters with these indices."""
-        assert self.groups is not None
-        return torch.tensor([self.groups[index] for index in indices], device=self.parameters[0].device)
+        return torch.tensor([self._group(index) for index in indices], device=self.parameters[0].device)
 
     def _sum_groups(self, grams: Mapping[int, Gram]) -> Tensor:
         """Sum scalar Gram matrices, by the index of their parameter, to entries of shape (3,) or (3, groups)."""

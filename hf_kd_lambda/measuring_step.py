@@ -8,7 +8,6 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.gram import Cut, GradientPair, Gram
@@ -76,32 +75,34 @@ class MeasuringStep:
             self.gradients.average_over_ranks()
         scaler = self.accelerator.scaler
         scale = scaler.get_scale() if scaler is not None else 1.0
+        state.to(self.losses.device)
         gram, measurement = self._measure(state, scale)
         state.update(measurement)
+        if state.smoothness is not None:
+            rate = self.optimizer.param_groups[0]["lr"] * self._clip_factor(state, scale)
+            state.smoothness.update(measurement.losses, measurement.gram, state.weights, rate)
         # A gradient scaler finds what is not finite by itself, and lowers its scale for it.
         if scaler is not None or gram.is_finite():
             self.gradients.combine(*state.weights)
         else:
             self.gradients.drop()
-        if state.smoothness is not None:
-            rate = self._clipped_rate(scale)
-            state.smoothness.update(measurement.losses, measurement.gram, state.weights, rate)
         return Gram(*(entry.sum() for entry in gram))
 
     def _measure(self, state: LambdaState, scale: float) -> tuple[Gram, Measurement]:
         """The Gram matrix as it is, and what λ is set from. Both gradients carry the scaler's factor."""
-        measured = self.gradients.gram()
+        step_weights = None
+        if self.gradients.metric is not None:  # the step that would be taken with the weights so far
+            factor = self._clip_factor(state, scale) / scale
+            step_weights = (state.weights[0] * factor, state.weights[1] * factor)
+        measured = self.gradients.gram(step_weights)
         unbiased = self.gradients.unbiased(measured) if isinstance(self.gradients, SampledGradientPair) else None
         gram, signal = (Gram(*(entry / scale**2 for entry in each)) for each in (measured, unbiased or measured))
         losses = self.accelerator.reduce(self.losses, "mean") if state.rule.needs else self.losses
         return gram, Measurement(signal, losses, torch.stack([gram.task, gram.kd]))
 
-    def _clipped_rate(self, scale: float) -> Tensor:
-        """The learning rate, times the factor by which the Trainer is going to clip the combined gradient."""
-        rate = torch.tensor(self.optimizer.param_groups[0]["lr"], device=self.losses.device)
-        grads = [parameter.grad for parameter in self.gradients.parameters if parameter.grad is not None]
-        if not self.max_grad_norm or not grads:
-            return rate
-        norm = torch.nn.utils.get_total_norm(grads)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        return rate * (self.max_grad_norm * scale / norm).clamp(max=1.0)
+    def _clip_factor(self, state: LambdaState, scale: float) -> Tensor:
+        """By what the Trainer is going to multiply the combined gradient, of the weights in force, to clip it."""
+        if not self.max_grad_norm:
+            return torch.ones((), device=self.losses.device)
+        norm = self.gradients.combined_norm(*state.weights) / scale
+        return (self.max_grad_norm / norm).clamp(max=1.0)

@@ -9,10 +9,14 @@ from torch.optim import Adam, Optimizer
 class AdamMetric:
     """P = 1/(√v̂ + ε) of a parameter: Adam steps along P g (Kingma & Ba 2015, algorithm 1), where SGD steps along g.
 
-    So <g_T, P g_T> and its like, for which `GradientPair` takes this, predict what a step of Adam does to the
-    losses, as <g_T, g_T> predicts it for SGD: to first order, and but for momentum and this step's part in v̂. v̂ is the
-    bias-corrected second moment before the step, AMSGrad's largest one where that is on. A parameter that was never
-    stepped has none, and P = 1: the first Gram matrix of a run is the Euclidean one.
+    So <g_T, P g_T> and its like, for which `GradientPair` takes this, predict what a step of Adam does to the losses,
+    as <g_T, g_T> predicts it for SGD: to first order, and as far as momentum and the moving of v̂ with the gradient
+    leave it at that.
+
+    v̂ is the bias-corrected second moment that the step is going to use, with the square of its own gradient in it.
+    Where that gradient is not known yet it is the one from before the step, in which an embedding that no batch has
+    used yet has v̂ = 0, so that P = 1/ε and hides everything else; before a parameter's first step P is then 1.
+    AMSGrad's largest moments count where that is on.
 
     Args:
         optimizer: torch's Adam or AdamW (plain, foreach, fused or capturable), or Accelerate's wrapper of it.
@@ -25,17 +29,39 @@ class AdamMetric:
         self.optimizer = check_adam(optimizer)
         self.options = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
 
-    def __call__(self, parameter: Tensor) -> Tensor:
-        """P in fp32, of the shape of the parameter or of its local shard; a scalar 1 before its first step."""
-        state = self.optimizer.state.get(parameter)
+    def __call__(self, parameter: Tensor, gradient: Tensor | None = None) -> Tensor:
+        """P in fp32, of the shape of the parameter or of its local shard; a scalar 1 where nothing is known.
+
+        Args:
+            parameter: of the optimizer.
+            gradient: that it is going to be stepped with, clipped and unscaled, of the local shard; None if unknown.
+        """
+        state, options = self.optimizer.state.get(parameter), self.options[parameter]
+        beta, epsilon = options["betas"][1], options["eps"]
+        if gradient is None:
+            if not state:
+                return torch.ones((), device=parameter.device)
+            # The step is a tensor, and may lie on the GPU, which nothing here waits for.
+            return _inverse_root(
+                _largest(state, _local(state["exp_avg_sq"]).float()), 1 - beta ** state["step"], epsilon
+            )
+        square = gradient.float().square()
         if not state:
-            return torch.ones((), device=parameter.device)
-        options = self.options[parameter]
-        moment = state["max_exp_avg_sq" if options["amsgrad"] else "exp_avg_sq"]
-        moment = moment.to_local() if isinstance(moment, DTensor) else moment
-        # The step is a tensor, and may lie on the GPU, which nothing here waits for.
-        correction = 1 - options["betas"][1] ** state["step"]
-        return (moment.float() / correction).sqrt_().add_(options["eps"]).reciprocal_()
+            return _inverse_root(square, 1.0, epsilon)
+        moment = torch.lerp(square, _local(state["exp_avg_sq"]).float(), beta)
+        return _inverse_root(_largest(state, moment), 1 - beta ** (state["step"] + 1), epsilon)
+
+
+def _largest(state: dict[str, Tensor], moment: Tensor) -> Tensor:
+    return torch.maximum(moment, _local(state["max_exp_avg_sq"]).float()) if "max_exp_avg_sq" in state else moment
+
+
+def _inverse_root(moment: Tensor, correction: Tensor | float, epsilon: float) -> Tensor:
+    return (moment / correction).sqrt_().add_(epsilon).reciprocal_()
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def check_adam(optimizer: Optimizer) -> Adam:

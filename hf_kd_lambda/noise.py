@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from hf_kd_lambda.gram import Cut, GradientPair, Gram, Metric
+from hf_kd_lambda.gram import Cut, GradientPair, Gram, Metric, gram_matrix
 
 LEAST_SHARE = 0.01  # of signal: its estimate is noisy too, and may fall below zero
 
@@ -54,7 +54,9 @@ class SampledGradientPair(GradientPair):
             """Measure the gradients of one parameter, and move them into the sums."""
             parameter = self.parameters[index]
             task, kd = task_grads[index], parameter.grad
-            grams[index] = self._gram_of(parameter, task, kd)
+            filled_task, filled_kd = (torch.zeros_like(parameter) if grad is None else grad for grad in (task, kd))
+            scale = None if self.metric is None else self.metric(parameter, None)
+            grams[index] = gram_matrix(filled_task, filled_kd, scale)
             task_sums[index] = _add(task_sums[index], task)
             self.kd_grads[index] = _add(self.kd_grads[index], kd)
             task_grads[index] = parameter.grad = None
@@ -76,6 +78,10 @@ class SampledGradientPair(GradientPair):
         self._swap(task_sums)
         self.own_products = self.own_products + self._sum_groups(grams)
         self.samples += 1
+
+    def gram(self, step_weights: tuple[Tensor, Tensor] | None = None) -> Gram:
+        """As `GradientPair.gram`, but in the metric in which the samples were measured, before the step was known."""
+        return super().gram(None)
 
     def average_over_ranks(self) -> None:
         """Average both gradients over all ranks, once and in place, and count the ranks' samples together."""

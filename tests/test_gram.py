@@ -203,10 +203,31 @@ def test_gram_matrix_of_half_precision_gradients_does_not_overflow():
     assert gram_matrix(half, half, torch.tensor(0.5)).task.item() == pytest.approx(5e7)
 
 
+@pytest.mark.parametrize("groups", [None, [0, 0, 1, 1, 1, 1, 2, 2]])
+def test_the_metric_is_given_the_gradient_of_the_step(batches, groups):
+    model, given = TwoHeads(), []
+    weights = (torch.tensor([0.5, 1.0, 2.0]), torch.tensor([3.0, 4.0, 5.0]))
+    weights = weights if groups else (weights[0][0], weights[1][0])
+
+    def metric(parameter, gradient):
+        given.append(gradient)
+        return torch.ones(())
+
+    pair = accumulated(model, batches, groups, metric)
+    norm, gram = pair.combined_norm(*weights), pair.gram(weights)
+    assert torch.equal(torch.stack(gram), torch.stack(accumulated(TwoHeads(), batches, groups).gram()))
+    pair.combine(*weights)
+    combined = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    for gradient, grad in zip(given, combined, strict=True):
+        torch.testing.assert_close(gradient, grad)
+    assert norm.item() == pytest.approx(torch.cat([grad.flatten() for grad in combined]).norm().item(), rel=1e-5)
+
+
 def test_the_metric_is_asked_for_parameters_with_a_gradient_alone(batches):
     model, asked = TwoHeads(), []
 
-    def metric(parameter):
+    def metric(parameter, gradient):
+        assert gradient is None
         asked.append(parameter)
         return torch.full_like(parameter, 2.0) if parameter.dim() == 2 else torch.tensor(3.0)
 

@@ -53,6 +53,28 @@ def test_the_metric_is_that_of_the_definition(kind, steps, grads):
     assert metric.dtype == torch.float32
 
 
+@pytest.mark.parametrize("options", [{}, {"amsgrad": True}], ids=["", "amsgrad"])
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_given_the_step_s_gradient_the_metric_is_that_of_the_step(steps, options, grads):
+    parameter = nn.Parameter(torch.ones(3, 4))
+    optimizer = make_optimizer("adamw", [parameter], **options)
+    step_along(optimizer, parameter, grads[:steps])
+    metric = AdamMetric(optimizer)
+    of_step = metric(parameter, grads[steps])
+    step_along(optimizer, parameter, grads[steps : steps + 1])
+    torch.testing.assert_close(of_step, metric(parameter), rtol=1e-5, atol=0)
+
+
+def test_an_embedding_that_no_batch_has_used_yet_does_not_hide_the_others():
+    parameter = nn.Parameter(torch.ones(2, 3))
+    optimizer = make_optimizer("adamw", [parameter])
+    step_along(optimizer, parameter, torch.tensor([[[1.0] * 3, [0.0] * 3]]))
+    metric = AdamMetric(optimizer)
+    before, of_step = metric(parameter), metric(parameter, torch.ones(2, 3))
+    assert (before[1] / before[0]).min() > 500  # up to 1/ε
+    assert (of_step[1] / of_step[0]).max() < 2
+
+
 def test_amsgrad_divides_by_its_largest_moment(grads):
     parameter = nn.Parameter(torch.ones(3, 4))
     optimizer = make_optimizer("adamw", [parameter], amsgrad=True)

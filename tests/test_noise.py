@@ -20,7 +20,7 @@ def batches():
     return list(torch.randn(3, 4, 3, generator=torch.Generator().manual_seed(1)))
 
 
-def doubled(parameter):
+def doubled(parameter, gradient):
     return torch.full_like(parameter, 2.0)
 
 

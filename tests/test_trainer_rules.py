@@ -99,25 +99,34 @@ def test_a_schedule_sets_the_weight_of_each_step(tmp_path, rule, kwargs, expecte
 # --- the optimizer's metric
 
 
-def test_adams_metric_measures_in_its_second_moments(tmp_path):
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_adams_metric_measures_in_the_second_moments_of_the_step(tmp_path, max_grad_norm):
     teacher, student = models()
     twin = copy.deepcopy(student)
-    adam = {"optim": "adamw_torch", "learning_rate": 1e-3, "adam_epsilon": 1e-4}
+    adam = {"optim": "adamw_torch", "learning_rate": 1e-3, "adam_epsilon": 1e-4, "max_grad_norm": max_grad_norm}
     args = config(tmp_path, gram_metric="adam", lambda_rule="norm_ratio", **adam, **UNBOUND)
     logs = train(args, teacher, student, examples()).state.log_history
     optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-3, eps=1e-4, weight_decay=0.0)
-    lambdas = []
-    for batch in batches(examples()):
+    lambdas = [1.0]
+    for step, batch in enumerate(batches(examples()), start=1):
         task, kd = gradients_of(twin, teacher, batch)
-        states = [optimizer.state.get(p) for p in twin.parameters()]
-        scales = [1 / ((s["exp_avg_sq"] / (1 - 0.999 ** s["step"])).sqrt() + 1e-4) if s else 1.0 for s in states]
-        a, b, _ = dots(task, kd, scales)
+        expected = combined(task, kd, lambdas[-1], max_grad_norm)  # of the λ in force before this measurement
+        moments = [optimizer.state[p]["exp_avg_sq"] if optimizer.state[p] else 0.0 for p in twin.parameters()]
+        moments = [0.999 * v + 0.001 * g.square() for v, g in zip(moments, expected, strict=True)]
+        a, b, _ = dots(task, kd, [1 / ((v / (1 - 0.999**step)).sqrt() + 1e-4) for v in moments])
         lambdas.append((a / b) ** 0.5)
-        for parameter, t, k in zip(twin.parameters(), task, kd, strict=True):
-            parameter.grad = (t + lambdas[-1] * k) / (1 + lambdas[-1])
+        for parameter, grad in zip(twin.parameters(), combined(task, kd, lambdas[-1], max_grad_norm), strict=True):
+            parameter.grad = grad
         optimizer.step()
-    assert logged(logs, "lambda") == pytest.approx(lambdas, rel=1e-4)
-    assert len({round(each, 3) for each in lambdas}) == STEPS
+    assert logged(logs, "lambda") == pytest.approx(lambdas[1:], rel=1e-4)
+    assert len({round(each, 3) for each in lambdas}) == STEPS + 1
+
+
+def combined(task, kd, lambda_, max_grad_norm):
+    """(g_T + λ·g_D)/(1 + λ), clipped."""
+    grads = [(t + lambda_ * k) / (1 + lambda_) for t, k in zip(task, kd, strict=True)]
+    norm = sum(grad.square().sum() for grad in grads).sqrt()
+    return [grad * min(1.0, max_grad_norm / norm) if max_grad_norm else grad for grad in grads]
 
 
 @pytest.mark.parametrize("optim", ["sgd", "adafactor"])
