@@ -102,7 +102,7 @@ def probe(job: DistillationJob, teacher: PreTrainedModel, checkpoint: Path) -> S
     # It brings the teacher's labels into order, and groups the parameters as the saved optimizer has them.
     trainer = DistillationTrainer(student, job.config, teacher=teacher, train_dataset=train, eval_dataset=validation)
     student.double(), teacher.double()
-    adamw, weights = trainer.create_optimizer(), weights_in_force(checkpoint)
+    adamw = trainer.create_optimizer()
     if not isinstance(adamw, Adam):
         raise ValueError(f"optim={job.config.optim!r} has no moments of Adam to probe: set it to adamw_torch.")
     adamw.load_state_dict(torch.load(checkpoint / "optimizer.pt", weights_only=True))
@@ -112,6 +112,7 @@ def probe(job: DistillationJob, teacher: PreTrainedModel, checkpoint: Path) -> S
     for index in reversed(range(BATCHES)):  # to end with the first, on which the sweeps are made
         losses = losses_on(student, *batch(job, student, teacher, index), job.config.temperature)
         gradients = gradients_of(losses, parameters)
+        weights = clipped(weights_in_force(checkpoint), gradients, job.config.max_grad_norm)
         predicted = adam_products(adamw, gradients, weights)
         slopes.append(measure_slopes(losses, adamw, gradients, predicted, ADAMW_RATES[0], weights))
     gram = sgd_update(gradients).products(gradients)
@@ -166,6 +167,13 @@ def weights_in_force(checkpoint: Path) -> tuple[float, float]:
     if entry is None:
         raise ValueError(f"no positive λ was logged before {checkpoint}: lower logging_steps, or raise kd_weight.")
     return entry["kd_weight"] / entry["lambda"], entry["kd_weight"]
+
+
+def clipped(weights: tuple[float, float], gradients: Gradients, max_norm: float) -> tuple[float, float]:
+    """The weights times the factor by which the Trainer clips the gradient that they combine."""
+    norm = torch.nn.utils.get_total_norm(gradients.combined(*weights)).item()
+    factor = min(1.0, max_norm / norm) if max_norm else 1.0
+    return factor * weights[0], factor * weights[1]
 
 
 if __name__ == "__main__":

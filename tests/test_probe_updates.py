@@ -6,6 +6,7 @@ from probe_points import bert_losses, stepped_adamw
 from torch import nn
 from torch.optim import SGD, AdamW
 
+from hf_kd_lambda.metric import AdamMetric
 from hf_kd_lambda.probe.steps import gradients_of
 from hf_kd_lambda.probe.updates import (
     adam_momentum,
@@ -101,6 +102,18 @@ def test_the_metric_before_a_step_is_that_of_the_step_before_it():
     expected = metric_of_step(optimizer, gradients, WEIGHTS)
     step_of(optimizer, gradients, WEIGHTS)
     torch.testing.assert_close(metric_before(optimizer, gradients), expected)
+
+
+def test_the_metric_of_training_is_the_one_that_is_probed():
+    model, losses = bert_losses()
+    optimizer = stepped_adamw(model, losses)
+    gradients = gradients_of(losses, list(model.parameters()))
+    trained = AdamMetric(optimizer)
+    before = [trained(parameter) for parameter in gradients.parameters]
+    torch.testing.assert_close([each.double() for each in before], metric_before(optimizer, gradients))
+    pairs = zip(gradients.parameters, gradients.combined(*WEIGHTS), strict=True)
+    of_step = [trained(parameter, grad).double() for parameter, grad in pairs]
+    torch.testing.assert_close(of_step, metric_of_step(optimizer, gradients, WEIGHTS))
 
 
 def test_products_are_dot_products_and_hold_the_gram_matrix():
