@@ -90,8 +90,8 @@ class MeasuringStep:
 
     def _measure(self, state: LambdaState, scale: float) -> tuple[Gram, Measurement]:
         """The Gram matrix as it is, and what λ is set from. Both gradients carry the scaler's factor."""
-        step_weights = None
-        if self.gradients.metric is not None:  # the step that would be taken with the weights so far
+        step_weights, sampled = None, isinstance(self.gradients, SampledGradientPair)
+        if self.gradients.metric is not None and not sampled:  # the step that the weights so far would make
             factor = self._clip_factor(state, scale) / scale
             step_weights = (state.weights[0] * factor, state.weights[1] * factor)
         measured = self.gradients.gram(step_weights)

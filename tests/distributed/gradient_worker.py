@@ -1,9 +1,8 @@
 """One rank of two: gradients of two micro-batches a rank, measured together, against dense ones of all four."""
 
-import time
-
 import torch
 import torch.distributed as dist
+from process_group import leave_group
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -88,10 +87,7 @@ def main() -> None:
     check(pair, [mean_of(samples[:2]), mean_of(samples[2:])], scales, 2)
 
     print(f"rank {rank} agrees", flush=True)
-    dist.barrier()
-    # As in `worker.py`: torch 2.13 deadlocks where a group is destroyed while gloo frees the last collective.
-    time.sleep(0.1)
-    dist.destroy_process_group()
+    leave_group()
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import DistributedType
+from process_group import leave_group
 from safetensors.torch import save_file
 from small_runs import config, examples, models, train
 from torch.distributed.tensor import DTensor
@@ -33,10 +33,7 @@ def main() -> None:
     if dist.get_rank() == 0:
         save_file(weights, folder / "weights.safetensors")
         (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
-    dist.barrier()
-    # Torch 2.13 deadlocks where a group is destroyed while gloo's thread waits for the GIL to free a collective.
-    time.sleep(0.1)
-    dist.destroy_process_group()
+    leave_group()
 
 
 if __name__ == "__main__":
