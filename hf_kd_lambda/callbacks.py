@@ -1,4 +1,4 @@
-"""What rides along with a training run: λ's state in the checkpoint, and a checkpoint when the run is told to stop."""
+"""What rides along with a training run: λ's state, a checkpoint when it is told to stop, the order of its batches."""
 
 import dataclasses
 import signal
@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
 
 from hf_kd_lambda.config import DistillationConfig
@@ -129,6 +130,24 @@ class SaveOnSignal(TrainerCallback):
         """Give both signals back to whom they belonged; nothing if that is done already."""
         while self._previous:
             signal.signal(*self._previous.popitem())
+
+
+class EpochOrder(TrainerCallback):
+    """Has length-grouped batches depend on seed and epoch alone, as Accelerate has random ones.
+
+    Else a resumed run, whose random numbers start anew, would go on in another order.
+    """
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Seed the sampler, which lies below what Accelerate puts around it."""
+        sampler = getattr(kwargs.get("train_dataloader"), "batch_sampler", None)
+        while sampler is not None and not isinstance(sampler, LengthGroupedSampler):
+            sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
+        if sampler is not None:
+            seed = args.seed if args.data_seed is None else args.data_seed
+            sampler.generator = torch.Generator().manual_seed(seed + int(state.epoch or 0))
 
 
 def signal_received(callbacks: Iterable[TrainerCallback]) -> signal.Signals | None:

@@ -1,26 +1,20 @@
 """What cannot work is refused before training starts, with a message that says what to change."""
 
-import inspect
 from collections.abc import Collection
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
+from hf_kd_lambda.columns import TEACHER_LOGITS, own_inputs
 from hf_kd_lambda.config import DistillationConfig
 
 logger = logging.get_logger(__name__)
 
-TEACHER_PREFIX = "teacher_"
 ADAM_OPTIMIZERS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
-
-
-def forward_parameters(model: nn.Module) -> set[str]:
-    """Names of the inputs that a model's `forward` takes, but for the labels, which the trainer keeps to itself."""
-    return set(inspect.signature(model.forward).parameters) - {"labels"}
 
 
 def check_problem(student: PreTrainedConfig) -> None:
@@ -35,27 +29,25 @@ def check_problem(student: PreTrainedConfig) -> None:
         )
 
 
-def check_columns(
-    columns: Collection[str], teacher: PreTrainedModel, student: nn.Module, args: TrainingArguments
-) -> None:
+def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, student: nn.Module) -> None:
     """Refuse a dataset from which the teacher would not get the inputs that it needs.
 
     Raises:
-        ValueError: the vocabularies differ and there is no `teacher_input_ids`, or the Trainer would drop a column
-            that only the teacher takes.
+        ValueError: there is neither a teacher nor what it said, or the vocabularies differ and there is no
+            `teacher_input_ids`.
     """
-    own = [column for column in columns if column.startswith(TEACHER_PREFIX)]
+    if TEACHER_LOGITS in columns:
+        return
+    if teacher is None:
+        raise ValueError(
+            f"teacher=None, and of the columns {', '.join(columns)} none is {TEACHER_LOGITS}: give a teacher, or add "
+            "its logits to all datasets."
+        )
     sizes = [getattr(model.config, "vocab_size", None) for model in (teacher, student)]
-    if sizes[0] != sizes[1] and not own:
+    if sizes[0] != sizes[1] and not own_inputs(columns):
         raise ValueError(
             f"the teacher's vocabulary has {sizes[0]} tokens, the student's {sizes[1]}, so one cannot read the "
             "other's input_ids: tokenise for the teacher too, into columns named teacher_input_ids and so on."
-        )
-    teachers_alone = own or sorted((forward_parameters(teacher) - forward_parameters(student)) & set(columns))
-    if args.remove_unused_columns and teachers_alone:
-        raise ValueError(
-            f"remove_unused_columns=True drops {', '.join(teachers_alone)}, which the teacher needs and the student "
-            "does not take: set remove_unused_columns=False."
         )
 
 

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.utils import logging
 
-from hf_kd_lambda.callbacks import SaveOnSignal, signal_received
+from hf_kd_lambda.callbacks import EpochOrder, SaveOnSignal, signal_received
 from hf_kd_lambda.checkpoints import last_checkpoint, record_run, remove_checkpoints
 from hf_kd_lambda.tokens import DistillationCollator
 
@@ -78,7 +78,7 @@ def finetune(
         data_collator=DistillationCollator(tokenizer),
         processing_class=tokenizer,
         compute_metrics=compute_metrics,
-        callbacks=[SaveOnSignal()],
+        callbacks=[SaveOnSignal(), EpochOrder()],
     )
     train_on(trainer)
     trainer.save_model()

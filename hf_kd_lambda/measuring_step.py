@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.gram import Cut, GradientPair, Gram
+from hf_kd_lambda.gram import Cut, GradientPair, Gram, embedding_rows
 from hf_kd_lambda.lambda_state import LambdaState, Measurement
 from hf_kd_lambda.layers import layer_groups
 from hf_kd_lambda.metric import AdamMetric
@@ -46,9 +46,18 @@ class MeasuringStep:
         metric = AdamMetric(optimizer) if config.gram_metric == "adam" else None
         kind = SampledGradientPair if config.gram_estimator == "unbiased" else GradientPair
         self.gradients = kind(parameters, groups, metric)
+        # Where gradients are sent to other ranks, sampled or scaled by Adam's moments, they have to be dense; on a GPU
+        # zeros are cheap, and sparse tensors make it wait.
+        self.takes_rows = (
+            kind is GradientPair
+            and metric is None
+            and not config.torch_compile
+            and accelerator.num_processes == 1
+            and accelerator.device.type == "cpu"
+        )
 
     def local_gradients(self) -> contextlib.AbstractContextManager:
-        """Where backward leaves each rank's own gradients: DDP would reduce only the first of two backwards.
+        """Where forward and backward leave each rank's own gradients: DDP would reduce only the first backward's.
 
         FSDP2 shards every backward's gradient right, but must do so for each micro-batch: what it holds back, it adds
         up over both losses.
@@ -56,7 +65,7 @@ class MeasuringStep:
         if self.accelerator.is_fsdp2:
             cast(FSDPModule, self.model).set_requires_gradient_sync(True)
             return contextlib.nullcontext()
-        return self.accelerator.no_sync(self.model)
+        return embedding_rows(self.model) if self.takes_rows else self.accelerator.no_sync(self.model)
 
     def backward(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor) -> None:
         """Backpropagate both losses of one micro-batch, in the context of `local_gradients`."""

@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from hf_kd_lambda.arguments import DataArguments, ModelArguments
 from hf_kd_lambda.checkpoints import claim_folder, record_run
-from hf_kd_lambda.checks import TEACHER_PREFIX
+from hf_kd_lambda.columns import TEACHER_PREFIX
 from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.data import load_task_data
 from hf_kd_lambda.explain import explain_lambda, lambda_summary
@@ -65,8 +65,7 @@ class DistillationJob:
     def __init__(self, models: ModelArguments, data: DataArguments, config: DistillationConfig) -> None:
         self.models = models
         self.data_args = data
-        # The teacher may need columns that the student does not take.
-        self.config = dataclasses.replace(cast(Any, config), remove_unused_columns=False)
+        self.config = config
         self.folder = Path(str(config.output_dir))
         self.teacher_folder = Path(models.teacher_dir or self.folder / "teacher")
         self.baseline_folder = self.folder / "without_kd"
@@ -80,6 +79,7 @@ class DistillationJob:
         """Everything that decides the student which comes out."""
         own = {field.name for field in dataclasses.fields(DistillationConfig)}
         own -= {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+        own -= {"cache_teacher", "teacher_cache_dir"}
         config = {name: getattr(self.config, name) for name in sorted(own) + OPTIMISATION}
         return {**dataclasses.asdict(self.models), **dataclasses.asdict(self.data_args), **config}
 
@@ -159,6 +159,8 @@ class DistillationJob:
             self.train_without_kd(copy.deepcopy(student))
             reports.append(self._evaluate_student("student without KD", self.baseline_folder, teacher_logits))
         trainer = self._make_trainer(teacher, student)
+        if self.config.cache_teacher and trainer.cache_teacher():
+            trainer.teacher = teacher = None
         train_on(trainer)
         trainer.save_model()
         trainer.save_state()
@@ -278,7 +280,7 @@ class DistillationJob:
 
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
         """Arguments of a plain Trainer beside the distillation's, which alone is reported and pushed."""
-        beside = {"remove_unused_columns": True, "report_to": "none", "push_to_hub": False}
+        beside = {"report_to": "none", "push_to_hub": False}
         beside |= {"metric_for_best_model": MAIN_METRIC, "greater_is_better": True}
         return dataclasses.replace(cast(Any, self.config), output_dir=str(folder), **beside, **settings)
 

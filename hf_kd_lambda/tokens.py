@@ -7,7 +7,7 @@ from datasets import DatasetDict
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from hf_kd_lambda.checks import TEACHER_PREFIX
+from hf_kd_lambda.columns import TEACHER_PREFIX
 from hf_kd_lambda.data import TaskData
 
 

@@ -1,6 +1,9 @@
 """The Trainer that sets λ from the gradients of task loss and KD loss."""
 
+import copy
 import math
+from collections.abc import Callable, Collection
+from pathlib import Path
 from signal import Signals
 from typing import Any, cast
 
@@ -11,18 +14,14 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
+from transformers.utils import logging
 
-from hf_kd_lambda.callbacks import LambdaCheckpoint, SaveOnSignal, signal_received
-from hf_kd_lambda.checks import (
-    TEACHER_PREFIX,
-    check_columns,
-    check_problem,
-    check_strategy,
-    forward_parameters,
-    warn_of_blind_measurements,
-)
+from hf_kd_lambda.callbacks import EpochOrder, LambdaCheckpoint, SaveOnSignal, signal_received
+from hf_kd_lambda.checks import check_columns, check_problem, check_strategy, warn_of_blind_measurements
+from hf_kd_lambda.columns import TEACHER_LOGITS, ColumnCollator, forward_parameters, teacher_inputs
 from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.evidence import side_counts
+from hf_kd_lambda.fingerprint import model_digest
 from hf_kd_lambda.gram import Gram, cut_outputs
 from hf_kd_lambda.lambda_rules import loss_weights
 from hf_kd_lambda.lambda_state import LambdaState
@@ -31,7 +30,12 @@ from hf_kd_lambda.losses import count_items, logit_mse_loss, soft_target_loss, t
 from hf_kd_lambda.measuring_step import MeasuringStep
 from hf_kd_lambda.metric import check_adam
 from hf_kd_lambda.metrics import teacher_agreement
+from hf_kd_lambda.outputs_file import CacheUnavailableError
 from hf_kd_lambda.teacher import align_labels, freeze, own_label_names
+from hf_kd_lambda.teacher_cache import DEFAULT_FOLDER, TeacherCache
+from hf_kd_lambda.teacher_rows import logits_rows
+
+logger = logging.get_logger(__name__)
 
 
 class DistillationTrainer(Trainer):
@@ -43,14 +47,17 @@ class DistillationTrainer(Trainer):
     nothing, are the Trainer's own with one backward pass.
 
     Columns named `teacher_*` (say `teacher_input_ids`, of a teacher with its own tokenizer) go to the teacher without
-    the prefix and replace the student's; all other columns go to whichever model's `forward` names them.
+    the prefix and replace the student's; all other columns go to whichever model's `forward` names them. A column
+    `teacher_logits` is what the teacher said: `cache_teacher` adds it before training, and a dataset that brings it
+    needs no teacher.
 
     `compute_loss_func(outputs, labels, num_items_in_batch)`, if given, is the task loss. It must depend on the student
     through `outputs` alone.
 
     Args:
         teacher: predicts the soft targets. It is frozen and put into eval mode; if its labels are the student's in
-            another order, its outputs are permuted.
+            another order, its outputs are permuted. None where every dataset has a column `teacher_logits`, in the
+            order of the student's labels.
         args: see `DistillationConfig`.
 
     Raises:
@@ -59,22 +66,41 @@ class DistillationTrainer(Trainer):
     """
 
     args: DistillationConfig
+    data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    train_dataset: Any
+    eval_dataset: Any
 
     def __init__(
-        self, model: PreTrainedModel | nn.Module, args: DistillationConfig, *, teacher: PreTrainedModel, **kwargs: Any
+        self,
+        model: PreTrainedModel | nn.Module,
+        args: DistillationConfig,
+        *,
+        teacher: PreTrainedModel | None = None,
+        **kwargs: Any,
     ) -> None:
+        # The Trainer would drop what the student does not take: the teacher's inputs, and its logits.
+        drops_columns, args = args.remove_unused_columns, copy.copy(args)
+        args.remove_unused_columns = False
         super().__init__(model, args, **kwargs)
         check_strategy(args, self.accelerator)
         warn_of_blind_measurements(args)
         check_problem(model.config)
-        align_labels(teacher, own_label_names(model))
-        evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
-        for dataset in (self.train_dataset, *evaluated):
-            if columns := getattr(dataset, "column_names", None):
-                check_columns(columns, teacher, model, args)
-        self.teacher = freeze(teacher).to(args.device)
+        if teacher is not None:
+            align_labels(teacher, own_label_names(model))
+            teacher = freeze(teacher).to(args.device)
+        for dataset in self._datasets():
+            if columns := _columns(dataset):
+                check_columns(columns, teacher, model)
+        self.teacher = teacher
+        if args.train_sampling_strategy == "group_by_length" and not self._has_lengths():
+            args.train_sampling_strategy = "random"
         self._student_inputs = forward_parameters(model)
-        self._teacher_inputs = forward_parameters(teacher)
+        self._teacher_inputs = set() if teacher is None else forward_parameters(teacher)
+        kept = self._student_inputs | self._teacher_inputs if drops_columns else None
+        self.data_collator = ColumnCollator(self.data_collator, kept)
+
+        if args.torch_compile:
+            torch._functorch.config.donated_buffer = False  # a measuring step goes back through its graph twice
 
         # Both losses are divided by the items of the whole accumulated batch, so that the Trainer has to count them
         # and must not divide by the accumulation steps again.
@@ -82,6 +108,7 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
 
         self.add_callback(SaveOnSignal)
+        self.add_callback(EpochOrder)
         self._rule = args.rule
         self._groups: list[str] = []
         if args.lambda_scope == "layer":
@@ -125,6 +152,8 @@ class DistillationTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as `Trainer.train` does; a run that is interrupted leaves no half-done step and no signal handler."""
+        if self.args.cache_teacher:
+            self.cache_teacher()
         try:
             return super().train(*args, **kwargs)
         finally:
@@ -132,6 +161,55 @@ class DistillationTrainer(Trainer):
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, SaveOnSignal):
                     callback.restore_handlers()
+
+    def cache_teacher(self) -> bool:
+        """Add `teacher_logits` to the examples of training and evaluation.
+
+        Logits that were kept before are read; others are computed in the precision of the run, by all ranks together,
+        which must all call this. Examples whose logits cannot be kept stay as they are, with a warning.
+
+        Returns:
+            Whether all have them now, so that the teacher waits in the CPU's memory for other examples.
+        """
+        if self.teacher is None:
+            return True
+        cache = TeacherCache(
+            folder=Path(self.args.teacher_cache_dir or DEFAULT_FOLDER),
+            identity=f"{model_digest(self.teacher)} logits {self.accelerator.mixed_precision}",
+            collate=self.data_collator,
+            predict=lambda batch: logits_rows(self._teacher_logits(self._prepare_inputs(batch))),
+            batch_size=self.args.eval_batch_size,
+            accelerator=self.accelerator,
+            progress=not self.args.disable_tqdm,
+        )
+
+        def cached(examples: Any) -> Any:
+            if examples is None or TEACHER_LOGITS in _columns(examples):
+                return examples
+            try:
+                return cache.add_to(examples)
+            except CacheUnavailableError as reason:
+                logger.warning(f"cache_teacher: the teacher answers at each step, since of these examples {reason}.")
+                return examples
+
+        self.train_dataset = cached(self.train_dataset)
+        several = isinstance(self.eval_dataset, dict)
+        self.eval_dataset = (
+            {name: cached(each) for name, each in self.eval_dataset.items()} if several else cached(self.eval_dataset)
+        )
+        complete = all(TEACHER_LOGITS in _columns(dataset) for dataset in self._datasets())
+        if complete:
+            self.teacher.to("cpu")
+        return complete
+
+    def _has_lengths(self) -> bool:
+        """Whether the Trainer can tell how long each example is."""
+        names = getattr(self.processing_class, "model_input_names", ["input_ids"])
+        return all({names[0], self.args.length_column_name} & set(_columns(dataset)) for dataset in self._datasets())
+
+    def _datasets(self) -> list[Any]:
+        evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+        return [dataset for dataset in (self.train_dataset, *evaluated) if dataset is not None]
 
     def compute_loss(
         self,
@@ -162,6 +240,7 @@ class DistillationTrainer(Trainer):
             The loss to log. On a measuring step it is 0 until the last micro-batch, when the weights are known.
         """
         state = self.lambda_state
+        assert self.args.lambda_interval is not None  # the config has resolved it
         if state is None or self.state.global_step % self.args.lambda_interval:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
@@ -196,10 +275,14 @@ class DistillationTrainer(Trainer):
 
     @torch.no_grad()
     def _teacher_logits(self, inputs: dict[str, Any]) -> Tensor:
-        own = {name.removeprefix(TEACHER_PREFIX): x for name, x in inputs.items() if name.startswith(TEACHER_PREFIX)}
-        given = own or {name: value for name, value in inputs.items() if name in self._teacher_inputs}
+        if TEACHER_LOGITS in inputs:
+            return inputs[TEACHER_LOGITS]
+        if self.teacher is None:
+            raise ValueError(f"these examples have no column {TEACHER_LOGITS}, and there is no teacher: give either.")
+        if self.teacher.device != self.args.device:
+            self.teacher.to(self.args.device)
         with self.accelerator.autocast():
-            return self.teacher(**given).logits.float()
+            return self.teacher(**teacher_inputs(inputs, self._teacher_inputs)).logits.float()
 
     def _losses(
         self,
@@ -275,3 +358,8 @@ class DistillationTrainer(Trainer):
         task, kd = losses.mean(0).tolist()
         agreement = teacher_agreement(student_logits, teacher_logits)
         return {"task_loss": task, "kd_loss": kd, "teacher_agreement": agreement}
+
+
+def _columns(dataset: Any) -> Collection[str]:
+    """Names of a dataset's columns; none where it does not tell."""
+    return getattr(dataset, "column_names", None) or ()

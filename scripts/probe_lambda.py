@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from hf_kd_lambda.arguments import DataArguments, ModelArguments
 from hf_kd_lambda.checkpoints import claim_folder
-from hf_kd_lambda.checks import TEACHER_PREFIX, forward_parameters
+from hf_kd_lambda.columns import TEACHER_PREFIX, forward_parameters
 from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.finetune import TrainingStoppedError
 from hf_kd_lambda.parser import parse

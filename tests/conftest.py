@@ -1,5 +1,8 @@
 """Settings of all tests."""
 
+import os
+import tempfile
+
 import torch
 from hypothesis import settings
 
@@ -7,3 +10,7 @@ settings.register_profile("tests", deadline=None, derandomize=True)  # no test i
 settings.load_profile("tests")
 
 torch.set_num_threads(1)  # tiny models gain nothing from more, and sums round alike on every machine
+
+# Before anything of Hugging Face reads it: no test finds what a user keeps, or what an earlier one kept.
+_home = tempfile.TemporaryDirectory(prefix="hf_kd_lambda_tests.")
+os.environ["HF_HOME"] = _home.name

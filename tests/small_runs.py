@@ -54,6 +54,7 @@ def config(folder: Path, **settings) -> DistillationConfig:
         "report_to": "none",
         "use_cpu": True,
         "precision": "fp32",
+        "lambda_interval": 1,
         "disable_tqdm": True,
         "temperature": reference.TEMPERATURE,
     }

@@ -7,10 +7,13 @@ import threading
 
 import pytest
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from small_runs import config
+from torch.utils.data import BatchSampler, DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_kd_lambda.callbacks import LambdaCheckpoint, SaveOnSignal, signal_received
+from hf_kd_lambda.callbacks import EpochOrder, LambdaCheckpoint, SaveOnSignal, signal_received
 from hf_kd_lambda.gram import Gram
 from hf_kd_lambda.lambda_state import Measurement
 
@@ -164,3 +167,39 @@ def test_an_epoch_is_evaluated_without_a_signal(listening, args):
     listening.on_epoch_end(args, TrainerState(epoch=0.5, global_step=3, max_steps=12), control)
     assert control.should_evaluate
     assert control.should_save
+
+
+# --- the order of length-grouped batches
+
+
+def order(sampler, args, epoch, dataloader=None):
+    loader = dataloader or DataLoader(range(40), batch_sampler=BatchSampler(sampler, 4, drop_last=False))
+    state = TrainerState(epoch=epoch)
+    EpochOrder().on_epoch_begin(args, state, TrainerControl(), train_dataloader=loader)
+    return list(sampler)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone(tmp_path):
+    sampler = LengthGroupedSampler(4, lengths=list(range(40)))
+    args = config(tmp_path, seed=1)
+    first = order(sampler, args, 0.0)
+    torch.rand(7)
+    assert order(sampler, args, 1.0) != first
+    assert order(sampler, args, 1.25) == order(sampler, args, 1.0)  # resumed in the middle of the second epoch
+    assert order(sampler, args, 0.0) == first
+    assert order(sampler, config(tmp_path, seed=2), 0.0) != first
+    assert order(sampler, config(tmp_path, seed=2, data_seed=1), 0.0) == first
+
+
+def test_the_sampler_is_found_below_what_accelerate_puts_around_it(tmp_path):
+    sampler = LengthGroupedSampler(4, lengths=list(range(40)))
+    shard = BatchSamplerShard(BatchSampler(sampler, 4, drop_last=False), num_processes=2)
+    args = config(tmp_path)
+    loader = DataLoader(range(40), batch_sampler=shard)
+    assert order(sampler, args, 0.0, loader) == order(sampler, args, 0.0)
+
+
+def test_other_samplers_are_left_alone(tmp_path):
+    loader = DataLoader(range(4), batch_size=2)
+    EpochOrder().on_epoch_begin(config(tmp_path), TrainerState(), TrainerControl(), train_dataloader=loader)
+    assert [batch.tolist() for batch in loader] == [[0, 1], [2, 3]]

@@ -8,7 +8,8 @@ from small_runs import config, examples, models
 from tiny import tiny_bert
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-from hf_kd_lambda.checks import check_columns, check_problem, check_strategy, forward_parameters
+from hf_kd_lambda.checks import check_columns, check_problem, check_strategy
+from hf_kd_lambda.columns import forward_parameters
 from hf_kd_lambda.trainer import DistillationTrainer
 
 
@@ -87,21 +88,13 @@ def test_evaluation_data_without_the_teachers_columns_is_refused(tmp_path, evalu
         DistillationTrainer(student, args, teacher=teacher, train_dataset=data, eval_dataset=evaluated)
 
 
-def test_columns_that_the_trainer_would_drop_are_refused(tmp_path):
-    data = examples(4).add_column("teacher_input_ids", [[1, 2]] * 4)
-    with pytest.raises(ValueError, match=r"drops teacher_input_ids, .*remove_unused_columns=False"):
-        build(tmp_path, *models(), data)
+def test_neither_a_teacher_nor_its_logits_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"teacher=None, and of the columns input_ids, .* none is teacher_logits"):
+        DistillationTrainer(models()[1], config(tmp_path), train_dataset=examples(4))
 
 
-def test_a_column_that_only_the_teacher_takes_must_not_be_dropped(tmp_path):
-    data = examples(4).add_column("token_type_ids", [[0] * 10] * 4)
-    with pytest.raises(ValueError, match=r"drops token_type_ids, which the teacher needs"):
-        build(tmp_path, tiny_bert(layers=1), tiny_distilbert(), data)
-    assert build(tmp_path, tiny_bert(layers=1), tiny_distilbert(), data, remove_unused_columns=False)
-
-
-def test_columns_that_no_model_takes_may_be_dropped(tmp_path):
-    check_columns(["text", "idx", "input_ids", "labels"], *models(), config(tmp_path))
+def test_columns_that_no_model_takes_may_be_there():
+    check_columns(["text", "idx", "input_ids", "labels"], *models())
 
 
 def test_labels_are_no_input_of_a_model():

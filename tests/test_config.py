@@ -191,3 +191,28 @@ def test_models_that_make_no_sense_are_refused(settings, message):
 def test_data_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         DataArguments(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "interval"),
+    [
+        ({}, 8),
+        ({"lambda_interval": 3}, 3),
+        ({"lambda_rule": "taylor2"}, 1),
+        ({"lambda_scope": "layer"}, 1),
+        ({"lambda_rule": "fixed"}, 8),
+    ],
+)
+def test_the_interval_is_eight_where_nothing_needs_each_step(tmp_path, settings, interval):
+    assert DistillationConfig(output_dir=str(tmp_path), **settings).lambda_interval == interval
+
+
+@pytest.mark.parametrize(
+    ("on_cpu", "given", "workers"), [(True, None, 0), (True, 2, 2), (False, None, 4), (False, 0, 0)]
+)
+def test_batches_are_prepared_aside_where_the_cores_are_free(tmp_path, monkeypatch, on_cpu, given, workers):
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: not on_cpu)
+    monkeypatch.setattr("os.cpu_count", lambda: 32)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    args = DistillationConfig(output_dir=str(tmp_path), dataloader_num_workers=given, precision="fp32")
+    assert args.dataloader_num_workers == workers

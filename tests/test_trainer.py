@@ -26,6 +26,9 @@ from small_runs import (
 from tiny import tiny_bert
 from torch import nn
 from transformers import DistilBertConfig, DistilBertForSequenceClassification, Trainer, TrainerCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from hf_kd_lambda.config import DistillationConfig
 
 
 def assert_equals_reference(
@@ -550,3 +553,22 @@ def test_an_error_in_training_gives_the_signals_back(tmp_path):
         train(config(tmp_path), *models(), examples(), compute_loss_func=broken)
     assert signal.getsignal(signal.SIGTERM) is before
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# --- batches of like length
+
+
+def test_batches_of_like_length_are_the_default_where_there_are_lengths(tmp_path):
+    teacher, student = models()
+    args = DistillationConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    trainer = make_trainer(args, teacher, student, examples())
+    assert isinstance(trainer.get_train_dataloader().batch_sampler.sampler, LengthGroupedSampler)
+
+
+def test_examples_without_tokens_are_drawn_at_random(tmp_path):
+    teacher, student = models()
+    args = DistillationConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    data = examples().rename_column("input_ids", "inputs_embeds")
+    trainer = make_trainer(args, teacher, student, data)
+    assert trainer.args.train_sampling_strategy == "random"
+    assert args.train_sampling_strategy == "group_by_length"

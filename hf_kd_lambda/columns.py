@@ -1,0 +1,69 @@
+"""Which columns of the examples go into a batch, and which of a batch to which model."""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+TEACHER_PREFIX = "teacher_"
+TEACHER_LOGITS = "teacher_logits"
+LABELS = ("label", "label_ids", "labels")
+
+
+def forward_parameters(model: nn.Module) -> set[str]:
+    """Names of the inputs that a model's `forward` takes, but for the labels, which the trainer keeps to itself."""
+    return set(inspect.signature(model.forward).parameters) - {"labels"}
+
+
+def own_inputs(columns: Collection[str]) -> list[str]:
+    """The columns that go to the teacher alone, without their prefix."""
+    return [column for column in columns if column.startswith(TEACHER_PREFIX) and column != TEACHER_LOGITS]
+
+
+def teacher_inputs(batch: Mapping[str, Any], accepted: Collection[str]) -> dict[str, Any]:
+    """What of a batch, or of the columns of a dataset, is the teacher's: its own if there are any, else the student's.
+
+    Args:
+        batch: by names.
+        accepted: inputs of the teacher's `forward`.
+    """
+    own = {name.removeprefix(TEACHER_PREFIX): batch[name] for name in own_inputs(batch)}
+    return own or {name: value for name, value in batch.items() if name in accepted}
+
+
+class ColumnCollator:
+    """Puts the teacher's logits beside a batch of the other columns, of which a collator knows how to make one.
+
+    Args:
+        collate: from examples to a batch.
+        kept: columns that the collator is given, beside labels and the teacher's own; None for all.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any], kept: Collection[str] | None) -> None:
+        self.collate = collate
+        self.kept = kept
+        self.tokenizer = getattr(collate, "tokenizer", None)  # which the Trainer saves where it has none of its own
+
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        """A batch, with `teacher_logits` `[examples, ...]` in fp32 where the examples have them.
+
+        Examples without names of their columns, say tuples, are the collator's alone.
+        """
+        if not isinstance(examples[0], Mapping):
+            return dict(self.collate(examples))
+        batch = dict(self.collate([self._given(example) for example in examples]))
+        if TEACHER_LOGITS in examples[0]:
+            batch[TEACHER_LOGITS] = torch.stack([_as_tensor(example[TEACHER_LOGITS]) for example in examples])
+        return batch
+
+    def _given(self, example: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in example.items() if name != TEACHER_LOGITS and self._is_kept(name)}
+
+    def _is_kept(self, name: str) -> bool:
+        return self.kept is None or name in self.kept or name in LABELS or name.startswith(TEACHER_PREFIX)
+
+
+def _as_tensor(logits: Any) -> Tensor:
+    return torch.as_tensor(logits, dtype=torch.float32)

@@ -1,0 +1,148 @@
+"""What the teacher says of each example, computed once for all epochs, and for later runs that ask the same."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from datasets import Dataset, List, concatenate_datasets
+from huggingface_hub.constants import HF_HOME
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers.utils import logging
+
+from hf_kd_lambda.columns import LABELS
+from hf_kd_lambda.fingerprint import batch_digest, examples_digest, fingerprint
+from hf_kd_lambda.outputs_file import CacheUnavailableError, Rows, keep_outputs, load_outputs
+
+logger = logging.get_logger(__name__)
+
+DEFAULT_FOLDER = Path(HF_HOME) / "hf_kd_lambda"
+_PROBED = 32  # examples that are put into a batch twice
+
+
+@dataclass(frozen=True)
+class TeacherCache:
+    """Adds what a teacher says to examples, as further columns.
+
+    Every rank computes a share of the batches. Batches are of examples of like length, the longest first: hardly
+    anything is padded, and memory runs out at once or never.
+
+    Args:
+        folder: of the files; each node keeps its own where they share no disk.
+        identity: of the teacher, of what is kept of its outputs, and in which precision.
+        collate: from examples to a batch.
+        predict: from a batch to its examples' outputs.
+        batch_size: examples of the greatest length in a batch; of shorter ones there are more.
+        accelerator: of the run.
+        progress: show a bar.
+    """
+
+    folder: Path
+    identity: str
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+    predict: Callable[[dict[str, Any]], Rows]
+    batch_size: int
+    accelerator: Accelerator
+    progress: bool = True
+
+    def add_to(self, examples: Any) -> Dataset:
+        """The examples with the teacher's outputs, memory-mapped; computed first where none are kept.
+
+        All ranks must call this together.
+
+        Raises:
+            CacheUnavailableError: the examples are not the same each time they are read, or the outputs cannot be
+                written.
+        """
+        first_batch = self._check_repeatable(examples)
+        inputs = examples_digest(examples, set(examples.column_names) - set(LABELS))
+        code = (version("hf-kd-lambda"), torch.__version__, version("transformers"))
+        name = fingerprint([self.identity, first_batch, inputs, *code])
+        outputs = self._load(name, len(examples))
+        if outputs is None:
+            reason = self._compute(name, examples)
+            outputs = self._load(name, len(examples))
+        if outputs is None:
+            raise CacheUnavailableError(f"teacher_cache_dir={str(self.folder)!r} cannot keep them ({reason})")
+        return _beside(examples, outputs)
+
+    def _check_repeatable(self, examples: Any) -> str:
+        """Refuse examples that are another batch each time; return a fingerprint of their first batch."""
+        if not isinstance(examples, Dataset):
+            raise CacheUnavailableError(f"{type(examples).__name__} is no datasets.Dataset")
+        if examples.format["type"] == "custom":
+            raise CacheUnavailableError("they are transformed on the fly, maybe at random")
+        first = range(min(_PROBED, len(examples)))
+        batches = [self.collate([examples[row] for row in first]) for _ in range(2)]
+        digests = {batch_digest(_tensors_but_labels(batch)) for batch in batches}
+        if len(digests) > 1:
+            raise CacheUnavailableError("they are augmented at random: the same examples give another batch each time")
+        return digests.pop()
+
+    def _load(self, name: str, examples: int) -> Dataset | None:
+        """What all ranks find, or None."""
+        outputs = load_outputs(self.folder, name, examples)
+        found = torch.tensor([outputs is not None], dtype=torch.uint8, device=self.accelerator.device)
+        return outputs if self.accelerator.gather(found).all() else None
+
+    def _compute(self, name: str, examples: Dataset) -> str:
+        """Compute the outputs and keep them; return why that may have failed."""
+        lengths = _token_counts(examples)
+        batches = plan_batches(lengths, self.batch_size * max(lengths))
+        rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
+        share = batches[rank::ranks]
+        rounds = -(-len(batches) // ranks)
+        share += batches[:1] * (rounds - len(share))  # a rank that is done still takes part in the last exchange
+        # With a generator of its own, since it would draw a number from that of training.
+        loader = DataLoader(examples, batch_sampler=share, collate_fn=self.collate, generator=torch.Generator())
+        shows = self.progress and self.accelerator.is_local_main_process
+        bar = tqdm(loader, desc="Teacher's outputs", disable=not shows)
+        outputs = (rows for batch in bar for rows in gather_object([self.predict(batch)]))
+        reason = "nodes that share no disk"
+        if self.accelerator.is_local_main_process:
+            try:
+                keep_outputs(self.folder, name, batches, outputs, lengths)
+            except (OSError, CacheUnavailableError) as error:
+                reason = str(error)
+        for _ in outputs if ranks > 1 else ():  # the others wait for this one's share, whether or not it keeps theirs
+            pass
+        self.accelerator.wait_for_everyone()
+        return reason
+
+
+def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Indices of examples in batches of at most so many tokens, padding included; one alone may be longer."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
+        if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > batch_tokens:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def _token_counts(examples: Dataset) -> list[int]:
+    """The teacher's tokens in each example; all 1 where they are not in a column."""
+    for column in ("teacher_input_ids", "input_ids"):
+        if isinstance(examples.features.get(column), List):
+            table = examples.select_columns([column]).with_format("arrow")[:]
+            return pc.list_value_length(table[column]).to_pylist()
+    return [1] * len(examples)
+
+
+def _tensors_but_labels(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in batch.items() if isinstance(value, Tensor) and name not in LABELS}
+
+
+def _beside(examples: Dataset, outputs: Dataset) -> Dataset:
+    """The examples and the outputs, in the examples' own format."""
+    joined = concatenate_datasets([examples.with_format(None), outputs], axis=1)
+    given = examples.format
+    columns = [*given["columns"], *outputs.column_names]
+    return joined.with_format(given["type"], columns, given["output_all_columns"], **given["format_kwargs"])

@@ -1,0 +1,60 @@
+"""One rank of two that compute the teacher's logits together; it writes what it read for the test that launched it."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from datasets import Dataset
+from process_group import leave_group
+from small_runs import config, models
+from tiny import VOCABULARY, tiny_tokenizer
+from transformers import DataCollatorWithPadding
+
+from hf_kd_lambda.trainer import DistillationTrainer
+
+
+def uneven_examples() -> Dataset:
+    """Random sentences of 1 to 15 tokens."""
+    generator = torch.Generator().manual_seed(5)
+    lengths = torch.randint(1, 16, (29,), generator=generator).tolist()
+    ids = [torch.randint(5, len(VOCABULARY), (length,), generator=generator).tolist() for length in lengths]
+    return Dataset.from_dict(
+        {"input_ids": ids, "attention_mask": [[1] * n for n in lengths], "labels": [0] * len(ids)}
+    )
+
+
+def cache(folder: Path, cache_dir: Path) -> dict[str, object]:
+    """What a trainer has after caching, and how often it asked the teacher."""
+    args = config(folder / "run", teacher_cache_dir=str(cache_dir), per_device_eval_batch_size=4)
+    teacher, student = models()
+    calls: list[int] = []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    collate = DataCollatorWithPadding(tiny_tokenizer())
+    trainer = DistillationTrainer(
+        student, args, teacher=teacher, train_dataset=uneven_examples(), data_collator=collate
+    )
+    complete = trainer.cache_teacher()
+    rows = trainer.train_dataset
+    logits = rows["teacher_logits"][:] if complete else None
+    files = [file["filename"] for file in rows.cache_files]
+    return {"complete": complete, "logits": logits, "calls": len(calls), "files": files}
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    (folder / "file").touch()
+    results = [
+        cache(folder, folder / "cache"),
+        cache(folder, folder / "cache"),
+        cache(folder, folder / "file" / "cache"),
+    ]
+    assert dist.get_world_size() == 2
+    (folder / f"rank{dist.get_rank()}.json").write_text(json.dumps(results))
+    leave_group()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,56 @@
+"""Two gloo processes that share the work of asking the teacher, against one that does all of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from cache_worker import cache
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    return cache(folder, folder / "cache")
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """Of each rank what it had after computing, after reading, and where nothing can be written."""
+    folder = tmp_path_factory.mktemp("ranks")
+    worker = Path(__file__).with_name("cache_worker.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    env = {**os.environ, "PYTHONPATH": str(worker.parents[1]), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*command, str(worker), str(folder)], env=env, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_both_ranks_read_what_one_process_would_have_computed(alone, ranks):
+    for computed, read, _ in ranks:
+        for result in (computed, read):
+            torch.testing.assert_close(
+                torch.tensor(result["logits"]), torch.tensor(alone["logits"]), rtol=0, atol=1e-6
+            )
+    assert torch.tensor(alone["logits"]).std(dim=0).min() > 0.01, "examples must differ, or any order would do"
+
+
+def test_each_rank_computes_half_of_an_odd_number_of_batches(alone, ranks):
+    assert alone["calls"] % 2 == 1
+    assert [computed["calls"] for computed, _, _ in ranks] == [(alone["calls"] + 1) // 2] * 2
+    assert [read["calls"] for _, read, _ in ranks] == [0, 0]
+
+
+def test_all_read_one_file_of_the_same_fingerprint(alone, ranks):
+    (name,) = {Path(file).parent.name for file in alone["files"]}
+    files = {file for results in ranks for result in results[:2] for file in result["files"]}
+    (file,) = map(Path, files)
+    assert (file.parent.name, file.name) == (name, "outputs.arrow")
+    assert [entry.name for entry in file.parents[1].iterdir()] == [name]
+
+
+def test_no_rank_waits_for_ever_where_nothing_can_be_written(ranks):
+    assert [refused["complete"] for _, _, refused in ranks] == [False, False]

@@ -1,0 +1,109 @@
+"""Which columns reach which model, and what a collator makes of examples that carry the teacher's logits."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from tiny import tiny_bert, tiny_tokenizer
+from transformers import DataCollatorWithPadding, default_data_collator
+
+from hf_kd_lambda.columns import ColumnCollator, forward_parameters, own_inputs, teacher_inputs
+
+
+def test_labels_are_no_input_of_a_model():
+    inputs = forward_parameters(tiny_bert(layers=1))
+    assert {"input_ids", "attention_mask", "token_type_ids"} <= inputs
+    assert "labels" not in inputs
+
+
+def test_what_the_teacher_said_is_not_what_it_reads():
+    columns = ["input_ids", "teacher_input_ids", "teacher_logits", "teacher_attention_mask", "labels"]
+    assert own_inputs(columns) == ["teacher_input_ids", "teacher_attention_mask"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "expected"),
+    [
+        ({"input_ids": 1, "token_type_ids": 2, "labels": 3, "idx": 4}, {"input_ids": 1, "token_type_ids": 2}),
+        ({"input_ids": 1, "token_type_ids": 2, "teacher_input_ids": 5}, {"input_ids": 5}),
+        ({"input_ids": 1, "teacher_logits": 6}, {"input_ids": 1}),
+    ],
+    ids=["shared", "own", "shared beside logits"],
+)
+def test_a_teachers_own_inputs_replace_all_of_the_students(batch, expected):
+    assert teacher_inputs(batch, {"input_ids", "token_type_ids"}) == expected
+
+
+# --- the collator
+
+
+class Given:
+    """A collator that remembers which columns it was given."""
+
+    def __call__(self, examples):
+        self.columns = set(examples[0])
+        return default_data_collator(examples)
+
+
+ROWS = [{"input_ids": [1, 2], "labels": 0, "teacher_input_ids": [3], "text": "a", "token_type_ids": [0, 0]}] * 2
+
+
+@pytest.mark.parametrize(
+    ("kept", "dropped"), [(None, set()), ({"input_ids"}, {"text", "token_type_ids"}), (set(ROWS[0]), set())]
+)
+def test_only_columns_that_a_model_takes_reach_the_collator(kept, dropped):
+    given = Given()
+    batch = ColumnCollator(given, kept)(ROWS)
+    assert given.columns == set(ROWS[0]) - dropped
+    assert batch["teacher_input_ids"].tolist() == [[3], [3]]
+    assert "teacher_logits" not in batch
+
+
+@pytest.mark.parametrize(("name", "label"), [("label", 2), ("label_ids", [2]), ("labels", 2)])
+def test_labels_of_any_name_are_kept(name, label):
+    batch = ColumnCollator(default_data_collator, {"input_ids"})([{"input_ids": [1], name: label}])
+    assert batch["labels"].tolist() == [label]
+
+
+@pytest.mark.parametrize(
+    "as_stored",
+    [list, np.float64, lambda row: torch.tensor(row, dtype=torch.float16)],
+    ids=["lists", "numpy", "fp16 tensors"],
+)
+def test_logits_become_one_fp32_tensor_and_stay_out_of_the_collator(as_stored):
+    given, logits = Given(), [[0.5, -1.0], [2.0, 0.25]]
+    rows = [{"input_ids": [1], "teacher_logits": as_stored(row)} for row in logits]
+    batch = ColumnCollator(given, None)(rows)
+    assert given.columns == {"input_ids"}
+    assert batch["teacher_logits"].dtype == torch.float32
+    assert batch["teacher_logits"].tolist() == logits
+
+
+@pytest.mark.parametrize("format_type", [None, "torch", "numpy"])
+def test_a_dataset_of_any_format_gives_the_same_logits(format_type):
+    data = Dataset.from_dict({"input_ids": [[1], [2]], "teacher_logits": [[0.1, 0.2], [0.3, 0.4]]})
+    batch = ColumnCollator(default_data_collator, None)(list(data.with_format(format_type)))
+    assert torch.equal(batch["teacher_logits"], torch.tensor([[0.1, 0.2], [0.3, 0.4]]))
+
+
+def test_examples_without_column_names_are_left_to_the_collator():
+    pairs = [(torch.tensor([1, 2]), 0), (torch.tensor([3, 4]), 1)]
+
+    def collate(examples):
+        return {
+            "input_ids": torch.stack([ids for ids, _ in examples]),
+            "labels": torch.tensor([y for _, y in examples]),
+        }
+
+    batch = ColumnCollator(collate, {"input_ids"})(pairs)
+    assert {name: value.tolist() for name, value in batch.items()} == {"input_ids": [[1, 2], [3, 4]], "labels": [0, 1]}
+
+
+def test_padding_is_left_to_the_collator_whose_tokenizer_stays_in_reach():
+    tokenizer = tiny_tokenizer()
+    collate = ColumnCollator(DataCollatorWithPadding(tokenizer), None)
+    batch = collate([{"input_ids": [5, 6, 7], "teacher_logits": [1.0]}, {"input_ids": [8], "teacher_logits": [2.0]}])
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
+    assert batch["teacher_logits"].tolist() == [[1.0], [2.0]]
+    assert collate.tokenizer is tokenizer
+    assert ColumnCollator(default_data_collator, None).tokenizer is None

@@ -1,0 +1,195 @@
+"""Fingerprints tell contents apart, and nothing else."""
+
+import copy
+
+import pytest
+import torch
+from datasets import Dataset, Features, List, Value, concatenate_datasets
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_bert
+from transformers import BertForSequenceClassification
+
+from hf_kd_lambda.fingerprint import batch_digest, examples_digest, fingerprint, model_digest
+
+FEATURES = Features(
+    {
+        "input_ids": List(Value("int32")),
+        "text": Value("string"),
+        "score": Value("float64"),
+        "flag": Value("bool"),
+        "pairs": List(List(Value("int8"))),
+    }
+)
+ROW = st.fixed_dictionaries(
+    {
+        "input_ids": st.lists(st.integers(0, 9), max_size=4),
+        "text": st.text("ab", max_size=3),
+        "score": st.none() | st.integers(0, 3),
+        "flag": st.none() | st.booleans(),
+        "pairs": st.lists(st.lists(st.integers(0, 3), max_size=2), max_size=2),
+    }
+)
+ROWS = st.lists(ROW, max_size=12)
+
+
+def dataset(rows, features=FEATURES):
+    return Dataset.from_dict({column: [row[column] for row in rows] for column in features}, features)
+
+
+def digest(data, columns=None):
+    return examples_digest(data, columns or data.column_names)
+
+
+# --- examples
+
+
+@given(ROWS, st.lists(ROW, min_size=1, max_size=12), ROWS)
+@settings(max_examples=25)
+def test_examples_are_the_same_wherever_they_lie(before, rows, after):
+    expected, whole = digest(dataset(rows)), dataset(before + rows + after)
+    inside = range(len(before), len(before) + len(rows))
+    half = len(rows) // 2
+    backwards = dataset(rows[::-1])
+    assert digest(whole.select(inside)) == expected
+    assert digest(whole.select(list(inside), keep_in_memory=True)) == expected
+    assert digest(backwards.select(range(len(rows) - 1, -1, -1))) == expected
+    assert digest(concatenate_datasets([dataset(rows[:half]), dataset(rows[half:])])) == expected
+
+
+@given(ROWS, ROWS)
+@settings(max_examples=25)
+def test_examples_that_differ_have_different_digests(first, second):
+    assert (digest(dataset(first)) == digest(dataset(second))) == (first == second)
+
+
+def test_examples_are_the_same_in_whichever_file_format_and_batches(tmp_path):
+    data = Dataset.from_dict(
+        {"input_ids": [[i] * (i % 5) for i in range(2500)], "text": ["ab" * (i % 3) for i in range(2500)]}
+    )
+    data.save_to_disk(tmp_path / "saved", num_shards=3)
+    data.to_parquet(tmp_path / "data.parquet", batch_size=700)
+    expected = digest(data)
+    assert digest(Dataset.load_from_disk(str(tmp_path / "saved"))) == expected
+    assert digest(Dataset.from_parquet(str(tmp_path / "data.parquet"), cache_dir=str(tmp_path))) == expected
+    assert digest(data.with_format("torch", columns=["text"])) == expected
+    assert digest(data.with_transform(lambda batch: {"text": batch["text"]})) == expected
+    assert digest(data.add_column("idx", list(range(2500))), ["text", "input_ids"]) == expected
+    assert digest(data.map(lambda batch: batch, batched=True, batch_size=77)) == expected
+
+
+DATA = {"input_ids": [[1, 2], [3]], "text": ["ab", "c"]}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Dataset.from_dict({**DATA, "input_ids": [[1, 2], [4]]}),
+        Dataset.from_dict({**DATA, "input_ids": [[1], [2, 3]]}),
+        Dataset.from_dict({**DATA, "text": ["a", "bc"]}),
+        Dataset.from_dict({**DATA, "input_ids": [[1, 2], None]}),
+        Dataset.from_dict(DATA).cast_column("input_ids", List(Value("int16"))),
+        Dataset.from_dict(DATA).rename_column("text", "text_pair"),
+        Dataset.from_dict(DATA).remove_columns("text"),
+        Dataset.from_dict(DATA).select([1, 0]),
+        Dataset.from_dict(DATA).select([0]),
+        Dataset.from_dict(DATA).select([0, 1, 1]),
+    ],
+    ids=["token", "ends", "text", "missing", "type", "name", "column", "order", "fewer", "more"],
+)
+def test_any_change_of_the_examples_is_another_digest(other):
+    data = Dataset.from_dict(DATA)
+    assert digest(other) != digest(data)
+    assert digest(Dataset.from_dict(DATA)) == digest(data)
+
+
+# --- models
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return tiny_bert(layers=1)
+
+
+def test_a_model_is_the_same_from_any_folder_in_any_mode(model, tmp_path):
+    digests = set()
+    for name in ("one", "two"):
+        model.save_pretrained(tmp_path / name)
+        digests.add(model_digest(BertForSequenceClassification.from_pretrained(tmp_path / name)))
+    assert len(digests) == 1
+    expected = model_digest(model)
+    assert model_digest(copy.deepcopy(model).eval().requires_grad_(False)) == expected
+    model.classifier.weight.data = model.classifier.weight.data.T.contiguous().T
+    assert model_digest(model) == expected
+
+
+def nudge(model):
+    bits = model.bert.encoder.layer[0].output.dense.bias.data.view(torch.int32)
+    bits[3] ^= 1
+    return model
+
+
+def set_config(model, **settings):
+    model.config.update(settings)
+    return model
+
+
+class OtherBert(BertForSequenceClassification):
+    """The same weights in another class."""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        nudge,
+        lambda model: model.half(),
+        lambda model: model.bfloat16(),
+        lambda model: set_config(model, hidden_act="relu"),
+        lambda model: set_config(model, num_attention_heads=4),
+        lambda model: set_config(model, id2label={0: "a", 1: "b", 2: "c"}),
+        lambda model: OtherBert(model.config).eval(),
+    ],
+    ids=["one bit of a weight", "fp16", "bf16", "activation", "heads", "label names", "class"],
+)
+def test_any_change_of_a_model_is_another_digest(model, change):
+    before = model_digest(model)
+    changed = change(copy.deepcopy(model))
+    if isinstance(changed, OtherBert):
+        changed.load_state_dict(model.state_dict())
+    assert model_digest(changed) != before
+
+
+# --- batches
+
+
+def test_a_batch_is_the_same_in_any_order_of_names_and_memory():
+    ids, mask = torch.arange(6).view(2, 3), torch.ones(2, 3, dtype=torch.bool)
+    expected = batch_digest({"input_ids": ids, "mask": mask})
+    assert batch_digest({"mask": mask, "input_ids": ids.T.contiguous().T}) == expected
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"x": torch.tensor([[0, 1, 2], [3, 4, 6]])},
+        {"y": torch.arange(6).view(2, 3)},
+        {"x": torch.arange(6).view(3, 2)},
+        {"x": torch.arange(6).view(2, 3).int()},
+        {"x": torch.arange(6).view(2, 3).double()},
+        {"x": torch.arange(6).view(2, 3), "y": torch.tensor(0)},
+        {},
+    ],
+    ids=["value", "name", "shape", "int32", "fp64", "one more", "none"],
+)
+def test_any_change_of_a_batch_is_another_digest(other):
+    assert batch_digest(other) != batch_digest({"x": torch.arange(6).view(2, 3)})
+
+
+def test_types_without_a_numpy_counterpart_have_a_digest():
+    assert batch_digest({"x": torch.ones(2).bfloat16()}) != batch_digest({"x": torch.ones(2).half()})
+
+
+def test_parts_count_in_their_order():
+    assert fingerprint(["a", "b"]) == fingerprint(iter(["a", "b"]))
+    assert len({fingerprint(parts) for parts in (["a", "b"], ["b", "a"], ["ab"], ["a"], ["a", "b", ""])}) == 5
