@@ -72,6 +72,12 @@ def record_run(folder: Path, settings: Mapping[str, Any], finished: bool) -> Non
     os.replace(temporary, folder / RECORD_FILE)
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether a run was begun in this folder and not finished."""
+    record = _read_record(folder)
+    return record is not None and not record["finished"]
+
+
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
         record = json.loads((folder / RECORD_FILE).read_text())

@@ -1,6 +1,6 @@
 """What cannot work is refused before training starts, with a message that says what to change."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
@@ -48,6 +48,23 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
         raise ValueError(
             f"the teacher's vocabulary has {sizes[0]} tokens, the student's {sizes[1]}, so one cannot read the "
             "other's input_ids: tokenise for the teacher too, into columns named teacher_input_ids and so on."
+        )
+
+
+def check_teacher_logits(logits: Sequence[float], labels: int) -> None:
+    """Refuse logits that a dataset brings for other classes than the student's.
+
+    Args:
+        logits: of one example.
+        labels: number of the student's outputs.
+
+    Raises:
+        ValueError: there are not as many.
+    """
+    if len(logits) != labels:
+        raise ValueError(
+            f"{TEACHER_LOGITS} has {len(logits)} values an example, and the student {labels} output(s): give the "
+            "logits of a teacher for the same labels, in their order."
         )
 
 

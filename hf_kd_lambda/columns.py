@@ -17,6 +17,11 @@ def forward_parameters(model: nn.Module) -> set[str]:
     return set(inspect.signature(model.forward).parameters) - {"labels"}
 
 
+def column_names(dataset: Any) -> Collection[str]:
+    """Of a dataset; none where it does not tell."""
+    return getattr(dataset, "column_names", None) or ()
+
+
 def own_inputs(columns: Collection[str]) -> list[str]:
     """The columns that go to the teacher alone, without their prefix."""
     return [column for column in columns if column.startswith(TEACHER_PREFIX) and column != TEACHER_LOGITS]

@@ -2,14 +2,11 @@
 
 import copy
 import dataclasses
-import platform
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
 import transformers
 from accelerate import PartialState
 from datasets import DatasetDict
@@ -17,24 +14,26 @@ from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     set_seed,
 )
 from transformers.utils import logging
 
 from hf_kd_lambda.arguments import DataArguments, ModelArguments
+from hf_kd_lambda.card_facts import facts_of_job
 from hf_kd_lambda.checkpoints import claim_folder, record_run
 from hf_kd_lambda.columns import TEACHER_PREFIX
 from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.data import load_task_data
+from hf_kd_lambda.evaluation import evaluate_model
 from hf_kd_lambda.explain import explain_lambda, lambda_summary
 from hf_kd_lambda.figures import plot_lambda
 from hf_kd_lambda.finetune import digest, finetune, train_on
+from hf_kd_lambda.hub import make_repository, push_student, repository_of
 from hf_kd_lambda.metrics import compute_metrics_for, teacher_agreement
-from hf_kd_lambda.report import ModelReport, measure_model, results_table, write_results
+from hf_kd_lambda.model_card import CARD, FIGURE, model_card
+from hf_kd_lambda.report import ModelReport, results_table, versions, write_results
 from hf_kd_lambda.student import load_student
 from hf_kd_lambda.teacher import have_same_vocabulary, load_classifier, resolve_checkpoint, warn_if_at_chance
 from hf_kd_lambda.tokens import DistillationCollator, tokenize
@@ -65,7 +64,9 @@ class DistillationJob:
     def __init__(self, models: ModelArguments, data: DataArguments, config: DistillationConfig) -> None:
         self.models = models
         self.data_args = data
-        self.config = config
+        self.repository = repository_of(config)
+        # The Trainer would push the whole folder, its teacher included.
+        self.config = dataclasses.replace(cast(Any, config), push_to_hub=False)
         self.folder = Path(str(config.output_dir))
         self.teacher_folder = Path(models.teacher_dir or self.folder / "teacher")
         self.baseline_folder = self.folder / "without_kd"
@@ -125,6 +126,7 @@ class DistillationJob:
         Raises:
             ValueError: names the setting and the fix.
             OSError: a checkpoint cannot be loaded.
+            PushError: the Hub does not let the student in.
         """
         if self.teacher_folder.resolve() == self.folder.resolve():
             raise ValueError(f"teacher_dir={str(self.teacher_folder)!r} is output_dir, too: choose another.")
@@ -135,6 +137,8 @@ class DistillationJob:
         if self.models.teacher_finetune:
             claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings)
         self._make_trainer(teacher, load_student(self.models, teacher, self.data.label_names))
+        if self.repository is not None and PartialState().is_main_process:
+            self.repository = make_repository(self.repository, self.config.hub_private_repo)
         PartialState().wait_for_everyone()
 
     def run(self) -> list[ModelReport]:
@@ -145,6 +149,7 @@ class DistillationJob:
 
         Raises:
             TrainingStoppedError: Ctrl-C or SIGTERM ended training; a checkpoint was saved.
+            PushError: the student is finished, but not on the Hub.
         """
         if self.config.should_save:
             record_run(self.folder, self.settings, finished=False)
@@ -169,6 +174,10 @@ class DistillationJob:
         if self.config.should_save:
             self._write_report(reports, trainer)
             record_run(self.folder, self.settings, finished=True)
+        if self.repository is not None and PartialState().is_main_process:
+            config = self.config
+            address = push_student(self.folder, self.repository, config.hub_private_repo, config.hub_revision)
+            print(f"on the Hub: {address}")
         return reports
 
     def load_teacher(self) -> PreTrainedModel:
@@ -221,24 +230,9 @@ class DistillationJob:
     def _evaluate(
         self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: DatasetDict
     ) -> tuple[ModelReport, Tensor]:
-        """Score, size and speed of a model on the reported split.
-
-        Returns:
-            The report, and the logits `[examples, classes]` in the order of the split.
-        """
-        split, collator = tokens[self.data.report_split], DistillationCollator(tokenizer)
-        # Sequential, since length-grouped evaluation would order differently tokenised examples differently.
-        args = self._plain_arguments(self.folder, train_sampling_strategy="sequential")
-        trainer = Trainer(model, args, eval_dataset=split, data_collator=collator)
-        example = collator([{name: x for name, x in split[0].items() if not name.startswith(TEACHER_PREFIX)}])
-        del example["labels"]
-        measured = measure_model(name, model, {}, example)
-        output = trainer.predict(split)
-        # A model set to return more, say its hidden states, has its logits first.
-        predictions = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-        logits, labels = np.asarray(predictions), np.asarray(output.label_ids)
-        metrics = self.compute_metrics(EvalPrediction(logits, labels))
-        return dataclasses.replace(measured, metrics=metrics), torch.from_numpy(logits)
+        """A model on the reported split: see `evaluate_model`."""
+        split, args = tokens[self.data.report_split], self._plain_arguments(self.folder)
+        return evaluate_model(name, model, tokenizer, split, args, self.compute_metrics)
 
     def _evaluate_student(self, name: str, folder: Path, teacher_logits: Tensor) -> ModelReport:
         # Loaded from disk: what is reported is what its user will have.
@@ -251,8 +245,8 @@ class DistillationJob:
 
     def _write_report(self, reports: list[ModelReport], trainer: DistillationTrainer) -> None:
         history = trainer.state.log_history
-        figure = plot_lambda(history, self.folder / "lambda.png")
-        versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+        figure = plot_lambda(history, self.folder / FIGURE)
+        model_card(facts_of_job(self, MAIN_METRIC, reports, history)).save(self.folder / CARD)
         write_results(
             self.folder / "results.json",
             reports,
@@ -264,12 +258,13 @@ class DistillationJob:
                 "examples": {name: len(split) for name, split in self.tokens.items()},
                 "lambda": lambda_summary(history),
                 "settings": self.settings,
-                "versions": {"python": platform.python_version(), **versions},
+                "versions": versions(),
             },
         )
         print(f"\nOn the {self.data.report_split} split:\n{results_table(reports, MAIN_METRIC)}")
         print(f"\n{explain_lambda(history)}")
-        print(f"\nstudent: {self.folder}\nresults: {self.folder / 'results.json'}\nfigure of λ: {figure}")
+        print(f"\nstudent: {self.folder}\nmodel card: {self.folder / CARD}")
+        print(f"results: {self.folder / 'results.json'}\nfigure of λ: {figure}")
 
     def _warn_if_at_chance(self, teacher: ModelReport) -> None:
         if "accuracy" in teacher.metrics:

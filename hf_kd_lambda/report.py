@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+import transformers
 from torch import Tensor, nn
+
+import hf_kd_lambda
 
 WARMUP_RUNS, TIMED_RUNS = 5, 30
 
@@ -64,6 +68,19 @@ def _latency_ms(model: nn.Module, example: Mapping[str, Tensor]) -> float:
 
 def results_table(reports: Sequence[ModelReport], main_metric: str) -> str:
     """Returns an aligned table for the terminal, a line for each model, the main metric first."""
+    rows = _rows(reports, main_metric)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def markdown_table(reports: Sequence[ModelReport], main_metric: str) -> str:
+    """Returns the same table in Markdown."""
+    head, *rows = _rows(reports, main_metric)
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---", *["---:"] * (len(head) - 1)], *rows])
+
+
+def _rows(reports: Sequence[ModelReport], main_metric: str) -> list[list[str]]:
     names = list(dict.fromkeys([main_metric, *(name for report in reports for name in report.metrics)]))
     scales = ["parameters (M)", "size (MB)", "latency (ms)", "retained (%)"]
     rows = [["model", *(f"{name} (%)" for name in names), *scales]]
@@ -71,21 +88,25 @@ def results_table(reports: Sequence[ModelReport], main_metric: str) -> str:
         scores = [_percent(report.metrics.get(name)) for name in names]
         sizes = [f"{report.parameters / 1e6:.1f}", f"{report.megabytes:.1f}", f"{report.latency_ms:.1f}"]
         rows.append([report.name, *scores, *sizes, _percent(report.retained(reports, main_metric))])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+    return rows
 
 
 def _percent(share: float | None) -> str:
     return "–" if share is None or math.isnan(share) else f"{100 * share:.1f}"
 
 
+def versions() -> dict[str, str]:
+    """Returns the versions of what computed the results."""
+    packages = {"hf-kd-lambda": hf_kd_lambda, "torch": torch, "transformers": transformers}
+    return {"python": platform.python_version()} | {name: package.__version__ for name, package in packages.items()}
+
+
 def write_results(
-    path: Path, reports: Sequence[ModelReport], main_metric: str, figure: Path, extra: Mapping[str, object]
+    path: Path, reports: Sequence[ModelReport], main_metric: str, figure: Path | None, extra: Mapping[str, object]
 ) -> None:
     """Writes results.json, the models and `extra` (task, versions), in one step: no crash leaves half of it."""
     models = [asdict(report) | {"retained": report.retained(reports, main_metric)} for report in reports]
-    results = {**extra, "main_metric": main_metric, "models": models, "figure": str(figure)}
+    results = {**extra, "main_metric": main_metric, "models": models, "figure": str(figure) if figure else None}
     # JSON has neither NaN nor infinity: they become null.
     finite = json.loads(json.dumps(results, default=str), parse_constant=lambda _: None)
     temporary = path.with_name(path.name + ".tmp")

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from datasets import Dataset, List, concatenate_datasets
+from datasets import Dataset, LargeList, List, concatenate_datasets
 from huggingface_hub.constants import HF_HOME
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -130,7 +130,7 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 def _token_counts(examples: Dataset) -> list[int]:
     """The teacher's tokens in each example; all 1 where they are not in a column."""
     for column in ("teacher_input_ids", "input_ids"):
-        if isinstance(examples.features.get(column), List):
+        if isinstance(examples.features.get(column), LargeList | List):
             table = examples.select_columns([column]).with_format("arrow")[:]
             return pc.list_value_length(table[column]).to_pylist()
     return [1] * len(examples)

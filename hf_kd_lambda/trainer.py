@@ -1,8 +1,8 @@
 """The Trainer that sets λ from the gradients of task loss and KD loss."""
 
 import copy
-import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from signal import Signals
 from typing import Any, cast
@@ -14,28 +14,32 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
-from transformers.utils import logging
 
 from hf_kd_lambda.callbacks import EpochOrder, LambdaCheckpoint, SaveOnSignal, signal_received
-from hf_kd_lambda.checks import check_columns, check_problem, check_strategy, warn_of_blind_measurements
-from hf_kd_lambda.columns import TEACHER_LOGITS, ColumnCollator, forward_parameters, teacher_inputs
+from hf_kd_lambda.card_facts import facts_of_trainer
+from hf_kd_lambda.checks import (
+    check_columns,
+    check_problem,
+    check_strategy,
+    check_teacher_logits,
+    warn_of_blind_measurements,
+)
+from hf_kd_lambda.columns import TEACHER_LOGITS, ColumnCollator, column_names, forward_parameters
 from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.evidence import side_counts
-from hf_kd_lambda.fingerprint import model_digest
+from hf_kd_lambda.figures import plot_lambda
 from hf_kd_lambda.gram import Gram, cut_outputs
+from hf_kd_lambda.host_memory import keep_freed_memory
 from hf_kd_lambda.lambda_rules import loss_weights
 from hf_kd_lambda.lambda_state import LambdaState
 from hf_kd_lambda.layers import layer_groups
 from hf_kd_lambda.losses import count_items, logit_mse_loss, soft_target_loss, task_loss
 from hf_kd_lambda.measuring_step import MeasuringStep
 from hf_kd_lambda.metric import check_adam
-from hf_kd_lambda.metrics import teacher_agreement
-from hf_kd_lambda.outputs_file import CacheUnavailableError
-from hf_kd_lambda.teacher import align_labels, freeze, own_label_names
-from hf_kd_lambda.teacher_cache import DEFAULT_FOLDER, TeacherCache
-from hf_kd_lambda.teacher_rows import logits_rows
-
-logger = logging.get_logger(__name__)
+from hf_kd_lambda.model_card import CARD, FIGURE, model_card
+from hf_kd_lambda.run_records import EvaluationRecord, StepRecord
+from hf_kd_lambda.soft_targets import SoftTargets
+from hf_kd_lambda.teacher import align_labels, own_label_names
 
 
 class DistillationTrainer(Trainer):
@@ -84,19 +88,20 @@ class DistillationTrainer(Trainer):
         super().__init__(model, args, **kwargs)
         check_strategy(args, self.accelerator)
         warn_of_blind_measurements(args)
-        check_problem(model.config)
+        student_config: Any = model.config
+        check_problem(student_config)
         if teacher is not None:
             align_labels(teacher, own_label_names(model))
-            teacher = freeze(teacher).to(args.device)
         for dataset in self._datasets():
-            if columns := _columns(dataset):
+            if columns := column_names(dataset):
                 check_columns(columns, teacher, model)
-        self.teacher = teacher
+                if TEACHER_LOGITS in columns and hasattr(dataset, "__getitem__"):  # and is no stream
+                    check_teacher_logits(dataset[0][TEACHER_LOGITS], student_config.num_labels)
+        self._soft_targets = SoftTargets(teacher, self.accelerator)
         if args.train_sampling_strategy == "group_by_length" and not self._has_lengths():
             args.train_sampling_strategy = "random"
         self._student_inputs = forward_parameters(model)
-        self._teacher_inputs = set() if teacher is None else forward_parameters(teacher)
-        kept = self._student_inputs | self._teacher_inputs if drops_columns else None
+        kept = self._student_inputs.union(self._soft_targets.inputs) if drops_columns else None
         self.data_collator = ColumnCollator(self.data_collator, kept)
 
         if args.torch_compile:
@@ -118,11 +123,18 @@ class DistillationTrainer(Trainer):
         if args.gram_metric == "adam" and self.optimizer is not None:
             check_adam(self.optimizer)
         self._step: MeasuringStep | None = None
-        self._last_gram: Gram | None = None
         self._votes = torch.zeros(2, device=args.device)
-        self._logged_losses = torch.zeros(2, device=args.device)
-        self._logged_steps = 0
-        self._evaluated: list[Tensor] = []
+        self._step_record = StepRecord(args.device)
+        self._evaluation_record = EvaluationRecord()
+
+    @property
+    def teacher(self) -> PreTrainedModel | None:
+        """The teacher; None where the examples bring its logits. Setting None lets go of it."""
+        return self._soft_targets.teacher
+
+    @teacher.setter
+    def teacher(self, teacher: None) -> None:
+        self._soft_targets.teacher = teacher
 
     @property
     def lambda_state(self) -> LambdaState | None:
@@ -152,6 +164,8 @@ class DistillationTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as `Trainer.train` does; a run that is interrupted leaves no half-done step and no signal handler."""
+        if self.args.device.type == "cpu":
+            keep_freed_memory()
         if self.args.cache_teacher:
             self.cache_teacher()
         try:
@@ -171,41 +185,25 @@ class DistillationTrainer(Trainer):
         Returns:
             Whether all have them now, so that the teacher waits in the CPU's memory for other examples.
         """
-        if self.teacher is None:
-            return True
-        cache = TeacherCache(
-            folder=Path(self.args.teacher_cache_dir or DEFAULT_FOLDER),
-            identity=f"{model_digest(self.teacher)} logits {self.accelerator.mixed_precision}",
-            collate=self.data_collator,
-            predict=lambda batch: logits_rows(self._teacher_logits(self._prepare_inputs(batch))),
+        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        self.train_dataset, *cached = self._soft_targets.add_to(
+            [self.train_dataset, *evaluated.values()],
+            folder=self.args.teacher_cache_dir,
             batch_size=self.args.eval_batch_size,
-            accelerator=self.accelerator,
+            collate=self.data_collator,
+            prepare=self._prepare_inputs,
             progress=not self.args.disable_tqdm,
         )
-
-        def cached(examples: Any) -> Any:
-            if examples is None or TEACHER_LOGITS in _columns(examples):
-                return examples
-            try:
-                return cache.add_to(examples)
-            except CacheUnavailableError as reason:
-                logger.warning(f"cache_teacher: the teacher answers at each step, since of these examples {reason}.")
-                return examples
-
-        self.train_dataset = cached(self.train_dataset)
         several = isinstance(self.eval_dataset, dict)
-        self.eval_dataset = (
-            {name: cached(each) for name, each in self.eval_dataset.items()} if several else cached(self.eval_dataset)
-        )
-        complete = all(TEACHER_LOGITS in _columns(dataset) for dataset in self._datasets())
-        if complete:
-            self.teacher.to("cpu")
-        return complete
+        self.eval_dataset = dict(zip(evaluated, cached, strict=True)) if several else cached[0]
+        return all(TEACHER_LOGITS in column_names(dataset) for dataset in self._datasets())
 
     def _has_lengths(self) -> bool:
         """Whether the Trainer can tell how long each example is."""
         names = getattr(self.processing_class, "model_input_names", ["input_ids"])
-        return all({names[0], self.args.length_column_name} & set(_columns(dataset)) for dataset in self._datasets())
+        return all(
+            {names[0], self.args.length_column_name} & set(column_names(dataset)) for dataset in self._datasets()
+        )
 
     def _datasets(self) -> list[Any]:
         evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
@@ -220,14 +218,14 @@ class DistillationTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, SequenceClassifierOutput]:
         """The weighted loss with the weights in force: what non-measuring steps descend and evaluation reports."""
         outputs = self._student_outputs(model, inputs)
-        teacher_logits = self._teacher_logits(inputs)
+        teacher_logits = self._soft_targets.logits(inputs)
         losses = torch.stack(self._losses(outputs, teacher_logits, inputs["labels"], num_items_in_batch))
         if model.training:
-            self._logged_losses += losses.detach()
-            self._logged_steps += self.accelerator.sync_gradients
+            self._step_record.add(losses.detach(), ends_step=self.accelerator.sync_gradients)
             self._take_votes(outputs.logits, teacher_logits, inputs["labels"])
         else:
-            self._keep_for_evaluation(outputs.logits, teacher_logits, losses.detach())
+            gather = self.accelerator.gather_for_metrics
+            self._evaluation_record.add(outputs.logits, teacher_logits, losses.detach(), gather)
         loss = torch.dot(losses, torch.stack(self.loss_weights))
         return (loss, outputs) if return_outputs else loss
 
@@ -250,14 +248,13 @@ class DistillationTrainer(Trainer):
         step = self._step = self._step or MeasuringStep(model, optimizer, self.accelerator, self.args)
         with step.local_gradients(), self.compute_loss_context_manager():
             outputs, cut = cut_outputs(self._student_outputs(model, inputs))
-            teacher_logits = self._teacher_logits(inputs)
+            teacher_logits = self._soft_targets.logits(inputs)
             step.backward(cut, *self._losses(outputs, teacher_logits, inputs["labels"], num_items_in_batch))
         self._take_votes(outputs.logits, teacher_logits, inputs["labels"])
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
-        self._last_gram, self._step = step.finish(state), None
-        self._logged_losses += step.losses
-        self._logged_steps += 1
+        self._step_record.gram, self._step = step.finish(state), None
+        self._step_record.add(step.losses, ends_step=True)
         return torch.dot(step.losses, torch.stack(self.loss_weights))
 
     def _take_votes(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> None:
@@ -272,17 +269,6 @@ class DistillationTrainer(Trainer):
 
     def _student_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> SequenceClassifierOutput:
         return model(**{name: value for name, value in inputs.items() if name in self._student_inputs})
-
-    @torch.no_grad()
-    def _teacher_logits(self, inputs: dict[str, Any]) -> Tensor:
-        if TEACHER_LOGITS in inputs:
-            return inputs[TEACHER_LOGITS]
-        if self.teacher is None:
-            raise ValueError(f"these examples have no column {TEACHER_LOGITS}, and there is no teacher: give either.")
-        if self.teacher.device != self.args.device:
-            self.teacher.to(self.args.device)
-        with self.accelerator.autocast():
-            return self.teacher(**teacher_inputs(inputs, self._teacher_inputs)).logits.float()
 
     def _losses(
         self,
@@ -303,33 +289,20 @@ class DistillationTrainer(Trainer):
             return task, logit_mse_loss(outputs.logits, teacher_logits, labels, num_items)
         return task, soft_target_loss(outputs.logits, teacher_logits, labels, num_items, self.args.temperature)
 
+    def create_model_card(self, language: str | None = None, **told: Any) -> None:
+        """Write the student's model card, and the figure of λ beside it; arguments as for `Trainer`'s own."""
+        if self.is_world_process_zero():
+            folder = Path(str(self.args.output_dir))
+            plot_lambda(self.state.log_history, folder / FIGURE)
+            model_card(facts_of_trainer(self, language=language, **told)).save(folder / CARD)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the losses, λ and the gradients to the logs of training steps."""
         if "learning_rate" in logs:
-            logs.update(self._training_logs())
+            average = partial(self.accelerator.reduce, reduction="mean")
+            with_noise = self.args.gram_estimator == "unbiased"
+            logs |= self._step_record.take(self.loss_weights, self.lambda_state, self._groups, with_noise, average)
         super().log(logs, start_time)
-
-    def _training_logs(self) -> dict[str, float]:
-        """Losses averaged over the steps since the last log; λ and gradients as last measured, before clipping."""
-        losses = self.accelerator.reduce(self._logged_losses, "mean") / self._logged_steps
-        self._logged_losses, self._logged_steps = torch.zeros_like(losses), 0
-        task_weight, kd_weight = self.loss_weights
-        scalars = {"task_loss": losses[0], "kd_loss": losses[1]}
-        scalars |= {"lambda": kd_weight / task_weight, "kd_weight": kd_weight}
-        if self._last_gram is not None:
-            scalars["grad_norm_task"] = self._last_gram.task.sqrt()
-            scalars["grad_norm_kd"] = self._last_gram.kd.sqrt()
-            scalars["grad_cosine"] = self._last_gram.cosine
-        if (state := self.lambda_state) is not None:
-            scalars |= state.logs()
-            if self.args.gram_estimator == "unbiased":
-                snr_task, snr_kd = state.signal_to_noise
-                scalars |= {"snr_task": snr_task, "snr_kd": snr_kd}
-            scalars |= {
-                f"lambda/{name}": each for name, each in zip(self._groups, state.lambda_.view(-1), strict=False)
-            }
-        values = torch.stack([value.float() for value in scalars.values()]).tolist()  # the one wait for the device
-        return {name: value for name, value in zip(scalars, values, strict=True) if math.isfinite(value)}
 
     def evaluation_loop(
         self,
@@ -340,26 +313,7 @@ class DistillationTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Add both losses and the agreement with the teacher to the metrics of `evaluate` and `predict`."""
-        self._evaluated = []
+        self._evaluation_record = EvaluationRecord()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        own = self._evaluation_metrics() if self._evaluated else {}
-        metrics = (output.metrics or {}) | {f"{metric_key_prefix}_{name}": value for name, value in own.items()}
-        return output._replace(metrics=metrics)
-
-    def _keep_for_evaluation(self, student_logits: Tensor, teacher_logits: Tensor, losses: Tensor) -> None:
-        per_example = losses.expand(len(student_logits), 2)
-        row = torch.cat([per_example, student_logits.float(), teacher_logits], dim=-1)
-        self._evaluated.append(self.accelerator.gather_for_metrics(row).cpu())
-
-    def _evaluation_metrics(self) -> dict[str, float]:
-        rows = torch.cat(self._evaluated)
-        self._evaluated = []
-        losses, student_logits, teacher_logits = rows.tensor_split([2, 2 + (rows.shape[-1] - 2) // 2], dim=-1)
-        task, kd = losses.mean(0).tolist()
-        agreement = teacher_agreement(student_logits, teacher_logits)
-        return {"task_loss": task, "kd_loss": kd, "teacher_agreement": agreement}
-
-
-def _columns(dataset: Any) -> Collection[str]:
-    """Names of a dataset's columns; none where it does not tell."""
-    return getattr(dataset, "column_names", None) or ()
+        own = {f"{metric_key_prefix}_{name}": value for name, value in self._evaluation_record.metrics().items()}
+        return output._replace(metrics=(output.metrics or {}) | own)

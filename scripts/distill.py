@@ -6,6 +6,7 @@ import sys
 import torch
 
 from hf_kd_lambda.finetune import TrainingStoppedError
+from hf_kd_lambda.hub import PushError
 from hf_kd_lambda.parser import parse
 from hf_kd_lambda.pipeline import DistillationJob
 
@@ -16,13 +17,15 @@ def main() -> None:
     try:
         job = DistillationJob(*parse())
         job.check()
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, PushError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     try:
         job.run()
     except TrainingStoppedError as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.signum)
+    except PushError as error:
+        sys.exit(f"error: {error}")
 
 
 def use_all_cores() -> None:

@@ -93,6 +93,12 @@ def test_neither_a_teacher_nor_its_logits_is_refused(tmp_path):
         DistillationTrainer(models()[1], config(tmp_path), train_dataset=examples(4))
 
 
+def test_logits_for_other_labels_are_refused(tmp_path):
+    data = examples(4).add_column("teacher_logits", [[0.1, 0.9]] * 4)
+    with pytest.raises(ValueError, match=r"teacher_logits has 2 values an example, and the student 3 output\(s\)"):
+        build(tmp_path, *models(), data)
+
+
 def test_columns_that_no_model_takes_may_be_there():
     check_columns(["text", "idx", "input_ids", "labels"], *models())
 

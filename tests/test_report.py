@@ -8,7 +8,7 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from hf_kd_lambda import report
-from hf_kd_lambda.report import ModelReport, measure_model, results_table, write_results
+from hf_kd_lambda.report import ModelReport, markdown_table, measure_model, results_table, versions, write_results
 
 TEACHER = ModelReport("teacher", {"accuracy": 0.9, "f1": 0.8}, 22_700_000, 90.8, 12.34)
 STUDENT = ModelReport("student with KD", {"accuracy": 0.855, "f1": 0.7}, 15_600_000, 62.4, 4.56)
@@ -144,3 +144,18 @@ def test_results_are_replaced_in_one_step(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_results(path, [TEACHER, STUDENT], "f1", tmp_path / "lambda.png", {})
     assert path.read_text(encoding="utf-8") == before
+
+
+def test_the_markdown_table_holds_what_the_terminals_does():
+    head, rule, *rows = markdown_table([TEACHER, STUDENT], "f1").splitlines()
+    assert head == "| model | f1 (%) | accuracy (%) | parameters (M) | size (MB) | latency (ms) | retained (%) |"
+    assert rule == "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
+    assert rows[1] == "| student with KD | 70.0 | 85.5 | 15.6 | 62.4 | 4.6 | 87.5 |"
+    assert len(rows) == 2
+
+
+def test_results_without_a_figure_are_written_too(tmp_path):
+    write_results(tmp_path / "results.json", [TEACHER], "accuracy", None, {"versions": versions()})
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert results["figure"] is None
+    assert results["versions"]["torch"] == torch.__version__

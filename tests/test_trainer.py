@@ -572,3 +572,11 @@ def test_examples_without_tokens_are_drawn_at_random(tmp_path):
     trainer = make_trainer(args, teacher, student, data)
     assert trainer.args.train_sampling_strategy == "random"
     assert args.train_sampling_strategy == "group_by_length"
+
+
+@pytest.mark.slow
+def test_a_compiled_student_has_the_same_lambda(tmp_path):
+    plain = train(config(tmp_path), *models(), examples())
+    compiled = train(config(tmp_path, torch_compile=True), *models(), examples())
+    expected = logged(plain.state.log_history, "lambda")
+    assert logged(compiled.state.log_history, "lambda") == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,37 @@
+"""This package, with its defaults: λ is set from the gradients, and the teacher's logits are computed once."""
+
+from pathlib import Path
+
+from benchmarks.contenders.task import Parts, Task, compute_accuracy, training_arguments
+from hf_kd_lambda import DistillationConfig, DistillationTrainer
+
+
+def make_trainer(task: Task, parts: Parts, folder: Path) -> DistillationTrainer:
+    """The trainer; the teacher's logits are not there yet, so that computing them is part of training."""
+    args = DistillationConfig(
+        temperature=task.temperature,
+        precision=task.precision,
+        teacher_cache_dir=str(folder / "teacher_cache"),
+        **training_arguments(task, folder),
+    )
+    return DistillationTrainer(
+        parts.student,
+        args,
+        teacher=parts.teacher,
+        train_dataset=parts.train,
+        eval_dataset=parts.validation,
+        data_collator=parts.collator,
+        compute_metrics=compute_accuracy,
+    )
+
+
+def train(task: Task, parts: Parts, folder: Path) -> int:
+    """Train, evaluate after each epoch and save the student in `folder`.
+
+    Returns:
+        Number of optimizer steps.
+    """
+    trainer = make_trainer(task, parts, folder)
+    trainer.train()
+    parts.student.save_pretrained(folder)
+    return trainer.state.global_step

@@ -1,0 +1,126 @@
+"""Whole trainings on SST-2, by this package and by what one would use instead: in turn, each in its own process."""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from hf_kd_lambda.checkpoints import RECORD_FILE
+from hf_kd_lambda.parser import parse
+from hf_kd_lambda.pipeline import DistillationJob
+
+ROOT = Path(__file__).parents[1]
+
+
+class Line(NamedTuple):
+    """A row of the table: a contender and what it is granted."""
+
+    contender: str
+    precision: str = "fp32"
+    grouped: bool = False
+
+    @property
+    def label(self) -> str:
+        """Its name in files and tables."""
+        return "-".join([self.contender, self.precision, *(["grouped"] if self.grouped else [])])
+
+
+OURS = [Line("ours"), Line("ours", "bf16")]
+CONTENDERS = {
+    "plain": [Line("plain")],
+    "granted": [Line("plain", grouped=True), Line("plain", "bf16", grouped=True)],
+    "textbrewer": [Line("textbrewer")],
+    "torchdistill": [Line("torchdistill")],
+}
+PEAK = "gemm_peak.json"
+
+
+def compare(
+    names: Iterable[str], data: str, teacher: str, examples: int, epochs: int, seeds: Sequence[int], folder: Path
+) -> None:
+    """Run what is not there yet, a seed after the other and in each all lines in turn, and print the table.
+
+    Args:
+        names: keys of `CONTENDERS`.
+        data: Hub id or folder of GLUE.
+        teacher: encoder that is fine-tuned as the teacher, outside the clock; or the folder of one that is.
+        examples: training sentences.
+        epochs: over them.
+        seeds: which.
+        folder: of one JSON file a run, and of the teacher.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    fine_tuned = fine_tune(data, teacher, examples, folder)
+    (folder / PEAK).write_text(json.dumps({name: gemm_peak(name) for name in ("fp32", "bf16")}) + "\n")
+    lines = OURS + [line for name in names for line in CONTENDERS[name]]
+    for seed in seeds:
+        for line in lines:
+            file = folder / f"{line.label}-{seed}.json"
+            if not file.exists():
+                print(f"seed {seed}: {line.label}", flush=True)
+                _run(line, fine_tuned, data, examples, epochs, seed, file)
+    print(table(folder))
+
+
+def fine_tune(data: str, teacher: str, examples: int, folder: Path) -> Path:
+    """Fine-tune the teacher by configs/sst2.yaml on as many sentences, unless that was done, here or where it lies."""
+    if (Path(teacher) / RECORD_FILE).exists():
+        return Path(teacher)
+    target = folder / "teacher"
+    line = [str(ROOT / "configs" / "sst2.yaml"), "--dataset", data, "--teacher", teacher, "--student_layers", "0"]
+    line += ["--max_train_samples", str(examples), "--output_dir", str(folder / "job"), "--teacher_dir", str(target)]
+    DistillationJob(*parse([*line, "--report_to", "none"])).load_teacher()
+    return target
+
+
+def _run(line: Line, teacher: Path, data: str, examples: int, epochs: int, seed: int, file: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.contenders", line.contender, f"--teacher={teacher.resolve()}"]
+    command += [f"--data={Path(data).resolve() if Path(data).exists() else data}", f"--examples={examples}"]
+    command += [f"--epochs={epochs}"]
+    command += [f"--seed={seed}", f"--precision={line.precision}", f"--json={file.resolve()}"]
+    command += ["--grouped"] if line.grouped else []
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+
+
+def gemm_peak(precision: str, size: int = 2048, repeats: int = 30) -> float:
+    """Floating-point operations a second of the fastest of some square matrix products."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = torch.randn(2, size, size).to(dtype)
+    fastest = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        fastest = min(fastest, time.perf_counter() - start)
+    return 2 * size**3 / fastest
+
+
+def table(folder: Path) -> str:
+    """Markdown of all runs in the folder: medians, ranges, ratios of ours to each, and model FLOPs utilisation."""
+    peaks = json.loads((folder / PEAK).read_text())
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for line in [*(line for lines in CONTENDERS.values() for line in lines), *OURS]:
+        if files := sorted(folder.glob(f"{line.label}-[0-9]*.json")):
+            runs[line.label] = [json.loads(file.read_text()) for file in files]
+    seconds = {label: statistics.median(run["seconds"] for run in each) for label, each in runs.items()}
+    rows = [
+        "| trainer | runs | seconds, median (min–max) | ours fp32 / it | ours bf16 / it | accuracy, mean (each) "
+        "| model FLOPs utilisation |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for label, each in runs.items():
+        times = [run["seconds"] for run in each]
+        scores = [100 * run["accuracy"] for run in each]
+        flops = 6 * each[0]["parameters"]["non_embedding"] * each[0]["real_tokens"] / seconds[label]
+        ratios = " | ".join(f"{seconds[line.label] / seconds[label]:.2f}" for line in OURS)
+        rows.append(
+            f"| {label} | {len(each)} | {seconds[label]:.0f} ({min(times):.0f}–{max(times):.0f}) | {ratios} "
+            f"| {statistics.fmean(scores):.1f} ({', '.join(f'{score:.1f}' for score in scores)}) "
+            f"| {flops / peaks[each[0]['precision']]:.0%} |"
+        )
+    return "\n".join(rows)

@@ -1,0 +1,150 @@
+"""Cost of a measuring step against student size, batch, sequence length and ranks, and a model that predicts it.
+
+The unit is the forward pass of one layer over one batch; a backward pass costs two, one for the gradients of the
+activations and one for those of the weights. With S student layers, T teacher layers, n tokens in a batch and L in an
+example
+
+    fixed = u·(3S + T) + p      measuring = u·(5S + T) + p + q      u = n·(α + β·L)
+
+where β is attention's share, p is what a step pays whatever the batch (optimizer, clipping, launching), and q what a
+measuring step pays so on top. α, β, p and q ≥ 0 are fitted to all steps by least squares of relative errors.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.optimize import lsq_linear
+
+from benchmarks.steps import StepSetting, measure, measure_alone
+
+BASE = StepSetting()
+AXES: dict[str, list[Any]] = {
+    "student_layers": [2, 3, 4, 6, 12],
+    "batch": [8, 16, 32, 64, 128],
+    "length": [32, 48, 128, 256],
+}
+TWO_RANKS = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+
+
+class Cost(NamedTuple):
+    """Seconds of the two kinds of steps, teacher online, and the setting that they are of."""
+
+    setting: StepSetting
+    fixed: float
+    measuring: float
+
+    @property
+    def ratio(self) -> float:
+        """Of a measuring step to a fixed one."""
+        return self.measuring / self.fixed
+
+
+def measure_grid(folder: Path, rounds: int) -> None:
+    """Measure one axis after the other, and write `grid.json`, `grid.md` and `grid.png`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {BASE} | {replace(BASE, **{axis: value}) for axis, values in AXES.items() for value in values}
+    measured = {setting: cost_of(measure(setting, rounds)) for setting in settings}
+    (folder / "grid.json").write_text(json.dumps([_record(cost) for cost in measured.values()], indent=1) + "\n")
+    ranks = cost_of(measure_alone(BASE, rounds, TWO_RANKS))
+    model = fit(measured.values())
+    text = tables(measured, ranks, model)
+    (folder / "grid.md").write_text(text)
+    plot(measured, model, folder / "grid.png")
+    print(text)
+
+
+def cost_of(measured: dict[str, Any]) -> Cost:
+    """Medians of what `measure` returned."""
+    seconds = measured["seconds"]
+    medians = (statistics.median(seconds[kind]) for kind in ("online_fixed", "online_measuring"))
+    return Cost(StepSetting(**measured["setting"]), *medians)
+
+
+class Model(NamedTuple):
+    """The fitted constants, in seconds."""
+
+    alpha: float
+    beta: float
+    step: float
+    measuring: float
+
+    def ratio(self, setting: StepSetting) -> float:
+        """Predicted cost of a measuring step in fixed ones."""
+        constants = np.array(self)
+        return float(_units(setting, True) @ constants / (_units(setting, False) @ constants))
+
+
+def fit(costs: Iterable[Cost]) -> Model:
+    """Least squares of relative errors, with no negative constant."""
+    rows = [
+        np.array(_units(cost.setting, measures)) / seconds
+        for cost in costs
+        for measures, seconds in ((False, cost.fixed), (True, cost.measuring))
+    ]
+    return Model(*lsq_linear(np.stack(rows), np.ones(len(rows)), bounds=(0, np.inf)).x)
+
+
+def _units(setting: StepSetting, measures: bool) -> np.ndarray:
+    layers = (5 if measures else 3) * setting.student_layers + setting.teacher_layers
+    work = layers * setting.batch * setting.length
+    return np.array([work, work * setting.length, 1.0, float(measures)])
+
+
+def tables(measured: Mapping[StepSetting, Cost], ranks: Cost, model: Model) -> str:
+    """Markdown: one table an axis, and the model's constants."""
+    lines = []
+    for axis, values in AXES.items():
+        lines += [
+            f"| {axis} | fixed step, s | measuring step, s | ratio | predicted | error |",
+            "|---|---|---|---|---|---|",
+        ]
+        for value in values:
+            cost = measured[replace(BASE, **{axis: value})]
+            lines.append(f"| {value} {_row(cost, model)}")
+        lines.append("")
+    lines += _head("ranks")
+    lines += [f"| 1 {_row(measured[BASE], model)}", f"| 2, a core each {_row(ranks, model)}", ""]
+    errors = [abs(model.ratio(cost.setting) / cost.ratio - 1) for cost in measured.values()]
+    lines.append(
+        f"α = {1e6 * model.alpha:.2f} µs a token and layer, β = {1e9 * model.beta:.1f} ns more for each token of the "
+        f"example, p = {1e3 * model.step:.0f} ms, q = {1e3 * model.measuring:.0f} ms; largest error of the predicted "
+        f"ratio, without the two ranks: {max(errors):.1%}."
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _head(axis: str) -> list[str]:
+    return [f"| {axis} | fixed step, s | measuring step, s | ratio | predicted | error |", "|---|---|---|---|---|---|"]
+
+
+def _row(cost: Cost, model: Model) -> str:
+    predicted = model.ratio(cost.setting)
+    error = predicted / cost.ratio - 1
+    return f"| {cost.fixed:.3f} | {cost.measuring:.3f} | {cost.ratio:.2f} | {predicted:.2f} | {error:+.1%} |"
+
+
+def _record(cost: Cost) -> dict[str, Any]:
+    return {**asdict(cost.setting), "fixed_s": cost.fixed, "measuring_s": cost.measuring}
+
+
+def plot(measured: Mapping[StepSetting, Cost], model: Model, file: Path) -> None:
+    """Measured and predicted ratio against each axis."""
+    figure, panels = plt.subplots(1, len(AXES), figsize=(4 * len(AXES), 3.2), sharey=True, layout="constrained")
+    for panel, (axis, values) in zip(panels, AXES.items(), strict=True):
+        settings = [replace(BASE, **{axis: value}) for value in values]
+        panel.plot(values, [measured[setting].ratio for setting in settings], "o", label="measured")
+        panel.plot(values, [model.ratio(setting) for setting in settings], "-", label="predicted")
+        panel.set_xlabel(axis.replace("_", " "))
+        panel.set_xscale("log", base=2)
+        panel.set_xticks(values, [str(value) for value in values], minor=False)
+    panels[0].set_ylabel("measuring / fixed step")
+    panels[0].legend()
+    figure.savefig(file, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,240 @@
+"""Seconds and memory of four kinds of optimizer steps that take turns in one run, on random tokens.
+
+Measuring and ordinary steps (an ordinary one is what the `fixed` rule takes), with the teacher online and with its
+logits cached: a 6-layer teacher, a 3-layer student and hidden size 384 unless told otherwise.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, default_data_collator, set_seed
+
+from hf_kd_lambda import DistillationConfig, DistillationTrainer, student_from_layers
+from hf_kd_lambda.config import Precision
+
+KINDS = ("online_measuring", "online_fixed", "cached_measuring", "cached_fixed")
+WARMUP_ROUNDS = 2
+PEAK_RESET = Path("/proc/self/clear_refs")  # Linux: writing 5 sets the process's peak memory back to what it has now
+EXACT_MALLOC = "MALLOC_MMAP_THRESHOLD_"
+
+
+@dataclass(frozen=True)
+class StepSetting:
+    """What a step works on.
+
+    Args:
+        student_layers: of the student; the teacher has at least 6, and at least as many.
+        batch: examples, on each rank.
+        length: tokens of an example.
+        precision: fp32 or bf16.
+        optim: as `TrainingArguments` takes it.
+    """
+
+    student_layers: int = 3
+    batch: int = 32
+    length: int = 48
+    precision: Precision = "fp32"
+    optim: str = "adamw_torch_fused"
+
+    @property
+    def teacher_layers(self) -> int:
+        """Layers of the teacher."""
+        return max(6, self.student_layers)
+
+
+class StepMeter(TrainerCallback):
+    """Seconds and peak memory (bytes; None where it cannot be read) of each optimizer step, without data loading."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.peaks: list[int | None] = []
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+            torch.cuda.synchronize()
+        elif PEAK_RESET.exists():
+            PEAK_RESET.write_text("5")
+        self._start = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Stop it."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - self._start)
+        self.peaks.append(_peak_bytes())
+
+
+class TakingTurns(DistillationTrainer):
+    """Has its teacher online in the first two of four steps; with `lambda_interval` 2, each kind in turn."""
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """One step, of the kind whose turn it is."""
+        if KINDS[self.state.global_step % 4].startswith("online"):
+            del inputs["teacher_logits"]
+        return super().training_step(model, inputs, num_items_in_batch)
+
+
+def measure(setting: StepSetting, rounds: int) -> dict[str, Any]:
+    """Train for so many rounds of all four kinds, after a warm-up.
+
+    Returns:
+        Seconds, and peak memory in MB (10⁶ bytes) where it is known, of each round's step of each kind.
+    """
+    set_seed(0)
+    sizes = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+    teacher = BertForSequenceClassification(
+        BertConfig(num_hidden_layers=setting.teacher_layers, num_labels=3, **sizes)
+    )
+    kept = torch.linspace(0, setting.teacher_layers - 1, setting.student_layers).round().int().tolist()
+    student = student_from_layers(teacher, kept)
+    steps = len(KINDS) * (WARMUP_ROUNDS + rounds)
+    count = steps * setting.batch * int(os.environ.get("WORLD_SIZE", "1"))
+    columns = {
+        "input_ids": torch.randint(1000, 30000, (count, setting.length)),
+        "labels": torch.randint(0, 3, (count,)),
+        "teacher_logits": torch.randn(count, 3),
+    }
+    data = Dataset.from_dict({name: values.numpy() for name, values in columns.items()}).with_format("torch")
+    meter = StepMeter()
+    with tempfile.TemporaryDirectory() as folder:
+        args = DistillationConfig(
+            output_dir=folder,
+            lambda_interval=2,
+            max_steps=steps,
+            per_device_train_batch_size=setting.batch,
+            precision=setting.precision,
+            optim=setting.optim,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        TakingTurns(
+            student,
+            args,
+            teacher=teacher,
+            train_dataset=data,
+            data_collator=default_data_collator,
+            callbacks=[meter],
+        ).train()
+    first = len(KINDS) * WARMUP_ROUNDS
+    return {
+        "setting": dataclasses.asdict(setting),
+        "parameters": sum(parameter.numel() for parameter in student.parameters()),
+        "seconds": {kind: meter.seconds[first + index :: len(KINDS)] for index, kind in enumerate(KINDS)},
+        "peak_mb": {
+            kind: [peak / 1e6 for peak in meter.peaks[first + index :: len(KINDS)] if peak is not None]
+            for index, kind in enumerate(KINDS)
+        },
+    }
+
+
+def summary(measured: dict[str, Any], interval: int) -> dict[str, Any]:
+    """Ratios to the fixed step with the teacher online, from medians.
+
+    Args:
+        measured: what `measure` returned.
+        interval: K of which one step measures.
+    """
+    seconds = {kind: statistics.median(values) for kind, values in measured["seconds"].items()}
+    fixed = seconds["online_fixed"]
+    ratios = [
+        measuring / ordinary
+        for measuring, ordinary in zip(
+            measured["seconds"]["online_measuring"], measured["seconds"]["online_fixed"], strict=True
+        )
+    ]
+    peaks = {kind: statistics.median(values) for kind, values in measured["peak_mb"].items() if values}
+    return {
+        **measured["setting"],
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "rounds": len(ratios),
+        **{f"{kind}_s": value for kind, value in seconds.items()},
+        "measuring_step_ratio": seconds["online_measuring"] / fixed,
+        "measuring_step_ratio_range": [min(ratios), max(ratios)],
+        "lambda_interval": interval,
+        "mean_step_ratio": mean_step(seconds["online_measuring"], fixed, interval) / fixed,
+        "cached_step_ratio": mean_step(seconds["cached_measuring"], seconds["cached_fixed"], interval) / fixed,
+        "extra_memory_mb": peaks["online_measuring"] - peaks["online_fixed"] if peaks else float("nan"),
+        "gradient_copy_mb": 4 * measured["parameters"] / 1e6,
+    }
+
+
+def mean_step(measuring: float, fixed: float, interval: int) -> float:
+    """Seconds of a step where one in `interval` measures."""
+    return (measuring + (interval - 1) * fixed) / interval
+
+
+def measure_alone(setting: StepSetting, rounds: int, launcher: Sequence[str] = ()) -> dict[str, Any]:
+    """`measure` in a process of its own, whose peak memory is what is in use.
+
+    By default glibc keeps freed blocks, so that a process's peak depends on its past; with a fixed threshold it hands
+    large ones back at once. That costs time.
+
+    Args:
+        setting, rounds: as in `measure`.
+        launcher: what starts it on several ranks; without it there is one, whose memory is told right but whose
+            times are not.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        figures = Path(folder) / "figures.json"
+        options = [f"--{name}={value}" for name, value in dataclasses.asdict(setting).items()]
+        command = [
+            *(launcher or [sys.executable]),
+            "-m",
+            "benchmarks.steps",
+            f"--rounds={rounds}",
+            f"--json={figures}",
+        ]
+        environment = os.environ if launcher else {**os.environ, EXACT_MALLOC: "65536"}
+        root = Path(__file__).parents[1]
+        subprocess.run([*command, *options], env=environment, cwd=root, check=True, capture_output=True)
+        return json.loads(figures.read_text())
+
+
+def _peak_bytes() -> int | None:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if not PEAK_RESET.exists():
+        return None
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def main() -> None:
+    """Measure in this process and write what was measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for field in dataclasses.fields(StepSetting):
+        parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--json", type=Path, required=True)
+    options = vars(parser.parse_args())
+    rounds, file = options.pop("rounds"), options.pop("json")
+    measured = measure(StepSetting(**options), rounds)
+    if os.environ.get("RANK", "0") == "0":
+        file.write_text(json.dumps(measured) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What a job, or a trainer that is used without one, knows for the model card of its student."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainingArguments
+from transformers.modelcard import extract_hyperparameters_from_trainer
+
+from hf_kd_lambda.config import DistillationConfig
+from hf_kd_lambda.hub import origin_of
+from hf_kd_lambda.model_card import TASK, CardFacts
+from hf_kd_lambda.report import ModelReport, versions
+
+if TYPE_CHECKING:
+    from hf_kd_lambda.pipeline import DistillationJob
+    from hf_kd_lambda.trainer import DistillationTrainer
+
+# What a run with load_best_model_at_end needs, too.
+EVALUATED = ("eval_strategy", "eval_steps", "save_strategy", "save_steps")
+
+
+def facts_of_job(
+    job: "DistillationJob",
+    main_metric: str,
+    reports: Sequence[ModelReport],
+    log_history: Sequence[Mapping[str, float]],
+) -> CardFacts:
+    """What a job knows at its end.
+
+    Args:
+        job: that ran.
+        main_metric: of the reports.
+        reports: of the models compared; the last is the student's.
+        log_history: the entries of `trainer_state.json`.
+    """
+    models, data, config = job.models, job.data_args, job.config
+    settings = job.settings | {"precision": "bf16" if config.bf16 else "fp16" if config.fp16 else "fp32"}
+    if config.load_best_model_at_end:
+        settings |= {name: getattr(config, name) for name in EVALUATED}
+    del settings["teacher_dir"]
+    processes = f" --num_processes {config.world_size}" if config.world_size > 1 else ""
+    sources = (data.dataset, data.train_file, data.validation_file, data.test_file)
+    return CardFacts(
+        name=job.repository or job.folder.resolve().name,
+        teacher=origin_of(models.teacher),
+        student=origin_of(models.student) if models.student else None,
+        layers=models.student_layers,
+        teacher_finetuned=models.teacher_finetune,
+        datasets=[origin_of(source) for source in sources if source],
+        dataset_config=(data.dataset_config or data.task) if data.dataset else None,
+        split=_split_on_the_hub(job),
+        main_metric=main_metric,
+        reports=reports,
+        metrics=reports[-1].metrics,
+        log_history=log_history,
+        settings=settings,
+        command=f"accelerate launch{processes} scripts/distill.py student.yaml",
+        versions=versions(),
+    )
+
+
+def _split_on_the_hub(job: "DistillationJob") -> str:
+    """The reported split as `load_dataset` names it, and how much of it."""
+    split, first = job.data.report_split, job.data_args.max_eval_samples
+    if (job.data_args.task, split) == ("mnli", "validation"):
+        split = "validation_matched"
+    return f"{split}[:{first}]" if first else split
+
+
+def facts_of_trainer(
+    trainer: "DistillationTrainer",
+    *,
+    language: str | None = None,
+    license: str | None = None,
+    tags: str | list[str] | None = None,
+    model_name: str | None = None,
+    finetuned_from: str | None = None,
+    tasks: str | list[str] | None = None,
+    dataset_tags: str | list[str] | None = None,
+    dataset: str | list[str] | None = None,
+    dataset_args: str | list[str] | None = None,
+) -> CardFacts:
+    """What a trainer knows, its settings, logs and last evaluation, beside what `create_model_card` is told."""
+    args, history = trainer.args, trainer.state.log_history
+    own = {field.name for field in dataclasses.fields(DistillationConfig)}
+    own -= {field.name for field in dataclasses.fields(TrainingArguments)}
+    teacher = getattr(trainer.teacher, "name_or_path", None)
+    student = finetuned_from or getattr(trainer.accelerator.unwrap_model(trainer.model), "name_or_path", None)
+    return CardFacts(
+        name=model_name or Path(str(args.output_dir)).resolve().name,
+        teacher=origin_of(teacher) if teacher else None,
+        # A student made of layers of its teacher has the teacher's name.
+        student=origin_of(student) if student and student != teacher else None,
+        datasets=[origin_of(name) for name in _listed(dataset_tags) or _listed(dataset)],
+        dataset_config=next(iter(_listed(dataset_args)), None),
+        metrics=_last_evaluation(history),
+        log_history=history,
+        settings={name: getattr(args, name) for name in sorted(own)} | extract_hyperparameters_from_trainer(trainer),
+        versions=versions(),
+        pipeline_tag=next(iter(_listed(tasks)), TASK),
+        language=language,
+        license=license,
+        tags=_listed(tags),
+    )
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or [])
+
+
+def _last_evaluation(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The metrics last logged, without `eval_` and the times that the evaluation took."""
+    evaluations = [entry for entry in history if any(name.startswith("eval_") for name in entry)]
+    last = {name: value for name, value in evaluations[-1].items() if name.startswith("eval_")} if evaluations else {}
+    times = ("runtime", "per_second", "time")
+    return {name.removeprefix("eval_"): value for name, value in last.items() if not name.endswith(times)}

@@ -1,0 +1,113 @@
+"""How good, how large and how fast models are on a split, and how far they agree with a teacher."""
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+
+from hf_kd_lambda.arguments import DataArguments
+from hf_kd_lambda.columns import TEACHER_PREFIX
+from hf_kd_lambda.config import DistillationConfig
+from hf_kd_lambda.data import load_task_data
+from hf_kd_lambda.metrics import compute_metrics_for, teacher_agreement
+from hf_kd_lambda.report import ModelReport, measure_model
+from hf_kd_lambda.teacher import load_classifier, resolve_checkpoint
+from hf_kd_lambda.tokens import DistillationCollator, tokenize
+
+
+def evaluate_model(
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    split: Dataset,
+    args: TrainingArguments,
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]],
+) -> tuple[ModelReport, Tensor]:
+    """Score, size and speed of a model on tokenised examples.
+
+    Args:
+        name: of the model in its report.
+        model: a classifier or a regression with one output.
+        tokenizer: pads the batches.
+        split: the model's own tokens, and labels.
+        args: of the plain Trainer that predicts.
+        compute_metrics: of the task.
+
+    Returns:
+        The report, and the logits `[examples, classes]` in the order of the split.
+    """
+    # Sequential, since length-grouped evaluation would order differently tokenised examples differently.
+    args = dataclasses.replace(cast(Any, args), train_sampling_strategy="sequential")
+    collator = DistillationCollator(tokenizer)
+    trainer = Trainer(model, args, eval_dataset=split, data_collator=collator)
+    example = collator([{name: x for name, x in split[0].items() if not name.startswith(TEACHER_PREFIX)}])
+    del example["labels"]
+    measured = measure_model(name, model, {}, example)
+    output = trainer.predict(split)
+    # A model set to return more, say its hidden states, has its logits first.
+    predictions = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+    logits, labels = np.asarray(predictions), np.asarray(output.label_ids)
+    metrics = compute_metrics(EvalPrediction(logits, labels))
+    return dataclasses.replace(measured, metrics=metrics), torch.from_numpy(logits)
+
+
+def evaluate_checkpoints(
+    checkpoints: Mapping[str, str],
+    data_args: DataArguments,
+    split: str | None,
+    batch_size: int,
+    trust_remote_code: bool = False,
+) -> tuple[str, list[ModelReport]]:
+    """Evaluate saved models, each on its own tokens of the same examples.
+
+    Args:
+        checkpoints: Hub ids or folders, by the names of the models in their reports; the others' agreement with one
+            called "teacher", which must be the first, is measured too.
+        data_args: which examples.
+        split: train, validation or test, or validation_mismatched of MNLI. Default: test where its labels are known,
+            else validation.
+        batch_size: examples of one forward, on each device.
+        trust_remote_code: run modelling code that the checkpoints carry.
+
+    Returns:
+        The split, and the reports in the order of the checkpoints.
+
+    Raises:
+        ValueError: there is no such split, or a checkpoint is for other labels.
+        OSError: a checkpoint cannot be loaded.
+    """
+    if split != "train":  # which then only names the labels
+        data_args = dataclasses.replace(data_args, max_train_samples=1)
+    # As in the job: autocast in evaluation as in training, and the CPU where there is no accelerator.
+    with tempfile.TemporaryDirectory() as folder:
+        args = DistillationConfig(output_dir=folder, per_device_eval_batch_size=batch_size, report_to="none")
+        data = load_task_data(data_args, args.seed)
+        split = split or data.report_split
+        if split not in data.splits:
+            raise ValueError(f"split={split!r} is none of those with labels: {', '.join(data.splits)}.")
+        reports: list[ModelReport] = []
+        logits: dict[str, Tensor] = {}
+        for name, checkpoint in checkpoints.items():
+            model = load_classifier(checkpoint, data.label_names, trust_remote_code)
+            path = resolve_checkpoint(checkpoint)
+            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+            tokens = tokenize(data, tokenizer, data_args.max_length)[split]
+            metrics = compute_metrics_for(data.task, data.is_regression)
+            report, logits[name] = evaluate_model(name, model, tokenizer, tokens, args, metrics)
+            if "teacher" in logits and name != "teacher":
+                report.metrics["teacher_agreement"] = teacher_agreement(logits[name], logits["teacher"])
+            reports.append(report)
+    return split, reports

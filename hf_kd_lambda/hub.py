@@ -1,0 +1,180 @@
+"""Finished students on the Hub: which files of a run go there, and what to say when they do not arrive.
+
+The token is huggingface_hub's own, from HF_TOKEN or `hf auth login`: no setting here takes one.
+"""
+
+import shlex
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from huggingface_hub import constants, create_branch, create_repo, get_token, upload_folder
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from huggingface_hub.utils import httpx, validate_repo_id
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
+
+from hf_kd_lambda.checkpoints import is_unfinished
+from hf_kd_lambda.model_card import CARD, FIGURE, Origin
+
+NEEDED = {
+    "config.json": ("config.json",),
+    "weights": ("model.safetensors", "model-*.safetensors"),
+    "tokenizer": ("tokenizer_config.json",),
+    "model card": (CARD,),
+}
+# Named one by one: a run's folder also holds its teacher, its checkpoints and pickled arguments.
+PUSHED = (
+    *(pattern for patterns in NEEDED.values() for pattern in patterns),
+    *("model.safetensors.index.json", "configuration_*.py", "modeling_*.py", "tokenization_*.py"),
+    *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
+    *("bpe.codes", FIGURE, "results.json"),
+)
+COMMIT_MESSAGE = "Add the distilled student"
+FIXES = {
+    401: "the token is missing or not valid: set HF_TOKEN to one with write access, or run `hf auth login`",
+    403: "the token may not write there: give it write access, or name a repository of your own",
+    404: "there is no such repository for this token: check its name and the token's access",
+    429: "too many requests: wait some minutes",
+}
+FAULT = "the fault is the Hub's: wait some minutes"
+
+
+class PushError(Exception):
+    """A push failed; the message is one paragraph that says why, and what to do."""
+
+
+def origin_of(name: str) -> Origin:
+    """Where a `teacher`, `student` or `dataset` setting leads: to the Hub, unless such a file or folder is here."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return Origin(name, on_hub=False)
+    return Origin(name, on_hub=name != "quickstart" and not Path(name).exists())
+
+
+def repository_of(config: TrainingArguments) -> str | None:
+    """The repository that a job pushes its student to; None where `push_to_hub` is not set.
+
+    Raises:
+        ValueError: a setting would put a token into files, or more than the student into the repository.
+    """
+    if config.hub_token is not None:
+        raise ValueError(
+            "hub_token would be written into the folder of the run: leave it out, and set HF_TOKEN or run "
+            "`hf auth login`."
+        )
+    if not config.push_to_hub:
+        return None
+    if config.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
+        raise ValueError(
+            f"hub_strategy={config.hub_strategy.value!r} would push checkpoints: set it to 'end', as the finished "
+            "student alone is pushed."
+        )
+    return config.hub_model_id or Path(str(config.output_dir)).resolve().name
+
+
+def student_files(folder: Path) -> list[str]:
+    """Names of the files that go to the Hub, all directly in the student's folder.
+
+    Raises:
+        ValueError: there is no finished student in the folder.
+    """
+    here = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    missing = [what for what, patterns in NEEDED.items() if not _matching(here, patterns)]
+    if missing:
+        raise ValueError(
+            f"{str(folder)!r} is no folder of a finished student: it has no {', no '.join(missing)}. "
+            "Name the output_dir of a run that ended."
+        )
+    if is_unfinished(folder):
+        raise ValueError(
+            f"the run in {str(folder)!r} is not finished: the command that began it goes on where it stopped."
+        )
+    return _matching(here, PUSHED)
+
+
+def make_repository(repo_id: str, private: bool | None = None) -> str:
+    """Make a model repository, unless there is one, and return its full name, `namespace/name`.
+
+    Args:
+        repo_id: without a namespace, the user's own is taken.
+        private: whether a new one is; None for the namespace's default.
+
+    Raises:
+        PushError: the Hub cannot be reached, or refuses.
+    """
+    try:
+        return create_repo(repo_id, private=private, exist_ok=True).repo_id
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        raise PushError(f"cannot make the repository {repo_id!r}: {_reason(error)}") from error
+
+
+def push_student(
+    folder: Path,
+    repo_id: str,
+    private: bool | None = None,
+    revision: str | None = None,
+    commit_message: str = COMMIT_MESSAGE,
+) -> str:
+    """Push a finished student: model, tokenizer, card, figure and results, and nothing else of its folder.
+
+    Args:
+        folder: the `output_dir` of a finished run; it is only read.
+        repo_id: see `make_repository`, as for `private`.
+        revision: branch to push to, made where it does not exist. Default: main.
+        commit_message: of the commit.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ValueError: there is no finished student in the folder.
+        PushError: the Hub cannot be reached, refuses or breaks off.
+    """
+    files = student_files(folder)
+    again = ["python", "scripts/push.py", str(folder), repo_id, *(["--private"] if private else [])]
+    again += ["--revision", revision] if revision else []
+    again += ["--commit_message", commit_message] if commit_message != COMMIT_MESSAGE else []
+    safe = f"The model is safe in {folder}; this repeats the push: {shlex.join(again)}"
+    try:
+        repo_id = make_repository(repo_id, private)
+        if revision is not None:
+            create_branch(repo_id, branch=revision, exist_ok=True)
+        commit = upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            allow_patterns=files,
+            commit_message=commit_message,
+            revision=revision,
+        )
+    except PushError as error:
+        raise PushError(f"{error} {safe}") from error
+    except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
+        raise PushError(f"cannot push to {repo_id!r}: {_reason(error)} {safe}") from error
+    return commit.commit_url
+
+
+def _matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong and what to do, in one sentence or two, without the token."""
+    causes = [error]  # threads that upload wrap what went wrong
+    while (cause := causes[-1].__cause__) is not None:
+        causes.append(cause)
+    for each in causes:
+        if isinstance(each, HfHubHTTPError):
+            status = each.response.status_code
+            said = f" ({each.server_message})" if each.server_message else ""
+            fix = FAULT if status >= 500 else FIXES.get(status, "this is a request that it does not take")
+            return _on_one_line(f"{constants.ENDPOINT} answered {status}{said}: {fix}.")
+        if isinstance(each, httpx.TransportError | OfflineModeIsEnabled):
+            what = f"the connection to {constants.ENDPOINT} failed ({type(each).__name__})"
+            return f"{what}: check the network, HF_ENDPOINT and HF_HUB_OFFLINE."
+    return _on_one_line(f"{str(error).rstrip('.')}.")
+
+
+def _on_one_line(text: str) -> str:
+    token = get_token()
+    return " ".join((text.replace(token, "<token>") if token else text).split())

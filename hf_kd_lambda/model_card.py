@@ -1,0 +1,212 @@
+"""The model card of a distilled student: from what is known of a run to the README.md that the Hub shows."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hf_kd_lambda.explain import explain_lambda
+from hf_kd_lambda.report import ModelReport, markdown_table
+
+CARD, FIGURE = "README.md", "lambda.png"  # the card links the figure, which lies beside it
+TASK = "text-classification"  # the Hub's name, also for regression and for pairs of texts
+TAGS = ("knowledge-distillation", "hf-kd-lambda")
+# The Hub's names of our metrics; others, such as a mean of metrics, it does not know.
+HUB_METRICS = {
+    "accuracy": "accuracy",
+    "f1": "f1",
+    "f1_macro": "f1",
+    "matthews_correlation": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearmanr": "spearmanr",
+}
+SUMMARY = """\
+A student made by knowledge distillation with hf-kd-lambda. λ is the weight of the KD loss, which follows the teacher,
+relative to that of the task loss, which follows the labels."""
+LIMITS = """\
+- The student learned from the teacher's predictions, its mistakes and biases included.
+- The scores are those of one training run: another seed moves them, and differences of a few examples are chance.
+- λ balances two losses; which of labels and teacher is right it cannot know. Whether a λ tuned by a sweep would have
+  done better was not measured."""
+CITATION = """\
+```bibtex
+@software{hf_kd_lambda,
+  title  = {hf-kd-lambda},
+  author = {{The hf-kd-lambda authors}},
+}
+
+@misc{kim2025importance,
+  title  = {Importance Analysis for Dynamic Control of Balancing Parameter in a Simple Knowledge Distillation Setting},
+  author = {Kim, Seongmin and Kim, Kwanho and Kim, Minseung and Jo, Kanghyun},
+  year   = {2025},
+  note   = {arXiv:2505.06270},
+  url    = {https://arxiv.org/abs/2505.06270},
+}
+```"""
+
+
+class Origin(NamedTuple):
+    """A model or dataset that a student comes from: its name, and whether it is one of the Hub."""
+
+    name: str
+    on_hub: bool
+
+    def link(self, where: str = "") -> str:
+        """Markdown: a link to the Hub, below `where`, or the bare name with a word of warning."""
+        if self.on_hub:
+            return f"[{self.name}](https://huggingface.co/{where}{self.name})"
+        return f"`{PurePath(self.name).name}` (not on the Hub)"
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card tells; what is None or empty is left out of it.
+
+    Args:
+        name: of the student, or of its repository.
+        teacher: the checkpoint that taught.
+        student: the checkpoint that was trained; None where the student was built from `layers` of the teacher.
+        layers: which, counted from 0.
+        teacher_finetuned: whether the teacher was first fine-tuned on the task.
+        datasets: trained and evaluated on.
+        dataset_config: configuration of the only dataset.
+        split: evaluated on.
+        main_metric: the metric of `reports` by which models are compared.
+        reports: size, speed and scores of the models compared.
+        metrics: the student's scores.
+        log_history: the entries of `trainer_state.json`.
+        settings: hyper-parameters, as JSON values.
+        command: trains with a file `student.yaml` of these settings.
+        versions: of the packages used.
+        pipeline_tag, language, license, tags: for the metadata.
+    """
+
+    name: str
+    teacher: Origin | None = None
+    student: Origin | None = None
+    layers: Sequence[int] | None = None
+    teacher_finetuned: bool = False
+    datasets: Sequence[Origin] = ()
+    dataset_config: str | None = None
+    split: str | None = None
+    main_metric: str = "score"
+    reports: Sequence[ModelReport] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    log_history: Sequence[Mapping[str, float]] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    command: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    pipeline_tag: str = TASK
+    language: str | None = None
+    license: str | None = None
+    tags: Sequence[str] = ()
+
+
+def model_card(facts: CardFacts) -> ModelCard:
+    """The card: metadata, with the scores as a model-index, and a text."""
+    sections = {
+        "Results": _results(facts),
+        "λ": _balance(facts),
+        "Training": _training(facts),
+        "Limits": LIMITS,
+        "Citation": CITATION,
+    }
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
+    return ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n# {facts.name}\n\n{_summary(facts)}\n\n{body}\n")
+
+
+def _metadata(facts: CardFacts) -> ModelCardData:
+    bases = [origin.name for origin in (facts.student, facts.teacher) if origin is not None and origin.on_hub]
+    known = {name: value for name, value in facts.metrics.items() if name in HUB_METRICS and math.isfinite(value)}
+    scores = _model_index(facts, known)
+    return ModelCardData(
+        language=facts.language,
+        license=facts.license,
+        library_name="transformers",
+        pipeline_tag=facts.pipeline_tag,
+        tags=list(dict.fromkeys([*TAGS, *facts.tags])),
+        base_model=list(dict.fromkeys(bases)) or None,
+        # Said, because the Hub takes a model with two bases for a merge of them.
+        base_model_relation="finetune" if bases else None,
+        datasets=[dataset.name for dataset in facts.datasets if dataset.on_hub] or None,
+        metrics=list(dict.fromkeys(HUB_METRICS[name] for name in known)) or None,
+        model_name=facts.name if scores else None,
+        eval_results=scores or None,
+    )
+
+
+def _model_index(facts: CardFacts, metrics: Mapping[str, float]) -> list[EvalResult]:
+    """The scores, where they are of one dataset that the Hub can name."""
+    if len(facts.datasets) != 1 or not facts.datasets[0].on_hub:
+        return []
+    dataset = facts.datasets[0].name
+    return [
+        EvalResult(
+            task_type=facts.pipeline_tag,
+            dataset_type=dataset,
+            dataset_name=" ".join(filter(None, [dataset, facts.dataset_config])),
+            dataset_config=facts.dataset_config,
+            dataset_split=facts.split,
+            metric_type=HUB_METRICS[name],
+            metric_name=name,
+            metric_value=round(value, 4),
+        )
+        for name, value in metrics.items()
+    ]
+
+
+def _summary(facts: CardFacts) -> str:
+    rule = facts.settings.get("lambda_rule")
+    rows = {
+        "teacher": facts.teacher and facts.teacher.link() + ", fine-tuned on the task" * facts.teacher_finetuned,
+        "student": _student(facts),
+        "task": " ".join(filter(None, [facts.pipeline_tag, facts.settings.get("task")])),
+        "dataset": ", ".join(dataset.link("datasets/") for dataset in facts.datasets),
+        "configuration of the dataset": facts.dataset_config,
+        "rule for λ": rule and f"`{rule}`",
+    }
+    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items() if value)])
+    return f"{SUMMARY}\n\n{table}"
+
+
+def _student(facts: CardFacts) -> str | None:
+    if facts.layers:
+        return f"layers {', '.join(map(str, facts.layers))} of the teacher, counted from 0"
+    return facts.student and facts.student.link()
+
+
+def _results(facts: CardFacts) -> str:
+    where = f"On the {facts.split} split:\n\n" if facts.split else ""
+    if facts.reports:
+        latency = (
+            "Latency is the median time of one forward with one example, on the machine that trained the student."
+        )
+        return f"{where}{markdown_table(facts.reports, facts.main_metric)}\n\n{latency}"
+    rows = [f"| {name} | {value:.4g} |" for name, value in facts.metrics.items()]
+    return where + "\n".join(["| metric | value |", "|---|---|", *rows]) if rows else ""
+
+
+def _balance(facts: CardFacts) -> str:
+    figure = f"![λ and what it was computed from, over the steps]({FIGURE})"
+    return f"{figure}\n\n{explain_lambda(facts.log_history)}" if facts.log_history else ""
+
+
+def _training(facts: CardFacts) -> str:
+    given = {name: _without_folders(value) for name, value in facts.settings.items() if value not in (None, [], {})}
+    plain = json.loads(json.dumps(given))  # enumerations become text, as YAML has them
+    parts = [f"```yaml\n{yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)}```"] if plain else []
+    if facts.command:
+        parts.append(f"With these settings in `student.yaml`:\n\n```bash\n{facts.command}\n```")
+    if facts.versions:
+        parts.append(f"Versions: {', '.join(f'{name} {version}' for name, version in facts.versions.items())}.")
+    return "\n\n".join(parts)
+
+
+def _without_folders(value: Any) -> Any:
+    """An absolute path becomes its last part: no reader has the folders of the machine that trained."""
+    return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value

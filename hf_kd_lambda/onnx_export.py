@@ -1,0 +1,66 @@
+"""A student as ONNX, for runtimes without PyTorch."""
+
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_kd_lambda.columns import forward_parameters
+
+TOLERANCE = 1e-4  # of logits
+TRACED = ["one text", "and another one, which is longer"]
+# Batches of other sizes and lengths than the one that is traced, and with padding.
+CHECKED = [["short"], ["a text of some length, twice as long as any other here", "a b c", "x"]]
+
+
+def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> float:
+    """Write a classifier to a file whose inputs, `[batch, sequence]`, may have any size, and compare what it says.
+
+    Args:
+        model: in fp32.
+        tokenizer: the model's.
+        path: of the file.
+
+    Returns:
+        The largest difference between a logit of the file, run by onnxruntime, and one of the model.
+
+    Raises:
+        ModuleNotFoundError: the [onnx] extra is not installed.
+        ValueError: they differ by more than rounding; the file is removed.
+    """
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401  what torch.onnx exports with
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error}: pip install 'hf-kd-lambda[onnx]'") from error
+    model.eval()
+    accepted = forward_parameters(model)
+
+    def inputs(texts: list[str]) -> dict[str, torch.Tensor]:
+        tokens = tokenizer(texts, padding=True, return_tensors="pt")
+        return {name: value for name, value in tokens.items() if name in accepted}
+
+    traced = inputs(TRACED)
+    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    torch.onnx.export(
+        model,
+        kwargs=traced,
+        f=path,
+        input_names=list(traced),
+        output_names=["logits"],
+        dynamic_shapes=dict.fromkeys(traced, free),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    differences = []
+    for texts in CHECKED:
+        batch = inputs(texts)
+        (found,) = session.run(["logits"], {name: value.numpy() for name, value in batch.items()})
+        with torch.inference_mode():
+            differences.append((torch.from_numpy(found) - model(**batch).logits).abs().max().item())
+    if not max(differences) <= TOLERANCE:
+        path.unlink()
+        raise ValueError(f"the logits of {path} were wrong by {max(differences):.2g}: this model cannot be exported.")
+    return max(differences)

@@ -1,0 +1,92 @@
+"""What a run notes of its steps and of its evaluations, until it is logged."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from hf_kd_lambda.gram import Gram
+from hf_kd_lambda.lambda_state import LambdaState
+from hf_kd_lambda.metrics import teacher_agreement
+
+
+class StepRecord:
+    """Losses of the steps since the last log, and the gradients that were last measured.
+
+    Attributes:
+        gram: of the last measurement, over all parameters; None before the first.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.gram: Gram | None = None
+        self._losses = torch.zeros(2, device=device)
+        self._steps = 0
+
+    def add(self, losses: Tensor, ends_step: bool) -> None:
+        """Note (task_loss, kd_loss), `[2]`, of a micro-batch, or of all of a step."""
+        self._losses += losses
+        self._steps += ends_step
+
+    def take(
+        self,
+        weights: tuple[Tensor, Tensor],
+        state: LambdaState | None,
+        layers: Sequence[str],
+        with_noise: bool,
+        average: Callable[[Tensor], Tensor],
+    ) -> dict[str, float]:
+        """What to log, without what is not finite; the losses, averaged over steps, begin anew.
+
+        Args:
+            weights: (w_task, w_kd) in force.
+            state: of λ; None for a rule that measures nothing.
+            layers: names of the groups with a λ each; none for one λ.
+            with_noise: whether noise is estimated.
+            average: over ranks.
+        """
+        losses = average(self._losses) / self._steps
+        self._losses, self._steps = torch.zeros_like(losses), 0
+        scalars = {"task_loss": losses[0], "kd_loss": losses[1]}
+        scalars |= {"lambda": weights[1] / weights[0], "kd_weight": weights[1]}
+        if self.gram is not None:
+            scalars["grad_norm_task"] = self.gram.task.sqrt()
+            scalars["grad_norm_kd"] = self.gram.kd.sqrt()
+            scalars["grad_cosine"] = self.gram.cosine
+        if state is not None:
+            scalars |= state.logs()
+            if with_noise:
+                scalars["snr_task"], scalars["snr_kd"] = state.signal_to_noise
+            scalars |= {f"lambda/{name}": each for name, each in zip(layers, state.lambda_.view(-1), strict=False)}
+        values = torch.stack([value.float() for value in scalars.values()]).tolist()  # the one wait for the device
+        return {name: value for name, value in zip(scalars, values, strict=True) if math.isfinite(value)}
+
+
+class EvaluationRecord:
+    """Losses and logits of an evaluation."""
+
+    def __init__(self) -> None:
+        self._rows: list[Tensor] = []
+
+    def add(
+        self, student_logits: Tensor, teacher_logits: Tensor, losses: Tensor, gather: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Note a batch.
+
+        Args:
+            student_logits, teacher_logits: `[examples, classes]`.
+            losses: `[2]`, task_loss and kd_loss of the batch.
+            gather: rows of all ranks, without those that pad the last batch.
+        """
+        per_example = losses.expand(len(student_logits), 2)
+        self._rows.append(gather(torch.cat([per_example, student_logits.float(), teacher_logits], dim=-1)).cpu())
+
+    def metrics(self) -> dict[str, float]:
+        """Both losses and the agreement with the teacher; nothing of no batch."""
+        if not self._rows:
+            return {}
+        rows = torch.cat(self._rows)
+        losses, student_logits, teacher_logits = rows.tensor_split([2, 2 + (rows.shape[-1] - 2) // 2], dim=-1)
+        task, kd = losses.mean(0).tolist()
+        agreement = teacher_agreement(student_logits, teacher_logits)
+        return {"task_loss": task, "kd_loss": kd, "teacher_agreement": agreement}

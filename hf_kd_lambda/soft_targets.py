@@ -1,0 +1,92 @@
+"""The teacher's answer for each batch: from a column of the examples where it is known, else from the teacher."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from hf_kd_lambda.columns import TEACHER_LOGITS, column_names, forward_parameters, teacher_inputs
+from hf_kd_lambda.fingerprint import model_digest
+from hf_kd_lambda.outputs_file import CacheUnavailableError
+from hf_kd_lambda.teacher import freeze
+from hf_kd_lambda.teacher_cache import DEFAULT_FOLDER, TeacherCache
+from hf_kd_lambda.teacher_rows import logits_rows
+
+logger = logging.get_logger(__name__)
+
+
+class SoftTargets:
+    """Gives the teacher's logits of a batch, and adds them to examples for good.
+
+    Args:
+        teacher: is frozen and moved to the accelerator's device; None where all examples bring its logits.
+        accelerator: of the run.
+    """
+
+    def __init__(self, teacher: PreTrainedModel | None, accelerator: Accelerator) -> None:
+        self.teacher = None if teacher is None else freeze(teacher).to(accelerator.device)
+        self.accelerator = accelerator
+        self.inputs: Collection[str] = set() if teacher is None else forward_parameters(teacher)
+
+    @torch.no_grad()
+    def logits(self, batch: dict[str, Any]) -> Tensor:
+        """Of a batch on the accelerator's device: `[examples, classes]` in fp32.
+
+        Raises:
+            ValueError: the batch has no logits, and there is no teacher.
+        """
+        if TEACHER_LOGITS in batch:
+            return batch[TEACHER_LOGITS]
+        if self.teacher is None:
+            raise ValueError(f"these examples have no column {TEACHER_LOGITS}, and there is no teacher: give either.")
+        if self.teacher.device != self.accelerator.device:
+            self.teacher.to(self.accelerator.device)
+        with self.accelerator.autocast():
+            return self.teacher(**teacher_inputs(batch, self.inputs)).logits.float()
+
+    def add_to(
+        self,
+        datasets: list[Any],
+        folder: str | None,
+        batch_size: int,
+        collate: Callable[[list[Any]], dict[str, Any]],
+        prepare: Callable[[dict[str, Any]], dict[str, Any]],
+        progress: bool,
+    ) -> list[Any]:
+        """Add a column of logits to datasets that have none; where all have it, the teacher moves to the CPU's memory.
+
+        Args:
+            datasets: of which one that cannot be cached stays as it is, with a warning; None stays None.
+            folder, batch_size, collate, progress: see `TeacherCache`.
+            prepare: puts a batch on the accelerator's device.
+        """
+        if self.teacher is None:
+            return datasets
+        cache = TeacherCache(
+            folder=Path(folder) if folder else DEFAULT_FOLDER,
+            identity=f"{model_digest(self.teacher)} logits {self.accelerator.mixed_precision}",
+            collate=collate,
+            predict=lambda batch: logits_rows(self.logits(prepare(batch))),
+            batch_size=batch_size,
+            accelerator=self.accelerator,
+            progress=progress,
+        )
+        cached = [_cached(dataset, cache) for dataset in datasets]
+        if all(TEACHER_LOGITS in column_names(dataset) for dataset in cached if dataset is not None):
+            self.teacher.to("cpu")
+        return cached
+
+
+def _cached(examples: Any, cache: TeacherCache) -> Any:
+    if examples is None or TEACHER_LOGITS in column_names(examples):
+        return examples
+    try:
+        return cache.add_to(examples)
+    except CacheUnavailableError as reason:
+        logger.warning(f"cache_teacher: the teacher answers at each step, since of these examples {reason}.")
+        return examples

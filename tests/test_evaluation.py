@@ -1,0 +1,71 @@
+"""Saved models on any split."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_jobs import argv, job, settings
+
+from hf_kd_lambda.arguments import DataArguments
+from hf_kd_lambda.evaluation import evaluate_checkpoints
+
+ROOT = Path(__file__).parents[1]
+
+
+def mislabel(file: Path, every: int) -> None:
+    """Call praise what is none, in every so many rows, so that no model scores all of them."""
+    head, *rows = file.read_text().splitlines()
+    wrong = [row.replace("rant", "praise").replace("shrug", "praise") for row in rows]
+    file.write_text("\n".join([head, *(wrong[i] if i % every == 0 else row for i, row in enumerate(rows))]) + "\n")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished job, the settings of its data, and its results."""
+    folder = tmp_path_factory.mktemp("job")
+    all_settings = settings(folder)
+    data = {name: all_settings[name] for name in all_settings if name.endswith(("_file", "_column"))}
+    mislabel(folder / "validation.csv", every=2)
+    mislabel(folder / "test.csv", every=5)
+    job(all_settings).run()
+    return folder / "out", data, json.loads((folder / "out" / "results.json").read_text())
+
+
+def test_a_saved_student_scores_as_in_its_job(run):
+    folder, data, results = run
+    checkpoints = {"teacher": str(folder / "teacher"), "model": str(folder)}
+    split, reports = evaluate_checkpoints(checkpoints, DataArguments(**data, max_length=16), None, 64)
+    assert split == results["split"] == "test"
+    assert 0.5 < results["models"][1]["metrics"]["accuracy"] < 1
+    for report, before in zip(reports, results["models"], strict=True):
+        assert report.metrics == pytest.approx(before["metrics"])
+        assert report.parameters == before["parameters"]
+        assert report.latency_ms > 0
+    assert "teacher_agreement" not in reports[0].metrics
+
+
+def test_the_split_is_the_one_asked_for(run):
+    folder, data, _ = run
+    scores = {}
+    for split in ("train", "validation", "test"):
+        found, (report,) = evaluate_checkpoints({"model": str(folder)}, DataArguments(**data), split, 64)
+        assert found == split
+        scores[split] = report.metrics["accuracy"]
+    assert scores["train"] > scores["test"] > scores["validation"], "the more rows are mislabelled"
+    with pytest.raises(ValueError, match="split='dev' is none of those with labels: train, validation, test"):
+        evaluate_checkpoints({"model": str(folder)}, DataArguments(**data), "dev", 64)
+
+
+def test_the_script_prints_a_table_and_writes_json(run):
+    folder, data, results = run
+    file = folder.parent / "evaluation.json"
+    command = ["scripts/evaluate_model.py", str(folder), *argv(data), "--teacher", str(folder / "teacher")]
+    command += ["--json", str(file), "--split", "test"]
+    result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("On the test split:\nmodel")
+    written = json.loads(file.read_text())
+    assert written["models"][1]["metrics"] == pytest.approx(results["models"][1]["metrics"])
+    assert written["checkpoints"] == {"teacher": str(folder / "teacher"), "model": str(folder)}

@@ -1,0 +1,259 @@
+"""Pushing: what arrives on the Hub, and what a user is told where it does not."""
+
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import DROP, USER, HubServer
+from huggingface_hub import ModelCard
+from huggingface_hub.utils import httpx
+from small_jobs import argv, job, settings
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from hf_kd_lambda import hub, pipeline
+from hf_kd_lambda.config import DistillationConfig
+from hf_kd_lambda.hub import PushError, origin_of, repository_of, student_files
+from hf_kd_lambda.model_card import Origin
+
+ROOT = Path(__file__).parents[1]
+TOKEN = "hf_" + 17 * "tS"
+STUDENT = {
+    *("README.md", "config.json", "lambda.png", "model.safetensors", "results.json"),
+    *("tokenizer.json", "tokenizer_config.json"),
+}
+FETCH = """
+import json, sys
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+model, tokenizer = (each.from_pretrained(sys.argv[1]) for each in (AutoModelForSequenceClassification, AutoTokenizer))
+print(json.dumps(model(**tokenizer("a great film", return_tensors="pt")).logits.tolist()))
+"""
+TRAINER = """
+import sys
+from pathlib import Path
+from small_runs import config, examples, models, train
+train(config(Path(sys.argv[1]), hub_model_id="from-trainer"), *models(), examples()).push_to_hub()
+"""
+# Several attempts of one command in one process; what each ends with goes to stdout, one line of JSON each.
+ATTEMPTS = """
+import json, runpy, sys
+times = int(sys.argv.pop(1))
+sys.argv.pop(0)
+for _ in range(times):
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        print(json.dumps(None))
+    except SystemExit as exit:
+        print(json.dumps(exit.code))
+"""
+
+
+@pytest.fixture(scope="module")
+def server():
+    with HubServer(TOKEN) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def run(server, tmp_path_factory):
+    """Run Python with the arguments, in an environment where the server is the Hub and its cache is empty."""
+
+    def run(*command: object, token: str = TOKEN) -> subprocess.CompletedProcess:
+        hub = {"HF_ENDPOINT": server.endpoint, "HF_TOKEN": token, "HF_HOME": str(tmp_path_factory.mktemp("home"))}
+        env = {**os.environ, **hub, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
+        env["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+        line = [sys.executable, *map(str, command)]
+        return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=100)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def distilled(run, tmp_path_factory):
+    """The folder of a job with `push_to_hub: true`, and what it said."""
+    folder = tmp_path_factory.mktemp("job")
+    hub = {"push_to_hub": True, "hub_model_id": "from-job", "hub_private_repo": True}
+    result = run("scripts/distill.py", *argv(settings(folder, student_without_kd=True, **hub)))
+    assert result.returncode == 0, result.stderr
+    return folder / "out", result.stdout + result.stderr
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A folder with the files of a finished run, all empty, and some that a run leaves beside them."""
+    others = ["run.json", "training_args.bin", "trainer_state.json", "optimizer.pt", ".env", "notes.txt", "token"]
+    inner = ["checkpoint-3", "teacher", "without_kd", "probe"]
+    for name in inner:
+        (tmp_path / name).mkdir()
+    for name in [*STUDENT, *others, *(f"{folder}/{name}" for folder in inner for name in STUDENT)]:
+        (tmp_path / name).write_text("")
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_job_pushes_the_student_alone(server, distilled):
+    folder, output = distilled
+    repository = server.repositories[f"{USER}/from-job"]
+    assert repository.private
+    assert repository.branches["main"].keys() == STUDENT
+    assert (folder / "teacher" / "model.safetensors").is_file()
+    for name, data in repository.branches["main"].items():
+        assert data == (folder / name).read_bytes()
+    assert f"{server.endpoint}/{USER}/from-job/commit/" in output
+
+
+def test_a_job_whose_push_fails_is_finished_all_the_same(server, run, tmp_path):
+    server.fail_once("commit", 500)
+    result = run("scripts/distill.py", *argv(settings(tmp_path, push_to_hub=True, hub_model_id="late")))
+    assert result.returncode == 1
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith(f"error: cannot push to '{USER}/late': {server.endpoint} answered 500")
+    assert line.endswith(f"python scripts/push.py {tmp_path / 'out'} {USER}/late")
+    assert "Traceback" not in result.stderr
+    assert set(student_files(tmp_path / "out")) == STUDENT, "the run is recorded as finished"
+
+
+def test_a_trainer_without_a_job_pushes_its_card_and_figure_too(server, run, tmp_path):
+    result = run("-c", TRAINER, tmp_path / "student")
+    assert result.returncode == 0, result.stderr
+    files = server.repositories[f"{USER}/from-trainer"].branches["main"]
+    assert {"README.md", "lambda.png", "config.json", "model.safetensors"} <= files.keys()
+    card = ModelCard(files["README.md"].decode())
+    assert "hf-kd-lambda" in card.data.tags
+    assert "(lambda.png)" in card.text
+
+
+def test_the_card_of_a_job_says_what_was_done(distilled):
+    card = ModelCard.load(distilled[0] / "README.md")
+    assert card.data.library_name == "transformers"
+    assert card.data.pipeline_tag == "text-classification"
+    assert set(card.data.tags) == {"knowledge-distillation", "hf-kd-lambda"}
+    assert card.data.base_model is None, "the teacher is a local folder"
+    assert "student without KD" in card.text
+    assert str(distilled[0].parent) not in card.content, "no folder of this machine"
+
+
+def test_a_pushed_student_predicts_the_same_elsewhere(server, run, distilled):
+    folder, _ = distilled
+    push = run("scripts/push.py", folder, f"{USER}/fetched", "--revision", "v2", "--commit_message", "second thoughts")
+    assert push.returncode == 0, push.stderr
+    repository = server.repositories[f"{USER}/fetched"]
+    assert not repository.private
+    assert repository.commits == ["second thoughts"]
+    assert not repository.branches["main"], "pushed to the branch alone"
+
+    repository.branches["main"] = repository.branches["v2"]
+    fetched = run("-c", FETCH, f"{USER}/fetched")
+    assert fetched.returncode == 0, fetched.stderr
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    expected = model(**AutoTokenizer.from_pretrained(folder)("a great film", return_tensors="pt")).logits
+    assert torch.equal(torch.tensor(json.loads(fetched.stdout)), expected)
+
+
+def test_a_push_that_breaks_off_is_explained_and_can_be_repeated(server, run, distilled):
+    folder, _ = distilled
+    before = contents(folder)
+    failures = {("/lfs/", 403): "403", ("commit", 500): "500", ("commit", DROP): "connection", ("commit", 401): "401"}
+    for path, status in failures:
+        server.fail_once(path, status)
+    attempts = run("-c", ATTEMPTS, len(failures) + 1, "scripts/push.py", folder, "broken-off")
+    *messages, last = (json.loads(line) for line in attempts.stdout.splitlines() if not line.startswith("pushed: "))
+    for message, said in zip(messages, failures.values(), strict=True):
+        assert said in message
+        assert message.startswith("error: ")
+        assert "\n" not in message
+        assert f"The model is safe in {folder}" in message
+        assert message.endswith(shlex.join(["python", "scripts/push.py", str(folder), "broken-off"]))
+    assert "HF_TOKEN" in messages[-1]
+    assert last is None, "the fifth attempt succeeded"
+    assert server.repositories[f"{USER}/broken-off"].branches["main"].keys() == STUDENT
+    assert contents(folder) == before
+    assert TOKEN not in attempts.stdout + attempts.stderr
+
+
+def test_a_wrong_token_ends_in_a_message_and_no_traceback(run, distilled):
+    folder, _ = distilled
+    result = run("scripts/push.py", folder, "refused", token="hf_" + 17 * "Wr")
+    assert result.returncode == 1
+    *_, line = result.stderr.strip().splitlines()
+    assert line.startswith("error: ")
+    for part in ("401", "HF_TOKEN", "hf auth login", str(folder)):
+        assert part in line
+    assert "Traceback" not in result.stderr
+    assert "WrWr" not in result.stdout + result.stderr
+
+
+def test_no_token_is_written_anywhere(server, distilled):
+    folder, output = distilled
+    assert TOKEN not in output
+    for path in folder.rglob("*"):
+        assert path.is_dir() or TOKEN.encode() not in path.read_bytes()
+    assert all(TOKEN not in request for request in server.requests)
+
+
+def test_a_repository_that_cannot_be_made_is_refused_before_training(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise PushError("no such namespace")
+
+    monkeypatch.setattr(pipeline, "make_repository", refuse)
+    with pytest.raises(PushError, match="no such namespace"):
+        job(settings(tmp_path, push_to_hub=True)).check()
+    assert not (tmp_path / "out" / "teacher" / "model.safetensors").exists()
+
+
+def test_only_files_of_the_student_are_pushed(finished):
+    (finished / "run.json").write_text('{"finished": true, "settings": {}}')
+    assert set(student_files(finished)) == STUDENT
+
+
+def test_a_folder_without_a_finished_student_is_refused(finished):
+    (finished / "run.json").write_text('{"finished": false, "settings": {}}')
+    with pytest.raises(ValueError, match="not finished"):
+        student_files(finished)
+    (finished / "README.md").unlink()
+    with pytest.raises(ValueError, match="no model card"):
+        student_files(finished)
+    with pytest.raises(ValueError, match=r"no config\.json, no weights, no tokenizer, no model card"):
+        student_files(finished / "nowhere")
+
+
+def test_a_job_takes_no_token_and_pushes_no_checkpoints(tmp_path):
+    folder = str(tmp_path / "sst2")
+    assert repository_of(DistillationConfig(folder)) is None
+    assert repository_of(DistillationConfig(folder, push_to_hub=True)) == "sst2"
+    assert repository_of(DistillationConfig(folder, push_to_hub=True, hub_model_id="org/student")) == "org/student"
+    with pytest.raises(ValueError, match="hub_token would be written") as refused:
+        repository_of(DistillationConfig(folder, hub_token=TOKEN))
+    assert TOKEN not in str(refused.value)
+    with pytest.raises(ValueError, match="hub_strategy='all_checkpoints'"):
+        repository_of(DistillationConfig(folder, push_to_hub=True, hub_strategy="all_checkpoints"))
+
+
+def test_what_is_here_is_not_taken_for_the_hubs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    assert not origin_of("org/model").on_hub
+    assert origin_of("org/other") == Origin("org/other", on_hub=True)
+    assert not origin_of("quickstart").on_hub
+    assert not origin_of(str(tmp_path / "gone")).on_hub
+
+
+def test_a_token_in_an_error_is_not_repeated(monkeypatch, finished):
+    def illegal(*args, **kwargs):
+        raise httpx.LocalProtocolError(f"Illegal header value b'Bearer {TOKEN}'")
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for failing in (illegal, lambda *args, **kwargs: (_ for _ in ()).throw(ValueError(f"bad {TOKEN}"))):
+        monkeypatch.setattr(hub, "create_repo", failing)
+        with pytest.raises(PushError) as refused:
+            hub.make_repository("student")
+        assert TOKEN not in str(refused.value)
