@@ -203,6 +203,13 @@ class DistillationConfig(TrainingArguments):
             hyper["kappa"] = self.lambda_kappa
         return make_rule(self.lambda_rule, hyper)
 
+    @property
+    def interval(self) -> int:
+        """Optimizer steps from one measurement of λ to the next."""
+        if self.lambda_interval is not None:
+            return self.lambda_interval
+        return 1 if "smoothness" in self.rule.needs or self.lambda_scope == "layer" else DEFAULT_INTERVAL
+
     def _check_rule(self) -> None:
         if isinstance(self.lambda_rule_kwargs, str):
             with contextlib.suppress(ValueError):
@@ -225,15 +232,12 @@ class DistillationConfig(TrainingArguments):
                 f"lambda_form='additive' does not go with lambda_rule={self.lambda_rule!r}, a schedule of weights "
                 "that add up to one: set lambda_form to convex or sum_two."
             )
-        if self.lambda_interval is None:
-            needs_each_step = "smoothness" in rule.needs or self.lambda_scope == "layer"
-            self.lambda_interval = 1 if needs_each_step else DEFAULT_INTERVAL
-        if "smoothness" in rule.needs and self.lambda_interval > 1:
+        if "smoothness" in rule.needs and self.interval > 1:
             raise ValueError(
                 f"lambda_rule={self.lambda_rule!r} compares the losses of consecutive steps, which lambda_interval="
                 f"{self.lambda_interval} skips: set lambda_interval to 1."
             )
-        if self.lambda_scope == "layer" and (self.lambda_interval > 1 or not rule.measures):
+        if self.lambda_scope == "layer" and (self.interval > 1 or not rule.measures):
             raise ValueError(
                 "lambda_scope='layer' needs both gradients at each step: set lambda_interval to 1, and lambda_rule to "
                 "one that measures."

@@ -115,6 +115,7 @@ class DistillationTrainer(Trainer):
         self.add_callback(SaveOnSignal)
         self.add_callback(EpochOrder)
         self._rule = args.rule
+        self._interval = args.interval
         self._groups: list[str] = []
         if args.lambda_scope == "layer":
             _, self._groups = layer_groups([name for name, each in model.named_parameters() if each.requires_grad])
@@ -238,8 +239,7 @@ class DistillationTrainer(Trainer):
             The loss to log. On a measuring step it is 0 until the last micro-batch, when the weights are known.
         """
         state = self.lambda_state
-        assert self.args.lambda_interval is not None  # the config has resolved it
-        if state is None or self.state.global_step % self.args.lambda_interval:
+        if state is None or self.state.global_step % self._interval:
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
         optimizer = cast(AcceleratedOptimizer, self.optimizer)

@@ -204,7 +204,12 @@ def test_data_that_make_no_sense_are_refused(settings, message):
     ],
 )
 def test_the_interval_is_eight_where_nothing_needs_each_step(tmp_path, settings, interval):
-    assert DistillationConfig(output_dir=str(tmp_path), **settings).lambda_interval == interval
+    assert DistillationConfig(output_dir=str(tmp_path), **settings).interval == interval
+
+
+def test_another_rule_has_its_own_default_interval(tmp_path):
+    config = DistillationConfig(output_dir=str(tmp_path))
+    assert dataclasses.replace(config, lambda_rule="taylor2").interval == 1
 
 
 @pytest.mark.parametrize(
