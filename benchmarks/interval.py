@@ -32,16 +32,7 @@ INTERVALS = (1, 2, 4, 8, 16)
 CONFIGS = Path(__file__).parents[1] / "configs"
 TASKS = {
     "sst2": ["--max_train_samples", "8000", "--num_train_epochs", "3"],
-    "mrpc": [
-        "--max_train_samples",
-        "1000",
-        "--teacher_epochs",
-        "3",
-        "--per_device_train_batch_size",
-        "32",
-        "--num_train_epochs",
-        "3",
-    ],
+    "mrpc": ["--per_device_train_batch_size", "32", "--num_train_epochs", "3"],
 }
 
 

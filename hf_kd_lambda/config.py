@@ -94,8 +94,8 @@ class DistillationConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "Measure λ every this many optimizer steps and keep it in between, where a step then costs one "
-            "ordinary backward pass. Default: 8, at which students of SST-2 and MRPC scored as with 1 "
-            "(benchmarks/README.md); 1 where rule or scope need both gradients at each step."
+            "ordinary backward pass. Default: 8, at which students of SST-2 scored as with 1 (benchmarks/README.md), "
+            "but 1 where rule or scope need both gradients at each step."
         },
     )
     gram_metric: GramMetric = field(
