@@ -17,7 +17,7 @@ def keep_freed_memory() -> bool:
     Returns:
         Whether that is how it is now; False also where the allocator is another.
     """
-    if "MALLOC_MMAP_THRESHOLD_" in os.environ:
+    if os.name != "posix" or "MALLOC_MMAP_THRESHOLD_" in os.environ:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, LARGEST) and mallopt(TRIM_THRESHOLD, LARGEST))
