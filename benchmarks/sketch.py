@@ -72,32 +72,26 @@ def main() -> None:
     projections = {
         module: torch.randn(module.out_features, options.columns) / options.columns**0.5 for module in captured.linear
     }
-    grads = {"kd": kd_seeds, "task": task_seeds}
 
     def input_gradients(seeds: tuple[Tensor | None, ...]) -> dict[nn.Module, Tensor]:
         found = torch.autograd.grad(cut.roots, list(captured.outputs.values()), seeds, retain_graph=True)
         return dict(zip(captured.outputs, found, strict=True))
 
-    def sketches(deltas: dict[nn.Module, Tensor]) -> dict[nn.Module, Tensor]:
+    def weight_gradients(deltas: dict[nn.Module, Tensor]) -> dict[nn.Module, Tensor]:
         return {
-            module: (deltas[module].reshape(-1, module.out_features) @ projections[module]).T
-            @ captured.inputs[module].reshape(-1, module.in_features)
+            module: deltas[module].flatten(0, -2).T @ captured.inputs[module].flatten(0, -2)
             for module in captured.linear
         }
 
-    def weight_gradients(deltas: dict[nn.Module, Tensor]) -> dict[nn.Module, Tensor]:
-        return {
-            module: deltas[module].reshape(-1, module.out_features).T
-            @ captured.inputs[module].reshape(-1, module.in_features)
-            for module in captured.linear
-        }
+    def sketches(deltas: dict[nn.Module, Tensor]) -> dict[nn.Module, Tensor]:
+        return weight_gradients({module: deltas[module] @ projections[module] for module in captured.linear})
 
     def backward() -> None:
         cut.backward(task_seeds, retain_graph=True)
         for parameter in pair.parameters:
             parameter.grad = None
 
-    deltas = {name: input_gradients(seeds) for name, seeds in grads.items()}
+    deltas = {"kd": input_gradients(kd_seeds), "task": input_gradients(task_seeds)}
     times = {
         "forward": forward_seconds,
         "backward": seconds(backward, options.repeats),

@@ -186,7 +186,8 @@ class DistillationTrainer(Trainer):
         Returns:
             Whether all have them now, so that the teacher waits in the CPU's memory for other examples.
         """
-        evaluated = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        several = isinstance(self.eval_dataset, dict)
+        evaluated = self.eval_dataset if several else {"": self.eval_dataset}
         self.train_dataset, *cached = self._soft_targets.add_to(
             [self.train_dataset, *evaluated.values()],
             folder=self.args.teacher_cache_dir,
@@ -195,7 +196,6 @@ class DistillationTrainer(Trainer):
             prepare=self._prepare_inputs,
             progress=not self.args.disable_tqdm,
         )
-        several = isinstance(self.eval_dataset, dict)
         self.eval_dataset = dict(zip(evaluated, cached, strict=True)) if several else cached[0]
         return all(TEACHER_LOGITS in column_names(dataset) for dataset in self._datasets())
 

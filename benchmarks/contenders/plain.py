@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from benchmarks.contenders.task import Parts, Task, compute_accuracy, training_arguments
+from benchmarks.contenders.task import Parts, Task, compute_accuracy, train_and_save, training_arguments
 
 
 class KDTrainer(Trainer):
@@ -60,12 +60,5 @@ def make_trainer(task: Task, parts: Parts, folder: Path) -> KDTrainer:
 
 
 def train(task: Task, parts: Parts, folder: Path) -> int:
-    """Train, evaluate after each epoch and save the student in `folder`.
-
-    Returns:
-        Number of optimizer steps.
-    """
-    trainer = make_trainer(task, parts, folder)
-    trainer.train()
-    parts.student.save_pretrained(folder)
-    return trainer.state.global_step
+    """See `train_and_save`."""
+    return train_and_save(make_trainer(task, parts, folder), parts.student, folder)

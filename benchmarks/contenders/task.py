@@ -17,6 +17,7 @@ from transformers import (
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Trainer,
 )
 
 from hf_kd_lambda import DataArguments, student_from_layers
@@ -114,6 +115,17 @@ def training_arguments(task: Task, folder: Path) -> dict[str, Any]:
         "disable_tqdm": True,
         "use_cpu": not torch.accelerator.is_available(),
     }
+
+
+def train_and_save(trainer: Trainer, student: PreTrainedModel, folder: Path) -> int:
+    """Train, evaluate after each epoch and save the student in `folder`.
+
+    Returns:
+        Number of optimizer steps.
+    """
+    trainer.train()
+    student.save_pretrained(folder)
+    return trainer.state.global_step
 
 
 def training_device() -> torch.device:
