@@ -38,7 +38,7 @@ CONTENDERS = {
     "textbrewer": [Line("textbrewer")],
     "torchdistill": [Line("torchdistill")],
 }
-PEAK = "gemm_peak.json"
+PEAK = "gemm_peak-{}.json"  # of a seed
 
 
 def compare(
@@ -57,9 +57,10 @@ def compare(
     """
     folder.mkdir(parents=True, exist_ok=True)
     fine_tuned = fine_tune(data, teacher, examples, folder)
-    (folder / PEAK).write_text(json.dumps({name: gemm_peak(name) for name in ("fp32", "bf16")}) + "\n")
     lines = OURS + [line for name in names for line in CONTENDERS[name]]
     for seed in seeds:
+        peaks = {name: gemm_peak(name) for name in ("fp32", "bf16")}
+        (folder / PEAK.format(seed)).write_text(json.dumps(peaks) + "\n")
         for line in lines:
             file = folder / f"{line.label}-{seed}.json"
             if not file.exists():
@@ -101,26 +102,38 @@ def gemm_peak(precision: str, size: int = 2048, repeats: int = 30) -> float:
 
 
 def table(folder: Path) -> str:
-    """Markdown of all runs in the folder: medians, ranges, ratios of ours to each, and model FLOPs utilisation."""
-    peaks = json.loads((folder / PEAK).read_text())
-    runs: dict[str, list[dict[str, Any]]] = {}
+    """Markdown of all runs in the folder: medians, ranges, ratios of ours to each, and model FLOPs utilisation.
+
+    Ratios are medians over the seeds that both ran, and utilisation is by the peak measured before each seed: the same
+    machine is faster on one day than on another.
+    """
+    runs: dict[str, dict[int, dict[str, Any]]] = {}
     for line in [*(line for lines in CONTENDERS.values() for line in lines), *OURS]:
-        if files := sorted(folder.glob(f"{line.label}-[0-9]*.json")):
-            runs[line.label] = [json.loads(file.read_text()) for file in files]
-    seconds = {label: statistics.median(run["seconds"] for run in each) for label, each in runs.items()}
+        files = sorted(folder.glob(f"{line.label}-[0-9]*.json"))
+        if files:
+            runs[line.label] = {int(file.stem.rpartition("-")[-1]): json.loads(file.read_text()) for file in files}
     rows = [
         "| trainer | runs | seconds, median (min–max) | ours fp32 / it | ours bf16 / it | accuracy, mean (each) "
         "| model FLOPs utilisation |",
         "|---|---|---|---|---|---|---|",
     ]
     for label, each in runs.items():
-        times = [run["seconds"] for run in each]
-        scores = [100 * run["accuracy"] for run in each]
-        flops = 6 * each[0]["parameters"]["non_embedding"] * each[0]["real_tokens"] / seconds[label]
-        ratios = " | ".join(f"{seconds[line.label] / seconds[label]:.2f}" for line in OURS)
+        times = [run["seconds"] for run in each.values()]
+        scores = [100 * run["accuracy"] for run in each.values()]
+        ratios = " | ".join(_ratio(runs[line.label], each) for line in OURS)
+        used = statistics.median(_utilisation(run, folder / PEAK.format(seed)) for seed, run in each.items())
         rows.append(
-            f"| {label} | {len(each)} | {seconds[label]:.0f} ({min(times):.0f}–{max(times):.0f}) | {ratios} "
-            f"| {statistics.fmean(scores):.1f} ({', '.join(f'{score:.1f}' for score in scores)}) "
-            f"| {flops / peaks[each[0]['precision']]:.0%} |"
+            f"| {label} | {len(each)} | {statistics.median(times):.0f} ({min(times):.0f}–{max(times):.0f}) | {ratios} "
+            f"| {statistics.fmean(scores):.1f} ({', '.join(f'{score:.1f}' for score in scores)}) | {used:.0%} |"
         )
     return "\n".join(rows)
+
+
+def _ratio(ours: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]]) -> str:
+    ratios = [ours[seed]["seconds"] / others[seed]["seconds"] for seed in ours.keys() & others.keys()]
+    return f"{statistics.median(ratios):.2f}" if ratios else "–"
+
+
+def _utilisation(run: dict[str, Any], peaks: Path) -> float:
+    flops = 6 * run["parameters"]["non_embedding"] * run["real_tokens"] / run["seconds"]
+    return flops / json.loads(peaks.read_text())[run["precision"]]

@@ -1,6 +1,6 @@
 """How often λ has to be measured: `python -m benchmarks.interval --data GLUE --output DIR`.
 
-Trains a student at intervals K of 1, 2, 4, 8 and 16 steps on SST-2 and MRPC, for several seeds, and reports the score
+Trains a student at intervals K of 1, 2, 4, 8 and 16 steps on SST-2 and the tweets of the quickstart, for several seeds, and reports the score
 and how far λ was from that of K = 1 of the same seed. From the Gram matrices of the runs with K = 1 it also tells what
 other ways to spread the same number of measurements would have done to λ.
 """
@@ -20,6 +20,7 @@ from transformers import set_seed
 
 from hf_kd_lambda.callbacks import LambdaCheckpoint
 from hf_kd_lambda.config import DistillationConfig
+from hf_kd_lambda.data import GLUE_TASKS
 from hf_kd_lambda.gram import Gram
 from hf_kd_lambda.lambda_state import Measurement
 from hf_kd_lambda.parser import parse
@@ -32,7 +33,7 @@ INTERVALS = (1, 2, 4, 8, 16)
 CONFIGS = Path(__file__).parents[1] / "configs"
 TASKS = {
     "sst2": ["--max_train_samples", "8000", "--num_train_epochs", "3"],
-    "mrpc": ["--per_device_train_batch_size", "32", "--num_train_epochs", "3"],
+    "quickstart": [],
 }
 
 
@@ -177,17 +178,10 @@ def main() -> None:
     args = parser.parse_args()
     for task, settings in TASKS.items():
         folder = args.output / task
-        line = [str(CONFIGS / f"{task}.yaml"), "--dataset", args.data, "--teacher", args.teacher, *settings]
-        line += [
-            "--student_layers",
-            "0",
-            "2",
-            "5",
-            "--output_dir",
-            str(folder),
-            "--teacher_dir",
-            str(folder / "teacher"),
-        ]
+        line = [str(CONFIGS / f"{task}.yaml"), "--teacher", args.teacher, *settings]
+        line += ["--dataset", args.data] if task in GLUE_TASKS else []
+        line += ["--student_layers", "0", "2", "5", "--output_dir", str(folder)]
+        line += ["--teacher_dir", str(folder / "teacher")]
         job = DistillationJob(*parse(line))
         for seed in range(args.seeds):
             for interval in INTERVALS:
