@@ -1,8 +1,8 @@
 """How often λ has to be measured: `python -m benchmarks.interval --data GLUE --output DIR`.
 
-Trains a student at intervals K of 1, 2, 4, 8 and 16 steps on SST-2 and the tweets of the quickstart, for several seeds, and reports the score
-and how far λ was from that of K = 1 of the same seed. From the Gram matrices of the runs with K = 1 it also tells what
-other ways to spread the same number of measurements would have done to λ.
+Trains a student at intervals K of 1, 2, 4, 8 and 16 steps on SST-2 and on the tweets of the quickstart, for several
+seeds, and reports the score and how far λ was from that of K = 1 of the same seed. From the Gram matrices of the runs
+with K = 1 it also tells what other ways to spread the same number of measurements would have done to λ.
 """
 
 import argparse
