@@ -14,6 +14,8 @@ from transformers import HfArgumentParser
 from hf_kd_lambda.arguments import DataArguments, ModelArguments
 from hf_kd_lambda.config import DistillationConfig
 
+Settings = tuple[ModelArguments, DataArguments, DistillationConfig]
+
 # What a setting of the command line replaces in the YAML file, beside itself.
 _REPLACED = {
     "student": ("student_layers",),
@@ -47,7 +49,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def parse(argv: Sequence[str] | None = None) -> tuple[ModelArguments, DataArguments, DistillationConfig]:
+def parse(argv: Sequence[str] | None = None) -> Settings:
     """Read the settings: `[config.yaml] [--setting value ...]`.
 
     Args:

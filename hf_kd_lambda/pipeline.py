@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import transformers
 from accelerate import PartialState
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
@@ -136,7 +136,7 @@ class DistillationJob:
         teacher = self._load_classifier(self.models.teacher, new_head=self.models.teacher_finetune)
         if self.models.teacher_finetune:
             claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings)
-        self._make_trainer(teacher, load_student(self.models, teacher, self.data.label_names))
+        self.make_trainer(teacher, load_student(self.models, teacher, self.data.label_names))
         if self.repository is not None and PartialState().is_main_process:
             self.repository = make_repository(self.repository, self.config.hub_private_repo)
         PartialState().wait_for_everyone()
@@ -163,7 +163,7 @@ class DistillationJob:
         if self.models.student_without_kd:
             self.train_without_kd(copy.deepcopy(student))
             reports.append(self._evaluate_student("student without KD", self.baseline_folder, teacher_logits))
-        trainer = self._make_trainer(teacher, student)
+        trainer = self.make_trainer(teacher, student)
         if self.config.cache_teacher and trainer.cache_teacher():
             trainer.teacher = teacher = None
         train_on(trainer)
@@ -214,14 +214,27 @@ class DistillationJob:
                 self.settings,
             )
 
-    def _make_trainer(self, teacher: PreTrainedModel, student: PreTrainedModel) -> DistillationTrainer:
+    def make_trainer(
+        self,
+        teacher: PreTrainedModel | None,
+        student: PreTrainedModel,
+        config: DistillationConfig | None = None,
+        train: Dataset | None = None,
+        evaluated: Dataset | None = None,
+    ) -> DistillationTrainer:
+        """The trainer of this job; another configuration and other tokens may stand in for its own.
+
+        Args:
+            teacher, student: classifiers of the job's labels; no teacher where the tokens bring its logits.
+            config, train, evaluated: see `DistillationTrainer`.
+        """
         own = self.teacher_tokens is not self.tokens
         return DistillationTrainer(
             student,
-            self.config,
+            config or self.config,
             teacher=teacher,
-            train_dataset=self.tokens["train"],
-            eval_dataset=self.tokens["validation"],
+            train_dataset=self.tokens["train"] if train is None else train,
+            eval_dataset=self.tokens["validation"] if evaluated is None else evaluated,
             data_collator=DistillationCollator(self.student_tokenizer, self.teacher_tokenizer if own else None),
             processing_class=self.student_tokenizer,
             compute_metrics=self.compute_metrics,

@@ -1,7 +1,6 @@
 """Rules by the names that settings use."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from functools import partial
 from typing import Any, overload
@@ -15,6 +14,7 @@ from hf_kd_lambda.lambda_rules.lengths import IMTLG, SNR, Adaptive, ConFIG, Evid
 from hf_kd_lambda.lambda_rules.rule import Rule
 from hf_kd_lambda.lambda_rules.schedules import Cosine, Fixed, Linear, Step
 from hf_kd_lambda.lambda_rules.task_and_teacher import DTO, CosineGate, Taylor2
+from hf_kd_lambda.names import check_known
 
 RULES: dict[str, type[Rule]] = {
     "fixed": Fixed,
@@ -48,11 +48,11 @@ def make_rule(name: str, hyper: Mapping[str, Any]) -> Rule:
         ValueError: rule or hyper-parameter is unknown (the message names the nearest), of the wrong type or out of its
             range.
     """
-    _check_known(name, RULES, "rule")
+    check_known(name, RULES, "rule")
     kind = RULES[name]
     defaults = {field.name: field.default for field in fields(kind)}
     for key, value in hyper.items():
-        _check_known(key, defaults, f"setting of rule {name!r}:")
+        check_known(key, defaults, f"setting of rule {name!r}:")
         _check_type(key, value, defaults[key])
     return kind(**hyper)
 
@@ -84,10 +84,10 @@ def rule_weights(
         ValueError: rule or keyword is unknown (the message names the nearest), or a keyword is missing, of the wrong
             type or out of its range.
     """
-    _check_known(name, RULES, "rule")
+    check_known(name, RULES, "rule")
     needs = RULES[name].needs
     for key in hyper:
-        _check_known(key, [field.name for field in fields(RULES[name])] + list(needs), f"keyword of rule {name!r}:")
+        check_known(key, [field.name for field in fields(RULES[name])] + list(needs), f"keyword of rule {name!r}:")
     if missing := [need for need in needs if need not in hyper]:
         raise ValueError(f"rule {name!r} needs {' and '.join(missing)} beside a, b and c.")
     rule = make_rule(name, {key: value for key, value in hyper.items() if key not in needs})
@@ -100,13 +100,6 @@ def rule_weights(
     valid = gram.task.isfinite() & gram.kd.isfinite() & gram.dot.isfinite() & (gram.task >= 0) & (gram.kd >= 0)
     task, kd = (torch.where(valid, weight, torch.nan) for weight in weights)
     return (task, kd) if given is not None else (task.item(), kd.item())
-
-
-def _check_known(name: str, known: Iterable[str], what: str) -> None:
-    if name in known:
-        return
-    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
-    raise ValueError(f"unknown {what} {name!r}: " + (f"did you mean {nearest[0]!r}?" if nearest else "it has none."))
 
 
 def _check_type(name: str, value: object, default: object) -> None:

@@ -1,0 +1,78 @@
+"""Make the runs of a comparison that are not there yet."""
+
+import dataclasses
+import statistics
+import time
+import traceback
+from collections import defaultdict
+from datetime import timedelta
+from pathlib import Path
+
+from accelerate import PartialState
+
+from hf_kd_lambda.comparison.plan import Comparison
+from hf_kd_lambda.comparison.results import FILE, Cell, Run, append_run, finished, read_runs
+from hf_kd_lambda.comparison.runs import TaskRuns
+from hf_kd_lambda.finetune import TrainingStoppedError
+
+
+def compare(comparison: Comparison) -> None:
+    """Make what of a comparison is not in its results.jsonl yet, and add each run when it is done.
+
+    A run that fails is recorded with its error, and made anew the next time. Under `accelerate launch` all ranks must
+    call this together, and each run is theirs together.
+
+    Raises:
+        ValueError: the file holds runs of other settings, or the data or teacher of a task cannot be had.
+        TrainingStoppedError: Ctrl-C or SIGTERM ended a run, which is made anew the next time.
+    """
+    file = Path(comparison.output_dir) / FILE
+    done = {run.cell: run for run in finished(read_runs(file))}
+    tasks = {task: TaskRuns(comparison, task) for task in comparison.tasks}
+    for cell in comparison.cells():
+        if cell in done:
+            _check_same(done[cell], tasks[cell.task].begun(cell), file)
+    missing = [cell for cell in comparison.cells() if cell not in done]
+    PartialState().wait_for_everyone()  # so that all have read the file before it grows
+    for task in dict.fromkeys(cell.task for cell in missing):
+        print(f"{task}: the teacher scores {100 * tasks[task].teacher_score:.1f}", flush=True)
+
+    spent: dict[str, list[float]] = defaultdict(list)
+    for number, cell in enumerate(missing, start=1):
+        start = time.perf_counter()
+        run = _run(tasks[cell.task], cell)
+        spent[cell.task].append(time.perf_counter() - start)
+        if PartialState().is_main_process:
+            append_run(file, run)
+            print(_progress(run, f"{number}/{len(missing)}", _seconds_left(spent, missing[number:])), flush=True)
+
+
+def _check_same(earlier: Run, now: Run, file: Path) -> None:
+    names = earlier.settings.keys() | now.settings.keys()
+    changed = sorted(name for name in names if earlier.settings.get(name) != now.settings.get(name))
+    if changed:
+        raise ValueError(
+            f"output_dir: {file} holds {', '.join(map(str, earlier.cell))} with another {', '.join(changed)}: choose "
+            "another output_dir, or remove those lines."
+        )
+
+
+def _run(task: TaskRuns, cell: Cell) -> Run:
+    try:
+        return task.run(cell)
+    except TrainingStoppedError:
+        raise
+    except Exception as error:  # whatever it is, it must not end the other runs
+        traceback.print_exc()
+        return dataclasses.replace(task.begun(cell), error=f"{type(error).__name__}: {error}")
+
+
+def _seconds_left(spent: dict[str, list[float]], missing: list[Cell]) -> float:
+    overall = statistics.fmean(seconds for each in spent.values() for seconds in each)
+    return sum(statistics.fmean(spent[cell.task]) if spent[cell.task] else overall for cell in missing)
+
+
+def _progress(run: Run, number: str, seconds_left: float) -> str:
+    outcome = run.error or f"{100 * (run.score or 0):.2f} in {run.seconds:.0f} s"
+    left = timedelta(seconds=round(seconds_left))
+    return f"[{number}] {run.task}, {run.regime}, {run.rule}, seed {run.seed}: {outcome}; {left} left"

@@ -1,0 +1,226 @@
+"""What a rule for λ is worth beside fixed weights: pure maths over the runs of a comparison.
+
+Scores, differences and regrets are in points, hundredths of a score. Failed runs count nowhere.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from statistics import fmean, geometric_mean, median
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import bootstrap
+
+from hf_kd_lambda.comparison.results import Run, finished, is_fixed
+
+CONFIDENCE = 0.95
+RESAMPLES = 9999
+NEAR = 0.99  # of a score, which is as good as reached
+
+
+class Group(NamedTuple):
+    """What the runs have in common that can be compared: they differ in rule and seed only."""
+
+    task: str
+    regime: str
+
+    def __str__(self) -> str:
+        return f"{self.task}, {self.regime}"
+
+
+class Regret(NamedTuple):
+    """What a rule loses to the best fixed one of a group."""
+
+    points: float
+    """Negative: it is better than every fixed one."""
+    seeds: int
+    """At which the rule and the sweep ran."""
+
+
+class Difference(NamedTuple):
+    """A mean paired difference."""
+
+    mean: float
+    interval: tuple[float, float] | None
+    """From a bootstrap; None for fewer than two pairs."""
+    pairs: int
+
+
+class Reach(NamedTuple):
+    """How soon runs come near a score; medians are infinite where too few of them ever do."""
+
+    steps: float
+    seconds: float
+    reached: int
+    runs: int
+
+
+class SweepCost(NamedTuple):
+    """How many runs of a rule the sweep takes the time of."""
+
+    runs_of_rule: float
+    pairs: int
+
+
+def points(run: Run) -> float:
+    """The score of a finished run.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if run.score is None:
+        raise ValueError(f"{run.cell} has no score: it failed with {run.error!r}.")
+    return 100 * run.score
+
+
+def mean_points(runs: Iterable[Run]) -> float:
+    """Of one run or more."""
+    return fmean(map(points, runs))
+
+
+def group_of(run: Run) -> Group:
+    """Where the run can be compared."""
+    return Group(run.task, run.regime)
+
+
+def groups(runs: Iterable[Run]) -> list[Group]:
+    """All groups in the order of the runs, those in which every run failed too."""
+    return list(dict.fromkeys(map(group_of, runs)))
+
+
+def rules(runs: Iterable[Run]) -> list[str]:
+    """All rules: the fixed ones by their λ, then the others in the order of the runs."""
+    lambdas: dict[str, float] = {}
+    others: dict[str, None] = {}
+    for run in runs:
+        if is_fixed(run):
+            known = mean_lambda(run)  # by which `kd_weight` of either `lambda_form` can be compared
+            lambdas[run.rule] = min(lambdas.get(run.rule, math.inf), math.inf if known is None else known)
+        else:
+            others[run.rule] = None
+    return [*sorted(lambdas, key=lambda rule: lambdas[rule]), *others]
+
+
+def fixed_rules(runs: Sequence[Run]) -> list[str]:
+    """Those of the sweep, by their λ."""
+    return rules(run for run in runs if is_fixed(run))
+
+
+def of_rule(runs: Iterable[Run], group: Group, rule: str) -> dict[int, Run]:
+    """The finished runs of a rule in a group, by seed."""
+    return {run.seed: run for run in finished(runs) if run.rule == rule and group_of(run) == group}
+
+
+def sweep(runs: Sequence[Run], group: Group) -> dict[str, dict[int, Run]]:
+    """The runs of the fixed rules in a group, at the seeds at which all of them finished.
+
+    A fixed rule that failed at every seed is left out. As long as one has not been run at all, there is no sweep: the
+    best of a part of it would be too easy to beat.
+
+    Returns:
+        Runs by rule and seed, the same seeds for each rule; empty where there is no such seed.
+    """
+    started = {run.rule for run in runs if group_of(run) == group}
+    by_rule = {rule: of_rule(runs, group, rule) for rule in fixed_rules(runs)}
+    ran = {rule: seeds for rule, seeds in by_rule.items() if seeds}
+    if not ran or not by_rule.keys() <= started:
+        return {}
+    common = sorted(set.intersection(*map(set, ran.values())))
+    return {rule: {seed: seeds[seed] for seed in common} for rule, seeds in ran.items()} if common else {}
+
+
+def best_fixed(runs: Sequence[Run], group: Group) -> dict[int, Run]:
+    """The runs of the fixed rule with the highest mean score, by seed; none where there is no sweep."""
+    return max(sweep(runs, group).values(), key=lambda seeds: mean_points(seeds.values()), default={})
+
+
+def is_uneven(runs: Sequence[Run], group: Group) -> bool:
+    """Whether rules finished at different seeds, so that their means are not quite comparable."""
+    seeds = {frozenset(of_rule(runs, group, rule)) for rule in rules(runs)}
+    return len(seeds) > 1
+
+
+def regrets(runs: Sequence[Run], rule: str) -> dict[Group, Regret]:
+    """Best mean score of the sweep less the rule's, both over the seeds that they share, for each group with such."""
+    found = {}
+    for group in groups(runs):
+        ours, theirs = of_rule(runs, group, rule), sweep(runs, group)
+        common = [seed for seed in next(iter(theirs.values()), {}) if seed in ours]
+        if common:
+            best = max(mean_points(seeds[seed] for seed in common) for seeds in theirs.values())
+            found[group] = Regret(best - mean_points(ours[seed] for seed in common), len(common))
+    return found
+
+
+def sweep_cost(runs: Sequence[Run], rule: str) -> SweepCost | None:
+    """Seconds of the whole sweep over those of one run of the rule, the mean over groups and seeds with both."""
+    ratios = []
+    for group in groups(runs):
+        ours, theirs = of_rule(runs, group, rule), sweep(runs, group).values()
+        seeds = [seed for seed in next(iter(theirs), {}) if seed in ours]
+        ratios += [sum(fixed[seed].seconds for fixed in theirs) / ours[seed].seconds for seed in seeds]
+    return SweepCost(fmean(ratios), len(ratios)) if ratios else None
+
+
+def paired(ours: Mapping[int, Run], theirs: Mapping[int, Run]) -> list[float]:
+    """Our score less theirs, at each seed at which both ran."""
+    return [points(ours[seed]) - points(theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
+
+
+def pooled(runs: Sequence[Run], ours: str, theirs: str) -> list[float]:
+    """The same for two rules, over all groups."""
+    pairs = (paired(of_rule(runs, group, ours), of_rule(runs, group, theirs)) for group in groups(runs))
+    return [difference for of_group in pairs for difference in of_group]
+
+
+def difference(pairs: Sequence[float]) -> Difference | None:
+    """Mean and percentile bootstrap interval of paired differences, which are resampled; None where there are none.
+
+    Whoever asks twice gets the same interval: the resamples always are.
+    """
+    if not pairs:
+        return None
+    if len(pairs) < 2:
+        return Difference(pairs[0], None, 1)
+    resampled = bootstrap(
+        (np.asarray(pairs),),
+        np.mean,
+        confidence_level=CONFIDENCE,
+        n_resamples=RESAMPLES,
+        method="percentile",  # BCa is NaN where all differences are the same
+        random_state=np.random.default_rng(0),
+    )
+    low, high = resampled.confidence_interval
+    return Difference(fmean(pairs), (float(low), float(high)), len(pairs))
+
+
+def reach(runs: Collection[Run], score: float) -> Reach:
+    """Median steps and seconds until the first evaluation within a hundredth of a score.
+
+    Args:
+        runs: one or more, of a rule and its seeds; the median takes in those that never get there.
+        score: to come near, in points.
+    """
+    target = score - (1 - NEAR) * abs(score)
+    never = {"step": math.inf, "seconds": math.inf}
+    firsts = [next((each for each in run.evaluations if 100 * each["score"] >= target), never) for run in runs]
+    steps, seconds = (median(first[key] for first in firsts) for key in ("step", "seconds"))
+    return Reach(steps, seconds, sum(first is not never for first in firsts), len(firsts))
+
+
+def conflict_share(run: Run) -> float | None:
+    """The share of measurements at which the gradients pointed against each other; None where nothing measured."""
+    shares = logged(run, "lambda_conflict") or [float(cosine < 0) for cosine in logged(run, "grad_cosine")]
+    return fmean(shares) if shares else None
+
+
+def mean_lambda(run: Run) -> float | None:
+    """The geometric mean of the λ above zero; 0 where none was, None where none was logged."""
+    lambdas = logged(run, "lambda")
+    positive = [each for each in lambdas if each > 0]
+    return geometric_mean(positive) if positive else 0.0 if lambdas else None
+
+
+def logged(run: Run, key: str) -> list[float]:
+    """The finite values of a key of the log."""
+    return [entry[key] for entry in run.log if key in entry and math.isfinite(entry[key])]

@@ -1,0 +1,172 @@
+"""Which runs a comparison is made of: read from YAML, checked as a whole before the first of them."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_kd_lambda.comparison.regimes import REGIMES
+from hf_kd_lambda.comparison.results import Cell
+from hf_kd_lambda.names import check_known
+from hf_kd_lambda.parser import Settings, parse
+
+Mappings = dict[str, dict[str, Any]]
+
+GLUE = "nyu-mll/glue"
+# What a comparison decides for each of its runs.
+OWN = {
+    "eval_strategy": "steps",
+    "logging_strategy": "steps",
+    "save_strategy": "no",
+    "load_best_model_at_end": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "push_to_hub": False,
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rules × seeds × regimes × tasks on one set of settings.
+
+    All settings are those of `scripts/distill.py`. Where several name the same one, that of the rule wins over that of
+    the regime, and this over that of the task.
+
+    Args:
+        output_dir: of results.jsonl, the report and the fine-tuned teachers.
+        tasks: settings of each task, by a name of one's own.
+        rules: settings of each rule, likewise; those with `lambda_rule: fixed` are the sweep that it is held against.
+        regimes: names of `REGIMES`, each with settings of its own, such as more epochs where examples are few.
+        settings: of every run.
+        skipped: regimes, by the name of a task, that are left out there.
+        seeds: of the order of the examples, dropout and what a regime draws.
+        evaluations: of each run, evenly spread.
+        logs: of λ and gradients in each run, likewise.
+
+    Raises:
+        ValueError: a name is unknown, or settings are missing or do not fit each other.
+    """
+
+    output_dir: str
+    tasks: Mappings
+    rules: Mappings
+    regimes: Mappings = field(default_factory=lambda: {"clean": {}})
+    settings: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    evaluations: int = 10
+    logs: int = 50
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "rules", "regimes", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty: a comparison needs one at least.")
+        for name in self.regimes:
+            check_known(name, REGIMES, "regime")
+        for task, regimes in self.skipped.items():
+            check_known(task, self.tasks, "task in skipped")
+            for name in regimes:
+                check_known(name, REGIMES, f"regime skipped in {task}:")
+        for name in ("evaluations", "logs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        for task, regime, rule, seed in self.cells():
+            if seed == self.seeds[0]:
+                try:
+                    self.parse(task, regime, rule)
+                except ValueError as error:
+                    raise ValueError(f"{task}, {regime}, {rule}: {error}") from None
+
+    def cells(self) -> list[Cell]:
+        """All runs in the order in which they are made.
+
+        Whole seeds after each other, so that a comparison cut short is a smaller one; the rules of a task and regime
+        side by side, so that whatever slows the machine slows them alike.
+        """
+        return [
+            Cell(task, regime, rule, seed)
+            for seed in self.seeds
+            for task in self.tasks
+            for regime in self.regimes
+            if regime not in self.skipped.get(task, [])
+            for rule in self.rules
+        ]
+
+    def parse(self, task: str, regime: str | None = None, rule: str | None = None) -> Settings:
+        """The settings of a task, or of its runs under a rule in a regime."""
+        settings = {**self.settings, **self.tasks[task]}
+        settings |= self.regimes[regime] if regime else {}
+        settings |= self.rules[rule] if rule else {}
+        settings |= OWN | {"eval_steps": 1 / self.evaluations, "logging_steps": 1 / self.logs}
+        folder = Path(self.output_dir)
+        settings |= {"output_dir": str(folder / "run"), "teacher_dir": str(folder / "teachers" / task)}
+        return parse(arguments(settings))
+
+    def restricted_to(
+        self,
+        tasks: Collection[str] | None = None,
+        regimes: Collection[str] | None = None,
+        rules: Collection[str] | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> "Comparison":
+        """The part of it with these names; None keeps all.
+
+        Raises:
+            ValueError: it has no such name.
+        """
+        kept: dict[str, Any] = {}
+        for name, chosen in (("tasks", tasks), ("regimes", regimes), ("rules", rules)):
+            known: Mappings = getattr(self, name)
+            for each in chosen or ():
+                check_known(each, known, name.removesuffix("s"))
+            kept[name] = {each: known[each] for each in (known if chosen is None else chosen)}
+        skipped = {task: names for task, names in self.skipped.items() if task in kept["tasks"]}
+        return replace(self, **kept, skipped=skipped, seeds=tuple(self.seeds if seeds is None else seeds))
+
+
+def load_comparison(file: Path, glue: str | None = None, output_dir: str | None = None) -> Comparison:
+    """Read a comparison.
+
+    Args:
+        file: YAML, whose keys are the arguments of `Comparison`.
+        glue: folder of GLUE that stands in for `nyu-mll/glue` of the Hub.
+        output_dir: instead of the file's.
+
+    Raises:
+        ValueError: there is no such file, it is no such YAML, or as `Comparison` says.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read ({error.strerror}).") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is no valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds no comparison: it needs tasks and rules.")
+    known = {each.name: each for each in fields(Comparison)}
+    for name in content:
+        check_known(name, known, f"part of {file}:")
+    if missing := {"output_dir", "tasks", "rules"} - content.keys():
+        raise ValueError(f"{file} lacks {', '.join(sorted(missing))}.")
+    for name in ("tasks", "rules", "regimes"):
+        content[name] = {each: dict(settings or {}) for each, settings in content.get(name, {"clean": {}}).items()}
+    for settings in content["tasks"].values():
+        if glue is not None and settings.get("dataset") == GLUE:
+            settings["dataset"] = glue
+    if "seeds" in content:
+        content["seeds"] = tuple(content["seeds"])
+    return Comparison(**content | ({"output_dir": output_dir} if output_dir else {}))
+
+
+def arguments(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as a command line of `scripts/distill.py`; those that are None keep their defaults."""
+    line = []
+    for name, value in settings.items():
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        line += [f"--{name}", *map(str, values)]
+    return line

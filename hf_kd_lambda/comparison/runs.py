@@ -1,0 +1,206 @@
+"""The runs of a comparison: a teacher once for each task, a student for each run."""
+
+import dataclasses
+import math
+import subprocess
+import tempfile
+import time
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from hf_kd_lambda.columns import TEACHER_LOGITS
+from hf_kd_lambda.comparison.plan import Comparison
+from hf_kd_lambda.comparison.regimes import REGIMES, Supervision
+from hf_kd_lambda.comparison.results import Cell, Run
+from hf_kd_lambda.config import DistillationConfig
+from hf_kd_lambda.finetune import train_on
+from hf_kd_lambda.pipeline import DistillationJob
+from hf_kd_lambda.report import versions
+from hf_kd_lambda.student import load_student
+
+SPEED = ("runtime", "samples_per_second", "steps_per_second")
+LOGGED = [
+    *("step", "lambda", "kd_weight", "task_loss", "kd_loss"),
+    *("grad_norm_task", "grad_norm_kd", "grad_cosine", "lambda_conflict", "odds"),
+]
+
+
+class TaskRuns:
+    """A task with its teacher, fine-tuned once, and what it says of the examples, computed once.
+
+    Args:
+        comparison: that it is part of.
+        task: its name there.
+
+    Raises:
+        ValueError: as `DistillationJob` says, or the teacher's logits cannot be kept.
+    """
+
+    def __init__(self, comparison: Comparison, task: str) -> None:
+        self.comparison = comparison
+        self.task = task
+        self.job = DistillationJob(*comparison.parse(task))
+
+    @cached_property
+    def teacher(self) -> PreTrainedModel:
+        """Fine-tuned on clean labels."""
+        return self.job.load_teacher()
+
+    @cached_property
+    def examples(self) -> tuple[Dataset, Dataset]:
+        """Tokens, labels and teacher logits of the training split and of the reported one."""
+        tokens, student = self.job.tokens, load_student(self.job.models, self.teacher, self.job.data.label_names)
+        trainer = self.job.make_trainer(self.teacher, student, evaluated=tokens[self.job.data.report_split])
+        if not trainer.cache_teacher():
+            raise ValueError(f"cache_teacher: the logits of {self.task}'s teacher cannot be kept, see the warning.")
+        return trainer.train_dataset, trainer.eval_dataset
+
+    @cached_property
+    def teacher_score(self) -> float:
+        """On the reported split."""
+        _, evaluated = self.examples
+        labels, logits = _supervision(evaluated)
+        return self.job.compute_metrics(EvalPrediction(logits, labels))["score"]
+
+    def run(self, cell: Cell) -> Run:
+        """Train the student of a cell and score it.
+
+        Raises:
+            TrainingStoppedError: Ctrl-C or SIGTERM ended training.
+            ValueError: the score is not finite.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            config = dataclasses.replace(cast(Any, self.config(cell)), output_dir=folder)
+            set_seed(cell.seed)
+            student = load_student(self.job.models, self.teacher, self.job.data.label_names)
+            train, evaluated = self.examples
+            trainer = self.job.make_trainer(None, student, config, spoiled(train, cell), evaluated)
+            curve = Curve()
+            trainer.add_callback(curve)
+            trainer.remove_callback(PrinterCallback)  # the record has it all
+            train_on(trainer)
+            if curve.points[-1]["step"] < trainer.state.global_step:
+                trainer.evaluate()
+        steps = [entry for entry in trainer.state.log_history if "lambda" in entry]
+        last = curve.points[-1]
+        if not math.isfinite(last["score"]):
+            raise ValueError(f"the student's score is {last['score']}.")
+        return dataclasses.replace(
+            self.begun(cell),
+            score=last["score"],
+            metrics=curve.metrics,
+            agreement=last["agreement"],
+            steps=int(last["step"]),
+            seconds=last["seconds"],
+            evaluations=curve.points,
+            log=[{name: entry[name] for name in LOGGED if name in entry} for entry in steps],
+            teacher_score=self.teacher_score,
+        )
+
+    def config(self, cell: Cell) -> DistillationConfig:
+        """How the student of a cell is trained."""
+        _, _, config = self.comparison.parse(cell.task, cell.regime, cell.rule)
+        return dataclasses.replace(cast(Any, config), seed=cell.seed)
+
+    def begun(self, cell: Cell) -> Run:
+        """What is known of a run before it is made."""
+        config = self.config(cell)
+        settings = {name: getattr(config, name, value) for name, value in self.job.settings.items()}
+        del settings["teacher_dir"]
+        return Run(
+            **cell._asdict(),
+            rule_parameters={"lambda_rule": config.lambda_rule, **self.comparison.rules[cell.rule]},
+            settings=settings | {"precision": "bf16" if config.bf16 else "fp16" if config.fp16 else "fp32"},
+            versions=versions(),
+            commit=commit(),
+            hardware=hardware(),
+        )
+
+
+class Curve(TrainerCallback):
+    """The evaluations of a run, over its steps and over the seconds that it spent on training.
+
+    Attributes:
+        points: `step`, `seconds`, `score` and `agreement` of each.
+        metrics: of the last.
+    """
+
+    def __init__(self) -> None:
+        self.points: list[dict[str, float]] = []
+        self.metrics: dict[str, float] = {}
+        self._start = self._evaluating = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        self._start = time.perf_counter()
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        """Note the score, and take the evaluation's time off the clock."""
+        self._evaluating += metrics["eval_runtime"]
+        values = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+        self.points.append(
+            {
+                "step": state.global_step,
+                "seconds": time.perf_counter() - self._start - self._evaluating,
+                "score": values["score"],
+                "agreement": values["teacher_agreement"],
+            }
+        )
+        self.metrics = {name: value for name, value in values.items() if name not in SPEED}
+
+
+def spoiled(train: Dataset, cell: Cell) -> Dataset:
+    """The training examples as the regime of a cell has them: of the same seed the same, whatever the rule."""
+    labels, logits = _supervision(train)
+    given = Supervision(np.arange(len(train)), labels, logits)
+    regime = REGIMES[cell.regime](given, np.random.default_rng(cell.seed))
+    examples = train.select(regime.rows).remove_columns(["labels", TEACHER_LOGITS])
+    return examples.add_column("labels", regime.labels).add_column(TEACHER_LOGITS, list(regime.teacher_logits))
+
+
+def _supervision(examples: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    columns = examples.select_columns(["labels", TEACHER_LOGITS]).with_format("numpy")[:]
+    return columns["labels"], columns[TEACHER_LOGITS]
+
+
+def hardware() -> str:
+    """The accelerator's name, or how many threads of the CPU are used, and whether it multiplies bf16 itself."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    amx = ", AMX" if torch.cpu.get_capabilities().get("amx_bf16") else ""
+    return f"CPU, {torch.get_num_threads()} threads{amx}"
+
+
+@cache
+def commit() -> str | None:
+    """Of the repository that this package lies in, with a `+` where files differ from it; None outside of one."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        name = subprocess.run([*git, "describe", "--always", "--dirty=+"], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return name.stdout.strip()

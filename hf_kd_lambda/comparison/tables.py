@@ -1,0 +1,165 @@
+"""The tables of a comparison's report, as text with what it is sorted by."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from hf_kd_lambda.comparison import merit
+from hf_kd_lambda.comparison.merit import Group
+from hf_kd_lambda.comparison.results import Run, is_fixed
+
+NONE = "–"
+
+
+class Entry(NamedTuple):
+    """A cell of a table."""
+
+    text: str = NONE
+    value: float | str | None = None
+    """What its column is sorted by; None comes last."""
+    strong: bool = False
+
+
+class Table(NamedTuple):
+    """Its columns' names, and its rows."""
+
+    head: list[str]
+    rows: list[list[Entry]]
+
+
+def regret_table(runs: Sequence[Run]) -> Table:
+    """A row for each rule, the one with the least mean regret first: regret, and what the sweep costs beside it."""
+    rows = [_regret_row(runs, rule) for rule in merit.rules(runs)]
+    rows.sort(key=lambda row: math.inf if row[1].value is None else float(row[1].value))
+    head = ["rule", "mean regret", "worst regret", "worst in", "tasks × regimes", "runs", "sweep cost", "of pairs"]
+    return Table(head, rows)
+
+
+def _regret_row(runs: Sequence[Run], rule: str) -> list[Entry]:
+    regrets = merit.regrets(runs, rule)
+    mean = merit.difference([regret.points for regret in regrets.values()])
+    worst = max(regrets, key=lambda group: regrets[group].points, default=None)
+    cost = None if rule in merit.fixed_rules(runs) else merit.sweep_cost(runs, rule)
+    return [
+        _rule(runs, rule),
+        _difference(mean),
+        _number(regrets[worst].points, "+.2f") if worst else Entry(),
+        Entry(str(worst), str(worst)) if worst else Entry(),
+        _number(len(regrets)),
+        _number(sum(regret.seeds for regret in regrets.values())),
+        _number(cost.runs_of_rule, ".1f", "×") if cost else Entry(),
+        _number(cost.pairs) if cost else Entry(),
+    ]
+
+
+def pooled_table(runs: Sequence[Run]) -> Table:
+    """A row for each fixed rule, a column for each other one: their paired difference over all groups."""
+    fixed = merit.fixed_rules(runs)
+    others = [rule for rule in merit.rules(runs) if rule not in fixed]
+    rows = []
+    for rule in fixed:
+        differences = [merit.difference(merit.pooled(runs, other, rule)) for other in others]
+        rows.append([_rule(runs, rule), *(_difference(each, with_pairs=True) for each in differences)])
+    return Table(["fixed rule", *others], rows)
+
+
+def group_table(runs: Sequence[Run], group: Group) -> Table:
+    """A row for each rule that finished in a group: score, difference to the best fixed rule, λ, and speed."""
+    best = merit.best_fixed(runs, group)
+    rows = [_group_row(runs, group, rule, best) for rule in merit.rules(runs) if merit.of_rule(runs, group, rule)]
+    head = ["rule", "score", "seeds", "Δ to ★", "agreement", "λ", "conflict", "s / step"]
+    return Table([*head, "steps to 99 %", "÷ ★", "s to 99 %", "÷ ★"], rows)
+
+
+def _group_row(runs: Sequence[Run], group: Group, rule: str, best: dict[int, Run]) -> list[Entry]:
+    by_seed = merit.of_rule(runs, group, rule)
+    ours = list(by_seed.values())
+    seeds = len({run.seed for run in runs})
+    scores = [merit.points(run) for run in ours]
+    spread = f" ± {stdev(scores):.2f}" if len(scores) > 1 else ""
+    is_best = any(run.rule == rule for run in best.values())
+    to_best = None if is_best else merit.difference(merit.paired(by_seed, best))
+    return [
+        _rule(runs, rule, " ★" if is_best else ""),
+        Entry(f"{fmean(scores):.2f}{spread}", fmean(scores)),
+        Entry(f"{len(ours)} of {seeds}" if len(ours) < seeds else str(seeds), len(ours)),
+        _difference(to_best, with_pairs=True),
+        _percent(mean(run.agreement for run in ours), ".1f"),
+        _number(mean(map(merit.mean_lambda, ours)), ".3g"),
+        _percent(mean(map(merit.conflict_share, ours)), ".0f"),
+        _number(mean(run.seconds / run.steps for run in ours if run.steps), ".3g"),
+        *_reach(ours, list(best.values())),
+    ]
+
+
+def _reach(ours: Sequence[Run], best: Sequence[Run]) -> list[Entry]:
+    """Steps and seconds to come near the best fixed rule's score, each with its ratio to that rule's own."""
+    if not best:
+        return [Entry()] * 4
+    score = merit.mean_points(best)
+    reach, theirs = merit.reach(ours, score), merit.reach(best, score)
+    part = f" ({reach.reached} of {reach.runs})" if reach.reached < reach.runs else ""
+    entries = []
+    for taken, reference in ((reach.steps, theirs.steps), (reach.seconds, theirs.seconds)):
+        reached = math.isfinite(taken)
+        entries.append(Entry((f"{taken:.4g}" if reached else NONE) + part, taken if reached else None))
+        comparable = reached and math.isfinite(reference) and reference > 0
+        entries.append(_number(taken / reference if comparable else None, ".2f", "×"))
+    return entries
+
+
+def failed_table(runs: Iterable[Run]) -> Table:
+    """A row for each run that failed, with its error."""
+    rows = [[*run.cell[:3], str(run.seed), run.error] for run in runs if run.error is not None]
+    return Table(["task", "regime", "rule", "seed", "error"], [[Entry(text, text) for text in row] for row in rows])
+
+
+def rules_table(runs: Sequence[Run]) -> Table:
+    """The settings that make each rule."""
+    parameters = {run.rule: run.rule_parameters for run in runs}
+    texts = {
+        rule: ", ".join(f"{name}: {_json(value)}" for name, value in parameters[rule].items())
+        for rule in merit.rules(runs)
+    }
+    return Table(["rule", "settings"], [[_rule(runs, rule), Entry(text, text)] for rule, text in texts.items()])
+
+
+def settings_table(runs: Sequence[Run]) -> Table:
+    """The settings that all runs have in common."""
+    texts = [{name: _json(value) for name, value in run.settings.items()} for run in runs]
+    common = set.intersection(*(set(each.items()) for each in texts)) if texts else set()
+    return Table(["setting", "value"], [[Entry(text, text) for text in pair] for pair in sorted(common)])
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _rule(runs: Iterable[Run], rule: str, mark: str = "") -> Entry:
+    fixed = any(is_fixed(run) for run in runs if run.rule == rule)
+    return Entry(rule + mark, rule, strong=not fixed)
+
+
+def _number(value: float | None, form: str = "", sign: str = "") -> Entry:
+    return Entry() if value is None else Entry(f"{sign}{value:{form}}", value)
+
+
+def _percent(share: float | None, form: str) -> Entry:
+    return Entry() if share is None else Entry(f"{100 * share:{form}} %", share)
+
+
+def _difference(difference: merit.Difference | None, with_pairs: bool = False) -> Entry:
+    if difference is None:
+        return Entry()
+    text = f"{difference.mean:+.2f}"
+    if difference.interval:
+        text += " [{:+.2f}, {:+.2f}]".format(*difference.interval)
+    return Entry(text + (f" ({difference.pairs})" if with_pairs else ""), difference.mean)

@@ -1,0 +1,128 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_kd_lambda.comparison.plan import arguments, load_comparison
+from hf_kd_lambda.comparison.regimes import REGIMES
+from hf_kd_lambda.parser import parse
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SMALL = {
+    "output_dir": "out",
+    "tasks": {"films": {"teacher": "t", "student_layers": [0], "dataset": "nyu-mll/glue", "task": "sst2"}},
+    "rules": {"half": {"lambda_rule": "fixed", "kd_weight": 0.5}, "adaptive": None},
+}
+
+
+def written(folder: Path, **changed: object) -> Path:
+    file = folder / "comparison.yaml"
+    file.write_text(yaml.safe_dump({**SMALL, **changed}, sort_keys=False))
+    return file
+
+
+def test_runs_go_through_the_rules_first_and_through_the_seeds_last(tmp_path):
+    comparison = load_comparison(written(tmp_path, regimes={"clean": None, "few_labels": None}, seeds=[3, 5]))
+    assert [(cell.seed, cell.regime, cell.rule) for cell in comparison.cells()] == [
+        (seed, regime, rule) for seed in (3, 5) for regime in ("clean", "few_labels") for rule in ("half", "adaptive")
+    ]
+
+
+def test_the_rule_wins_over_the_regime_and_this_over_the_task(tmp_path):
+    file = written(
+        tmp_path,
+        settings={"learning_rate": 1.0, "weight_decay": 1.0, "warmup_steps": 1, "seed": 1},
+        tasks={"films": {**SMALL["tasks"]["films"], "weight_decay": 2.0, "warmup_steps": 2, "seed": 2}},
+        regimes={"clean": {"warmup_steps": 3, "seed": 3}},
+        rules={"half": {"lambda_rule": "fixed", "seed": 4}},
+    )
+    _, _, config = load_comparison(file).parse("films", "clean", "half")
+    found = config.learning_rate, config.weight_decay, config.warmup_steps, config.seed
+    assert found == (1.0, 2.0, 3, 4)
+
+
+def test_each_run_is_evaluated_and_logged_as_often_as_the_comparison_says(tmp_path):
+    _, _, config = load_comparison(written(tmp_path, evaluations=4, logs=20)).parse("films", "clean", "half")
+    assert (config.eval_strategy, config.eval_steps, config.logging_steps) == ("steps", 0.25, 0.05)
+
+
+def test_a_skipped_regime_is_left_out_of_its_task_alone(tmp_path):
+    tasks = dict.fromkeys(("films", "books"), SMALL["tasks"]["films"])
+    file = written(tmp_path, tasks=tasks, regimes={"clean": {}, "few_labels": {}}, skipped={"books": ["few_labels"]})
+    found = {(cell.task, cell.regime) for cell in load_comparison(file).cells()}
+    assert found == {("films", "clean"), ("films", "few_labels"), ("books", "clean")}
+
+
+def test_a_part_of_a_comparison_has_the_runs_asked_for(tmp_path):
+    comparison = load_comparison(written(tmp_path)).restricted_to(rules=["adaptive"], seeds=[7])
+    assert comparison.cells() == [("films", "clean", "adaptive", 7)]
+
+
+def test_a_folder_stands_in_for_glue_and_for_nothing_else(tmp_path):
+    own = {**SMALL["tasks"]["films"], "dataset": "own/data"}
+    comparison = load_comparison(written(tmp_path, tasks={**SMALL["tasks"], "own": own}), glue="glue_here")
+    assert comparison.parse("films")[1].dataset == "glue_here"
+    assert comparison.parse("own")[1].dataset == "own/data"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"rulez": {}}, "unknown part of .*: 'rulez': did you mean 'rules'"),
+        ({"rules": {}}, "rules is empty"),
+        ({"seeds": []}, "seeds is empty"),
+        ({"regimes": {"noisy_lables": None}}, "unknown regime 'noisy_lables': did you mean 'noisy_labels'"),
+        ({"skipped": {"film": ["clean"]}}, "unknown task in skipped 'film': did you mean 'films'"),
+        ({"skipped": {"films": ["dirty"]}}, "unknown regime skipped in films: 'dirty'"),
+        ({"evaluations": 0}, "evaluations=0 must be at least 1"),
+        ({"rules": {"odd": {"lambda_rule": "adaptiv"}}}, "films, clean, odd: .*did you mean 'adaptive'"),
+        ({"settings": {"learning_rat": 1}}, "films, clean, half: unknown setting 'learning_rat'"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_run(tmp_path, changed, message):
+    with pytest.raises(ValueError, match=message):
+        load_comparison(written(tmp_path, **changed))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("[1, 2]", "holds no comparison"), ("a: [", "no valid YAML"), ("rules: {}", "lacks out")]
+)
+def test_a_file_that_is_no_comparison_is_refused(tmp_path, content, message):
+    (tmp_path / "file.yaml").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load_comparison(tmp_path / "file.yaml")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_comparison(tmp_path / "none.yaml")
+
+
+def test_a_part_by_an_unknown_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="unknown rule 'adapt': did you mean 'adaptive'"):
+        load_comparison(written(tmp_path)).restricted_to(rules=["adapt"])
+
+
+def test_settings_of_all_kinds_come_through_the_command_line():
+    settings = {"teacher": "t", "student_layers": [0, 2], "dataset": "d", "output_dir": "o", "learning_rate": 1e-5}
+    settings |= {"lambda_rule": "evidence", "lambda_rule_kwargs": {"gamma": 1.0}, "student": None, "use_cpu": True}
+    models, data, config = parse(arguments(settings))
+    assert models.student_layers == [0, 2]
+    assert data.dataset == "d"
+    assert (config.learning_rate, config.use_cpu) == (1e-5, True)
+    assert config.rule.gamma == 1.0
+
+
+@pytest.mark.parametrize("name", ["compare_rules", "compare_forms", "compare_tuning"])
+def test_the_shipped_comparisons_are_valid(name):
+    comparison = load_comparison(CONFIGS / f"{name}.yaml")
+    assert comparison.output_dir == f"benchmarks/{name.replace('compare_rules', 'compare')}"
+
+
+def test_the_shipped_comparison_has_a_sweep_of_fixed_weights_a_schedule_and_rules_that_measure():
+    comparison = load_comparison(CONFIGS / "compare_rules.yaml")
+    rules = {cell.rule: comparison.parse(cell.task, cell.regime, cell.rule)[2] for cell in comparison.cells()}
+    assert {rule.kd_weight for rule in rules.values() if rule.lambda_rule == "fixed"} == {0, 0.1, 0.5, 0.9}
+    assert {rule.lambda_rule for rule in rules.values()} >= {"linear", "adaptive", "evidence"}
+    assert len(comparison.seeds) >= 3
+    assert set(comparison.regimes) == set(REGIMES)

@@ -1,0 +1,141 @@
+import dataclasses
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_jobs
+
+from hf_kd_lambda.comparison.compare import compare
+from hf_kd_lambda.comparison.plan import Comparison
+from hf_kd_lambda.comparison.results import FILE, Cell, read_runs
+from hf_kd_lambda.comparison.runs import Curve, TaskRuns, spoiled
+from hf_kd_lambda.finetune import TrainingStoppedError
+
+RULES = {
+    "no KD": {"lambda_rule": "fixed", "kd_weight": 0.0},
+    "half": {"lambda_rule": "fixed", "kd_weight": 0.5},
+    "adaptive": {"lambda_rule": "adaptive"},
+}
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    return small_jobs.settings(tmp_path_factory.mktemp("job"))
+
+
+@pytest.fixture
+def comparison(settings, tmp_path):
+    return Comparison(
+        output_dir=str(tmp_path / "comparison"),
+        tasks={"reviews": settings},
+        rules=RULES,
+        regimes={"clean": {}, "noisy_labels": {}},
+        seeds=(0, 1),
+        evaluations=3,
+        logs=4,
+    )
+
+
+def runs_of(comparison):
+    return {run.cell: run for run in read_runs(Path(comparison.output_dir) / FILE)}
+
+
+def test_all_runs_are_made_and_recorded(comparison, capsys):
+    compare(comparison)
+    runs = runs_of(comparison)
+    assert list(runs) == comparison.cells()
+    for run in runs.values():
+        assert run.error is None
+        assert run.score == run.evaluations[-1]["score"] == run.metrics["score"]
+        assert run.evaluations[-1]["step"] == run.steps == 12
+        assert 0 < run.evaluations[0]["seconds"] < run.evaluations[-1]["seconds"] == run.seconds
+        assert len(run.evaluations) == 3
+        assert [entry["step"] for entry in run.log] == [3, 6, 9, 12]
+        assert run.settings["seed"] == run.seed
+        assert "teacher_dir" not in run.settings
+    measured = {name for entry in runs[Cell("reviews", "clean", "adaptive", 0)].log for name in entry}
+    assert measured >= {"lambda", "grad_cosine", "lambda_conflict"}
+    assert runs[Cell("reviews", "clean", "half", 0)].log[-1]["lambda"] == pytest.approx(1)
+    assert "[12/12] reviews, noisy_labels, adaptive, seed 1: " in capsys.readouterr().out
+
+
+def test_a_killed_comparison_goes_on_where_it_was(comparison):
+    part = comparison.restricted_to(rules=["half"], seeds=[0])
+    compare(part)
+    before = runs_of(comparison)
+    compare(comparison.restricted_to(rules=["half", "no KD"], seeds=[0]))
+    after = runs_of(comparison)
+    assert len(after) == 4
+    assert {cell: after[cell] for cell in before} == before  # their seconds among it: they were not made again
+
+
+def test_runs_of_other_settings_are_not_mixed_in(comparison):
+    compare(comparison.restricted_to(rules=["half"], regimes=["clean"], seeds=[0]))
+    changed = dataclasses.replace(comparison, settings={}, regimes={"clean": {"learning_rate": 5e-3}})
+    with pytest.raises(ValueError, match="reviews, clean, half, 0 with another learning_rate: choose another output"):
+        compare(changed.restricted_to(rules=["half"]))
+
+
+def test_a_failed_run_is_recorded_does_not_end_the_others_and_is_made_anew(comparison, monkeypatch):
+    part = comparison.restricted_to(regimes=["clean"], rules=["no KD", "half"], seeds=[0])
+    train, failing = TaskRuns.run, Cell("reviews", "clean", "no KD", 0)
+
+    def run(self, cell):
+        if cell == failing:
+            raise RuntimeError("out of memory")
+        return train(self, cell)
+
+    monkeypatch.setattr(TaskRuns, "run", run)
+    compare(part)
+    runs = runs_of(comparison)
+    assert runs[failing].error == "RuntimeError: out of memory"
+    assert runs[failing].score is None
+    assert runs[failing._replace(rule="half")].error is None
+    monkeypatch.undo()
+    compare(part)
+    assert runs_of(comparison)[failing].error is None
+
+
+def test_a_signal_ends_the_comparison_and_leaves_no_record_of_the_run(comparison, monkeypatch):
+    monkeypatch.setattr(Curve, "on_train_begin", lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(TrainingStoppedError):
+        compare(comparison)
+    assert runs_of(comparison) == {}
+
+
+def test_the_seed_decides_the_run(comparison):
+    task = TaskRuns(comparison, "reviews")
+    cell = Cell("reviews", "noisy_labels", "adaptive", 0)
+    first, again, other = (task.run(each) for each in (cell, cell, cell._replace(seed=1)))
+    assert [entry["lambda"] for entry in first.log] == [entry["lambda"] for entry in again.log]
+    assert [entry["task_loss"] for entry in first.log] == [entry["task_loss"] for entry in again.log]
+    assert [entry["task_loss"] for entry in first.log] != [entry["task_loss"] for entry in other.log]
+
+
+def test_a_regime_spoils_the_training_examples_alone_and_for_all_rules_alike(comparison):
+    task = TaskRuns(comparison, "reviews")
+    train, evaluated = task.examples
+    clean = np.array(train["labels"])
+    truth = np.array(evaluated["labels"])
+    noisy = [spoiled(train, Cell("reviews", "noisy_labels", rule, 0)) for rule in RULES]
+    for examples in noisy:
+        np.testing.assert_array_equal(examples["labels"], noisy[0]["labels"])
+        assert (np.array(examples["labels"]) != clean).mean() == pytest.approx(0.3, abs=0.01)
+        assert examples["input_ids"] == train["input_ids"]
+        assert examples["teacher_logits"] == train["teacher_logits"]
+    np.testing.assert_array_equal(task.examples[1]["labels"], truth)
+
+
+def test_fewer_examples_are_fewer_steps(settings, tmp_path):
+    comparison = Comparison(
+        output_dir=str(tmp_path),
+        tasks={"reviews": settings | {"per_device_train_batch_size": 4}},
+        rules={"half": RULES["half"]},
+        regimes={"few_labels": {"num_train_epochs": 5}},
+        seeds=(0,),
+    )
+    run = TaskRuns(comparison, "reviews").run(comparison.cells()[0])
+    assert run.steps == 2 * 5  # 7 of 72 examples
+    assert run.settings["num_train_epochs"] == 5
