@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import torch
 from transformers import TrainingArguments
 
+from hf_kd_lambda.kd_losses import KDLoss, make_kd_losses
+from hf_kd_lambda.kd_losses.by_name import OF_DISTRIBUTIONS
 from hf_kd_lambda.lambda_rules import RULES, Rule, make_rule
 
 DEFAULT_INTERVAL = 8
@@ -39,6 +41,14 @@ class DistillationConfig(TrainingArguments):
     temperature: float = field(
         default=2.0,
         metadata={"help": "Temperature T that softens both distributions of a classifier (Hinton et al. 2015)."},
+    )
+    kd_losses: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "What the KD loss is the weighted sum of, by name: of each its weight, or its hyper-parameters, "
+            "for example `{soft_targets: 1, hidden_mse: {weight: 0.5, layers: last}}`. All losses: docs/losses.md. "
+            "Default: `soft_targets`; of a regression `logit_mse`."
+        },
     )
     lambda_rule: str = field(
         default="adaptive",
@@ -181,6 +191,10 @@ class DistillationConfig(TrainingArguments):
             raise ValueError(
                 f"kd_weight={self.kd_weight} must lie in [0, {upper:g}] where lambda_form is {self.lambda_form!r}."
             )
+        self.lambda_rule_kwargs = _as_mapping(self.lambda_rule_kwargs, "lambda_rule_kwargs", '{"gamma": 1.0}')
+        self.kd_losses = _as_mapping(self.kd_losses, "kd_losses", '{"soft_targets": 1.0}')
+        if self.kd_losses is not None:
+            self.kd_losses_for(num_labels=2)  # what is wrong with them whatever the labels are
         self._check_rule()
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             # Not the loss: its weights change from one evaluation to the next.
@@ -210,14 +224,26 @@ class DistillationConfig(TrainingArguments):
             return self.lambda_interval
         return 1 if "smoothness" in self.rule.needs or self.lambda_scope == "layer" else DEFAULT_INTERVAL
 
-    def _check_rule(self) -> None:
-        if isinstance(self.lambda_rule_kwargs, str):
-            with contextlib.suppress(ValueError):
-                self.lambda_rule_kwargs = json.loads(self.lambda_rule_kwargs)
-        if not isinstance(self.lambda_rule_kwargs, dict | None):
+    def kd_losses_for(self, num_labels: int) -> dict[str, KDLoss]:
+        """The KD losses of a student with this many outputs, by name.
+
+        Raises:
+            ValueError: one of them is unknown, set wrong, or has no meaning for one output.
+        """
+        default = {"soft_targets" if num_labels > 1 else "logit_mse": 1.0}
+        given = cast(dict[str, Any] | None, self.kd_losses)
+        try:
+            losses = make_kd_losses(default if given is None else given)
+        except ValueError as error:
+            raise ValueError(f"kd_losses={given}: {error}") from None
+        if num_labels == 1 and (softened := losses.keys() & OF_DISTRIBUTIONS):
             raise ValueError(
-                f'lambda_rule_kwargs={self.lambda_rule_kwargs!r} must be a mapping, e.g. {{"gamma": 1.0}}.'
+                f"kd_losses={given}: {', '.join(sorted(softened))} compares distributions over classes, and a "
+                "regression has one output: take logit_mse."
             )
+        return losses
+
+    def _check_rule(self) -> None:
         for name, fix in (("kappa", "lambda_kappa"), ("kd_weight", "kd_weight itself"), ("form", "lambda_form")):
             if name in (self.lambda_rule_kwargs or {}):
                 raise ValueError(f"lambda_rule_kwargs={self.lambda_rule_kwargs}: {name} is no part of it, set {fix}.")
@@ -249,6 +275,16 @@ class DistillationConfig(TrainingArguments):
             return
         self.fp16 = self.precision == "fp16"
         self.bf16 = self.precision == "bf16" or (self.precision == "auto" and _multiplies_bf16(self.use_cpu))
+
+
+def _as_mapping(value: Any, name: str, example: str) -> dict[str, Any] | None:
+    """A setting that is a mapping or None; of a command line, as JSON."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if not isinstance(value, dict | None):
+        raise ValueError(f"{name}={value!r} must be a mapping, e.g. {example}.")
+    return value
 
 
 def _multiplies_bf16(use_cpu: bool) -> bool:

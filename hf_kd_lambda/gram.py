@@ -1,7 +1,7 @@
 """From one student forward to two gradients, their average over ranks and their Gram matrix."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -75,7 +75,10 @@ def cut_outputs(outputs: Outputs) -> tuple[Outputs, Cut]:
             return cut.leaves[-1]
         return tuple(map(detach, value)) if isinstance(value, tuple) else value
 
-    return type(outputs)(**{name: detach(value) for name, value in outputs.items()}), cut
+    copied = type(outputs)()
+    for name, value in outputs.items():
+        copied[name] = detach(value)
+    return copied, cut
 
 
 @contextlib.contextmanager
@@ -106,14 +109,20 @@ class GradientPair:
         groups: for each parameter the index of its group, from 0, to measure and weigh each group by itself; None for
             one Gram matrix of all.
         metric: gives P of the Gram matrix's dot products <x, P y>, see `AdamMetric`; None for the Euclidean <x, y>.
+        unmeasured: indices of parameters that are stepped with the others but left out of the Gram matrix.
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], groups: Sequence[int] | None = None, metric: Metric | None = None
+        self,
+        parameters: Iterable[Tensor],
+        groups: Sequence[int] | None = None,
+        metric: Metric | None = None,
+        unmeasured: Collection[int] = (),
     ) -> None:
         self.parameters = list(parameters)
         self.groups = groups
         self.metric = metric
+        self.unmeasured = unmeasured
         self.kd_grads: list[Tensor | None] = [None] * len(self.parameters)
 
     def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor) -> None:
@@ -140,7 +149,7 @@ class GradientPair:
         Returns:
             Entries of shape (), or (groups,) if the parameters are grouped.
         """
-        return self._gram(self.metric, step_weights)
+        return self._gram(self.metric, step_weights, self.unmeasured)
 
     def combined_norm(self, task_weight: Tensor, kd_weight: Tensor) -> Tensor:
         """|w_T·g_T + w_D·g_D|, Euclidean, of weights as in `combine`."""
@@ -192,11 +201,16 @@ class GradientPair:
             if task is not None and kd is not None and task.is_sparse != kd.is_sparse:
                 parameter.grad, self.kd_grads[index] = task.to_dense(), kd.to_dense()
 
-    def _gram(self, metric: Metric | None, step_weights: tuple[Tensor, Tensor] | None = None) -> Gram:
+    def _gram(
+        self,
+        metric: Metric | None,
+        step_weights: tuple[Tensor, Tensor] | None = None,
+        unmeasured: Collection[int] = (),
+    ) -> Gram:
         self._fill_missing(self._presence())
         grams = {}
         for index, (parameter, kd_grad) in enumerate(zip(self.parameters, self.kd_grads, strict=True)):
-            if parameter.grad is None or kd_grad is None:
+            if parameter.grad is None or kd_grad is None or index in unmeasured:
                 continue
             task, kd = _local(parameter.grad), _local(kd_grad)
             combined = None

@@ -15,13 +15,15 @@ from hf_kd_lambda.lambda_state import LambdaState, Measurement
 from hf_kd_lambda.layers import layer_groups
 from hf_kd_lambda.metric import AdamMetric
 from hf_kd_lambda.noise import SampledGradientPair
+from hf_kd_lambda.objective import Losses
+from hf_kd_lambda.projections import is_projection
 
 
 class MeasuringStep:
     """Takes both gradients of every micro-batch, and sets λ and the combined gradient after the last one.
 
     Attributes:
-        losses: `[2]`, task_loss and kd_loss of the micro-batches so far, on this rank.
+        losses: `[2 + parts]`, summed over the micro-batches so far, on this rank; 0 before the first.
 
     Args:
         model: the student as Accelerate wraps it.
@@ -37,15 +39,16 @@ class MeasuringStep:
         self.optimizer = optimizer
         self.accelerator = accelerator
         self.max_grad_norm = config.max_grad_norm
-        self.losses = torch.zeros(2, device=accelerator.device)
+        self.losses = torch.zeros((), device=accelerator.device)
         parameters = [each for group in optimizer.param_groups for each in group["params"] if each.requires_grad]
-        groups = None
-        if config.lambda_scope == "layer":
-            names = {id(parameter): name for name, parameter in model.named_parameters()}
-            groups, _ = layer_groups([names[id(parameter)] for parameter in parameters])
+        names_by_id = {id(parameter): name for name, parameter in model.named_parameters()}
+        names = [names_by_id[id(parameter)] for parameter in parameters]
+        groups = layer_groups(names)[0] if config.lambda_scope == "layer" else None
         metric = AdamMetric(optimizer) if config.gram_metric == "adam" else None
         kind = SampledGradientPair if config.gram_estimator == "unbiased" else GradientPair
-        self.gradients = kind(parameters, groups, metric)
+        # What is thrown away after training is not to be balanced: its KD gradient would pass for the student's.
+        unmeasured = {index for index, name in enumerate(names) if is_projection(name)}
+        self.gradients = kind(parameters, groups, metric, unmeasured)
         # Where gradients are sent to other ranks, sampled or scaled by Adam's moments, they have to be dense; on a GPU
         # zeros are cheap, and sparse tensors make it wait.
         self.takes_rows = (
@@ -67,12 +70,12 @@ class MeasuringStep:
             return contextlib.nullcontext()
         return embedding_rows(self.model) if self.takes_rows else self.accelerator.no_sync(self.model)
 
-    def backward(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor) -> None:
+    def backward(self, cut: Cut, losses: Losses) -> None:
         """Backpropagate both losses of one micro-batch, in the context of `local_gradients`."""
         scaler = self.accelerator.scaler
-        losses = (task_loss, kd_loss)
-        self.gradients.accumulate(cut, *(losses if scaler is None else map(scaler.scale, losses)))
-        self.losses += torch.stack(losses).detach()
+        both = (losses.task, losses.kd)
+        self.gradients.accumulate(cut, *(both if scaler is None else map(scaler.scale, both)))
+        self.losses = self.losses + losses.stacked().detach()
 
     def finish(self, state: LambdaState) -> Gram:
         """Average the gradients over ranks, measure, set λ, and leave w_task·g_task + w_kd·g_kd in `.grad`.
@@ -106,7 +109,7 @@ class MeasuringStep:
         measured = self.gradients.gram(step_weights)
         unbiased = self.gradients.unbiased(measured) if isinstance(self.gradients, SampledGradientPair) else None
         gram, signal = (Gram(*(entry / scale**2 for entry in each)) for each in (measured, unbiased or measured))
-        losses = self.accelerator.reduce(self.losses, "mean") if state.rule.needs else self.losses
+        losses = self.accelerator.reduce(self.losses[:2], "mean") if state.rule.needs else self.losses[:2]
         return gram, Measurement(signal, losses, torch.stack([gram.task, gram.kd]))
 
     def _clip_factor(self, state: LambdaState, scale: float) -> Tensor:

@@ -1,6 +1,6 @@
 """The Gram matrix without the noise of the batch, from the micro-batches of an optimizer step."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,13 +30,17 @@ class SampledGradientPair(GradientPair):
     kept to the end, and makes four.
 
     Args:
-        parameters, groups, metric: as in `GradientPair`.
+        parameters, groups, metric, unmeasured: as in `GradientPair`.
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], groups: Sequence[int] | None = None, metric: Metric | None = None
+        self,
+        parameters: Iterable[Tensor],
+        groups: Sequence[int] | None = None,
+        metric: Metric | None = None,
+        unmeasured: Collection[int] = (),
     ) -> None:
-        super().__init__(parameters, groups, metric)
+        super().__init__(parameters, groups, metric, unmeasured)
         self.samples = 0
         # Σ|g_T^k|², Σ|g_D^k|², Σ<g_T^k, g_D^k>: (3,) or (3, groups), of this rank's samples and shards.
         self.own_products = torch.zeros((), device=self.parameters[0].device)
@@ -56,7 +60,8 @@ class SampledGradientPair(GradientPair):
             task, kd = task_grads[index], parameter.grad
             filled_task, filled_kd = (torch.zeros_like(parameter) if grad is None else grad for grad in (task, kd))
             scale = None if self.metric is None else self.metric(parameter, None)
-            grams[index] = gram_matrix(filled_task, filled_kd, scale)
+            if index not in self.unmeasured:
+                grams[index] = gram_matrix(filled_task, filled_kd, scale)
             task_sums[index] = _add(task_sums[index], task)
             self.kd_grads[index] = _add(self.kd_grads[index], kd)
             task_grads[index] = parameter.grad = None

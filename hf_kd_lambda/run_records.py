@@ -16,15 +16,20 @@ class StepRecord:
 
     Attributes:
         gram: of the last measurement, over all parameters; None before the first.
+
+    Args:
+        names: of the losses, task_loss and kd_loss first.
+        device: of training.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
         self.gram: Gram | None = None
-        self._losses = torch.zeros(2, device=device)
+        self._names = names
+        self._losses = torch.zeros(len(names), device=device)
         self._steps = 0
 
     def add(self, losses: Tensor, ends_step: bool) -> None:
-        """Note (task_loss, kd_loss), `[2]`, of a micro-batch, or of all of a step."""
+        """Note the losses, `[names]`, of a micro-batch, or of all of a step."""
         self._losses += losses
         self._steps += ends_step
 
@@ -47,7 +52,7 @@ class StepRecord:
         """
         losses = average(self._losses) / self._steps
         self._losses, self._steps = torch.zeros_like(losses), 0
-        scalars = {"task_loss": losses[0], "kd_loss": losses[1]}
+        scalars = dict(zip(self._names, losses, strict=True))
         scalars |= {"lambda": weights[1] / weights[0], "kd_weight": weights[1]}
         if self.gram is not None:
             scalars["grad_norm_task"] = self.gram.task.sqrt()
@@ -63,9 +68,14 @@ class StepRecord:
 
 
 class EvaluationRecord:
-    """Losses and logits of an evaluation."""
+    """Losses and logits of an evaluation.
 
-    def __init__(self) -> None:
+    Args:
+        names: of the losses.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
         self._rows: list[Tensor] = []
 
     def add(
@@ -75,18 +85,18 @@ class EvaluationRecord:
 
         Args:
             student_logits, teacher_logits: `[examples, classes]`.
-            losses: `[2]`, task_loss and kd_loss of the batch.
+            losses: `[names]`, of the batch.
             gather: rows of all ranks, without those that pad the last batch.
         """
-        per_example = losses.expand(len(student_logits), 2)
+        per_example = losses.expand(len(student_logits), len(self._names))
         self._rows.append(gather(torch.cat([per_example, student_logits.float(), teacher_logits], dim=-1)).cpu())
 
     def metrics(self) -> dict[str, float]:
-        """Both losses and the agreement with the teacher; nothing of no batch."""
+        """The losses and the agreement with the teacher; nothing of no batch."""
         if not self._rows:
             return {}
         rows = torch.cat(self._rows)
-        losses, student_logits, teacher_logits = rows.tensor_split([2, 2 + (rows.shape[-1] - 2) // 2], dim=-1)
-        task, kd = losses.mean(0).tolist()
-        agreement = teacher_agreement(student_logits, teacher_logits)
-        return {"task_loss": task, "kd_loss": kd, "teacher_agreement": agreement}
+        count = len(self._names)
+        losses, student_logits, teacher_logits = rows.tensor_split([count, (rows.shape[-1] + count) // 2], dim=-1)
+        means = dict(zip(self._names, losses.mean(0).tolist(), strict=True))
+        return means | {"teacher_agreement": teacher_agreement(student_logits, teacher_logits)}

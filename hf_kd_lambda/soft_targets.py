@@ -1,17 +1,17 @@
 """The teacher's answer for each batch: from a column of the examples where it is known, else from the teacher."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_kd_lambda.columns import TEACHER_LOGITS, column_names, forward_parameters, teacher_inputs
 from hf_kd_lambda.fingerprint import model_digest
+from hf_kd_lambda.inner_outputs import forward_flags
 from hf_kd_lambda.outputs_file import CacheUnavailableError
 from hf_kd_lambda.teacher import freeze
 from hf_kd_lambda.teacher_cache import DEFAULT_FOLDER, TeacherCache
@@ -21,33 +21,36 @@ logger = logging.get_logger(__name__)
 
 
 class SoftTargets:
-    """Gives the teacher's logits of a batch, and adds them to examples for good.
+    """Gives the teacher's outputs of a batch, and adds its logits to examples for good.
 
     Args:
         teacher: is frozen and moved to the accelerator's device; None where all examples bring its logits.
         accelerator: of the run.
+        needs: outputs of the teacher beside its logits; where there are any, it is asked at each step.
     """
 
-    def __init__(self, teacher: PreTrainedModel | None, accelerator: Accelerator) -> None:
+    def __init__(self, teacher: PreTrainedModel | None, accelerator: Accelerator, needs: Collection[str] = ()) -> None:
         self.teacher = None if teacher is None else freeze(teacher).to(accelerator.device)
         self.accelerator = accelerator
+        self.needs = needs
         self.inputs: Collection[str] = set() if teacher is None else forward_parameters(teacher)
 
     @torch.no_grad()
-    def logits(self, batch: dict[str, Any]) -> Tensor:
-        """Of a batch on the accelerator's device: `[examples, classes]` in fp32.
+    def outputs(self, batch: dict[str, Any]) -> Mapping[str, Any]:
+        """Of a batch on the accelerator's device: `logits` `[examples, classes]` in fp32, and what is needed beside.
 
         Raises:
             ValueError: the batch has no logits, and there is no teacher.
         """
-        if TEACHER_LOGITS in batch:
-            return batch[TEACHER_LOGITS]
+        if TEACHER_LOGITS in batch and not self.needs:
+            return {"logits": batch[TEACHER_LOGITS]}
         if self.teacher is None:
             raise ValueError(f"these examples have no column {TEACHER_LOGITS}, and there is no teacher: give either.")
         if self.teacher.device != self.accelerator.device:
             self.teacher.to(self.accelerator.device)
         with self.accelerator.autocast():
-            return self.teacher(**teacher_inputs(batch, self.inputs)).logits.float()
+            outputs = self.teacher(**teacher_inputs(batch, self.inputs), **forward_flags(self.needs))
+        return {**outputs, "logits": outputs.logits.float()}
 
     def add_to(
         self,
@@ -67,11 +70,17 @@ class SoftTargets:
         """
         if self.teacher is None:
             return datasets
+        if self.needs:
+            logger.warning(
+                f"cache_teacher: the teacher answers at each step, since more is needed of it than its logits: "
+                f"{', '.join(sorted(self.needs))}."
+            )
+            return datasets
         cache = TeacherCache(
             folder=Path(folder) if folder else DEFAULT_FOLDER,
             identity=f"{model_digest(self.teacher)} logits {self.accelerator.mixed_precision}",
             collate=collate,
-            predict=lambda batch: logits_rows(self.logits(prepare(batch))),
+            predict=lambda batch: logits_rows(self.outputs(prepare(batch))["logits"]),
             batch_size=batch_size,
             accelerator=self.accelerator,
             progress=progress,

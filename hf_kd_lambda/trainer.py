@@ -1,7 +1,8 @@
 """The Trainer that sets λ from the gradients of task loss and KD loss."""
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from signal import Signals
@@ -30,13 +31,16 @@ from hf_kd_lambda.evidence import side_counts
 from hf_kd_lambda.figures import plot_lambda
 from hf_kd_lambda.gram import Gram, cut_outputs
 from hf_kd_lambda.host_memory import keep_freed_memory
+from hf_kd_lambda.inner_outputs import forward_flags, gives, without
 from hf_kd_lambda.lambda_rules import loss_weights
 from hf_kd_lambda.lambda_state import LambdaState
 from hf_kd_lambda.layers import layer_groups
-from hf_kd_lambda.losses import count_items, logit_mse_loss, soft_target_loss, task_loss
+from hf_kd_lambda.matching import match
 from hf_kd_lambda.measuring_step import MeasuringStep
 from hf_kd_lambda.metric import check_adam
 from hf_kd_lambda.model_card import CARD, FIGURE, model_card
+from hf_kd_lambda.objective import Losses, Objective
+from hf_kd_lambda.projections import left_out
 from hf_kd_lambda.run_records import EvaluationRecord, StepRecord
 from hf_kd_lambda.soft_targets import SoftTargets
 from hf_kd_lambda.teacher import align_labels, own_label_names
@@ -97,12 +101,22 @@ class DistillationTrainer(Trainer):
                 check_columns(columns, teacher, model)
                 if TEACHER_LOGITS in columns and hasattr(dataset, "__getitem__"):  # and is no stream
                     check_teacher_logits(dataset[0][TEACHER_LOGITS], student_config.num_labels)
-        self._soft_targets = SoftTargets(teacher, self.accelerator)
+        self._objective = Objective(
+            args.kd_losses_for(student_config.num_labels),
+            args.temperature,
+            args.label_smoothing_factor,
+            self.compute_loss_func,
+        )
+        self._soft_targets = SoftTargets(teacher, self.accelerator, self._objective.needs)
         if args.train_sampling_strategy == "group_by_length" and not self._has_lengths():
             args.train_sampling_strategy = "random"
         self._student_inputs = forward_parameters(model)
         kept = self._student_inputs.union(self._soft_targets.inputs) if drops_columns else None
         self.data_collator = ColumnCollator(self.data_collator, kept)
+        self._added_outputs: set[str] = set()
+        if self._objective.needs:
+            self._added_outputs = {name for name in self._objective.needs if not gives(student_config, name)}
+            self._match(model, teacher)
 
         if args.torch_compile:
             torch._functorch.config.donated_buffer = False  # a measuring step goes back through its graph twice
@@ -125,8 +139,16 @@ class DistillationTrainer(Trainer):
             check_adam(self.optimizer)
         self._step: MeasuringStep | None = None
         self._votes = torch.zeros(2, device=args.device)
-        self._step_record = StepRecord(args.device)
-        self._evaluation_record = EvaluationRecord()
+        self._step_record = StepRecord(self._objective.names, args.device)
+        self._evaluation_record = EvaluationRecord(self._objective.names)
+
+    def _match(self, student: PreTrainedModel | nn.Module, teacher: PreTrainedModel | None) -> None:
+        names, datasets = ", ".join(self._objective.kd_losses), self._datasets()
+        if teacher is None:
+            raise ValueError(f"kd_losses: {names} needs more of the teacher than its logits: give a teacher.")
+        if not datasets:
+            raise ValueError(f"kd_losses: {names} needs an example to fit student and teacher: give train_dataset.")
+        match(self._objective, student, teacher, self.data_collator([next(iter(datasets[0]))]))
 
     @property
     def teacher(self) -> PreTrainedModel | None:
@@ -218,17 +240,16 @@ class DistillationTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, SequenceClassifierOutput]:
         """The weighted loss with the weights in force: what non-measuring steps descend and evaluation reports."""
-        outputs = self._student_outputs(model, inputs)
-        teacher_logits = self._soft_targets.logits(inputs)
-        losses = torch.stack(self._losses(outputs, teacher_logits, inputs["labels"], num_items_in_batch))
+        outputs, teacher_outputs = self._student_outputs(model, inputs), self._soft_targets.outputs(inputs)
+        losses = self._losses(outputs, teacher_outputs, inputs, num_items_in_batch).stacked()
         if model.training:
             self._step_record.add(losses.detach(), ends_step=self.accelerator.sync_gradients)
-            self._take_votes(outputs.logits, teacher_logits, inputs["labels"])
+            self._take_votes(outputs.logits, teacher_outputs["logits"], inputs["labels"])
         else:
             gather = self.accelerator.gather_for_metrics
-            self._evaluation_record.add(outputs.logits, teacher_logits, losses.detach(), gather)
-        loss = torch.dot(losses, torch.stack(self.loss_weights))
-        return (loss, outputs) if return_outputs else loss
+            self._evaluation_record.add(outputs.logits, teacher_outputs["logits"], losses.detach(), gather)
+        loss = torch.dot(losses[:2], torch.stack(self.loss_weights))
+        return (loss, without(outputs, self._added_outputs)) if return_outputs else loss
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -248,14 +269,14 @@ class DistillationTrainer(Trainer):
         step = self._step = self._step or MeasuringStep(model, optimizer, self.accelerator, self.args)
         with step.local_gradients(), self.compute_loss_context_manager():
             outputs, cut = cut_outputs(self._student_outputs(model, inputs))
-            teacher_logits = self._soft_targets.logits(inputs)
-            step.backward(cut, *self._losses(outputs, teacher_logits, inputs["labels"], num_items_in_batch))
-        self._take_votes(outputs.logits, teacher_logits, inputs["labels"])
+            teacher_outputs = self._soft_targets.outputs(inputs)
+            step.backward(cut, self._losses(outputs, teacher_outputs, inputs, num_items_in_batch))
+        self._take_votes(outputs.logits, teacher_outputs["logits"], inputs["labels"])
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
         self._step_record.gram, self._step = step.finish(state), None
         self._step_record.add(step.losses, ends_step=True)
-        return torch.dot(step.losses, torch.stack(self.loss_weights))
+        return torch.dot(step.losses[:2], torch.stack(self.loss_weights))
 
     def _take_votes(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> None:
         """Let the student judge between label and teacher, as long as it has not been trained on these examples."""
@@ -268,26 +289,27 @@ class DistillationTrainer(Trainer):
             self._votes = torch.zeros_like(self._votes)
 
     def _student_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> SequenceClassifierOutput:
-        return model(**{name: value for name, value in inputs.items() if name in self._student_inputs})
+        flags = forward_flags(self._objective.needs)
+        return model(**{name: value for name, value in inputs.items() if name in self._student_inputs}, **flags)
 
     def _losses(
         self,
         outputs: SequenceClassifierOutput,
-        teacher_logits: Tensor,
-        labels: Tensor,
+        teacher_outputs: Mapping[str, Any],
+        inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None,
-    ) -> tuple[Tensor, Tensor]:
-        """(task_loss, kd_loss) of one student forward, both divided by the same number of items."""
-        num_items = num_items_in_batch if num_items_in_batch is not None else count_items(labels)
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            num_items = num_items_in_batch / self.accelerator.num_processes  # DDP's average divides by them once more
-        if self.compute_loss_func is not None:
-            task = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items)
-        else:
-            task = task_loss(outputs.logits, labels, num_items, self.args.label_smoothing_factor)
-        if outputs.logits.shape[-1] == 1:
-            return task, logit_mse_loss(outputs.logits, teacher_logits, labels, num_items)
-        return task, soft_target_loss(outputs.logits, teacher_logits, labels, num_items, self.args.temperature)
+    ) -> Losses:
+        """The objective's losses of one student forward, all divided by the same number of items."""
+        num_items = num_items_in_batch
+        if num_items is not None and self.args.average_tokens_across_devices:
+            num_items = num_items / self.accelerator.num_processes  # DDP's average divides by them once more
+        return self._objective(outputs, teacher_outputs, inputs, num_items)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the student; projections are left out where it is saved for use, and kept in checkpoints."""
+        model = self.accelerator.unwrap_model(self.model)
+        with contextlib.nullcontext() if _internal_call else left_out(model):
+            super().save_model(output_dir, _internal_call)
 
     def create_model_card(self, language: str | None = None, **told: Any) -> None:
         """Write the student's model card, and the figure of λ beside it; arguments as for `Trainer`'s own."""
@@ -313,7 +335,7 @@ class DistillationTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Add both losses and the agreement with the teacher to the metrics of `evaluate` and `predict`."""
-        self._evaluation_record = EvaluationRecord()
+        self._evaluation_record = EvaluationRecord(self._objective.names)
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         own = {f"{metric_key_prefix}_{name}": value for name, value in self._evaluation_record.metrics().items()}
         return output._replace(metrics=(output.metrics or {}) | own)

@@ -29,6 +29,12 @@ def models(num_labels: int = 3, **config) -> tuple[nn.Module, nn.Module]:
     return teacher, student
 
 
+def narrow_student(hidden_size: int = 24, **config) -> nn.Module:
+    """A student that has two layers as `models`' has, of another width."""
+    torch.manual_seed(3)
+    return tiny_bert(3, layers=2, hidden_size=hidden_size, **NO_DROPOUT, **config)
+
+
 def examples(count: int = STEPS * BATCH, num_labels: int = 3) -> Dataset:
     """Random sentences with random labels, all of one length."""
     generator = torch.Generator().manual_seed(1)

@@ -1,152 +1,183 @@
-"""Task loss and distillation losses against values computed by hand and against torch's own."""
+"""What all distillation losses have in common: what counts in them, how they add up, their precision and gradients."""
 
-import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from hf_kd_lambda.losses import IGNORED, count_items, logit_mse_loss, soft_target_loss, task_loss
+from hf_kd_lambda import losses
+from hf_kd_lambda.losses import IGNORED
 
-LOGITS = torch.tensor([[math.log(2), 0.0], [0.0, math.log(3)]])  # probabilities (2/3, 1/3) and (1/4, 3/4)
-
-
-def random_batch(items=6, classes=4, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    student, teacher = (3 * torch.randn(items, classes, generator=generator) for _ in range(2))
-    return student, teacher, torch.randint(0, classes, (items,), generator=generator)
-
-
-def test_ignored_labels_are_not_counted():
-    assert count_items(torch.tensor([[0, IGNORED], [2, 1]])).item() == 3
+EXAMPLES, LENGTH, WIDTH, HEADS = 4, 3, 6, 2
+MASK = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0], [0, 1, 1]])  # padded on the right, and on the left
+OF_EXAMPLES = torch.tensor([1, IGNORED, 0, 2])
+OF_TOKENS = torch.tensor([[3, 0, 5], [IGNORED, IGNORED, IGNORED], [IGNORED, 2, IGNORED], [IGNORED, 1, 4]])
 
 
-def test_task_loss_by_hand():
-    loss = task_loss(LOGITS, torch.tensor([0, 0]), num_items=4)
-    assert loss.item() == pytest.approx((math.log(3 / 2) + math.log(4)) / 4, rel=1e-6)
-
-
-def test_soft_target_loss_by_hand():
-    teacher = torch.zeros_like(LOGITS)  # probabilities ½, ½ at any temperature
-    loss = soft_target_loss(LOGITS, teacher, torch.tensor([0, 1]), num_items=2, temperature=1.0)
-    divergences = [math.log(0.5 / p) / 2 + math.log(0.5 / (1 - p)) / 2 for p in (2 / 3, 1 / 4)]
-    assert loss.item() == pytest.approx(sum(divergences) / 2, rel=1e-6)
-
-
-def test_temperature_softens_both_distributions_and_squares_into_the_loss():
-    labels = torch.tensor([0, 1])
-    soft = soft_target_loss(3 * LOGITS, torch.zeros_like(LOGITS), labels, 2, temperature=3.0)
-    assert soft.item() == pytest.approx(
-        9 * soft_target_loss(LOGITS, torch.zeros_like(LOGITS), labels, 2, temperature=1.0).item(), rel=1e-6
+def top_kl(student, teacher, labels):
+    values, indices = teacher.float().topk(3, dim=-1)
+    return losses.token_top_kl_loss(
+        student, values, indices, teacher.float().logsumexp(-1, keepdim=True), labels, 5, shift=False, chunk_size=4
     )
 
 
-def test_soft_target_loss_vanishes_where_student_equals_teacher_up_to_a_constant():
-    student, _, labels = random_batch()
-    assert soft_target_loss(student, student + 5, labels, 6, temperature=2.0).item() == pytest.approx(0, abs=1e-6)
+def attention(scores, mask):
+    return scores.masked_fill(mask[:, None, None, :].eq(0), float("-inf")).softmax(-1)
 
 
-def test_soft_target_gradient_at_high_temperature_is_that_of_matching_centred_logits():
-    student, teacher, labels = random_batch()
-    student.requires_grad_()
-    soft_target_loss(student, teacher, labels, num_items=6, temperature=1000.0).backward()
-    difference = (student - teacher).detach()
-    limit = (difference - difference.mean(-1, keepdim=True)) / (6 * 4)
-    torch.testing.assert_close(student.grad, limit, rtol=0.01, atol=1e-4)
+def counted_positions(labels, mask):
+    return (mask.bool() & labels.reshape(len(labels), -1).ne(IGNORED).any(-1, keepdim=True))[..., None]
 
 
-def test_soft_target_gradient_keeps_its_size_when_the_temperature_changes():
-    student, teacher, labels = random_batch()
-    student.requires_grad_()
-
-    def size(temperature):
-        loss = soft_target_loss(student, teacher, labels, 6, temperature)
-        return torch.autograd.grad(loss, student)[0].norm().item()
-
-    assert size(200.0) == pytest.approx(size(20.0), rel=0.1)
+def counted_entries(labels, mask):
+    return counted_positions(labels, mask)[:, None] & mask.bool()[:, None, None, :]
 
 
-def test_logit_mse_loss_by_hand():
-    student, teacher = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.5], [1.0]])
-    assert logit_mse_loss(student, teacher, torch.tensor([0.0, 0.0]), num_items=2).item() == (0.25 + 4) / 2
+def next_labels(labels, _):
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORED).ne(IGNORED)[..., None]
 
 
-def test_one_output_means_squared_error():
-    assert task_loss(torch.tensor([[1.0], [3.0]]), torch.tensor([0.0, 1.0]), num_items=2).item() == (1 + 4) / 2
+class Case(NamedTuple):
+    """A loss, divided by 5 items."""
+
+    loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+    """Of student, teacher, labels, mask."""
+    shape: tuple[int, ...]
+    """Of an example of the student and of the teacher."""
+    labels: Tensor
+    counted: Callable[[Tensor, Tensor], Tensor]
+    """Which entries of the student's tensor count, from labels and mask."""
+    prepare: Callable[[Tensor, Tensor], Tensor] = lambda values, _: values
+    """From random numbers and the mask to what the loss takes."""
 
 
-def test_integer_labels_of_a_regression_are_taken_as_numbers():
-    assert task_loss(torch.tensor([[1.5]]), torch.tensor([1]), num_items=1).item() == 0.25
+def of_items(loss):
+    return Case(loss, (LENGTH, WIDTH), OF_TOKENS, lambda labels, _: labels.ne(IGNORED)[..., None])
 
 
-@pytest.mark.parametrize("loss", ["task", "soft target"])
-def test_ignored_items_have_neither_loss_nor_gradient(loss):
-    student, teacher, labels = random_batch()
-    student.requires_grad_()
-    labels[[1, 4]] = IGNORED
-    kept = labels != IGNORED
-
-    def value(student, teacher, labels):
-        if loss == "task":
-            return task_loss(student, labels, 4)
-        return soft_target_loss(student, teacher, labels, 4, temperature=2.0)
-
-    masked = value(student, teacher, labels)
-    torch.testing.assert_close(masked, value(student[kept], teacher[kept], labels[kept]))
-    (gradient,) = torch.autograd.grad(masked, student)
-    assert gradient[~kept].eq(0).all()
-    assert gradient[kept].ne(0).all()
+def of_positions(loss, labels=OF_EXAMPLES):
+    return Case(lambda s, t, y, m: loss(s, t, m, y, 5), (LENGTH, WIDTH), labels, counted_positions)
 
 
-def test_an_ignored_item_cannot_make_the_loss_infinite():
-    student, teacher, labels = random_batch()
-    student[0], labels[0] = float("nan"), IGNORED
-    assert soft_target_loss(student, teacher, labels, 5, temperature=2.0).isfinite()
+def of_maps(loss, prepare):
+    shape = (HEADS, LENGTH, LENGTH)
+    return Case(lambda s, t, y, m: loss(s, t, m, y, 5), shape, OF_EXAMPLES, counted_entries, prepare)
 
 
-def test_positions_count_like_examples():
-    student, teacher, labels = random_batch()
-    shaped = student.view(2, 3, 4), teacher.view(2, 3, 4), labels.view(2, 3)
-    torch.testing.assert_close(task_loss(shaped[0], shaped[2], 6), task_loss(student, labels, 6))
-    torch.testing.assert_close(
-        soft_target_loss(*shaped, num_items=6, temperature=2.0),
-        soft_target_loss(student, teacher, labels, num_items=6, temperature=2.0),
+def of_features(loss):
+    return Case(
+        lambda s, t, y, _: loss(s, t, y, 5), (2, 3, 2), OF_EXAMPLES, lambda y, _: y.ne(IGNORED)[:, None, None, None]
     )
 
 
-@pytest.mark.parametrize("num_items", [6, torch.tensor(6)], ids=["int", "tensor"])
-def test_micro_batches_add_up_to_the_whole_batch(num_items):
-    student, teacher, labels = random_batch()
-    labels[2] = IGNORED
-    parts = list(zip(student.split([1, 2, 3]), teacher.split([1, 2, 3]), labels.split([1, 2, 3]), strict=True))
-    whole = task_loss(student, labels, num_items)
-    torch.testing.assert_close(sum(task_loss(s, y, num_items) for s, _, y in parts), whole)
-    whole = soft_target_loss(student, teacher, labels, num_items, temperature=2.0)
-    torch.testing.assert_close(sum(soft_target_loss(*part, num_items, temperature=2.0) for part in parts), whole)
+CASES = {
+    "soft_target": of_items(lambda s, t, y, _: losses.soft_target_loss(s, t, y, 5, 2.0)),
+    "reverse_kl": of_items(lambda s, t, y, _: losses.reverse_kl_loss(s, t, y, 5, 2.0)),
+    "jensen_shannon": of_items(lambda s, t, y, _: losses.jensen_shannon_loss(s, t, y, 5, 2.0, beta=0.3)),
+    "dkd": of_items(lambda s, t, y, _: losses.dkd_loss(s, t, y, 5, 2.0, alpha=1.0, beta=2.0)),
+    "logit_mse": of_items(lambda s, t, y, _: losses.logit_mse_loss(s, t, y, 5)),
+    "hidden_mse": of_positions(losses.hidden_mse_loss),
+    "hidden_mse of tokens": of_positions(losses.hidden_mse_loss, OF_TOKENS),
+    "hidden_cosine": of_positions(losses.hidden_cosine_loss),
+    "pkd": of_positions(losses.pkd_loss),
+    "feature_mse": of_features(losses.feature_mse_loss),
+    "attention_transfer": of_features(losses.attention_transfer_loss),
+    "attention_map": of_maps(losses.attention_map_loss, lambda scores, _: scores),
+    "attention_kl": of_maps(losses.attention_kl_loss, attention),
+    "relation": of_positions(lambda *arguments: losses.relation_loss(*arguments, relation_heads=2)),
+    "token_kl": of_items(lambda s, t, y, _: losses.token_kl_loss(s, t, y, 5, 2.0, shift=False, chunk_size=4)),
+    "token_kl shifted": of_items(
+        lambda s, t, y, _: losses.token_kl_loss(s, t, y, 5, 2.0, shift=True, chunk_size=4)
+    )._replace(counted=next_labels),
+    "token_top_kl": of_items(lambda s, t, y, _: top_kl(s, t, y)),
+}
 
 
-def test_label_smoothing_is_torchs():
-    student, _, labels = random_batch()
-    labels[3] = IGNORED
-    expected = F.cross_entropy(student, labels, label_smoothing=0.2, reduction="sum") / 5
-    torch.testing.assert_close(task_loss(student, labels, 5, label_smoothing=0.2), expected)
-    assert not torch.isclose(expected, task_loss(student, labels, 5))
+@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+def case(request):
+    return request.param
+
+
+def inputs(case, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    shape = EXAMPLES, *case.shape
+    student, teacher = (case.prepare(torch.randn(shape, generator=generator), MASK).to(dtype) for _ in range(2))
+    return student.requires_grad_(), teacher
+
+
+def value_and_gradient(case, student, teacher, rows=slice(None)):
+    loss = case.loss(student[rows], teacher[rows], case.labels[rows], MASK[rows])
+    return loss.detach(), torch.autograd.grad(loss, student)[0]
+
+
+def test_a_student_that_equals_its_teacher_has_neither_loss_nor_gradient(case):
+    student, _ = inputs(case)
+    # A divergence of probabilities has a gradient, which is the same for all of a row and ends at the softmax.
+    loss, gradient = value_and_gradient(case, student, student.detach())
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    if case.prepare is not attention:
+        assert gradient.abs().max() < 1e-6
+
+
+def test_another_student_has_a_loss(case):
+    assert case.loss(*inputs(case), case.labels, MASK).item() > 0.01
+
+
+@pytest.mark.parametrize("garbage", [1e4, float("nan"), float("inf"), float("-inf")])
+def test_what_is_masked_has_neither_loss_nor_gradient_whatever_is_there(case, garbage):
+    student, teacher = inputs(case)
+    counted = case.counted(case.labels, MASK).expand_as(student)
+    assert counted.any()
+    assert not counted.all()
+    expected, expected_gradient = value_and_gradient(case, student, teacher)
+    filled = [each.detach().where(counted, garbage) for each in (student, teacher)]
+    loss, gradient = value_and_gradient(case, filled[0].requires_grad_(), filled[1])
+    assert torch.equal(loss, expected)
+    assert torch.equal(gradient, expected_gradient)
+    assert gradient[~counted].eq(0).all()
+    assert gradient[counted].ne(0).any()
+
+
+def test_micro_batches_add_up_to_the_whole_batch(case):
+    student, teacher = inputs(case)
+    whole, gradient = value_and_gradient(case, student, teacher)
+    parts = [value_and_gradient(case, student, teacher, slice(*rows)) for rows in ((0, 1), (1, 2), (2, 4))]
+    torch.testing.assert_close(sum(loss for loss, _ in parts), whole)
+    torch.testing.assert_close(sum(part for _, part in parts), gradient)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_losses_of_half_precision_logits_are_computed_in_fp32(dtype):
-    student, teacher, labels = random_batch()
-    student, teacher = student.to(dtype), teacher.to(dtype)
-    losses = {
-        task_loss(student, labels, 6): task_loss(student.float(), labels, 6),
-        task_loss(student[:, :1], labels, 6): task_loss(student[:, :1].float(), labels, 6),
-        soft_target_loss(student, teacher, labels, 6, 2.0): soft_target_loss(
-            student.float(), teacher.float(), labels, 6, 2.0
-        ),
-        logit_mse_loss(student[:, :1], teacher[:, :1], labels, 6): logit_mse_loss(
-            student[:, :1].float(), teacher[:, :1].float(), labels, 6
-        ),
-    }
-    for half, full in losses.items():
-        assert half.dtype == torch.float32
-        assert half.item() == full.item()
+def test_half_precision_is_computed_in_fp32(case, dtype):
+    student, teacher = inputs(case, dtype)
+    loss = case.loss(student, teacher, case.labels, MASK)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, case.loss(student.float(), teacher.float(), case.labels, MASK))
+
+
+def test_autocast_changes_nothing(case):
+    student, teacher = inputs(case)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = case.loss(student, teacher, case.labels, MASK)
+    assert torch.equal(loss, case.loss(student, teacher, case.labels, MASK))
+
+
+def test_gradient_is_that_of_finite_differences(case):
+    raw = torch.randn(EXAMPLES, *case.shape, dtype=torch.double, generator=torch.Generator().manual_seed(1))
+    _, teacher = inputs(case)
+
+    def loss(raw):
+        return 5 * case.loss(case.prepare(raw, MASK), teacher, case.labels, MASK)
+
+    # The loss is computed in fp32, whose rounding asks for wide differences.
+    assert torch.autograd.gradcheck(loss, raw.requires_grad_(), eps=1e-2, atol=2e-3, rtol=1e-2)
+
+
+def test_the_number_of_items_may_be_a_tensor():
+    student, teacher = inputs(CASES["soft_target"])
+    values = [losses.soft_target_loss(student, teacher, OF_TOKENS, items, 2.0) for items in (6, torch.tensor(6))]
+    assert torch.equal(*values)
+    states = [losses.hidden_mse_loss(student, teacher, MASK, OF_TOKENS, items) for items in (6, torch.tensor(6))]
+    assert torch.equal(*states)

@@ -6,6 +6,7 @@ import torch
 from hf_kd_lambda.gram import Gram
 from hf_kd_lambda.run_records import EvaluationRecord, StepRecord
 
+NAMES = ["task_loss", "kd_loss"]
 WEIGHTS = torch.tensor(0.25), torch.tensor(0.75)
 
 
@@ -14,7 +15,7 @@ def take(record, average=lambda losses: losses):
 
 
 def test_losses_are_summed_over_micro_batches_and_averaged_over_steps():
-    record = StepRecord(torch.device("cpu"))
+    record = StepRecord(NAMES, torch.device("cpu"))
     for losses, ends_step in (([1.0, 2.0], False), ([3.0, 4.0], True), ([8.0, 2.0], True)):
         record.add(torch.tensor(losses), ends_step)
     assert take(record) == pytest.approx({"task_loss": 6.0, "kd_loss": 4.0, "lambda": 3.0, "kd_weight": 0.75})
@@ -24,14 +25,14 @@ def test_losses_are_summed_over_micro_batches_and_averaged_over_steps():
 
 
 def test_losses_are_averaged_over_ranks():
-    record = StepRecord(torch.device("cpu"))
+    record = StepRecord(NAMES, torch.device("cpu"))
     record.add(torch.tensor([2.0, 4.0]), ends_step=True)
     logs = take(record, average=lambda losses: losses / 2)
     assert (logs["task_loss"], logs["kd_loss"]) == (1.0, 2.0)
 
 
 def test_the_last_gradients_are_logged_but_for_what_is_not_finite():
-    record = StepRecord(torch.device("cpu"))
+    record = StepRecord(NAMES, torch.device("cpu"))
     record.add(torch.tensor([1.0, float("inf")]), ends_step=True)
     record.gram = Gram(torch.tensor(9.0), torch.tensor(4.0), torch.tensor(-3.0))
     logs = take(record)
@@ -40,7 +41,7 @@ def test_the_last_gradients_are_logged_but_for_what_is_not_finite():
 
 
 def test_an_evaluation_averages_losses_over_examples_and_counts_agreement():
-    record = EvaluationRecord()
+    record = EvaluationRecord(NAMES)
     agree, disagree = torch.tensor([[2.0, 1.0]] * 3), torch.tensor([[1.0, 2.0]])
     record.add(agree, agree, torch.tensor([1.0, 2.0]), gather=lambda rows: rows)
     record.add(agree[:1], disagree, torch.tensor([5.0, 6.0]), gather=lambda rows: rows)
@@ -48,11 +49,21 @@ def test_an_evaluation_averages_losses_over_examples_and_counts_agreement():
 
 
 def test_rows_that_only_pad_the_last_batch_do_not_count():
-    record = EvaluationRecord()
+    record = EvaluationRecord(NAMES)
     record.add(torch.eye(2), torch.eye(2).flip(0), torch.tensor([1.0, 1.0]), gather=lambda rows: rows[:0])
     record.add(torch.eye(2), torch.eye(2), torch.tensor([1.0, 1.0]), gather=lambda rows: rows)
     assert record.metrics()["teacher_agreement"] == 1.0
 
 
 def test_nothing_evaluated_has_no_metrics():
-    assert EvaluationRecord().metrics() == {}
+    assert EvaluationRecord(NAMES).metrics() == {}
+
+
+def test_each_part_of_the_kd_loss_is_told_beside_it():
+    names = [*NAMES, "kd_loss/soft_targets", "kd_loss/pkd"]
+    losses = torch.tensor([1.0, 5.0, 2.0, 3.0])
+    steps, evaluation = StepRecord(names, torch.device("cpu")), EvaluationRecord(names)
+    steps.add(losses, ends_step=True)
+    evaluation.add(torch.eye(2), torch.eye(2), losses, gather=lambda rows: rows)
+    for told in (take(steps), evaluation.metrics()):
+        assert [told[name] for name in names] == losses.tolist()

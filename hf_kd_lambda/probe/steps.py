@@ -14,7 +14,7 @@ Losses = Callable[[], Tensor]
 
 
 def exact_losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Both losses as `losses.py` defines them, but in the precision of the logits.
+    """Both losses as `hf_kd_lambda.losses` defines them, but in the precision of the logits.
 
     Args:
         logits, teacher_logits: `[examples, classes]`, or `[examples, 1]` for regression.

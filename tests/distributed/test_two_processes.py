@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import BATCH, assert_same_run, config, examples, flat, logged, models, reference_run, train
+from small_runs import (
+    BATCH,
+    assert_same_run,
+    config,
+    examples,
+    flat,
+    logged,
+    models,
+    narrow_student,
+    reference_run,
+    train,
+)
 
 TESTS = Path(__file__).parents[1]
 FSDP2 = {
@@ -82,3 +93,20 @@ def test_what_rules_need_is_the_same_as_in_one_process(tmp_path, settings, whole
         assert logged(log_history, name) == pytest.approx(expected, rel=1e-4)
     both = torch.cat([weights[name].flatten() for name, _ in single.model.named_parameters()])
     assert (both - flat(single.model)).norm() < 1e-5 * both.norm()
+
+
+@pytest.mark.parametrize("interval", [1, 2], ids=["measured", "half of it unmeasured"])
+@pytest.mark.parametrize("sharding", [{}, FSDP2], ids=["DDP", "FSDP2"])
+def test_hidden_states_and_their_projections_are_the_same_as_in_one_process(tmp_path, sharding, interval):
+    settings = {"kd_losses": {"soft_targets": 1, "hidden_mse": 1}, "lambda_interval": interval}
+    teacher, _ = models()
+    single = train(config(tmp_path / "one", **settings), teacher, narrow_student(), examples())
+    log_history, weights = run_two_processes(tmp_path, **settings, **HALVES, **sharding, narrow=True)
+    for name in ("lambda", "grad_norm_kd", "kd_loss/hidden_mse"):
+        expected = logged(single.state.log_history, name)
+        assert len(expected) == 6
+        assert logged(log_history, name) == pytest.approx(expected, rel=1e-4)
+    of_one = dict(single.model.named_parameters())
+    assert "kd_projections.1.weight" in of_one
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, of_one[name].detach(), rtol=1e-4, atol=1e-6)

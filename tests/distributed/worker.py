@@ -10,20 +10,20 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType
 from process_group import leave_group
 from safetensors.torch import save_file
-from small_runs import config, examples, models, train
+from small_runs import config, examples, models, narrow_student, train
 from torch.distributed.tensor import DTensor
 
 
 def main() -> None:
     folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
-    model_settings = settings.pop("models", {})
+    model_settings, narrow = settings.pop("models", {}), settings.pop("narrow", False)
     args = config(folder / "run", **settings)
     assert args.world_size == dist.get_world_size() == 2
     if args.fsdp:
         # Accelerate shards on accelerators only, and else trains with DDP without a word. FSDP2 itself runs on gloo.
         PartialState().distributed_type = DistributedType.MULTI_GPU
     teacher, student = models(**model_settings)
-    trainer = train(args, teacher, student, examples())
+    trainer = train(args, teacher, narrow_student() if narrow else student, examples())
     assert trainer.is_fsdp_enabled == bool(args.fsdp)
     weights = {}
     for name, parameter in trainer.model.named_parameters():

@@ -1,0 +1,70 @@
+"""KD losses by the names that settings use."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from hf_kd_lambda.kd_losses.kd_loss import KDLoss
+from hf_kd_lambda.kd_losses.of_layers import (
+    PKD,
+    AttentionKL,
+    AttentionMaps,
+    AttentionTransfer,
+    EmbeddingMSE,
+    FeatureMSE,
+    HiddenCosine,
+    HiddenMSE,
+    Relations,
+    ValueRelations,
+)
+from hf_kd_lambda.kd_losses.of_logits import DKD, JensenShannon, LogitMSE, ReverseKL, SoftTargets
+from hf_kd_lambda.names import check_known
+
+KD_LOSSES: dict[str, type[KDLoss]] = {
+    "soft_targets": SoftTargets,
+    "reverse_kl": ReverseKL,
+    "jensen_shannon": JensenShannon,
+    "logit_mse": LogitMSE,
+    "dkd": DKD,
+    "embedding_mse": EmbeddingMSE,
+    "hidden_mse": HiddenMSE,
+    "hidden_cosine": HiddenCosine,
+    "pkd": PKD,
+    "attention_maps": AttentionMaps,
+    "attention_kl": AttentionKL,
+    "relations": Relations,
+    "value_relations": ValueRelations,
+    "feature_mse": FeatureMSE,
+    "attention_transfer": AttentionTransfer,
+}
+OF_DISTRIBUTIONS = frozenset({"soft_targets", "reverse_kl", "jensen_shannon", "dkd"})
+"""Those that have no meaning for one output."""
+
+
+def make_kd_losses(settings: Mapping[str, Any]) -> dict[str, KDLoss]:
+    """KD losses by their names.
+
+    Args:
+        settings: of each either its weight, or its hyper-parameters, `weight` among them.
+
+    Raises:
+        ValueError: none is named, or a loss or hyper-parameter is unknown or out of its range.
+    """
+    if not settings:
+        raise ValueError("none is named: leave kd_losses out for soft targets.")
+    return {name: _make(name, given) for name, given in settings.items()}
+
+
+def _make(name: str, given: Any) -> KDLoss:
+    check_known(name, KD_LOSSES, "KD loss")
+    kind = KD_LOSSES[name]
+    hyper = dict(given) if isinstance(given, Mapping) else {"weight": given}
+    for key in hyper:
+        check_known(key, [field.name for field in fields(kind)], f"setting of KD loss {name!r}:")
+    weight = hyper.get("weight", 1.0)
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+        raise ValueError(f"{name}: weight={weight!r} must be a number.")
+    try:
+        return kind(**hyper)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from None

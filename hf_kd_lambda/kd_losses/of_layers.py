@@ -1,0 +1,192 @@
+"""KD losses of what is inside: hidden states, attention maps, relations of tokens, feature maps."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from hf_kd_lambda.kd_losses.kd_loss import Given, KDLoss
+from hf_kd_lambda.layer_map import layer_map
+from hf_kd_lambda.losses import (
+    attention_kl_loss,
+    attention_map_loss,
+    attention_transfer_loss,
+    feature_mse_loss,
+    hidden_cosine_loss,
+    hidden_mse_loss,
+    pkd_loss,
+    relation_loss,
+)
+
+LayerMap = str | Mapping[int, int] | Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class LayerLoss(KDLoss):
+    """A loss of pairs of layers, averaged over the pairs.
+
+    Args:
+        layers: which layer of the teacher each of the student's learns from, see `layer_map`.
+    """
+
+    layers: LayerMap = "uniform"
+
+    @abstractmethod
+    def pair_loss(self, student: Any, teacher: Any, given: Given) -> Tensor:
+        """Of one pair: what `needs` names, of one layer of each."""
+
+    def pairs(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
+        """Indices in both models' outputs of what `needs` names."""
+        return layer_map(self.layers, *(len(each[self.needs[0]]) for each in (student, teacher)))
+
+    def __call__(self, given: Given) -> Tensor:
+        student, teacher = given.student, given.teacher
+        losses = [
+            self.pair_loss(student[name][one], teacher[name][other], given)
+            for name in self.needs
+            for one, other in self.pairs(student, teacher)
+        ]
+        return torch.stack(losses).mean()
+
+
+@dataclass(frozen=True)
+class HiddenLoss(LayerLoss):
+    """A loss of hidden states; a student of another width is projected to the teacher's."""
+
+    needs: ClassVar[tuple[str, ...]] = ("hidden_states",)
+
+    def pairs(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
+        # The first of the hidden states are the embeddings.
+        counts = (len(each["hidden_states"]) - 1 for each in (student, teacher))
+        return [(s + 1, t + 1) for s, t in layer_map(self.layers, *counts)]
+
+    def layers_of(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
+        return self.pairs(student, teacher)
+
+
+def _of_tokens(given: Given) -> tuple[Tensor, Tensor, Tensor | int]:
+    if given.attention_mask is None:
+        raise ValueError("needs tokens with an attention_mask: of images take feature_mse or attention_transfer.")
+    return given.attention_mask, given.labels, given.num_items
+
+
+@dataclass(frozen=True)
+class HiddenMSE(HiddenLoss):
+    """See `hidden_mse_loss`."""
+
+    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
+        return hidden_mse_loss(student, teacher, *_of_tokens(given))
+
+
+@dataclass(frozen=True)
+class HiddenCosine(HiddenLoss):
+    """See `hidden_cosine_loss`."""
+
+    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
+        return hidden_cosine_loss(student, teacher, *_of_tokens(given))
+
+
+@dataclass(frozen=True)
+class PKD(HiddenLoss):
+    """See `pkd_loss`."""
+
+    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
+        return pkd_loss(student, teacher, *_of_tokens(given))
+
+
+@dataclass(frozen=True)
+class EmbeddingMSE(KDLoss):
+    """`hidden_mse_loss` of the embeddings' output (TinyBERT, Jiao et al. 2020, equation 9)."""
+
+    needs: ClassVar[tuple[str, ...]] = ("hidden_states",)
+
+    def layers_of(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
+        return [(0, 0)]
+
+    def __call__(self, given: Given) -> Tensor:
+        student, teacher = given.student["hidden_states"][0], given.teacher["hidden_states"][0]
+        return hidden_mse_loss(student, teacher, *_of_tokens(given))
+
+
+@dataclass(frozen=True)
+class AttentionMaps(LayerLoss):
+    """See `attention_map_loss`."""
+
+    needs: ClassVar[tuple[str, ...]] = ("attentions",)
+
+    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
+        return attention_map_loss(student, teacher, *_of_tokens(given))
+
+
+@dataclass(frozen=True)
+class LastLayerLoss(LayerLoss):
+    """By default of the last layer of each alone, as MiniLM's."""
+
+    layers: LayerMap = "top"
+
+    def pairs(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
+        if self.layers == "top":
+            return [(len(student[self.needs[0]]) - 1, len(teacher[self.needs[0]]) - 1)]
+        return super().pairs(student, teacher)
+
+
+@dataclass(frozen=True)
+class AttentionKL(LastLayerLoss):
+    """See `attention_kl_loss`."""
+
+    needs: ClassVar[tuple[str, ...]] = ("attentions",)
+
+    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
+        return attention_kl_loss(student, teacher, *_of_tokens(given))
+
+
+@dataclass(frozen=True)
+class Relations(LastLayerLoss):
+    """Mean of `relation_loss` over queries, keys and values (MiniLMv2).
+
+    Args:
+        relation_heads: into how many heads their vectors are split again; must divide both widths.
+
+    Raises:
+        ValueError: `relation_heads` is not positive.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("query_vectors", "key_vectors", "value_vectors")
+    relation_heads: int = 12
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.relation_heads < 1:
+            raise ValueError(f"relation_heads={self.relation_heads} must be at least 1.")
+
+    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
+        return relation_loss(student, teacher, *_of_tokens(given), relation_heads=self.relation_heads)
+
+
+@dataclass(frozen=True)
+class ValueRelations(Relations):
+    """`relation_loss` of values alone (MiniLM, with `attention_kl` beside it)."""
+
+    needs: ClassVar[tuple[str, ...]] = ("value_vectors",)
+
+
+@dataclass(frozen=True)
+class FeatureMSE(HiddenLoss):
+    """See `feature_mse_loss`."""
+
+    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
+        return feature_mse_loss(student, teacher, given.labels, given.num_items)
+
+
+@dataclass(frozen=True)
+class AttentionTransfer(HiddenLoss):
+    """See `attention_transfer_loss`."""
+
+    def layers_of(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
+        return []  # it sums over channels
+
+    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
+        return attention_transfer_loss(student, teacher, given.labels, given.num_items)

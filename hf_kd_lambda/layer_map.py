@@ -1,0 +1,60 @@
+"""Which layer of the teacher each layer of the student learns from."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def layer_map(
+    spec: str | Mapping[int, int] | Sequence[Sequence[int]], student_layers: int, teacher_layers: int
+) -> list[tuple[int, int]]:
+    """Pairs of a student's and a teacher's layer, both counted from 0: layer i puts out `hidden_states[i + 1]`.
+
+    `uniform` spreads the student's M layers evenly over the teacher's N, the last to the last: counted from 1, layer m
+    to layer m·N/M (TinyBERT, Jiao et al. 2020, section 3.1), rounded to the nearest, halves up, where that is no
+    integer. `last` takes the teacher's last M layers in their order (PKD-Last, Sun et al. 2019).
+
+    Args:
+        spec: `uniform`, `last`, or the pairs themselves, as {student's layer: teacher's layer} or a list of pairs.
+            Layers may be left out and, in a list, come several times.
+        student_layers: M.
+        teacher_layers: N.
+
+    Raises:
+        ValueError: there is no such layer, `last` has too few of the teacher's, or `spec` is something else.
+    """
+    if spec == "uniform":
+        return [(m - 1, _nearest(m * teacher_layers, student_layers) - 1) for m in range(1, student_layers + 1)]
+    if spec == "last":
+        if student_layers > teacher_layers:
+            raise ValueError(
+                f"layer_map='last' needs as many layers of the teacher as of the student, which has {student_layers}, "
+                f"the teacher {teacher_layers}: use 'uniform', or name the pairs."
+            )
+        return [(layer, teacher_layers - student_layers + layer) for layer in range(student_layers)]
+    pairs = _pairs(spec)
+    for student, teacher in pairs:
+        if not (0 <= student < student_layers and 0 <= teacher < teacher_layers):
+            raise ValueError(
+                f"layer_map={spec!r}: there is no pair ({student}, {teacher}), the student has layers 0 to "
+                f"{student_layers - 1}, the teacher 0 to {teacher_layers - 1}."
+            )
+    return pairs
+
+
+def _nearest(numerator: int, denominator: int) -> int:
+    """The fraction rounded to the nearest integer, but at least 1: a student may be far deeper than its teacher."""
+    return max((2 * numerator + denominator) // (2 * denominator), 1)
+
+
+def _pairs(spec: Any) -> list[tuple[int, int]]:
+    """What a settings file holds, as pairs of layers if it is that."""
+    try:
+        pairs = [(student, teacher) for student, teacher in (spec.items() if isinstance(spec, Mapping) else spec)]
+    except (TypeError, ValueError):
+        pairs = []
+    if not pairs or not all(isinstance(layer, int) for pair in pairs for layer in pair):
+        raise ValueError(
+            f"layer_map={spec!r} must be 'uniform', 'last', or pairs of a student's and a teacher's layer, such as "
+            "{0: 1, 1: 3} or [[0, 1], [1, 3]]."
+        )
+    return pairs

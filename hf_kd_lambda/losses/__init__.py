@@ -1,0 +1,45 @@
+"""The task loss and the distillation losses, as sums over items divided by a given number of items.
+
+All share the divisor, so that λ weighs them alike however a batch is cut into micro-batches and ranks. An item is an
+example (or a position) that is not masked by the label -100. Losses of positions that are no items themselves, of
+hidden states say, are averaged over an example's positions and weighed by its number of items.
+
+All are pure functions of tensors, know nothing of models, and return scalars in fp32. What is the teacher's comes
+without gradient.
+"""
+
+from hf_kd_lambda.losses.attention import attention_kl_loss, attention_map_loss
+from hf_kd_lambda.losses.feature_maps import attention_transfer_loss, feature_mse_loss
+from hf_kd_lambda.losses.hidden import hidden_cosine_loss, hidden_mse_loss, pkd_loss
+from hf_kd_lambda.losses.items import IGNORED, count_items
+from hf_kd_lambda.losses.logits import (
+    dkd_loss,
+    jensen_shannon_loss,
+    logit_mse_loss,
+    reverse_kl_loss,
+    soft_target_loss,
+)
+from hf_kd_lambda.losses.relations import relation_loss
+from hf_kd_lambda.losses.task import task_loss
+from hf_kd_lambda.losses.tokens import token_kl_loss, token_top_kl_loss
+
+__all__ = [
+    "IGNORED",
+    "attention_kl_loss",
+    "attention_map_loss",
+    "attention_transfer_loss",
+    "count_items",
+    "dkd_loss",
+    "feature_mse_loss",
+    "hidden_cosine_loss",
+    "hidden_mse_loss",
+    "jensen_shannon_loss",
+    "logit_mse_loss",
+    "pkd_loss",
+    "relation_loss",
+    "reverse_kl_loss",
+    "soft_target_loss",
+    "task_loss",
+    "token_kl_loss",
+    "token_top_kl_loss",
+]

@@ -1,0 +1,59 @@
+"""Losses of the feature maps of convolutional networks, `[examples, channels, height, width]`."""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from hf_kd_lambda.losses.items import sum_over_items, zero_ignored
+
+
+def feature_mse_loss(student: Tensor, teacher: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+    """Mean squared difference over channels and pixels (FitNets, Romero et al. 2015, equation 3, there ½ of the sum).
+
+    Args:
+        student: `[examples, channels, height, width]`, already mapped to the teacher's shape (FitNets' regressor).
+        teacher: of the same shape, without gradient.
+        labels: `[examples]`; examples labelled -100 do not count.
+        num_items: what the sum over examples is divided by.
+
+    Returns:
+        A scalar in fp32.
+
+    Raises:
+        ValueError: the shapes of the maps differ.
+    """
+    _require_equal("feature maps", student.shape[1:], teacher.shape[1:], "project the student's to the teacher's")
+    difference = zero_ignored(student.flatten(1), labels) - zero_ignored(teacher.flatten(1), labels)
+    return sum_over_items(difference.square().mean(-1), labels) / num_items
+
+
+def attention_transfer_loss(student: Tensor, teacher: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+    """|q_S/|q_S| − q_T/|q_T||² of the spatial attention maps q = Σ_c |A_c|² (Zagoruyko & Komodakis 2017, equation 2).
+
+    The distance is squared, as in the paper's code, which however takes the mean over pixels, not the sum.
+
+    Args:
+        student: `[examples, channels, height, width]`.
+        teacher: `[examples, channels, height, width]` of any number of channels, without gradient.
+        labels: `[examples]`; examples labelled -100 do not count.
+        num_items: what the sum over examples is divided by.
+
+    Returns:
+        A scalar in fp32.
+
+    Raises:
+        ValueError: the maps' heights or widths differ.
+    """
+    advice = "compare layers of equal resolution, or pool the larger"
+    _require_equal("feature maps' height and width", student.shape[2:], teacher.shape[2:], advice)
+    student_map, teacher_map = (
+        F.normalize(zero_ignored(each.flatten(1), labels).view(each.shape).square().sum(1).flatten(1), dim=-1)
+        for each in (student, teacher)
+    )
+    return sum_over_items((student_map - teacher_map).square().sum(-1), labels) / num_items
+
+
+def _require_equal(what: str, student: Sequence[int], teacher: Sequence[int], advice: str) -> None:
+    if tuple(student) != tuple(teacher):
+        raise ValueError(f"{what}: {tuple(student)} of the student, {tuple(teacher)} of the teacher: {advice}.")

@@ -1,0 +1,67 @@
+"""Losses of hidden states (hints), averaged over the attended positions of each example.
+
+All take the states of the student, projected to the teacher's width where it has another, and the teacher's: both
+`[examples, length, width]`. For one position alone, as PKD's [CLS], give `states[:, :1]` and `attention_mask[:, :1]`.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from hf_kd_lambda.losses.items import position_weights, zero_unweighted
+
+
+def hidden_mse_loss(
+    student: Tensor, teacher: Tensor, attention_mask: Tensor, labels: Tensor, num_items: Tensor | int
+) -> Tensor:
+    """Mean squared difference of the states over positions and width (TinyBERT, Jiao et al. 2020, equation 8).
+
+    Of the embeddings' output, `hidden_states[0]`, it is TinyBERT's embedding loss (equation 9).
+
+    Args:
+        student: `[examples, length, width]`, already projected to the teacher's width.
+        teacher: `[examples, length, width]`, without gradient.
+        attention_mask: `[examples, length]`, 0 at padding, which does not count.
+        labels: `[examples]` or `[examples, length]`: an example weighs as much as it has labels other than -100.
+        num_items: what the sum over items is divided by.
+
+    Returns:
+        A scalar in fp32.
+    """
+    weights = position_weights(attention_mask, labels, num_items)
+    squared = (zero_unweighted(student, weights) - zero_unweighted(teacher, weights)).square().mean(-1)
+    return (weights * squared).sum()
+
+
+def hidden_cosine_loss(
+    student: Tensor, teacher: Tensor, attention_mask: Tensor, labels: Tensor, num_items: Tensor | int
+) -> Tensor:
+    """1 − cos of the states, mean over positions (DistilBERT, Sanh et al. 2019, section 2).
+
+    Args:
+        student, teacher, attention_mask, labels, num_items: as for `hidden_mse_loss`.
+
+    Returns:
+        A scalar in fp32.
+    """
+    weights = position_weights(attention_mask, labels, num_items)
+    cosine = F.cosine_similarity(zero_unweighted(student, weights), zero_unweighted(teacher, weights), dim=-1)
+    return (weights * (1 - cosine)).sum()
+
+
+def pkd_loss(
+    student: Tensor, teacher: Tensor, attention_mask: Tensor, labels: Tensor, num_items: Tensor | int
+) -> Tensor:
+    """Squared distance of the states scaled to unit length, mean over positions (PKD, Sun et al. 2019, equation 7).
+
+    |u − v|² = 2(1 − cos): twice `hidden_cosine_loss`. The distance is summed over the width, as in the paper; its
+    published code averages over the width instead.
+
+    Args:
+        student, teacher, attention_mask, labels, num_items: as for `hidden_mse_loss`.
+
+    Returns:
+        A scalar in fp32.
+    """
+    weights = position_weights(attention_mask, labels, num_items)
+    unit_student, unit_teacher = (F.normalize(zero_unweighted(each, weights), dim=-1) for each in (student, teacher))
+    return (weights * (unit_student - unit_teacher).square().sum(-1)).sum()

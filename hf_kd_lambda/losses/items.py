@@ -1,0 +1,51 @@
+"""What counts in a loss, and how much: items, and the positions of an example that share its items.
+
+What does not count is replaced by zeros before anything is computed from it: a weight of 0 alone would let NaN and
+infinity through, into the loss or into the gradient.
+"""
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+
+
+def count_items(labels: Tensor) -> Tensor:
+    """Number of items that carry a label, as a scalar tensor on the labels' device."""
+    return labels.ne(IGNORED).sum()
+
+
+def items_of_examples(labels: Tensor) -> Tensor:
+    """Number of items of each example, `[examples]`: 1 or 0 for labels `[examples]`, more for `[examples, length]`."""
+    return labels.ne(IGNORED).reshape(len(labels), -1).sum(-1)
+
+
+def zero_ignored(values: Tensor, labels: Tensor) -> Tensor:
+    """The values `[..., width]` in fp32, zeros where the label `[...]` is -100."""
+    return values.float().masked_fill(labels.eq(IGNORED).unsqueeze(-1), 0.0)
+
+
+def sum_over_items(values: Tensor, labels: Tensor) -> Tensor:
+    """Sum of the values `[...]` whose label `[...]` is not -100."""
+    return torch.where(labels.ne(IGNORED), values, 0.0).sum()
+
+
+def position_weights(attention_mask: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+    """What each position counts, `[examples, length]` in fp32; 0 at padding and in examples without items.
+
+    The attended positions of an example share its items evenly: the sum of weighted values is the mean over each
+    example's positions, times its number of items, summed and divided by `num_items`.
+
+    Args:
+        attention_mask: `[examples, length]`, 0 at padding.
+        labels: `[examples]` or `[examples, length]`.
+        num_items: what the sum over items is divided by.
+    """
+    attended = attention_mask.bool()
+    shares = items_of_examples(labels) / attended.sum(-1)  # of padding alone not finite, and not taken by any position
+    return torch.where(attended, shares.unsqueeze(-1), 0.0) / num_items
+
+
+def zero_unweighted(states: Tensor, weights: Tensor) -> Tensor:
+    """The states `[examples, length, width]` in fp32, zeros where the weight `[examples, length]` is 0."""
+    return states.float().masked_fill(weights.eq(0).unsqueeze(-1), 0.0)

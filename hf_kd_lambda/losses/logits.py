@@ -1,0 +1,154 @@
+"""Losses of the logits: divergences of the softened distributions, in nats, and the distance of the logits themselves.
+
+A divergence of distributions softened by the temperature T is quadratic in the logits' differences divided by T, so
+that its gradient scales as 1/T² and T² keeps its size when T changes (Hinton et al. 2015, "Distilling the Knowledge in
+a Neural Network", section 2). That holds as long as T is large beside the spread of the logits. Below that softmax
+saturates, and the gradient of the KL, T²·(p_S − p_T)/T, falls with T. The distance of logits needs no T² at all.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hf_kd_lambda.losses.items import IGNORED, sum_over_items, zero_ignored
+
+
+def soft_target_loss(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, num_items: Tensor | int, temperature: float
+) -> Tensor:
+    """T²·KL(teacher ‖ student) of the distributions softened by the temperature T (Hinton et al. 2015, section 2).
+
+    Args:
+        student_logits: `[..., classes]`.
+        teacher_logits: `[..., classes]`, without gradient.
+        labels: `[...]`; items labelled -100 do not count.
+        num_items: what the sum over items is divided by.
+        temperature: T > 0.
+
+    Returns:
+        A scalar in fp32.
+    """
+    student, teacher = (_log_softened(each, labels, temperature) for each in (student_logits, teacher_logits))
+    return temperature**2 * sum_over_items(_kl(teacher, student), labels) / num_items
+
+
+def reverse_kl_loss(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, num_items: Tensor | int, temperature: float
+) -> Tensor:
+    """T²·KL(student ‖ teacher): seeks a mode of the teacher where `soft_target_loss` covers all (Gu et al. 2024).
+
+    Gu et al., "MiniLLM: Knowledge Distillation of Large Language Models", equation 1, here of each item's distribution
+    rather than of whole generated sequences.
+
+    Args:
+        student_logits, teacher_logits, labels, num_items, temperature: as for `soft_target_loss`.
+
+    Returns:
+        A scalar in fp32.
+    """
+    student, teacher = (_log_softened(each, labels, temperature) for each in (student_logits, teacher_logits))
+    return temperature**2 * sum_over_items(_kl(student, teacher), labels) / num_items
+
+
+def jensen_shannon_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    num_items: Tensor | int,
+    temperature: float,
+    beta: float,
+) -> Tensor:
+    """T²·JSD_β(teacher ‖ student), β·KL(p_T ‖ m) + (1 − β)·KL(p_S ‖ m) with m = β·p_T + (1 − β)·p_S.
+
+    The generalised Jensen-Shannon divergence of GKD (Agarwal et al. 2024, "On-Policy Distillation of Language Models",
+    section 2). Divided by β it tends to KL(teacher ‖ student) as β → 0, divided by 1 − β to KL(student ‖ teacher) as
+    β → 1; it vanishes at both ends itself. Near agreement it is β(1 − β) times either KL, which T² does not make up.
+
+    Args:
+        student_logits, teacher_logits, labels, num_items, temperature: as for `soft_target_loss`.
+        beta: the teacher's share of the mixture, in (0, 1).
+
+    Returns:
+        A scalar in fp32.
+
+    Raises:
+        ValueError: `beta` is not in (0, 1).
+    """
+    if not 0 < beta < 1:
+        raise ValueError(
+            f"beta={beta} must lie in (0, 1): at its ends the Jensen-Shannon divergence is 0. What it tends to there, "
+            "divided by its size, is soft_target_loss (0) and reverse_kl_loss (1)."
+        )
+    student, teacher = (_log_softened(each, labels, temperature) for each in (student_logits, teacher_logits))
+    mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
+    divergence = beta * _kl(teacher, mixture) + (1 - beta) * _kl(student, mixture)
+    return temperature**2 * sum_over_items(divergence, labels) / num_items
+
+
+def dkd_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    num_items: Tensor | int,
+    temperature: float,
+    alpha: float,
+    beta: float,
+) -> Tensor:
+    """T²·(α·TCKD + β·NCKD): decoupled knowledge distillation (Zhao et al. 2022, equation 7).
+
+    TCKD = KL(teacher ‖ student) of two classes, the label and all others; NCKD = KL(teacher ‖ student) among those
+    others alone. `soft_target_loss` is T²·(TCKD + (1 − p)·NCKD), where the teacher gives the label p (equation 6): the
+    surer the teacher, the less it tells of the others, which β undoes. With two classes NCKD is 0.
+
+    Args:
+        student_logits, teacher_logits, num_items, temperature: as for `soft_target_loss`.
+        labels: `[...]`, class indices; items labelled -100 do not count.
+        alpha: α ≥ 0; 1 in the paper.
+        beta: β ≥ 0; the paper tunes it for each pair of models, 8 for one and 0.5 for another.
+
+    Returns:
+        A scalar in fp32.
+    """
+    targets = labels.masked_fill(labels.eq(IGNORED), 0).unsqueeze(-1)
+    indices = torch.arange(student_logits.shape[-1] - 1, device=labels.device)
+    others = indices + (indices >= targets)  # all classes but the target's
+
+    def decoupled(logits: Tensor) -> tuple[Tensor, Tensor]:
+        softened = zero_ignored(logits, labels) / temperature
+        target, rest = softened.gather(-1, targets), softened.gather(-1, others)
+        both = torch.cat([target, rest.logsumexp(-1, keepdim=True)], dim=-1)
+        return both.log_softmax(-1), rest.log_softmax(-1)
+
+    (student_both, student_rest), (teacher_both, teacher_rest) = decoupled(student_logits), decoupled(teacher_logits)
+    divergence = alpha * _kl(teacher_both, student_both) + beta * _kl(teacher_rest, student_rest)
+    return temperature**2 * sum_over_items(divergence, labels) / num_items
+
+
+def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+    """Squared distance of student and teacher outputs, a sum over them (Ba & Caruana 2014, equation 1, without the ½).
+
+    The loss for regression, which has one output. With more it is, divided by 2·classes and up to a constant added to
+    the logits, what `soft_target_loss` tends to at T → ∞; it knows no temperature, and T² would be wrong here.
+
+    Args:
+        student_logits: `[..., classes]`, or `[..., 1]` in the units of the label.
+        teacher_logits: of the same shape, without gradient.
+        labels: `[...]`; items labelled -100 do not count.
+        num_items: what the sum over items is divided by.
+
+    Returns:
+        A scalar in fp32.
+    """
+    difference = zero_ignored(student_logits, labels) - zero_ignored(teacher_logits, labels)
+    return sum_over_items(difference.square().sum(-1), labels) / num_items
+
+
+def _log_softened(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    return F.log_softmax(zero_ignored(logits, labels) / temperature, dim=-1)
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p ‖ q) `[...]` of logarithms of distributions `[..., classes]`."""
+    return F.kl_div(q, p, reduction="none", log_target=True).sum(-1)

@@ -1,0 +1,78 @@
+"""Fit student and teacher to the KD losses that compare what is inside of them, or tell why they do not fit."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_kd_lambda.columns import forward_parameters, own_inputs
+from hf_kd_lambda.inner_outputs import VECTORS, add_attention_vectors, check_given, forward_flags, use_eager_attention
+from hf_kd_lambda.objective import Objective
+from hf_kd_lambda.projections import add_projections
+
+
+@torch.no_grad()
+def match(objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Any]) -> None:
+    """Have both models put out what the losses need, give the student projections, and compute all losses once.
+
+    Args:
+        objective: of the run.
+        student, teacher: any of which may be on another device than training will use.
+        batch: of any examples, with labels.
+
+    Raises:
+        ValueError: a model does not give what is needed, or the two cannot be compared; the message says what to do.
+    """
+    needs = objective.needs
+    if own_inputs(batch):
+        raise ValueError(
+            f"kd_losses: {', '.join(objective.kd_losses)}: the teacher has tokens of its own, so that its positions "
+            "are not the student's: give both one tokenizer, or take losses of the logits."
+        )
+    for who, model in (("student", student), ("teacher", teacher)):
+        if "attentions" in needs:
+            use_eager_attention(model, who)
+        if needs & set(VECTORS):
+            add_attention_vectors(model, who)
+    of_student = _outputs(student, batch, needs, "student")
+    of_teacher = _outputs(teacher, batch, needs, "teacher")
+    pairs = []
+    for name, loss in objective.kd_losses.items():
+        with _named(name):
+            pairs += loss.layers_of(of_student, of_teacher)
+    if pairs:
+        add_projections(student, pairs, of_student["hidden_states"], of_teacher["hidden_states"])
+        of_student = _outputs(student, batch, needs, "student")
+    inputs = _on_cpu({name: batch[name] for name in ("labels", "attention_mask") if name in batch})
+    for name, loss in objective.kd_losses.items():
+        with _named(name):
+            Objective({name: loss}, objective.temperature)(of_student, of_teacher, inputs)
+
+
+@contextlib.contextmanager
+def _named(loss: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"kd_losses: {loss}: {error}") from None
+
+
+def _outputs(model: PreTrainedModel, batch: dict[str, Any], needs: set[str], who: str) -> dict[str, Any]:
+    """The model's outputs on the CPU, in evaluation mode, where no random number is drawn."""
+    was_training = model.training
+    inputs = {name: batch[name].to(model.device) for name in forward_parameters(model) & batch.keys()}
+    outputs = model.eval()(**inputs, **forward_flags(needs))
+    model.train(was_training)
+    check_given(model, outputs, needs, who)
+    return _on_cpu({"logits": outputs.logits, **{name: outputs[name] for name in needs}})
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {name: _on_cpu(each) for name, each in value.items()}
+    return tuple(map(_on_cpu, value))

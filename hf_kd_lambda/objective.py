@@ -1,0 +1,86 @@
+"""Both losses of a batch, from what student and teacher say of it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hf_kd_lambda.kd_losses import Given, KDLoss
+from hf_kd_lambda.losses import count_items, task_loss
+
+TaskLoss = Callable[..., Tensor]
+
+
+class Losses(NamedTuple):
+    """What a batch is learned from: scalars in fp32."""
+
+    task: Tensor
+    kd: Tensor
+    parts: list[Tensor]
+    """Of the KD loss, without their weights and without gradient; none where there is one KD loss."""
+
+    def stacked(self) -> Tensor:
+        """All of them, `[2 + parts]`."""
+        return torch.stack([self.task, self.kd, *self.parts])
+
+
+class Objective:
+    """task_loss, and kd_loss as the weighted sum of KD losses.
+
+    Args:
+        kd_losses: by name.
+        temperature: of soft targets.
+        label_smoothing: of the task loss.
+        own_task_loss: `(outputs, labels, num_items_in_batch)` to a scalar, instead of the usual one.
+    """
+
+    def __init__(
+        self,
+        kd_losses: Mapping[str, KDLoss],
+        temperature: float,
+        label_smoothing: float = 0.0,
+        own_task_loss: TaskLoss | None = None,
+    ) -> None:
+        self.kd_losses = dict(kd_losses)
+        self.temperature = temperature
+        self.label_smoothing = label_smoothing
+        self.own_task_loss = own_task_loss
+
+    @property
+    def needs(self) -> set[str]:
+        """Outputs of both models, beside the logits, from which the KD losses are computed."""
+        return {need for loss in self.kd_losses.values() for need in loss.needs}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the losses that a call returns, in their order."""
+        parts = [f"kd_loss/{name}" for name in self.kd_losses] if len(self.kd_losses) > 1 else []
+        return ["task_loss", "kd_loss", *parts]
+
+    def __call__(
+        self,
+        student: Mapping[str, Any],
+        teacher: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        num_items: Tensor | int | None = None,
+    ) -> Losses:
+        """The losses of a batch.
+
+        Args:
+            student, teacher: outputs by name.
+            inputs: the batch, with its `labels` and, of tokens, `attention_mask`.
+            num_items: what sums over items are divided by; None for the items of this batch.
+        """
+        labels = inputs["labels"]
+        num_items = count_items(labels) if num_items is None else num_items
+        given = Given(student, teacher, inputs.get("attention_mask"), labels, num_items, self.temperature)
+        parts = [loss(given) for loss in self.kd_losses.values()]
+        kd = torch.stack([loss.weight * part for loss, part in zip(self.kd_losses.values(), parts, strict=True)]).sum()
+        told = [part.detach() for part in parts] if len(parts) > 1 else []
+        return Losses(self._task_loss(student, labels, num_items), kd, told)
+
+    def _task_loss(self, student: Mapping[str, Any], labels: Tensor, num_items: Tensor | int) -> Tensor:
+        if self.own_task_loss is not None:
+            return self.own_task_loss(student, labels, num_items_in_batch=num_items)
+        return task_loss(student["logits"], labels, num_items, self.label_smoothing)

@@ -1,0 +1,147 @@
+"""KD losses by name: what each is computed from, and what is refused."""
+
+import pytest
+import torch
+
+from hf_kd_lambda import losses
+from hf_kd_lambda.kd_losses import KD_LOSSES, Given, make_kd_losses
+
+T, ITEMS = 3.0, 4
+
+
+def outputs(layers, width=12, heads=2, seed=0):
+    torch.manual_seed(seed)
+    vectors = {
+        name: tuple(torch.randn(4, 5, width) for _ in range(layers))
+        for name in ("query_vectors", "key_vectors", "value_vectors")
+    }
+    return {
+        "logits": torch.randn(4, 3),
+        "hidden_states": tuple(torch.randn(4, 5, width) for _ in range(layers + 1)),
+        "attentions": tuple(torch.randn(4, heads, 5, 5).softmax(-1) for _ in range(layers)),
+        **vectors,
+    }
+
+
+@pytest.fixture
+def given():
+    mask = torch.ones(4, 5, dtype=torch.long)
+    mask[1, 3:] = 0
+    return Given(outputs(2), outputs(4, seed=1), mask, torch.tensor([0, 2, 1, 1]), ITEMS, T)
+
+
+def computed(given, name, hyper=1.0):
+    return make_kd_losses({name: hyper})[name](given)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper", "function", "extra"),
+    [
+        ("soft_targets", {}, losses.soft_target_loss, (T,)),
+        ("reverse_kl", {}, losses.reverse_kl_loss, (T,)),
+        ("jensen_shannon", {"beta": 0.3}, losses.jensen_shannon_loss, (T, 0.3)),
+        ("logit_mse", {}, losses.logit_mse_loss, ()),
+        ("dkd", {"alpha": 2.0, "beta": 3.0}, losses.dkd_loss, (T, 2.0, 3.0)),
+    ],
+)
+def test_losses_of_logits_are_the_functions_of_their_names(given, name, hyper, function, extra):
+    expected = function(given.student["logits"], given.teacher["logits"], given.labels, ITEMS, *extra)
+    torch.testing.assert_close(computed(given, name, hyper), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "function"),
+    [
+        ("hidden_mse", "hidden_states", losses.hidden_mse_loss),
+        ("hidden_cosine", "hidden_states", losses.hidden_cosine_loss),
+        ("pkd", "hidden_states", losses.pkd_loss),
+        ("attention_maps", "attentions", losses.attention_map_loss),
+    ],
+)
+@pytest.mark.parametrize(
+    ("layers", "pairs"),
+    [
+        ("uniform", [(0, 1), (1, 3)]),
+        ("last", [(0, 2), (1, 3)]),
+        ({1: 0}, [(1, 0)]),
+        ([[0, 0], [0, 1]], [(0, 0), (0, 1)]),
+    ],
+)
+def test_losses_of_layers_are_means_over_the_mapped_pairs(given, name, source, function, layers, pairs):
+    first = 1 if source == "hidden_states" else 0  # the hidden states begin with the embeddings
+    student, teacher = given.student[source], given.teacher[source]
+    rest = (given.attention_mask, given.labels, ITEMS)
+    expected = torch.stack([function(student[s + first], teacher[t + first], *rest) for s, t in pairs]).mean()
+    torch.testing.assert_close(computed(given, name, {"layers": layers}), expected)
+
+
+def test_the_embedding_loss_is_of_the_first_hidden_states(given):
+    states = given.student["hidden_states"][0], given.teacher["hidden_states"][0]
+    expected = losses.hidden_mse_loss(*states, given.attention_mask, given.labels, ITEMS)
+    torch.testing.assert_close(computed(given, "embedding_mse"), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "vectors"), [("relations", ("query", "key", "value")), ("value_relations", ["value"])]
+)
+def test_relations_are_those_of_the_last_layers(given, name, vectors):
+    rest = (given.attention_mask, given.labels, ITEMS, 4)
+    expected = torch.stack(
+        [
+            losses.relation_loss(given.student[f"{each}_vectors"][-1], given.teacher[f"{each}_vectors"][-1], *rest)
+            for each in vectors
+        ]
+    ).mean()
+    torch.testing.assert_close(computed(given, name, {"relation_heads": 4}), expected)
+
+
+def test_attention_kl_is_of_the_last_layers_unless_told_otherwise(given):
+    def expected(student, teacher):
+        maps = given.student["attentions"][student], given.teacher["attentions"][teacher]
+        return losses.attention_kl_loss(*maps, given.attention_mask, given.labels, ITEMS)
+
+    torch.testing.assert_close(computed(given, "attention_kl"), expected(1, 3))
+    torch.testing.assert_close(computed(given, "attention_kl", {"layers": {0: 2}}), expected(0, 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "function"),
+    [("feature_mse", losses.feature_mse_loss), ("attention_transfer", losses.attention_transfer_loss)],
+)
+def test_losses_of_feature_maps_need_no_mask(name, function):
+    torch.manual_seed(0)
+    student, teacher = (tuple(torch.randn(2, 3, 4, 4) for _ in range(3)) for _ in range(2))
+    labels = torch.tensor([0, 1])
+    given = Given({"hidden_states": student}, {"hidden_states": teacher}, None, labels, 2, T)
+    expected = torch.stack([function(student[i], teacher[i], labels, 2) for i in (1, 2)]).mean()
+    torch.testing.assert_close(computed(given, name), expected)
+
+
+@pytest.mark.parametrize("name", ["hidden_mse", "embedding_mse", "attention_maps", "relations"])
+def test_losses_of_tokens_refuse_what_has_no_mask(given, name):
+    with pytest.raises(ValueError, match="needs tokens with an attention_mask"):
+        computed(given._replace(attention_mask=None), name)
+
+
+def test_every_name_makes_a_loss_of_weight_one_or_of_the_weight_given():
+    for name, kind in KD_LOSSES.items():
+        assert make_kd_losses({name: {}})[name] == kind()
+        assert make_kd_losses({name: 0.25})[name].weight == 0.25
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "none is named"),
+        ({"soft_target": 1}, "unknown KD loss 'soft_target': did you mean 'soft_targets'"),
+        ({"pkd": {"layer": "last"}}, "unknown setting of KD loss 'pkd': 'layer': did you mean 'layers'"),
+        ({"pkd": 0}, "pkd: weight=0 must be a positive"),
+        ({"pkd": "much"}, "pkd: weight='much' must be a number"),
+        ({"jensen_shannon": {"beta": 1.0}}, r"jensen_shannon: beta=1.0 must lie in \(0, 1\)"),
+        ({"dkd": {"alpha": -1.0}}, "dkd: alpha=-1.0 must not be negative"),
+        ({"relations": {"relation_heads": 0}}, "relations: relation_heads=0 must be at least 1"),
+    ],
+)
+def test_what_is_set_wrong_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_kd_losses(settings)
