@@ -25,9 +25,6 @@ from hf_kd_lambda.gram import Gram
 from hf_kd_lambda.lambda_state import Measurement
 from hf_kd_lambda.parser import parse
 from hf_kd_lambda.pipeline import DistillationJob
-from hf_kd_lambda.student import load_student
-from hf_kd_lambda.tokens import DistillationCollator
-from hf_kd_lambda.trainer import DistillationTrainer
 
 INTERVALS = (1, 2, 4, 8, 16)
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -57,15 +54,7 @@ def train(job: DistillationJob, seed: int, interval: int) -> dict[str, Any]:
         report_to="none",
         disable_tqdm=True,
     )
-    trainer = DistillationTrainer(
-        load_student(job.models, teacher, job.data.label_names),
-        config,
-        teacher=teacher,
-        train_dataset=job.tokens["train"],
-        eval_dataset=job.tokens["validation"],
-        data_collator=DistillationCollator(job.student_tokenizer),
-        compute_metrics=job.compute_metrics,
-    )
+    trainer = job.make_trainer(teacher, job.load_student(teacher), config)
     trainer.train()
     steps = [entry for entry in trainer.state.log_history if "lambda" in entry]
     return {

@@ -67,6 +67,10 @@ class ModelArguments:
 class DataArguments:
     """Which examples, and which of their columns."""
 
+    problem: str = field(
+        default="text-classification",
+        metadata={"help": "Kind of problem, by the Hub's name: text-classification, which covers regression."},
+    )
     dataset: str | None = field(
         default=None,
         metadata={

@@ -9,41 +9,34 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import (
-    AutoTokenizer,
-    EvalPrediction,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
 from hf_kd_lambda.arguments import DataArguments
 from hf_kd_lambda.columns import TEACHER_PREFIX
 from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.data import load_task_data
-from hf_kd_lambda.metrics import compute_metrics_for, teacher_agreement
+from hf_kd_lambda.metrics import teacher_agreement
+from hf_kd_lambda.names import check_known
+from hf_kd_lambda.problems import PROBLEMS
+from hf_kd_lambda.problems.problem import Collator
 from hf_kd_lambda.report import ModelReport, measure_model
-from hf_kd_lambda.teacher import load_classifier, resolve_checkpoint
-from hf_kd_lambda.tokens import DistillationCollator, tokenize
 
 
 def evaluate_model(
     name: str,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
     split: Dataset,
     args: TrainingArguments,
+    collator: Collator,
     compute_metrics: Callable[[EvalPrediction], dict[str, float]],
 ) -> tuple[ModelReport, Tensor]:
-    """Score, size and speed of a model on tokenised examples.
+    """Score, size and speed of a model on encoded examples.
 
     Args:
         name: of the model in its report.
         model: a classifier or a regression with one output.
-        tokenizer: pads the batches.
-        split: the model's own tokens, and labels.
+        split: the model's own inputs, and labels.
         args: of the plain Trainer that predicts.
+        collator: from examples to a batch.
         compute_metrics: of the task.
 
     Returns:
@@ -51,7 +44,6 @@ def evaluate_model(
     """
     # Sequential, since length-grouped evaluation would order differently tokenised examples differently.
     args = dataclasses.replace(cast(Any, args), train_sampling_strategy="sequential")
-    collator = DistillationCollator(tokenizer)
     trainer = Trainer(model, args, eval_dataset=split, data_collator=collator)
     example = collator([{name: x for name, x in split[0].items() if not name.startswith(TEACHER_PREFIX)}])
     del example["labels"]
@@ -94,19 +86,20 @@ def evaluate_checkpoints(
     # As in the job: autocast in evaluation as in training, and the CPU where there is no accelerator.
     with tempfile.TemporaryDirectory() as folder:
         args = DistillationConfig(output_dir=folder, per_device_eval_batch_size=batch_size, report_to="none")
-        data = load_task_data(data_args, args.seed)
+        check_known(data_args.problem, PROBLEMS, "problem")
+        problem = PROBLEMS[data_args.problem]
+        data = problem.load_data(data_args, args.seed)
         split = split or data.report_split
         if split not in data.splits:
             raise ValueError(f"split={split!r} is none of those with labels: {', '.join(data.splits)}.")
         reports: list[ModelReport] = []
         logits: dict[str, Tensor] = {}
         for name, checkpoint in checkpoints.items():
-            model = load_classifier(checkpoint, data.label_names, trust_remote_code)
-            path = resolve_checkpoint(checkpoint)
-            tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-            tokens = tokenize(data, tokenizer, data_args.max_length)[split]
-            metrics = compute_metrics_for(data.task, data.is_regression)
-            report, logits[name] = evaluate_model(name, model, tokenizer, tokens, args, metrics)
+            model = problem.load_model(checkpoint, data, trust_remote_code)
+            processor = problem.load_processor(checkpoint, trust_remote_code)
+            encoded = problem.encode(data, data_args, processor, None)[split]
+            collator, metrics = problem.collator(processor, None), problem.metrics(data)
+            report, logits[name] = evaluate_model(name, model, encoded, args, collator, metrics)
             if "teacher" in logits and name != "teacher":
                 report.metrics["teacher_agreement"] = teacher_agreement(logits[name], logits["teacher"])
             reports.append(report)

@@ -7,12 +7,11 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
-from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils import logging
 
 from hf_kd_lambda.callbacks import EpochOrder, SaveOnSignal, signal_received
 from hf_kd_lambda.checkpoints import last_checkpoint, record_run, remove_checkpoints
-from hf_kd_lambda.tokens import DistillationCollator
 
 logger = logging.get_logger(__name__)
 
@@ -50,17 +49,19 @@ def finetune(
     model: PreTrainedModel,
     args: TrainingArguments,
     tokens: DatasetDict,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Any,
+    collator: Callable[[list[dict[str, Any]]], dict[str, Any]],
     compute_metrics: Callable[[EvalPrediction], dict[str, float]],
     settings: Mapping[str, Any],
 ) -> None:
-    """Fine-tune a model on the task loss and save it, with its tokenizer, in `args.output_dir`.
+    """Fine-tune a model on the task loss and save it, with its processor, in `args.output_dir`.
 
     Args:
         model: to start from.
         args: of the plain Trainer.
         tokens: splits train and validation.
-        tokenizer: is saved with the model.
+        processor: is saved with the model.
+        collator: from examples to a batch.
         compute_metrics: of the task.
         settings: recorded beside the model, by which `claim_folder` knows it the next time.
 
@@ -75,8 +76,8 @@ def finetune(
         args,
         train_dataset=tokens["train"],
         eval_dataset=tokens["validation"],
-        data_collator=DistillationCollator(tokenizer),
-        processing_class=tokenizer,
+        data_collator=collator,
+        processing_class=processor,
         compute_metrics=compute_metrics,
         callbacks=[SaveOnSignal(), EpochOrder()],
     )

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -11,13 +10,7 @@ import transformers
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
 from torch import Tensor
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    set_seed,
-)
+from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging
 
 from hf_kd_lambda.arguments import DataArguments, ModelArguments
@@ -25,18 +18,18 @@ from hf_kd_lambda.card_facts import facts_of_job
 from hf_kd_lambda.checkpoints import claim_folder, record_run
 from hf_kd_lambda.columns import TEACHER_PREFIX
 from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.data import load_task_data
 from hf_kd_lambda.evaluation import evaluate_model
 from hf_kd_lambda.explain import explain_lambda, lambda_summary
 from hf_kd_lambda.figures import plot_lambda
 from hf_kd_lambda.finetune import digest, finetune, train_on
 from hf_kd_lambda.hub import make_repository, push_student, repository_of
-from hf_kd_lambda.metrics import compute_metrics_for, teacher_agreement
+from hf_kd_lambda.metrics import teacher_agreement
 from hf_kd_lambda.model_card import CARD, FIGURE, model_card
+from hf_kd_lambda.names import check_known
+from hf_kd_lambda.problems import PROBLEMS
 from hf_kd_lambda.report import ModelReport, results_table, versions, write_results
-from hf_kd_lambda.student import load_student
-from hf_kd_lambda.teacher import have_same_vocabulary, load_classifier, resolve_checkpoint, warn_if_at_chance
-from hf_kd_lambda.tokens import DistillationCollator, tokenize
+from hf_kd_lambda.student import student_from_layers
+from hf_kd_lambda.teacher import warn_if_at_chance
 from hf_kd_lambda.trainer import DistillationTrainer
 
 logger = logging.get_logger(__name__)
@@ -64,6 +57,8 @@ class DistillationJob:
     def __init__(self, models: ModelArguments, data: DataArguments, config: DistillationConfig) -> None:
         self.models = models
         self.data_args = data
+        check_known(data.problem, PROBLEMS, "problem")
+        self.problem = PROBLEMS[data.problem]
         self.repository = repository_of(config)
         # The Trainer would push the whole folder, its teacher included.
         self.config = dataclasses.replace(cast(Any, config), push_to_hub=False)
@@ -72,8 +67,8 @@ class DistillationJob:
         self.baseline_folder = self.folder / "without_kd"
         set_seed(config.seed)
         with config.main_process_first(desc="loading the data"):
-            self.data = load_task_data(data, config.seed if config.data_seed is None else config.data_seed)
-        self.compute_metrics = compute_metrics_for(data.task, self.data.is_regression)
+            self.data = self.problem.load_data(data, config.seed if config.data_seed is None else config.data_seed)
+        self.compute_metrics = self.problem.metrics(self.data)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -85,22 +80,24 @@ class DistillationJob:
         return {**dataclasses.asdict(self.models), **dataclasses.asdict(self.data_args), **config}
 
     @cached_property
-    def teacher_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The teacher's."""
-        return self._load_tokenizer(self.models.teacher)
+    def teacher_processor(self) -> Any:
+        """The teacher's tokenizer."""
+        return self.problem.load_processor(self.models.teacher, self.models.trust_remote_code)
 
     @cached_property
-    def student_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The student's, which is the teacher's for a student made of the teacher's layers."""
-        return self._load_tokenizer(self.models.student) if self.models.student else self.teacher_tokenizer
+    def student_processor(self) -> Any:
+        """The student's tokenizer: the teacher's, for a student made of the teacher's layers."""
+        if self.models.student is None:
+            return self.teacher_processor
+        return self.problem.load_processor(self.models.student, self.models.trust_remote_code)
 
     @cached_property
     def tokens(self) -> DatasetDict:
         """The student's tokens, beside the teacher's own where the two tokenizers differ."""
-        teacher, student = self.teacher_tokenizer, self.student_tokenizer
-        shared = have_same_vocabulary(teacher, student) and teacher.model_input_names == student.model_input_names
+        teacher, student = self.teacher_processor, self.student_processor
+        shared = self.problem.share_inputs(teacher, student)
         with self.config.main_process_first(desc="tokenising"):
-            return tokenize(self.data, student, self.data_args.max_length, None if shared else teacher)
+            return self.problem.encode(self.data, self.data_args, student, None if shared else teacher)
 
     @cached_property
     def teacher_tokens(self) -> DatasetDict:
@@ -133,10 +130,10 @@ class DistillationJob:
         claim_folder("output_dir", self.folder, self.settings)
         if self.models.student_without_kd:
             claim_folder("output_dir", self.baseline_folder, self.settings)
-        teacher = self._load_classifier(self.models.teacher, new_head=self.models.teacher_finetune)
+        teacher = self._load_model(self.models.teacher, new_head=self.models.teacher_finetune)
         if self.models.teacher_finetune:
             claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings)
-        self.make_trainer(teacher, load_student(self.models, teacher, self.data.label_names))
+        self.make_trainer(teacher, self.load_student(teacher))
         if self.repository is not None and PartialState().is_main_process:
             self.repository = make_repository(self.repository, self.config.hub_private_repo)
         PartialState().wait_for_everyone()
@@ -154,12 +151,12 @@ class DistillationJob:
         if self.config.should_save:
             record_run(self.folder, self.settings, finished=False)
         teacher = self.load_teacher()
-        report, teacher_logits = self._evaluate("teacher", teacher, self.teacher_tokenizer, self.teacher_tokens)
+        report, teacher_logits = self._evaluate("teacher", teacher, self.teacher_processor, self.teacher_tokens)
         self._warn_if_at_chance(report)
         reports = [report]
 
         set_seed(self.config.seed)
-        student = load_student(self.models, teacher, self.data.label_names)
+        student = self.load_student(teacher)
         if self.models.student_without_kd:
             self.train_without_kd(copy.deepcopy(student))
             reports.append(self._evaluate_student("student without KD", self.baseline_folder, teacher_logits))
@@ -183,12 +180,12 @@ class DistillationJob:
     def load_teacher(self) -> PreTrainedModel:
         """The teacher, where `teacher_finetune` asks for it fine-tuned on the task, unless that was done before."""
         if not self.models.teacher_finetune:
-            return self._load_classifier(self.models.teacher)
+            return self._load_model(self.models.teacher)
         if claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings):
             logger.warning(f"reusing the teacher in {self.teacher_folder}, which was fine-tuned with these settings")
         else:
             finetune(
-                self._load_classifier(self.models.teacher, new_head=True),
+                self._load_model(self.models.teacher, new_head=True),
                 self._plain_arguments(
                     self.teacher_folder,
                     learning_rate=self.models.teacher_learning_rate,
@@ -196,11 +193,24 @@ class DistillationJob:
                     max_steps=-1,
                 ),
                 self.teacher_tokens,
-                self.teacher_tokenizer,
+                self.teacher_processor,
+                self.problem.collator(self.teacher_processor, None),
                 self.compute_metrics,
                 self.teacher_settings,
             )
-        return self._load_classifier(str(self.teacher_folder))
+        return self._load_model(str(self.teacher_folder))
+
+    def load_student(self, teacher: PreTrainedModel) -> PreTrainedModel:
+        """The student checkpoint, or a student of the teacher's layers; the seed draws what is new in it.
+
+        Raises:
+            OSError: there is no such checkpoint.
+            ValueError: the checkpoint is for other labels, or the teacher has no such layers.
+        """
+        if self.models.student_layers is not None:
+            return student_from_layers(teacher, self.models.student_layers)
+        assert self.models.student is not None, "ModelArguments requires student or student_layers"
+        return self._load_model(self.models.student)
 
     def train_without_kd(self, student: PreTrainedModel) -> None:
         """Train a student on the task loss alone, in all else like the distillation, unless that was done before."""
@@ -209,7 +219,8 @@ class DistillationJob:
                 student,
                 self._plain_arguments(self.baseline_folder),
                 self.tokens,
-                self.student_tokenizer,
+                self.student_processor,
+                self.problem.collator(self.student_processor, None),
                 self.compute_metrics,
                 self.settings,
             )
@@ -235,24 +246,23 @@ class DistillationJob:
             teacher=teacher,
             train_dataset=self.tokens["train"] if train is None else train,
             eval_dataset=self.tokens["validation"] if evaluated is None else evaluated,
-            data_collator=DistillationCollator(self.student_tokenizer, self.teacher_tokenizer if own else None),
-            processing_class=self.student_tokenizer,
+            data_collator=self.problem.collator(self.student_processor, self.teacher_processor if own else None),
+            processing_class=self.student_processor,
             compute_metrics=self.compute_metrics,
         )
 
     def _evaluate(
-        self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: DatasetDict
+        self, name: str, model: PreTrainedModel, processor: Any, tokens: DatasetDict
     ) -> tuple[ModelReport, Tensor]:
         """A model on the reported split: see `evaluate_model`."""
         split, args = tokens[self.data.report_split], self._plain_arguments(self.folder)
-        return evaluate_model(name, model, tokenizer, split, args, self.compute_metrics)
+        collator = self.problem.collator(processor, None)
+        return evaluate_model(name, model, split, args, collator, self.compute_metrics)
 
     def _evaluate_student(self, name: str, folder: Path, teacher_logits: Tensor) -> ModelReport:
         # Loaded from disk: what is reported is what its user will have.
-        student = AutoModelForSequenceClassification.from_pretrained(
-            folder, trust_remote_code=self.models.trust_remote_code
-        )
-        report, logits = self._evaluate(name, student, self.student_tokenizer, self.tokens)
+        student = self.problem.auto_class.from_pretrained(folder, trust_remote_code=self.models.trust_remote_code)
+        report, logits = self._evaluate(name, student, self.student_processor, self.tokens)
         report.metrics["teacher_agreement"] = teacher_agreement(logits, teacher_logits)
         return report
 
@@ -280,11 +290,8 @@ class DistillationJob:
         print(f"results: {self.folder / 'results.json'}\nfigure of λ: {figure}")
 
     def _warn_if_at_chance(self, teacher: ModelReport) -> None:
-        if "accuracy" in teacher.metrics:
-            labels = Counter(self.data.splits[self.data.report_split]["label"][:])
-            warn_if_at_chance(teacher.metrics["accuracy"], max(labels.values()) / labels.total())
-        else:
-            warn_if_at_chance(teacher.metrics[MAIN_METRIC], 0.0)  # a correlation
+        metric, chance = self.problem.chance(self.data)
+        warn_if_at_chance(teacher.metrics[metric], chance)
 
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
         """Arguments of a plain Trainer beside the distillation's, which alone is reported and pushed."""
@@ -292,12 +299,5 @@ class DistillationJob:
         beside |= {"metric_for_best_model": MAIN_METRIC, "greater_is_better": True}
         return dataclasses.replace(cast(Any, self.config), output_dir=str(folder), **beside, **settings)
 
-    def _load_classifier(self, checkpoint: str, new_head: bool = False) -> PreTrainedModel:
-        return load_classifier(checkpoint, self.data.label_names, self.models.trust_remote_code, new_head)
-
-    def _load_tokenizer(self, checkpoint: str) -> PreTrainedTokenizerBase:
-        path = resolve_checkpoint(checkpoint)
-        try:
-            return AutoTokenizer.from_pretrained(path, trust_remote_code=self.models.trust_remote_code)
-        except (OSError, ValueError) as error:
-            raise OSError(f"cannot load the tokenizer of teacher or student {checkpoint!r}: {error}") from error
+    def _load_model(self, checkpoint: str, new_head: bool = False) -> PreTrainedModel:
+        return self.problem.load_model(checkpoint, self.data, self.models.trust_remote_code, new_head)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hf_kd_lambda.gram import Gram
 from hf_kd_lambda.lambda_state import LambdaState
+from hf_kd_lambda.losses import IGNORED
 from hf_kd_lambda.metrics import teacher_agreement
 
 
@@ -68,7 +69,7 @@ class StepRecord:
 
 
 class EvaluationRecord:
-    """Losses and logits of an evaluation.
+    """Losses of an evaluation, and how far student and teacher agree.
 
     Args:
         names: of the losses.
@@ -77,26 +78,40 @@ class EvaluationRecord:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self._rows: list[Tensor] = []
+        self._is_regression = False
 
     def add(
-        self, student_logits: Tensor, teacher_logits: Tensor, losses: Tensor, gather: Callable[[Tensor], Tensor]
+        self,
+        student_logits: Tensor,
+        teacher_logits: Tensor,
+        labels: Tensor,
+        losses: Tensor,
+        gather: Callable[[Tensor], Tensor],
     ) -> None:
         """Note a batch.
 
         Args:
-            student_logits, teacher_logits: `[examples, classes]`.
+            student_logits, teacher_logits: `[examples, ..., classes]`, or `[examples, 1]` of a regression.
+            labels: `[examples, ...]`; where they are -100, agreement does not count.
             losses: `[names]`, of the batch.
             gather: rows of all ranks, without those that pad the last batch.
         """
+        self._is_regression = student_logits.shape[-1] == 1
+        if self._is_regression:
+            told = [student_logits.flatten().float(), teacher_logits.flatten()]
+        else:
+            items = labels.ne(IGNORED)
+            agree = student_logits.argmax(-1).eq(teacher_logits.argmax(-1)) & items
+            told = [each.reshape(len(each), -1).sum(-1).float() for each in (agree, items)]
         per_example = losses.expand(len(student_logits), len(self._names))
-        self._rows.append(gather(torch.cat([per_example, student_logits.float(), teacher_logits], dim=-1)).cpu())
+        self._rows.append(gather(torch.cat([per_example, torch.stack(told, dim=-1)], dim=-1)).cpu())
 
     def metrics(self) -> dict[str, float]:
         """The losses and the agreement with the teacher; nothing of no batch."""
         if not self._rows:
             return {}
-        rows = torch.cat(self._rows)
-        count = len(self._names)
-        losses, student_logits, teacher_logits = rows.tensor_split([count, (rows.shape[-1] + count) // 2], dim=-1)
+        losses, told = torch.cat(self._rows).tensor_split([len(self._names)], dim=-1)
         means = dict(zip(self._names, losses.mean(0).tolist(), strict=True))
-        return means | {"teacher_agreement": teacher_agreement(student_logits, teacher_logits)}
+        student, teacher = told.split(1, dim=-1)
+        agreement = teacher_agreement(student, teacher) if self._is_regression else told[:, 0].sum() / told[:, 1].sum()
+        return means | {"teacher_agreement": float(agreement)}

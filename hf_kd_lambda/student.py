@@ -1,12 +1,9 @@
-"""The student: a checkpoint of its own, or some layers of the teacher."""
+"""A student made of some layers of its teacher."""
 
 import copy
 from collections.abc import Sequence
 
 from transformers import PreTrainedModel
-
-from hf_kd_lambda.arguments import ModelArguments
-from hf_kd_lambda.teacher import load_classifier
 
 # Where an architecture keeps its encoder layers, below the base model.
 LAYERS_OF_MODEL_TYPE = {
@@ -20,23 +17,6 @@ LAYERS_OF_MODEL_TYPE = {
     "roberta": "encoder.layer",
     "xlm-roberta": "encoder.layer",
 }
-
-
-def load_student(args: ModelArguments, teacher: PreTrainedModel, label_names: list[str] | None) -> PreTrainedModel:
-    """Load the student checkpoint, or build the student from layers of the teacher.
-
-    Args:
-        args: `student` or `student_layers` says which student.
-        teacher: Sequence classifier with its labels in the data's order.
-        label_names: Names of the classes in the data's order, or None for regression.
-
-    Raises:
-        ValueError: the checkpoint is for other labels, or the teacher has no such layers.
-    """
-    if args.student_layers is not None:
-        return student_from_layers(teacher, args.student_layers)
-    assert args.student is not None, "ModelArguments requires student or student_layers"
-    return load_classifier(args.student, label_names, args.trust_remote_code)
 
 
 def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:

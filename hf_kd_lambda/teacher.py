@@ -3,6 +3,8 @@
 `label_names` are the names of the classes in the data's order; None stands for regression with one output.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import (
@@ -27,9 +29,13 @@ def resolve_checkpoint(name: str) -> str:
 
 
 def load_classifier(
-    checkpoint: str, label_names: list[str] | None, trust_remote_code: bool = False, new_head: bool = False
+    checkpoint: str,
+    label_names: list[str] | None,
+    trust_remote_code: bool = False,
+    new_head: bool = False,
+    auto_class: Any = AutoModelForSequenceClassification,
 ) -> PreTrainedModel:
-    """Load a sequence classifier in fp32 whose outputs are in the data's order.
+    """Load a classifier in fp32 whose outputs are in the data's order.
 
     Args:
         checkpoint: Hub id, folder or `quickstart`.
@@ -37,6 +43,7 @@ def load_classifier(
         trust_remote_code: Run modelling code that the checkpoint's repository carries.
         new_head: Start from a fresh output layer, for a model that is fine-tuned next. Otherwise the checkpoint's
             own is kept; where it has none it gets a fresh one, with a warning.
+        auto_class: of the model.
 
     Raises:
         OSError: there is no such checkpoint.
@@ -51,7 +58,7 @@ def load_classifier(
         ) from error
     if new_head:
         _set_labels(config, label_names)
-    model, info = AutoModelForSequenceClassification.from_pretrained(
+    model, info = auto_class.from_pretrained(
         path,
         config=config,
         dtype=torch.float32,
@@ -69,7 +76,7 @@ def load_classifier(
             "a teacher would only guess: fine-tune it first with teacher_finetune: true.",
             checkpoint,
         )
-        return load_classifier(checkpoint, label_names, trust_remote_code, new_head=True)
+        return load_classifier(checkpoint, label_names, trust_remote_code, True, auto_class)
     align_labels(model, label_names)
     return model
 

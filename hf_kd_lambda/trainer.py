@@ -247,7 +247,9 @@ class DistillationTrainer(Trainer):
             self._take_votes(outputs.logits, teacher_outputs["logits"], inputs["labels"])
         else:
             gather = self.accelerator.gather_for_metrics
-            self._evaluation_record.add(outputs.logits, teacher_outputs["logits"], losses.detach(), gather)
+            self._evaluation_record.add(
+                outputs.logits, teacher_outputs["logits"], inputs["labels"], losses.detach(), gather
+            )
         loss = torch.dot(losses[:2], torch.stack(self.loss_weights))
         return (loss, without(outputs, self._added_outputs)) if return_outputs else loss
 

@@ -29,7 +29,6 @@ from hf_kd_lambda.probe.slopes import measure_slopes
 from hf_kd_lambda.probe.steps import Gradients, gradients_of, losses_on
 from hf_kd_lambda.probe.sweep import sweep
 from hf_kd_lambda.probe.updates import adam_momentum, adam_tangent, metric_before, metric_of_step, sgd_update
-from hf_kd_lambda.tokens import DistillationCollator
 from hf_kd_lambda.trainer import DistillationTrainer
 
 SAVED = 0.1  # of the run, between checkpoints
@@ -146,7 +145,7 @@ def batch(
     generator = torch.Generator().manual_seed(job.config.seed)
     chosen = torch.randperm(len(tokens), generator=generator).roll(-index * size)[:size].tolist()
     own = job.teacher_tokens is not job.tokens
-    collator = DistillationCollator(job.student_tokenizer, job.teacher_tokenizer if own else None)
+    collator = job.problem.collator(job.student_processor, job.teacher_processor if own else None)
     columns = {name: value.to(student.device) for name, value in collator([tokens[index] for index in chosen]).items()}
     prefix = TEACHER_PREFIX if own else ""
     teachers = {name.removeprefix(prefix): value for name, value in columns.items() if name.startswith(prefix)}

@@ -45,8 +45,8 @@ def test_every_rule_trains_the_quickstart(job, rule, tmp_path):
         teacher=copy.deepcopy(teacher),
         train_dataset=job.tokens["train"],
         eval_dataset=job.tokens["train"].select(range(320)),
-        data_collator=DistillationCollator(job.student_tokenizer),
-        processing_class=job.student_tokenizer,
+        data_collator=DistillationCollator(job.student_processor),
+        processing_class=job.student_processor,
     )
     before = trainer.evaluate()
     trainer.train()

@@ -2,12 +2,11 @@ import copy
 
 import pytest
 import torch
-from tiny import SIZES, save_checkpoint, tiny_batch, tiny_bert
+from tiny import SIZES, tiny_batch, tiny_bert
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from hf_kd_lambda.arguments import ModelArguments
-from hf_kd_lambda.student import LAYERS_OF_MODEL_TYPE, load_student, student_from_layers
+from hf_kd_lambda.student import LAYERS_OF_MODEL_TYPE, student_from_layers
 
 NAMES = ["negative", "neutral", "positive"]
 DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
@@ -115,15 +114,3 @@ def test_unsupported_architecture_is_named_with_the_supported_ones():
 def test_wrong_layers_are_refused(layers, message):
     with pytest.raises(ValueError, match=message):
         student_from_layers(tiny_bert(), layers)
-
-
-def test_load_student_from_layers_or_checkpoint(tmp_path):
-    teacher = tiny_bert(layers=4)
-    built = load_student(ModelArguments(teacher="unused", student_layers=[0, 3]), teacher, NAMES)
-    assert built.config.num_hidden_layers == 2
-    torch.testing.assert_close(built.classifier.weight, teacher.classifier.weight)
-
-    checkpoint = save_checkpoint(tiny_bert(layers=1, id2label=dict(enumerate(NAMES))), tmp_path)
-    loaded = load_student(ModelArguments(teacher="unused", student=checkpoint), teacher, NAMES)
-    assert loaded.config.num_hidden_layers == 1
-    assert not torch.equal(loaded.classifier.weight, teacher.classifier.weight)

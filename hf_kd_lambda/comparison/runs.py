@@ -31,7 +31,6 @@ from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.finetune import train_on
 from hf_kd_lambda.pipeline import DistillationJob
 from hf_kd_lambda.report import versions
-from hf_kd_lambda.student import load_student
 
 SPEED = ("runtime", "samples_per_second", "steps_per_second")
 LOGGED = [
@@ -64,7 +63,7 @@ class TaskRuns:
     @cached_property
     def examples(self) -> tuple[Dataset, Dataset]:
         """Tokens, labels and teacher logits of the training split and of the reported one."""
-        tokens, student = self.job.tokens, load_student(self.job.models, self.teacher, self.job.data.label_names)
+        tokens, student = self.job.tokens, self.job.load_student(self.teacher)
         trainer = self.job.make_trainer(self.teacher, student, evaluated=tokens[self.job.data.report_split])
         if not trainer.cache_teacher():
             raise ValueError(f"cache_teacher: the logits of {self.task}'s teacher cannot be kept, see the warning.")
@@ -87,7 +86,7 @@ class TaskRuns:
         with tempfile.TemporaryDirectory() as folder:
             config = dataclasses.replace(cast(Any, self.config(cell)), output_dir=folder)
             set_seed(cell.seed)
-            student = load_student(self.job.models, self.teacher, self.job.data.label_names)
+            student = self.job.load_student(self.teacher)
             train, evaluated = self.examples
             trainer = self.job.make_trainer(None, student, config, spoiled(train, cell), evaluated)
             curve = Curve()

@@ -11,6 +11,7 @@ from hf_kd_lambda.losses import (
     logit_mse_loss,
     reverse_kl_loss,
     soft_target_loss,
+    token_kl_loss,
 )
 
 
@@ -20,9 +21,11 @@ def _of_logits(given: Given) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
 
 @dataclass(frozen=True)
 class SoftTargets(KDLoss):
-    """T²·KL(teacher ‖ student): see `soft_target_loss`."""
+    """T²·KL(teacher ‖ student): see `soft_target_loss`, and of tokens `token_kl_loss`."""
 
     def __call__(self, given: Given) -> Tensor:
+        if given.labels.dim() > 1:
+            return token_kl_loss(*_of_logits(given), given.temperature, shift=False)
         return soft_target_loss(*_of_logits(given), given.temperature)
 
 

@@ -1,0 +1,86 @@
+"""What differs between kinds of problems: data, models, batches and metrics."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from datasets import DatasetDict
+from transformers import EvalPrediction, PreTrainedModel
+
+from hf_kd_lambda.arguments import DataArguments
+from hf_kd_lambda.data import TaskData
+from hf_kd_lambda.teacher import load_classifier, resolve_checkpoint
+
+Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
+Metrics = Callable[[EvalPrediction], dict[str, float]]
+
+
+class Problem(ABC):
+    """A kind of problem, as the setting `problem` names it. It has no state.
+
+    Attributes:
+        auto_class: of the models, `from_pretrained` of which loads them.
+        processor_class: likewise of what makes their inputs, a tokenizer or an image processor.
+    """
+
+    auto_class: ClassVar[Any]
+    processor_class: ClassVar[Any]
+
+    def load_model(
+        self, checkpoint: str, data: TaskData, trust_remote_code: bool = False, new_head: bool = False
+    ) -> PreTrainedModel:
+        """A model whose outputs are in the data's order: see `load_classifier`."""
+        return load_classifier(checkpoint, data.label_names, trust_remote_code, new_head, self.auto_class)
+
+    def load_processor(self, checkpoint: str, trust_remote_code: bool = False) -> Any:
+        """What makes a checkpoint's inputs.
+
+        Raises:
+            OSError: the checkpoint has none.
+        """
+        try:
+            return self.processor_class.from_pretrained(
+                resolve_checkpoint(checkpoint), trust_remote_code=trust_remote_code
+            )
+        except (OSError, ValueError) as error:
+            kind = self.processor_class.__name__.removeprefix("Auto")
+            raise OSError(f"cannot load the {kind} of teacher or student {checkpoint!r}: {error}") from error
+
+    @abstractmethod
+    def load_data(self, args: DataArguments, seed: int) -> TaskData:
+        """The examples.
+
+        Args:
+            args: where they are, and which of them.
+            seed: draws `max_train_samples` of them.
+
+        Raises:
+            ValueError: they do not fit the settings; the message names the split, the row and the value.
+        """
+
+    @abstractmethod
+    def share_inputs(self, teacher: Any, student: Any) -> bool:
+        """Whether the two processors make the same inputs, so that a batch needs one set of them."""
+
+    @abstractmethod
+    def encode(self, data: TaskData, args: DataArguments, student: Any, teacher: Any | None) -> DatasetDict:
+        """The examples as inputs and `labels`.
+
+        Args:
+            data: as loaded.
+            args: how to.
+            student: the student's processor.
+            teacher: the teacher's, where the two share no inputs; its own get the prefix `teacher_`.
+        """
+
+    @abstractmethod
+    def collator(self, student: Any, teacher: Any | None) -> Collator:
+        """What makes a batch of encoded examples; processors as for `encode`."""
+
+    @abstractmethod
+    def metrics(self, data: TaskData) -> Metrics:
+        """Metrics of predictions, the main one as `score`."""
+
+    @abstractmethod
+    def chance(self, data: TaskData) -> tuple[str, float]:
+        """The name of a metric on the reported split, and what it is without knowledge."""
