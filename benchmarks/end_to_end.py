@@ -105,7 +105,8 @@ def table(folder: Path) -> str:
     """Markdown of all runs in the folder: medians, ranges, ratios of ours to each, and model FLOPs utilisation.
 
     Ratios are medians over the seeds that both ran, and utilisation is by the peak measured before each seed: the same
-    machine is faster on one day than on another.
+    machine is faster on one day than on another. A record without `seconds`, of a run that had not the machine to
+    itself, counts for its accuracy alone.
     """
     runs: dict[str, dict[int, dict[str, Any]]] = {}
     for line in [*(line for lines in CONTENDERS.values() for line in lines), *OURS]:
@@ -113,24 +114,26 @@ def table(folder: Path) -> str:
         if files:
             runs[line.label] = {int(file.stem.rpartition("-")[-1]): json.loads(file.read_text()) for file in files}
     rows = [
-        "| trainer | runs | seconds, median (min–max) | ours fp32 / it | ours bf16 / it | accuracy, mean (each) "
+        "| trainer | timed runs | seconds, median (min–max) | ours fp32 / it | ours bf16 / it | accuracy, mean (each) "
         "| model FLOPs utilisation |",
         "|---|---|---|---|---|---|---|",
     ]
     for label, each in runs.items():
-        times = [run["seconds"] for run in each.values()]
+        timed = {seed: run for seed, run in each.items() if "seconds" in run}
+        times = [run["seconds"] for run in timed.values()]
         scores = [100 * run["accuracy"] for run in each.values()]
-        ratios = " | ".join(_ratio(runs[line.label], each) for line in OURS)
-        used = statistics.median(_utilisation(run, folder / PEAK.format(seed)) for seed, run in each.items())
+        ratios = " | ".join(_ratio(runs[line.label], timed) for line in OURS)
+        used = statistics.median(_utilisation(run, folder / PEAK.format(seed)) for seed, run in timed.items())
         rows.append(
-            f"| {label} | {len(each)} | {statistics.median(times):.0f} ({min(times):.0f}–{max(times):.0f}) | {ratios} "
+            f"| {label} | {len(times)} | {statistics.median(times):.0f} ({min(times):.0f}–{max(times):.0f}) | {ratios} "
             f"| {statistics.fmean(scores):.1f} ({', '.join(f'{score:.1f}' for score in scores)}) | {used:.0%} |"
         )
     return "\n".join(rows)
 
 
-def _ratio(ours: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]]) -> str:
-    ratios = [ours[seed]["seconds"] / others[seed]["seconds"] for seed in ours.keys() & others.keys()]
+def _ratio(ours: dict[int, dict[str, Any]], timed: dict[int, dict[str, Any]]) -> str:
+    seeds = [seed for seed in ours.keys() & timed.keys() if "seconds" in ours[seed]]
+    ratios = [ours[seed]["seconds"] / timed[seed]["seconds"] for seed in seeds]
     return f"{statistics.median(ratios):.2f}" if ratios else "–"
 
 

@@ -83,6 +83,15 @@ def test_the_table_compares_runs_of_the_same_seed_and_medians_over_seeds(tmp_pat
     assert rows[2].startswith("| ours-bf16 | 1 | 5 (5–5) |")
 
 
+def test_a_run_without_seconds_counts_for_its_accuracy_alone(tmp_path):
+    (tmp_path / "gemm_peak-0.json").write_text(json.dumps({"fp32": 1e9, "bf16": 1e9}))
+    for line in (Line("ours"), Line("ours", "bf16")):
+        for seed, figures in enumerate(({"seconds": 10, "accuracy": 0.8}, {"accuracy": 0.9})):
+            record = {"real_tokens": 1, "precision": line.precision, "parameters": {"non_embedding": 1}, **figures}
+            (tmp_path / f"{line.label}-{seed}.json").write_text(json.dumps(record))
+    assert "| ours-fp32 | 1 | 10 (10–10) | 1.00 | 1.00 | 85.0 (80.0, 90.0) |" in table(tmp_path)
+
+
 def test_runs_without_a_seed_in_common_have_no_ratio(tmp_path):
     for line, seed in ((Line("ours"), 0), (Line("ours", "bf16"), 0), (Line("plain"), 1)):
         figures = {"seconds": 1, "accuracy": 0.9, "real_tokens": 1, "precision": line.precision}

@@ -1,9 +1,11 @@
 """Page and figures of a comparison."""
 
+import html
 import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from compared_runs import failed, made_up_run, whole_grid, write_runs
@@ -12,6 +14,7 @@ from matplotlib.figure import Figure
 from hf_kd_lambda.comparison import figures as comparison_figures
 from hf_kd_lambda.comparison.report import write_report
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CHROMIUM = shutil.which("chromium")
 OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
 
@@ -208,3 +211,14 @@ def test_a_click_on_a_header_sorts(tmp_path, column, clicks, expected, order):
     found = Page(dumped.stdout)
     assert [cells[0] for cells in found.rows if cells][: len(expected)] == expected
     assert found.sorted_by == order
+
+
+COMMITTED = sorted(BENCHMARKS.glob("compare*/results.jsonl"))
+
+
+@pytest.mark.parametrize("committed", COMMITTED, ids=lambda file: file.parent.name)
+def test_a_committed_report_is_what_its_runs_say(tmp_path, committed):
+    shutil.copy(committed, tmp_path)
+    report = committed.with_name("report.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^Written by: (.*)$", report, re.MULTILINE)
+    assert write_report(tmp_path, html.unescape(command)) == report

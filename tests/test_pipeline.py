@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_jobs import argv, job, settings
+from tiny import save_checkpoint, tiny_bert
 from transformers import AutoModelForSequenceClassification, pipeline
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +75,18 @@ def test_a_fine_tuned_teacher_is_reused(tmp_path):
     written = weights.stat().st_mtime_ns
     job(settings(tmp_path)).run()
     assert weights.stat().st_mtime_ns == written
+
+
+def test_a_student_is_made_of_layers_or_loaded(tmp_path):
+    teacher = tiny_bert(3, layers=4, id2label=dict(enumerate(["praise", "rant", "shrug"])))
+    built = job(settings(tmp_path)).load_student(teacher)
+    assert built.config.num_hidden_layers == 2
+    torch.testing.assert_close(built.classifier.weight, teacher.classifier.weight)
+
+    checkpoint = save_checkpoint(tiny_bert(3, layers=1, id2label=teacher.config.id2label), tmp_path / "student")
+    loaded = job(settings(tmp_path, student=checkpoint, student_layers=None)).load_student(teacher)
+    assert loaded.config.num_hidden_layers == 1
+    assert not torch.equal(loaded.classifier.weight, teacher.classifier.weight)
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
