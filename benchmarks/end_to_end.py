@@ -114,8 +114,8 @@ def table(folder: Path) -> str:
         if files:
             runs[line.label] = {int(file.stem.rpartition("-")[-1]): json.loads(file.read_text()) for file in files}
     rows = [
-        "| trainer | timed runs | seconds, median (min–max) | ours fp32 / it | ours bf16 / it | accuracy, mean (each) "
-        "| model FLOPs utilisation |",
+        "| trainer | timed runs | seconds, median (min–max) | ours fp32 / it | ours bf16 / it "
+        "| accuracy, mean (each) | model FLOPs utilisation |",
         "|---|---|---|---|---|---|---|",
     ]
     for label, each in runs.items():
@@ -124,8 +124,9 @@ def table(folder: Path) -> str:
         scores = [100 * run["accuracy"] for run in each.values()]
         ratios = " | ".join(_ratio(runs[line.label], timed) for line in OURS)
         used = statistics.median(_utilisation(run, folder / PEAK.format(seed)) for seed, run in timed.items())
+        seconds = f"{statistics.median(times):.0f} ({min(times):.0f}–{max(times):.0f})"
         rows.append(
-            f"| {label} | {len(times)} | {statistics.median(times):.0f} ({min(times):.0f}–{max(times):.0f}) | {ratios} "
+            f"| {label} | {len(times)} | {seconds} | {ratios} "
             f"| {statistics.fmean(scores):.1f} ({', '.join(f'{score:.1f}' for score in scores)}) | {used:.0%} |"
         )
     return "\n".join(rows)

@@ -1,28 +1,55 @@
 """Models and data of a job. The `help` of a field is the only place where it is documented."""
 
 from dataclasses import dataclass, field
+from typing import Any
+
+from hf_kd_lambda.config import as_mapping
+
+_ARCHITECTURE = '{"model_type": "resnet", "depths": [1, 1], "hidden_sizes": [16, 32]}'
 
 
 @dataclass
 class ModelArguments:
     """Which teacher, and which student."""
 
-    teacher: str = field(
+    teacher: str | None = field(
+        default=None,
         metadata={
             "help": "Teacher: a Hub id, a folder, or `quickstart` for the encoder of the [quickstart] extra, "
             "which needs no network."
-        }
+        },
+    )
+    teacher_architecture: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of `teacher`: a new model, which `teacher_finetune` trains, for example `{model_type: "
+            "resnet, num_channels: 1, depths: [1, 1], hidden_sizes: [16, 32]}`, with fields of the configuration of "
+            "any image classifier of Transformers, and `image_size`. Default of that: the model's, or the images' own."
+        },
     )
     student: str | None = field(
         default=None,
-        metadata={"help": "Student: a Hub id or a folder. Give either this or `student_layers`."},
+        metadata={
+            "help": "Student: a Hub id or a folder. Give either this, `student_layers` or `student_architecture`."
+        },
+    )
+    student_architecture: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Student: a new model, as in `teacher_architecture`."}
     )
     student_layers: list[int] | None = field(
         default=None,
         metadata={
-            "help": "Build the student from these encoder layers of the teacher, counted from 0, e.g. `0 5`. "
-            "Embeddings, pooler and classification head are copied from the teacher too. "
-            "For BERT, RoBERTa, DistilBERT, ELECTRA and DeBERTa-v2."
+            "help": "Build the student from these layers of the teacher, counted from 0, e.g. `0 5`. "
+            "Embeddings, pooler and head are copied from the teacher too. "
+            "For BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa-v2, GPT-2, Llama, Mistral, Qwen2, Qwen3, ViT and DeiT."
+        },
+    )
+    lora: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Train adapters of the student alone (LoRA, with the [peft] extra), which are merged into it at "
+            "the end: fields of `peft.LoraConfig`, for example `{r: 16, target_modules: [q_proj, v_proj]}`. Default: "
+            "train all of it."
         },
     )
     teacher_finetune: bool = field(
@@ -49,18 +76,30 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.student is not None and self.student_layers is not None:
+        for name in ("teacher_architecture", "student_architecture"):
+            setattr(self, name, as_mapping(getattr(self, name), name, _ARCHITECTURE))
+        self.lora = as_mapping(self.lora, "lora", '{"r": 8}')
+        self._require_one("teacher", "teacher_architecture")
+        self._require_one("student", "student_layers", "student_architecture")
+        if self.teacher_architecture is not None and not self.teacher_finetune:
             raise ValueError(
-                f"student={self.student!r} and student_layers={self.student_layers} both name a student: give one."
+                f"teacher_architecture={self.teacher_architecture} is a teacher that knows nothing: set "
+                "teacher_finetune to true."
             )
-        if self.student is None and self.student_layers is None:
-            raise ValueError("no student: set student to a checkpoint, or student_layers to layers of the teacher.")
         if self.student_layers is not None and not self.student_layers:
             raise ValueError("student_layers=[] keeps no layer: name at least one, e.g. [0, 5].")
         if self.teacher_epochs <= 0:
             raise ValueError(f"teacher_epochs={self.teacher_epochs} must be positive.")
         if self.teacher_learning_rate <= 0:
             raise ValueError(f"teacher_learning_rate={self.teacher_learning_rate} must be positive.")
+
+    def _require_one(self, checkpoint: str, *others: str) -> None:
+        given = {name: getattr(self, name) for name in (checkpoint, *others)}
+        named = [f"{name}={value!r}" for name, value in given.items() if value is not None]
+        if len(named) > 1:
+            raise ValueError(f"{' and '.join(named)} both name a {checkpoint}: give one.")
+        if not named:
+            raise ValueError(f"no {checkpoint}: set {checkpoint} to a checkpoint, or {' or '.join(others)}.")
 
 
 @dataclass
@@ -69,19 +108,27 @@ class DataArguments:
 
     problem: str = field(
         default="text-classification",
-        metadata={"help": "Kind of problem, by the Hub's name: text-classification, which covers regression."},
+        metadata={
+            "help": "Kind of problem, by the Hub's name: text-classification, which covers regression, "
+            "image-classification, text-generation (causal language models) or token-classification."
+        },
     )
     dataset: str | None = field(
         default=None,
         metadata={
             "help": "Dataset: a Hub id (GLUE is `nyu-mll/glue`), a local folder in such a layout, or `quickstart` for "
-            "the labelled tweets of the [quickstart] extra. Or give `train_file`."
+            "the labelled tweets of the [quickstart] extra. Or give `train_file`. Of images: a Hub id, a folder with "
+            "a folder of images for each class, `digits` (scikit-learn's, 8 × 8) or `mnist` (5,000 of the [images] "
+            "extra, 28 × 28)."
         },
     )
     dataset_config: str | None = field(
         default=None, metadata={"help": "Configuration of the dataset. Default: the name of `task`, where one is set."}
     )
-    train_file: str | None = field(default=None, metadata={"help": "Training examples: csv, json(l) or parquet."})
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "Training examples: csv, json(l) or parquet; of text-generation also txt, a text a line."},
+    )
     validation_file: str | None = field(
         default=None, metadata={"help": "Validation examples, in the same format, beside `train_file` or a `dataset`."}
     )
@@ -94,16 +141,38 @@ class DataArguments:
         },
     )
     text_column: str | None = field(
-        default=None, metadata={"help": "Column of the text. Default: `text` or the task's."}
+        default=None,
+        metadata={
+            "help": "Column of the text, of token-classification a list of words. Default: `text` or the task's; "
+            "`tokens` of token-classification."
+        },
     )
     text_pair_column: str | None = field(
         default=None, metadata={"help": "Column of the second text, for sentence pairs. Default: none, or the task's."}
     )
+    image_column: str = field(default="image", metadata={"help": "Column of the image."})
+    augment: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Change images of training at random, each time anew: `crop` shifts them by up to an eighth of "
+            "their height and width, `flip` mirrors every second one. Default: none, so that the teacher's logits can "
+            "be cached."
+        },
+    )
     label_column: str = field(
         default="label",
-        metadata={"help": "Column of the label: integers or names for classification, floats for regression."},
+        metadata={
+            "help": "Column of the label: integers or names for classification, a list of them for "
+            "token-classification, one for each word, floats for regression."
+        },
     )
-    max_length: int = field(default=128, metadata={"help": "Longest sequence, in tokens; longer ones are cut."})
+    max_length: int = field(
+        default=128,
+        metadata={
+            "help": "Longest sequence, in tokens; longer ones are cut. Of text-generation: the length of the blocks "
+            "into which the texts are cut, one joined to the next."
+        },
+    )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Train on this many examples only, drawn with `data_seed` (or `seed`)."}
     )

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
 
 from hf_kd_lambda.config import DistillationConfig
+from hf_kd_lambda.images import Augmentation
 from hf_kd_lambda.lambda_rules import make_rule
 from hf_kd_lambda.lambda_state import LambdaState
 
@@ -133,21 +135,27 @@ class SaveOnSignal(TrainerCallback):
 
 
 class EpochOrder(TrainerCallback):
-    """Has length-grouped batches depend on seed and epoch alone, as Accelerate has random ones.
+    """Has length-grouped batches and augmented images depend on seed and epoch alone, as random batches do.
 
-    Else a resumed run, whose random numbers start anew, would go on in another order.
+    Else a resumed run, whose random numbers start anew, would go on in another order, and with other images.
     """
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Seed the sampler, which lies below what Accelerate puts around it."""
-        sampler = getattr(kwargs.get("train_dataloader"), "batch_sampler", None)
+        """Seed the sampler, which lies below what Accelerate puts around it, and what changes images at random."""
+        seed = (args.seed if args.data_seed is None else args.data_seed) + int(state.epoch or 0)
+        loader = kwargs.get("train_dataloader")
+        examples = getattr(loader, "dataset", None)
+        if isinstance(examples, Dataset):
+            transform = examples.format["format_kwargs"].get("transform")
+            if isinstance(transform, Augmentation):
+                transform.seed = seed
+        sampler = getattr(loader, "batch_sampler", None)
         while sampler is not None and not isinstance(sampler, LengthGroupedSampler):
             sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
         if sampler is not None:
-            seed = args.seed if args.data_seed is None else args.data_seed
-            sampler.generator = torch.Generator().manual_seed(seed + int(state.epoch or 0))
+            sampler.generator = torch.Generator().manual_seed(seed)
 
 
 def signal_received(callbacks: Iterable[TrainerCallback]) -> signal.Signals | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainingArguments
 from transformers.modelcard import extract_hyperparameters_from_trainer
 
+from hf_kd_lambda.causal import is_causal
 from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.hub import origin_of
 from hf_kd_lambda.model_card import TASK, CardFacts
@@ -44,7 +45,7 @@ def facts_of_job(
     sources = (data.dataset, data.train_file, data.validation_file, data.test_file)
     return CardFacts(
         name=job.repository or job.folder.resolve().name,
-        teacher=origin_of(models.teacher),
+        teacher=origin_of(models.teacher) if models.teacher else None,
         student=origin_of(models.student) if models.student else None,
         layers=models.student_layers,
         teacher_finetuned=models.teacher_finetune,
@@ -58,6 +59,7 @@ def facts_of_job(
         settings=settings,
         command=f"accelerate launch{processes} scripts/distill.py student.yaml",
         versions=versions(),
+        pipeline_tag=data.problem,
     )
 
 
@@ -99,7 +101,7 @@ def facts_of_trainer(
         log_history=history,
         settings={name: getattr(args, name) for name in sorted(own)} | extract_hyperparameters_from_trainer(trainer),
         versions=versions(),
-        pipeline_tag=next(iter(_listed(tasks)), TASK),
+        pipeline_tag=next(iter(_listed(tasks)), "text-generation" if is_causal(trainer.model) else TASK),
         language=language,
         license=license,
         tags=_listed(tags),

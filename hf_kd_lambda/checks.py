@@ -1,16 +1,21 @@
 """What cannot work is refused before training starts, with a message that says what to change."""
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.trainer_utils import unwrap_peft_model
 from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
+from hf_kd_lambda.causal import is_causal
 from hf_kd_lambda.columns import TEACHER_LOGITS, own_inputs
 from hf_kd_lambda.config import DistillationConfig
+from hf_kd_lambda.projections import NAME as PROJECTIONS
 
 logger = logging.get_logger(__name__)
 
@@ -29,6 +34,27 @@ def check_problem(student: PreTrainedConfig) -> None:
         )
 
 
+def check_next_tokens(teacher: PreTrainedModel, student: nn.Module) -> None:
+    """Refuse a teacher whose distributions of the next token are not over the student's tokens.
+
+    Raises:
+        ValueError: it is no causal model, or its vocabulary is of another size.
+    """
+    if not is_causal(teacher):
+        raise ValueError(
+            f"the student, a {type(student).__name__}, predicts the next token, and the teacher, a "
+            f"{type(teacher).__name__}, does not: give a teacher for causal language modelling."
+        )
+    configs: list[Any] = [teacher.config, student.config]
+    sizes = [config.vocab_size for config in configs]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"the teacher predicts one of {sizes[0]} tokens, the student one of {sizes[1]}, and soft targets compare "
+            "them token by token: take a student and a teacher of one tokenizer. Where they have that and differ in "
+            f"what their embeddings are padded to: teacher.resize_token_embeddings({sizes[1]})."
+        )
+
+
 def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, student: nn.Module) -> None:
     """Refuse a dataset from which the teacher would not get the inputs that it needs.
 
@@ -43,6 +69,11 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
             f"teacher=None, and of the columns {', '.join(columns)} none is {TEACHER_LOGITS}: give a teacher, or add "
             "its logits to all datasets."
         )
+    if own_inputs(columns) and is_causal(student):
+        raise ValueError(
+            "teacher_input_ids: of the next token, a teacher can only teach what it says at the student's own "
+            "positions: leave out the teacher's columns, and take models of one tokenizer."
+        )
     sizes = [getattr(model.config, "vocab_size", None) for model in (teacher, student)]
     if sizes[0] != sizes[1] and not own_inputs(columns):
         raise ValueError(
@@ -51,20 +82,34 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
         )
 
 
-def check_teacher_logits(logits: Sequence[float], labels: int) -> None:
+def check_projections(student: nn.Module) -> None:
+    """Refuse projections that no checkpoint would have.
+
+    Raises:
+        ValueError: the student has adapters, and hidden states that are projected to the teacher's width.
+    """
+    if hasattr(student, PROJECTIONS) and unwrap_peft_model(student) is not student:
+        raise ValueError(
+            "kd_losses: hidden states of student and teacher have different widths, and of a student with adapters "
+            "PEFT saves adapters alone, and no projection: take a student of the teacher's width, or losses of logits."
+        )
+
+
+def check_teacher_logits(logits: Sequence[Any], labels: int) -> None:
     """Refuse logits that a dataset brings for other classes than the student's.
 
     Args:
-        logits: of one example.
+        logits: of one example, `[classes]` or `[tokens, classes]`.
         labels: number of the student's outputs.
 
     Raises:
         ValueError: there are not as many.
     """
-    if len(logits) != labels:
+    *tokens, values = torch.as_tensor(logits).shape
+    if values != labels:
         raise ValueError(
-            f"{TEACHER_LOGITS} has {len(logits)} values an example, and the student {labels} output(s): give the "
-            "logits of a teacher for the same labels, in their order."
+            f"{TEACHER_LOGITS} has {values} values {'a token' if tokens else 'an example'}, and the student {labels} "
+            "output(s): give the logits of a teacher for the same labels, in their order."
         )
 
 

@@ -6,15 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.trainer_utils import unwrap_peft_model
+
+from hf_kd_lambda.teacher_rows import padded
 
 TEACHER_PREFIX = "teacher_"
 TEACHER_LOGITS = "teacher_logits"
-LABELS = ("label", "label_ids", "labels")
+LABELS = ("label", "label_ids", "labels", "shift_labels")
 
 
 def forward_parameters(model: nn.Module) -> set[str]:
     """Names of the inputs that a model's `forward` takes, but for the labels, which the trainer keeps to itself."""
-    return set(inspect.signature(model.forward).parameters) - {"labels"}
+    # The forward of PEFT's wrappers passes on more than it names.
+    return set(inspect.signature(unwrap_peft_model(model).forward).parameters) - {"labels"}
 
 
 def column_names(dataset: Any) -> Collection[str]:
@@ -52,15 +56,20 @@ class ColumnCollator:
         self.tokenizer = getattr(collate, "tokenizer", None)  # which the Trainer saves where it has none of its own
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
-        """A batch, with `teacher_logits` `[examples, ...]` in fp32 where the examples have them.
+        """A batch, with `teacher_logits` in fp32 where the examples have them.
 
+        They are `[examples, classes]`, or of tokens `[examples, length, classes]`, padded as the `attention_mask` is.
         Examples without names of their columns, say tuples, are the collator's alone.
+
+        Raises:
+            ValueError: an example has logits for another number of tokens than it has.
         """
         if not isinstance(examples[0], Mapping):
             return dict(self.collate(examples))
         batch = dict(self.collate([self._given(example) for example in examples]))
         if TEACHER_LOGITS in examples[0]:
-            batch[TEACHER_LOGITS] = torch.stack([_as_tensor(example[TEACHER_LOGITS]) for example in examples])
+            rows = [_as_tensor(example[TEACHER_LOGITS]) for example in examples]
+            batch[TEACHER_LOGITS] = _batched(rows, batch.get("attention_mask"))
         return batch
 
     def _given(self, example: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,3 +81,9 @@ class ColumnCollator:
 
 def _as_tensor(logits: Any) -> Tensor:
     return torch.as_tensor(logits, dtype=torch.float32)
+
+
+def _batched(rows: list[Tensor], attention_mask: Tensor | None) -> Tensor:
+    if rows[0].dim() == 1 or attention_mask is None:
+        return torch.stack(rows)
+    return padded(rows, attention_mask)

@@ -104,7 +104,7 @@ class DistillationConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "Measure λ every this many optimizer steps and keep it in between, where a step then costs one "
-            "ordinary backward pass. Default: 8, at which students of SST-2 scored as with 1 (benchmarks/README.md), "
+            "ordinary backward pass. Default: 8, at which students scored as with 1 (benchmarks/README.md), "
             "but 1 where rule or scope need both gradients at each step."
         },
     )
@@ -135,7 +135,7 @@ class DistillationConfig(TrainingArguments):
         metadata={
             "help": "Compute the teacher's logits once, before training, and keep them for all epochs and later runs; "
             "the teacher then leaves the accelerator's memory. Off by itself, with a warning that says why, where "
-            "examples are streamed or augmented at random."
+            "examples are streamed or augmented at random; and of language models, whose logits are too large to keep."
         },
     )
     teacher_cache_dir: str | None = field(
@@ -191,8 +191,8 @@ class DistillationConfig(TrainingArguments):
             raise ValueError(
                 f"kd_weight={self.kd_weight} must lie in [0, {upper:g}] where lambda_form is {self.lambda_form!r}."
             )
-        self.lambda_rule_kwargs = _as_mapping(self.lambda_rule_kwargs, "lambda_rule_kwargs", '{"gamma": 1.0}')
-        self.kd_losses = _as_mapping(self.kd_losses, "kd_losses", '{"soft_targets": 1.0}')
+        self.lambda_rule_kwargs = as_mapping(self.lambda_rule_kwargs, "lambda_rule_kwargs", '{"gamma": 1.0}')
+        self.kd_losses = as_mapping(self.kd_losses, "kd_losses", '{"soft_targets": 1.0}')
         if self.kd_losses is not None:
             self.kd_losses_for(num_labels=2)  # what is wrong with them whatever the labels are
         self._check_rule()
@@ -277,7 +277,7 @@ class DistillationConfig(TrainingArguments):
         self.bf16 = self.precision == "bf16" or (self.precision == "auto" and _multiplies_bf16(self.use_cpu))
 
 
-def _as_mapping(value: Any, name: str, example: str) -> dict[str, Any] | None:
+def as_mapping(value: Any, name: str, example: str) -> dict[str, Any] | None:
     """A setting that is a mapping or None; of a command line, as JSON."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError):

@@ -3,15 +3,14 @@
 import difflib
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Value, load_dataset
-from datasets.exceptions import DatasetGenerationError
 
 from hf_kd_lambda import quickstart
 from hf_kd_lambda.arguments import DataArguments
+from hf_kd_lambda.splits import with_files
 
 
 class GlueTask(NamedTuple):
@@ -91,9 +90,9 @@ def load_task_data(args: DataArguments, seed: int) -> TaskData:
     columns[args.label_column] = "label"
 
     splits = {name: _uniform_columns(split, name, columns) for name, split in _load_splits(args).items()}
-    label_names = _label_names(splits["train"], glue)
+    label_names = label_names_of(splits["train"], glue)
     for name, split in splits.items():
-        splits[name] = _encode_labels(split, name, label_names)
+        splits[name] = encode_labels(split, name, label_names)
         if name == "train" and args.max_train_samples is not None:
             splits[name] = splits[name].shuffle(seed).take(args.max_train_samples)
         elif args.max_eval_samples is not None:
@@ -122,32 +121,14 @@ def _load_splits(args: DataArguments) -> dict[str, Dataset]:
         splits["validation"] = splits.pop("validation_matched")
     if "test" in splits and not _has_labels(splits["test"], args.label_column):
         del splits["test"]
-    for name in ("train", "validation", "test"):
-        if (path := getattr(args, f"{name}_file")) is not None:
-            splits[name] = _load_file(f"{name}_file", path, args.label_column)
-    for name, fix in (("train", "give files instead"), ("validation", "set validation_file")):
-        if name not in splits:
-            raise ValueError(f"dataset={args.dataset!r} has no {name} split, only {', '.join(splits)}: {fix}.")
-    return {name: splits[name] for name in _SPLITS if name in splits}
+    # By default a csv's "None", "NA" and empty texts would be missing values: here only labels can be missing.
+    missing = {"keep_default_na": False, "na_values": {args.label_column: ["", "nan", "NaN"]}}
+    return with_files(splits, args, _FORMATS, missing, _SPLITS)
 
 
 def _has_labels(test: Dataset, label_column: str) -> bool:
     # Benchmarks keep the labels of their test split secret: no column, or -1 in every row.
     return label_column in test.column_names and set(test[label_column][:]) != {-1}
-
-
-def _load_file(setting: str, path: str, label_column: str) -> Dataset:
-    file_format = _FORMATS.get(Path(path).suffix.lower())
-    if file_format is None:
-        raise ValueError(f"{setting}={path!r} is none of {', '.join(_FORMATS)}.")
-    if not Path(path).is_file():
-        raise ValueError(f"{setting}={path!r} does not exist.")
-    # By default a csv's "None", "NA" and empty texts would be missing values: here only labels can be missing.
-    missing = {"keep_default_na": False, "na_values": {label_column: ["", "nan", "NaN"]}}
-    try:
-        return load_dataset(file_format, data_files=path, split="train", **(missing if file_format == "csv" else {}))
-    except (DatasetGenerationError, ValueError) as error:
-        raise ValueError(f"{setting}={path!r} is empty or no {file_format}: {error.__cause__ or error}") from error
 
 
 def _uniform_columns(split: Dataset, name: str, columns: dict[str, str]) -> Dataset:
@@ -170,7 +151,7 @@ def _uniform_columns(split: Dataset, name: str, columns: dict[str, str]) -> Data
     return split.select_columns(list(columns)).rename_columns(columns)
 
 
-def _label_names(train: Dataset, glue: GlueTask | None) -> list[str] | None:
+def label_names_of(train: Dataset, glue: GlueTask | None) -> list[str] | None:
     """Names of the classes: the dataset's, the task's, or the sorted labels; None for a regression."""
     if glue is not None and glue.label_names is None:
         return None
@@ -191,7 +172,7 @@ def _label_names(train: Dataset, glue: GlueTask | None) -> list[str] | None:
     return [str(label) for label in labels]
 
 
-def _encode_labels(split: Dataset, name: str, label_names: list[str] | None) -> Dataset:
+def encode_labels(split: Dataset, name: str, label_names: list[str] | None) -> Dataset:
     """Labels as indices of the classes, or as floats for a regression."""
     feature, labels = split.features["label"], split["label"][:]
     if isinstance(feature, ClassLabel) and feature.names != label_names:

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
 from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.columns import TEACHER_PREFIX
+from hf_kd_lambda.columns import TEACHER_PREFIX, forward_parameters
 from hf_kd_lambda.config import DistillationConfig
+from hf_kd_lambda.losses import IGNORED
 from hf_kd_lambda.metrics import teacher_agreement
 from hf_kd_lambda.names import check_known
 from hf_kd_lambda.problems import PROBLEMS
@@ -28,6 +29,7 @@ def evaluate_model(
     args: TrainingArguments,
     collator: Collator,
     compute_metrics: Callable[[EvalPrediction], dict[str, float]],
+    preprocess_logits: Callable[..., Any] | None = None,
 ) -> tuple[ModelReport, Tensor]:
     """Score, size and speed of a model on encoded examples.
 
@@ -38,21 +40,27 @@ def evaluate_model(
         args: of the plain Trainer that predicts.
         collator: from examples to a batch.
         compute_metrics: of the task.
+        preprocess_logits: see `Problem`.
 
     Returns:
-        The report, and the logits `[examples, classes]` in the order of the split.
+        The report, and the logits `[items, classes]` of the examples, or of the labelled tokens, in the order of the
+        split; of a language model the tokens that it predicts, `[items]`.
     """
     # Sequential, since length-grouped evaluation would order differently tokenised examples differently.
     args = dataclasses.replace(cast(Any, args), train_sampling_strategy="sequential")
-    trainer = Trainer(model, args, eval_dataset=split, data_collator=collator)
+    trainer = Trainer(
+        model, args, eval_dataset=split, data_collator=collator, preprocess_logits_for_metrics=preprocess_logits
+    )
     example = collator([{name: x for name, x in split[0].items() if not name.startswith(TEACHER_PREFIX)}])
-    del example["labels"]
-    measured = measure_model(name, model, {}, example)
+    inputs = {name: example[name] for name in forward_parameters(model) & example.keys()}
+    measured = measure_model(name, model, {}, inputs)
     output = trainer.predict(split)
+    labels = np.asarray(output.label_ids)
+    metrics = compute_metrics(EvalPrediction(output.predictions, labels))
     # A model set to return more, say its hidden states, has its logits first.
-    predictions = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-    logits, labels = np.asarray(predictions), np.asarray(output.label_ids)
-    metrics = compute_metrics(EvalPrediction(logits, labels))
+    logits = np.asarray(output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions)
+    if labels.ndim > 1:  # of tokens, only some of which have a label
+        logits = logits[labels != IGNORED]
     return dataclasses.replace(measured, metrics=metrics), torch.from_numpy(logits)
 
 
@@ -99,8 +107,11 @@ def evaluate_checkpoints(
             processor = problem.load_processor(checkpoint, trust_remote_code)
             encoded = problem.encode(data, data_args, processor, None)[split]
             collator, metrics = problem.collator(processor, None), problem.metrics(data)
-            report, logits[name] = evaluate_model(name, model, encoded, args, collator, metrics)
-            if "teacher" in logits and name != "teacher":
+            report, logits[name] = evaluate_model(
+                name, model, encoded, args, collator, metrics, problem.preprocess_logits
+            )
+            # Two tokenizers may have cut different words, which are not comparable then.
+            if name != "teacher" and "teacher" in logits and logits[name].shape == logits["teacher"].shape:
                 report.metrics["teacher_agreement"] = teacher_agreement(logits[name], logits["teacher"])
             reports.append(report)
     return split, reports

@@ -10,8 +10,10 @@ from datasets import Dataset, DatasetDict
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils import logging
 
+from hf_kd_lambda.adapters import merge_adapters
 from hf_kd_lambda.callbacks import EpochOrder, SaveOnSignal, signal_received
 from hf_kd_lambda.checkpoints import last_checkpoint, record_run, remove_checkpoints
+from hf_kd_lambda.fingerprint import examples_digest
 
 logger = logging.get_logger(__name__)
 
@@ -32,6 +34,8 @@ class TrainingStoppedError(Exception):
 def train_on(trainer: Trainer) -> None:
     """Train from the last whole checkpoint in the trainer's folder, or from the start where there is none.
 
+    Adapters are merged into the model at the end.
+
     Raises:
         TrainingStoppedError: Ctrl-C or SIGTERM ended training.
     """
@@ -43,6 +47,7 @@ def train_on(trainer: Trainer) -> None:
     if received is not None:
         PartialState().wait_for_everyone()  # the first process to end makes the launcher stop others, which still save
         raise TrainingStoppedError(received, str(trainer.args.output_dir))
+    merge_adapters(trainer)
 
 
 def finetune(
@@ -53,6 +58,7 @@ def finetune(
     collator: Callable[[list[dict[str, Any]]], dict[str, Any]],
     compute_metrics: Callable[[EvalPrediction], dict[str, float]],
     settings: Mapping[str, Any],
+    preprocess_logits: Callable[..., Any] | None = None,
 ) -> None:
     """Fine-tune a model on the task loss and save it, with its processor, in `args.output_dir`.
 
@@ -64,6 +70,7 @@ def finetune(
         collator: from examples to a batch.
         compute_metrics: of the task.
         settings: recorded beside the model, by which `claim_folder` knows it the next time.
+        preprocess_logits: see `Problem`.
 
     Raises:
         TrainingStoppedError: Ctrl-C or SIGTERM ended training.
@@ -79,6 +86,7 @@ def finetune(
         data_collator=collator,
         processing_class=processor,
         compute_metrics=compute_metrics,
+        preprocess_logits_for_metrics=preprocess_logits,
         callbacks=[SaveOnSignal(), EpochOrder()],
     )
     train_on(trainer)
@@ -91,7 +99,9 @@ def finetune(
 
 
 def digest(examples: Dataset) -> str:
-    """Fingerprint of tokenised examples, the same on every machine."""
+    """Fingerprint of encoded examples, the same on every machine."""
+    if "input_ids" not in examples.column_names:  # but images
+        return examples_digest(examples, examples.column_names)[:16]
     sha = hashlib.sha256()
     for column in ("input_ids", "labels"):
         sha.update(repr(examples[column][:]).encode())

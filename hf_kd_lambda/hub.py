@@ -14,12 +14,13 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
 from hf_kd_lambda.checkpoints import is_unfinished
+from hf_kd_lambda.embedded_images import EMBEDDED
 from hf_kd_lambda.model_card import CARD, FIGURE, Origin
 
 NEEDED = {
     "config.json": ("config.json",),
     "weights": ("model.safetensors", "model-*.safetensors"),
-    "tokenizer": ("tokenizer_config.json",),
+    "tokenizer or image processor": ("tokenizer_config.json", "preprocessor_config.json"),
     "model card": (CARD,),
 }
 # Named one by one: a run's folder also holds its teacher, its checkpoints and pickled arguments.
@@ -49,7 +50,7 @@ def origin_of(name: str) -> Origin:
         validate_repo_id(name)
     except HFValidationError:
         return Origin(name, on_hub=False)
-    return Origin(name, on_hub=name != "quickstart" and not Path(name).exists())
+    return Origin(name, on_hub=name not in ("quickstart", *EMBEDDED) and not Path(name).exists())
 
 
 def repository_of(config: TrainingArguments) -> str | None:

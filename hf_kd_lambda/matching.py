@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_kd_lambda.columns import forward_parameters, own_inputs
+from hf_kd_lambda.columns import forward_parameters, own_inputs, teacher_inputs
 from hf_kd_lambda.inner_outputs import VECTORS, add_attention_vectors, check_given, forward_flags, use_eager_attention
+from hf_kd_lambda.kd_losses.of_layers import HiddenLoss
 from hf_kd_lambda.objective import Objective
 from hf_kd_lambda.projections import add_projections
 
@@ -27,7 +28,7 @@ def match(objective: Objective, student: PreTrainedModel, teacher: PreTrainedMod
         ValueError: a model does not give what is needed, or the two cannot be compared; the message says what to do.
     """
     needs = objective.needs
-    if own_inputs(batch):
+    if "teacher_input_ids" in own_inputs(batch):
         raise ValueError(
             f"kd_losses: {', '.join(objective.kd_losses)}: the teacher has tokens of its own, so that its positions "
             "are not the student's: give both one tokenizer, or take losses of the logits."
@@ -37,15 +38,18 @@ def match(objective: Objective, student: PreTrainedModel, teacher: PreTrainedMod
             use_eager_attention(model, who)
         if needs & set(VECTORS):
             add_attention_vectors(model, who)
-    of_student = _outputs(student, batch, needs, "student")
-    of_teacher = _outputs(teacher, batch, needs, "teacher")
+    students = {name: batch[name] for name in forward_parameters(student) & batch.keys()}
+    of_student = _outputs(student, students, needs, "student")
+    of_teacher = _outputs(teacher, teacher_inputs(batch, forward_parameters(teacher)), needs, "teacher")
     pairs = []
     for name, loss in objective.kd_losses.items():
         with _named(name):
+            if isinstance(loss, HiddenLoss):
+                _check_feature_maps(loss, of_student, of_teacher)
             pairs += loss.layers_of(of_student, of_teacher)
     if pairs:
         add_projections(student, pairs, of_student["hidden_states"], of_teacher["hidden_states"])
-        of_student = _outputs(student, batch, needs, "student")
+        of_student = _outputs(student, students, needs, "student")
     inputs = _on_cpu({name: batch[name] for name in ("labels", "attention_mask") if name in batch})
     for name, loss in objective.kd_losses.items():
         with _named(name):
@@ -60,10 +64,27 @@ def _named(loss: str) -> Iterator[None]:
         raise ValueError(f"kd_losses: {loss}: {error}") from None
 
 
+def _check_feature_maps(loss: HiddenLoss, student: dict[str, Any], teacher: dict[str, Any]) -> None:
+    """Refuse pairs of feature maps of unlike height and width, and of feature maps and tokens."""
+    of_student, of_teacher = ([_pixels(state) for state in each["hidden_states"]] for each in (student, teacher))
+    for one, other in loss.pairs(student, teacher):
+        if of_student[one] != of_teacher[other]:
+            raise ValueError(
+                f"layer {one - 1} of the student gives {of_student[one]}, layer {other - 1} of the teacher "
+                f"{of_teacher[other]}: name pairs of equal size in layers. The student's layers, from 0, give "
+                f"{', '.join(of_student[1:])}; the teacher's {', '.join(of_teacher[1:])}."
+            )
+
+
+def _pixels(state: Tensor) -> str:
+    """Height and width of feature maps `[examples, channels, height, width]`."""
+    return " × ".join(map(str, state.shape[2:])) if state.dim() == 4 else "tokens"
+
+
 def _outputs(model: PreTrainedModel, batch: dict[str, Any], needs: set[str], who: str) -> dict[str, Any]:
     """The model's outputs on the CPU, in evaluation mode, where no random number is drawn."""
     was_training = model.training
-    inputs = {name: batch[name].to(model.device) for name in forward_parameters(model) & batch.keys()}
+    inputs = {name: value.to(model.device) for name, value in batch.items()}
     outputs = model.eval()(**inputs, **forward_flags(needs))
     model.train(was_training)
     check_given(model, outputs, needs, who)

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 
 from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.gram import Cut, GradientPair, Gram, embedding_rows
@@ -85,6 +86,10 @@ class MeasuringStep:
         """
         if self.accelerator.num_processes > 1 and not self.accelerator.is_fsdp2:
             self.gradients.average_over_ranks()
+        if isinstance(self.model, DistributedDataParallel):
+            # As an ordinary step ends, so that the next forward begins with the buffers of the first rank: those that
+            # BatchNorm counts with, which each rank has from its own examples.
+            self.model.require_forward_param_sync = True
         scaler = self.accelerator.scaler
         scale = scaler.get_scale() if scaler is not None else 1.0
         state.to(self.losses.device)

@@ -14,7 +14,7 @@ from hf_kd_lambda.explain import explain_lambda
 from hf_kd_lambda.report import ModelReport, markdown_table
 
 CARD, FIGURE = "README.md", "lambda.png"  # the card links the figure, which lies beside it
-TASK = "text-classification"  # the Hub's name, also for regression and for pairs of texts
+TASK = "text-classification"  # the Hub's name of the task of a trainer without a job, unless it is told another
 TAGS = ("knowledge-distillation", "hf-kd-lambda")
 # The Hub's names of our metrics; others, such as a mean of metrics, it does not know.
 HUB_METRICS = {

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hf_kd_lambda.causal import targets
 from hf_kd_lambda.kd_losses import Given, KDLoss
-from hf_kd_lambda.losses import count_items, task_loss
+from hf_kd_lambda.losses import count_items, sum_over_chunks, task_loss
 
 TaskLoss = Callable[..., Tensor]
 
@@ -32,7 +33,8 @@ class Objective:
         kd_losses: by name.
         temperature: of soft targets.
         label_smoothing: of the task loss.
-        own_task_loss: `(outputs, labels, num_items_in_batch)` to a scalar, instead of the usual one.
+        own_task_loss: `(outputs, labels, num_items_in_batch)` to a scalar, instead of the usual one. Of a causal
+            model it is given the labels as they are and shifts them itself, as in transformers.
     """
 
     def __init__(
@@ -72,15 +74,20 @@ class Objective:
             inputs: the batch, with its `labels` and, of tokens, `attention_mask`.
             num_items: what sums over items are divided by; None for the items of this batch.
         """
-        labels = inputs["labels"]
+        labels = targets(inputs)
         num_items = count_items(labels) if num_items is None else num_items
         given = Given(student, teacher, inputs.get("attention_mask"), labels, num_items, self.temperature)
         parts = [loss(given) for loss in self.kd_losses.values()]
         kd = torch.stack([loss.weight * part for loss, part in zip(self.kd_losses.values(), parts, strict=True)]).sum()
         told = [part.detach() for part in parts] if len(parts) > 1 else []
-        return Losses(self._task_loss(student, labels, num_items), kd, told)
+        return Losses(self._task_loss(student, inputs, num_items), kd, told)
 
-    def _task_loss(self, student: Mapping[str, Any], labels: Tensor, num_items: Tensor | int) -> Tensor:
+    def _task_loss(self, student: Mapping[str, Any], inputs: Mapping[str, Any], num_items: Tensor | int) -> Tensor:
         if self.own_task_loss is not None:
-            return self.own_task_loss(student, labels, num_items_in_batch=num_items)
-        return task_loss(student["logits"], labels, num_items, self.label_smoothing)
+            return self.own_task_loss(student, inputs["labels"], num_items_in_batch=num_items)
+
+        def loss(logits: Tensor, labels: Tensor) -> Tensor:
+            return task_loss(logits, labels, num_items, self.label_smoothing)
+
+        logits, labels = student["logits"], targets(inputs)
+        return loss(logits, labels) if labels.dim() == 1 else sum_over_chunks(loss, (logits,), labels)

@@ -18,8 +18,11 @@ Settings = tuple[ModelArguments, DataArguments, DistillationConfig]
 
 # What a setting of the command line replaces in the YAML file, beside itself.
 _REPLACED = {
-    "student": ("student_layers",),
-    "student_layers": ("student",),
+    "teacher": ("teacher_architecture",),
+    "teacher_architecture": ("teacher",),
+    "student": ("student_layers", "student_architecture"),
+    "student_layers": ("student", "student_architecture"),
+    "student_architecture": ("student", "student_layers"),
     "dataset": ("train_file", "validation_file", "test_file"),
     "train_file": ("dataset",),
 }

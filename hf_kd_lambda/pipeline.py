@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging
 
+from hf_kd_lambda.adapters import add_adapters
 from hf_kd_lambda.arguments import DataArguments, ModelArguments
 from hf_kd_lambda.card_facts import facts_of_job
 from hf_kd_lambda.checkpoints import claim_folder, record_run
@@ -61,7 +62,10 @@ class DistillationJob:
         self.problem = PROBLEMS[data.problem]
         self.repository = repository_of(config)
         # The Trainer would push the whole folder, its teacher included.
-        self.config = dataclasses.replace(cast(Any, config), push_to_hub=False)
+        changed: dict[str, Any] = {"push_to_hub": False}
+        if config.train_sampling_strategy == "group_by_length" and not self.problem.has_lengths:
+            changed["train_sampling_strategy"] = "random"
+        self.config = dataclasses.replace(cast(Any, config), **changed)
         self.folder = Path(str(config.output_dir))
         self.teacher_folder = Path(models.teacher_dir or self.folder / "teacher")
         self.baseline_folder = self.folder / "without_kd"
@@ -81,23 +85,25 @@ class DistillationJob:
 
     @cached_property
     def teacher_processor(self) -> Any:
-        """The teacher's tokenizer."""
-        return self.problem.load_processor(self.models.teacher, self.models.trust_remote_code)
+        """The teacher's tokenizer or image processor."""
+        return self._load_processor("teacher")
 
     @cached_property
     def student_processor(self) -> Any:
-        """The student's tokenizer: the teacher's, for a student made of the teacher's layers."""
-        if self.models.student is None:
-            return self.teacher_processor
-        return self.problem.load_processor(self.models.student, self.models.trust_remote_code)
+        """The student's tokenizer or image processor: the teacher's, for a student made of the teacher's layers."""
+        return self.teacher_processor if self.models.student_layers is not None else self._load_processor("student")
+
+    @cached_property
+    def own_processor(self) -> Any | None:
+        """The teacher's tokenizer or image processor, where it makes other inputs than the student's."""
+        shared = self.problem.share_inputs(self.teacher_processor, self.student_processor)
+        return None if shared else self.teacher_processor
 
     @cached_property
     def tokens(self) -> DatasetDict:
-        """The student's tokens, beside the teacher's own where the two tokenizers differ."""
-        teacher, student = self.teacher_processor, self.student_processor
-        shared = self.problem.share_inputs(teacher, student)
+        """The student's tokens, beside the teacher's own where the two tokenizers differ; or the images for both."""
         with self.config.main_process_first(desc="tokenising"):
-            return self.problem.encode(self.data, self.data_args, student, None if shared else teacher)
+            return self.problem.encode(self.data, self.data_args, self.student_processor, self.own_processor)
 
     @cached_property
     def teacher_tokens(self) -> DatasetDict:
@@ -113,7 +119,8 @@ class DistillationJob:
     def teacher_settings(self) -> dict[str, Any]:
         """Everything that decides the fine-tuned teacher."""
         of_student = ("learning_rate", "num_train_epochs", "max_steps")
-        names = ["teacher", "teacher_epochs", "teacher_learning_rate", *OPTIMISATION]
+        own = ["teacher", "teacher_architecture", "teacher_epochs", "teacher_learning_rate"]
+        names = [*own, "augment", *OPTIMISATION]
         settings = {name: self.settings[name] for name in names if name not in of_student}
         return settings | {"label_names": self.data.label_names, "examples": digest(self.teacher_tokens["train"])}
 
@@ -130,10 +137,13 @@ class DistillationJob:
         claim_folder("output_dir", self.folder, self.settings)
         if self.models.student_without_kd:
             claim_folder("output_dir", self.baseline_folder, self.settings)
-        teacher = self._load_model(self.models.teacher, new_head=self.models.teacher_finetune)
+        teacher = self._begin("teacher", new_head=self.models.teacher_finetune)
         if self.models.teacher_finetune:
             claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings)
-        self.make_trainer(teacher, self.load_student(teacher))
+        student = self.load_student(teacher)
+        self.problem.check_inputs("teacher", teacher, self.teacher_processor, self.tokens["train"])
+        self.problem.check_inputs("student", student, self.student_processor, self.tokens["train"])
+        self.make_trainer(teacher, student)
         if self.repository is not None and PartialState().is_main_process:
             self.repository = make_repository(self.repository, self.config.hub_private_repo)
         PartialState().wait_for_everyone()
@@ -161,7 +171,7 @@ class DistillationJob:
             self.train_without_kd(copy.deepcopy(student))
             reports.append(self._evaluate_student("student without KD", self.baseline_folder, teacher_logits))
         trainer = self.make_trainer(teacher, student)
-        if self.config.cache_teacher and trainer.cache_teacher():
+        if trainer.args.cache_teacher and trainer.cache_teacher():
             trainer.teacher = teacher = None
         train_on(trainer)
         trainer.save_model()
@@ -180,12 +190,14 @@ class DistillationJob:
     def load_teacher(self) -> PreTrainedModel:
         """The teacher, where `teacher_finetune` asks for it fine-tuned on the task, unless that was done before."""
         if not self.models.teacher_finetune:
-            return self._load_model(self.models.teacher)
+            return self._begin("teacher")
         if claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings):
             logger.warning(f"reusing the teacher in {self.teacher_folder}, which was fine-tuned with these settings")
         else:
+            if self.models.teacher_architecture is not None:
+                set_seed(self.config.seed)  # else its weights would depend on what was drawn before
             finetune(
-                self._load_model(self.models.teacher, new_head=True),
+                self._begin("teacher", new_head=True),
                 self._plain_arguments(
                     self.teacher_folder,
                     learning_rate=self.models.teacher_learning_rate,
@@ -197,20 +209,20 @@ class DistillationJob:
                 self.problem.collator(self.teacher_processor, None),
                 self.compute_metrics,
                 self.teacher_settings,
+                self.problem.preprocess_logits,
             )
         return self._load_model(str(self.teacher_folder))
 
     def load_student(self, teacher: PreTrainedModel) -> PreTrainedModel:
-        """The student checkpoint, or a student of the teacher's layers; the seed draws what is new in it.
+        """The student checkpoint, a student of the teacher's layers or a new one; the seed draws what is new in it.
 
         Raises:
             OSError: there is no such checkpoint.
-            ValueError: the checkpoint is for other labels, or the teacher has no such layers.
+            ValueError: the checkpoint is for other labels, the teacher has no such layers, or there is no such model.
         """
-        if self.models.student_layers is not None:
-            return student_from_layers(teacher, self.models.student_layers)
-        assert self.models.student is not None, "ModelArguments requires student or student_layers"
-        return self._load_model(self.models.student)
+        layers, lora = self.models.student_layers, cast(dict[str, Any] | None, self.models.lora)
+        student = self._begin("student") if layers is None else student_from_layers(teacher, layers)
+        return student if lora is None else add_adapters(student, lora, self.data_args.problem)
 
     def train_without_kd(self, student: PreTrainedModel) -> None:
         """Train a student on the task loss alone, in all else like the distillation, unless that was done before."""
@@ -223,6 +235,7 @@ class DistillationJob:
                 self.problem.collator(self.student_processor, None),
                 self.compute_metrics,
                 self.settings,
+                self.problem.preprocess_logits,
             )
 
     def make_trainer(
@@ -239,16 +252,16 @@ class DistillationJob:
             teacher, student: classifiers of the job's labels; no teacher where the tokens bring its logits.
             config, train, evaluated: see `DistillationTrainer`.
         """
-        own = self.teacher_tokens is not self.tokens
         return DistillationTrainer(
             student,
             config or self.config,
             teacher=teacher,
             train_dataset=self.tokens["train"] if train is None else train,
             eval_dataset=self.tokens["validation"] if evaluated is None else evaluated,
-            data_collator=self.problem.collator(self.student_processor, self.teacher_processor if own else None),
+            data_collator=self.problem.collator(self.student_processor, self.own_processor),
             processing_class=self.student_processor,
             compute_metrics=self.compute_metrics,
+            preprocess_logits_for_metrics=self.problem.preprocess_logits,
         )
 
     def _evaluate(
@@ -257,7 +270,7 @@ class DistillationJob:
         """A model on the reported split: see `evaluate_model`."""
         split, args = tokens[self.data.report_split], self._plain_arguments(self.folder)
         collator = self.problem.collator(processor, None)
-        return evaluate_model(name, model, split, args, collator, self.compute_metrics)
+        return evaluate_model(name, model, split, args, collator, self.compute_metrics, self.problem.preprocess_logits)
 
     def _evaluate_student(self, name: str, folder: Path, teacher_logits: Tensor) -> ModelReport:
         # Loaded from disk: what is reported is what its user will have.
@@ -298,6 +311,20 @@ class DistillationJob:
         beside = {"report_to": "none", "push_to_hub": False}
         beside |= {"metric_for_best_model": MAIN_METRIC, "greater_is_better": True}
         return dataclasses.replace(cast(Any, self.config), output_dir=str(folder), **beside, **settings)
+
+    def _load_processor(self, who: str) -> Any:
+        """Of teacher or student, as their settings name them."""
+        setting, checkpoint = f"{who}_architecture", getattr(self.models, who)
+        if checkpoint is None:
+            return self.problem.new_processor(setting, getattr(self.models, setting), self.data)
+        return self.problem.load_processor(checkpoint, self.models.trust_remote_code)
+
+    def _begin(self, who: str, new_head: bool = False) -> PreTrainedModel:
+        """Teacher or student as its training begins, as its settings name it."""
+        setting, checkpoint = f"{who}_architecture", getattr(self.models, who)
+        if checkpoint is None:
+            return self.problem.new_model(setting, getattr(self.models, setting), self.data)
+        return self._load_model(checkpoint, new_head)
 
     def _load_model(self, checkpoint: str, new_head: bool = False) -> PreTrainedModel:
         return self.problem.load_model(checkpoint, self.data, self.models.trust_remote_code, new_head)

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 import hf_kd_lambda
 
 WARMUP_RUNS, TIMED_RUNS = 5, 30
+NO_SHARES = ("perplexity",)  # metrics that are no percentages
 
 
 @dataclass(frozen=True)
 class ModelReport:
     """How good, how large and how fast a model is.
 
-    Metrics are fractions or correlations, megabytes are 10⁶ bytes of weights as safetensors stores them, and the
-    latency is the median time of one forward. The model named "teacher" is the one that others are compared with.
+    Metrics are fractions or correlations, but for those in `NO_SHARES`; megabytes are 10⁶ bytes of weights as
+    safetensors stores them, and the latency is the median time of one forward. The model named "teacher" is the one
+    that others are compared with.
     """
 
     name: str
@@ -83,16 +85,20 @@ def markdown_table(reports: Sequence[ModelReport], main_metric: str) -> str:
 def _rows(reports: Sequence[ModelReport], main_metric: str) -> list[list[str]]:
     names = list(dict.fromkeys([main_metric, *(name for report in reports for name in report.metrics)]))
     scales = ["parameters (M)", "size (MB)", "latency (ms)", "retained (%)"]
-    rows = [["model", *(f"{name} (%)" for name in names), *scales]]
+    rows = [["model", *(name if name in NO_SHARES else f"{name} (%)" for name in names), *scales]]
     for report in reports:
-        scores = [_percent(report.metrics.get(name)) for name in names]
+        scores = [(_number if name in NO_SHARES else _percent)(report.metrics.get(name)) for name in names]
         sizes = [f"{report.parameters / 1e6:.1f}", f"{report.megabytes:.1f}", f"{report.latency_ms:.1f}"]
         rows.append([report.name, *scores, *sizes, _percent(report.retained(reports, main_metric))])
     return rows
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None or math.isnan(share) else f"{100 * share:.1f}"
+    return _number(None if share is None else 100 * share)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.1f}"
 
 
 def versions() -> dict[str, str]:

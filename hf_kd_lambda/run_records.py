@@ -86,6 +86,7 @@ class EvaluationRecord:
         teacher_logits: Tensor,
         labels: Tensor,
         losses: Tensor,
+        num_items: Tensor | int,
         gather: Callable[[Tensor], Tensor],
     ) -> None:
         """Note a batch.
@@ -94,6 +95,7 @@ class EvaluationRecord:
             student_logits, teacher_logits: `[examples, ..., classes]`, or `[examples, 1]` of a regression.
             labels: `[examples, ...]`; where they are -100, agreement does not count.
             losses: `[names]`, of the batch.
+            num_items: by which their sums over items were divided, so that batches of few tokens weigh little.
             gather: rows of all ranks, without those that pad the last batch.
         """
         self._is_regression = student_logits.shape[-1] == 1
@@ -103,15 +105,17 @@ class EvaluationRecord:
             items = labels.ne(IGNORED)
             agree = student_logits.argmax(-1).eq(teacher_logits.argmax(-1)) & items
             told = [each.reshape(len(each), -1).sum(-1).float() for each in (agree, items)]
-        per_example = losses.expand(len(student_logits), len(self._names))
-        self._rows.append(gather(torch.cat([per_example, torch.stack(told, dim=-1)], dim=-1)).cpu())
+        shares = torch.cat([losses, losses.new_ones(1)]) * num_items / len(student_logits)
+        rows = torch.cat([shares.expand(len(student_logits), -1), torch.stack(told, dim=-1)], dim=-1)
+        self._rows.append(gather(rows).cpu())
 
     def metrics(self) -> dict[str, float]:
         """The losses and the agreement with the teacher; nothing of no batch."""
         if not self._rows:
             return {}
-        losses, told = torch.cat(self._rows).tensor_split([len(self._names)], dim=-1)
-        means = dict(zip(self._names, losses.mean(0).tolist(), strict=True))
+        sums, told = torch.cat(self._rows).tensor_split([len(self._names) + 1], dim=-1)
+        *losses, items = sums.sum(0)
+        means = {name: (loss / items).item() for name, loss in zip(self._names, losses, strict=True)}
         student, teacher = told.split(1, dim=-1)
         agreement = teacher_agreement(student, teacher) if self._is_regression else told[:, 0].sum() / told[:, 1].sum()
         return means | {"teacher_agreement": float(agreement)}

@@ -12,7 +12,7 @@ from transformers.utils import logging
 from hf_kd_lambda.columns import TEACHER_LOGITS, column_names, forward_parameters, teacher_inputs
 from hf_kd_lambda.fingerprint import model_digest
 from hf_kd_lambda.inner_outputs import forward_flags
-from hf_kd_lambda.outputs_file import CacheUnavailableError
+from hf_kd_lambda.outputs_file import CacheUnavailableError, Rows
 from hf_kd_lambda.teacher import freeze
 from hf_kd_lambda.teacher_cache import DEFAULT_FOLDER, TeacherCache
 from hf_kd_lambda.teacher_rows import logits_rows
@@ -37,7 +37,7 @@ class SoftTargets:
 
     @torch.no_grad()
     def outputs(self, batch: dict[str, Any]) -> Mapping[str, Any]:
-        """Of a batch on the accelerator's device: `logits` `[examples, classes]` in fp32, and what is needed beside.
+        """Of a batch on the accelerator's device: `logits` in fp32, and what is needed beside.
 
         Raises:
             ValueError: the batch has no logits, and there is no teacher.
@@ -50,7 +50,8 @@ class SoftTargets:
             self.teacher.to(self.accelerator.device)
         with self.accelerator.autocast():
             outputs = self.teacher(**teacher_inputs(batch, self.inputs), **forward_flags(self.needs))
-        return {**outputs, "logits": outputs.logits.float()}
+        # What the examples bring wins: somebody may have changed it.
+        return {**outputs, "logits": batch.get(TEACHER_LOGITS, outputs.logits.float())}
 
     def add_to(
         self,
@@ -76,11 +77,16 @@ class SoftTargets:
                 f"{', '.join(sorted(self.needs))}."
             )
             return datasets
+
+        def predict(batch: dict[str, Any]) -> Rows:
+            batch = prepare(batch)
+            return logits_rows(self.outputs(batch)["logits"], batch.get("attention_mask"))
+
         cache = TeacherCache(
             folder=Path(folder) if folder else DEFAULT_FOLDER,
             identity=f"{model_digest(self.teacher)} logits {self.accelerator.mixed_precision}",
             collate=collate,
-            predict=lambda batch: logits_rows(self.outputs(prepare(batch))["logits"]),
+            predict=predict,
             batch_size=batch_size,
             accelerator=self.accelerator,
             progress=progress,

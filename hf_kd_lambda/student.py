@@ -5,29 +5,36 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-# Where an architecture keeps its encoder layers, below the base model.
+# Where an architecture keeps its layers, below the base model.
 LAYERS_OF_MODEL_TYPE = {
     "bert": "encoder.layer",
     "camembert": "encoder.layer",
     "deberta": "encoder.layer",
     "deberta-v2": "encoder.layer",
+    "deit": "layers",
     "distilbert": "transformer.layer",
     "electra": "encoder.layer",
+    "gpt2": "h",
+    "llama": "layers",
+    "mistral": "layers",
     "mpnet": "encoder.layer",
+    "qwen2": "layers",
+    "qwen3": "layers",
     "roberta": "encoder.layer",
+    "vit": "layers",
     "xlm-roberta": "encoder.layer",
 }
 
 
 def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
-    """Build a student of the teacher's class from some of its encoder layers.
+    """Build a student of the teacher's class from some of its layers.
 
-    Everything outside the encoder layers is copied from the teacher as well: embeddings (with ELECTRA's projection),
-    what the layers share (DeBERTa's relative positions and convolution), pooler and classification head. The student
+    Everything outside the layers is copied from the teacher as well: embeddings (with ELECTRA's projection),
+    what the layers share (DeBERTa's relative positions and convolution), pooler, last norm and head. The student
     shares no memory with the teacher. Like a loaded model, it is in evaluation mode.
 
     Args:
-        teacher: Sequence classifier.
+        teacher: Classifier of texts or images, or language model.
         layers: Indices of the teacher's layers, counted from 0, in the student's order.
 
     Raises:
@@ -43,7 +50,11 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreT
 
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(layers)
+    if getattr(config, "layer_types", None) is not None:
+        config.layer_types = [config.layer_types[layer] for layer in layers]
     student = type(teacher)(config)
+    if teacher.can_generate():
+        student.generation_config = copy.deepcopy(teacher.generation_config)
     prefix = f"{teacher.base_model_prefix}.{LAYERS_OF_MODEL_TYPE[model_type]}."
     weights = {}
     for key, weight in teacher.state_dict().items():

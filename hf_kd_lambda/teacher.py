@@ -57,7 +57,7 @@ def load_classifier(
             f"cannot load teacher or student {checkpoint!r}, as a folder or from the Hub: {error}"
         ) from error
     if new_head:
-        _set_labels(config, label_names)
+        set_labels(config, label_names)
     model, info = auto_class.from_pretrained(
         path,
         config=config,
@@ -91,7 +91,7 @@ def align_labels(model: PreTrainedModel, label_names: list[str] | None) -> None:
     if permutation is not None:
         permute_head(model, permutation)
     keep_own = label_names is not None and _are_generic(label_names)
-    _set_labels(model.config, _own_names(model) if keep_own else label_names)
+    set_labels(model.config, _own_names(model) if keep_own else label_names)
 
 
 def label_permutation(teacher: PreTrainedModel, label_names: list[str] | None) -> list[int] | None:
@@ -147,7 +147,7 @@ def permute_head(model: PreTrainedModel, permutation: list[int]) -> None:
         if head.bias is not None:
             head.bias.copy_(head.bias[permutation])
     own_names = _own_names(model)
-    _set_labels(model.config, [own_names[column] for column in permutation])
+    set_labels(model.config, [own_names[column] for column in permutation])
 
 
 def freeze(model: PreTrainedModel) -> PreTrainedModel:
@@ -182,7 +182,8 @@ def _problem_type(label_names: list[str] | None) -> str:
     return "regression" if label_names is None else "single_label_classification"
 
 
-def _set_labels(config: PreTrainedConfig, label_names: list[str] | None) -> None:
+def set_labels(config: PreTrainedConfig, label_names: list[str] | None) -> None:
+    """Name a model's outputs, and so their number, in the configuration from which it is made or saved."""
     names = ["LABEL_0"] if label_names is None else label_names
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}

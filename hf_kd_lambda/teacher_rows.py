@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
-def logits_rows(logits: Tensor) -> dict[str, list[Tensor]]:
-    """One row of fp32 logits an example, `[classes]`.
+def logits_rows(logits: Tensor, attention_mask: Tensor | None = None) -> dict[str, list[Tensor]]:
+    """One row of fp32 logits an example: `[classes]`, or of each token `[tokens, classes]`, without padding.
 
     Args:
-        logits: `[examples, classes]`.
+        logits: `[examples, classes]` or `[examples, length, classes]`.
+        attention_mask: `[examples, length]`, 0 at padding; None where all is tokens, or none is.
     """
+    if logits.dim() > 2 and attention_mask is not None:
+        return {"teacher_logits": _unpadded(logits.float(), attention_mask)}
     return {"teacher_logits": [row.clone() for row in logits.float().cpu()]}  # a view would be pickled with its batch
 
 
@@ -45,6 +49,28 @@ def hidden_rows(
         layers: indices of `hidden_states`.
     """
     return {f"teacher_hidden_{layer}": _unpadded(hidden_states[layer].half(), attention_mask) for layer in layers}
+
+
+def padded(rows: Sequence[Tensor], attention_mask: Tensor) -> Tensor:
+    """Rows of tokens as a batch again, `[examples, length, ...]`, zeros at its padding.
+
+    Args:
+        rows: `[tokens, ...]` of each example.
+        attention_mask: `[examples, length]` of the batch, 0 at padding.
+
+    Raises:
+        ValueError: a row is for another number of tokens than the mask has.
+    """
+    is_token = attention_mask.bool()
+    for row, tokens in zip(rows, is_token.sum(-1).tolist(), strict=True):
+        if len(row) != tokens:
+            raise ValueError(
+                f"the teacher's outputs of an example are for {len(row)} tokens, but it has {tokens}: keep one for "
+                "each token, special ones too, and none for padding."
+            )
+    batch = rows[0].new_zeros(*is_token.shape, *rows[0].shape[1:])
+    batch[is_token] = torch.cat(list(rows))
+    return batch
 
 
 def _unpadded(values: Tensor, attention_mask: Tensor) -> list[Tensor]:

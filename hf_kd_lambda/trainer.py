@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from signal import Signals
@@ -18,9 +18,12 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_kd_lambda.callbacks import EpochOrder, LambdaCheckpoint, SaveOnSignal, signal_received
 from hf_kd_lambda.card_facts import facts_of_trainer
+from hf_kd_lambda.causal import ShiftedLabels, is_causal, targets
 from hf_kd_lambda.checks import (
     check_columns,
+    check_next_tokens,
     check_problem,
+    check_projections,
     check_strategy,
     check_teacher_logits,
     warn_of_blind_measurements,
@@ -35,11 +38,12 @@ from hf_kd_lambda.inner_outputs import forward_flags, gives, without
 from hf_kd_lambda.lambda_rules import loss_weights
 from hf_kd_lambda.lambda_state import LambdaState
 from hf_kd_lambda.layers import layer_groups
+from hf_kd_lambda.losses import count_items
 from hf_kd_lambda.matching import match
 from hf_kd_lambda.measuring_step import MeasuringStep
 from hf_kd_lambda.metric import check_adam
 from hf_kd_lambda.model_card import CARD, FIGURE, model_card
-from hf_kd_lambda.objective import Losses, Objective
+from hf_kd_lambda.objective import Objective
 from hf_kd_lambda.projections import left_out
 from hf_kd_lambda.run_records import EvaluationRecord, StepRecord
 from hf_kd_lambda.soft_targets import SoftTargets
@@ -59,13 +63,16 @@ class DistillationTrainer(Trainer):
     `teacher_logits` is what the teacher said: `cache_teacher` adds it before training, and a dataset that brings it
     needs no teacher.
 
+    A causal language model learns at each position from the label of the next, as everywhere in transformers.
+    A student with PEFT's adapters learns through these alone: they are what is measured, stepped and saved.
+
     `compute_loss_func(outputs, labels, num_items_in_batch)`, if given, is the task loss. It must depend on the student
     through `outputs` alone.
 
     Args:
         teacher: predicts the soft targets. It is frozen and put into eval mode; if its labels are the student's in
             another order, its outputs are permuted. None where every dataset has a column `teacher_logits`, in the
-            order of the student's labels.
+            order of the student's labels; of tokens with a row for each, special ones too.
         args: see `DistillationConfig`.
 
     Raises:
@@ -94,15 +101,22 @@ class DistillationTrainer(Trainer):
         warn_of_blind_measurements(args)
         student_config: Any = model.config
         check_problem(student_config)
-        if teacher is not None:
+        causal = is_causal(model)
+        if causal:
+            args.cache_teacher = False  # to read logits of a whole vocabulary takes longer than to compute them
+        if teacher is not None and causal:
+            check_next_tokens(teacher, model)
+            teacher.config.use_cache = False  # keys and values are for generation
+        elif teacher is not None:
             align_labels(teacher, own_label_names(model))
+        num_outputs = student_config.vocab_size if causal else student_config.num_labels
         for dataset in self._datasets():
             if columns := column_names(dataset):
                 check_columns(columns, teacher, model)
                 if TEACHER_LOGITS in columns and hasattr(dataset, "__getitem__"):  # and is no stream
-                    check_teacher_logits(dataset[0][TEACHER_LOGITS], student_config.num_labels)
+                    check_teacher_logits(dataset[0][TEACHER_LOGITS], num_outputs)
         self._objective = Objective(
-            args.kd_losses_for(student_config.num_labels),
+            args.kd_losses_for(num_outputs),
             args.temperature,
             args.label_smoothing_factor,
             self.compute_loss_func,
@@ -112,7 +126,8 @@ class DistillationTrainer(Trainer):
             args.train_sampling_strategy = "random"
         self._student_inputs = forward_parameters(model)
         kept = self._student_inputs.union(self._soft_targets.inputs) if drops_columns else None
-        self.data_collator = ColumnCollator(self.data_collator, kept)
+        collate = ShiftedLabels(self.data_collator) if causal else self.data_collator
+        self.data_collator = ColumnCollator(collate, kept)
         self._added_outputs: set[str] = set()
         if self._objective.needs:
             self._added_outputs = {name for name in self._objective.needs if not gives(student_config, name)}
@@ -149,6 +164,7 @@ class DistillationTrainer(Trainer):
         if not datasets:
             raise ValueError(f"kd_losses: {names} needs an example to fit student and teacher: give train_dataset.")
         match(self._objective, student, teacher, self.data_collator([next(iter(datasets[0]))]))
+        check_projections(student)
 
     @property
     def teacher(self) -> PreTrainedModel | None:
@@ -241,14 +257,19 @@ class DistillationTrainer(Trainer):
     ) -> Tensor | tuple[Tensor, SequenceClassifierOutput]:
         """The weighted loss with the weights in force: what non-measuring steps descend and evaluation reports."""
         outputs, teacher_outputs = self._student_outputs(model, inputs), self._soft_targets.outputs(inputs)
-        losses = self._losses(outputs, teacher_outputs, inputs, num_items_in_batch).stacked()
+        num_items = self._num_items(inputs, num_items_in_batch)
+        losses = self._objective(outputs, teacher_outputs, inputs, num_items).stacked()
         if model.training:
             self._step_record.add(losses.detach(), ends_step=self.accelerator.sync_gradients)
-            self._take_votes(outputs.logits, teacher_outputs["logits"], inputs["labels"])
+            self._take_votes(outputs.logits, teacher_outputs["logits"], targets(inputs))
         else:
-            gather = self.accelerator.gather_for_metrics
             self._evaluation_record.add(
-                outputs.logits, teacher_outputs["logits"], inputs["labels"], losses.detach(), gather
+                outputs.logits,
+                teacher_outputs["logits"],
+                targets(inputs),
+                losses.detach(),
+                num_items,
+                self.accelerator.gather_for_metrics,
             )
         loss = torch.dot(losses[:2], torch.stack(self.loss_weights))
         return (loss, without(outputs, self._added_outputs)) if return_outputs else loss
@@ -272,8 +293,9 @@ class DistillationTrainer(Trainer):
         with step.local_gradients(), self.compute_loss_context_manager():
             outputs, cut = cut_outputs(self._student_outputs(model, inputs))
             teacher_outputs = self._soft_targets.outputs(inputs)
-            step.backward(cut, self._losses(outputs, teacher_outputs, inputs, num_items_in_batch))
-        self._take_votes(outputs.logits, teacher_outputs["logits"], inputs["labels"])
+            num_items = self._num_items(inputs, num_items_in_batch)
+            step.backward(cut, self._objective(outputs, teacher_outputs, inputs, num_items))
+        self._take_votes(outputs.logits, teacher_outputs["logits"], targets(inputs))
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
         self._step_record.gram, self._step = step.finish(state), None
@@ -294,18 +316,13 @@ class DistillationTrainer(Trainer):
         flags = forward_flags(self._objective.needs)
         return model(**{name: value for name, value in inputs.items() if name in self._student_inputs}, **flags)
 
-    def _losses(
-        self,
-        outputs: SequenceClassifierOutput,
-        teacher_outputs: Mapping[str, Any],
-        inputs: dict[str, Any],
-        num_items_in_batch: Tensor | int | None,
-    ) -> Losses:
-        """The objective's losses of one student forward, all divided by the same number of items."""
-        num_items = num_items_in_batch
-        if num_items is not None and self.args.average_tokens_across_devices:
-            num_items = num_items / self.accelerator.num_processes  # DDP's average divides by them once more
-        return self._objective(outputs, teacher_outputs, inputs, num_items)
+    def _num_items(self, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor | int:
+        """What both losses' sums over the items of a micro-batch are divided by."""
+        if num_items_in_batch is None:
+            return count_items(targets(inputs))
+        if self.args.average_tokens_across_devices:
+            return num_items_in_batch / self.accelerator.num_processes  # by which DDP's average divides once more
+        return num_items_in_batch
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the student; projections are left out where it is saved for use, and kept in checkpoints."""

@@ -144,10 +144,9 @@ def batch(
     tokens, size = job.tokens["train"], job.config.per_device_train_batch_size
     generator = torch.Generator().manual_seed(job.config.seed)
     chosen = torch.randperm(len(tokens), generator=generator).roll(-index * size)[:size].tolist()
-    own = job.teacher_tokens is not job.tokens
-    collator = job.problem.collator(job.student_processor, job.teacher_processor if own else None)
+    collator = job.problem.collator(job.student_processor, job.own_processor)
     columns = {name: value.to(student.device) for name, value in collator([tokens[index] for index in chosen]).items()}
-    prefix = TEACHER_PREFIX if own else ""
+    prefix = TEACHER_PREFIX if job.own_processor is not None else ""
     teachers = {name.removeprefix(prefix): value for name, value in columns.items() if name.startswith(prefix)}
     with torch.no_grad():
         logits = teacher(**{name: teachers[name] for name in forward_parameters(teacher) & teachers.keys()}).logits

@@ -107,3 +107,32 @@ def test_padding_is_left_to_the_collator_whose_tokenizer_stays_in_reach():
     assert batch["teacher_logits"].tolist() == [[1.0], [2.0]]
     assert collate.tokenizer is tokenizer
     assert ColumnCollator(default_data_collator, None).tokenizer is None
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_of_tokens_are_padded_as_the_tokens_are(side):
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side = side
+    logits = torch.randn(3, 2)
+    rows = [
+        {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "teacher_logits": logits.tolist()},
+        {"input_ids": [8], "attention_mask": [1], "teacher_logits": logits[:1].tolist()},
+    ]
+    batch = ColumnCollator(DataCollatorWithPadding(tokenizer), None)(rows)
+    first = 2 if side == "left" else 0
+    assert batch["teacher_logits"].dtype == torch.float32
+    assert torch.equal(batch["teacher_logits"][0], logits)
+    assert torch.equal(batch["teacher_logits"][1, first], logits[0])
+    assert not batch["teacher_logits"][1].roll(-first, 0)[1:].any()
+
+
+def test_logits_of_tokens_need_no_mask_where_all_examples_are_as_long():
+    rows = [{"input_ids": [1, 2], "teacher_logits": [[0.5, 1.0], [2.0, 3.0]]}] * 2
+    batch = ColumnCollator(default_data_collator, None)(rows)
+    assert batch["teacher_logits"].tolist() == [[[0.5, 1.0], [2.0, 3.0]]] * 2
+
+
+def test_logits_of_words_instead_of_tokens_are_refused():
+    rows = [{"input_ids": [1, 2, 3], "attention_mask": [1, 1, 1], "teacher_logits": [[0.5, 1.0]]}]
+    with pytest.raises(ValueError, match="the teacher's outputs of an example are for 1 tokens, but it has 3"):
+        ColumnCollator(default_data_collator, None)(rows)

@@ -41,6 +41,13 @@ def test_the_rule_wins_over_the_regime_and_this_over_the_task(tmp_path):
     assert found == (1.0, 2.0, 3, 4)
 
 
+def test_tasks_may_share_a_teacher(tmp_path):
+    of_own = SMALL["tasks"]["films"]
+    file = written(tmp_path, tasks={"films": of_own, "hints": {**of_own, "teacher_dir": "out/teachers/films"}})
+    folders = {load_comparison(file).parse(task)[0].teacher_dir for task in ("films", "hints")}
+    assert folders == {"out/teachers/films"}
+
+
 def test_each_run_is_evaluated_and_logged_as_often_as_the_comparison_says(tmp_path):
     _, _, config = load_comparison(written(tmp_path, evaluations=4, logs=20)).parse("films", "clean", "half")
     assert (config.eval_strategy, config.eval_steps, config.logging_steps) == ("steps", 0.25, 0.05)

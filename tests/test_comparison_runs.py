@@ -139,3 +139,18 @@ def test_fewer_examples_are_fewer_steps(settings, tmp_path):
     run = TaskRuns(comparison, "reviews").run(comparison.cells()[0])
     assert run.steps == 2 * 5  # 7 of 72 examples
     assert run.settings["num_train_epochs"] == 5
+
+
+def test_a_loss_of_hidden_states_has_its_teacher_and_what_the_regime_makes_of_its_logits(settings, tmp_path):
+    comparison = Comparison(
+        output_dir=str(tmp_path),
+        tasks={"reviews": settings | {"kd_losses": {"soft_targets": 1, "hidden_mse": 1}}},
+        rules={"half": RULES["half"]},
+        regimes={"clean": {}, "overconfident_teacher": {}},
+        seeds=(0,),
+    )
+    task = TaskRuns(comparison, "reviews")
+    clean, spoiled_teacher = (task.run(cell) for cell in comparison.cells())
+    for part, same in (("hidden_mse", True), ("soft_targets", False)):
+        of_first_step = [run.log[0][f"kd_loss/{part}"] for run in (clean, spoiled_teacher)]
+        assert (of_first_step[0] == pytest.approx(of_first_step[1], rel=1e-3)) == same

@@ -222,7 +222,8 @@ def test_a_folder_without_a_finished_student_is_refused(finished):
     (finished / "README.md").unlink()
     with pytest.raises(ValueError, match="no model card"):
         student_files(finished)
-    with pytest.raises(ValueError, match=r"no config\.json, no weights, no tokenizer, no model card"):
+    missing = r"no config\.json, no weights, no tokenizer or image processor, no model card"
+    with pytest.raises(ValueError, match=missing):
         student_files(finished / "nowhere")
 
 

@@ -9,7 +9,20 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hf_kd_lambda.losses import IGNORED, soft_target_loss, token_kl_loss, token_top_kl_loss
+from hf_kd_lambda.kd_losses import Given, make_kd_losses
+from hf_kd_lambda.losses import (
+    IGNORED,
+    dkd_loss,
+    jensen_shannon_loss,
+    logit_mse_loss,
+    next_labels,
+    reverse_kl_loss,
+    soft_target_loss,
+    sum_over_chunks,
+    task_loss,
+    token_kl_loss,
+    token_top_kl_loss,
+)
 from hf_kd_lambda.teacher_rows import top_logits_rows
 
 VOCABULARY = 11
@@ -168,3 +181,49 @@ def test_rounding_of_the_top_logits_blurs_the_tail_alone(logits, rounding):
         )
         torch.testing.assert_close(loss, exact, **tolerances)
         assert torch.autograd.grad(loss, student)[0].isfinite().all()
+
+
+ANY_LOSS = {
+    "soft_targets": lambda student, teacher, labels: soft_target_loss(student, teacher, labels, 6, 2.0),
+    "reverse_kl": lambda student, teacher, labels: reverse_kl_loss(student, teacher, labels, 6, 2.0),
+    "jensen_shannon": lambda student, teacher, labels: jensen_shannon_loss(student, teacher, labels, 6, 2.0, 0.3),
+    "dkd": lambda student, teacher, labels: dkd_loss(student, teacher, labels, 6, 2.0, 1.0, 8.0),
+    "logit_mse": lambda student, teacher, labels: logit_mse_loss(student, teacher, labels, 6),
+    "task": lambda student, _, labels: task_loss(student, labels, 6),
+}
+
+
+@pytest.mark.parametrize("name", ANY_LOSS)
+@pytest.mark.parametrize("chunk_size", [1, 3, None])
+def test_any_loss_of_items_is_the_sum_of_its_chunks(logits, name, chunk_size):
+    (student, teacher), loss = logits, ANY_LOSS[name]
+    expected, found = loss(student, teacher, LABELS), sum_over_chunks(loss, (student, teacher), LABELS, chunk_size)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, student), torch.autograd.grad(expected, student))
+
+
+@pytest.mark.parametrize("name", ["reverse_kl", "jensen_shannon"])
+def test_so_are_the_kd_losses_of_tokens_and_their_memory(logits, monkeypatch, name):
+    student, teacher = logits
+    kd_loss = make_kd_losses({name: {"beta": 0.3} if name == "jensen_shannon" else 1.0})[name]
+    given = Given({"logits": student}, {"logits": teacher}, None, LABELS, 6, 2.0)
+    torch.testing.assert_close(kd_loss(given), ANY_LOSS[name](student, teacher, LABELS))
+
+    length, vocabulary = 40, 200
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 2, length, vocabulary, generator=generator).bfloat16()
+    labels = torch.randint(vocabulary, (2, length), generator=generator)
+    peaks = []
+    for positions in (4, 2 * length):
+        monkeypatch.setattr("hf_kd_lambda.losses.tokens.CHUNK", positions * vocabulary)
+        leaf = student.clone().requires_grad_()
+        with LargestAlive(4 * vocabulary) as largest:
+            loss = kd_loss(Given({"logits": leaf}, {"logits": teacher}, None, labels, 80, 1.0))
+            torch.autograd.grad(loss, leaf)
+        peaks.append(largest.peak)
+    assert peaks[1] >= 4 * 2 * length * vocabulary, "the measure must see probabilities"
+    assert peaks[0] <= 15 * 4 * vocabulary
+
+
+def test_the_next_labels():
+    assert next_labels(LABELS).tolist() == [[IGNORED, 3, 0, IGNORED], [IGNORED, 9, IGNORED, IGNORED]]

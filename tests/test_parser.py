@@ -158,7 +158,7 @@ def test_stray_word_is_refused(config):
 
 
 def test_missing_setting_is_named():
-    with pytest.raises(ValueError, match="required: --teacher"):
+    with pytest.raises(ValueError, match="no teacher: set teacher"):
         parse(["--student", "small", "--dataset", "nyu-mll/glue"])
 
 

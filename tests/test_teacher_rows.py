@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from hf_kd_lambda.teacher_rows import hidden_rows, logits_rows, top_logits_rows
+from hf_kd_lambda.teacher_rows import hidden_rows, logits_rows, padded, top_logits_rows
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 1]])  # padded on the right, and on the left
 TOKENS = [4, 2, 1]
@@ -26,6 +26,36 @@ def test_logits_are_kept_in_fp32(dtype):
     (rows,) = logits_rows(logits).values()
     assert {row.dtype for row in rows} == {torch.float32}
     assert torch.equal(torch.stack(rows), logits.float())
+
+
+def test_logits_of_tokens_are_kept_without_padding(logits):
+    (rows,) = logits_rows(logits.bfloat16(), MASK).values()
+    assert [row.shape for row in rows] == [(tokens, 50) for tokens in TOKENS]
+    assert all(torch.equal(row, own) for row, own in zip(rows, unpadded(logits.bfloat16().float()), strict=True))
+    (whole,) = logits_rows(logits).values()
+    assert torch.equal(torch.stack(whole), logits)
+
+
+def test_the_mask_of_the_inputs_is_none_of_logits_of_examples(logits):
+    (rows,) = logits_rows(logits[:, 0], MASK).values()
+    assert torch.equal(torch.stack(rows), logits[:, 0])
+
+
+@pytest.mark.parametrize("length", [4, 6])
+def test_rows_are_padded_as_their_batch_is_whichever_they_were_kept_from(logits, length):
+    mask = torch.zeros(3, length, dtype=torch.long)
+    for row, tokens in enumerate(TOKENS):
+        mask[row, length - tokens :] = 1
+    batch = padded(unpadded(logits), mask)
+    assert batch.shape == (3, length, 50)
+    assert torch.equal(batch[mask.bool()], torch.cat(unpadded(logits)))
+    assert not batch[~mask.bool()].any()
+    assert torch.equal(padded(unpadded(logits), MASK), logits * MASK.unsqueeze(-1))
+
+
+def test_rows_for_other_tokens_are_refused(logits):
+    with pytest.raises(ValueError, match="for 2 tokens, but it has 1: keep one for each token"):
+        padded(unpadded(logits)[:2], torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]]))
 
 
 def test_a_row_is_sent_to_other_ranks_without_the_rest_of_its_batch():

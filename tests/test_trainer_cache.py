@@ -3,11 +3,21 @@
 import copy
 
 import pytest
+import reference
 import torch
-from small_runs import BATCH, STEPS, config, examples, flat, logged, make_trainer, models, train
-from tiny import tiny_bert
-from transformers import DistilBertConfig, DistilBertForSequenceClassification, default_data_collator
+from datasets import Dataset
+from small_runs import BATCH, NO_DROPOUT, STEPS, config, examples, flat, logged, make_trainer, models, train
+from tiny import SIZES, VOCABULARY, tiny_bert, tiny_tokenizer
+from transformers import (
+    BertConfig,
+    BertForTokenClassification,
+    DataCollatorForTokenClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    default_data_collator,
+)
 
+from hf_kd_lambda.student import student_from_layers
 from hf_kd_lambda.trainer import DistillationTrainer
 
 
@@ -258,3 +268,111 @@ def test_unused_columns_are_removed_but_for_the_teachers(tmp_path):
     assert seen == [{"input_ids", "attention_mask", "token_type_ids"}] * (2 * STEPS)
     without = train(online_config(tmp_path), teacher, distilbert(), data.remove_columns("token_type_ids"))
     assert not torch.equal(flat(without.model), flat(online.model)), "the column must tell the teacher something"
+
+
+# --- outputs of tokens
+
+
+def token_models():
+    """A confident token classifier, and a student of two of its layers with a head of its own."""
+    torch.manual_seed(0)
+    size = {**SIZES, **NO_DROPOUT, "num_labels": 3}
+    teacher = BertForTokenClassification(BertConfig(**size, num_hidden_layers=4))
+    teacher.classifier.weight.data *= 20
+    student = student_from_layers(teacher, [0, 3])
+    torch.nn.init.normal_(student.classifier.weight, std=0.5)
+    return teacher, student
+
+
+def labelled_tokens(count=STEPS * BATCH):
+    """Random sentences of 2 to 12 tokens, of which the first, the last and every third have no label."""
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for length in torch.randint(2, 13, (count,), generator=generator).tolist():
+        labels = torch.randint(0, 3, (length,), generator=generator)
+        labels[::3] = labels[-1] = -100
+        ids = torch.randint(5, len(VOCABULARY), (length,), generator=generator)
+        rows.append({"input_ids": ids.tolist(), "attention_mask": [1] * length, "labels": labels.tolist()})
+    return Dataset.from_list(rows)
+
+
+def token_trainer(args, teacher, student, data, **kwargs):
+    return DistillationTrainer(
+        student,
+        args,
+        teacher=teacher,
+        train_dataset=data,
+        data_collator=DataCollatorForTokenClassification(tiny_tokenizer()),
+        **kwargs,
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"num_train_epochs": 2},
+        {"per_device_train_batch_size": BATCH // 2, "gradient_accumulation_steps": 2},
+        {"train_sampling_strategy": "group_by_length", "num_train_epochs": 2},
+        {"lambda_rule": "evidence"},
+    ],
+    ids=["plain", "epochs", "accumulation", "length-grouped", "votes"],
+)
+def test_cached_tokens_train_as_those_that_the_teacher_is_asked_of(tmp_path, settings):
+    settings = {"train_sampling_strategy": "random", "eval_strategy": "epoch", **settings}
+    settings["per_device_eval_batch_size"] = 5
+    evaluated = labelled_tokens(12)
+    trainers = []
+    for args in (online_config(tmp_path, **settings), cached_config(tmp_path, **settings)):
+        trainer = token_trainer(args, *token_models(), labelled_tokens(), eval_dataset=evaluated)
+        calls = count_calls(trainer)
+        trainer.train()
+        trainers.append(trainer)
+    online, cached = trainers
+    assert True not in calls
+    assert [len(logits) for logits in cached.train_dataset["teacher_logits"]] == [
+        len(ids) for ids in labelled_tokens()["input_ids"]
+    ]
+    assert_same_training(cached, online)
+    for name in ("eval_task_loss", "eval_kd_loss", "eval_teacher_agreement"):
+        values = logged(cached.state.log_history, name)
+        assert values == pytest.approx(logged(online.state.log_history, name), rel=1e-5)
+
+
+def test_the_losses_of_a_batch_of_tokens_are_means_over_its_labels(tmp_path):
+    teacher, student = token_models()
+    student, twin = copy.deepcopy(student), student
+    data = labelled_tokens(BATCH)
+    trainer = token_trainer(cached_config(tmp_path, max_steps=1), teacher, student, data)
+    trainer.train()
+    task_loss = kd_loss = items = 0.0
+    for row in data:
+        ids, labels = torch.tensor([row["input_ids"]]), torch.tensor(row["labels"])
+        with torch.no_grad():
+            theirs, own = (model.eval()(ids).logits[0][labels >= 0] for model in (teacher, twin))
+        softened = [logits.div(reference.TEMPERATURE).log_softmax(-1) for logits in (theirs, own)]
+        kd_loss += reference.TEMPERATURE**2 * (softened[0].exp() * (softened[0] - softened[1])).sum().item()
+        task_loss -= own.log_softmax(-1).gather(1, labels[labels >= 0, None]).sum().item()
+        items += int((labels >= 0).sum())
+    assert 0 < items < sum(map(len, data["input_ids"]))
+    assert logged(trainer.state.log_history, "task_loss") == pytest.approx([task_loss / items], rel=1e-5)
+    assert logged(trainer.state.log_history, "kd_loss") == pytest.approx([kd_loss / items], rel=1e-5)
+
+
+def test_logits_of_tokens_in_a_column_need_no_teacher(tmp_path):
+    teacher, student = token_models()
+    data = labelled_tokens()
+    online = token_trainer(online_config(tmp_path), teacher, copy.deepcopy(student), data)
+    online.train()
+    with torch.no_grad():
+        logits = [teacher(torch.tensor([ids])).logits[0].tolist() for ids in data["input_ids"]]
+    given = token_trainer(cached_config(tmp_path), None, student, data.add_column("teacher_logits", logits))
+    given.train()
+    assert_same_training(given, online)
+
+
+def test_logits_of_tokens_for_other_labels_are_refused(tmp_path):
+    data = labelled_tokens(2)
+    data = data.add_column("teacher_logits", [[[0.5, 1.0]] * len(ids) for ids in data["input_ids"]])
+    with pytest.raises(ValueError, match=r"teacher_logits has 2 values a token, and the student 3 output\(s\)"):
+        token_trainer(cached_config(tmp_path), *token_models(), data)

@@ -37,7 +37,7 @@ class Comparison:
 
     Args:
         output_dir: of results.jsonl, the report and the fine-tuned teachers.
-        tasks: settings of each task, by a name of one's own.
+        tasks: settings of each task, by a name of one's own; those that share a `teacher_dir` share a teacher.
         rules: settings of each rule, likewise; those with `lambda_rule: fixed` are the sweep that it is held against.
         regimes: names of `REGIMES`, each with settings of its own, such as more epochs where examples are few.
         settings: of every run.
@@ -102,7 +102,7 @@ class Comparison:
         settings |= self.rules[rule] if rule else {}
         settings |= OWN | {"eval_steps": 1 / self.evaluations, "logging_steps": 1 / self.logs}
         folder = Path(self.output_dir)
-        settings |= {"output_dir": str(folder / "run"), "teacher_dir": str(folder / "teachers" / task)}
+        settings = {"teacher_dir": str(folder / "teachers" / task), **settings, "output_dir": str(folder / "run")}
         return parse(arguments(settings))
 
     def restricted_to(

@@ -1,5 +1,6 @@
 """The runs of a comparison: a teacher once for each task, a student for each run."""
 
+import copy
 import dataclasses
 import math
 import subprocess
@@ -39,6 +40,10 @@ LOGGED = [
 ]
 
 
+def _is_logged(name: str) -> bool:
+    return name in LOGGED or name.startswith("kd_loss/")
+
+
 class TaskRuns:
     """A task with its teacher, fine-tuned once, and what it says of the examples, computed once.
 
@@ -64,7 +69,10 @@ class TaskRuns:
     def examples(self) -> tuple[Dataset, Dataset]:
         """Tokens, labels and teacher logits of the training split and of the reported one."""
         tokens, student = self.job.tokens, self.job.load_student(self.teacher)
-        trainer = self.job.make_trainer(self.teacher, student, evaluated=tokens[self.job.data.report_split])
+        config = dataclasses.replace(
+            cast(Any, self.job.config), kd_losses=None
+        )  # whatever else runs need of a teacher
+        trainer = self.job.make_trainer(self.teacher, student, config, evaluated=tokens[self.job.data.report_split])
         if not trainer.cache_teacher():
             raise ValueError(f"cache_teacher: the logits of {self.task}'s teacher cannot be kept, see the warning.")
         return trainer.train_dataset, trainer.eval_dataset
@@ -88,7 +96,9 @@ class TaskRuns:
             set_seed(cell.seed)
             student = self.job.load_student(self.teacher)
             train, evaluated = self.examples
-            trainer = self.job.make_trainer(None, student, config, spoiled(train, cell), evaluated)
+            losses = config.kd_losses_for(self.job.data.num_labels).values()
+            teacher = copy.deepcopy(self.teacher) if any(loss.needs for loss in losses) else None  # it may get hooks
+            trainer = self.job.make_trainer(teacher, student, config, spoiled(train, cell), evaluated)
             curve = Curve()
             trainer.add_callback(curve)
             trainer.remove_callback(PrinterCallback)  # the record has it all
@@ -107,7 +117,7 @@ class TaskRuns:
             steps=int(last["step"]),
             seconds=last["seconds"],
             evaluations=curve.points,
-            log=[{name: entry[name] for name in LOGGED if name in entry} for entry in steps],
+            log=[{name: value for name, value in entry.items() if _is_logged(name)} for entry in steps],
             teacher_score=self.teacher_score,
         )
 

@@ -1,5 +1,9 @@
-"""KD losses of the logits: of what a classifier says of an example, or a token classifier of each token."""
+"""KD losses of the logits: of what a classifier says of an example, a token classifier or language model of a token.
 
+Of tokens, all are computed chunk by chunk: see `sum_over_chunks`.
+"""
+
+from abc import abstractmethod
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,34 +15,44 @@ from hf_kd_lambda.losses import (
     logit_mse_loss,
     reverse_kl_loss,
     soft_target_loss,
-    token_kl_loss,
+    sum_over_chunks,
 )
 
 
-def _of_logits(given: Given) -> tuple[Tensor, Tensor, Tensor, Tensor | int]:
-    return given.student["logits"], given.teacher["logits"], given.labels, given.num_items
-
-
 @dataclass(frozen=True)
-class SoftTargets(KDLoss):
-    """T²·KL(teacher ‖ student): see `soft_target_loss`, and of tokens `token_kl_loss`."""
+class LogitLoss(KDLoss):
+    """A sum over items of a loss of their logits."""
+
+    @abstractmethod
+    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, given: Given) -> Tensor:
+        """Of logits `[..., classes]` with labels `[...]`, any of the batch."""
 
     def __call__(self, given: Given) -> Tensor:
-        if given.labels.dim() > 1:
-            return token_kl_loss(*_of_logits(given), given.temperature, shift=False)
-        return soft_target_loss(*_of_logits(given), given.temperature)
+        def loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+            return self.of_items(student, teacher, labels, given)
+
+        logits = given.student["logits"], given.teacher["logits"]
+        return loss(*logits, given.labels) if given.labels.dim() == 1 else sum_over_chunks(loss, logits, given.labels)
 
 
 @dataclass(frozen=True)
-class ReverseKL(KDLoss):
+class SoftTargets(LogitLoss):
+    """T²·KL(teacher ‖ student): see `soft_target_loss`."""
+
+    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, given: Given) -> Tensor:
+        return soft_target_loss(student, teacher, labels, given.num_items, given.temperature)
+
+
+@dataclass(frozen=True)
+class ReverseKL(LogitLoss):
     """T²·KL(student ‖ teacher): see `reverse_kl_loss`."""
 
-    def __call__(self, given: Given) -> Tensor:
-        return reverse_kl_loss(*_of_logits(given), given.temperature)
+    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, given: Given) -> Tensor:
+        return reverse_kl_loss(student, teacher, labels, given.num_items, given.temperature)
 
 
 @dataclass(frozen=True)
-class JensenShannon(KDLoss):
+class JensenShannon(LogitLoss):
     """Between the two: see `jensen_shannon_loss`.
 
     Raises:
@@ -52,20 +66,20 @@ class JensenShannon(KDLoss):
         if not 0 < self.beta < 1:
             raise ValueError(f"beta={self.beta} must lie in (0, 1).")
 
-    def __call__(self, given: Given) -> Tensor:
-        return jensen_shannon_loss(*_of_logits(given), given.temperature, self.beta)
+    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, given: Given) -> Tensor:
+        return jensen_shannon_loss(student, teacher, labels, given.num_items, given.temperature, self.beta)
 
 
 @dataclass(frozen=True)
-class LogitMSE(KDLoss):
+class LogitMSE(LogitLoss):
     """Squared distance of the outputs, the only one of these for a regression: see `logit_mse_loss`."""
 
-    def __call__(self, given: Given) -> Tensor:
-        return logit_mse_loss(*_of_logits(given))
+    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, given: Given) -> Tensor:
+        return logit_mse_loss(student, teacher, labels, given.num_items)
 
 
 @dataclass(frozen=True)
-class DKD(KDLoss):
+class DKD(LogitLoss):
     """Decoupled KD: see `dkd_loss`. β is the paper's for CIFAR-100, of which it advises more the surer the teacher is.
 
     Raises:
@@ -81,5 +95,5 @@ class DKD(KDLoss):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
 
-    def __call__(self, given: Given) -> Tensor:
-        return dkd_loss(*_of_logits(given), given.temperature, self.alpha, self.beta)
+    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, given: Given) -> Tensor:
+        return dkd_loss(student, teacher, labels, given.num_items, given.temperature, self.alpha, self.beta)

@@ -21,7 +21,7 @@ from hf_kd_lambda.losses.logits import (
 )
 from hf_kd_lambda.losses.relations import relation_loss
 from hf_kd_lambda.losses.task import task_loss
-from hf_kd_lambda.losses.tokens import token_kl_loss, token_top_kl_loss
+from hf_kd_lambda.losses.tokens import next_labels, sum_over_chunks, token_kl_loss, token_top_kl_loss
 
 __all__ = [
     "IGNORED",
@@ -35,10 +35,12 @@ __all__ = [
     "hidden_mse_loss",
     "jensen_shannon_loss",
     "logit_mse_loss",
+    "next_labels",
     "pkd_loss",
     "relation_loss",
     "reverse_kl_loss",
     "soft_target_loss",
+    "sum_over_chunks",
     "task_loss",
     "token_kl_loss",
     "token_top_kl_loss",

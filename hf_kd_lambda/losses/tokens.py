@@ -1,4 +1,4 @@
-"""Soft targets of each token, for vocabularies of which no second copy fits into memory.
+"""Losses of each token, for vocabularies of which no second copy fits into memory.
 
 Logits are cut into chunks of positions, and what is computed of a chunk is computed again in backward rather than
 kept: probabilities of the size of the vocabulary exist for one chunk at a time. Padding is masked as everything else
@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from hf_kd_lambda.losses.items import IGNORED, sum_over_items, zero_ignored
 from hf_kd_lambda.losses.logits import soft_target_loss
 
-CHUNK_SIZE = 256  # positions; of 128,000 tokens each, one fp32 tensor takes 131 MB, and five are alive at once
+CHUNK = 2**23  # logits, 34 MB in fp32 and five such tensors alive at once: 65 positions of a vocabulary of 128,000
 
 
 def token_kl_loss(
@@ -25,7 +25,7 @@ def token_kl_loss(
     num_items: Tensor | int,
     temperature: float,
     shift: bool,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
 ) -> Tensor:
     """`soft_target_loss` of all tokens, T²·KL(teacher ‖ student), chunk by chunk.
 
@@ -36,7 +36,7 @@ def token_kl_loss(
         num_items: what the sum over items is divided by.
         temperature: T > 0.
         shift: for causal models, whose position i predicts the label at i + 1, and is masked by that one.
-        chunk_size: positions at a time.
+        chunk_size: positions at a time. Default: as many as have 2²³ logits.
 
     Returns:
         A scalar in fp32.
@@ -45,7 +45,8 @@ def token_kl_loss(
     def loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         return soft_target_loss(student, teacher, labels, num_items, temperature)
 
-    return _sum_over_chunks(loss, (student_logits, teacher_logits), _targets(labels, shift), chunk_size)
+    targets = next_labels(labels) if shift else labels
+    return sum_over_chunks(loss, (student_logits, teacher_logits), targets, chunk_size)
 
 
 def token_top_kl_loss(
@@ -56,7 +57,7 @@ def token_top_kl_loss(
     labels: Tensor,
     num_items: Tensor | int,
     shift: bool,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int | None = None,
 ) -> Tensor:
     """KL(teacher ‖ student) over the teacher's k largest classes and one more, which has the mass of all others.
 
@@ -88,24 +89,35 @@ def token_top_kl_loss(
         return sum_over_items(divergence, labels) / num_items
 
     tensors = (student_logits, top_logits, top_indices, log_normalizer)
-    return _sum_over_chunks(loss, tensors, _targets(labels, shift), chunk_size)
+    return sum_over_chunks(loss, tensors, next_labels(labels) if shift else labels, chunk_size)
 
 
-def _log_top_and_tail(logits: Tensor, indices: Tensor) -> Tensor:
-    """Log-probabilities of the classes `[positions, k]`, then of all others together: `[positions, k + 1]`."""
-    rest = logits.scatter(-1, indices, torch.finfo(logits.dtype).min).logsumexp(-1, keepdim=True)
-    return torch.cat([logits.gather(-1, indices), rest], dim=-1).log_softmax(-1)
+def next_labels(labels: Tensor) -> Tensor:
+    """The label that each position of a causal model predicts, that at i + 1, and -100 for the last position.
+
+    Labels are shifted since a cut through the logits would copy them.
+
+    Args:
+        labels: `[examples, length]`.
+    """
+    return F.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
-def _targets(labels: Tensor, shift: bool) -> Tensor:
-    """The label that each position predicts. Labels are shifted since a cut through the logits would copy them."""
-    return F.pad(labels[:, 1:], (0, 1), value=IGNORED) if shift else labels
-
-
-def _sum_over_chunks(
-    loss: Callable[..., Tensor], tensors: tuple[Tensor, ...], labels: Tensor, chunk_size: int
+def sum_over_chunks(
+    loss: Callable[..., Tensor], tensors: tuple[Tensor, ...], labels: Tensor, chunk_size: int | None = None
 ) -> Tensor:
-    """Sum of the loss of each chunk of positions of the tensors `[examples, length, ...]` and labels."""
+    """A loss that sums over items, of one chunk of positions after the other.
+
+    Args:
+        loss: of the tensors `[positions, ...]` and the labels `[positions]` of a chunk.
+        tensors: `[examples, length, ...]` each; logits are the first.
+        labels: `[examples, length]`.
+        chunk_size: positions at a time. Default: as many as have 2²³ logits.
+
+    Returns:
+        A scalar.
+    """
+    chunk_size = chunk_size or max(1, CHUNK // tensors[0].shape[-1])
     # `split` has one backward for all chunks; that of a slice would make a gradient of all logits for every chunk.
     chunks: Iterator[tuple[Tensor, ...]] = zip(
         *(each.flatten(0, 1).split(chunk_size) for each in (*tensors, labels)), strict=True
@@ -113,3 +125,9 @@ def _sum_over_chunks(
     return torch.stack(
         [checkpoint(loss, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     ).sum()
+
+
+def _log_top_and_tail(logits: Tensor, indices: Tensor) -> Tensor:
+    """Log-probabilities of the classes `[positions, k]`, then of all others together: `[positions, k + 1]`."""
+    rest = logits.scatter(-1, indices, torch.finfo(logits.dtype).min).logsumexp(-1, keepdim=True)
+    return torch.cat([logits.gather(-1, indices), rest], dim=-1).log_softmax(-1)

@@ -1,12 +1,13 @@
 """What differs between kinds of problems: data, models, batches and metrics."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import EvalPrediction, PreTrainedModel
 
+from hf_kd_lambda.architectures import new_model
 from hf_kd_lambda.arguments import DataArguments
 from hf_kd_lambda.data import TaskData
 from hf_kd_lambda.teacher import load_classifier, resolve_checkpoint
@@ -21,16 +22,32 @@ class Problem(ABC):
     Attributes:
         auto_class: of the models, `from_pretrained` of which loads them.
         processor_class: likewise of what makes their inputs, a tokenizer or an image processor.
+        preprocess_logits: from a batch's logits and labels to what the metrics are computed from; None for the logits.
+        has_lengths: whether examples differ in length, so that batches of like length need less padding.
     """
 
     auto_class: ClassVar[Any]
     processor_class: ClassVar[Any]
+    preprocess_logits: ClassVar[Callable[..., Any] | None] = None
+    has_lengths: ClassVar[bool] = True
 
     def load_model(
         self, checkpoint: str, data: TaskData, trust_remote_code: bool = False, new_head: bool = False
     ) -> PreTrainedModel:
         """A model whose outputs are in the data's order: see `load_classifier`."""
         return load_classifier(checkpoint, data.label_names, trust_remote_code, new_head, self.auto_class)
+
+    def new_model(self, setting: str, architecture: Mapping[str, Any], data: TaskData) -> PreTrainedModel:
+        """A model with new weights whose outputs are in the data's order: see `architectures.new_model`."""
+        return new_model(setting, architecture, data.label_names, self.auto_class)
+
+    def new_processor(self, setting: str, architecture: Mapping[str, Any], data: TaskData) -> Any:
+        """What makes the inputs of such a model.
+
+        Raises:
+            ValueError: nothing does without a checkpoint.
+        """
+        raise ValueError(f"{setting}={dict(architecture)} has no tokenizer: give a checkpoint instead.")
 
     def load_processor(self, checkpoint: str, trust_remote_code: bool = False) -> Any:
         """What makes a checkpoint's inputs.
@@ -76,6 +93,19 @@ class Problem(ABC):
     @abstractmethod
     def collator(self, student: Any, teacher: Any | None) -> Collator:
         """What makes a batch of encoded examples; processors as for `encode`."""
+
+    def check_inputs(self, who: str, model: PreTrainedModel, processor: Any, examples: Dataset) -> None:
+        """Refuse a model that cannot read what its processor makes of the examples; without a check, none.
+
+        Args:
+            who: teacher or student.
+            model, processor: of it.
+            examples: encoded.
+
+        Raises:
+            ValueError: names the setting and the fix.
+        """
+        return
 
     @abstractmethod
     def metrics(self, data: TaskData) -> Metrics:

@@ -1,0 +1,98 @@
+"""The next token of a text."""
+
+from typing import Any, ClassVar
+
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from hf_kd_lambda.arguments import DataArguments
+from hf_kd_lambda.data import TaskData
+from hf_kd_lambda.next_token import next_token_metrics, next_token_predictions
+from hf_kd_lambda.problems.problem import Collator, Metrics, Problem
+from hf_kd_lambda.teacher import have_same_vocabulary, resolve_checkpoint
+from hf_kd_lambda.text_blocks import cut_blocks, load_texts
+
+
+class CausalLM(Problem):
+    """Causal language modelling."""
+
+    auto_class: ClassVar = AutoModelForCausalLM
+    processor_class: ClassVar = AutoTokenizer
+    preprocess_logits: ClassVar = staticmethod(next_token_predictions)
+
+    def load_model(
+        self, checkpoint: str, data: TaskData, trust_remote_code: bool = False, new_head: bool = False
+    ) -> PreTrainedModel:
+        """A language model in fp32, whose head is its vocabulary and never new."""
+        try:
+            return self.auto_class.from_pretrained(
+                resolve_checkpoint(checkpoint), dtype=torch.float32, trust_remote_code=trust_remote_code
+            )
+        except (OSError, ValueError) as error:
+            raise OSError(f"cannot load teacher or student {checkpoint!r} as a language model: {error}") from error
+
+    def load_processor(self, checkpoint: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+        """A tokenizer that can pad: with its end of text, where it has nothing else."""
+        tokenizer = super().load_processor(checkpoint, trust_remote_code)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def load_data(self, args: DataArguments, seed: int) -> TaskData:
+        """See `load_texts`."""
+        return load_texts(args, seed)
+
+    def share_inputs(self, teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> bool:
+        """Whether the vocabularies are the same."""
+        return have_same_vocabulary(teacher, student)
+
+    def encode(
+        self,
+        data: TaskData,
+        args: DataArguments,
+        student: PreTrainedTokenizerBase,
+        teacher: PreTrainedTokenizerBase | None,
+    ) -> DatasetDict:
+        """See `cut_blocks`.
+
+        Raises:
+            ValueError: the teacher has a vocabulary of its own, so that it does not predict the student's tokens.
+        """
+        if teacher is not None:
+            raise ValueError(
+                f"the teacher's tokenizer has {len(teacher)} tokens, the student's {len(student)}, not the same ones: "
+                "a language model can only teach one of its own vocabulary. Take a student of the teacher's family, "
+                "or student_layers."
+            )
+        return cut_blocks(data, student, args.max_length)
+
+    def collator(self, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None) -> Collator:
+        """Pads the shorter blocks, their labels with -100."""
+        return DataCollatorForTokenClassification(student)
+
+    def check_inputs(self, who: str, model: PreTrainedModel, processor: Any, examples: Dataset) -> None:
+        """Refuse tokens that a model has no embedding of, and blocks longer than its positions."""
+        tokens, length = len(processor), len(examples[0]["input_ids"])
+        positions = getattr(model.config, "max_position_embeddings", length)
+        if tokens > model.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer of the {who} has {tokens} tokens, its model embeddings of {model.config.vocab_size}: "
+                f"give the {who} its own tokenizer."
+            )
+        if length > positions:
+            raise ValueError(f"the {who} reads {positions} tokens at most: set max_length to {positions} or less.")
+
+    def metrics(self, data: TaskData) -> Metrics:
+        """See `next_token_metrics`."""
+        return next_token_metrics
+
+    def chance(self, data: TaskData) -> tuple[str, float]:
+        """Of tokens drawn from a vocabulary, next to none are right."""
+        return "accuracy", 0.0

@@ -1,0 +1,100 @@
+"""A class for each image."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import AutoModelForImageClassification, PreTrainedModel
+
+# From where it is defined: of some versions, what `transformers` exports asks for torchvision, though Pillow does.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+from hf_kd_lambda.architectures import config_of
+from hf_kd_lambda.arguments import DataArguments
+from hf_kd_lambda.data import TaskData
+from hf_kd_lambda.image_data import load_image_data
+from hf_kd_lambda.images import AUGMENTATIONS, PIXELS, Augmentation, ImageCollator, new_processor
+from hf_kd_lambda.metrics import compute_metrics_for
+from hf_kd_lambda.names import check_known
+from hf_kd_lambda.problems.problem import Collator, Metrics, Problem
+
+
+class ImageClassification(Problem):
+    """Convolutional networks and vision transformers, from checkpoints or from scratch."""
+
+    auto_class: ClassVar = AutoModelForImageClassification
+    processor_class: ClassVar = AutoImageProcessor
+    has_lengths: ClassVar = False
+
+    def load_model(
+        self, checkpoint: str, data: TaskData, trust_remote_code: bool = False, new_head: bool = False
+    ) -> PreTrainedModel:
+        """See `Problem`.
+
+        Raises:
+            ValueError: the model has two heads, as DeiT's and LeViT's that were distilled have.
+        """
+        model = super().load_model(checkpoint, data, trust_remote_code, new_head)
+        if type(model).__name__.endswith("WithTeacher"):
+            raise ValueError(f"{checkpoint!r} is a {type(model).__name__}, which has two heads: take one with one.")
+        return model
+
+    def new_processor(self, setting: str, architecture: Mapping[str, Any], data: TaskData) -> Any:
+        """See `images.new_processor`."""
+        try:
+            return new_processor(config_of(setting, architecture), data.splits["train"][0]["image"])
+        except ValueError as error:
+            raise ValueError(f"{setting}={dict(architecture)}: {error}") from None
+
+    def load_data(self, args: DataArguments, seed: int) -> TaskData:
+        """See `load_image_data`."""
+        for kind in args.augment or ():
+            check_known(kind, AUGMENTATIONS, "augment")
+        return load_image_data(args, seed)
+
+    def share_inputs(self, teacher: Any, student: Any) -> bool:
+        """Whether size, normalisation and all else that makes pixel values are the same."""
+        return teacher.to_dict() == student.to_dict()
+
+    def encode(self, data: TaskData, args: DataArguments, student: Any, teacher: Any | None) -> DatasetDict:
+        """The images as they are, which the collator makes inputs of; those of training augmented when read."""
+        encoded = data.splits.rename_columns({"image": PIXELS, "label": "labels"})
+        if args.augment:
+            encoded["train"] = encoded["train"].with_transform(Augmentation(tuple(args.augment)))
+        return encoded
+
+    def collator(self, student: Any, teacher: Any | None) -> Collator:
+        """See `ImageCollator`."""
+        return ImageCollator(student, teacher)
+
+    @torch.no_grad()
+    def check_inputs(self, who: str, model: PreTrainedModel, processor: Any, examples: Dataset) -> None:
+        """Put one image through a model.
+
+        Raises:
+            ValueError: it cannot read what its processor makes: another size, or other channels.
+        """
+        pixels = self.collator(processor, None)([examples[0]])[PIXELS].to(model.device)
+        was_training = model.training
+        try:
+            model.eval()(pixels)
+        except (RuntimeError, ValueError) as error:
+            wanted = {name: getattr(model.config, name, None) for name in ("num_channels", "image_size")}
+            given = " × ".join(map(str, pixels.shape[1:]))
+            raise ValueError(
+                f"{who}: a {type(model).__name__} of {', '.join(f'{k}={v}' for k, v in wanted.items() if v)} cannot "
+                f"read the images of {given} that its processor makes ({error}): set num_channels and image_size of "
+                f"{who}_architecture, or size and image_mean in the checkpoint's preprocessor_config.json."
+            ) from None
+        model.train(was_training)
+
+    def metrics(self, data: TaskData) -> Metrics:
+        """Accuracy and the mean of the classes' F1."""
+        return compute_metrics_for(None, is_regression=False)
+
+    def chance(self, data: TaskData) -> tuple[str, float]:
+        """The most frequent class's share."""
+        labels = Counter(data.splits[data.report_split]["label"][:])
+        return "accuracy", max(labels.values()) / labels.total()

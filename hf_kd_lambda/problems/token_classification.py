@@ -1,0 +1,110 @@
+"""A class for each word of a sentence: named entities, parts of speech."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, ClassVar
+
+from datasets import DatasetDict
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import (
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    DataCollatorForTokenClassification,
+    PreTrainedTokenizerBase,
+)
+
+from hf_kd_lambda.arguments import DataArguments
+from hf_kd_lambda.data import TaskData
+from hf_kd_lambda.losses import IGNORED
+from hf_kd_lambda.metrics import marks_entities, token_metrics_for
+from hf_kd_lambda.problems.problem import Collator, Metrics, Problem
+from hf_kd_lambda.teacher import have_same_vocabulary, resolve_checkpoint
+from hf_kd_lambda.token_data import load_token_data
+
+
+class TokenClassification(Problem):
+    """Token classification. The first piece of a word carries its label, all else is neither learned nor scored."""
+
+    auto_class: ClassVar = AutoModelForTokenClassification
+    processor_class: ClassVar = AutoTokenizer
+
+    def load_processor(self, checkpoint: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+        """A tokenizer that takes words one by one.
+
+        Raises:
+            OSError: the checkpoint has none.
+            ValueError: it does not tell which word a piece is of.
+        """
+        tokenizer = super().load_processor(checkpoint, trust_remote_code)
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"the tokenizer of {checkpoint!r}, a {type(tokenizer).__name__}, does not tell which word a piece is "
+                "of: token-classification needs a checkpoint with a tokenizer.json."
+            )
+        if isinstance(tokenizer.backend_tokenizer.pre_tokenizer, ByteLevel):
+            # To such a tokenizer, a word without a space before it is the rest of another one.
+            return self.processor_class.from_pretrained(
+                resolve_checkpoint(checkpoint), trust_remote_code=trust_remote_code, add_prefix_space=True
+            )
+        return tokenizer
+
+    def load_data(self, args: DataArguments, seed: int) -> TaskData:
+        """See `load_token_data`."""
+        return load_token_data(args, seed)
+
+    def share_inputs(self, teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> bool:
+        """Whether the vocabularies are the same; `token_type_ids`, which not all models take, are 0 anyway."""
+        return have_same_vocabulary(teacher, student)
+
+    def encode(
+        self,
+        data: TaskData,
+        args: DataArguments,
+        student: PreTrainedTokenizerBase,
+        teacher: PreTrainedTokenizerBase | None,
+    ) -> DatasetDict:
+        """Replace words by tokens, cut but not padded, with a label for each token in `labels`.
+
+        Raises:
+            ValueError: the teacher has a tokenizer of its own.
+        """
+        if teacher is not None:
+            raise ValueError(
+                f"the tokenizers of teacher and student, {teacher.name_or_path!r} and {student.name_or_path!r}, have "
+                "different vocabularies, so that their tokens are not to be compared one by one: choose a student "
+                "with the teacher's tokenizer, or set student_layers."
+            )
+        max_length = min(args.max_length, student.model_max_length)
+
+        def encode(batch: Mapping[str, list[Any]]) -> dict[str, list[list[int]]]:
+            tokens = student(batch["words"], is_split_into_words=True, truncation=True, max_length=max_length)
+            labels = [labels_of_pieces(tokens.word_ids(row), own) for row, own in enumerate(batch["label"])]
+            return {**tokens, "labels": labels}
+
+        return data.splits.map(encode, batched=True, remove_columns=["words", "label"], desc="Tokenising")
+
+    def collator(self, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None) -> Collator:
+        """Pads tokens and labels of a batch to its longest."""
+        return DataCollatorForTokenClassification(student)
+
+    def metrics(self, data: TaskData) -> Metrics:
+        """See `token_metrics_for`."""
+        return token_metrics_for(data.label_names or [])
+
+    def chance(self, data: TaskData) -> tuple[str, float]:
+        """The most frequent class's share of the words; of entities an F1 of 0."""
+        if marks_entities(data.label_names or []):
+            return "f1", 0.0
+        labels = Counter(label for labels in data.splits[data.report_split]["label"][:] for label in labels)
+        return "accuracy", max(labels.values()) / labels.total()
+
+
+def labels_of_pieces(words: Sequence[int | None], labels: Sequence[int]) -> list[int]:
+    """A word's label at its first piece, -100 at its others and at special tokens.
+
+    Args:
+        words: of each piece the index of its word; None for special tokens.
+        labels: of each word.
+    """
+    return [IGNORED if word is None or word == before else labels[word] for before, word in pairwise([None, *words])]

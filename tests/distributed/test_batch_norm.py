@@ -1,0 +1,48 @@
+"""Running statistics under DDP: on every rank the same whether or not steps measure λ."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+EVEN = {"lambda_min": 1.0, "lambda_max": 1.0}  # both losses weigh one half, as with the fixed rule
+RULES = {
+    "plain": {"lambda_rule": "fixed", "kd_weight": 0.5},
+    "measured": {"lambda_interval": 1, **EVEN},
+    "every second measured": {"lambda_interval": 2, **EVEN},
+}
+ACCUMULATIONS = (1, 3)
+
+
+@pytest.fixture(scope="module")
+def statistics(tmp_path_factory):
+    """Of both ranks at the end of training, by rule and accumulation steps."""
+    folder = tmp_path_factory.mktemp("ranks")
+    runs = {
+        f"{name} {steps}": {**rule, "gradient_accumulation_steps": steps, "per_device_train_batch_size": 4}
+        for name, rule in RULES.items()
+        for steps in ACCUMULATIONS
+    }
+    worker = Path(__file__).with_name("batch_norm_worker.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    env = {**os.environ, "PYTHONPATH": str(worker.parents[1]), "OMP_NUM_THREADS": "1"}
+    command += [str(worker), str(folder), json.dumps(runs)]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return {name: [load_file(folder / f"{name} {rank}.safetensors") for rank in range(2)] for name in runs}
+
+
+@pytest.mark.parametrize("steps", ACCUMULATIONS)
+@pytest.mark.parametrize("rule", ["measured", "every second measured"])
+def test_measuring_steps_send_buffers_as_the_trainers_own_do(statistics, rule, steps):
+    plain, measured = statistics[f"plain {steps}"], statistics[f"{rule} {steps}"]
+    means = [each["resnet.embedder.embedder.normalization.running_mean"] for each in plain]
+    assert not torch.equal(*means), "the last batch of each rank is its own"
+    for expected, found in zip(plain, measured, strict=True):
+        for name, buffer in expected.items():
+            torch.testing.assert_close(found[name], buffer, rtol=1e-4, atol=1e-6)

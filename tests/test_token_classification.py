@@ -1,0 +1,256 @@
+"""Token classification: which piece carries a word's label, and whole jobs."""
+
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from small_jobs import job, settings
+from tiny import SIZES, save_checkpoint, tiny_bert, tiny_tokenizer
+from transformers import (
+    AutoModelForTokenClassification,
+    BertConfig,
+    BertForTokenClassification,
+    CanineTokenizer,
+    DistilBertConfig,
+    DistilBertForTokenClassification,
+    DistilBertTokenizerFast,
+    RobertaTokenizerFast,
+    pipeline,
+)
+
+from hf_kd_lambda.arguments import DataArguments
+from hf_kd_lambda.data import TaskData
+from hf_kd_lambda.evaluation import evaluate_checkpoints
+from hf_kd_lambda.problems import PROBLEMS
+from hf_kd_lambda.problems.token_classification import labels_of_pieces
+from hf_kd_lambda.student import student_from_layers
+from hf_kd_lambda.teacher import align_labels
+
+PROBLEM = PROBLEMS["token-classification"]
+KINDS = {"best": "GOOD", "good": "GOOD", "great": "GOOD", "bad": "BAD", "dull": "BAD", "worst": "BAD"}
+NAMES = ["B-BAD", "B-GOOD", "I-BAD", "I-GOOD", "O"]
+
+
+def write_sentences(folder: Path) -> dict[str, str]:
+    """Sentences in which verdicts are entities, two words long where `very` comes first; settings that read them."""
+    rows = []
+    for noun, word, very in product(("film", "xylophone"), KINDS, (False, True)):
+        words = ["the", noun, "is", *["very"] * very, word]
+        labels = ["O"] * 3 + ([f"B-{KINDS[word]}", f"I-{KINDS[word]}"] if very else [f"B-{KINDS[word]}"])
+        rows.append({"tokens": words, "tags": labels})
+    files = {}
+    for split, copies in (("train", 3), ("validation", 1), ("test", 1)):
+        path = folder / f"{split}.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows * copies))
+        files[f"{split}_file"] = str(path)
+    return files
+
+
+def token_bert(layers=4, num_labels=5, **config):
+    return BertForTokenClassification(BertConfig(**SIZES, num_hidden_layers=layers, num_labels=num_labels, **config))
+
+
+def token_settings(folder: Path, **changed: object) -> dict[str, object]:
+    """Settings of a job of seconds, as `small_jobs.settings`."""
+    defaults = settings(folder)
+    own = {
+        "problem": "token-classification",
+        "teacher": save_checkpoint(token_bert(), folder / "pretrained"),
+        "teacher_epochs": 12,
+        "num_train_epochs": 4,
+        "text_column": None,
+        "label_column": "tags",
+        "teacher_cache_dir": str(folder / "cache"),
+    }
+    return {**defaults, **own, **write_sentences(folder), **changed}
+
+
+# --- from words to tokens
+
+
+@pytest.mark.parametrize(
+    ("words", "labels"),
+    [
+        ([None, 0, 1, 1, 1, 2, None], [-100, 7, 8, -100, -100, 9, -100]),
+        ([None, 0, 2, None], [-100, 7, 9, -100]),  # the word between has no piece
+        ([None, 0, 1, 1, None], [-100, 7, 8, -100, -100]),  # the last word was cut
+        ([], []),
+    ],
+)
+def test_the_first_piece_of_a_word_carries_its_label(words, labels):
+    assert labels_of_pieces(words, [7, 8, 9]) == labels
+
+
+def data_of(*rows, names=("O", "B-X")):
+    words, labels = zip(*rows, strict=True)
+    split = Dataset.from_dict({"words": list(words), "label": list(labels)})
+    return TaskData(DatasetDict({"train": split, "validation": split}), list(names), None)
+
+
+def encoded(data, max_length=16, tokenizer=None):
+    args = DataArguments(problem="token-classification", dataset="unused", max_length=max_length)
+    return PROBLEM.encode(data, args, tokenizer or tiny_tokenizer(), None)["train"]
+
+
+PIECES = ["[CLS]", "the", "x", "##y", "##z", "film", "[SEP]"]
+
+
+def test_words_become_pieces_between_special_tokens():
+    (row,) = encoded(data_of((["the", "xyz", "film"], [0, 1, 0])))
+    assert tiny_tokenizer().convert_ids_to_tokens(row["input_ids"]) == PIECES
+    assert row["labels"] == [-100, 0, 1, -100, -100, 0, -100]
+    assert set(row) == {"input_ids", "token_type_ids", "attention_mask", "labels"}
+
+
+def test_sentences_are_cut_and_padded_with_their_labels():
+    tokens = encoded(data_of((["the", "xyz"], [0, 1]), (["a"], [1])), max_length=4)
+    assert [row["labels"] for row in tokens] == [[-100, 0, 1, -100], [-100, 1, -100]]
+    batch = PROBLEM.collator(tiny_tokenizer(), None)(list(tokens))
+    assert batch["labels"].tolist() == [[-100, 0, 1, -100], [-100, 1, -100, -100]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+
+
+def test_a_byte_level_tokenizer_is_told_that_a_word_begins_with_a_space(tmp_path):
+    names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "Ġ", "a", "b", "Ġa"]
+    vocabulary = {name: index for index, name in enumerate(names)}
+    RobertaTokenizerFast(vocab=vocabulary, merges=[("Ġ", "a")]).save_pretrained(tmp_path)
+    tokenizer = PROBLEM.load_processor(str(tmp_path))
+    (row,) = encoded(data_of((["ab", "b"], [0, 1])), tokenizer=tokenizer)
+    assert tokenizer.convert_ids_to_tokens(row["input_ids"]) == ["<s>", "Ġa", "b", "Ġ", "b", "</s>"]
+    assert row["labels"] == [-100, 0, -100, 1, -100, -100]
+
+
+def test_a_tokenizer_that_knows_of_no_words_is_refused(tmp_path):
+    CanineTokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="a CanineTokenizer, does not tell which word a piece is of"):
+        PROBLEM.load_processor(str(tmp_path))
+
+
+def test_two_tokenizers_are_refused_before_training(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["xylophone"])
+    student = token_bert(layers=1)
+    student.resize_token_embeddings(len(tokenizer))
+    student.save_pretrained(tmp_path / "student")
+    tokenizer.save_pretrained(tmp_path / "student")
+    other = {"student": str(tmp_path / "student"), "student_layers": None}
+    with pytest.raises(ValueError, match=r"pretrained' and '.*student', have different vocabularies.*student_layers"):
+        job(token_settings(tmp_path, **other)).check()
+
+
+# --- metrics
+
+
+def test_chance_is_an_f1_of_zero_or_the_share_of_the_most_frequent_class():
+    rows = (["a", "b", "c"], [0, 1, 0]), (["d"], [0])
+    assert PROBLEM.chance(data_of(*rows)) == ("f1", 0.0)
+    assert PROBLEM.chance(data_of(*rows, names=("NOUN", "VERB"))) == ("accuracy", 0.75)
+
+
+def test_labels_of_a_token_classifier_are_aligned_by_name():
+    torch.manual_seed(0)
+    model = token_bert(layers=1, num_labels=3, id2label=dict(enumerate(["O", "B-X", "I-X"]))).eval()
+    ids = torch.tensor([[5, 6, 7]])
+    before = model(ids).logits
+    align_labels(model, ["B-X", "I-X", "O"])
+    assert torch.equal(model(ids).logits, before[..., [1, 2, 0]])
+    assert student_from_layers(model, [0]).config.id2label == {0: "B-X", 1: "I-X", 2: "O"}
+
+
+# --- whole jobs
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a job that ran, its settings and its reports."""
+    folder = tmp_path_factory.mktemp("job")
+    all_settings = token_settings(folder, student_without_kd=True, eval_strategy="epoch")
+    started = job(all_settings)
+    started.check()
+    return folder, all_settings, started.run()
+
+
+def test_a_job_trains_a_teacher_and_a_student_of_it(finished):
+    folder, _, reports = finished
+    assert [report.name for report in reports] == ["teacher", "student without KD", "student with KD"]
+    for report in reports:
+        assert report.metrics["score"] == report.metrics["f1"] > 0.9
+        assert {"accuracy", "precision", "recall"} <= report.metrics.keys()
+    results = json.loads((folder / "out" / "results.json").read_text())
+    assert results["split"] == "test"
+    assert results["models"][2]["metrics"] == pytest.approx(reports[2].metrics)
+    history = json.loads((folder / "out" / "trainer_state.json").read_text())["log_history"]
+    evaluations = [entry for entry in history if "eval_f1" in entry]
+    assert len(evaluations) == 4
+    assert 0 < evaluations[-1]["eval_teacher_agreement"] <= 1
+
+
+def test_the_student_that_is_left_finds_entities(finished):
+    folder, _, _ = finished
+    student = AutoModelForTokenClassification.from_pretrained(folder / "out")
+    assert [student.config.id2label[index] for index in range(5)] == NAMES
+    find = pipeline("token-classification", str(folder / "out"), aggregation_strategy="simple")
+    (found,) = find("the film is very dull")
+    assert (found["entity_group"], found["word"]) == ("BAD", "very dull")
+
+
+def test_agreement_is_over_words_alone(finished):
+    folder, all_settings, reports = finished
+    names = ("problem", "test_file", "train_file", "validation_file", "label_column")
+    args = DataArguments(**{name: all_settings[name] for name in names}, max_length=16)
+    checkpoints = {"teacher": str(folder / "out" / "teacher"), "model": str(folder / "out")}
+    _, (_, again) = evaluate_checkpoints(checkpoints, args, "test", 64)
+    assert again.metrics == pytest.approx(reports[-1].metrics)
+    predict = [pipeline("token-classification", path, ignore_labels=[]) for path in checkpoints.values()]
+    agree = total = 0
+    for row in map(json.loads, Path(args.test_file).read_text().splitlines()):
+        teacher, student = (each(" ".join(row["tokens"])) for each in predict)
+        firsts = [i for i, piece in enumerate(teacher) if not piece["word"].startswith("##")]
+        agree += sum(teacher[i]["entity"] == student[i]["entity"] for i in firsts)
+        total += len(firsts)
+    assert again.metrics["teacher_agreement"] == pytest.approx(agree / total)
+
+
+def test_a_later_job_asks_no_teacher_again(finished):
+    folder, all_settings, _ = finished
+    kept = {path.name for path in (folder / "cache").iterdir()}
+    assert len(kept) == 2, "of training and of validation"
+    other = {"teacher_dir": str(folder / "out" / "teacher"), "output_dir": str(folder / "again"), "temperature": 3}
+    again = job({**all_settings, **other})
+    teacher = again.load_teacher()
+    asked = []
+    teacher.register_forward_hook(lambda *_: asked.append(True))
+    trainer = again.make_trainer(teacher, again.load_student(teacher))
+    assert trainer.cache_teacher()
+    assert asked == []
+    assert {path.name for path in (folder / "cache").iterdir()} == kept
+
+
+def test_a_student_without_token_types_shares_the_tokens_of_one_with_them(tmp_path):
+    """DistilBERT of BERT."""
+    size = {"vocab_size": SIZES["vocab_size"], "dim": 32, "n_heads": 2, "hidden_dim": 64, "n_layers": 1}
+    student = DistilBertForTokenClassification(DistilBertConfig(**size, id2label=dict(enumerate(NAMES))))
+    student.save_pretrained(tmp_path / "student")
+    DistilBertTokenizerFast(vocab=tiny_tokenizer().get_vocab()).save_pretrained(tmp_path / "student")
+    other = {"student": str(tmp_path / "student"), "student_layers": None, "teacher_epochs": 1, "num_train_epochs": 1}
+    reports = job(token_settings(tmp_path, **other)).run()
+    assert "teacher_agreement" in reports[-1].metrics
+    started = job(token_settings(tmp_path, **other))
+    assert "token_type_ids" not in started.tokens["train"].column_names
+
+
+def test_hidden_states_of_tokens_are_learned_from_too(tmp_path):
+    losses = json.dumps({"soft_targets": 1, "hidden_mse": 0.1})
+    job(token_settings(tmp_path, kd_losses=losses, teacher_epochs=1, num_train_epochs=1)).run()
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    assert all(entry["kd_loss/hidden_mse"] > 0 for entry in history if "kd_loss" in entry)
+
+
+def test_classifiers_of_texts_get_a_new_head(tmp_path):
+    checkpoint = save_checkpoint(tiny_bert(2, layers=1), tmp_path)
+    tagger = PROBLEM.load_model(checkpoint, data_of((["a"], [0])), new_head=True)
+    assert type(tagger) is BertForTokenClassification
+    assert tagger(torch.tensor([[5, 6, 7]])).logits.shape == (1, 3, 2)
