@@ -120,7 +120,7 @@ def test_settings_of_all_kinds_come_through_the_command_line():
     assert config.rule.gamma == 1.0
 
 
-@pytest.mark.parametrize("name", ["compare_rules", "compare_forms", "compare_tuning"])
+@pytest.mark.parametrize("name", ["compare_rules", "compare_forms", "compare_tuning", "compare_variants"])
 def test_the_shipped_comparisons_are_valid(name):
     comparison = load_comparison(CONFIGS / f"{name}.yaml")
     assert comparison.output_dir == f"benchmarks/{name.replace('compare_rules', 'compare')}"
