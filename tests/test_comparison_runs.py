@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_jobs
+import tiny_images
 
 from hf_kd_lambda.comparison.compare import compare
 from hf_kd_lambda.comparison.plan import Comparison
@@ -154,3 +155,19 @@ def test_a_loss_of_hidden_states_has_its_teacher_and_what_the_regime_makes_of_it
     for part, same in (("hidden_mse", True), ("soft_targets", False)):
         of_first_step = [run.log[0][f"kd_loss/{part}"] for run in (clean, spoiled_teacher)]
         assert (of_first_step[0] == pytest.approx(of_first_step[1], rel=1e-3)) == same
+
+
+def test_images_are_compared_by_their_feature_maps(tmp_path):
+    images = tiny_images.image_settings(tmp_path, output_dir=None)
+    comparison = Comparison(
+        output_dir=str(tmp_path / "comparison"),
+        tasks={"hint": {**images, "kd_losses": {"attention_transfer": 1}}},
+        rules={"adaptive": RULES["adaptive"]},
+        regimes={"clean": {}, "noisy_labels": {}},
+        seeds=(0,),
+    )
+    compare(comparison)
+    for run in runs_of(comparison).values():
+        assert run.error is None
+        assert run.settings["train_sampling_strategy"] == "random"
+        assert run.log[0]["kd_loss"] > 0

@@ -124,7 +124,9 @@ class TaskRuns:
     def config(self, cell: Cell) -> DistillationConfig:
         """How the student of a cell is trained."""
         _, _, config = self.comparison.parse(cell.task, cell.regime, cell.rule)
-        return dataclasses.replace(cast(Any, config), seed=cell.seed)
+        # Of images, which have no lengths, the job has another order than the settings.
+        order = self.job.config.train_sampling_strategy
+        return dataclasses.replace(cast(Any, config), seed=cell.seed, train_sampling_strategy=order)
 
     def begun(self, cell: Cell) -> Run:
         """What is known of a run before it is made."""
