@@ -37,7 +37,7 @@ def facts_of_job(
         log_history: the entries of `trainer_state.json`.
     """
     models, data, config = job.models, job.data_args, job.config
-    settings = job.settings | {"precision": "bf16" if config.bf16 else "fp16" if config.fp16 else "fp32"}
+    settings = job.settings | {"precision": config.autocast}
     if config.load_best_model_at_end:
         settings |= {name: getattr(config, name) for name in EVALUATED}
     del settings["teacher_dir"]

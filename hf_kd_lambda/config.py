@@ -218,6 +218,11 @@ class DistillationConfig(TrainingArguments):
         return make_rule(self.lambda_rule, hyper)
 
     @property
+    def autocast(self) -> str:
+        """The precision that training takes: `fp32`, `bf16` or `fp16`."""
+        return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
+
+    @property
     def interval(self) -> int:
         """Optimizer steps from one measurement of λ to the next."""
         if self.lambda_interval is not None:

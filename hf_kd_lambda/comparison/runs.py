@@ -69,9 +69,8 @@ class TaskRuns:
     def examples(self) -> tuple[Dataset, Dataset]:
         """Tokens, labels and teacher logits of the training split and of the reported one."""
         tokens, student = self.job.tokens, self.job.load_student(self.teacher)
-        config = dataclasses.replace(
-            cast(Any, self.job.config), kd_losses=None
-        )  # whatever else runs need of a teacher
+        # Logits are all that is kept, whatever else runs need of a teacher.
+        config = dataclasses.replace(cast(Any, self.job.config), kd_losses=None)
         trainer = self.job.make_trainer(self.teacher, student, config, evaluated=tokens[self.job.data.report_split])
         if not trainer.cache_teacher():
             raise ValueError(f"cache_teacher: the logits of {self.task}'s teacher cannot be kept, see the warning.")
@@ -136,7 +135,7 @@ class TaskRuns:
         return Run(
             **cell._asdict(),
             rule_parameters={"lambda_rule": config.lambda_rule, **self.comparison.rules[cell.rule]},
-            settings=settings | {"precision": "bf16" if config.bf16 else "fp16" if config.fp16 else "fp32"},
+            settings=settings | {"precision": config.autocast},
             versions=versions(),
             commit=commit(),
             hardware=hardware(),
