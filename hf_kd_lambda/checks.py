@@ -13,7 +13,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
 from hf_kd_lambda.causal import is_causal
-from hf_kd_lambda.columns import TEACHER_LOGITS, own_inputs
+from hf_kd_lambda.columns import KEPT, TEACHER_LOGITS, own_inputs
 from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.projections import NAME as PROJECTIONS
 
@@ -62,7 +62,7 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
         ValueError: there is neither a teacher nor what it said, or the vocabularies differ and there is no
             `teacher_input_ids`.
     """
-    if TEACHER_LOGITS in columns:
+    if not set(KEPT).isdisjoint(columns):
         return
     if teacher is None:
         raise ValueError(
@@ -110,6 +110,19 @@ def check_teacher_logits(logits: Sequence[Any], labels: int) -> None:
         raise ValueError(
             f"{TEACHER_LOGITS} has {values} values {'a token' if tokens else 'an example'}, and the student {labels} "
             "output(s): give the logits of a teacher for the same labels, in their order."
+        )
+
+
+def check_top_logits(top_logits: int | None, student: nn.Module, num_outputs: int) -> None:
+    """Refuse to keep a part of logits that are few.
+
+    Raises:
+        ValueError: the student is no causal model, or has fewer outputs.
+    """
+    if top_logits is not None and not (is_causal(student) and top_logits <= num_outputs):
+        raise ValueError(
+            f"cache_top_logits={top_logits} is for language models of larger vocabularies, and the student, a "
+            f"{type(student).__name__}, has {num_outputs} output(s): leave it out."
         )
 
 

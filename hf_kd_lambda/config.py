@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 
 from hf_kd_lambda.kd_losses import KDLoss, make_kd_losses
 from hf_kd_lambda.kd_losses.by_name import OF_DISTRIBUTIONS
+from hf_kd_lambda.kd_losses.of_logits import LogitLoss
 from hf_kd_lambda.lambda_rules import RULES, Rule, make_rule
 
 DEFAULT_INTERVAL = 8
@@ -138,6 +139,20 @@ class DistillationConfig(TrainingArguments):
             "examples are streamed or augmented at random; and of language models, whose logits are too large to keep."
         },
     )
+    cache_hidden_states: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep the hidden states that `kd_losses` need as well, in fp16, by which λ changes in its third "
+            "digit; their size is stated first. Without it the teacher answers at each step where they are needed."
+        },
+    )
+    cache_top_logits: int | None = field(
+        default=None,
+        metadata={
+            "help": "Of a language model, keep this many of the teacher's largest logits of each token, in fp16, with "
+            "the mass of all others together. Of losses of the logits for `soft_targets` alone."
+        },
+    )
     teacher_cache_dir: str | None = field(
         default=None,
         metadata={"help": "Where they are kept. Default: `hf_kd_lambda` in the folder that `HF_HOME` names."},
@@ -196,6 +211,7 @@ class DistillationConfig(TrainingArguments):
         if self.kd_losses is not None:
             self.kd_losses_for(num_labels=2)  # what is wrong with them whatever the labels are
         self._check_rule()
+        self._check_cache()
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             # Not the loss: its weights change from one evaluation to the next.
             self.metric_for_best_model = "task_loss"
@@ -272,6 +288,21 @@ class DistillationConfig(TrainingArguments):
             raise ValueError(
                 "lambda_scope='layer' needs both gradients at each step: set lambda_interval to 1, and lambda_rule to "
                 "one that measures."
+            )
+
+    def _check_cache(self) -> None:
+        for name in ("cache_hidden_states", "cache_top_logits"):
+            if getattr(self, name) and not self.cache_teacher:
+                raise ValueError(f"{name}={getattr(self, name)} needs cache_teacher: set it to True.")
+        if self.cache_top_logits is None:
+            return
+        if self.cache_top_logits < 1:
+            raise ValueError(f"cache_top_logits={self.cache_top_logits} must be at least 1, or left out for none.")
+        losses = self.kd_losses_for(num_labels=2)
+        if whole := [name for name, loss in losses.items() if isinstance(loss, LogitLoss) and name != "soft_targets"]:
+            raise ValueError(
+                f"cache_top_logits={self.cache_top_logits} is enough for soft_targets, but not for "
+                f"{', '.join(whole)}: leave out either."
             )
 
     def _resolve_precision(self) -> None:

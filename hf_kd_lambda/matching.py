@@ -16,13 +16,18 @@ from hf_kd_lambda.projections import add_projections
 
 
 @torch.no_grad()
-def match(objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Any]) -> None:
+def match(
+    objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Any]
+) -> tuple[bool, ...]:
     """Have both models put out what the losses need, give the student projections, and compute all losses once.
 
     Args:
         objective: of the run.
         student, teacher: any of which may be on another device than training will use.
         batch: of any examples, with labels.
+
+    Returns:
+        Of each of the teacher's hidden states, whether a loss needs it; nothing where none needs any.
 
     Raises:
         ValueError: a model does not give what is needed, or the two cannot be compared; the message says what to do.
@@ -41,12 +46,14 @@ def match(objective: Objective, student: PreTrainedModel, teacher: PreTrainedMod
     students = {name: batch[name] for name in forward_parameters(student) & batch.keys()}
     of_student = _outputs(student, students, needs, "student")
     of_teacher = _outputs(teacher, teacher_inputs(batch, forward_parameters(teacher)), needs, "teacher")
-    pairs = []
+    pairs, needed = [], set()
     for name, loss in objective.kd_losses.items():
         with _named(name):
             if isinstance(loss, HiddenLoss):
                 _check_feature_maps(loss, of_student, of_teacher)
-            pairs += loss.layers_of(of_student, of_teacher)
+            compared = loss.pairs(of_student, of_teacher)
+            pairs += compared if loss.projects else []
+            needed |= {layer for _, layer in compared if "hidden_states" in loss.needs}
     if pairs:
         add_projections(student, pairs, of_student["hidden_states"], of_teacher["hidden_states"])
         of_student = _outputs(student, students, needs, "student")
@@ -54,6 +61,7 @@ def match(objective: Objective, student: PreTrainedModel, teacher: PreTrainedMod
     for name, loss in objective.kd_losses.items():
         with _named(name):
             Objective({name: loss}, objective.temperature)(of_student, of_teacher, inputs)
+    return tuple(layer in needed for layer in range(len(of_teacher.get("hidden_states", ()))))
 
 
 @contextlib.contextmanager

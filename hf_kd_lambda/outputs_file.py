@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 from datasets import Dataset
 from datasets.arrow_writer import ArrowWriter
@@ -17,11 +18,11 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-Rows = dict[str, list[Tensor]]
-"""Of each column one tensor an example: of one shape, or `[tokens, ...]`."""
+Rows = dict[str, list[Tensor | bytes]]
+"""Of each column one row an example: a tensor, of one shape or `[tokens, ...]`, or bytes of its tokens."""
 
 _DATA, _RECORD = "outputs.arrow", "outputs.json"
-_ROWS_AT_ONCE = 1000
+_ROWS_AT_ONCE, _BYTES_AT_ONCE = 1000, 2**27
 
 
 class CacheUnavailableError(Exception):
@@ -88,14 +89,19 @@ def _write_computed(
         for index, (_, rows) in enumerate(zip(batches, outputs, strict=False)):
             if index == 0:
                 _state_size(path.parent.parent, rows, lengths)
-            writer.write_batch({column: [row.numpy() for row in values] for column, values in rows.items()})
+            writer.write_batch({column: [_as_written(row) for row in values] for column, values in rows.items()})
         writer.finalize()
     return torch.tensor([index for batch in batches for index in batch]).argsort().tolist()
 
 
+def _as_written(row: Tensor | bytes) -> np.ndarray | bytes:
+    return row.numpy() if isinstance(row, Tensor) else row
+
+
 def _write_ordered(path: Path, computed: Dataset, order: Sequence[int]) -> None:
+    rows_at_once = max(_BYTES_AT_ONCE * len(computed) // computed.data.nbytes, 1)
     with ArrowWriter(path=str(path), features=computed.features) as writer:
-        for table in computed.select(order).with_format("arrow").iter(_ROWS_AT_ONCE):
+        for table in computed.select(order).with_format("arrow").iter(min(rows_at_once, _ROWS_AT_ONCE)):
             writer.write_table(table)
         writer.finalize()
 
@@ -104,8 +110,10 @@ def _state_size(folder: Path, rows: Rows, lengths: Sequence[int]) -> None:
     """Say what will be kept, from the outputs of the first batch, and refuse what the disk has no room for."""
     size = 0.0
     for values in rows.values():
-        first = values[0]
-        size += first.nbytes / len(first) * sum(lengths) if first.dim() > 1 else first.nbytes * len(lengths)
+        first = values[0]  # the longest example's
+        of_example = isinstance(first, Tensor) and first.dim() < 2
+        bytes_of_first = first.nbytes if isinstance(first, Tensor) else len(first)
+        size += bytes_of_first * (len(lengths) if of_example else sum(lengths) / max(lengths))
     logger.warning(f"keeping {', '.join(rows)} of {len(lengths)} examples in {folder}: {size / 1e6:.1f} MB")
     if 2 * size > shutil.disk_usage(folder).free:  # twice: as computed, and in the examples' order
         raise CacheUnavailableError(f"writing them takes {2 * size / 1e6:.0f} MB, more than the disk has free")

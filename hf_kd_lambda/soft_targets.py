@@ -6,44 +6,50 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_kd_lambda.columns import TEACHER_LOGITS, column_names, forward_parameters, teacher_inputs
 from hf_kd_lambda.fingerprint import model_digest
 from hf_kd_lambda.inner_outputs import forward_flags
+from hf_kd_lambda.kept_outputs import KeptOutputs
 from hf_kd_lambda.outputs_file import CacheUnavailableError, Rows
 from hf_kd_lambda.teacher import freeze
 from hf_kd_lambda.teacher_cache import DEFAULT_FOLDER, TeacherCache
-from hf_kd_lambda.teacher_rows import logits_rows
 
 logger = logging.get_logger(__name__)
 
 
 class SoftTargets:
-    """Gives the teacher's outputs of a batch, and adds its logits to examples for good.
+    """Gives the teacher's outputs of a batch, and adds them to examples for good.
 
     Args:
-        teacher: is frozen and moved to the accelerator's device; None where all examples bring its logits.
+        teacher: is frozen and moved to the accelerator's device; None where all examples bring what it said.
         accelerator: of the run.
-        needs: outputs of the teacher beside its logits; where there are any, it is asked at each step.
+        needs: outputs of the teacher beside its logits.
+
+    Attributes:
+        kept: what is added to examples; None where not all that is needed can be kept, and the teacher is asked at
+            each step.
     """
 
     def __init__(self, teacher: PreTrainedModel | None, accelerator: Accelerator, needs: Collection[str] = ()) -> None:
         self.teacher = None if teacher is None else freeze(teacher).to(accelerator.device)
         self.accelerator = accelerator
         self.needs = needs
+        self.kept: KeptOutputs | None = KeptOutputs()
         self.inputs: Collection[str] = set() if teacher is None else forward_parameters(teacher)
 
     @torch.no_grad()
     def outputs(self, batch: dict[str, Any]) -> Mapping[str, Any]:
-        """Of a batch on the accelerator's device: `logits` in fp32, and what is needed beside.
+        """Of a batch on the accelerator's device: what was kept, else `logits` in fp32 and what is needed beside.
 
         Raises:
             ValueError: the batch has no logits, and there is no teacher.
         """
-        if TEACHER_LOGITS in batch and not self.needs:
-            return {"logits": batch[TEACHER_LOGITS]}
+        if self.kept is not None and self.kept_of(batch):
+            return self.kept.outputs(batch)
         if self.teacher is None:
             raise ValueError(f"these examples have no column {TEACHER_LOGITS}, and there is no teacher: give either.")
         if self.teacher.device != self.accelerator.device:
@@ -52,6 +58,14 @@ class SoftTargets:
             outputs = self.teacher(**teacher_inputs(batch, self.inputs), **forward_flags(self.needs))
         # What the examples bring wins: somebody may have changed it.
         return {**outputs, "logits": batch.get(TEACHER_LOGITS, outputs.logits.float())}
+
+    def kept_of(self, columns: Collection[str]) -> bool:
+        """Whether all that is needed of the teacher is in these columns."""
+        return self.kept is not None and set(self.kept.columns) <= set(columns)
+
+    def logits(self, outputs: Mapping[str, Any], classes: int) -> Tensor:
+        """See `KeptOutputs.logits`."""
+        return outputs["logits"] if self.kept is None else self.kept.logits(outputs, classes)
 
     def add_to(
         self,
@@ -62,7 +76,7 @@ class SoftTargets:
         prepare: Callable[[dict[str, Any]], dict[str, Any]],
         progress: bool,
     ) -> list[Any]:
-        """Add a column of logits to datasets that have none; where all have it, the teacher moves to the CPU's memory.
+        """Add what is kept to datasets that have it not; where all have it, the teacher moves to the CPU's memory.
 
         Args:
             datasets: of which one that cannot be cached stays as it is, with a warning; None stays None.
@@ -71,37 +85,38 @@ class SoftTargets:
         """
         if self.teacher is None:
             return datasets
-        if self.needs:
+        if self.kept is None:
+            fix = " (cache_hidden_states keeps them)" if set(self.needs) == {"hidden_states"} else ""
             logger.warning(
                 f"cache_teacher: the teacher answers at each step, since more is needed of it than its logits: "
-                f"{', '.join(sorted(self.needs))}."
+                f"{', '.join(sorted(self.needs))}{fix}."
             )
             return datasets
+        kept = self.kept
 
         def predict(batch: dict[str, Any]) -> Rows:
             batch = prepare(batch)
-            return logits_rows(self.outputs(batch)["logits"], batch.get("attention_mask"))
+            return kept.rows(self.outputs(batch), batch.get("attention_mask"))
 
         cache = TeacherCache(
             folder=Path(folder) if folder else DEFAULT_FOLDER,
-            identity=f"{model_digest(self.teacher)} logits {self.accelerator.mixed_precision}",
+            identity=f"{model_digest(self.teacher)} {kept} {self.accelerator.mixed_precision}",
             collate=collate,
             predict=predict,
             batch_size=batch_size,
             accelerator=self.accelerator,
             progress=progress,
         )
-        cached = [_cached(dataset, cache) for dataset in datasets]
-        if all(TEACHER_LOGITS in column_names(dataset) for dataset in cached if dataset is not None):
+        cached = [self._cached(dataset, cache) for dataset in datasets]
+        if all(self.kept_of(column_names(dataset)) for dataset in cached if dataset is not None):
             self.teacher.to("cpu")
         return cached
 
-
-def _cached(examples: Any, cache: TeacherCache) -> Any:
-    if examples is None or TEACHER_LOGITS in column_names(examples):
-        return examples
-    try:
-        return cache.add_to(examples)
-    except CacheUnavailableError as reason:
-        logger.warning(f"cache_teacher: the teacher answers at each step, since of these examples {reason}.")
-        return examples
+    def _cached(self, examples: Any, cache: TeacherCache) -> Any:
+        if examples is None or self.kept_of(column_names(examples)):
+            return examples
+        try:
+            return cache.add_to(examples)
+        except CacheUnavailableError as reason:
+            logger.warning(f"cache_teacher: the teacher answers at each step, since of these examples {reason}.")
+            return examples

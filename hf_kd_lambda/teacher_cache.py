@@ -141,7 +141,8 @@ def _tensors_but_labels(batch: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _beside(examples: Dataset, outputs: Dataset) -> Dataset:
-    """The examples and the outputs, in the examples' own format."""
+    """The examples and what they lack of the outputs, in the examples' own format."""
+    outputs = outputs.remove_columns([name for name in outputs.column_names if name in examples.column_names])
     joined = concatenate_datasets([examples.with_format(None), outputs], axis=1)
     given = examples.format
     columns = [*given["columns"], *outputs.column_names]

@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from signal import Signals
@@ -26,6 +26,7 @@ from hf_kd_lambda.checks import (
     check_projections,
     check_strategy,
     check_teacher_logits,
+    check_top_logits,
     warn_of_blind_measurements,
 )
 from hf_kd_lambda.columns import TEACHER_LOGITS, ColumnCollator, column_names, forward_parameters
@@ -35,6 +36,7 @@ from hf_kd_lambda.figures import plot_lambda
 from hf_kd_lambda.gram import Gram, cut_outputs
 from hf_kd_lambda.host_memory import keep_freed_memory
 from hf_kd_lambda.inner_outputs import forward_flags, gives, without
+from hf_kd_lambda.kept_outputs import KeptOutputs
 from hf_kd_lambda.lambda_rules import loss_weights
 from hf_kd_lambda.lambda_state import LambdaState
 from hf_kd_lambda.layers import layer_groups
@@ -102,7 +104,7 @@ class DistillationTrainer(Trainer):
         student_config: Any = model.config
         check_problem(student_config)
         causal = is_causal(model)
-        if causal:
+        if causal and args.cache_top_logits is None:
             args.cache_teacher = False  # to read logits of a whole vocabulary takes longer than to compute them
         if teacher is not None and causal:
             check_next_tokens(teacher, model)
@@ -110,6 +112,7 @@ class DistillationTrainer(Trainer):
         elif teacher is not None:
             align_labels(teacher, own_label_names(model))
         num_outputs = student_config.vocab_size if causal else student_config.num_labels
+        check_top_logits(args.cache_top_logits, model, num_outputs)
         for dataset in self._datasets():
             if columns := column_names(dataset):
                 check_columns(columns, teacher, model)
@@ -121,17 +124,17 @@ class DistillationTrainer(Trainer):
             args.label_smoothing_factor,
             self.compute_loss_func,
         )
-        self._soft_targets = SoftTargets(teacher, self.accelerator, self._objective.needs)
         if args.train_sampling_strategy == "group_by_length" and not self._has_lengths():
             args.train_sampling_strategy = "random"
         self._student_inputs = forward_parameters(model)
+        self._soft_targets = SoftTargets(teacher, self.accelerator, self._objective.needs)
         kept = self._student_inputs.union(self._soft_targets.inputs) if drops_columns else None
         collate = ShiftedLabels(self.data_collator) if causal else self.data_collator
         self.data_collator = ColumnCollator(collate, kept)
         self._added_outputs: set[str] = set()
         if self._objective.needs:
             self._added_outputs = {name for name in self._objective.needs if not gives(student_config, name)}
-            self._match(model, teacher)
+        self._soft_targets.kept = self._kept_outputs(self._match(model, teacher) if self._objective.needs else ())
 
         if args.torch_compile:
             torch._functorch.config.donated_buffer = False  # a measuring step goes back through its graph twice
@@ -157,14 +160,22 @@ class DistillationTrainer(Trainer):
         self._step_record = StepRecord(self._objective.names, args.device)
         self._evaluation_record = EvaluationRecord(self._objective.names)
 
-    def _match(self, student: PreTrainedModel | nn.Module, teacher: PreTrainedModel | None) -> None:
+    def _match(self, student: PreTrainedModel | nn.Module, teacher: PreTrainedModel | None) -> tuple[bool, ...]:
         names, datasets = ", ".join(self._objective.kd_losses), self._datasets()
         if teacher is None:
             raise ValueError(f"kd_losses: {names} needs more of the teacher than its logits: give a teacher.")
         if not datasets:
             raise ValueError(f"kd_losses: {names} needs an example to fit student and teacher: give train_dataset.")
-        match(self._objective, student, teacher, self.data_collator([next(iter(datasets[0]))]))
+        hidden_states = match(self._objective, student, teacher, self.data_collator([next(iter(datasets[0]))]))
         check_projections(student)
+        return hidden_states
+
+    def _kept_outputs(self, hidden_states: tuple[bool, ...]) -> KeptOutputs | None:
+        if self._objective.needs - ({"hidden_states"} if self.args.cache_hidden_states else set()):
+            return None
+        if self.args.cache_top_logits is None:
+            return KeptOutputs(hidden_states)
+        return KeptOutputs(hidden_states, self.args.cache_top_logits, self.args.temperature)
 
     @property
     def teacher(self) -> PreTrainedModel | None:
@@ -216,10 +227,10 @@ class DistillationTrainer(Trainer):
                     callback.restore_handlers()
 
     def cache_teacher(self) -> bool:
-        """Add `teacher_logits` to the examples of training and evaluation.
+        """Add what the teacher says to the examples of training and evaluation: see `KeptOutputs`.
 
-        Logits that were kept before are read; others are computed in the precision of the run, by all ranks together,
-        which must all call this. Examples whose logits cannot be kept stay as they are, with a warning.
+        What was kept before is read; the rest is computed in the precision of the run, by all ranks together, which
+        must all call this. Examples of which it cannot be kept stay as they are, with a warning.
 
         Returns:
             Whether all have them now, so that the teacher waits in the CPU's memory for other examples.
@@ -235,7 +246,7 @@ class DistillationTrainer(Trainer):
             progress=not self.args.disable_tqdm,
         )
         self.eval_dataset = dict(zip(evaluated, cached, strict=True)) if several else cached[0]
-        return all(TEACHER_LOGITS in column_names(dataset) for dataset in self._datasets())
+        return all(self._soft_targets.kept_of(column_names(dataset)) for dataset in self._datasets())
 
     def _has_lengths(self) -> bool:
         """Whether the Trainer can tell how long each example is."""
@@ -261,11 +272,11 @@ class DistillationTrainer(Trainer):
         losses = self._objective(outputs, teacher_outputs, inputs, num_items).stacked()
         if model.training:
             self._step_record.add(losses.detach(), ends_step=self.accelerator.sync_gradients)
-            self._take_votes(outputs.logits, teacher_outputs["logits"], targets(inputs))
+            self._take_votes(outputs.logits, teacher_outputs, targets(inputs))
         else:
             self._evaluation_record.add(
                 outputs.logits,
-                teacher_outputs["logits"],
+                self._soft_targets.logits(teacher_outputs, outputs.logits.shape[-1]),
                 targets(inputs),
                 losses.detach(),
                 num_items,
@@ -295,18 +306,19 @@ class DistillationTrainer(Trainer):
             teacher_outputs = self._soft_targets.outputs(inputs)
             num_items = self._num_items(inputs, num_items_in_batch)
             step.backward(cut, self._objective(outputs, teacher_outputs, inputs, num_items))
-        self._take_votes(outputs.logits, teacher_outputs["logits"], targets(inputs))
+        self._take_votes(outputs.logits, teacher_outputs, targets(inputs))
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
         self._step_record.gram, self._step = step.finish(state), None
         self._step_record.add(step.losses, ends_step=True)
         return torch.dot(step.losses[:2], torch.stack(self.loss_weights))
 
-    def _take_votes(self, student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> None:
+    def _take_votes(self, student_logits: Tensor, teacher: Mapping[str, Any], labels: Tensor) -> None:
         """Let the student judge between label and teacher, as long as it has not been trained on these examples."""
         evidence = self.lambda_state.evidence if self.lambda_state is not None else None
         if evidence is None or self.state.epoch >= 1:
             return
+        teacher_logits = self._soft_targets.logits(teacher, student_logits.shape[-1])
         self._votes += side_counts(student_logits, teacher_logits, labels)
         if self.accelerator.sync_gradients:
             evidence.update(self.accelerator.reduce(self._votes, "sum"))

@@ -7,7 +7,7 @@ from datasets import Dataset
 from tiny import tiny_bert, tiny_tokenizer
 from transformers import DataCollatorWithPadding, default_data_collator
 
-from hf_kd_lambda.columns import ColumnCollator, forward_parameters, own_inputs, teacher_inputs
+from hf_kd_lambda.columns import ColumnCollator, forward_parameters, own_inputs, padded, teacher_inputs
 
 
 def test_labels_are_no_input_of_a_model():
@@ -17,7 +17,8 @@ def test_labels_are_no_input_of_a_model():
 
 
 def test_what_the_teacher_said_is_not_what_it_reads():
-    columns = ["input_ids", "teacher_input_ids", "teacher_logits", "teacher_attention_mask", "labels"]
+    said = ["teacher_logits", "teacher_outputs"]
+    columns = ["input_ids", "teacher_input_ids", *said, "teacher_attention_mask", "labels"]
     assert own_inputs(columns) == ["teacher_input_ids", "teacher_attention_mask"]
 
 
@@ -136,3 +137,28 @@ def test_logits_of_words_instead_of_tokens_are_refused():
     rows = [{"input_ids": [1, 2, 3], "attention_mask": [1, 1, 1], "teacher_logits": [[0.5, 1.0]]}]
     with pytest.raises(ValueError, match="the teacher's outputs of an example are for 1 tokens, but it has 3"):
         ColumnCollator(default_data_collator, None)(rows)
+
+
+# --- rows of tokens
+
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 1]])  # padded on the right, and on the left
+TOKENS = [4, 2, 1]
+VALUES = torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(0))
+UNPADDED = [row[mask.bool()] for row, mask in zip(VALUES, MASK, strict=True)]
+
+
+@pytest.mark.parametrize("length", [4, 6])
+def test_rows_are_padded_as_their_batch_is_whichever_they_were_kept_from(length):
+    mask = torch.zeros(3, length, dtype=torch.long)
+    for row, tokens in enumerate(TOKENS):
+        mask[row, length - tokens :] = 1
+    batch = padded(UNPADDED, mask)
+    assert batch.shape == (3, length, 5)
+    assert torch.equal(batch[mask.bool()], torch.cat(UNPADDED))
+    assert not batch[~mask.bool()].any()
+    assert torch.equal(padded(UNPADDED, MASK), VALUES * MASK.unsqueeze(-1))
+
+
+def test_rows_for_other_tokens_are_refused():
+    with pytest.raises(ValueError, match="for 2 tokens, but it has 1: keep one for each token"):
+        padded(UNPADDED[:2], torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]]))

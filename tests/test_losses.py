@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hf_kd_lambda import losses
@@ -18,10 +17,15 @@ OF_TOKENS = torch.tensor([[3, 0, 5], [IGNORED, IGNORED, IGNORED], [IGNORED, 2, I
 
 
 def top_kl(student, teacher, labels):
-    values, indices = teacher.float().topk(3, dim=-1)
-    return losses.token_top_kl_loss(
-        student, values, indices, teacher.float().logsumexp(-1, keepdim=True), labels, 5, shift=False, chunk_size=4
-    )
+    log_probs, indices = teacher.float().log_softmax(-1).topk(3, dim=-1)
+    return losses.token_top_kl_loss(student, log_probs, indices, labels, 5, temperature=1.0, chunk_size=4)
+
+
+def in_chunks(student, teacher, labels):
+    def loss(student, teacher, labels):
+        return losses.soft_target_loss(student, teacher, labels, 5, 2.0)
+
+    return losses.sum_over_chunks(loss, (student, teacher), labels, chunk_size=4)
 
 
 def attention(scores, mask):
@@ -34,10 +38,6 @@ def counted_positions(labels, mask):
 
 def counted_entries(labels, mask):
     return counted_positions(labels, mask)[:, None] & mask.bool()[:, None, None, :]
-
-
-def next_labels(labels, _):
-    return F.pad(labels[:, 1:], (0, 1), value=IGNORED).ne(IGNORED)[..., None]
 
 
 class Case(NamedTuple):
@@ -88,10 +88,7 @@ CASES = {
     "attention_map": of_maps(losses.attention_map_loss, lambda scores, _: scores),
     "attention_kl": of_maps(losses.attention_kl_loss, attention),
     "relation": of_positions(lambda *arguments: losses.relation_loss(*arguments, relation_heads=2)),
-    "token_kl": of_items(lambda s, t, y, _: losses.token_kl_loss(s, t, y, 5, 2.0, shift=False, chunk_size=4)),
-    "token_kl shifted": of_items(
-        lambda s, t, y, _: losses.token_kl_loss(s, t, y, 5, 2.0, shift=True, chunk_size=4)
-    )._replace(counted=next_labels),
+    "soft_target in chunks": of_items(lambda s, t, y, _: in_chunks(s, t, y)),
     "token_top_kl": of_items(lambda s, t, y, _: top_kl(s, t, y)),
 }
 

@@ -5,11 +5,13 @@ from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import load
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hf_kd_lambda.kd_losses import Given, make_kd_losses
+from hf_kd_lambda.kept_outputs import KeptOutputs
 from hf_kd_lambda.losses import (
     IGNORED,
     dkd_loss,
@@ -20,10 +22,8 @@ from hf_kd_lambda.losses import (
     soft_target_loss,
     sum_over_chunks,
     task_loss,
-    token_kl_loss,
     token_top_kl_loss,
 )
-from hf_kd_lambda.teacher_rows import top_logits_rows
 
 VOCABULARY = 11
 LABELS = torch.tensor([[5, IGNORED, 3, 0], [IGNORED, IGNORED, 9, IGNORED]])
@@ -36,43 +36,23 @@ def logits():
     return student.requires_grad_(), teacher
 
 
-def top(teacher, k):
-    values, indices = teacher.topk(k, dim=-1)
-    return values, indices.int(), teacher.logsumexp(-1, keepdim=True)
+def top(teacher, k, temperature=1.0):
+    log_probs, indices = (teacher / temperature).log_softmax(-1).topk(k, dim=-1)
+    return log_probs, indices.int()
 
 
 @pytest.mark.parametrize("chunk_size", [1, 3, 8, 100])
 def test_chunks_change_neither_loss_nor_gradient(logits, chunk_size):
     student, teacher = logits
-    expected = soft_target_loss(student, teacher, LABELS, 6, 2.0)
-    loss = token_kl_loss(student, teacher, LABELS, 6, 2.0, shift=False, chunk_size=chunk_size)
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(expected, student))
-
     cached = top(teacher, 3)
-    whole, loss = (token_top_kl_loss(student, *cached, LABELS, 6, False, size) for size in (8, chunk_size))
+    whole, loss = (token_top_kl_loss(student, *cached, LABELS, 6, 2.0, size) for size in (8, chunk_size))
     torch.testing.assert_close(loss, whole)
     torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(whole, student))
 
 
-def test_each_position_of_a_causal_model_predicts_the_next_label(logits):
+def test_a_retained_graph_can_be_differentiated_again(logits):
     student, teacher = logits
-    expected = soft_target_loss(student[:, :-1], teacher[:, :-1], LABELS[:, 1:], 6, 2.0)
-    loss = token_kl_loss(student, teacher, LABELS, 6, 2.0, shift=True, chunk_size=3)
-    torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(expected, student))
-
-    cut = token_top_kl_loss(student[:, :-1], *top(teacher[:, :-1], 3), LABELS[:, 1:], 6, shift=False)
-    torch.testing.assert_close(token_top_kl_loss(student, *top(teacher, 3), LABELS, 6, shift=True), cut)
-
-
-@pytest.mark.parametrize("kind", ["full", "top"])
-def test_a_retained_graph_can_be_differentiated_again(logits, kind):
-    student, teacher = logits
-    if kind == "full":
-        loss = token_kl_loss(student, teacher, LABELS, 6, 2.0, shift=True, chunk_size=3)
-    else:
-        loss = token_top_kl_loss(student, *top(teacher, 3), LABELS, 6, shift=True, chunk_size=3)
+    loss = token_top_kl_loss(student, *top(teacher, 3), LABELS, 6, 2.0, chunk_size=3)
     (first,) = torch.autograd.grad(loss, student, retain_graph=True)
     (second,) = torch.autograd.grad(3 * loss, student)
     assert first.ne(0).any()
@@ -97,22 +77,17 @@ class LargestAlive(TorchDispatchMode):
         return results
 
 
-@pytest.mark.parametrize("kind", ["full", "top"])
-@pytest.mark.parametrize("shift", [False, True])
-def test_probabilities_exist_for_one_chunk_at_a_time_also_in_backward(kind, shift):
+def test_probabilities_exist_for_one_chunk_at_a_time_also_in_backward():
     length, vocabulary, chunk_size = 40, 200, 4
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 2, length, vocabulary, generator=generator).bfloat16()
     labels = torch.randint(vocabulary, (2, length), generator=generator)
-    values, indices, normalizer = top(teacher.float(), 3)
+    log_probs, indices = top(teacher.float(), 3)
 
     def peak(chunk_size):
         leaf = student.clone().requires_grad_()
         with LargestAlive(4 * vocabulary) as largest:
-            if kind == "full":
-                loss = token_kl_loss(leaf, teacher, labels, 80, 1.0, shift, chunk_size)
-            else:
-                loss = token_top_kl_loss(leaf, values.half(), indices, normalizer, labels, 80, shift, chunk_size)
+            loss = token_top_kl_loss(leaf, log_probs.half(), indices, labels, 80, 1.0, chunk_size)
             for retain in (True, False):
                 torch.autograd.grad(loss, leaf, retain_graph=retain)
         return largest.peak
@@ -122,21 +97,23 @@ def test_probabilities_exist_for_one_chunk_at_a_time_also_in_backward(kind, shif
     assert peak(chunk_size) <= 10 * chunk_size * vocabulary
 
 
-def test_the_loss_of_top_classes_and_tail_by_hand():
-    student = torch.tensor([[[0.4, 0.3, 0.2, 0.1]]]).log()
-    teacher = torch.tensor([[[0.1, 0.6, 0.1, 0.2]]]).log() + 3
-    loss = token_top_kl_loss(student, *top(teacher, 2), torch.tensor([[0]]), 1, shift=False)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_loss_of_top_classes_and_tail_by_hand(temperature):
+    student = temperature * torch.tensor([[[0.4, 0.3, 0.2, 0.1]]]).log()
+    teacher = temperature * torch.tensor([[[0.1, 0.6, 0.1, 0.2]]]).log() + 3
+    loss = token_top_kl_loss(student, *top(teacher, 2, temperature), torch.tensor([[0]]), 1, temperature)
     expected = 0.6 * math.log(0.6 / 0.3) + 0.2 * math.log(0.2 / 0.1) + 0.2 * math.log(0.2 / 0.6)
-    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    assert loss.item() == pytest.approx(temperature**2 * expected, rel=1e-5)
 
 
-def test_the_loss_of_top_classes_and_tail_is_a_lower_bound_that_rises_with_their_number(logits):
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_the_loss_of_top_classes_and_tail_is_a_lower_bound_that_rises_with_their_number(temperature):
     generator = torch.Generator().manual_seed(1)
     for scale in (0.5, 2.0, 8.0):
         student, teacher = (scale * torch.randn(2, 4, VOCABULARY, generator=generator) for _ in range(2))
-        full = token_kl_loss(student, teacher, LABELS, 4, 1.0, shift=False).item()
+        full = soft_target_loss(student, teacher, LABELS, 4, temperature).item()
         bounds = [
-            token_top_kl_loss(student, *top(teacher, k), LABELS, 4, shift=False).item()
+            token_top_kl_loss(student, *top(teacher, k, temperature), LABELS, 4, temperature).item()
             for k in range(1, VOCABULARY + 1)
         ]
         assert 0 <= bounds[0] < 0.99 * full
@@ -146,38 +123,37 @@ def test_the_loss_of_top_classes_and_tail_is_a_lower_bound_that_rises_with_their
 
 def test_the_tail_is_free_where_its_mass_and_the_top_classes_are_right(logits):
     _, teacher = logits
-    values, indices, normalizer = top(teacher, 3)
+    log_probs, indices = top(teacher, 3)
     student = torch.full_like(teacher, 0.0).scatter(-1, indices.long(), float("-inf"))
-    tail_mass = (1 - (values - normalizer).exp().sum(-1, keepdim=True)).log()
-    student = (student.log_softmax(-1) + tail_mass).scatter(-1, indices.long(), values - normalizer)
-    loss = token_top_kl_loss(student, values, indices, normalizer, LABELS, 4, shift=False)
+    tail_mass = (1 - log_probs.exp().sum(-1, keepdim=True)).log()
+    student = (student.log_softmax(-1) + tail_mass).scatter(-1, indices.long(), log_probs)
+    loss = token_top_kl_loss(student, log_probs, indices, LABELS, 4, 1.0)
     assert loss.item() == pytest.approx(0, abs=1e-6)
-    assert token_kl_loss(student, teacher, LABELS, 4, 1.0, shift=False).item() > 0.01
+    assert soft_target_loss(student, teacher, LABELS, 4, 1.0).item() > 0.01
 
 
 def test_rows_of_the_cache_are_what_the_loss_takes(logits):
     student, teacher = logits
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
-    rows = top_logits_rows(teacher, mask, k=3)
+    rows = [load(row) for row in KeptOutputs(top_logits=3).rows({"logits": teacher}, mask)["teacher_outputs"]]
     padded = [
-        torch.nn.utils.rnn.pad_sequence(each, batch_first=True, padding_value=padding)
-        for each, padding in zip(rows.values(), (float("nan"), -1, float("nan")), strict=True)
+        torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True, padding_value=padding)
+        for name, padding in (("top_log_probs", float("nan")), ("top_indices", -1))
     ]
     assert padded[1].dtype == torch.int32
-    loss = token_top_kl_loss(student, *padded, LABELS, 4, shift=False)
-    exact = token_top_kl_loss(student, *top(teacher, 3), LABELS, 4, shift=False)
-    torch.testing.assert_close(loss, exact, rtol=5e-3, atol=1e-3)
+    loss = token_top_kl_loss(student, *padded, LABELS, 4, 1.0)
+    exact = token_top_kl_loss(student, *top(teacher, 3), LABELS, 4, 1.0)
+    torch.testing.assert_close(loss, exact, rtol=1e-3, atol=1e-3)
     assert torch.autograd.grad(loss, student)[0].isfinite().all()
 
 
 @pytest.mark.parametrize("rounding", [-0.01, 0.01])
-def test_rounding_of_the_top_logits_blurs_the_tail_alone(logits, rounding):
+def test_rounding_of_the_top_classes_blurs_the_tail_alone(logits, rounding):
     student, teacher = logits
     for k, tolerances in ((2, {"rtol": 0.05, "atol": 0.02}), (VOCABULARY, {})):
-        values, indices, normalizer = top(20 * teacher, k)
+        log_probs, indices = top(20 * teacher, k)
         loss, exact = (
-            token_top_kl_loss(student, each, indices, normalizer, LABELS, 4, shift=False)
-            for each in (values + rounding, values)
+            token_top_kl_loss(student, each, indices, LABELS, 4, 1.0) for each in (log_probs + rounding, log_probs)
         )
         torch.testing.assert_close(loss, exact, **tolerances)
         assert torch.autograd.grad(loss, student)[0].isfinite().all()

@@ -30,6 +30,7 @@ class KDLoss(ABC):
 
     Attributes:
         needs: outputs of both models beside the logits.
+        projects: whether the layers that it compares must be of the same width.
 
     Args:
         weight: in the sum of all KD losses, > 0.
@@ -39,6 +40,7 @@ class KDLoss(ABC):
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    projects: ClassVar[bool] = False
     weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -53,8 +55,8 @@ class KDLoss(ABC):
             ValueError: student and teacher do not fit each other.
         """
 
-    def layers_of(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
-        """Pairs of `hidden_states` of student and teacher that must be of the same width; none by default.
+    def pairs(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
+        """Which layers of student and teacher are compared: indices of what `needs` names; none by default.
 
         Raises:
             ValueError: there are no such layers.

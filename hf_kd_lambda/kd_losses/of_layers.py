@@ -39,7 +39,6 @@ class LayerLoss(KDLoss):
         """Of one pair: what `needs` names, of one layer of each."""
 
     def pairs(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
-        """Indices in both models' outputs of what `needs` names."""
         return layer_map(self.layers, *(len(each[self.needs[0]]) for each in (student, teacher)))
 
     def __call__(self, given: Given) -> Tensor:
@@ -57,14 +56,12 @@ class HiddenLoss(LayerLoss):
     """A loss of hidden states; a student of another width is projected to the teacher's."""
 
     needs: ClassVar[tuple[str, ...]] = ("hidden_states",)
+    projects: ClassVar[bool] = True
 
     def pairs(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
         # The first of the hidden states are the embeddings.
         counts = (len(each["hidden_states"]) - 1 for each in (student, teacher))
         return [(s + 1, t + 1) for s, t in layer_map(self.layers, *counts)]
-
-    def layers_of(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
-        return self.pairs(student, teacher)
 
 
 def _of_tokens(given: Given) -> tuple[Tensor, Tensor, Tensor | int]:
@@ -102,8 +99,9 @@ class EmbeddingMSE(KDLoss):
     """`hidden_mse_loss` of the embeddings' output (TinyBERT, Jiao et al. 2020, equation 9)."""
 
     needs: ClassVar[tuple[str, ...]] = ("hidden_states",)
+    projects: ClassVar[bool] = True
 
-    def layers_of(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
+    def pairs(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
         return [(0, 0)]
 
     def __call__(self, given: Given) -> Tensor:
@@ -185,8 +183,7 @@ class FeatureMSE(HiddenLoss):
 class AttentionTransfer(HiddenLoss):
     """See `attention_transfer_loss`."""
 
-    def layers_of(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
-        return []  # it sums over channels
+    projects: ClassVar[bool] = False  # it sums over channels
 
     def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
         return attention_transfer_loss(student, teacher, given.labels, given.num_items)

@@ -16,6 +16,7 @@ from hf_kd_lambda.losses import (
     reverse_kl_loss,
     soft_target_loss,
     sum_over_chunks,
+    token_top_kl_loss,
 )
 
 
@@ -37,7 +38,19 @@ class LogitLoss(KDLoss):
 
 @dataclass(frozen=True)
 class SoftTargets(LogitLoss):
-    """T²·KL(teacher ‖ student): see `soft_target_loss`."""
+    """T²·KL(teacher ‖ student): `soft_target_loss`, or `token_top_kl_loss` where no more than that is kept."""
+
+    def __call__(self, given: Given) -> Tensor:
+        if "top_log_probs" not in given.teacher:
+            return super().__call__(given)
+        return token_top_kl_loss(
+            given.student["logits"],
+            given.teacher["top_log_probs"],
+            given.teacher["top_indices"],
+            given.labels,
+            given.num_items,
+            given.temperature,
+        )
 
     def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, given: Given) -> Tensor:
         return soft_target_loss(student, teacher, labels, given.num_items, given.temperature)

@@ -21,7 +21,7 @@ from hf_kd_lambda.losses.logits import (
 )
 from hf_kd_lambda.losses.relations import relation_loss
 from hf_kd_lambda.losses.task import task_loss
-from hf_kd_lambda.losses.tokens import next_labels, sum_over_chunks, token_kl_loss, token_top_kl_loss
+from hf_kd_lambda.losses.tokens import next_labels, sum_over_chunks, token_top_kl_loss
 
 __all__ = [
     "IGNORED",
@@ -42,6 +42,5 @@ __all__ = [
     "soft_target_loss",
     "sum_over_chunks",
     "task_loss",
-    "token_kl_loss",
     "token_top_kl_loss",
 ]

@@ -13,83 +13,50 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from hf_kd_lambda.losses.items import IGNORED, sum_over_items, zero_ignored
-from hf_kd_lambda.losses.logits import soft_target_loss
 
 CHUNK = 2**23  # logits, 34 MB in fp32 and five such tensors alive at once: 65 positions of a vocabulary of 128,000
 
 
-def token_kl_loss(
+def token_top_kl_loss(
     student_logits: Tensor,
-    teacher_logits: Tensor,
+    top_log_probs: Tensor,
+    top_indices: Tensor,
     labels: Tensor,
     num_items: Tensor | int,
     temperature: float,
-    shift: bool,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """`soft_target_loss` of all tokens, T²·KL(teacher ‖ student), chunk by chunk.
+    """T²·KL(teacher ‖ student) over the teacher's k largest classes and one more, which has the mass of all others.
+
+    A lower bound of `soft_target_loss`, by the data-processing inequality: to put classes together cannot make
+    distributions easier to tell apart. It is 0 where the student has the k probabilities right, whatever is in the
+    tail. Log-probabilities kept in fp16 are off by up to 1/2048 of their value, which blurs the tail's mass.
 
     Args:
         student_logits: `[examples, length, vocabulary]`.
-        teacher_logits: `[examples, length, vocabulary]`, without gradient.
+        top_log_probs: `[examples, length, k]`, the teacher's k largest at temperature T, as `KeptOutputs` keeps them.
+        top_indices: `[examples, length, k]`, their tokens.
         labels: `[examples, length]`; positions labelled -100 do not count.
         num_items: what the sum over items is divided by.
         temperature: T > 0.
-        shift: for causal models, whose position i predicts the label at i + 1, and is masked by that one.
         chunk_size: positions at a time. Default: as many as have 2²³ logits.
 
     Returns:
         A scalar in fp32.
     """
 
-    def loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        return soft_target_loss(student, teacher, labels, num_items, temperature)
-
-    targets = next_labels(labels) if shift else labels
-    return sum_over_chunks(loss, (student_logits, teacher_logits), targets, chunk_size)
-
-
-def token_top_kl_loss(
-    student_logits: Tensor,
-    top_logits: Tensor,
-    top_indices: Tensor,
-    log_normalizer: Tensor,
-    labels: Tensor,
-    num_items: Tensor | int,
-    shift: bool,
-    chunk_size: int | None = None,
-) -> Tensor:
-    """KL(teacher ‖ student) over the teacher's k largest classes and one more, which has the mass of all others.
-
-    A lower bound of the KL over the vocabulary, by the data-processing inequality: to put classes together cannot make
-    distributions easier to tell apart. It is 0 where the student has the k probabilities right, whatever is in the
-    tail. The normaliser tells the tail's mass at T = 1 only, so there is no temperature. Logits kept in fp16 blur that
-    mass by their rounding, up to 0.8% for a logit between 16 and 32.
-
-    Args:
-        student_logits: `[examples, length, vocabulary]`.
-        top_logits: `[examples, length, k]`, the teacher's k largest, as `teacher_rows.top_logits_rows` keeps them.
-        top_indices: `[examples, length, k]`, their tokens.
-        log_normalizer: `[examples, length, 1]`, logsumexp of all of the teacher's logits.
-        labels, num_items, shift, chunk_size: as for `token_kl_loss`.
-
-    Returns:
-        A scalar in fp32.
-    """
-
-    def loss(student: Tensor, values: Tensor, indices: Tensor, normalizer: Tensor, labels: Tensor) -> Tensor:
+    def loss(student: Tensor, log_probs: Tensor, indices: Tensor, labels: Tensor) -> Tensor:
         indices = indices.long().masked_fill(labels.eq(IGNORED).unsqueeze(-1), 0)
-        log_student = _log_top_and_tail(zero_ignored(student, labels), indices)
-        top = (zero_ignored(values, labels) - zero_ignored(normalizer, labels)).exp()
+        log_student = _log_top_and_tail(zero_ignored(student, labels) / temperature, indices)
+        top = zero_ignored(log_probs, labels).exp()
         tail = (1 - top.sum(-1, keepdim=True)).clamp(min=0)
         if indices.shape[-1] == student.shape[-1]:
             tail = torch.zeros_like(tail)  # what rounding leaves over, of which the student has nothing
         teacher = F.normalize(torch.cat([top, tail], dim=-1), p=1, dim=-1)  # rounded values may sum to more than 1
         divergence = F.kl_div(log_student, teacher, reduction="none").sum(-1)
-        return sum_over_items(divergence, labels) / num_items
+        return temperature**2 * sum_over_items(divergence, labels) / num_items
 
-    tensors = (student_logits, top_logits, top_indices, log_normalizer)
-    return sum_over_chunks(loss, tensors, next_labels(labels) if shift else labels, chunk_size)
+    return sum_over_chunks(loss, (student_logits, top_log_probs, top_indices), labels, chunk_size)
 
 
 def next_labels(labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One rank of two that compute the teacher's logits together; it writes what it read for the test that launched it."""
+"""One rank of two that compute what a teacher says together; it writes what it read for the test that launched it."""
 
 import json
 import sys
@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from datasets import Dataset
 from process_group import leave_group
+from safetensors.torch import load
 from small_runs import config, models
 from tiny import VOCABULARY, tiny_tokenizer
 from transformers import DataCollatorWithPadding
@@ -27,19 +28,21 @@ def uneven_examples() -> Dataset:
 
 def cache(folder: Path, cache_dir: Path) -> dict[str, object]:
     """What a trainer has after caching, and how often it asked the teacher."""
-    args = config(folder / "run", teacher_cache_dir=str(cache_dir), per_device_eval_batch_size=4)
+    kept = {"cache_hidden_states": True, "kd_losses": {"soft_targets": 1.0, "hidden_mse": 1.0}}
+    args = config(folder / "run", teacher_cache_dir=str(cache_dir), per_device_eval_batch_size=4, **kept)
     teacher, student = models()
-    calls: list[int] = []
-    teacher.register_forward_hook(lambda *_: calls.append(1))
     collate = DataCollatorWithPadding(tiny_tokenizer())
     trainer = DistillationTrainer(
         student, args, teacher=teacher, train_dataset=uneven_examples(), data_collator=collate
     )
+    calls: list[int] = []
+    teacher.register_forward_hook(lambda *_: calls.append(1))  # only now: one example was put through both models
     complete = trainer.cache_teacher()
     rows = trainer.train_dataset
     logits = rows["teacher_logits"][:] if complete else None
+    hidden = [load(row)["hidden_states.4"].tolist() for row in rows["teacher_outputs"]] if complete else None
     files = [file["filename"] for file in rows.cache_files]
-    return {"complete": complete, "logits": logits, "calls": len(calls), "files": files}
+    return {"complete": complete, "logits": logits, "hidden": hidden, "calls": len(calls), "files": files}
 
 
 def main() -> None:

@@ -35,6 +35,8 @@ def test_both_ranks_read_what_one_process_would_have_computed(alone, ranks):
             torch.testing.assert_close(
                 torch.tensor(result["logits"]), torch.tensor(alone["logits"]), rtol=0, atol=1e-6
             )
+            for found, expected in zip(result["hidden"], alone["hidden"], strict=True):
+                torch.testing.assert_close(torch.tensor(found), torch.tensor(expected), rtol=2e-3, atol=1e-4)
     assert torch.tensor(alone["logits"]).std(dim=0).min() > 0.01, "examples must differ, or any order would do"
 
 

@@ -1,0 +1,166 @@
+"""What is kept of a batch of outputs: one row an example, of its tokens alone; and a batch of it again."""
+
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load
+
+from hf_kd_lambda.columns import ColumnCollator
+from hf_kd_lambda.kept_outputs import KeptOutputs
+
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 1]])  # padded on the right, and on the left
+TOKENS = [4, 2, 1]
+CLASSES = 50
+
+
+@pytest.fixture
+def logits():
+    return torch.randn(3, 4, CLASSES, generator=torch.Generator().manual_seed(0)) * 3
+
+
+@pytest.fixture
+def hidden_states():
+    generator = torch.Generator().manual_seed(1)
+    return tuple(torch.randn(3, 4, 8, generator=generator) for _ in range(4))
+
+
+def unpadded(values):
+    return [row[mask.bool()] for row, mask in zip(values, MASK, strict=True)]
+
+
+def packed(rows):
+    return [load(row) for row in rows["teacher_outputs"]]
+
+
+def batch_of(rows, length=4):
+    """Of rows that were kept, the batch that training gets."""
+    examples = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
+    mask = torch.zeros(3, length, dtype=torch.long)
+    for row, tokens in enumerate(TOKENS):
+        mask[row, length - tokens :] = 1
+    return ColumnCollator(lambda given: {"attention_mask": mask}, None)(examples), mask.bool()
+
+
+# --- logits
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_are_kept_in_fp32(dtype):
+    logits = torch.randn(4, 3).to(dtype)
+    (rows,) = KeptOutputs().rows({"logits": logits}, None).values()
+    assert {row.dtype for row in rows} == {torch.float32}
+    assert torch.equal(torch.stack(rows), logits.float())
+
+
+def test_logits_of_tokens_are_kept_without_padding(logits):
+    (rows,) = KeptOutputs().rows({"logits": logits.bfloat16()}, MASK).values()
+    assert [row.shape for row in rows] == [(tokens, CLASSES) for tokens in TOKENS]
+    assert all(torch.equal(row, own) for row, own in zip(rows, unpadded(logits.bfloat16().float()), strict=True))
+    (whole,) = KeptOutputs().rows({"logits": logits}, None).values()
+    assert torch.equal(torch.stack(whole), logits)
+
+
+def test_the_mask_of_the_inputs_is_none_of_logits_of_examples(logits):
+    (rows,) = KeptOutputs().rows({"logits": logits[:, 0]}, MASK).values()
+    assert torch.equal(torch.stack(rows), logits[:, 0])
+
+
+def test_a_row_is_sent_to_other_ranks_without_the_rest_of_its_batch():
+    def rows(*shape):
+        return KeptOutputs().rows({"logits": torch.zeros(*shape)}, None)["teacher_logits"]
+
+    sizes = [len(pickle.dumps(rows(1, classes))) for classes in (3, 300)]
+    assert len(pickle.dumps(rows(100, 3))) <= 100 * sizes[0]
+    assert sizes[1] > sizes[0]
+
+
+# --- the largest logits
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_the_largest_log_probabilities_and_their_tokens_are_kept(logits, temperature):
+    kept = KeptOutputs(top_logits=5, temperature=temperature)
+    rows = kept.rows({"logits": logits}, MASK)
+    assert tuple(rows) == kept.columns == ("teacher_outputs",)
+    for row, own, tokens in zip(packed(rows), unpadded(logits), TOKENS, strict=True):
+        assert (row["top_log_probs"].dtype, row["top_indices"].dtype) == (torch.float16, torch.int32)
+        assert row["top_log_probs"].shape == (tokens, 5)
+        expected = (own / temperature).log_softmax(-1)
+        assert torch.equal(row["top_log_probs"], expected.sort(descending=True).values[:, :5].half())
+        assert torch.equal(expected.gather(1, row["top_indices"].long()).half(), row["top_log_probs"])
+
+
+@pytest.mark.parametrize("length", [4, 6])
+def test_a_batch_of_them_is_padded_as_its_tokens_are(logits, length):
+    kept = KeptOutputs(top_logits=5)
+    rows = kept.rows({"logits": logits}, MASK)
+    batch, is_token = batch_of(rows, length)
+    outputs = kept.outputs(batch)
+    assert set(outputs) == {"top_log_probs", "top_indices"}
+    for name, values in outputs.items():
+        assert torch.equal(values[is_token], torch.cat([row[name] for row in packed(rows)]))
+        assert not values[~is_token].any()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_what_they_leave_is_spread_evenly_where_all_logits_are_asked_for(logits, temperature):
+    kept = KeptOutputs(top_logits=5, temperature=temperature)
+    batch, is_token = batch_of(kept.rows({"logits": logits}, MASK))
+    found = (kept.logits(kept.outputs(batch), CLASSES)[is_token] / temperature).softmax(-1)
+    exact = (torch.cat(unpadded(logits)) / temperature).softmax(-1)
+    top = exact.topk(5).indices
+    torch.testing.assert_close(found.gather(-1, top), exact.gather(-1, top), rtol=5e-3, atol=1e-5)
+    rest = found.scatter(-1, top, 0.0)
+    torch.testing.assert_close(rest.max(-1).values * (CLASSES - 5), rest.sum(-1))
+    assert rest.sum(-1).max() > 0.01, "the rest must weigh something for the comparison to mean anything"
+
+
+def test_all_of_them_are_all_logits_but_for_a_constant(logits):
+    kept = KeptOutputs(top_logits=CLASSES)
+    batch, is_token = batch_of(kept.rows({"logits": logits}, MASK))
+    found = kept.logits(kept.outputs(batch), CLASSES)[is_token]
+    torch.testing.assert_close(found, torch.cat(unpadded(logits)).log_softmax(-1), rtol=1e-3, atol=1e-3)
+
+
+# --- hidden states
+
+
+def test_hidden_states_are_those_that_are_needed(logits, hidden_states):
+    kept = KeptOutputs(hidden_states=(True, False, False, True))
+    rows = kept.rows({"logits": logits[:, 0], "hidden_states": hidden_states}, MASK)
+    assert tuple(rows) == kept.columns == ("teacher_logits", "teacher_outputs")
+    for name, states in (("hidden_states.0", hidden_states[0]), ("hidden_states.3", hidden_states[3])):
+        for row, own in zip(packed(rows), unpadded(states), strict=True):
+            assert set(row) == {"hidden_states.0", "hidden_states.3"}
+            assert torch.equal(row[name], own.half())
+
+
+def test_a_batch_of_hidden_states_is_as_the_teacher_gives_it(logits, hidden_states):
+    kept = KeptOutputs(hidden_states=(False, True, False, True))
+    batch, is_token = batch_of(kept.rows({"logits": logits[:, 0], "hidden_states": hidden_states}, MASK), length=6)
+    outputs = kept.outputs(batch)
+    assert torch.equal(outputs["logits"], logits[:, 0])
+    first, second, third, fourth = outputs["hidden_states"]
+    assert first is third is None
+    for found, states in ((second, hidden_states[1]), (fourth, hidden_states[3])):
+        assert torch.equal(found[is_token], torch.cat(unpadded(states)).half())
+
+
+def test_feature_maps_are_kept_whole():
+    maps = torch.randn(3, 2, 5, 5)
+    kept = KeptOutputs(hidden_states=(True,))
+    rows = kept.rows({"logits": torch.randn(3, 4), "hidden_states": (maps,)}, None)
+    batch = ColumnCollator(lambda given: {}, None)(
+        [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
+    )
+    assert torch.equal(kept.outputs(batch)["hidden_states"][0], maps.half())
+
+
+def test_what_fp16_cannot_hold_becomes_its_greatest():
+    states = torch.tensor([[1e6, -1e6, 1.0]])
+    (row,) = packed(KeptOutputs((True,)).rows({"logits": torch.zeros(1, 2), "hidden_states": (states,)}, None))
+    assert row["hidden_states.0"].tolist() == [65504.0, -65504.0, 1.0]
+    logits = torch.tensor([[[0.0, -1e6]]])
+    (row,) = packed(KeptOutputs(top_logits=2).rows({"logits": logits}, None))
+    assert row["top_log_probs"].tolist() == [[0.0, -65504.0]]
