@@ -48,8 +48,8 @@ def compare(comparison: Comparison) -> None:
 
 
 def _check_same(earlier: Run, now: Run, file: Path) -> None:
-    names = earlier.settings.keys() | now.settings.keys()
-    changed = sorted(name for name in names if earlier.settings.get(name) != now.settings.get(name))
+    # A setting that there was not yet has not decided anything.
+    changed = sorted(name for name, value in earlier.settings.items() if now.settings.get(name) != value)
     if changed:
         raise ValueError(
             f"output_dir: {file} holds {', '.join(map(str, earlier.cell))} with another {', '.join(changed)}: choose "
