@@ -38,8 +38,10 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
         self.lambda_state = LambdaState(make_rule(rule, hyper), **settings)
 
     @classmethod
-    def from_config(cls, config: DistillationConfig, groups: int | None = None) -> "LambdaCheckpoint":
-        """The callback for the λ settings of a run, and for a number of groups of parameters with a λ each."""
+    def from_config(
+        cls, config: DistillationConfig, groups: int | None = None, losses: list[float] | None = None
+    ) -> "LambdaCheckpoint":
+        """The callback for the λ settings of a run; `groups` and `losses` as in `LambdaState`."""
         weight = config.kd_weight
         if config.lambda_form == "additive":
             initial = weight
@@ -54,6 +56,7 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
             max_change=config.lambda_max_change,
             form=config.lambda_form,
             groups=groups,
+            losses=losses,
         )
 
     def state(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ DEFAULT_INTERVAL = 8
 LambdaForm = Literal["additive", "convex", "sum_two", "raw"]
 GramMetric = Literal["euclidean", "adam"]
 GramEstimator = Literal["biased", "unbiased"]
-LambdaScope = Literal["model", "layer"]
+LambdaScope = Literal["model", "layer", "loss"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _CHOICES = {
     "lambda_form": LambdaForm,
@@ -128,7 +128,7 @@ class DistillationConfig(TrainingArguments):
         default="model",
         metadata={
             "help": "`model`: one λ. `layer`: one for each layer, and one each for what comes before and after them, "
-            "from the parts of the same two gradients."
+            "from the parts of the same two gradients. `loss`: one for each of `kd_losses`, from the gradients of all."
         },
     )
     cache_teacher: bool = field(
@@ -211,6 +211,7 @@ class DistillationConfig(TrainingArguments):
         if self.kd_losses is not None:
             self.kd_losses_for(num_labels=2)  # what is wrong with them whatever the labels are
         self._check_rule()
+        self._check_split()
         self._check_cache()
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             # Not the loss: its weights change from one evaluation to the next.
@@ -289,6 +290,20 @@ class DistillationConfig(TrainingArguments):
                 "lambda_scope='layer' needs both gradients at each step: set lambda_interval to 1, and lambda_rule to "
                 "one that measures."
             )
+
+    def _check_split(self) -> None:
+        if self.lambda_scope != "loss":
+            return
+        rules = ("adaptive", "norm_ratio", "mgda")
+        wrong = {
+            f"lambda_rule={self.lambda_rule!r}: choose one of {', '.join(rules)}.": self.lambda_rule not in rules,
+            f"kd_losses={self.kd_losses}: name two or more.": len(self.kd_losses or ()) < 2,
+            "gram_metric='adam': set it to euclidean.": self.gram_metric != "euclidean",
+            "gram_estimator='unbiased': set it to biased.": self.gram_estimator != "biased",
+        }
+        for message, refused in wrong.items():
+            if refused:
+                raise ValueError(f"lambda_scope='loss', one λ for each KD loss, does not go with {message}")
 
     def _check_cache(self) -> None:
         for name in ("cache_hidden_states", "cache_top_logits"):

@@ -136,11 +136,11 @@ class GradientPair:
         self.kd_grads = self._swap(task_grads)
 
     def average_over_ranks(self) -> None:
-        """Average both gradients over all ranks, once and in place."""
+        """Average the gradients over all ranks, once and in place."""
         presence = torch.tensor(self._presence(), dtype=torch.uint8, device=self.parameters[0].device)
         dist.all_reduce(presence, op=dist.ReduceOp.MAX)
         self._fill_missing(presence.tolist())
-        average_over_ranks(_locals(self._task_grads()) + _locals(self.kd_grads))
+        average_over_ranks(local_parts(grad for grads in self._gradients() for grad in grads))
 
     def gram(self, step_weights: tuple[Tensor, Tensor] | None = None) -> Gram:
         """The Gram matrix of the accumulated gradients; of sharded ones (FSDP2) summed over the shards.
@@ -165,7 +165,7 @@ class GradientPair:
         Args:
             task_weight, kd_weight: of shape (), or (groups,) if the parameters are grouped.
         """
-        grads, kd_grads = _locals(self._task_grads()), _locals(self.kd_grads)
+        grads, kd_grads = map(local_parts, self._gradients())
         torch._foreach_mul_(grads, self._spread(task_weight))
         torch._foreach_mul_(kd_grads, self._spread(kd_weight))
         torch._foreach_add_(grads, kd_grads)
@@ -189,19 +189,26 @@ class GradientPair:
     def _task_grads(self) -> list[Tensor | None]:
         return [parameter.grad for parameter in self.parameters]
 
+    def _gradients(self) -> list[list[Tensor | None]]:
+        """Of each loss, the task's first."""
+        return [self._task_grads(), self.kd_grads]
+
     def _presence(self) -> list[bool]:
-        return [task is not None or kd is not None for task, kd in zip(self._task_grads(), self.kd_grads, strict=True)]
+        return [any(grad is not None for grad in grads) for grads in zip(*self._gradients(), strict=True)]
 
     def _fill_missing(self, presence: Sequence[bool | int]) -> None:
         """Zeros where only one loss, or only another rank, reaches a parameter; nothing where none does."""
+        _, *others = self._gradients()
         for index, (parameter, present) in enumerate(zip(self.parameters, presence, strict=True)):
-            if present and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            if present and self.kd_grads[index] is None:
-                self.kd_grads[index] = torch.zeros_like(parameter)
-            task, kd = parameter.grad, self.kd_grads[index]
-            if task is not None and kd is not None and task.is_sparse != kd.is_sparse:
-                parameter.grad, self.kd_grads[index] = task.to_dense(), kd.to_dense()
+            if not present:
+                continue
+            given = [parameter.grad, *(grads[index] for grads in others)]
+            filled = [torch.zeros_like(parameter) if grad is None else grad for grad in given]
+            if len({grad.is_sparse for grad in filled}) > 1:
+                filled = [grad.to_dense() for grad in filled]
+            parameter.grad = filled[0]
+            for grads, grad in zip(others, filled[1:], strict=True):
+                grads[index] = grad
 
     def _gram(
         self,
@@ -220,7 +227,7 @@ class GradientPair:
                 w_task, w_kd = (weight[self._group(index)] if weight.dim() else weight for weight in step_weights)
                 combined = w_task * task + w_kd * kd
             grams[index] = gram_matrix(task, kd, None if metric is None else metric(parameter, combined))
-        return self._sum_shards(self._sum_groups(grams))
+        return Gram(*self._sum_shards(self._sum_groups(grams)))
 
     def _group(self, index: int) -> int:
         assert self.groups is not None
@@ -239,13 +246,14 @@ class GradientPair:
         groups = torch.arange(max(self.groups) + 1, device=entries.device).unsqueeze(-1)
         return torch.where(self._members(grams) == groups, entries.T.unsqueeze(1), 0.0).sum(dim=-1)
 
-    def _sum_shards(self, entries: Tensor) -> Gram:
+    def _sum_shards(self, entries: Tensor) -> Tensor:
+        """Of sharded gradients (FSDP2), the sum over the ranks that hold a shard each."""
         sharded = next((parameter for parameter in self.parameters if isinstance(parameter, DTensor)), None)
         if sharded is not None:
             for dim, placement in enumerate(sharded.placements):
                 if placement.is_shard():
                     dist.all_reduce(entries, group=sharded.device_mesh.get_group(dim))
-        return Gram(*entries)
+        return entries
 
     def _spread(self, weight: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The weight of each parameter that has a gradient; a scalar is everyone's."""
@@ -281,5 +289,6 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _locals(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+def local_parts(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    """Those that there are; of sharded ones (FSDP2) this rank's shards."""
     return [_local(tensor) for tensor in tensors if tensor is not None]

@@ -1,6 +1,7 @@
 """λ over the course of a run: what was measured, averaged; what held λ; and what a checkpoint keeps of them."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from hf_kd_lambda.evidence import Evidence
 from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.lambda_rules import Rule, Weights, feasible_interval, loss_weights
+from hf_kd_lambda.kd_split import KDSplit
+from hf_kd_lambda.lambda_rules import MGDA, Rule, Weights, feasible_interval, loss_weights
 from hf_kd_lambda.moving_average import MovingAverage
 from hf_kd_lambda.noise import Signal, bounded_signal
 from hf_kd_lambda.smoothness import Smoothness
@@ -45,6 +47,7 @@ class LambdaState:
         max_change: bound on |Δ log λ| between measurements; the first one is not bound by it.
         form: of the weights, see `loss_weights`.
         groups: number of groups of parameters with a λ each; None for one λ.
+        losses: weights of the KD losses, where each has a λ of its own; None for one λ. See `KDSplit`.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class LambdaState:
         max_change: float,
         form: str = "convex",
         groups: int | None = None,
+        losses: Sequence[float] | None = None,
     ) -> None:
         shape = () if groups is None else (groups,)
         self.rule = rule
@@ -71,11 +75,17 @@ class LambdaState:
         self.counts = torch.zeros(1 + len(HOLDERS))
         self.evidence = Evidence() if "odds" in rule.needs else None
         self.smoothness = Smoothness() if "smoothness" in rule.needs else None
+        self.split = None if losses is None else KDSplit(losses, decay, mgda=isinstance(rule, MGDA))
 
     @property
     def weights(self) -> tuple[Tensor, Tensor]:
         """(w_task, w_kd) in force, `[]` or `[groups]` each."""
         return loss_weights(self.lambda_, self.form, self.total)
+
+    @property
+    def lambdas(self) -> Tensor:
+        """λ of each group of parameters or of each KD loss, `[groups]` or `[losses]`; else the one, `[1]`."""
+        return (self.lambda_ if self.split is None else self.lambda_ * self.split.weights).view(-1)
 
     @property
     def signal(self) -> Signal:
@@ -166,7 +176,7 @@ class LambdaState:
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"grams": self.grams, "losses": self.losses}
-        parts |= {"evidence": self.evidence, "smoothness": self.smoothness}
+        parts |= {"evidence": self.evidence, "smoothness": self.smoothness, "split": self.split}
         return {name: part for name, part in parts.items() if part is not None}
 
     def to(self, device: torch.device) -> None:

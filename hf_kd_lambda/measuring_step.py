@@ -18,10 +18,11 @@ from hf_kd_lambda.metric import AdamMetric
 from hf_kd_lambda.noise import SampledGradientPair
 from hf_kd_lambda.objective import Losses
 from hf_kd_lambda.projections import is_projection
+from hf_kd_lambda.split_gradients import SplitGradients
 
 
 class MeasuringStep:
-    """Takes both gradients of every micro-batch, and sets λ and the combined gradient after the last one.
+    """Takes the gradients of every micro-batch, and sets λ and the combined gradient after the last one.
 
     Attributes:
         losses: `[2 + parts]`, summed over the micro-batches so far, on this rank; 0 before the first.
@@ -46,14 +47,18 @@ class MeasuringStep:
         names = [names_by_id[id(parameter)] for parameter in parameters]
         groups = layer_groups(names)[0] if config.lambda_scope == "layer" else None
         metric = AdamMetric(optimizer) if config.gram_metric == "adam" else None
-        kind = SampledGradientPair if config.gram_estimator == "unbiased" else GradientPair
         # What is thrown away after training is not to be balanced: its KD gradient would pass for the student's.
         unmeasured = {index for index, name in enumerate(names) if is_projection(name)}
-        self.gradients = kind(parameters, groups, metric, unmeasured)
-        # Where gradients are sent to other ranks, sampled or scaled by Adam's moments, they have to be dense; on a GPU
-        # zeros are cheap, and sparse tensors make it wait.
+        self.gradients: GradientPair
+        if config.lambda_scope == "loss":
+            self.gradients = SplitGradients(parameters, unmeasured)
+        else:
+            kind = SampledGradientPair if config.gram_estimator == "unbiased" else GradientPair
+            self.gradients = kind(parameters, groups, metric, unmeasured)
+        # Where gradients are sent to other ranks, sampled, split or scaled by moments, they have to be dense; on
+        # a GPU zeros are cheap, and sparse tensors make it wait.
         self.takes_rows = (
-            kind is GradientPair
+            type(self.gradients) is GradientPair
             and metric is None
             and not config.torch_compile
             and accelerator.num_processes == 1
@@ -72,10 +77,11 @@ class MeasuringStep:
         return embedding_rows(self.model) if self.takes_rows else self.accelerator.no_sync(self.model)
 
     def backward(self, cut: Cut, losses: Losses) -> None:
-        """Backpropagate both losses of one micro-batch, in the context of `local_gradients`."""
+        """Backpropagate the losses of one micro-batch, in the context of `local_gradients`."""
         scaler = self.accelerator.scaler
-        both = (losses.task, losses.kd)
-        self.gradients.accumulate(cut, *(both if scaler is None else map(scaler.scale, both)))
+        kd_losses = losses.parts if isinstance(self.gradients, SplitGradients) else [losses.kd]
+        each = [losses.task, *kd_losses]
+        self.gradients.accumulate(cut, *(each if scaler is None else map(scaler.scale, each)))
         self.losses = self.losses + losses.stacked().detach()
 
     def finish(self, state: LambdaState) -> Gram:
@@ -93,6 +99,9 @@ class MeasuringStep:
         scaler = self.accelerator.scaler
         scale = scaler.get_scale() if scaler is not None else 1.0
         state.to(self.losses.device)
+        if isinstance(self.gradients, SplitGradients) and state.split is not None:
+            state.split.update(self.gradients.products() / scale**2)
+            self.gradients.merge(state.split.weights)
         gram, measurement = self._measure(state, scale)
         state.update(measurement)
         if state.smoothness is not None:

@@ -109,7 +109,7 @@ class SampledGradientPair(GradientPair):
         if self.samples < 2:
             return None
         factor = self.samples / (self.samples - 1)
-        own = self._sum_shards(self.own_products.clone())
+        own = Gram(*self._sum_shards(self.own_products.clone()))
         return Gram(*((total - part) * factor for total, part in zip(gram, own, strict=True)))
 
 

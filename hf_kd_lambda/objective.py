@@ -19,7 +19,7 @@ class Losses(NamedTuple):
     task: Tensor
     kd: Tensor
     parts: list[Tensor]
-    """Of the KD loss, without their weights and without gradient; none where there is one KD loss."""
+    """Of the KD loss, without their weights; none where there is one KD loss."""
 
     def stacked(self) -> Tensor:
         """All of them, `[2 + parts]`."""
@@ -55,6 +55,11 @@ class Objective:
         return {need for loss in self.kd_losses.values() for need in loss.needs}
 
     @property
+    def weights(self) -> list[float]:
+        """Of the KD losses in their sum."""
+        return [loss.weight for loss in self.kd_losses.values()]
+
+    @property
     def names(self) -> list[str]:
         """Of the losses that a call returns, in their order."""
         parts = [f"kd_loss/{name}" for name in self.kd_losses] if len(self.kd_losses) > 1 else []
@@ -66,6 +71,7 @@ class Objective:
         teacher: Mapping[str, Any],
         inputs: Mapping[str, Any],
         num_items: Tensor | int | None = None,
+        kd_weights: Tensor | None = None,
     ) -> Losses:
         """The losses of a batch.
 
@@ -73,14 +79,15 @@ class Objective:
             student, teacher: outputs by name.
             inputs: the batch, with its `labels` and, of tokens, `attention_mask`.
             num_items: what sums over items are divided by; None for the items of this batch.
+            kd_weights: `[kd_losses]`, of the sum; None for their own.
         """
         labels = targets(inputs)
         num_items = count_items(labels) if num_items is None else num_items
         given = Given(student, teacher, inputs.get("attention_mask"), labels, num_items, self.temperature)
         parts = [loss(given) for loss in self.kd_losses.values()]
-        kd = torch.stack([loss.weight * part for loss, part in zip(self.kd_losses.values(), parts, strict=True)]).sum()
-        told = [part.detach() for part in parts] if len(parts) > 1 else []
-        return Losses(self._task_loss(student, inputs, num_items), kd, told)
+        weights = self.weights if kd_weights is None else kd_weights
+        kd = torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
+        return Losses(self._task_loss(student, inputs, num_items), kd, parts if len(parts) > 1 else [])
 
     def _task_loss(self, student: Mapping[str, Any], inputs: Mapping[str, Any], num_items: Tensor | int) -> Tensor:
         if self.own_task_loss is not None:

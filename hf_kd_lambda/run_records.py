@@ -38,7 +38,7 @@ class StepRecord:
         self,
         weights: tuple[Tensor, Tensor],
         state: LambdaState | None,
-        layers: Sequence[str],
+        names: Sequence[str],
         with_noise: bool,
         average: Callable[[Tensor], Tensor],
     ) -> dict[str, float]:
@@ -47,7 +47,7 @@ class StepRecord:
         Args:
             weights: (w_task, w_kd) in force.
             state: of λ; None for a rule that measures nothing.
-            layers: names of the groups with a λ each; none for one λ.
+            names: of the groups of parameters, or of the KD losses, with a λ each; none for one λ.
             with_noise: whether noise is estimated.
             average: over ranks.
         """
@@ -63,7 +63,7 @@ class StepRecord:
             scalars |= state.logs()
             if with_noise:
                 scalars["snr_task"], scalars["snr_kd"] = state.signal_to_noise
-            scalars |= {f"lambda/{name}": each for name, each in zip(layers, state.lambda_.view(-1), strict=False)}
+            scalars |= {f"lambda/{name}": each for name, each in zip(names, state.lambdas, strict=False)}
         values = torch.stack([value.float() for value in scalars.values()]).tolist()  # the one wait for the device
         return {name: value for name, value in zip(scalars, values, strict=True) if math.isfinite(value)}
 

@@ -11,7 +11,7 @@ WEIGHTS = torch.tensor(0.25), torch.tensor(0.75)
 
 
 def take(record, average=lambda losses: losses):
-    return record.take(WEIGHTS, state=None, layers=[], with_noise=False, average=average)
+    return record.take(WEIGHTS, state=None, names=[], with_noise=False, average=average)
 
 
 def test_losses_are_summed_over_micro_batches_and_averaged_over_steps():

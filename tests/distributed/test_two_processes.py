@@ -70,6 +70,7 @@ def test_fsdp2(tmp_path, accumulation):
 
 HALVES = {"per_device_train_batch_size": BATCH // 2}
 IN_TURN = {**HALVES, "gradient_accumulation_steps": 2}
+SPLIT = {"lambda_scope": "loss", "kd_losses": {"soft_targets": 1, "hidden_mse": 1}, "lambda_min": 1e-3}
 ADAM = {"gram_metric": "adam", "optim": "adamw_torch", "adam_epsilon": 1e-4, "learning_rate": 1e-3}
 
 
@@ -80,8 +81,14 @@ ADAM = {"gram_metric": "adam", "optim": "adamw_torch", "adam_epsilon": 1e-4, "le
         ({"lambda_rule": "snr", "gram_estimator": "unbiased", "lambda_max": 1e4}, IN_TURN, ["snr_kd"]),
         ({"lambda_rule": "dto", "lambda_scope": "layer", "lambda_min": 1e-4}, {}, ["lambda/layer.1", "lambda/head"]),
         ({"lambda_scope": "layer", **ADAM, **FSDP2}, {}, ["lambda/embeddings", "lambda/head"]),
+        (SPLIT, {}, ["lambda/soft_targets", "lambda/hidden_mse"]),
+        (
+            {**SPLIT, "lambda_rule": "mgda", "lambda_max": 1e4, **FSDP2},
+            {},
+            ["lambda/soft_targets", "lambda/hidden_mse"],
+        ),
     ],
-    ids=["losses and votes", "samples", "layers", "FSDP2 with layers in Adam's metric"],
+    ids=["losses and votes", "samples", "layers", "FSDP2 with layers in Adam's metric", "split", "FSDP2 with a split"],
 )
 def test_what_rules_need_is_the_same_as_in_one_process(tmp_path, settings, whole, names):
     of_one = {name: value for name, value in settings.items() if name not in FSDP2}

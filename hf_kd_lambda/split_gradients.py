@@ -1,0 +1,55 @@
+"""The gradients of a task loss and of several KD losses."""
+
+from collections.abc import Collection, Iterable
+
+import torch
+from torch import Tensor
+
+from hf_kd_lambda.gram import Cut, GradientPair, local_parts
+
+
+class SplitGradients(GradientPair):
+    """A `GradientPair` whose KD gradient is made of several, each of which is a further copy until `merge`.
+
+    Args:
+        parameters, unmeasured: as in `GradientPair`.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], unmeasured: Collection[int] = ()) -> None:
+        super().__init__(parameters, unmeasured=unmeasured)
+        self.parts: list[list[Tensor | None]] = []
+
+    def accumulate(self, cut: Cut, task_loss: Tensor, *kd_losses: Tensor) -> None:
+        """Backpropagate all losses of one micro-batch through the student's graph, and free it."""
+        self.parts = self.parts or [[None] * len(self.parameters) for _ in kd_losses]
+        seeds = [cut.seeds(loss) for loss in (task_loss, *kd_losses)]
+        cut.backward(seeds[0], retain_graph=True)
+        task_grads = self._task_grads()
+        for index, seed in enumerate(seeds[1:], start=1):
+            self._swap(self.parts[index - 1])
+            cut.backward(seed, retain_graph=index < len(kd_losses))
+            self.parts[index - 1] = self._task_grads()
+        self._swap(task_grads)
+
+    def products(self) -> Tensor:
+        """Dot products of all gradients, `[1 + losses, 1 + losses]` in fp32, the task's first."""
+        self._fill_missing(self._presence())
+        every = self._gradients()
+        matrix = torch.zeros(len(every), len(every), device=self.parameters[0].device)
+        for index, grads in enumerate(zip(*every, strict=True)):
+            if grads[0] is not None and index not in self.unmeasured:
+                rows = torch.stack([part.flatten().float() for part in local_parts(grads)])
+                matrix += rows @ rows.T
+        return self._sum_shards(matrix)
+
+    def merge(self, weights: Tensor) -> None:
+        """Make one KD gradient of all, Σ w_i·g_i, with weights `[losses]`, in place."""
+        first, *others = (local_parts(part) for part in self.parts)
+        torch._foreach_mul_(first, weights[0])
+        for grads, weight in zip(others, weights[1:], strict=True):
+            torch._foreach_mul_(grads, weight)
+            torch._foreach_add_(first, grads)
+        self.kd_grads, self.parts = self.parts[0], []
+
+    def _gradients(self) -> list[list[Tensor | None]]:
+        return [self._task_grads(), *self.parts] if self.parts else super()._gradients()
