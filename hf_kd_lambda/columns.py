@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers.trainer_utils import unwrap_peft_model
 
@@ -74,7 +74,7 @@ class ColumnCollator:
             logits = [torch.as_tensor(example[TEACHER_LOGITS], dtype=torch.float32) for example in examples]
             batch[TEACHER_LOGITS] = _batched(logits, mask)
         if TEACHER_OUTPUTS in examples[0]:
-            rows = [load(example[TEACHER_OUTPUTS]) for example in examples]
+            rows = [unpacked(example[TEACHER_OUTPUTS]) for example in examples]
             batch[TEACHER_OUTPUTS] = {name: _batched([row[name] for row in rows], mask) for name in rows[0]}
         return batch
 
@@ -83,6 +83,16 @@ class ColumnCollator:
 
     def _is_kept(self, name: str) -> bool:
         return self.kept is None or name in self.kept or name in LABELS or name.startswith(TEACHER_PREFIX)
+
+
+def packed(tensors: dict[str, Tensor]) -> bytes:
+    """Tensors by their names as the bytes that are a row of `teacher_outputs`: a safetensors, and a full stop."""
+    return save(tensors) + b"."  # datasets' numpy format drops what bytes end with, where that is zeros
+
+
+def unpacked(row: bytes) -> dict[str, Tensor]:
+    """What `packed` was given."""
+    return load(row[:-1])
 
 
 def _batched(rows: list[Tensor], attention_mask: Tensor | None) -> Tensor:

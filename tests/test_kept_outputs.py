@@ -4,9 +4,9 @@ import pickle
 
 import pytest
 import torch
-from safetensors.torch import load
+from datasets import Dataset
 
-from hf_kd_lambda.columns import ColumnCollator
+from hf_kd_lambda.columns import ColumnCollator, unpacked
 from hf_kd_lambda.kept_outputs import KeptOutputs
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 1]])  # padded on the right, and on the left
@@ -29,8 +29,8 @@ def unpadded(values):
     return [row[mask.bool()] for row, mask in zip(values, MASK, strict=True)]
 
 
-def packed(rows):
-    return [load(row) for row in rows["teacher_outputs"]]
+def unpacked_rows(rows):
+    return [unpacked(row) for row in rows["teacher_outputs"]]
 
 
 def batch_of(rows, length=4):
@@ -83,7 +83,7 @@ def test_the_largest_log_probabilities_and_their_tokens_are_kept(logits, tempera
     kept = KeptOutputs(top_logits=5, temperature=temperature)
     rows = kept.rows({"logits": logits}, MASK)
     assert tuple(rows) == kept.columns == ("teacher_outputs",)
-    for row, own, tokens in zip(packed(rows), unpadded(logits), TOKENS, strict=True):
+    for row, own, tokens in zip(unpacked_rows(rows), unpadded(logits), TOKENS, strict=True):
         assert (row["top_log_probs"].dtype, row["top_indices"].dtype) == (torch.float16, torch.int32)
         assert row["top_log_probs"].shape == (tokens, 5)
         expected = (own / temperature).log_softmax(-1)
@@ -99,7 +99,7 @@ def test_a_batch_of_them_is_padded_as_its_tokens_are(logits, length):
     outputs = kept.outputs(batch)
     assert set(outputs) == {"top_log_probs", "top_indices"}
     for name, values in outputs.items():
-        assert torch.equal(values[is_token], torch.cat([row[name] for row in packed(rows)]))
+        assert torch.equal(values[is_token], torch.cat([row[name] for row in unpacked_rows(rows)]))
         assert not values[~is_token].any()
 
 
@@ -131,7 +131,7 @@ def test_hidden_states_are_those_that_are_needed(logits, hidden_states):
     rows = kept.rows({"logits": logits[:, 0], "hidden_states": hidden_states}, MASK)
     assert tuple(rows) == kept.columns == ("teacher_logits", "teacher_outputs")
     for name, states in (("hidden_states.0", hidden_states[0]), ("hidden_states.3", hidden_states[3])):
-        for row, own in zip(packed(rows), unpadded(states), strict=True):
+        for row, own in zip(unpacked_rows(rows), unpadded(states), strict=True):
             assert set(row) == {"hidden_states.0", "hidden_states.3"}
             assert torch.equal(row[name], own.half())
 
@@ -159,8 +159,16 @@ def test_feature_maps_are_kept_whole():
 
 def test_what_fp16_cannot_hold_becomes_its_greatest():
     states = torch.tensor([[1e6, -1e6, 1.0]])
-    (row,) = packed(KeptOutputs((True,)).rows({"logits": torch.zeros(1, 2), "hidden_states": (states,)}, None))
+    (row,) = unpacked_rows(KeptOutputs((True,)).rows({"logits": torch.zeros(1, 2), "hidden_states": (states,)}, None))
     assert row["hidden_states.0"].tolist() == [65504.0, -65504.0, 1.0]
     logits = torch.tensor([[[0.0, -1e6]]])
-    (row,) = packed(KeptOutputs(top_logits=2).rows({"logits": logits}, None))
+    (row,) = unpacked_rows(KeptOutputs(top_logits=2).rows({"logits": logits}, None))
     assert row["top_log_probs"].tolist() == [[0.0, -65504.0]]
+
+
+@pytest.mark.parametrize("format", [None, "numpy", "torch"])
+def test_rows_that_end_in_zeros_are_read_whole_in_any_format(format):
+    states = torch.tensor([[1.0, 0.0, 0.0]])
+    rows = KeptOutputs((True,)).rows({"logits": torch.zeros(1, 2), "hidden_states": (states,)}, None)
+    (row,) = Dataset.from_dict({"teacher_outputs": rows["teacher_outputs"]}).with_format(format)["teacher_outputs"]
+    assert torch.equal(unpacked(row)["hidden_states.0"], states[0].half())

@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import pytest
 import torch
-from safetensors.torch import load
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from hf_kd_lambda.columns import unpacked
 from hf_kd_lambda.kd_losses import Given, make_kd_losses
 from hf_kd_lambda.kept_outputs import KeptOutputs
 from hf_kd_lambda.losses import (
@@ -135,7 +135,7 @@ def test_the_tail_is_free_where_its_mass_and_the_top_classes_are_right(logits):
 def test_rows_of_the_cache_are_what_the_loss_takes(logits):
     student, teacher = logits
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
-    rows = [load(row) for row in KeptOutputs(top_logits=3).rows({"logits": teacher}, mask)["teacher_outputs"]]
+    rows = [unpacked(row) for row in KeptOutputs(top_logits=3).rows({"logits": teacher}, mask)["teacher_outputs"]]
     padded = [
         torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True, padding_value=padding)
         for name, padding in (("top_log_probs", float("nan")), ("top_indices", -1))

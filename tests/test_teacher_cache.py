@@ -8,10 +8,10 @@ from accelerate import Accelerator
 from datasets import Dataset, concatenate_datasets
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load
 from tiny import VOCABULARY, tiny_bert, tiny_tokenizer
 from transformers import DataCollatorWithPadding
 
+from hf_kd_lambda.columns import unpacked
 from hf_kd_lambda.fingerprint import model_digest
 from hf_kd_lambda.kept_outputs import KeptOutputs
 from hf_kd_lambda.outputs_file import CacheUnavailableError
@@ -168,7 +168,7 @@ def test_hidden_states_are_kept_for_each_token(teacher, examples, tmp_path):
     assert cached.column_names == [*examples.column_names, *kept.columns]
     for row, outputs in zip(cached, online(teacher, examples, output_hidden_states=True), strict=True):
         for layer in (0, 2):
-            state = load(row["teacher_outputs"])[f"hidden_states.{layer}"]
+            state = unpacked(row["teacher_outputs"])[f"hidden_states.{layer}"]
             torch.testing.assert_close(state, outputs.hidden_states[layer][0].half(), rtol=2e-3, atol=1e-5)
 
 

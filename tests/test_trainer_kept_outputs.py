@@ -1,11 +1,11 @@
 """Training on hidden states and on the largest logits that were kept, against asking the teacher at each step."""
 
 import pytest
-from safetensors.torch import load
 from small_runs import config, examples, flat, logged, make_trainer, models
 from tiny_images import NARROW, WIDE, tensors, tiny_classifier
 from tiny_lm import language_models, lm_trainer, rows
 
+from hf_kd_lambda.columns import unpacked
 from hf_kd_lambda.config import DistillationConfig
 
 HIDDEN = {
@@ -61,7 +61,7 @@ def test_kept_hidden_states_train_as_the_teacher_does(tmp_path):
         assert found == pytest.approx(expected, rel=FP16)
     # 2 layers of the student learn from the last 2 of 4, and from the embeddings.
     needed = {f"hidden_states.{layer}" for layer in (0, 3, 4)}
-    assert set(load(kept.train_dataset[0]["teacher_outputs"])) == needed
+    assert set(unpacked(kept.train_dataset[0]["teacher_outputs"])) == needed
 
     later, calls = run(bert_trainer(tmp_path, **kept_in(tmp_path, cache_hidden_states=True, **settings)))
     assert calls == []

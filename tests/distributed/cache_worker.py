@@ -8,11 +8,11 @@ import torch
 import torch.distributed as dist
 from datasets import Dataset
 from process_group import leave_group
-from safetensors.torch import load
 from small_runs import config, models
 from tiny import VOCABULARY, tiny_tokenizer
 from transformers import DataCollatorWithPadding
 
+from hf_kd_lambda.columns import unpacked
 from hf_kd_lambda.trainer import DistillationTrainer
 
 
@@ -40,7 +40,7 @@ def cache(folder: Path, cache_dir: Path) -> dict[str, object]:
     complete = trainer.cache_teacher()
     rows = trainer.train_dataset
     logits = rows["teacher_logits"][:] if complete else None
-    hidden = [load(row)["hidden_states.4"].tolist() for row in rows["teacher_outputs"]] if complete else None
+    hidden = [unpacked(row)["hidden_states.4"].tolist() for row in rows["teacher_outputs"]] if complete else None
     files = [file["filename"] for file in rows.cache_files]
     return {"complete": complete, "logits": logits, "hidden": hidden, "calls": len(calls), "files": files}
 
