@@ -50,7 +50,7 @@ def match(
     for name, loss in objective.kd_losses.items():
         with _named(name):
             if isinstance(loss, HiddenLoss):
-                _check_feature_maps(loss, of_student, of_teacher)
+                _check_sizes(loss, of_student, of_teacher)
             compared = loss.pairs(of_student, of_teacher)
             pairs += compared if loss.projects else []
             needed |= {layer for _, layer in compared if "hidden_states" in loss.needs}
@@ -72,21 +72,25 @@ def _named(loss: str) -> Iterator[None]:
         raise ValueError(f"kd_losses: {loss}: {error}") from None
 
 
-def _check_feature_maps(loss: HiddenLoss, student: dict[str, Any], teacher: dict[str, Any]) -> None:
-    """Refuse pairs of feature maps of unlike height and width, and of feature maps and tokens."""
-    of_student, of_teacher = ([_pixels(state) for state in each["hidden_states"]] for each in (student, teacher))
+def _check_sizes(loss: HiddenLoss, student: dict[str, Any], teacher: dict[str, Any]) -> None:
+    """Refuse pairs of feature maps of unlike height and width, of unlike numbers of tokens, and of maps and tokens."""
+    of_student, of_teacher = ([_size(state) for state in each["hidden_states"]] for each in (student, teacher))
+    if {*of_student[1:]} & {*of_teacher[1:]}:
+        fix = "name pairs of equal size in layers"
+    else:
+        fix = "take losses of the logits, or models of one kind and the same image_size and patch_size"
     for one, other in loss.pairs(student, teacher):
         if of_student[one] != of_teacher[other]:
             raise ValueError(
                 f"layer {one - 1} of the student gives {of_student[one]}, layer {other - 1} of the teacher "
-                f"{of_teacher[other]}: name pairs of equal size in layers. The student's layers, from 0, give "
-                f"{', '.join(of_student[1:])}; the teacher's {', '.join(of_teacher[1:])}."
+                f"{of_teacher[other]}: {fix}. The student's layers, from 0, give {', '.join(of_student[1:])}; the "
+                f"teacher's {', '.join(of_teacher[1:])}."
             )
 
 
-def _pixels(state: Tensor) -> str:
-    """Height and width of feature maps `[examples, channels, height, width]`."""
-    return " × ".join(map(str, state.shape[2:])) if state.dim() == 4 else "tokens"
+def _size(state: Tensor) -> str:
+    """Of feature maps `[examples, channels, height, width]`, or of tokens `[examples, length, width]`."""
+    return " × ".join(map(str, state.shape[2:])) if state.dim() == 4 else f"{state.shape[1]} tokens"
 
 
 def _outputs(model: PreTrainedModel, batch: dict[str, Any], needs: set[str], who: str) -> dict[str, Any]:

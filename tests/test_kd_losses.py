@@ -117,10 +117,55 @@ def test_losses_of_feature_maps_need_no_mask(name, function):
     torch.testing.assert_close(computed(given, name), expected)
 
 
-@pytest.mark.parametrize("name", ["hidden_mse", "embedding_mse", "attention_maps", "relations"])
-def test_losses_of_tokens_refuse_what_has_no_mask(given, name):
-    with pytest.raises(ValueError, match="needs tokens with an attention_mask"):
-        computed(given._replace(attention_mask=None), name)
+@pytest.mark.parametrize(
+    ("name", "hyper"),
+    [
+        ("hidden_mse", {}),
+        ("hidden_cosine", {}),
+        ("pkd", {}),
+        ("embedding_mse", {}),
+        ("attention_maps", {}),
+        ("attention_kl", {}),
+        ("relations", {"relation_heads": 4}),
+    ],
+)
+def test_without_a_mask_every_token_counts(given, name, hyper):
+    expected = computed(given._replace(attention_mask=torch.ones(4, 5)), name, hyper)
+    assert torch.equal(computed(given._replace(attention_mask=None), name, hyper), expected)
+
+
+def with_states(given, student, teacher, name="hidden_states"):
+    return given._replace(student={name: (student,) * 2}, teacher={name: (teacher,) * 2}, attention_mask=None)
+
+
+@pytest.mark.parametrize("name", ["hidden_mse", "hidden_cosine", "pkd", "embedding_mse"])
+def test_losses_of_tokens_refuse_feature_maps(given, name):
+    tokens, maps = torch.randn(4, 5, 12), torch.randn(4, 12, 3, 3)
+    for pair in ((maps, maps), (maps, tokens), (tokens, maps)):
+        with pytest.raises(ValueError, match="student or teacher has feature maps: take feature_mse"):
+            computed(with_states(given, *pair), name)
+
+
+@pytest.mark.parametrize("name", ["feature_mse", "attention_transfer"])
+def test_losses_of_feature_maps_refuse_tokens(given, name):
+    with pytest.raises(ValueError, match=r"needs feature maps, .* has tokens: take hidden_mse or pkd"):
+        computed(with_states(given, torch.randn(4, 5, 12), torch.randn(4, 5, 12)), name)
+
+
+@pytest.mark.parametrize("name", ["embedding_mse", "attention_maps"])
+def test_unlike_numbers_of_tokens_are_refused(given, name):
+    if name == "attention_maps":
+        given = with_states(given, torch.rand(4, 2, 5, 5), torch.rand(4, 2, 7, 7), "attentions")
+    else:
+        given = with_states(given, torch.randn(4, 5, 12), torch.randn(4, 7, 12))
+    with pytest.raises(ValueError, match=r"has 5 of an image, the teacher 7: .*the same image_size and patch_size"):
+        computed(given, name)
+
+
+def test_attention_within_windows_is_refused(given):
+    windows = torch.rand(16, 2, 3, 3)
+    with pytest.raises(ValueError, match="has them by windows, as a Swin does: take hidden_mse or pkd"):
+        computed(with_states(given, windows, windows, "attentions"), "attention_maps")
 
 
 def test_every_name_makes_a_loss_of_weight_one_or_of_the_weight_given():

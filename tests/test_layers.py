@@ -1,7 +1,9 @@
 """Which layer a parameter belongs to, by its name."""
 
 import pytest
+from small_runs import BATCH, config, train
 from tiny import tiny_bert
+from tiny_images import MOBILENET, RESNET, VIT, WIDE, tensors, tiny_classifier
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -78,6 +80,12 @@ def test_every_family_has_embeddings_layers_and_a_head(family):
         ("albert.encoder.albert_layer_groups.0.albert_layers.0.ffn.weight", "layer.0"),
         ("encoder.block.5.layer.0.SelfAttention.q.weight", "layer.5"),
         ("classifier.2.weight", "head"),
+        ("resnet.encoder.stages.2.layers.5.layer.1.convolution.weight", "stage.2.layer.5"),
+        ("swin.encoder.layers.1.blocks.0.attention.q_proj.weight", "stage.1.layer.0"),
+        ("pvt.encoder.block.3.1.attention.self.query.weight", "stage.3.layer.1"),
+        ("efficientnet.encoder.blocks.4.expansion.expand_conv.weight", "layer.4"),
+        ("mobilenet_v2.conv_stem.first_conv.convolution.weight", "embeddings"),
+        ("mobilenet_v2.conv_1x1.convolution.weight", "head"),
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
@@ -90,6 +98,50 @@ def test_groups_go_from_input_to_output_whatever_the_order_of_the_names():
     groups, labels = layer_groups(["classifier.bias", *names, "bert.embeddings.LayerNorm.bias"])
     assert labels == ["embeddings", "layer.0", "layer.2", "layer.10", "head"]
     assert groups == [4, 3, 2, 1, 0]
+
+
+def of_stages(*stages):
+    return [f"stage.{stage}{layer}" for stage, layers in enumerate(stages) for layer in layers]
+
+
+LAYERS = [".layer.0", ".layer.1"]
+IMAGES = {"num_channels": 1, "image_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layers"),
+    [
+        (RESNET | {"hidden_sizes": [8, 16], "depths": [2, 2]}, of_stages(LAYERS, LAYERS)),
+        (
+            IMAGES | {"model_type": "convnext", "hidden_sizes": [8, 16], "depths": [2, 2], "num_stages": 2},
+            of_stages(LAYERS, ["", *LAYERS]),
+        ),
+        (
+            IMAGES | {"model_type": "swin", "embed_dim": 8, "depths": [2, 2], "num_heads": [2, 2], "window_size": 4},
+            of_stages(["", *LAYERS], LAYERS),
+        ),
+        (MOBILENET, [f"layer.{number}" for number in range(16)]),
+        (VIT, [f"layer.{number}" for number in range(3)]),
+    ],
+    ids=["resnet", "convnext", "swin", "mobilenet_v2", "vit"],
+)
+def test_layers_of_two_stages_are_two_groups(architecture, layers):
+    assert layer_groups(parameter_names(tiny_classifier(architecture)))[1] == ["embeddings", *layers, "head"]
+
+
+def test_each_layer_of_each_stage_has_its_own_lambda(tmp_path):
+    student = tiny_classifier(RESNET | {"embedding_size": 8, "hidden_sizes": [4, 8], "depths": [2, 2]})
+    args = config(tmp_path, lambda_scope="layer", max_steps=1)
+    trainer = train(args, tiny_classifier(WIDE, seed=1), student, tensors(BATCH))
+    logged = {name.removeprefix("lambda/") for name in trainer.state.log_history[0] if name.startswith("lambda/")}
+    assert logged == {"embeddings", *of_stages(LAYERS, LAYERS), "head"}
+
+
+def test_what_a_stage_holds_beside_its_layers_is_no_layer():
+    labels = named_groups(
+        ["swin.encoder.layers.0.blocks.0.mlp.fc1.bias", "swin.encoder.layers.0.downsample.norm.bias"]
+    )
+    assert [*labels.values()] == ["stage.0.layer.0", "stage.0"]
 
 
 def test_tied_weights_count_where_they_are_named():

@@ -16,7 +16,7 @@ class Given(NamedTuple):
     teacher: Mapping[str, Any]
     """Those of the teacher, without gradient."""
     attention_mask: Tensor | None
-    """`[examples, length]`, 0 at padding; None where inputs are no tokens."""
+    """`[examples, length]`, 0 at padding; None where there is no padding, or where inputs are no tokens."""
     labels: Tensor
     """`[examples]` or `[examples, length]`."""
     num_items: Tensor | int

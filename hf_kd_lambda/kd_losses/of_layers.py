@@ -64,10 +64,46 @@ class HiddenLoss(LayerLoss):
         return [(s + 1, t + 1) for s, t in layer_map(self.layers, *counts)]
 
 
-def _of_tokens(given: Given) -> tuple[Tensor, Tensor, Tensor | int]:
-    if given.attention_mask is None:
-        raise ValueError("needs tokens with an attention_mask: of images take feature_mse or attention_transfer.")
-    return given.attention_mask, given.labels, given.num_items
+def _of_tokens(student: Tensor, teacher: Tensor, given: Given) -> tuple[Tensor, Tensor, Tensor | int]:
+    """Mask, labels and number of items; without a mask, as of vision transformers, every position counts.
+
+    Args:
+        student, teacher: `[examples, length, ...]`.
+        given: the batch that they are of.
+
+    Raises:
+        ValueError: there is no mask, and they are feature maps, of parts of images, or of unlike numbers of tokens.
+    """
+    mask = given.attention_mask
+    if mask is None:
+        if 4 in (student.dim(), teacher.dim()):
+            raise ValueError(
+                "needs tokens, and student or teacher has feature maps: take feature_mse or attention_transfer."
+            )
+        if not len(student) == len(teacher) == len(given.labels):
+            raise ValueError(
+                "needs tokens of whole images, and student or teacher has them by windows, as a Swin does: take "
+                "hidden_mse or pkd."
+            )
+        if student.shape[1] != teacher.shape[1]:
+            raise ValueError(
+                f"compares tokens one by one, and the student has {student.shape[1]} of an image, the teacher "
+                f"{teacher.shape[1]}: take losses of the logits, or models of one kind and the same image_size and "
+                "patch_size."
+            )
+        mask = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device)
+    return mask, given.labels, given.num_items
+
+
+def _of_maps(student: Tensor, teacher: Tensor, given: Given) -> tuple[Tensor, Tensor | int]:
+    """Labels and number of items.
+
+    Raises:
+        ValueError: student or teacher has tokens.
+    """
+    if not student.dim() == teacher.dim() == 4:
+        raise ValueError("needs feature maps, and student or teacher has tokens: take hidden_mse or pkd.")
+    return given.labels, given.num_items
 
 
 @dataclass(frozen=True)
@@ -75,7 +111,7 @@ class HiddenMSE(HiddenLoss):
     """See `hidden_mse_loss`."""
 
     def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        return hidden_mse_loss(student, teacher, *_of_tokens(given))
+        return hidden_mse_loss(student, teacher, *_of_tokens(student, teacher, given))
 
 
 @dataclass(frozen=True)
@@ -83,7 +119,7 @@ class HiddenCosine(HiddenLoss):
     """See `hidden_cosine_loss`."""
 
     def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        return hidden_cosine_loss(student, teacher, *_of_tokens(given))
+        return hidden_cosine_loss(student, teacher, *_of_tokens(student, teacher, given))
 
 
 @dataclass(frozen=True)
@@ -91,7 +127,7 @@ class PKD(HiddenLoss):
     """See `pkd_loss`."""
 
     def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        return pkd_loss(student, teacher, *_of_tokens(given))
+        return pkd_loss(student, teacher, *_of_tokens(student, teacher, given))
 
 
 @dataclass(frozen=True)
@@ -106,7 +142,7 @@ class EmbeddingMSE(KDLoss):
 
     def __call__(self, given: Given) -> Tensor:
         student, teacher = given.student["hidden_states"][0], given.teacher["hidden_states"][0]
-        return hidden_mse_loss(student, teacher, *_of_tokens(given))
+        return hidden_mse_loss(student, teacher, *_of_tokens(student, teacher, given))
 
 
 @dataclass(frozen=True)
@@ -116,7 +152,7 @@ class AttentionMaps(LayerLoss):
     needs: ClassVar[tuple[str, ...]] = ("attentions",)
 
     def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        return attention_map_loss(student, teacher, *_of_tokens(given))
+        return attention_map_loss(student, teacher, *_of_tokens(student[:, 0], teacher[:, 0], given))
 
 
 @dataclass(frozen=True)
@@ -138,7 +174,7 @@ class AttentionKL(LastLayerLoss):
     needs: ClassVar[tuple[str, ...]] = ("attentions",)
 
     def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        return attention_kl_loss(student, teacher, *_of_tokens(given))
+        return attention_kl_loss(student, teacher, *_of_tokens(student[:, 0], teacher[:, 0], given))
 
 
 @dataclass(frozen=True)
@@ -161,7 +197,8 @@ class Relations(LastLayerLoss):
             raise ValueError(f"relation_heads={self.relation_heads} must be at least 1.")
 
     def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        return relation_loss(student, teacher, *_of_tokens(given), relation_heads=self.relation_heads)
+        counted = _of_tokens(student, teacher, given)
+        return relation_loss(student, teacher, *counted, relation_heads=self.relation_heads)
 
 
 @dataclass(frozen=True)
@@ -176,7 +213,7 @@ class FeatureMSE(HiddenLoss):
     """See `feature_mse_loss`."""
 
     def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        return feature_mse_loss(student, teacher, given.labels, given.num_items)
+        return feature_mse_loss(student, teacher, *_of_maps(student, teacher, given))
 
 
 @dataclass(frozen=True)
@@ -186,4 +223,4 @@ class AttentionTransfer(HiddenLoss):
     projects: ClassVar[bool] = False  # it sums over channels
 
     def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        return attention_transfer_loss(student, teacher, given.labels, given.num_items)
+        return attention_transfer_loss(student, teacher, *_of_maps(student, teacher, given))
