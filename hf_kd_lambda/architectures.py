@@ -1,10 +1,10 @@
-"""Models from scratch, for classifiers that nobody has pretrained, or small enough to be trained in minutes."""
+"""Models from scratch, which nobody has pretrained, or small enough to be trained in minutes."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kd_lambda.names import check_known
 from hf_kd_lambda.teacher import set_labels
@@ -30,6 +30,31 @@ def config_of(setting: str, architecture: Mapping[str, Any]) -> PreTrainedConfig
         return AutoConfig.for_model(model_type, **fields)
     except (StrictDataclassError, TypeError, ValueError) as error:
         raise ValueError(f"{setting}={dict(architecture)}: {error}") from None
+
+
+def with_tokens(
+    setting: str, architecture: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, vocab_size: int
+) -> dict[str, Any]:
+    """An architecture that reads a tokenizer's tokens, with the special ones that its kind of model knows of.
+
+    Args:
+        setting, architecture: see `config_of`. What it names stays as it is.
+        tokenizer: the teacher's, too.
+        vocab_size: of the teacher, which may have more embeddings than the tokenizer has tokens.
+
+    Raises:
+        ValueError: the kind of model is unknown, or the architecture names another `vocab_size`.
+    """
+    fields = config_of(setting, {"model_type": architecture.get("model_type")}).to_dict()
+    named = architecture.get("vocab_size", vocab_size)
+    if named != vocab_size:
+        raise ValueError(
+            f"{setting}: vocab_size={named} is not the teacher's {vocab_size}, whose tokens the student reads: leave "
+            "vocab_size out."
+        )
+    special = [name for name in ("pad", "bos", "eos", "cls", "sep", "mask") if f"{name}_token_id" in fields]
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in special}
+    return {"vocab_size": vocab_size, **ids, **architecture}
 
 
 def new_model(

@@ -22,9 +22,10 @@ class ModelArguments:
     teacher_architecture: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Instead of `teacher`: a new model, which `teacher_finetune` trains, for example `{model_type: "
-            "resnet, num_channels: 1, depths: [1, 1], hidden_sizes: [16, 32]}`, with fields of the configuration of "
-            "any image classifier of Transformers, and `image_size`. Default of that: the model's, or the images' own."
+            "help": "Instead of `teacher`, of images: a new model, which `teacher_finetune` trains, for example "
+            "`{model_type: resnet, num_channels: 1, depths: [1, 1], hidden_sizes: [16, 32]}`, with fields of the "
+            "configuration of any image classifier of Transformers, and `image_size`. Default of that: the model's, "
+            "or the images' own."
         },
     )
     student: str | None = field(
@@ -34,14 +35,20 @@ class ModelArguments:
         },
     )
     student_architecture: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Student: a new model, as in `teacher_architecture`."}
+        default=None,
+        metadata={
+            "help": "Student: a new model, as in `teacher_architecture`; of texts for example `{model_type: "
+            "distilbert, n_layers: 2, dim: 192, n_heads: 4, hidden_dim: 768}`, which reads the teacher's tokens and "
+            "has its `vocab_size`."
+        },
     )
     student_layers: list[int] | None = field(
         default=None,
         metadata={
             "help": "Build the student from these layers of the teacher, counted from 0, e.g. `0 5`. "
             "Embeddings, pooler and head are copied from the teacher too. "
-            "For BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa-v2, GPT-2, Llama, Mistral, Qwen2, Qwen3, ViT and DeiT."
+            "For BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa-v2, ModernBERT, GPT-2, Llama, Mistral, Qwen2, Qwen3, ViT "
+            "and DeiT."
         },
     )
     lora: dict[str, Any] | str | None = field(

@@ -1,12 +1,13 @@
 """Plain fine-tuning on the task loss: the teacher before distillation, or the student without it."""
 
+import copy
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, LargeList, List, Value
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils import logging
 
@@ -78,6 +79,8 @@ def finetune(
     folder = Path(str(args.output_dir))
     if args.should_save:
         record_run(folder, settings, finished=False)
+    args = copy.copy(args)
+    args.train_sampling_strategy = sampling_strategy(args, [tokens["train"], tokens["validation"]], processor)
     trainer = Trainer(
         model,
         args,
@@ -96,6 +99,31 @@ def finetune(
         record_run(folder, settings, finished=True)
         remove_checkpoints(folder)
     PartialState().wait_for_everyone()
+
+
+def sampling_strategy(args: TrainingArguments, datasets: Iterable[Any], processor: Any | None) -> str:
+    """`train_sampling_strategy`, but `random` where examples are to be grouped by a length that they do not have.
+
+    An example is as long as its first input, which must be a list of numbers: of an image, a length means nothing.
+
+    Args:
+        args: of a Trainer.
+        datasets: those that it is given, of evaluation too, which the Trainer groups as well.
+        processor: names the inputs; without one they are a tokenizer's.
+    """
+    asked = args.train_sampling_strategy
+    names = getattr(processor, "model_input_names", ["input_ids"])
+    if asked == "group_by_length" and not all(
+        _has_lengths(each, names[0], args.length_column_name) for each in datasets
+    ):
+        return "random"
+    return asked
+
+
+def _has_lengths(dataset: Any, first_input: str, length_column: str) -> bool:
+    features = getattr(dataset, "features", None) or {}
+    values = features.get(first_input)
+    return length_column in features or (isinstance(values, List | LargeList) and isinstance(values.feature, Value))
 
 
 def digest(examples: Dataset) -> str:

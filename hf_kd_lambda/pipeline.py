@@ -62,10 +62,7 @@ class DistillationJob:
         self.problem = PROBLEMS[data.problem]
         self.repository = repository_of(config)
         # The Trainer would push the whole folder, its teacher included.
-        changed: dict[str, Any] = {"push_to_hub": False}
-        if config.train_sampling_strategy == "group_by_length" and not self.problem.has_lengths:
-            changed["train_sampling_strategy"] = "random"
-        self.config = dataclasses.replace(cast(Any, config), **changed)
+        self.config = dataclasses.replace(cast(Any, config), push_to_hub=False)
         self.folder = Path(str(config.output_dir))
         self.teacher_folder = Path(models.teacher_dir or self.folder / "teacher")
         self.baseline_folder = self.folder / "without_kd"
@@ -90,7 +87,7 @@ class DistillationJob:
 
     @cached_property
     def student_processor(self) -> Any:
-        """The student's tokenizer or image processor: the teacher's, for a student made of the teacher's layers."""
+        """The student's tokenizer or image processor: the teacher's, of its layers and of new models of texts."""
         return self.teacher_processor if self.models.student_layers is not None else self._load_processor("student")
 
     @cached_property
@@ -221,7 +218,7 @@ class DistillationJob:
             ValueError: the checkpoint is for other labels, the teacher has no such layers, or there is no such model.
         """
         layers, lora = self.models.student_layers, cast(dict[str, Any] | None, self.models.lora)
-        student = self._begin("student") if layers is None else student_from_layers(teacher, layers)
+        student = self._begin("student", teacher=teacher) if layers is None else student_from_layers(teacher, layers)
         return student if lora is None else add_adapters(student, lora, self.data_args.problem)
 
     def train_without_kd(self, student: PreTrainedModel) -> None:
@@ -316,14 +313,16 @@ class DistillationJob:
         """Of teacher or student, as their settings name them."""
         setting, checkpoint = f"{who}_architecture", getattr(self.models, who)
         if checkpoint is None:
-            return self.problem.new_processor(setting, getattr(self.models, setting), self.data)
+            teachers = self.teacher_processor if who == "student" else None
+            return self.problem.new_processor(setting, getattr(self.models, setting), self.data, teachers)
         return self.problem.load_processor(checkpoint, self.models.trust_remote_code)
 
-    def _begin(self, who: str, new_head: bool = False) -> PreTrainedModel:
-        """Teacher or student as its training begins, as its settings name it."""
+    def _begin(self, who: str, new_head: bool = False, teacher: PreTrainedModel | None = None) -> PreTrainedModel:
+        """Teacher or student as its training begins, as its settings name it; a student beside its teacher."""
         setting, checkpoint = f"{who}_architecture", getattr(self.models, who)
         if checkpoint is None:
-            return self.problem.new_model(setting, getattr(self.models, setting), self.data)
+            architecture, processor = getattr(self.models, setting), getattr(self, f"{who}_processor")
+            return self.problem.new_model(setting, architecture, self.data, processor, teacher)
         return self._load_model(checkpoint, new_head)
 
     def _load_model(self, checkpoint: str, new_head: bool = False) -> PreTrainedModel:

@@ -17,6 +17,7 @@ LAYERS_OF_MODEL_TYPE = {
     "gpt2": "h",
     "llama": "layers",
     "mistral": "layers",
+    "modernbert": "layers",
     "mpnet": "encoder.layer",
     "qwen2": "layers",
     "qwen3": "layers",
@@ -38,7 +39,7 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreT
         layers: Indices of the teacher's layers, counted from 0, in the student's order.
 
     Raises:
-        ValueError: the architecture is not supported, or a layer does not exist or comes twice.
+        ValueError: the architecture is not supported, a layer does not exist or comes twice, or it cannot be there.
     """
     model_type = teacher.config.model_type
     if model_type not in LAYERS_OF_MODEL_TYPE:
@@ -47,6 +48,11 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreT
             f"{', '.join(LAYERS_OF_MODEL_TYPE)}. Set student to a checkpoint instead."
         )
     _check_layers(layers, teacher.config.num_hidden_layers)
+    if model_type == "modernbert" and layers[0] != 0:
+        raise ValueError(
+            f"student_layers={list(layers)}: the first layer of a 'modernbert' has no norm before its attention, and "
+            f"layer {layers[0]} of the teacher has one: begin with layer 0."
+        )
 
     config = copy.deepcopy(teacher.config)
     config.num_hidden_layers = len(layers)

@@ -33,6 +33,7 @@ from hf_kd_lambda.columns import TEACHER_LOGITS, ColumnCollator, column_names, f
 from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.evidence import side_counts
 from hf_kd_lambda.figures import plot_lambda
+from hf_kd_lambda.finetune import sampling_strategy
 from hf_kd_lambda.gram import Gram, cut_outputs
 from hf_kd_lambda.host_memory import keep_freed_memory
 from hf_kd_lambda.inner_outputs import forward_flags, gives, without
@@ -45,7 +46,7 @@ from hf_kd_lambda.matching import match
 from hf_kd_lambda.measuring_step import MeasuringStep
 from hf_kd_lambda.metric import check_adam
 from hf_kd_lambda.model_card import CARD, FIGURE, model_card
-from hf_kd_lambda.objective import Objective
+from hf_kd_lambda.objective import Losses, Objective
 from hf_kd_lambda.projections import left_out
 from hf_kd_lambda.run_records import EvaluationRecord, StepRecord
 from hf_kd_lambda.soft_targets import SoftTargets
@@ -124,8 +125,7 @@ class DistillationTrainer(Trainer):
             args.label_smoothing_factor,
             self.compute_loss_func,
         )
-        if args.train_sampling_strategy == "group_by_length" and not self._has_lengths():
-            args.train_sampling_strategy = "random"
+        args.train_sampling_strategy = sampling_strategy(args, self._datasets(), self.processing_class)
         self._student_inputs = forward_parameters(model)
         self._soft_targets = SoftTargets(teacher, self.accelerator, self._objective.needs)
         kept = self._student_inputs.union(self._soft_targets.inputs) if drops_columns else None
@@ -148,11 +148,16 @@ class DistillationTrainer(Trainer):
         self.add_callback(EpochOrder)
         self._rule = args.rule
         self._interval = args.interval
-        self._groups: list[str] = []
+        self._lambda_names: list[str] = []
+        groups = losses = None
         if args.lambda_scope == "layer":
-            _, self._groups = layer_groups([name for name, each in model.named_parameters() if each.requires_grad])
+            names = [name for name, each in model.named_parameters() if each.requires_grad]
+            _, self._lambda_names = layer_groups(names)
+            groups = len(self._lambda_names)
+        elif args.lambda_scope == "loss":
+            self._lambda_names, losses = list(self._objective.kd_losses), self._objective.weights
         if self._rule.measures:
-            self.add_callback(LambdaCheckpoint.from_config(args, len(self._groups) or None))
+            self.add_callback(LambdaCheckpoint.from_config(args, groups, losses))
         if args.gram_metric == "adam" and self.optimizer is not None:
             check_adam(self.optimizer)
         self._step: MeasuringStep | None = None
@@ -203,7 +208,7 @@ class DistillationTrainer(Trainer):
             weights = self._rule(gram, **dict.fromkeys(self._rule.needs, progress))
             return (2 * weights.task, 2 * weights.kd) if form == "sum_two" else (weights.task, weights.kd)
         state.to(self.args.device)
-        if not self._groups:
+        if not state.lambda_.dim():
             return state.weights
         return loss_weights(state.lambda_.log().mean().exp(), form, state.total.mean())
 
@@ -248,13 +253,6 @@ class DistillationTrainer(Trainer):
         self.eval_dataset = dict(zip(evaluated, cached, strict=True)) if several else cached[0]
         return all(self._soft_targets.kept_of(column_names(dataset)) for dataset in self._datasets())
 
-    def _has_lengths(self) -> bool:
-        """Whether the Trainer can tell how long each example is."""
-        names = getattr(self.processing_class, "model_input_names", ["input_ids"])
-        return all(
-            {names[0], self.args.length_column_name} & set(column_names(dataset)) for dataset in self._datasets()
-        )
-
     def _datasets(self) -> list[Any]:
         evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
         return [dataset for dataset in (self.train_dataset, *evaluated) if dataset is not None]
@@ -269,7 +267,7 @@ class DistillationTrainer(Trainer):
         """The weighted loss with the weights in force: what non-measuring steps descend and evaluation reports."""
         outputs, teacher_outputs = self._student_outputs(model, inputs), self._soft_targets.outputs(inputs)
         num_items = self._num_items(inputs, num_items_in_batch)
-        losses = self._objective(outputs, teacher_outputs, inputs, num_items).stacked()
+        losses = self._losses(outputs, teacher_outputs, inputs, num_items).stacked()
         if model.training:
             self._step_record.add(losses.detach(), ends_step=self.accelerator.sync_gradients)
             self._take_votes(outputs.logits, teacher_outputs, targets(inputs))
@@ -305,7 +303,7 @@ class DistillationTrainer(Trainer):
             outputs, cut = cut_outputs(self._student_outputs(model, inputs))
             teacher_outputs = self._soft_targets.outputs(inputs)
             num_items = self._num_items(inputs, num_items_in_batch)
-            step.backward(cut, self._objective(outputs, teacher_outputs, inputs, num_items))
+            step.backward(cut, self._losses(outputs, teacher_outputs, inputs, num_items))
         self._take_votes(outputs.logits, teacher_outputs, targets(inputs))
         if not self.accelerator.sync_gradients:
             return torch.zeros((), device=self.args.device)
@@ -327,6 +325,20 @@ class DistillationTrainer(Trainer):
     def _student_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> SequenceClassifierOutput:
         flags = forward_flags(self._objective.needs)
         return model(**{name: value for name, value in inputs.items() if name in self._student_inputs}, **flags)
+
+    def _losses(
+        self,
+        outputs: Mapping[str, Any],
+        teacher_outputs: Mapping[str, Any],
+        inputs: dict[str, Any],
+        num_items: Tensor | int,
+    ) -> Losses:
+        state = self.lambda_state
+        kd_weights = None
+        if state is not None and state.split is not None:
+            state.to(self.args.device)
+            kd_weights = state.split.weights
+        return self._objective(outputs, teacher_outputs, inputs, num_items, kd_weights)
 
     def _num_items(self, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor | int:
         """What both losses' sums over the items of a micro-batch are divided by."""
@@ -354,7 +366,9 @@ class DistillationTrainer(Trainer):
         if "learning_rate" in logs:
             average = partial(self.accelerator.reduce, reduction="mean")
             with_noise = self.args.gram_estimator == "unbiased"
-            logs |= self._step_record.take(self.loss_weights, self.lambda_state, self._groups, with_noise, average)
+            logs |= self._step_record.take(
+                self.loss_weights, self.lambda_state, self._lambda_names, with_noise, average
+            )
         super().log(logs, start_time)
 
     def evaluation_loop(

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from tiny import VOCABULARY, tiny_tokenizer
 from tiny_images import MOBILENET, NAMES, NARROW, VIT, WIDE
 from transformers import AutoModelForImageClassification
 
-from hf_kd_lambda.architectures import config_of, new_model
+from hf_kd_lambda.architectures import config_of, new_model, with_tokens
 from hf_kd_lambda.arguments import ModelArguments
 from hf_kd_lambda.parser import parse
 
@@ -56,6 +57,38 @@ def test_what_is_wrong_is_named(architecture, message):
 
 def test_any_model_may_have_an_image_size():
     assert config_of("student_architecture", {**NARROW, "image_size": 24}).image_size == 24
+
+
+# --- of texts
+
+
+@pytest.mark.parametrize(
+    ("architecture", "special"),
+    [
+        ({"model_type": "mobilebert"}, {"pad": 0}),
+        ({"model_type": "llama"}, {"pad": 0, "bos": None, "eos": None}),
+        ({"model_type": "modernbert"}, {"pad": 0, "bos": None, "eos": None, "cls": 2, "sep": 3}),
+        ({"model_type": "llama", "bos_token_id": 5}, {"pad": 0, "bos": 5, "eos": None}),
+    ],
+)
+def test_a_model_knows_the_special_tokens_that_its_kind_asks_for(architecture, special):
+    fields = with_tokens("student_architecture", architecture, tiny_tokenizer(), len(VOCABULARY))
+    own = {f"{name}_token_id": index for name, index in special.items()}
+    assert fields == {**architecture, **own, "vocab_size": len(VOCABULARY)}
+    config = config_of("student_architecture", fields)
+    assert {name: getattr(config, name) for name in fields} == fields
+
+
+@pytest.mark.parametrize("vocab_size", [10, len(VOCABULARY) + 1])
+def test_a_vocabulary_that_is_not_the_teachers(vocab_size):
+    message = f"student_architecture: vocab_size={vocab_size} is not the teacher's {len(VOCABULARY)}, .*leave"
+    with pytest.raises(ValueError, match=message):
+        with_tokens(
+            "student_architecture",
+            {"model_type": "bert", "vocab_size": vocab_size},
+            tiny_tokenizer(),
+            len(VOCABULARY),
+        )
 
 
 # --- as settings

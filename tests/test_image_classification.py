@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from huggingface_hub import ModelCard, metadata_load
 from safetensors.torch import load_file
 from small_jobs import argv, job
@@ -19,14 +20,25 @@ from tiny_images import (
     NARROW,
     VIT,
     WIDE,
+    image_dataset,
     image_settings,
     save_image_checkpoint,
+    tensors,
     tiny_classifier,
 )
-from transformers import AutoModelForImageClassification, TrainerCallback, pipeline
+from torch.utils.data import RandomSampler
+from transformers import (
+    AutoModelForImageClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    ViTImageProcessorPil,
+    pipeline,
+)
 
 from hf_kd_lambda.arguments import DataArguments
 from hf_kd_lambda.evaluation import evaluate_checkpoints
+from hf_kd_lambda.finetune import sampling_strategy
 from hf_kd_lambda.hub import origin_of, student_files
 from hf_kd_lambda.problems import PROBLEMS
 from hf_kd_lambda.student import student_from_layers
@@ -96,7 +108,7 @@ def test_the_card_names_the_problem_and_repeats_the_settings(run):
     shown = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     assert shown["problem"] == "image-classification"
     assert shown["student_architecture"] == json.loads(given["student_architecture"])
-    assert shown["train_sampling_strategy"] == "random"
+    assert shown["train_sampling_strategy"] == "group_by_length"
 
 
 def test_a_student_is_pushed_with_its_processor(run):
@@ -193,6 +205,59 @@ def test_feature_maps_are_distilled_by_a_job(tmp_path):
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     assert {f"kd_loss/{name}" for name in losses} <= history[0].keys()
     assert not [name for name in load_file(tmp_path / "out" / "model.safetensors") if "kd_projections" in name]
+
+
+# --- the order of the examples
+
+
+def test_images_are_drawn_at_random_and_the_setting_stays_what_it_is(tmp_path, monkeypatch):
+    samplers = []
+    get_sampler = Trainer._get_train_sampler
+
+    def watched(trainer, *args):
+        samplers.append(get_sampler(trainer, *args))
+        return samplers[-1]
+
+    monkeypatch.setattr(Trainer, "_get_train_sampler", watched)
+    small = job(image_settings(tmp_path, student_without_kd=True))
+    small.run()
+    assert [type(each) for each in samplers] == [RandomSampler] * 3  # teacher, student without KD, student with KD
+    assert small.config.train_sampling_strategy == "group_by_length"
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["settings"]["train_sampling_strategy"] == "group_by_length"
+
+
+TOKENS = Dataset.from_dict({"input_ids": [[1, 2], [3]], "labels": [0, 1]})
+LENGTHS = Dataset.from_dict({"embedded": [[[0.5]], [[0.5], [0.1]]], "length": [1, 2]})
+
+
+@pytest.mark.parametrize(
+    ("datasets", "kind"),
+    [
+        ([TOKENS, TOKENS], "group_by_length"),
+        ([TOKENS, image_dataset(2)], "random"),
+        ([TOKENS.rename_column("input_ids", "teacher_input_ids")], "random"),
+        ([LENGTHS], "group_by_length"),
+        ([LENGTHS.remove_columns("length")], "random"),
+        ([[{"input_ids": [1, 2]}]], "random"),
+        ([TOKENS.to_iterable_dataset().map(dict)], "random"),
+    ],
+    ids=["tokens", "images to evaluate on", "no input", "a column of lengths", "embedded", "a list", "a stream"],
+)
+def test_examples_are_grouped_by_length_where_all_have_one(tmp_path, datasets, kind):
+    args = TrainingArguments(str(tmp_path), train_sampling_strategy="group_by_length", use_cpu=True)
+    assert sampling_strategy(args, datasets, None) == kind
+    args.train_sampling_strategy = "sequential"
+    assert sampling_strategy(args, datasets, None) == "sequential"
+
+
+@pytest.mark.parametrize("column", ["image", "tensor"])
+def test_pixel_values_have_no_length(tmp_path, column):
+    data = image_dataset(2).rename_column("image", "pixel_values") if column == "image" else tensors(2)
+    args = TrainingArguments(str(tmp_path), train_sampling_strategy="group_by_length", use_cpu=True)
+    processor = ViTImageProcessorPil()
+    assert processor.model_input_names[0] == "pixel_values"
+    assert sampling_strategy(args, [data], processor) == "random"
 
 
 # --- augmentation and the teacher's logits
@@ -331,15 +396,6 @@ def test_a_model_of_two_heads(tmp_path):
     config = DeiTConfig(**{name: value for name, value in VIT.items() if name != "model_type"}, **LABELS)
     teacher = save_image_checkpoint(DeiTForImageClassificationWithTeacher(config), tmp_path / "teacher")
     refused(tmp_path, "which has two heads", teacher=teacher, teacher_architecture=None)
-
-
-def test_a_text_model_from_scratch(tmp_path):
-    from small_jobs import settings
-
-    bert = {"model_type": "bert", "num_hidden_layers": 1}
-    given = settings(tmp_path, student_layers=None, student_architecture=json.dumps(bert))
-    with pytest.raises(ValueError, match="has no tokenizer: give a checkpoint"):
-        job(given).check()
 
 
 def test_labels_of_a_checkpoint_in_another_order_are_permuted(tmp_path):

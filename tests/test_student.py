@@ -22,6 +22,7 @@ SETTINGS_OF_MODEL_TYPE = {
         "norm_rel_ebd": "layer_norm",
         "share_att_key": True,
     },
+    "modernbert": {"local_attention": 4, "pad_token_id": 0},
     "distilbert": {"dim": 32, "n_heads": 2, "hidden_dim": 64},
     **{each: {"pad_token_id": 0, "num_key_value_heads": 2} for each in ("gpt2", "llama", "mistral", "qwen2", "qwen3")},
 }
@@ -55,9 +56,10 @@ def logits(model):
 @pytest.mark.parametrize("model_type", OF_TEXTS)
 def test_student_computes_what_the_teacher_does_without_its_other_layers(model_type):
     teacher = tiny_model(model_type)
-    student = student_from_layers(teacher, [3, 1])
-    torch.testing.assert_close(logits(student), logits(without_other_layers(teacher, [3, 1])))
-    assert not torch.allclose(logits(student), logits(student_from_layers(teacher, [1, 3])), rtol=1e-3)
+    first = [0] if model_type == "modernbert" else []
+    student = student_from_layers(teacher, [*first, 3, 1])
+    torch.testing.assert_close(logits(student), logits(without_other_layers(teacher, [*first, 3, 1])))
+    assert not torch.allclose(logits(student), logits(student_from_layers(teacher, [*first, 1, 3])), rtol=1e-3)
 
 
 @pytest.mark.parametrize("model_type", OF_TEXTS)
@@ -77,6 +79,20 @@ def test_student_survives_saving(model_type, tmp_path):
     assert loaded.config.num_hidden_layers == 3
     assert loaded.config.id2label == dict(enumerate(NAMES))
     torch.testing.assert_close(logits(loaded), logits(student))
+
+
+def test_layers_of_modernbert_keep_their_kind_of_attention():
+    teacher = tiny_model("modernbert")
+    student = student_from_layers(teacher, [0, 3, 1])
+    assert student.config.layer_types == ["full_attention", "full_attention", "sliding_attention"]
+    other = student_from_layers(teacher, [0, 3, 1])
+    other.model.layers[1].attention_type = "sliding_attention"  # as of the second layer of the teacher
+    assert not torch.allclose(logits(other), logits(student), rtol=1e-3), "the window would make no difference"
+
+
+def test_layers_of_modernbert_begin_with_its_first():
+    with pytest.raises(ValueError, match=r"student_layers=\[1, 0\]: .* no norm before its attention.* with layer 0"):
+        student_from_layers(tiny_model("modernbert"), [1, 0])
 
 
 def test_student_shares_nothing_with_the_teacher():

@@ -123,9 +123,7 @@ class TaskRuns:
     def config(self, cell: Cell) -> DistillationConfig:
         """How the student of a cell is trained."""
         _, _, config = self.comparison.parse(cell.task, cell.regime, cell.rule)
-        # Of images, which have no lengths, the job has another order than the settings.
-        order = self.job.config.train_sampling_strategy
-        return dataclasses.replace(cast(Any, config), seed=cell.seed, train_sampling_strategy=order)
+        return dataclasses.replace(cast(Any, config), seed=cell.seed)
 
     def begun(self, cell: Cell) -> Run:
         """What is known of a run before it is made."""

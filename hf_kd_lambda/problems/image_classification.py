@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 # From where it is defined: of some versions, what `transformers` exports asks for torchvision, though Pillow does.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from hf_kd_lambda.architectures import config_of
+from hf_kd_lambda.architectures import config_of, new_model
 from hf_kd_lambda.arguments import DataArguments
 from hf_kd_lambda.data import TaskData
 from hf_kd_lambda.image_data import load_image_data
@@ -26,7 +26,6 @@ class ImageClassification(Problem):
 
     auto_class: ClassVar = AutoModelForImageClassification
     processor_class: ClassVar = AutoImageProcessor
-    has_lengths: ClassVar = False
 
     def load_model(
         self, checkpoint: str, data: TaskData, trust_remote_code: bool = False, new_head: bool = False
@@ -41,10 +40,24 @@ class ImageClassification(Problem):
             raise ValueError(f"{checkpoint!r} is a {type(model).__name__}, which has two heads: take one with one.")
         return model
 
-    def new_processor(self, setting: str, architecture: Mapping[str, Any], data: TaskData) -> Any:
-        """See `images.new_processor`."""
+    def new_model(
+        self,
+        setting: str,
+        architecture: Mapping[str, Any],
+        data: TaskData,
+        processor: Any,
+        teacher: PreTrainedModel | None,
+    ) -> PreTrainedModel:
+        """See `architectures.new_model`."""
+        return new_model(setting, architecture, data.label_names, self.auto_class)
+
+    def new_processor(
+        self, setting: str, architecture: Mapping[str, Any], data: TaskData, teachers: Any | None
+    ) -> Any:
+        """See `images.new_processor`; the student has its own, of its size and channels."""
+        config = config_of(setting, architecture)
         try:
-            return new_processor(config_of(setting, architecture), data.splits["train"][0]["image"])
+            return new_processor(config, data.splits["train"][0]["image"])
         except ValueError as error:
             raise ValueError(f"{setting}={dict(architecture)}: {error}") from None
 

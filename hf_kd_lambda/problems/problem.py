@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from datasets import Dataset, DatasetDict
 from transformers import EvalPrediction, PreTrainedModel
 
-from hf_kd_lambda.architectures import new_model
+from hf_kd_lambda.architectures import new_model, with_tokens
 from hf_kd_lambda.arguments import DataArguments
 from hf_kd_lambda.data import TaskData
 from hf_kd_lambda.teacher import load_classifier, resolve_checkpoint
@@ -23,13 +23,11 @@ class Problem(ABC):
         auto_class: of the models, `from_pretrained` of which loads them.
         processor_class: likewise of what makes their inputs, a tokenizer or an image processor.
         preprocess_logits: from a batch's logits and labels to what the metrics are computed from; None for the logits.
-        has_lengths: whether examples differ in length, so that batches of like length need less padding.
     """
 
     auto_class: ClassVar[Any]
     processor_class: ClassVar[Any]
     preprocess_logits: ClassVar[Callable[..., Any] | None] = None
-    has_lengths: ClassVar[bool] = True
 
     def load_model(
         self, checkpoint: str, data: TaskData, trust_remote_code: bool = False, new_head: bool = False
@@ -37,17 +35,44 @@ class Problem(ABC):
         """A model whose outputs are in the data's order: see `load_classifier`."""
         return load_classifier(checkpoint, data.label_names, trust_remote_code, new_head, self.auto_class)
 
-    def new_model(self, setting: str, architecture: Mapping[str, Any], data: TaskData) -> PreTrainedModel:
-        """A model with new weights whose outputs are in the data's order: see `architectures.new_model`."""
-        return new_model(setting, architecture, data.label_names, self.auto_class)
+    def new_model(
+        self,
+        setting: str,
+        architecture: Mapping[str, Any],
+        data: TaskData,
+        processor: Any,
+        teacher: PreTrainedModel | None,
+    ) -> PreTrainedModel:
+        """A model with new weights whose outputs are in the data's order: see `architectures.new_model`.
 
-    def new_processor(self, setting: str, architecture: Mapping[str, Any], data: TaskData) -> Any:
-        """What makes the inputs of such a model.
+        Args:
+            setting, architecture: see `architectures.config_of`.
+            data: names the labels.
+            processor: makes its inputs.
+            teacher: of a student, which has its vocabulary where they read texts.
 
         Raises:
-            ValueError: nothing does without a checkpoint.
+            ValueError: there is no such model, or it has another vocabulary.
         """
-        raise ValueError(f"{setting}={dict(architecture)} has no tokenizer: give a checkpoint instead.")
+        config = None if teacher is None else teacher.config
+        fields = with_tokens(setting, architecture, processor, getattr(config, "vocab_size", len(processor)))
+        return new_model(setting, fields, data.label_names, self.auto_class)
+
+    def new_processor(
+        self, setting: str, architecture: Mapping[str, Any], data: TaskData, teachers: Any | None
+    ) -> Any:
+        """What makes the inputs of such a model: the teacher's, where there is no other without a checkpoint.
+
+        Args:
+            setting, architecture, data: see `new_model`.
+            teachers: of a student, the teacher's processor.
+
+        Raises:
+            ValueError: nothing does.
+        """
+        if teachers is None:
+            raise ValueError(f"{setting}={dict(architecture)} has no tokenizer: give a checkpoint as teacher instead.")
+        return teachers
 
     def load_processor(self, checkpoint: str, trust_remote_code: bool = False) -> Any:
         """What makes a checkpoint's inputs.
