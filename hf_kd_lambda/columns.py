@@ -4,7 +4,9 @@ import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
+from datasets import Dataset, LargeList, List
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers.trainer_utils import unwrap_peft_model
@@ -42,6 +44,15 @@ def teacher_inputs(batch: Mapping[str, Any], accepted: Collection[str]) -> dict[
     """
     own = {name.removeprefix(TEACHER_PREFIX): batch[name] for name in own_inputs(batch)}
     return own or {name: value for name, value in batch.items() if name in accepted}
+
+
+def token_counts(examples: Dataset) -> list[int]:
+    """How many tokens each example has, the teacher's own where there are any; 1 where they are in no column."""
+    for column in ("teacher_input_ids", "input_ids"):
+        if isinstance(examples.features.get(column), LargeList | List):
+            table = examples.select_columns([column]).with_format("arrow")[:]
+            return pc.list_value_length(table[column]).to_pylist()
+    return [1] * len(examples)
 
 
 class ColumnCollator:

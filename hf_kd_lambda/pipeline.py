@@ -138,7 +138,7 @@ class DistillationJob:
         if self.models.teacher_finetune:
             claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings)
         student = self.load_student(teacher)
-        self.problem.check_inputs("teacher", teacher, self.teacher_processor, self.tokens["train"])
+        self.problem.check_inputs("teacher", teacher, self.teacher_processor, self.teacher_tokens["train"])
         self.problem.check_inputs("student", student, self.student_processor, self.tokens["train"])
         self.make_trainer(teacher, student)
         if self.repository is not None and PartialState().is_main_process:

@@ -6,18 +6,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from datasets import Dataset, LargeList, List, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from huggingface_hub.constants import HF_HOME
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from hf_kd_lambda.columns import LABELS
+from hf_kd_lambda.columns import LABELS, token_counts
 from hf_kd_lambda.fingerprint import batch_digest, examples_digest, fingerprint
 from hf_kd_lambda.outputs_file import CacheUnavailableError, Rows, keep_outputs, load_outputs
 
@@ -94,7 +93,7 @@ class TeacherCache:
 
     def _compute(self, name: str, examples: Dataset) -> str:
         """Compute the outputs and keep them; return why that may have failed."""
-        lengths = _token_counts(examples)
+        lengths = token_counts(examples)
         batches = plan_batches(lengths, self.batch_size * max(lengths))
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         share = batches[rank::ranks]
@@ -125,15 +124,6 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
             batches.append([])
         batches[-1].append(index)
     return batches
-
-
-def _token_counts(examples: Dataset) -> list[int]:
-    """The teacher's tokens in each example; all 1 where they are not in a column."""
-    for column in ("teacher_input_ids", "input_ids"):
-        if isinstance(examples.features.get(column), LargeList | List):
-            table = examples.select_columns([column]).with_format("arrow")[:]
-            return pc.list_value_length(table[column]).to_pylist()
-    return [1] * len(examples)
 
 
 def _tensors_but_labels(batch: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -202,6 +202,15 @@ def test_a_new_language_model_begins_and_ends_texts_as_its_teacher_does(tmp_path
     assert saved.config.eos_token_id == saved.generation_config.eos_token_id == tokenizer.eos_token_id == 3
 
 
+def test_a_student_of_too_few_positions_is_refused_before_training(tmp_path):
+    short = {"model_type": "bert", "num_hidden_layers": 1, "max_position_embeddings": 4, **NARROW}
+    message = (
+        r"student: a BertForSequenceClassification cannot read the longest example, of \d+ tokens: lower max_length"
+    )
+    with pytest.raises(ValueError, match=message):
+        small_job(tmp_path, student_architecture=json.dumps(short)).check()
+
+
 def test_a_teacher_may_have_more_embeddings_than_tokens(tmp_path):
     given = settings(tmp_path, student_layers=None, student_architecture=json.dumps(DISTILBERT))
     save_checkpoint(tiny_bert(2, vocab_size=len(VOCABULARY) + 5), tmp_path / "pretrained")

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
+from torch import Tensor
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
 # From where it is defined: of some versions, what `transformers` exports asks for torchvision, though Pillow does.
@@ -82,26 +82,16 @@ class ImageClassification(Problem):
         """See `ImageCollator`."""
         return ImageCollator(student, teacher)
 
-    @torch.no_grad()
-    def check_inputs(self, who: str, model: PreTrainedModel, processor: Any, examples: Dataset) -> None:
-        """Put one image through a model.
-
-        Raises:
-            ValueError: it cannot read what its processor makes: another size, or other channels.
-        """
-        pixels = self.collator(processor, None)([examples[0]])[PIXELS].to(model.device)
-        was_training = model.training
-        try:
-            model.eval()(pixels)
-        except (RuntimeError, ValueError) as error:
-            wanted = {name: getattr(model.config, name, None) for name in ("num_channels", "image_size")}
-            given = " × ".join(map(str, pixels.shape[1:]))
-            raise ValueError(
-                f"{who}: a {type(model).__name__} of {', '.join(f'{k}={v}' for k, v in wanted.items() if v)} cannot "
-                f"read the images of {given} that its processor makes ({error}): set num_channels and image_size of "
-                f"{who}_architecture, or size and image_mean in the checkpoint's preprocessor_config.json."
-            ) from None
-        model.train(was_training)
+    def unreadable(self, who: str, model: PreTrainedModel, batch: Mapping[str, Tensor]) -> str:
+        """Another size, or other channels."""
+        config = {name: getattr(model.config, name, None) for name in ("num_channels", "image_size")}
+        wanted = ", ".join(f"{name}={value}" for name, value in config.items() if value)
+        given = " × ".join(map(str, batch[PIXELS].shape[1:]))
+        return (
+            f"a {type(model).__name__} of {wanted} cannot read the images of {given} that its processor makes: set "
+            f"num_channels and image_size of {who}_architecture, or size and image_mean in the checkpoint's "
+            "preprocessor_config.json"
+        )
 
     def metrics(self, data: TaskData) -> Metrics:
         """Accuracy and the mean of the classes' F1."""

@@ -4,11 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import torch
 from datasets import Dataset, DatasetDict
+from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel
 
 from hf_kd_lambda.architectures import new_model, with_tokens
 from hf_kd_lambda.arguments import DataArguments
+from hf_kd_lambda.columns import forward_parameters, token_counts
 from hf_kd_lambda.data import TaskData
 from hf_kd_lambda.teacher import load_classifier, resolve_checkpoint
 
@@ -119,8 +122,9 @@ class Problem(ABC):
     def collator(self, student: Any, teacher: Any | None) -> Collator:
         """What makes a batch of encoded examples; processors as for `encode`."""
 
+    @torch.no_grad()
     def check_inputs(self, who: str, model: PreTrainedModel, processor: Any, examples: Dataset) -> None:
-        """Refuse a model that cannot read what its processor makes of the examples; without a check, none.
+        """Put the longest example through a model.
 
         Args:
             who: teacher or student.
@@ -128,9 +132,24 @@ class Problem(ABC):
             examples: encoded.
 
         Raises:
-            ValueError: names the setting and the fix.
+            ValueError: it cannot read what its processor makes of them; names the setting and the fix.
         """
-        return
+        lengths = token_counts(examples)
+        batch = self.collator(processor, None)([examples[lengths.index(max(lengths))]])
+        was_training = model.training
+        try:
+            model.eval()(**{name: batch[name].to(model.device) for name in forward_parameters(model) & batch.keys()})
+        except (IndexError, RuntimeError, ValueError) as error:
+            raise ValueError(f"{who}: {self.unreadable(who, model, batch)} ({error}).") from None
+        model.train(was_training)
+
+    def unreadable(self, who: str, model: PreTrainedModel, batch: Mapping[str, Tensor]) -> str:
+        """What to say of a model that cannot read a batch of one example."""
+        length = batch["input_ids"].shape[1]
+        return (
+            f"a {type(model).__name__} cannot read the longest example, of {length} tokens: lower max_length, or give "
+            "it more positions or another tokenizer"
+        )
 
     @abstractmethod
     def metrics(self, data: TaskData) -> Metrics:
