@@ -199,7 +199,8 @@ def test_a_new_language_model_begins_and_ends_texts_as_its_teacher_does(tmp_path
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert saved.config.vocab_size == len(tokenizer) == len(VOCABULARY)
     assert saved.config.pad_token_id == tokenizer.pad_token_id == 0
-    assert saved.config.eos_token_id == saved.generation_config.eos_token_id == tokenizer.eos_token_id == 3
+    assert saved.config.eos_token_id == tokenizer.eos_token_id == 3
+    assert saved.generation_config.eos_token_id in (3, [3])  # the Trainer of some versions makes a list of it
 
 
 def test_a_student_of_too_few_positions_is_refused_before_training(tmp_path):
