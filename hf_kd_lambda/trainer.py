@@ -131,9 +131,7 @@ class DistillationTrainer(Trainer):
         kept = self._student_inputs.union(self._soft_targets.inputs) if drops_columns else None
         collate = ShiftedLabels(self.data_collator) if causal else self.data_collator
         self.data_collator = ColumnCollator(collate, kept)
-        self._added_outputs: set[str] = set()
-        if self._objective.needs:
-            self._added_outputs = {name for name in self._objective.needs if not gives(student_config, name)}
+        self._added_outputs = {name for name in self._objective.needs if not gives(student_config, name)}
         self._soft_targets.kept = self._kept_outputs(self._match(model, teacher) if self._objective.needs else ())
 
         if args.torch_compile:
