@@ -74,7 +74,7 @@ def test_config_finds_the_same_update(jacobians, grams):
 
 def test_nash_solves_its_equation_and_agrees_with_the_reference_where_that_does_too(jacobians, grams):
     def residual(weights):
-        return ((grams @ weights[..., None])[..., 0] - 1 / weights).abs().amax(dim=1)
+        return ((grams[: len(weights)] @ weights[..., None])[..., 0] - 1 / weights).abs().amax(dim=1)
 
     closed_form = ours("nash", grams)
     assert residual(closed_form).max() <= 1e-13
@@ -84,8 +84,8 @@ def test_nash_solves_its_equation_and_agrees_with_the_reference_where_that_does_
         pytest.skip(f"torchjd lacks a solver: {missing}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # cvxpy's, of an inaccurate or failed solution
-        theirs = torch.stack([reference.weighting(jacobian) for jacobian in jacobians])
+        theirs = torch.stack([reference.weighting(jacobian) for jacobian in jacobians[:400]])  # its solver is slow
     solved = residual(theirs) < 1e-2
     assert solved.float().mean() > 0.9
-    assert largest_difference("nash", theirs[solved], closed_form[solved]) <= 3e-4
+    assert largest_difference("nash", theirs[solved], closed_form[: len(theirs)][solved]) <= 3e-4
     print(f"(the reference failed on {int((~solved).sum())} of {len(solved)})", end=" ")

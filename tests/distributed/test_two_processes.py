@@ -102,10 +102,9 @@ def test_what_rules_need_is_the_same_as_in_one_process(tmp_path, settings, whole
     assert (both - flat(single.model)).norm() < 1e-5 * both.norm()
 
 
-@pytest.mark.parametrize("interval", [1, 2], ids=["measured", "half of it unmeasured"])
 @pytest.mark.parametrize("sharding", [{}, FSDP2], ids=["DDP", "FSDP2"])
-def test_hidden_states_and_their_projections_are_the_same_as_in_one_process(tmp_path, sharding, interval):
-    settings = {"kd_losses": {"soft_targets": 1, "hidden_mse": 1}, "lambda_interval": interval}
+def test_hidden_states_and_their_projections_are_the_same_as_in_one_process(tmp_path, sharding):
+    settings = {"kd_losses": {"soft_targets": 1, "hidden_mse": 1}, "lambda_interval": 2}  # every second is unmeasured
     teacher, _ = models()
     single = train(config(tmp_path / "one", **settings), teacher, narrow_student(), examples())
     log_history, weights = run_two_processes(tmp_path, **settings, **HALVES, **sharding, narrow=True)
