@@ -90,7 +90,7 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
     if layers := summary.get("layers"):
         low, high = min(layers, key=layers.get), max(layers, key=layers.get)
         lines.append(
-            f"Taken apart, the median λ is lowest in {low} ({layers[low]:.2g}), highest in {high} ({layers[high]:.2g})."
+            f"Apart, the median λ is lowest in {low} ({layers[low]:.2g}), highest in {high} ({layers[high]:.2g})."
         )
     noise = "Signal over noise is {snr_task:.2g} in the task gradient, {snr_kd:.2g} in the KD gradient (medians)."
     odds = "The odds that the student sides with the teacher, not the label, ended at {odds:.2g}."

@@ -103,7 +103,7 @@ def test_signal_odds_and_layers_are_told_where_they_were_logged():
     }
     assert summary["layers"] == {"embeddings": 2.0, "layer.0": 1.0, "head": 0.5}
     assert explain_lambda(log).splitlines()[1:] == [
-        "Taken apart, the median λ is lowest in head (0.5), highest in embeddings (2).",
+        "Apart, the median λ is lowest in head (0.5), highest in embeddings (2).",
         "Signal over noise is 0.2 in the task gradient, 0.5 in the KD gradient (medians). "
         "The odds that the student sides with the teacher, not the label, ended at 4.",
     ]
