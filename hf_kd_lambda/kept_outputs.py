@@ -19,7 +19,7 @@ class KeptOutputs:
 
     All logits are kept in fp32, in the column `teacher_logits`: training on them is training on the teacher itself.
     The rest is kept in fp16, so that λ is as exact as that, about 1e-3; and as one safetensors an example in
-    `teacher_outputs`, which is read some fifty times as fast as Arrow's lists.
+    `teacher_outputs`, since Arrow's lists are slow to read.
 
     Of 32,000 logits a token takes 128 kB, of the 64 largest 384 bytes.
 
