@@ -31,8 +31,10 @@ def side_counts(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) 
     - classes: p(t) − p(y) in [0, 1], with t the class that the teacher's p makes most probable and y the label; of
       that q(t)/(q(t) + q(y)) for the teacher, with q the student's probabilities.
     - regression: d²/(d² + s²), with d the distance of teacher and label and s the standard deviation of the batch's
-      labels (one item alone has none, and counts in full); of that the share of the teacher falls with the squared
-      distance of the student from it, as 1/(student − teacher)² to 1/(student − label)².
+      labels; of that the share of the teacher falls with the squared distance of the student from it, as
+      1/(student − teacher)² to 1/(student − label)². The teacher's numbers are first brought to the mean and standard
+      deviation of the labels: a model says less extreme numbers than it was taught, and a student that knows nothing
+      but the mean would side with whichever is nearer to it. One item alone has no spread, and does not count.
 
     Divided rather than given to the nearer one: a student that cannot tell yet votes for neither, where the majority
     of its guesses would be noise and whatever bias it starts with.
@@ -67,12 +69,19 @@ def _weigh_values(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Ten
     """(weight, the teacher's share of it) of each item, of the labels' shape."""
     student, teacher, targets = student.squeeze(-1), teacher.squeeze(-1), labels.float()
     kept = labels.ne(IGNORED)
-    count = kept.sum().clamp(min=1)
-    mean = torch.where(kept, targets, 0.0).sum() / count
-    variance = torch.where(kept, targets - mean, 0.0).square().sum() / count
+    mean, variance = _moments(targets, kept)
+    teacher_mean, teacher_variance = _moments(teacher, kept)
+    teacher = mean + (teacher - teacher_mean) * (variance / teacher_variance.clamp(min=TINY)).sqrt()
     apart = (teacher - targets).square()
     from_teacher, from_label = (student - teacher).square(), (student - targets).square()
     return apart / (apart + variance).clamp(min=TINY), from_label / (from_teacher + from_label).clamp(min=TINY)
+
+
+def _moments(values: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of those that are kept."""
+    count = kept.sum().clamp(min=1)
+    mean = torch.where(kept, values, 0.0).sum() / count
+    return mean, torch.where(kept, values - mean, 0.0).square().sum() / count
 
 
 class Evidence:

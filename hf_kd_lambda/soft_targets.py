@@ -28,17 +28,21 @@ class SoftTargets:
         teacher: is frozen and moved to the accelerator's device; None where all examples bring what it said.
         accelerator: of the run.
         needs: outputs of the teacher beside its logits.
-
-    Attributes:
         kept: what is added to examples; None where not all that is needed can be kept, and the teacher is asked at
             each step.
     """
 
-    def __init__(self, teacher: PreTrainedModel | None, accelerator: Accelerator, needs: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        teacher: PreTrainedModel | None,
+        accelerator: Accelerator,
+        needs: Collection[str],
+        kept: KeptOutputs | None,
+    ) -> None:
         self.teacher = None if teacher is None else freeze(teacher).to(accelerator.device)
         self.accelerator = accelerator
         self.needs = needs
-        self.kept: KeptOutputs | None = KeptOutputs()
+        self.kept = kept
         self.inputs: Collection[str] = set() if teacher is None else forward_parameters(teacher)
 
     @torch.no_grad()

@@ -127,12 +127,12 @@ class DistillationTrainer(Trainer):
         )
         args.train_sampling_strategy = sampling_strategy(args, self._datasets(), self.processing_class)
         self._student_inputs = forward_parameters(model)
-        self._soft_targets = SoftTargets(teacher, self.accelerator, self._objective.needs)
-        kept = self._student_inputs.union(self._soft_targets.inputs) if drops_columns else None
+        taken = self._student_inputs if teacher is None else self._student_inputs | forward_parameters(teacher)
         collate = ShiftedLabels(self.data_collator) if causal else self.data_collator
-        self.data_collator = ColumnCollator(collate, kept)
+        self.data_collator = ColumnCollator(collate, taken if drops_columns else None)
         self._added_outputs = {name for name in self._objective.needs if not gives(student_config, name)}
-        self._soft_targets.kept = self._kept_outputs(self._match(model, teacher) if self._objective.needs else ())
+        kept = self._kept_outputs(self._match(model, teacher) if self._objective.needs else ())
+        self._soft_targets = SoftTargets(teacher, self.accelerator, self._objective.needs, kept)
 
         if args.torch_compile:
             torch._functorch.config.donated_buffer = False  # a measuring step goes back through its graph twice

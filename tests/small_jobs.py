@@ -7,6 +7,7 @@ from pathlib import Path
 from tiny import save_checkpoint, tiny_bert
 from transformers import set_seed
 
+from hf_kd_lambda.comparison.plan import arguments
 from hf_kd_lambda.parser import parse
 from hf_kd_lambda.pipeline import DistillationJob
 
@@ -59,15 +60,6 @@ def settings(folder: Path, **changed: object) -> dict[str, object]:
     }
 
 
-def argv(settings: dict[str, object]) -> list[str]:
-    """The command line that sets them."""
-    line = []
-    for name, value in settings.items():
-        if value is not None:
-            line += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return line
-
-
 def job(settings: dict[str, object]) -> DistillationJob:
     """The job that the command line starts."""
-    return DistillationJob(*parse(argv(settings)))
+    return DistillationJob(*parse(arguments(settings)))

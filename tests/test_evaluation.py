@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_jobs import argv, job, settings
+from small_jobs import job, settings
 
 from hf_kd_lambda.arguments import DataArguments
+from hf_kd_lambda.comparison.plan import arguments
 from hf_kd_lambda.evaluation import evaluate_checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -61,7 +62,7 @@ def test_the_split_is_the_one_asked_for(run):
 def test_the_script_prints_a_table_and_writes_json(run):
     folder, data, results = run
     file = folder.parent / "evaluation.json"
-    command = ["scripts/evaluate_model.py", str(folder), *argv(data), "--teacher", str(folder / "teacher")]
+    command = ["scripts/evaluate_model.py", str(folder), *arguments(data), "--teacher", str(folder / "teacher")]
     command += ["--json", str(file), "--split", "test"]
     result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stderr

@@ -105,10 +105,23 @@ class TestClasses:
 
 class TestRegression:
     def test_by_hand(self):
-        labels = torch.tensor([0.0, 4.0])  # standard deviation 2
-        teacher, student = torch.tensor([[2.0], [4.0]]), torch.tensor([[1.5], [9.0]])
-        # The first: 2²/(2² + 2²) of a vote, of that 1.5²/(1.5² + 0.5²) for the teacher. In the second they agree.
-        assert_close(side_counts(student, teacher, labels), votes(0.5 * 0.9, 0.5 * 0.1))
+        labels = torch.tensor([0.0, 4.0, 0.0, 4.0])  # mean 2, standard deviation 2
+        teacher = torch.tensor([[5.0], [5.0], [4.0], [6.0]])  # mean 5, variance 1/2: 2 + 2·√2·(−1, 0, 1)
+        student = torch.tensor([[1.5], [9.0], [7.0], [7.0]])
+        brought = [2.0, 2.0, 2 - 8**0.5, 2 + 8**0.5]
+        expected = torch.zeros(2)
+        for t, y, s in zip(brought, labels.tolist(), student.flatten().tolist(), strict=True):
+            weight = (t - y) ** 2 / ((t - y) ** 2 + 2**2)
+            share = (s - y) ** 2 / ((s - y) ** 2 + (s - t) ** 2)
+            expected += weight * votes(share, 1 - share)
+        assert_close(side_counts(student, teacher, labels), expected)
+
+    @pytest.mark.parametrize("shrunk", [0.3, 1.0, 3.0])
+    def test_a_student_that_knows_the_mean_alone_votes_for_neither(self, shrunk):
+        teacher, labels = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
+        counts = side_counts(torch.zeros(4000, 1), shrunk * teacher.unsqueeze(-1), labels)
+        assert counts.sum() > 1000
+        assert_close(counts[0] / counts[1], torch.tensor(1.0), rtol=0.05, atol=0)
 
     def test_units_do_not_matter(self):
         student, teacher, labels = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
@@ -124,13 +137,21 @@ class TestRegression:
         assert_close(side_counts(student, teacher, masked), side_counts(student[1::2], teacher[1::2], labels[1::2]))
         assert side_counts(student, teacher, torch.full_like(labels, -100)).tolist() == [0, 0]
 
-    @pytest.mark.parametrize(
-        ("student", "teacher", "label", "expected"),
-        [(1, 1, 1, (0, 0)), (0, 1, 1, (0, 0)), (1, 1, 0, (1, 0)), (0, 1, 0, (0, 1)), (0.5, 1, 0, (0.5, 0.5))],
-    )
-    def test_one_item_alone(self, student, teacher, label, expected):
-        counts = side_counts(*(torch.tensor([[float(x)]]) for x in (student, teacher)), torch.tensor([float(label)]))
-        assert_close(counts, votes(*expected))
+    @pytest.mark.parametrize(("wrong", "expected"), [("label", (1, 0)), ("teacher", (0, 1))])
+    def test_whoever_is_right_gets_the_vote_of_a_student_who_knows(self, wrong, expected):
+        truth, other = torch.randn(2, 500, generator=torch.Generator().manual_seed(0))
+        teacher, labels = (truth, other) if wrong == "label" else (other, truth)
+        counts = side_counts(truth.unsqueeze(-1), teacher.unsqueeze(-1), labels)
+        assert_close(counts / counts.sum(), votes(*expected), rtol=0, atol=0.02)
+
+    @pytest.mark.parametrize(("teacher", "label"), [(1, 1), (1, 0), (0, 1)])
+    def test_one_item_alone_does_not_vote(self, teacher, label):
+        counts = side_counts(torch.ones(1, 1), torch.full((1, 1), float(teacher)), torch.tensor([float(label)]))
+        assert counts.tolist() == [0, 0]
+
+    def test_a_teacher_that_always_says_the_same_is_no_error(self):
+        student, labels = torch.randn(2, 20, generator=torch.Generator().manual_seed(0))
+        assert side_counts(student.unsqueeze(-1), torch.ones(20, 1), labels).isfinite().all()
 
 
 class TestEvidence:

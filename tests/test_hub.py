@@ -13,10 +13,11 @@ import torch
 from hub_server import DROP, USER, HubServer
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import httpx
-from small_jobs import argv, job, settings
+from small_jobs import job, settings
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_kd_lambda import hub, pipeline
+from hf_kd_lambda.comparison.plan import arguments
 from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.hub import PushError, origin_of, repository_of, student_files
 from hf_kd_lambda.model_card import Origin
@@ -78,7 +79,7 @@ def distilled(run, tmp_path_factory):
     """The folder of a job with `push_to_hub: true`, and what it said."""
     folder = tmp_path_factory.mktemp("job")
     hub = {"push_to_hub": True, "hub_model_id": "from-job", "hub_private_repo": True}
-    result = run("scripts/distill.py", *argv(settings(folder, student_without_kd=True, **hub)))
+    result = run("scripts/distill.py", *arguments(settings(folder, student_without_kd=True, **hub)))
     assert result.returncode == 0, result.stderr
     return folder / "out", result.stdout + result.stderr
 
@@ -113,7 +114,7 @@ def test_a_job_pushes_the_student_alone(server, distilled):
 
 def test_a_job_whose_push_fails_is_finished_all_the_same(server, run, tmp_path):
     server.fail_once("commit", 500)
-    result = run("scripts/distill.py", *argv(settings(tmp_path, push_to_hub=True, hub_model_id="late")))
+    result = run("scripts/distill.py", *arguments(settings(tmp_path, push_to_hub=True, hub_model_id="late")))
     assert result.returncode == 1
     line = result.stderr.strip().splitlines()[-1]
     assert line.startswith(f"error: cannot push to '{USER}/late': {server.endpoint} answered 500")

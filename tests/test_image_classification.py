@@ -11,7 +11,7 @@ import yaml
 from datasets import Dataset
 from huggingface_hub import ModelCard, metadata_load
 from safetensors.torch import load_file
-from small_jobs import argv, job
+from small_jobs import job
 from test_pipeline import KILLER
 from test_pipeline import run as run_process
 from tiny_images import (
@@ -37,6 +37,7 @@ from transformers import (
 )
 
 from hf_kd_lambda.arguments import DataArguments
+from hf_kd_lambda.comparison.plan import arguments
 from hf_kd_lambda.evaluation import evaluate_checkpoints
 from hf_kd_lambda.finetune import sampling_strategy
 from hf_kd_lambda.hub import origin_of, student_files
@@ -307,7 +308,7 @@ def test_a_killed_run_goes_on_with_the_images_that_it_would_have_seen(tmp_path):
     given = image_settings(tmp_path, teacher_dir=str(tmp_path / "taught"), **checkpoints)
     job(given).run()
     killed = {**given, "output_dir": str(tmp_path / "killed")}
-    assert run_process(["-c", KILLER, "7", *argv(killed)]).returncode == -signal.SIGKILL
+    assert run_process(["-c", KILLER, "7", *arguments(killed)]).returncode == -signal.SIGKILL
     again = job(killed)
     again.check()
     again.run()

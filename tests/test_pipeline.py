@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_jobs import argv, job, settings
+from small_jobs import job, settings
 from tiny import save_checkpoint, tiny_bert
 from transformers import AutoModelForSequenceClassification, pipeline
+
+from hf_kd_lambda.comparison.plan import arguments
 
 ROOT = Path(__file__).parents[1]
 
@@ -117,11 +119,11 @@ def test_regression_end_to_end(tmp_path):
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path, step, rule):
     checkpoints = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2, **rule}
     whole = settings(tmp_path, **checkpoints)
-    assert run([str(ROOT / "scripts" / "distill.py"), *argv(whole)]).returncode == 0
+    assert run([str(ROOT / "scripts" / "distill.py"), *arguments(whole)]).returncode == 0
     teacher = {"teacher_dir": str(tmp_path / "taught")}
     killed = {**whole, "output_dir": str(tmp_path / "killed"), **teacher}
-    assert run(["-c", KILLER, str(step), *argv(killed)]).returncode == -signal.SIGKILL
-    again = run([str(ROOT / "scripts" / "distill.py"), *argv(killed)])
+    assert run(["-c", KILLER, str(step), *arguments(killed)]).returncode == -signal.SIGKILL
+    again = run([str(ROOT / "scripts" / "distill.py"), *arguments(killed)])
     assert again.returncode == 0, again.stderr[-2000:]
     assert "going on from" in again.stderr
 
@@ -140,7 +142,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path, step, rule):
 
 
 def test_a_wrong_setting_is_one_line_and_no_traceback(tmp_path):
-    result = run([str(ROOT / "scripts" / "distill.py"), *argv(settings(tmp_path)), "--temperature", "0"])
+    result = run([str(ROOT / "scripts" / "distill.py"), *arguments(settings(tmp_path)), "--temperature", "0"])
     assert result.returncode != 0
     assert result.stderr.strip().splitlines()[-1].startswith("error: temperature=0")
     assert "Traceback" not in result.stderr

@@ -9,8 +9,9 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from small_jobs import argv, settings
+from small_jobs import settings
 
+from hf_kd_lambda.comparison.plan import arguments
 from hf_kd_lambda.probe import figures as probe_figures
 from hf_kd_lambda.probe.report import Stage, write_report
 from hf_kd_lambda.probe.slopes import Slopes
@@ -90,7 +91,7 @@ def test_the_page_says_how_far_the_prediction_holds(tmp_path):
 
 
 def test_the_command_trains_and_probes_and_reuses_the_run(tmp_path):
-    command = [sys.executable, str(SCRIPT), *argv(settings(tmp_path)), "--report_dir", str(tmp_path / "report")]
+    command = [sys.executable, str(SCRIPT), *arguments(settings(tmp_path)), "--report_dir", str(tmp_path / "report")]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     first = subprocess.run(command, env=env, capture_output=True, text=True, timeout=250)
     assert first.returncode == 0, first.stderr[-2000:]
