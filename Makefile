@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # A version known to work, installed first because the others would pull in the newest. Set the build for your GPU here.
 TORCH ?= torch==2.13.0
+# All tests take one thread of the CPU. Files stay whole, as their tests share trained models.
+PARALLEL ?= --numprocesses auto --maxprocesses 8 --dist loadfile
 
 .PHONY: quickstart test test-lowest
 
@@ -16,12 +18,12 @@ test: $(VENV)/test
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest $(PARALLEL)
 
 # The tests with the oldest transformers that pyproject.toml admits.
 test-lowest: $(VENV)-lowest/test
 	$(VENV)-lowest/bin/pip install "transformers==5.17.0"
-	$(VENV)-lowest/bin/pytest
+	$(VENV)-lowest/bin/pytest $(PARALLEL)
 
 # An environment with the extra of this name; the file itself only marks that it is complete.
 $(VENV)/quickstart $(VENV)/test $(VENV)-lowest/test: pyproject.toml

@@ -3,11 +3,9 @@
 import copy
 import dataclasses
 import math
-import os
 from pathlib import Path
 
 import pytest
-import torch
 from small_runs import logged
 from test_quickstart import needs_encoder, needs_tweets
 
@@ -28,10 +26,7 @@ def job(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quickstart")
     line = [str(CONFIG), "--output_dir", str(folder), "--max_train_samples", "1600", "--max_eval_samples", "64"]
     job = DistillationJob(*parse([*line, "--teacher_epochs", "0.6", "--report_to", "none", "--disable_tqdm", "true"]))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count())
-    yield job, job.load_teacher()
-    torch.set_num_threads(threads)
+    return job, job.load_teacher()
 
 
 @pytest.mark.parametrize("rule", RULES)
