@@ -1,3 +1,4 @@
+import itertools
 import sys
 from pathlib import Path
 
@@ -18,6 +19,23 @@ def test_files_that_the_readme_shows_exist():
     local = [link for link in links if not link.startswith("http")]
     assert local
     assert [link for link in local if not (ROOT / link).exists()] == []
+
+
+def test_regrets_are_quoted_as_the_report_has_them():
+    report = (ROOT / "benchmarks/compare/report.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Compare rules")[1].split("\n## ")[0]
+    told = {row[0].strip("*"): [float(cell.split()[0]) for cell in row[1:3]] for row in rows(report, "mean regret")}
+    quoted = {row[0].strip("`"): [float(cell) for cell in row[1:3]] for row in rows(readme, "mean regret")}
+    assert len(quoted) == 7
+    assert quoted == told
+
+
+def rows(text: str, column: str) -> list[list[str]]:
+    """The cells of the first table that has this column, without its head."""
+    lines = text.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("|") and f"| {column} |" in line)
+    table = itertools.takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
 
 def test_each_row_of_what_works_names_its_tests():
