@@ -111,7 +111,7 @@ def test_handlers_go_back_to_whom_they_belonged(args):
     def own(number, frame):
         raise AssertionError
 
-    before = signal.signal(signal.SIGTERM, own)
+    of_interrupt, before = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGTERM, own)
     try:
         callback = SaveOnSignal()
         for _ in range(2):  # the Trainer begins again when it finds a batch size by trial
@@ -119,7 +119,7 @@ def test_handlers_go_back_to_whom_they_belonged(args):
         assert signal.getsignal(signal.SIGTERM) != own
         callback.on_train_end(args, TrainerState(), TrainerControl())
         assert signal.getsignal(signal.SIGTERM) is own
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is of_interrupt
     finally:
         signal.signal(signal.SIGTERM, before)
 

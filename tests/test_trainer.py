@@ -536,9 +536,10 @@ def test_an_interrupted_step_leaves_nothing_behind(tmp_path):
     twin, data = copy.deepcopy(student), examples()
     args = config(tmp_path, per_device_train_batch_size=BATCH // 2, gradient_accumulation_steps=2)
     trainer = make_trainer(args, teacher, student, data, callbacks=[InterruptOnce()])
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     trainer.train()
     assert trainer.stopped_by is None
     assert_same_run(trainer.state.log_history, flat(trainer.model), twin, reference_run(twin, teacher, data))
@@ -548,11 +549,11 @@ def test_an_error_in_training_gives_the_signals_back(tmp_path):
     def broken(outputs, labels, num_items_in_batch):
         raise RuntimeError("broken loss")
 
-    before = signal.getsignal(signal.SIGTERM)
+    signals = [signal.SIGTERM, signal.SIGINT]
+    before = [signal.getsignal(each) for each in signals]
     with pytest.raises(RuntimeError, match="broken loss"):
         train(config(tmp_path), *models(), examples(), compute_loss_func=broken)
-    assert signal.getsignal(signal.SIGTERM) is before
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [signal.getsignal(each) for each in signals] == before
 
 
 # --- batches of like length
