@@ -111,7 +111,7 @@ def test_regression_end_to_end(tmp_path):
 @pytest.mark.parametrize(
     ("step", "rule"),
     [
-        pytest.param(3, {"lambda_rule": "evidence", "lambda_interval": 2}, marks=pytest.mark.slow),
+        (3, {"lambda_rule": "evidence", "lambda_interval": 2}),
         (10, {"lambda_rule": "taylor2", "lambda_scope": "layer", "gram_metric": "adam"}),
     ],
     ids=["evidence", "taylor2"],

@@ -41,6 +41,6 @@ def rows(text: str, column: str) -> list[list[str]]:
 def test_each_row_of_what_works_names_its_tests():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.split("## What works with what\n")[1].split("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("| ") and not line.endswith("| tests |")]
-    assert len(rows) > 20
-    assert [row for row in rows if "](tests/" not in row] == []
+    lines = [line for line in section.splitlines() if line.startswith("| ") and not line.endswith("| tests |")]
+    assert len(lines) > 20
+    assert [line for line in lines if "](tests/" not in line] == []
