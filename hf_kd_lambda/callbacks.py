@@ -22,6 +22,8 @@ from hf_kd_lambda.lambda_state import LambdaState
 
 logger = logging.get_logger(__name__)
 
+KIND = ("rule", "groups", "losses")  # what λ's state is of
+
 
 class LambdaCheckpoint(TrainerCallback, ExportableState):
     """Keeps λ's state in `trainer_state.json`, the last file of a checkpoint to be written, and takes it from there.
@@ -66,8 +68,18 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Take over λ's state: a resumed run's `TrainerState` holds the checkpoint's, a new run's the present one."""
+        """Take over λ's state: a resumed run's `TrainerState` holds the checkpoint's, a new run's the present one.
+
+        Raises:
+            ValueError: the checkpoint's is of another rule, or of other layers or losses.
+        """
         exported = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        saved, own = ({name: each[name] for name in KIND} for each in (exported["args"], self.settings))
+        if saved != own:
+            raise ValueError(
+                f"λ's state in the checkpoint is of {saved}, and this run's of {own}: resume with the lambda_rule, "
+                "lambda_scope and kd_losses of then, or train from the start."
+            )
         self.lambda_state.load_state_dict(exported["attributes"]["saved"])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.trainer_utils import unwrap_peft_model
 from transformers.training_args import OptimizerNames
@@ -19,6 +19,7 @@ from hf_kd_lambda.projections import NAME as PROJECTIONS
 
 logger = logging.get_logger(__name__)
 
+FEW = 8  # examples, whose standard deviation is known within a quarter
 ADAM_OPTIMIZERS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
 
 
@@ -160,14 +161,38 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
             raise ValueError(message)
 
 
-def warn_of_blind_measurements(args: DistillationConfig) -> None:
-    """Warn of steps that cannot tell noise from signal, and of a Gram matrix that does not predict the losses."""
+def check_votes(logits: Tensor, labels: Tensor) -> None:
+    """Refuse labels between which and the teacher a student cannot choose, which `compute_loss_func` may be for.
+
+    Args:
+        logits: `[..., classes]`, or `[..., 1]` of a regression.
+        labels: to be class indices `[...]`, or numbers.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if labels.shape != logits.shape[:-1] or (labels.is_floating_point() and logits.shape[-1] > 1):
+        raise ValueError(
+            f"lambda_rule='evidence' asks the student whether the label or the teacher is right, and labels of shape "
+            f"{list(labels.shape)} and {labels.dtype} do not say which class of logits of shape {list(logits.shape)} "
+            "is: set lambda_rule to adaptive."
+        )
+
+
+def warn_of_blind_measurements(args: DistillationConfig, num_outputs: int) -> None:
+    """Warn of steps that cannot tell what they are to measure."""
     # The gradients of FSDP2 are sums over the ranks to begin with.
     samples = args.gradient_accumulation_steps * (1 if args.fsdp else args.world_size)
     if args.gram_estimator == "unbiased" and samples == 1:
         logger.warning(
             "gram_estimator='unbiased' finds one micro-batch a step, which cannot tell noise from signal, so that the "
             "biased Gram matrix is used: raise gradient_accumulation_steps."
+        )
+    if "odds" in args.rule.needs and num_outputs == 1 and args.per_device_train_batch_size < FEW:
+        logger.warning(
+            f"lambda_rule={args.lambda_rule!r} holds the teacher's numbers against the mean and spread of a "
+            f"micro-batch's labels, of which its {args.per_device_train_batch_size} examples tell little: raise "
+            "per_device_train_batch_size, or set lambda_rule to adaptive."
         )
     if "smoothness" in args.rule.needs and args.gram_metric == "euclidean" and args.optim in ADAM_OPTIMIZERS:
         logger.warning(

@@ -14,6 +14,8 @@ Its limit: the student is trained by the two that it judges. A mistake that the 
 the teacher, and taken for truth; so is a rule in wrong labels. Mistakes that follow no rule are what is found.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -34,12 +36,13 @@ def side_counts(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) 
       labels; of that the share of the teacher falls with the squared distance of the student from it, as
       1/(student − teacher)² to 1/(student − label)². The teacher's numbers are first brought to the mean and standard
       deviation of the labels: a model says less extreme numbers than it was taught, and a student that knows nothing
-      but the mean would side with whichever is nearer to it. One item alone has no spread, and does not count.
+      but the mean would side with whichever is nearer to it. Mean and spread are those of the items at hand, so that
+      one alone does not count, and few are brought badly.
 
     Divided rather than given to the nearer one: a student that cannot tell yet votes for neither, where the majority
     of its guesses would be noise and whatever bias it starts with.
 
-    Counts are additive: sum them over micro-batches and ranks.
+    Counts are additive: sum them over micro-batches and ranks. Of classes they do not depend on how a batch is cut.
 
     Args:
         student_logits: `[..., classes]`, or `[..., 1]` for regression, of examples that are new to the student.
@@ -50,7 +53,7 @@ def side_counts(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) 
         `(2,)`: (teacher, label), in fp32.
     """
     weigh = _weigh_values if student_logits.shape[-1] == 1 else _weigh_classes
-    weight, share = weigh(student_logits.float(), teacher_logits.float(), labels)
+    weight, share = weigh(student_logits, teacher_logits.float(), labels)
     votes = torch.stack([weight * share, weight * (1 - share)])
     return torch.where(labels.ne(IGNORED), votes, 0.0).flatten(1).sum(-1)
 
@@ -58,16 +61,16 @@ def side_counts(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) 
 def _weigh_classes(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """(weight, the teacher's share of it) of each item, of the labels' shape."""
     chosen = teacher.argmax(-1, keepdim=True)
-    labelled = labels.clamp(min=0).unsqueeze(-1)  # ignored items are masked later, and need an index until then
+    labelled = labels.long().clamp(min=0).unsqueeze(-1)  # ignored items are masked later, and need an index until then
     log_total = teacher.logsumexp(-1, keepdim=True)
     weight = (teacher.gather(-1, chosen) - log_total).exp() - (teacher.gather(-1, labelled) - log_total).exp()
-    share = (student.gather(-1, chosen) - student.gather(-1, labelled)).sigmoid()  # q(t)/(q(t) + q(y))
+    share = (student.gather(-1, chosen).float() - student.gather(-1, labelled).float()).sigmoid()  # q(t)/(q(t) + q(y))
     return weight.squeeze(-1), share.squeeze(-1)
 
 
 def _weigh_values(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """(weight, the teacher's share of it) of each item, of the labels' shape."""
-    student, teacher, targets = student.squeeze(-1), teacher.squeeze(-1), labels.float()
+    student, teacher, targets = student.float().squeeze(-1), teacher.squeeze(-1), labels.float()
     kept = labels.ne(IGNORED)
     mean, variance = _moments(targets, kept)
     teacher_mean, teacher_variance = _moments(teacher, kept)
@@ -96,12 +99,15 @@ class Evidence:
     become sharper with every vote instead of staying as noisy as a fixed memory is long.
 
     Only the first pass over the data is evidence; of an example that it was trained on, the student remembers the
-    label and the teacher. So `unseen` is 0 after it, and the odds then stay as they are. A fold held out and
+    label and the teacher. So the vote is closed after it, and the odds then stay as they are. A fold held out and
     rotated with the epochs would not prolong it: from the second pass on, every fold has been trained on. Only one
     that is never trained on would, for examples lost and a forward pass more; by then, hundreds of votes have been
     cast on labels and a teacher that do not change.
 
-    All state is scalar tensors on the logits' device, so that updating it waits for nothing.
+    What is counted is scalar tensors on the logits' device, so that updating it waits for nothing.
+
+    Attributes:
+        closed: whether the student has been trained on all examples, so that there is nothing to count any more.
 
     Args:
         prior: votes that each side has from the start, > 0.
@@ -111,6 +117,7 @@ class Evidence:
         self.prior = prior
         self.counts = torch.zeros(2)
         self.cast = torch.zeros(())
+        self.closed = False
 
     @property
     def odds(self) -> Tensor:
@@ -118,16 +125,13 @@ class Evidence:
         teacher, label = self.counts + self.prior
         return teacher / label
 
-    def update(self, counts: Tensor, unseen: float | Tensor = 1.0) -> None:
+    def update(self, votes: Tensor) -> None:
         """Take in the votes of one step. Votes that are not finite are ignored.
 
         Args:
-            counts: `(2,)`, from `side_counts`, summed over micro-batches and ranks.
-            unseen: share of the step's examples that the student has not been trained on yet: 1 in the first pass
-                over the data, 0 afterwards.
+            votes: `(2,)`, from `side_counts`, summed over micro-batches and ranks.
         """
-        self.to(counts.device)
-        votes = counts * unseen
+        self.to(votes.device)
         usable = votes.isfinite().all()
         cast = self.cast + votes.sum()
         kept = self.cast / cast.clamp(min=TINY)
@@ -138,11 +142,12 @@ class Evidence:
         """Move the state to the device of the logits."""
         self.counts, self.cast = self.counts.to(device), self.cast.to(device)
 
-    def state_dict(self) -> dict[str, float | list[float]]:
-        """The state as JSON numbers, which hold an fp32 exactly."""
-        return {"counts": self.counts.tolist(), "cast": self.cast.item()}
+    def state_dict(self) -> dict[str, Any]:
+        """The state as JSON values, whose numbers hold an fp32 exactly."""
+        return {"counts": self.counts.tolist(), "cast": self.cast.item(), "closed": self.closed}
 
-    def load_state_dict(self, state: dict[str, float | list[float]]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what `state_dict` returned."""
         self.counts = torch.tensor(state["counts"])
         self.cast = torch.tensor(state["cast"])
+        self.closed = state["closed"]

@@ -11,6 +11,7 @@ from hf_kd_lambda.columns import TEACHER_LOGITS, TEACHER_OUTPUTS, packed
 from hf_kd_lambda.outputs_file import Rows
 
 HALF = torch.finfo(torch.half)
+OF_LOGITS = ("logits", "top_log_probs", "top_indices")
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_kd_lambda.columns import TEACHER_LOGITS, column_names, forward_parameters, teacher_inputs
+from hf_kd_lambda.evidence import side_counts
 from hf_kd_lambda.fingerprint import model_digest
 from hf_kd_lambda.inner_outputs import forward_flags
-from hf_kd_lambda.kept_outputs import KeptOutputs
+from hf_kd_lambda.kept_outputs import OF_LOGITS, KeptOutputs
+from hf_kd_lambda.losses import sum_over_chunks
 from hf_kd_lambda.outputs_file import CacheUnavailableError, Rows
 from hf_kd_lambda.teacher import freeze
 from hf_kd_lambda.teacher_cache import DEFAULT_FOLDER, TeacherCache
@@ -70,6 +72,18 @@ class SoftTargets:
     def logits(self, outputs: Mapping[str, Any], classes: int) -> Tensor:
         """See `KeptOutputs.logits`."""
         return outputs["logits"] if self.kept is None else self.kept.logits(outputs, classes)
+
+    @torch.no_grad()
+    def votes(self, student_logits: Tensor, outputs: Mapping[str, Any], labels: Tensor) -> Tensor:
+        """See `side_counts`; of tokens chunk by chunk, since all logits are more than what was kept of them."""
+        said = {name: value for name, value in outputs.items() if name in OF_LOGITS}
+
+        def count(student: Tensor, *teacher_and_labels: Tensor) -> Tensor:
+            *teacher, labels = teacher_and_labels
+            return side_counts(student, self.logits(dict(zip(said, teacher, strict=True)), student.shape[-1]), labels)
+
+        tensors = student_logits, *said.values()
+        return count(*tensors, labels) if labels.dim() == 1 else sum_over_chunks(count, tensors, labels)
 
     def add_to(
         self,

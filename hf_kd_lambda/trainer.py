@@ -27,11 +27,12 @@ from hf_kd_lambda.checks import (
     check_strategy,
     check_teacher_logits,
     check_top_logits,
+    check_votes,
     warn_of_blind_measurements,
 )
 from hf_kd_lambda.columns import TEACHER_LOGITS, ColumnCollator, column_names, forward_parameters
 from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.evidence import side_counts
+from hf_kd_lambda.evidence import Evidence
 from hf_kd_lambda.figures import plot_lambda
 from hf_kd_lambda.finetune import sampling_strategy
 from hf_kd_lambda.gram import Gram, cut_outputs
@@ -70,7 +71,7 @@ class DistillationTrainer(Trainer):
     A student with PEFT's adapters learns through these alone: they are what is measured, stepped and saved.
 
     `compute_loss_func(outputs, labels, num_items_in_batch)`, if given, is the task loss. It must depend on the student
-    through `outputs` alone.
+    through `outputs` alone. Labels that are not classes, one an item, need another rule than `evidence`.
 
     Args:
         teacher: predicts the soft targets. It is frozen and put into eval mode; if its labels are the student's in
@@ -101,7 +102,6 @@ class DistillationTrainer(Trainer):
         args.remove_unused_columns = False
         super().__init__(model, args, **kwargs)
         check_strategy(args, self.accelerator)
-        warn_of_blind_measurements(args)
         student_config: Any = model.config
         check_problem(student_config)
         causal = is_causal(model)
@@ -114,6 +114,7 @@ class DistillationTrainer(Trainer):
             align_labels(teacher, own_label_names(model))
         num_outputs = student_config.vocab_size if causal else student_config.num_labels
         check_top_logits(args.cache_top_logits, model, num_outputs)
+        warn_of_blind_measurements(args, num_outputs)
         for dataset in self._datasets():
             if columns := column_names(dataset):
                 check_columns(columns, teacher, model)
@@ -196,6 +197,10 @@ class DistillationTrainer(Trainer):
         return next((each.lambda_state for each in callbacks if isinstance(each, LambdaCheckpoint)), None)
 
     @property
+    def _evidence(self) -> Evidence | None:
+        return None if self.lambda_state is None else self.lambda_state.evidence
+
+    @property
     def loss_weights(self) -> tuple[Tensor, Tensor]:
         """(w_task, w_kd) in force: scalar tensors on the training device, of λ's geometric mean over layers."""
         state, form = self.lambda_state, self.args.lambda_form
@@ -225,6 +230,8 @@ class DistillationTrainer(Trainer):
             return super().train(*args, **kwargs)
         finally:
             self._step, self._votes = None, torch.zeros_like(self._votes)
+            if self._evidence is not None:
+                self._evidence.closed = True  # the student that another run goes on with knows these examples
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, SaveOnSignal):
                     callback.restore_handlers()
@@ -311,11 +318,14 @@ class DistillationTrainer(Trainer):
 
     def _take_votes(self, student_logits: Tensor, teacher: Mapping[str, Any], labels: Tensor) -> None:
         """Let the student judge between label and teacher, as long as it has not been trained on these examples."""
-        evidence = self.lambda_state.evidence if self.lambda_state is not None else None
-        if evidence is None or self.state.epoch >= 1:
+        evidence = self._evidence
+        if evidence is None:
             return
-        teacher_logits = self._soft_targets.logits(teacher, student_logits.shape[-1])
-        self._votes += side_counts(student_logits, teacher_logits, labels)
+        evidence.closed |= self.state.epoch >= 1
+        if evidence.closed:
+            return
+        check_votes(student_logits, labels)
+        self._votes += self._soft_targets.votes(student_logits, teacher, labels)
         if self.accelerator.sync_gradients:
             evidence.update(self.accelerator.reduce(self._votes, "sum"))
             self._votes = torch.zeros_like(self._votes)

@@ -68,6 +68,16 @@ def test_a_run_without_a_saved_lambda_begins_with_the_present_one(tmp_path):
     assert state.stateful_callbacks["LambdaCheckpoint"] == callback.state(), "the Trainer looks it up when it saves"
 
 
+@pytest.mark.parametrize("changed", [{"lambda_rule": "evidence"}, {"lambda_scope": "layer"}], ids=str)
+def test_a_checkpoint_of_another_rule_or_scope_is_refused(tmp_path, changed):
+    saved = json.loads(json.dumps(LambdaCheckpoint.from_config(config(tmp_path)).state()))
+    groups = 4 if "lambda_scope" in changed else None
+    callback = LambdaCheckpoint.from_config(config(tmp_path, **changed), groups=groups)
+    state = TrainerState(stateful_callbacks={"LambdaCheckpoint": saved})
+    with pytest.raises(ValueError, match=r"in the checkpoint is of .*'adaptive'.* resume with the lambda_rule"):
+        callback.on_train_begin(None, state, TrainerControl())
+
+
 # --- signals
 
 

@@ -1,12 +1,17 @@
 """Training on hidden states and on the largest logits that were kept, against asking the teacher at each step."""
 
 import pytest
+import torch
+from accelerate import Accelerator
 from small_runs import config, examples, flat, logged, make_trainer, models
 from tiny_images import NARROW, WIDE, tensors, tiny_classifier
 from tiny_lm import language_models, lm_trainer, rows
 
 from hf_kd_lambda.columns import unpacked
 from hf_kd_lambda.config import DistillationConfig
+from hf_kd_lambda.evidence import side_counts
+from hf_kd_lambda.kept_outputs import KeptOutputs
+from hf_kd_lambda.soft_targets import SoftTargets
 
 HIDDEN = {
     "soft_targets": 1.0,
@@ -143,6 +148,28 @@ def test_votes_are_taken_of_the_largest_logits(tmp_path):
     found, expected = (logged(each.state.log_history, "odds") for each in (kept, online))
     assert len(set(expected)) >= 4
     assert found == pytest.approx(expected, rel=0.02)
+
+
+def test_votes_need_all_logits_of_a_chunk_of_tokens_alone(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 6, 5, 9, generator=generator)
+    labels = torch.randint(9, (6, 5), generator=generator)
+    top, indices = (teacher / 2).log_softmax(-1).topk(4)
+    kept = KeptOutputs(top_logits=4, temperature=2.0)
+    outputs = {"top_log_probs": top, "top_indices": indices, "hidden_states": None}
+    whole = side_counts(student, kept.logits(outputs, 9), labels)
+    sizes = []
+
+    def counted(*chunk):
+        sizes.append(len(chunk[-1]))
+        return side_counts(*chunk)
+
+    monkeypatch.setattr("hf_kd_lambda.losses.tokens.CHUNK", 9 * 7)
+    monkeypatch.setattr("hf_kd_lambda.soft_targets.side_counts", counted)
+    torch.testing.assert_close(
+        SoftTargets(None, Accelerator(cpu=True), (), kept).votes(student, outputs, labels), whole
+    )
+    assert sizes == [7, 7, 7, 7, 2]
 
 
 def test_examples_that_nothing_was_kept_of_are_asked_of_the_teacher(tmp_path):

@@ -245,6 +245,47 @@ def test_the_student_votes_before_each_update_of_the_first_pass_only(tmp_path):
     assert flat(twin).shape == flat(student).shape
 
 
+def test_a_student_that_knows_all_examples_votes_no_more(tmp_path):
+    trainer = make_trainer(config(tmp_path, lambda_rule="evidence"), *models(), examples())
+    trainer.train()
+    before = trainer.lambda_state.evidence.state_dict()
+    assert before["closed"]
+    trainer.train()
+    assert trainer.lambda_state.evidence.state_dict() == before
+
+
+def test_a_regression_votes_as_well(tmp_path):
+    data = examples(num_labels=1)
+    teacher, student = models(num_labels=1)
+    batch = batches(data)[0]
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    with torch.no_grad():
+        expected = side_counts(student(**inputs).logits, teacher(**inputs).logits, batch["labels"])
+    logs = train(config(tmp_path, lambda_rule="evidence"), teacher, student, data).state.log_history
+    assert logged(logs, "evidence_teacher")[0] == pytest.approx(expected[0].item(), rel=1e-5)
+    assert len(set(logged(logs, "odds"))) == STEPS
+
+
+@pytest.mark.parametrize(("size", "warned"), [(4, True), (8, False)])
+def test_micro_batches_too_small_for_a_spread_are_warned_of(tmp_path, warnings, size, warned):
+    args = config(tmp_path, lambda_rule="evidence", per_device_train_batch_size=size)
+    make_trainer(args, *models(num_labels=1), examples(num_labels=1))
+    assert ["raise per_device_train_batch_size, or set lambda_rule" in each for each in warnings()] == [True] * warned
+
+
+def test_labels_that_are_no_classes_are_refused_before_a_step(tmp_path):
+    data = examples().map(lambda example: {"labels": [float(example["labels"]), 0.0]})
+
+    def task_loss(outputs, labels, num_items_in_batch):
+        return (outputs.logits[:, :2] - labels).square().mean()
+
+    args = config(tmp_path, lambda_rule="evidence")
+    trainer = make_trainer(args, *models(), data, compute_loss_func=task_loss)
+    with pytest.raises(ValueError, match=r"labels of shape .* do not say which class .* set lambda_rule to adaptive"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
 def test_votes_are_counted_between_measurements_too(tmp_path):
     every = train(config(tmp_path, lambda_rule="evidence", lambda_min=1.0, lambda_max=1.0), *models(), examples())
     args = config(tmp_path, lambda_rule="evidence", lambda_min=1.0, lambda_max=1.0, lambda_interval=5)

@@ -73,16 +73,16 @@ def next_labels(labels: Tensor) -> Tensor:
 def sum_over_chunks(
     loss: Callable[..., Tensor], tensors: tuple[Tensor, ...], labels: Tensor, chunk_size: int | None = None
 ) -> Tensor:
-    """A loss that sums over items, of one chunk of positions after the other.
+    """A sum over items, such as a loss, of one chunk of positions after the other.
 
     Args:
-        loss: of the tensors `[positions, ...]` and the labels `[positions]` of a chunk.
+        loss: of the tensors `[positions, ...]` and the labels `[positions]` of a chunk; or any numbers `[...]`.
         tensors: `[examples, length, ...]` each; logits are the first.
         labels: `[examples, length]`.
         chunk_size: positions at a time. Default: as many as have 2²³ logits.
 
     Returns:
-        A scalar.
+        A scalar, or `[...]`.
     """
     chunk_size = chunk_size or max(1, CHUNK // tensors[0].shape[-1])
     # `split` has one backward for all chunks; that of a slice would make a gradient of all logits for every chunk.
@@ -91,7 +91,7 @@ def sum_over_chunks(
     )
     return torch.stack(
         [checkpoint(loss, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
-    ).sum()
+    ).sum(dim=0)
 
 
 def _log_top_and_tail(logits: Tensor, indices: Tensor) -> Tensor:
