@@ -32,6 +32,7 @@ TASKS = {
     "sst2": ["--max_train_samples", "8000", "--num_train_epochs", "3"],
     "quickstart": [],
 }
+RULE = "adaptive"  # which the Gram matrices tell all of, so that it can be replayed
 
 
 def train(job: DistillationJob, seed: int, interval: int) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def table(folder: Path, seeds: int) -> str:
         each = ", ".join(f"{score:.1f}" for score in scores)
         lines.append(f"| {interval} | {statistics.fmean(scores):.2f} ({each}) | {statistics.fmean(errors):.3f} |")
     lines += ["", "| replayed on the Gram matrices of K = 1 | steps that measure | error of log λ |", "|---|---|---|"]
-    config = DistillationConfig(output_dir=str(folder), report_to="none")
+    config = DistillationConfig(output_dir=str(folder), report_to="none", lambda_rule=RULE)
     for name, schedule in SCHEDULES.items():
         replays = [replay(runs[seed, 1]["gram"], config, schedule()) for seed in range(seeds)]
         share = statistics.fmean(each.share for each in replays)
@@ -169,7 +170,7 @@ def main() -> None:
         folder = args.output / task
         line = [str(CONFIGS / f"{task}.yaml"), "--teacher", args.teacher, *settings]
         line += ["--dataset", args.data] if task in GLUE_TASKS else []
-        line += ["--student_layers", "0", "2", "5", "--output_dir", str(folder)]
+        line += ["--lambda_rule", RULE, "--student_layers", "0", "2", "5", "--output_dir", str(folder)]
         line += ["--teacher_dir", str(folder / "teacher")]
         job = DistillationJob(*parse(line))
         for seed in range(args.seeds):

@@ -117,6 +117,7 @@ def measure(setting: StepSetting, rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         args = DistillationConfig(
             output_dir=folder,
+            lambda_rule="adaptive",
             lambda_interval=2,
             max_steps=steps,
             per_device_train_batch_size=setting.batch,

@@ -1,4 +1,4 @@
-"""Knowledge distillation for Transformers that sets its balancing parameter λ from the gradients of each step."""
+"""Knowledge distillation for Transformers that sets its balancing parameter λ while training, from the gradients."""
 
 from hf_kd_lambda.arguments import DataArguments, ModelArguments
 from hf_kd_lambda.config import DistillationConfig

@@ -24,8 +24,8 @@ class ModelArguments:
         metadata={
             "help": "Instead of `teacher`, of images: a new model, which `teacher_finetune` trains, for example "
             "`{model_type: resnet, num_channels: 1, depths: [1, 1], hidden_sizes: [16, 32]}`, with fields of the "
-            "configuration of any image classifier of Transformers, and `image_size`. Default of that: the model's, "
-            "or the images' own."
+            "configuration of any image classifier of Transformers, and `image_size`, by default the model's or the "
+            "images' own."
         },
     )
     student: str | None = field(
@@ -47,8 +47,8 @@ class ModelArguments:
         metadata={
             "help": "Build the student from these layers of the teacher, counted from 0, e.g. `0 5`. "
             "Embeddings, pooler and head are copied from the teacher too. "
-            "For BERT, RoBERTa, DistilBERT, ELECTRA, DeBERTa-v2, ModernBERT, GPT-2, Llama, Mistral, Qwen2, Qwen3, ViT "
-            "and DeiT."
+            "For BERT, RoBERTa, XLM-R, CamemBERT, DistilBERT, ELECTRA, DeBERTa, MPNet, ModernBERT, GPT-2, Llama, "
+            "Mistral, Qwen2, Qwen3, ViT and DeiT."
         },
     )
     lora: dict[str, Any] | str | None = field(

@@ -52,12 +52,13 @@ class DistillationConfig(TrainingArguments):
         },
     )
     lambda_rule: str = field(
-        default="adaptive",
+        default="evidence",
         metadata={
-            "help": "How λ, the ratio of the KD loss's weight to the task loss's, is set at each optimizer step. "
-            "`adaptive`: κ√(a/b), with a and b the squared gradient norms of the task loss and the KD loss, clipped "
-            "into the interval in which neither loss increases to first order. `norm_ratio`: the same, not clipped. "
-            "`fixed`: from `kd_weight`, never changed. All rules: docs/lambda.md."
+            "help": "How λ, the ratio of the KD loss's weight to the task loss's, is set while training. "
+            "`evidence`: κ√(a/b), with a and b the squared gradient norms of the task loss and the KD loss, times the "
+            "square of the odds that the student gives to the teacher where it and the label differ, on examples that "
+            "are new to the student. `adaptive`: κ√(a/b), clipped into the interval in which neither loss increases "
+            "to first order. `fixed`: from `kd_weight`, never changed. All rules: docs/lambda.md."
         },
     )
     lambda_rule_kwargs: dict[str, Any] | str | None = field(
@@ -67,20 +68,25 @@ class DistillationConfig(TrainingArguments):
         default="convex",
         metadata={
             "help": "Length of the step: what the weights of both losses, whose ratio is λ, add up to. `convex`: one, "
-            "so that rules and values of λ differ in the direction of the step and not in its length. `sum_two`: two, "
-            "as in task_loss + kd_loss. `additive`: 1 + λ, as in task_loss + λ·kd_loss. `raw`: what the rule's paper "
+            "so that no λ makes the step longer than the longer of the two gradients. `sum_two`: two, as "
+            "in task_loss + kd_loss. `additive`: 1 + λ, as in task_loss + λ·kd_loss. `raw`: what the rule's paper "
             "says."
         },
     )
     kd_weight: float = field(
         default=0.5,
         metadata={
-            "help": "Weight of the KD loss for the `fixed` rule, and for the other rules before their first "
-            "measurement. In [0, 1], and the task loss weighs 1 − kd_weight; with `additive`: ≥ 0, beside 1."
+            "help": "Weight of the KD loss for the `fixed` rule, and for rules that measure where the first "
+            "measurement cannot be used. In [0, 1], and the task loss weighs 1 − kd_weight; with `additive`: ≥ 0, "
+            "beside 1."
         },
     )
     lambda_kappa: float = field(
-        default=1.0, metadata={"help": "κ > 0: how much longer the KD gradient shall be than the task gradient."}
+        default=1.0,
+        metadata={
+            "help": "κ > 0, of `evidence`, `adaptive`, `norm_ratio` and `snr`: how much longer the KD gradient shall "
+            "be than the task gradient, where nothing else speaks for either."
+        },
     )
     lambda_min: float = field(
         default=0.1,
@@ -105,8 +111,8 @@ class DistillationConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "Measure λ every this many optimizer steps and keep it in between, where a step then costs one "
-            "ordinary backward pass. Default: 8, at which students scored as with 1 (benchmarks/README.md), "
-            "but 1 where rule or scope need both gradients at each step."
+            "ordinary backward pass. Default: 8, at which students scored as with 1, by `adaptive` "
+            "(benchmarks/README.md), but 1 where rule or scope need both gradients at each step."
         },
     )
     gram_metric: GramMetric = field(
@@ -142,20 +148,24 @@ class DistillationConfig(TrainingArguments):
     cache_hidden_states: bool = field(
         default=False,
         metadata={
-            "help": "Keep the hidden states that `kd_losses` need as well, in fp16, by which λ changes in its third "
-            "digit; their size is stated first. Without it the teacher answers at each step where they are needed."
+            "help": "Keep the hidden states that `kd_losses` need as well, in fp16, which changes λ by about a "
+            "thousandth; their size is stated first. Without it the teacher answers at each step where they are "
+            "needed."
         },
     )
     cache_top_logits: int | None = field(
         default=None,
         metadata={
             "help": "Of a language model, keep this many of the teacher's largest logits of each token, in fp16, with "
-            "the mass of all others together. Of losses of the logits for `soft_targets` alone."
+            "the mass of all others together. Of the losses of logits, `soft_targets` alone can use it."
         },
     )
     teacher_cache_dir: str | None = field(
         default=None,
-        metadata={"help": "Where they are kept. Default: `hf_kd_lambda` in the folder that `HF_HOME` names."},
+        metadata={
+            "help": "Where the teacher's outputs are kept. Default: `hf_kd_lambda` in the folder that `HF_HOME` "
+            "names, which may be deleted between runs."
+        },
     )
     precision: Precision = field(
         default="auto",
@@ -294,7 +304,7 @@ class DistillationConfig(TrainingArguments):
     def _check_split(self) -> None:
         if self.lambda_scope != "loss":
             return
-        rules = ("adaptive", "norm_ratio", "mgda")
+        rules = ("evidence", "adaptive", "norm_ratio", "mgda")
         wrong = {
             f"lambda_rule={self.lambda_rule!r}: choose one of {', '.join(rules)}.": self.lambda_rule not in rules,
             f"kd_losses={self.kd_losses}: name two or more.": len(self.kd_losses or ()) < 2,

@@ -31,8 +31,8 @@ relative to that of the task loss, which follows the labels."""
 LIMITS = """\
 - The student learned from the teacher's predictions, its mistakes and biases included.
 - The scores are those of one training run: another seed moves them, and differences of a few examples are chance.
-- λ balances two losses; which of labels and teacher is right it cannot know. Whether a λ tuned by a sweep would have
-  done better was not measured."""
+- λ balances two losses, and is no proof of which of labels and teacher is right. Whether a λ tuned by a sweep would
+  have done better was not measured."""
 CITATION = """\
 ```bibtex
 @software{hf_kd_lambda,

@@ -3,25 +3,31 @@
 import dataclasses
 from pathlib import Path
 
-from transformers import TrainingArguments
-
 from hf_kd_lambda import DataArguments, DistillationConfig, ModelArguments
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- settings: begin -->\n", "<!-- settings: end -->\n"
 
 
+GROUPS = {
+    "`DistillationConfig`": DistillationConfig,
+    "`scripts/distill.py`: models": ModelArguments,
+    "`scripts/distill.py`: data": DataArguments,
+}
+
+
 def settings_table() -> str:
-    """Markdown, a row for each setting that is not TrainingArguments' own."""
-    inherited = {field.name for field in dataclasses.fields(TrainingArguments)}
-    rows = ["| setting | default | meaning |", "|---|---|---|"]
-    for group in (DistillationConfig, ModelArguments, DataArguments):
-        for field in dataclasses.fields(group):
-            if field.name not in inherited:
-                default = "required" if field.default is dataclasses.MISSING else f"`{field.default}`"
-                text = field.metadata["help"].replace("|", "\\|")
-                rows.append(f"| `{field.name}` | {default} | {text} |")
-    return "\n".join(rows) + "\n"
+    """Markdown, a row for each setting that is not TrainingArguments' own or has another default."""
+    return "\n".join(f"{_table(name, group)}\n" for name, group in GROUPS.items())
+
+
+def _table(name: str, group: type) -> str:
+    rows = [f"| {name} | default | meaning |", "|---|---|---|"]
+    fields = {field.name: field for field in dataclasses.fields(group)}
+    for setting in group.__annotations__:  # of the class itself, in its order
+        default, text = fields[setting].default, fields[setting].metadata["help"].replace("|", "\\|")
+        rows.append(f"| `{setting}` | {'required' if default is dataclasses.MISSING else f'`{default}`'} | {text} |")
+    return "\n".join(rows)
 
 
 def with_table(readme: str) -> str:

@@ -46,7 +46,7 @@ def examples(count: int = STEPS * BATCH, num_labels: int = 3) -> Dataset:
 
 
 def config(folder: Path, **settings) -> DistillationConfig:
-    """Plain SGD over the examples in their order, everything logged, on the CPU in fp32."""
+    """Plain SGD over the examples in their order with the rule of `reference.py`, all logged, on the CPU in fp32."""
     defaults = {
         "per_device_train_batch_size": BATCH,
         "num_train_epochs": 1,
@@ -60,6 +60,7 @@ def config(folder: Path, **settings) -> DistillationConfig:
         "report_to": "none",
         "use_cpu": True,
         "precision": "fp32",
+        "lambda_rule": "adaptive",
         "lambda_interval": 1,
         "disable_tqdm": True,
         "temperature": reference.TEMPERATURE,

@@ -112,6 +112,14 @@ def test_differences_are_paired_by_group_and_seed():
     assert merit.pooled(BOTH[:-1], "adaptive", "low") == pytest.approx([7, -1, -5])
 
 
+def test_a_tuned_weight_is_the_best_at_the_other_seeds():
+    tuned = merit.against_tuned(BOTH, "adaptive")
+    assert tuned == pytest.approx([77 - 70, 79 - 78, 55 - 60, 57 - 60])  # low, as at seed 1; high, as at seed 0; low
+    assert merit.against_tuned(without(BOTH, ("adaptive", 1)), "adaptive") == pytest.approx([77 - 70, 55 - 60])
+    at_one_seed = [run for run in RUNS if run.seed == 0]
+    assert merit.against_tuned(at_one_seed, "adaptive") == []
+
+
 def test_interval_is_scipys_and_the_same_each_time():
     pairs = [7.0, -1.0, -5.0, -3.0, 2.5]
     found = merit.difference(pairs)

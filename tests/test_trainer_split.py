@@ -12,10 +12,10 @@ from hf_kd_lambda import losses
 from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.gram import Gram
 from hf_kd_lambda.kd_split import KDSplit
-from hf_kd_lambda.lambda_rules import MGDA, Adaptive, NormRatio
+from hf_kd_lambda.lambda_rules import MGDA, Adaptive, Evidence, NormRatio
 
 LOSSES = {"soft_targets": 1.0, "hidden_mse": 0.5, "pkd": 0.25}
-RULES = {"adaptive": Adaptive(), "norm_ratio": NormRatio(), "mgda": MGDA()}
+RULES = {"evidence": Evidence(), "adaptive": Adaptive(), "norm_ratio": NormRatio(), "mgda": MGDA()}
 
 
 def split_config(folder, **settings):
@@ -64,7 +64,8 @@ def test_a_step_is_that_of_the_plain_computation(tmp_path, rule):
     split = KDSplit(list(LOSSES.values()), 0.9, mgda=rule == "mgda")
     split.update(grads @ grads.T)
     kd = split.weights @ grads[1:]
-    weights = RULES[rule].weights(Gram(grads[0] @ grads[0], kd @ kd, grads[0] @ kd))
+    needs = {"odds": trainer.lambda_state.evidence.odds} if rule == "evidence" else {}
+    weights = RULES[rule].weights(Gram(grads[0] @ grads[0], kd @ kd, grads[0] @ kd), **needs)
     lambda_ = weights.kd / weights.task
     step = (grads[0] + lambda_ * kd) / (1 + lambda_)
     moved = flat(twin) - flat(trainer.model)
@@ -157,7 +158,7 @@ def test_projections_are_trained_and_not_measured(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lambda_rule": "pcgrad"}, "lambda_rule='pcgrad': choose one of adaptive, norm_ratio, mgda"),
+        ({"lambda_rule": "pcgrad"}, "lambda_rule='pcgrad': choose one of evidence, adaptive, norm_ratio, mgda"),
         ({"kd_losses": {"soft_targets": 1}}, r"kd_losses=\{'soft_targets': 1\}: name two or more"),
         ({"kd_losses": None}, "kd_losses=None: name two or more"),
         ({"gram_metric": "adam"}, "gram_metric='adam': set it to euclidean"),

@@ -173,6 +173,22 @@ def pooled(runs: Sequence[Run], ours: str, theirs: str) -> list[float]:
     return [difference for of_group in pairs for difference in of_group]
 
 
+def against_tuned(runs: Sequence[Run], rule: str) -> list[float]:
+    """The rule's score less that of the fixed rule which is best at all other seeds, over all groups and seeds.
+
+    What a weight found by a sweep is worth to another run. The best of the runs at hand, of which a regret is, has
+    their chance on its side.
+    """
+    differences = []
+    for group in groups(runs):
+        ours, theirs = of_rule(runs, group, rule), sweep(runs, group)
+        seeds = list(next(iter(theirs.values()), {}))
+        for seed in seeds if len(seeds) > 1 else []:
+            tuned = max(theirs.values(), key=lambda fixed: mean_points(fixed[at] for at in seeds if at != seed))
+            differences += paired({seed: ours[seed]} if seed in ours else {}, tuned)
+    return differences
+
+
 def difference(pairs: Sequence[float]) -> Difference | None:
     """Mean and percentile bootstrap interval of paired differences, which are resampled; None where there are none.
 

@@ -13,6 +13,7 @@ from hf_kd_lambda.comparison import figures, merit
 from hf_kd_lambda.comparison.merit import Group
 from hf_kd_lambda.comparison.results import FILE, Run, finished, read_runs
 from hf_kd_lambda.comparison.tables import (
+    TUNED,
     Entry,
     Table,
     failed_table,
@@ -36,6 +37,8 @@ REGRET = (
 POOLED = (
     "The column's score less the row's, in points: the mean over all tasks, regimes and seeds at which both ran, with "
     "its 95 % bootstrap interval, for which all pairs are taken as independent, and their number.",
+    f"The row “{TUNED}” is what tuning by a sweep is worth to another run: for each seed of a task and regime, the "
+    "fixed rule whose mean score is highest at the others. Unlike ★ and regret, it has no luck of that seed.",
 )
 BY_TASK = (
     "Scores are means ± standard deviations over seeds, in points. ★: the best fixed rule; Δ: the mean paired "
@@ -105,9 +108,10 @@ def _listed(names: Iterable[str]) -> str:
 def _sections(runs: Sequence[Run], folder: Path) -> list[Section]:
     drawn = folder / FIGURES
     tasks = dict.fromkeys(group.task for group in merit.groups(runs))
+    adaptive = len(merit.rules(runs)) > len(merit.fixed_rules(runs))
     sections = [
         _regret(runs, drawn),
-        Section("Against each fixed weight", POOLED, pooled_table(runs)),
+        *([Section("Against each fixed weight", POOLED, pooled_table(runs))] if adaptive else []),
         Section("By task and regime", BY_TASK, sections=[_task(runs, task, drawn) for task in tasks]),
     ]
     if figures.measuring(runs):

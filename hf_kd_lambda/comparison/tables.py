@@ -11,6 +11,7 @@ from hf_kd_lambda.comparison.merit import Group
 from hf_kd_lambda.comparison.results import Run, is_fixed
 
 NONE = "–"
+TUNED = "the best at the other seeds"
 
 
 class Entry(NamedTuple):
@@ -55,13 +56,15 @@ def _regret_row(runs: Sequence[Run], rule: str) -> list[Entry]:
 
 
 def pooled_table(runs: Sequence[Run]) -> Table:
-    """A row for each fixed rule, a column for each other one: their paired difference over all groups."""
+    """A row for each fixed rule and for a tuned one, a column for each other rule: their differences in all groups."""
     fixed = merit.fixed_rules(runs)
     others = [rule for rule in merit.rules(runs) if rule not in fixed]
     rows = []
     for rule in fixed:
         differences = [merit.difference(merit.pooled(runs, other, rule)) for other in others]
         rows.append([_rule(runs, rule), *(_difference(each, with_pairs=True) for each in differences)])
+    tuned = [merit.difference(merit.against_tuned(runs, other)) for other in others]
+    rows.append([Entry(TUNED, TUNED), *(_difference(each, with_pairs=True) for each in tuned)])
     return Table(["fixed rule", *others], rows)
 
 

@@ -17,7 +17,7 @@ def test_each_run_is_made_by_both_processes_and_recorded_once(tmp_path):
     comparison = {
         "output_dir": str(tmp_path / "comparison"),
         "tasks": {"reviews": small_jobs.settings(tmp_path, output_dir=None)},
-        "rules": {"half": {"lambda_rule": "fixed", "kd_weight": 0.5}, "adaptive": None},
+        "rules": {"half": {"lambda_rule": "fixed", "kd_weight": 0.5}, "adaptive": {"lambda_rule": "adaptive"}},
         "seeds": [0],
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(comparison, sort_keys=False))

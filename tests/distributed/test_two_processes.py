@@ -77,18 +77,25 @@ ADAM = {"gram_metric": "adam", "optim": "adamw_torch", "adam_epsilon": 1e-4, "le
 @pytest.mark.parametrize(
     ("settings", "whole", "names"),
     [
-        ({"lambda_rule": "evidence"}, {}, ["odds", "evidence_teacher"]),
+        ({"lambda_rule": "evidence", **SPLIT}, {}, ["odds", "evidence_teacher", "lambda/hidden_mse"]),
+        ({"lambda_rule": "evidence", **FSDP2}, {}, ["odds", "evidence_teacher"]),
         ({"lambda_rule": "snr", "gram_estimator": "unbiased", "lambda_max": 1e4}, IN_TURN, ["snr_kd"]),
         ({"lambda_rule": "dto", "lambda_scope": "layer", "lambda_min": 1e-4}, {}, ["lambda/layer.1", "lambda/head"]),
         ({"lambda_scope": "layer", **ADAM, **FSDP2}, {}, ["lambda/embeddings", "lambda/head"]),
-        (SPLIT, {}, ["lambda/soft_targets", "lambda/hidden_mse"]),
         (
             {**SPLIT, "lambda_rule": "mgda", "lambda_max": 1e4, **FSDP2},
             {},
             ["lambda/soft_targets", "lambda/hidden_mse"],
         ),
     ],
-    ids=["losses and votes", "samples", "layers", "FSDP2 with layers in Adam's metric", "split", "FSDP2 with a split"],
+    ids=[
+        "votes with a split",
+        "FSDP2 with votes",
+        "samples",
+        "losses and layers",
+        "FSDP2 with layers in Adam's metric",
+        "FSDP2 with a split",
+    ],
 )
 def test_what_rules_need_is_the_same_as_in_one_process(tmp_path, settings, whole, names):
     of_one = {name: value for name, value in settings.items() if name not in FSDP2}
