@@ -77,7 +77,7 @@ class KeptOutputs:
             place of those that are not kept.
         """
         kept = batch.get(TEACHER_OUTPUTS, {})
-        outputs = {name: value for name, value in kept.items() if name.startswith("top_")}
+        outputs = {name: value for name, value in kept.items() if name in OF_LOGITS}
         if TEACHER_LOGITS in batch:
             outputs["logits"] = batch[TEACHER_LOGITS]
         if any(self.hidden_states):

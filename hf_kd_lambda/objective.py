@@ -97,4 +97,4 @@ class Objective:
             return task_loss(logits, labels, num_items, self.label_smoothing)
 
         logits, labels = student["logits"], targets(inputs)
-        return loss(logits, labels) if labels.dim() == 1 else sum_over_chunks(loss, (logits,), labels)
+        return sum_over_chunks(loss, (logits,), labels)

@@ -82,8 +82,7 @@ class SoftTargets:
             *teacher, labels = teacher_and_labels
             return side_counts(student, self.logits(dict(zip(said, teacher, strict=True)), student.shape[-1]), labels)
 
-        tensors = student_logits, *said.values()
-        return count(*tensors, labels) if labels.dim() == 1 else sum_over_chunks(count, tensors, labels)
+        return sum_over_chunks(count, (student_logits, *said.values()), labels)
 
     def add_to(
         self,

@@ -183,9 +183,11 @@ def against_tuned(runs: Sequence[Run], rule: str) -> list[float]:
     for group in groups(runs):
         ours, theirs = of_rule(runs, group, rule), sweep(runs, group)
         seeds = list(next(iter(theirs.values()), {}))
-        for seed in seeds if len(seeds) > 1 else []:
-            tuned = max(theirs.values(), key=lambda fixed: mean_points(fixed[at] for at in seeds if at != seed))
-            differences += paired({seed: ours[seed]} if seed in ours else {}, tuned)
+        for seed in seeds:
+            others = [at for at in seeds if at != seed]
+            if others and seed in ours:
+                tuned = max(theirs.values(), key=lambda fixed: mean_points(fixed[at] for at in others))
+                differences.append(points(ours[seed]) - points(tuned[seed]))
     return differences
 
 

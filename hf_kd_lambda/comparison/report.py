@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hf_kd_lambda.comparison import figures, merit
 from hf_kd_lambda.comparison.merit import Group
-from hf_kd_lambda.comparison.results import FILE, Run, finished, read_runs
+from hf_kd_lambda.comparison.results import FILE, Run, finished, is_fixed, read_runs
 from hf_kd_lambda.comparison.tables import (
     TUNED,
     Entry,
@@ -108,12 +108,10 @@ def _listed(names: Iterable[str]) -> str:
 def _sections(runs: Sequence[Run], folder: Path) -> list[Section]:
     drawn = folder / FIGURES
     tasks = dict.fromkeys(group.task for group in merit.groups(runs))
-    adaptive = len(merit.rules(runs)) > len(merit.fixed_rules(runs))
-    sections = [
-        _regret(runs, drawn),
-        *([Section("Against each fixed weight", POOLED, pooled_table(runs))] if adaptive else []),
-        Section("By task and regime", BY_TASK, sections=[_task(runs, task, drawn) for task in tasks]),
-    ]
+    sections = [_regret(runs, drawn)]
+    if not all(map(is_fixed, runs)):
+        sections.append(Section("Against each fixed weight", POOLED, pooled_table(runs)))
+    sections.append(Section("By task and regime", BY_TASK, sections=[_task(runs, task, drawn) for task in tasks]))
     if figures.measuring(runs):
         figures.plot_heat_map(runs, drawn / "lambda_heat_map")
         shown = "λ over the optimizer steps, a row for each run of a rule that measures gradients"

@@ -33,7 +33,7 @@ class LogitLoss(KDLoss):
             return self.of_items(student, teacher, labels, given)
 
         logits = given.student["logits"], given.teacher["logits"]
-        return loss(*logits, given.labels) if given.labels.dim() == 1 else sum_over_chunks(loss, logits, given.labels)
+        return sum_over_chunks(loss, logits, given.labels)
 
 
 @dataclass(frozen=True)

@@ -73,17 +73,19 @@ def next_labels(labels: Tensor) -> Tensor:
 def sum_over_chunks(
     loss: Callable[..., Tensor], tensors: tuple[Tensor, ...], labels: Tensor, chunk_size: int | None = None
 ) -> Tensor:
-    """A sum over items, such as a loss, of one chunk of positions after the other.
+    """A sum over items, such as a loss: of tokens one chunk of positions after the other, of examples all at once.
 
     Args:
-        loss: of the tensors `[positions, ...]` and the labels `[positions]` of a chunk; or any numbers `[...]`.
-        tensors: `[examples, length, ...]` each; logits are the first.
-        labels: `[examples, length]`.
+        loss: of the tensors `[items, ...]` and the labels `[items]` of a chunk; or any numbers `[...]`.
+        tensors: `[examples, (length,) ...]` each; logits are the first.
+        labels: `[examples, (length)]`.
         chunk_size: positions at a time. Default: as many as have 2²³ logits.
 
     Returns:
         A scalar, or `[...]`.
     """
+    if labels.dim() == 1:
+        return loss(*tensors, labels)
     chunk_size = chunk_size or max(1, CHUNK // tensors[0].shape[-1])
     # `split` has one backward for all chunks; that of a slice would make a gradient of all logits for every chunk.
     chunks: Iterator[tuple[Tensor, ...]] = zip(
