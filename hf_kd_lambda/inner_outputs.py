@@ -5,9 +5,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput, logging
-
-logger = logging.get_logger(__name__)
+from transformers.utils import ModelOutput
 
 FLAGS = {"hidden_states": "output_hidden_states", "attentions": "output_attentions"}
 VECTORS = ("query_vectors", "key_vectors", "value_vectors")
@@ -23,14 +21,6 @@ def forward_flags(needs: Collection[str]) -> dict[str, bool]:
 def gives(config: PreTrainedConfig, name: str) -> bool:
     """Whether a model is configured to give an output without being asked."""
     return bool(name in FLAGS and getattr(config, FLAGS[name], False))
-
-
-def use_eager_attention(model: PreTrainedModel, who: str) -> None:
-    """Have a model compute attention by the one implementation that gives its maps."""
-    used = model.config._attn_implementation
-    if used != "eager":
-        logger.warning(f"kd_losses: attn_implementation={used!r} of the {who} gives no attention maps: eager is used.")
-        model.set_attn_implementation("eager")
 
 
 def check_given(model: nn.Module, outputs: Mapping[str, Any], needs: Collection[str], who: str) -> None:

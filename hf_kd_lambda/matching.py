@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_kd_lambda.attention_maps import use_eager_attention, use_undropped_maps
 from hf_kd_lambda.columns import forward_parameters, own_inputs, teacher_inputs
-from hf_kd_lambda.inner_outputs import VECTORS, add_attention_vectors, check_given, forward_flags, use_eager_attention
+from hf_kd_lambda.inner_outputs import VECTORS, add_attention_vectors, check_given, forward_flags
 from hf_kd_lambda.kd_losses.of_layers import HiddenLoss
 from hf_kd_lambda.objective import Objective
 from hf_kd_lambda.projections import add_projections
@@ -43,6 +44,8 @@ def match(
             use_eager_attention(model, who)
         if needs & set(VECTORS):
             add_attention_vectors(model, who)
+    if "attentions" in needs:
+        use_undropped_maps(student)
     students = {name: batch[name] for name in forward_parameters(student) & batch.keys()}
     of_student = _outputs(student, students, needs, "student")
     of_teacher = _outputs(teacher, teacher_inputs(batch, forward_parameters(teacher)), needs, "teacher")

@@ -7,10 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_runs import config, examples, flat, logged, make_trainer, models, narrow_student, train
-from tiny import tiny_bert
-from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
+from tiny import SIZES, tiny_bert
+from transformers import (
+    AutoModelForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    MPNetConfig,
+    MPNetForSequenceClassification,
+)
 
 from hf_kd_lambda import losses
+from hf_kd_lambda.attention_maps import use_undropped_maps
 from hf_kd_lambda.student import student_from_layers
 
 EAGER = {"attn_implementation": "eager"}
@@ -150,6 +157,42 @@ def test_attention_maps_come_from_eager_attention(tmp_path, caplog):
     trainer = train(args, *models(attn_implementation="sdpa"), examples())
     assert logged(trainer.state.log_history, "kd_loss")[0] > 0
     assert "attn_implementation='sdpa' of the student gives no attention maps: eager is used" in caplog.text
+
+
+@pytest.mark.parametrize("loss", ["attention_maps", "attention_kl"])
+def test_a_student_with_dropout_is_compared_by_what_its_softmax_gives(tmp_path, loss):
+    # A student that is its teacher, but for dropout of attention: the first layer's maps are the teacher's.
+    student = tiny_bert(layers=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5)
+    teacher = copy.deepcopy(student)
+    args = config(tmp_path, kd_losses={loss: 1.0}, max_steps=2, learning_rate=0.0, lambda_rule="fixed")
+    trainer = train(args, teacher, student, examples())
+    assert logged(trainer.state.log_history, "kd_loss") == pytest.approx([0.0] * 2, abs=1e-6)
+    trainer.save_model(str(tmp_path / "saved"))
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert loaded.config._attn_implementation == "sdpa"
+    inputs = {name: first_batch(examples())[name] for name in ("input_ids", "attention_mask")}
+    torch.testing.assert_close(loaded.eval()(**inputs).logits, trainer.model.eval()(**inputs).logits)
+
+
+def test_dropout_goes_on_where_its_maps_are_not_dropped(tmp_path):
+    student = tiny_bert(layers=1, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.5, **EAGER)
+    inputs = {name: first_batch(examples())[name] for name in ("input_ids", "attention_mask")}
+    torch.manual_seed(0)
+    dropped = student.train()(**inputs).logits
+    use_undropped_maps(student)
+    torch.manual_seed(0)
+    torch.testing.assert_close(student(**inputs).logits, dropped)
+
+
+def test_dropout_of_attention_that_cannot_be_taken_out_of_the_maps(tmp_path):
+    student = MPNetForSequenceClassification(MPNetConfig(**SIZES, num_hidden_layers=2, num_labels=3))
+    message = refused(tmp_path, {"attention_maps": 1.0}, student=student)
+    assert message == (
+        "kd_losses: the student, a MPNetForSequenceClassification, gives its attention maps after dropout "
+        "(attention_probs_dropout_prob=0.1): load it with attention_probs_dropout_prob=0.0."
+    )
+    student = tiny_bert(layers=2, output_attentions=True, **EAGER)
+    assert "load it with attention_probs_dropout_prob=0.0" in refused(tmp_path, {"attention_kl": 1}, student=student)
 
 
 def test_the_teacher_is_asked_at_each_step_where_its_logits_are_not_enough(tmp_path, caplog):

@@ -1,0 +1,71 @@
+"""Attention maps as softmax makes them. Models give those that dropout has been at: no distribution any more.
+
+An entry that is dropped is 0, for which KL charges as for a probability of 0, and all others are too large.
+"""
+
+import sys
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import eager_mask
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+UNDROPPED = "eager_undropped_maps"
+DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
+
+
+def undropped_maps(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """The eager attention of the module's model, dropout included, with the maps before it.
+
+    Its arguments are those of Transformers' `AttentionInterface`, all tensors `[examples, heads, length, width]`.
+
+    Returns:
+        (the attention's output, maps `[examples, heads, length, length]`).
+    """
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    output, maps = eager(module, query, key, value, attention_mask, dropout=dropout, **kwargs)
+    if dropout:
+        _, maps = eager(module, query, key, value, attention_mask, dropout=0.0, **kwargs)
+    return output, maps
+
+
+AttentionInterface.register(UNDROPPED, undropped_maps)
+AttentionMaskInterface.register(UNDROPPED, eager_mask)
+
+
+def use_eager_attention(model: PreTrainedModel, who: str) -> None:
+    """Have a model compute attention by the one implementation that gives its maps."""
+    used = model.config._attn_implementation
+    if used not in ("eager", UNDROPPED):
+        logger.warning(f"kd_losses: attn_implementation={used!r} of the {who} gives no attention maps: eager is used.")
+        model.set_attn_implementation("eager")
+
+
+def use_undropped_maps(student: PreTrainedModel) -> None:
+    """Have a model with eager attention give its maps as they are before dropout, in training too.
+
+    Raises:
+        ValueError: it computes attention in a way of its own, and drops.
+    """
+    config = student.config
+    if not config.output_attentions:  # with which a config can be saved with "eager" alone
+        student.set_attn_implementation(UNDROPPED)
+    if config._attn_implementation == UNDROPPED:
+        return
+    for name in DROPOUTS:
+        if dropout := getattr(config, name, 0.0):
+            raise ValueError(
+                f"kd_losses: the student, a {type(student).__name__}, gives its attention maps after dropout "
+                f"({name}={dropout}): load it with {name}=0.0."
+            )
