@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from hf_kd_lambda.comparison import results
 from hf_kd_lambda.comparison.results import Run, append_run, finished, is_fixed, read_runs
 
 RUN = Run(
@@ -26,6 +27,28 @@ def test_what_is_written_is_read_again(tmp_path):
         append_run(tmp_path / "new" / "results.jsonl", run)
     assert read_runs(tmp_path / "new" / "results.jsonl") == [RUN, other]
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["results.jsonl"]
+
+
+def test_a_file_whose_last_line_an_editor_left_open_goes_on(tmp_path):
+    file = tmp_path / "results.jsonl"
+    append_run(file, RUN)
+    file.write_bytes(file.read_bytes().rstrip())
+    append_run(file, dataclasses.replace(RUN, seed=1))
+    assert [run.seed for run in read_runs(file)] == [0, 1]
+
+
+def test_a_process_that_dies_while_it_writes_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    file = tmp_path / "results.jsonl"
+    append_run(file, RUN)
+    before = file.read_bytes()
+
+    def die(*args):
+        raise SystemExit
+
+    monkeypatch.setattr(results.os, "fsync", die)
+    with pytest.raises(SystemExit):
+        append_run(file, dataclasses.replace(RUN, seed=1))
+    assert file.read_bytes() == before
 
 
 def test_a_line_says_by_itself_what_was_run(tmp_path):

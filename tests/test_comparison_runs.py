@@ -79,6 +79,27 @@ def test_runs_of_other_settings_are_not_mixed_in(comparison):
         compare(changed.restricted_to(rules=["half"]))
 
 
+def test_runs_of_other_evaluations_or_another_teacher_are_not_mixed_in(comparison, monkeypatch):
+    part = comparison.restricted_to(rules=["half"], regimes=["clean"])
+    compare(part.restricted_to(seeds=[0]))
+    with pytest.raises(ValueError, match="reviews, clean, half, 0 with another evaluations: choose another output"):
+        compare(dataclasses.replace(part, evaluations=2))
+    own = runs_of(comparison)[Cell("reviews", "clean", "half", 0)].teacher_score
+    monkeypatch.setattr(TaskRuns, "teacher_score", own - 0.01)
+    with pytest.raises(ValueError, match=rf"whose teacher scores {100 * own:.2f}, .* scores {100 * own - 1:.2f}: put"):
+        compare(part)
+
+
+def test_a_folder_that_stands_in_for_glue_is_recorded_as_glue(comparison):
+    elsewhere = dataclasses.replace(comparison, tasks={"films": {**comparison.tasks["reviews"], "dataset": None}})
+    task = TaskRuns(comparison, "reviews")
+    task.job.settings["dataset"] = "a/folder"
+    cell = Cell("reviews", "clean", "half", 0)
+    assert task.begun(cell).settings["dataset"] == "a/folder"
+    task.comparison = dataclasses.replace(elsewhere, tasks=comparison.tasks, glue="a/folder")
+    assert task.begun(cell).settings["dataset"] == "nyu-mll/glue"
+
+
 def test_a_failed_run_is_recorded_does_not_end_the_others_and_is_made_anew(comparison, monkeypatch):
     part = comparison.restricted_to(regimes=["clean"], rules=["no KD", "half"], seeds=[0])
     train, failing = TaskRuns.run, Cell("reviews", "clean", "no KD", 0)

@@ -15,6 +15,8 @@ from hf_kd_lambda.comparison.results import FILE, Cell, Run, append_run, finishe
 from hf_kd_lambda.comparison.runs import TaskRuns
 from hf_kd_lambda.finetune import TrainingStoppedError
 
+SAME_SCORE = 0.002  # what rounding on another machine may do to a teacher's score
+
 
 def compare(comparison: Comparison) -> None:
     """Make what of a comparison is not in its results.jsonl yet, and add each run when it is done.
@@ -23,7 +25,8 @@ def compare(comparison: Comparison) -> None:
     call this together, and each run is theirs together.
 
     Raises:
-        ValueError: the file holds runs of other settings, or the data or teacher of a task cannot be had.
+        ValueError: the file holds runs of other settings or another teacher, or the data or teacher of a task cannot
+            be had.
         TrainingStoppedError: Ctrl-C or SIGTERM ended a run, which is made anew the next time.
     """
     file = Path(comparison.output_dir) / FILE
@@ -35,6 +38,7 @@ def compare(comparison: Comparison) -> None:
     missing = [cell for cell in comparison.cells() if cell not in done]
     PartialState().wait_for_everyone()  # so that all have read the file before it grows
     for task in dict.fromkeys(cell.task for cell in missing):
+        _check_teacher([run for run in done.values() if run.task == task], tasks[task], file)
         print(f"{task}: the teacher scores {100 * tasks[task].teacher_score:.1f}", flush=True)
 
     spent: dict[str, list[float]] = defaultdict(list)
@@ -54,6 +58,16 @@ def _check_same(earlier: Run, now: Run, file: Path) -> None:
         raise ValueError(
             f"output_dir: {file} holds {', '.join(map(str, earlier.cell))} with another {', '.join(changed)}: choose "
             "another output_dir, or remove those lines."
+        )
+
+
+def _check_teacher(earlier: list[Run], task: TaskRuns, file: Path) -> None:
+    scores = [run.teacher_score for run in earlier if run.teacher_score is not None]
+    if any(abs(score - task.teacher_score) > SAME_SCORE for score in scores):
+        raise ValueError(
+            f"output_dir: {file} holds runs of {task.task} whose teacher scores {100 * scores[0]:.2f}, and the one in "
+            f"{task.job.teacher_folder} scores {100 * task.teacher_score:.2f}: put the teacher of then there, or "
+            "choose another output_dir."
         )
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from hf_kd_lambda.comparison.regimes import REGIMES
 from hf_kd_lambda.comparison.results import Cell
+from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.names import check_known
 from hf_kd_lambda.parser import Settings, parse
 
@@ -38,13 +39,15 @@ class Comparison:
     Args:
         output_dir: of results.jsonl, the report and the fine-tuned teachers.
         tasks: settings of each task, by a name of one's own; those that share a `teacher_dir` share a teacher.
-        rules: settings of each rule, likewise; those with `lambda_rule: fixed` are the sweep that it is held against.
-        regimes: names of `REGIMES`, each with settings of its own, such as more epochs where examples are few.
+        rules: settings of each rule, likewise, of `DistillationConfig`; those with `lambda_rule: fixed` are the sweep
+            that it is held against.
+        regimes: names of `REGIMES`, each with such settings of its own, as of more epochs where examples are few.
         settings: of every run.
         skipped: regimes, by the name of a task, that are left out there.
         seeds: of the order of the examples, dropout and what a regime draws.
         evaluations: of each run, evenly spread.
         logs: of λ and gradients in each run, likewise.
+        glue: folder that stands in for `nyu-mll/glue` of the Hub.
 
     Raises:
         ValueError: a name is unknown, or settings are missing or do not fit each other.
@@ -59,6 +62,7 @@ class Comparison:
     seeds: tuple[int, ...] = (0, 1, 2)
     evaluations: int = 10
     logs: int = 50
+    glue: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("tasks", "rules", "regimes", "seeds"):
@@ -71,8 +75,13 @@ class Comparison:
             for name in regimes:
                 check_known(name, REGIMES, f"regime skipped in {task}:")
         for name in ("evaluations", "logs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+            if getattr(self, name) < 2:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 2.")
+        of_a_run = [each.name for each in fields(DistillationConfig)]
+        for part, mappings in (("rules", self.rules), ("regimes", self.regimes)):
+            for each, given in mappings.items():
+                for setting in given:
+                    check_known(setting, of_a_run, f"setting of one run in {part}, {each}:")
         for task, regime, rule, seed in self.cells():
             if seed == self.seeds[0]:
                 try:
@@ -100,6 +109,8 @@ class Comparison:
         settings = {**self.settings, **self.tasks[task]}
         settings |= self.regimes[regime] if regime else {}
         settings |= self.rules[rule] if rule else {}
+        if settings.get("dataset") == GLUE and self.glue is not None:
+            settings["dataset"] = self.glue
         settings |= OWN | {"eval_steps": 1 / self.evaluations, "logging_steps": 1 / self.logs}
         folder = Path(self.output_dir)
         settings = {"teacher_dir": str(folder / "teachers" / task), **settings, "output_dir": str(folder / "run")}
@@ -132,7 +143,7 @@ def load_comparison(file: Path, glue: str | None = None, output_dir: str | None 
 
     Args:
         file: YAML, whose keys are the arguments of `Comparison`.
-        glue: folder of GLUE that stands in for `nyu-mll/glue` of the Hub.
+        glue: see `Comparison`.
         output_dir: instead of the file's.
 
     Raises:
@@ -146,19 +157,16 @@ def load_comparison(file: Path, glue: str | None = None, output_dir: str | None 
         raise ValueError(f"{file} is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no comparison: it needs tasks and rules.")
-    known = {each.name: each for each in fields(Comparison)}
+    known = {each.name: each for each in fields(Comparison) if each.name != "glue"}
     for name in content:
         check_known(name, known, f"part of {file}:")
     if missing := {"output_dir", "tasks", "rules"} - content.keys():
         raise ValueError(f"{file} lacks {', '.join(sorted(missing))}.")
     for name in ("tasks", "rules", "regimes"):
         content[name] = {each: dict(settings or {}) for each, settings in content.get(name, {"clean": {}}).items()}
-    for settings in content["tasks"].values():
-        if glue is not None and settings.get("dataset") == GLUE:
-            settings["dataset"] = glue
     if "seeds" in content:
         content["seeds"] = tuple(content["seeds"])
-    return Comparison(**content | ({"output_dir": output_dir} if output_dir else {}))
+    return Comparison(**content | ({"output_dir": output_dir} if output_dir else {}), glue=glue)
 
 
 def arguments(settings: Mapping[str, Any]) -> list[str]:

@@ -74,6 +74,8 @@ def append_run(file: Path, run: Run) -> None:
     """Add a run in one step: a process killed meanwhile leaves the file as it was."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = file.read_bytes() if file.exists() else b""
+    if lines and not lines.endswith(b"\n"):  # an editor's
+        lines += b"\n"
     temporary = file.with_name(f"{file.name}.tmp")
     with temporary.open("wb") as copy:
         copy.write(lines + json.dumps(asdict(run), ensure_ascii=False).encode() + b"\n")

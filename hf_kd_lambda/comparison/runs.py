@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from hf_kd_lambda.columns import TEACHER_LOGITS
-from hf_kd_lambda.comparison.plan import Comparison
+from hf_kd_lambda.comparison.plan import GLUE, Comparison
 from hf_kd_lambda.comparison.regimes import REGIMES, Supervision
 from hf_kd_lambda.comparison.results import Cell, Run
 from hf_kd_lambda.config import DistillationConfig
@@ -130,10 +130,12 @@ class TaskRuns:
         config = self.config(cell)
         settings = {name: getattr(config, name, value) for name, value in self.job.settings.items()}
         del settings["teacher_dir"]
+        if settings["dataset"] == self.comparison.glue:
+            settings["dataset"] = GLUE  # wherever it lies
         return Run(
             **cell._asdict(),
             rule_parameters={"lambda_rule": config.lambda_rule, **self.comparison.rules[cell.rule]},
-            settings=settings | {"precision": config.autocast},
+            settings=settings | {"precision": config.autocast, "evaluations": self.comparison.evaluations},
             versions=versions(),
             commit=commit(),
             hardware=hardware(),

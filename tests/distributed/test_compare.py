@@ -31,7 +31,9 @@ def test_each_run_is_made_by_both_processes_and_recorded_once(tmp_path):
         timeout=240,
     )
     assert result.returncode == 0, result.stderr[-4000:]
-    runs = read_runs(tmp_path / "comparison" / "results.jsonl")
+    file = tmp_path / "comparison" / "results.jsonl"
+    runs = read_runs(file)
+    assert len(runs) == len(file.read_text().splitlines())
     assert [run.rule for run in runs] == ["half", "adaptive"]
     for run in runs:
         assert run.error is None
