@@ -6,11 +6,12 @@ from typing import Any
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import unwrap_peft_model
 
-# What PEFT calls a problem, of which it then trains a new head beside the adapters.
-TASK_TYPES = {
-    "text-classification": "SEQ_CLS",
-    "token-classification": "TOKEN_CLS",
-    "text-generation": "CAUSAL_LM",
+# What PEFT calls a problem, of which it then trains the head beside the adapters; of images it has no name.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "text-classification": {"task_type": "SEQ_CLS"},
+    "token-classification": {"task_type": "TOKEN_CLS"},
+    "text-generation": {"task_type": "CAUSAL_LM"},
+    "image-classification": {"modules_to_save": ["classifier"]},
 }
 
 
@@ -31,7 +32,7 @@ def add_adapters(model: PreTrainedModel, lora: Mapping[str, Any], problem: str) 
     except ImportError:
         raise ModuleNotFoundError('lora needs PEFT: pip install "hf-kd-lambda[peft]"') from None
     try:
-        config = peft.LoraConfig(**{"task_type": TASK_TYPES.get(problem), **lora})
+        config = peft.LoraConfig(**{**DEFAULTS[problem], **lora})
         return peft.get_peft_model(model, config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"lora={dict(lora)}: {error}") from None

@@ -86,7 +86,7 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
 class SaveOnSignal(TrainerCallback):
     """On Ctrl-C or SIGTERM the step under way is finished, a checkpoint saved and training left in good order.
 
-    A second signal interrupts at once. All ranks stop at the same step, whichever of them was signalled.
+    A second signal to the same process interrupts at once. All ranks stop at the same step, whichever was signalled.
 
     Attributes:
         received: the signal that ended training, or None.
@@ -94,13 +94,15 @@ class SaveOnSignal(TrainerCallback):
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._told = False  # this process itself, not another rank
+        self._limit: int | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Listen to both signals, which only a process's main thread can."""
-        self.received = None
+        self.received, self._told, self._limit = None, False, args.save_total_limit
         if threading.current_thread() is not threading.main_thread():
             return
         self.restore_handlers()
@@ -108,10 +110,10 @@ class SaveOnSignal(TrainerCallback):
             self._previous[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self._told:
             self.restore_handlers()
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+        self.received, self._told = signal.Signals(number), True
         logger.warning(f"{self.received.name}: finishing this step, then saving a checkpoint. Once more ends it now.")
 
     def on_step_end(
@@ -140,8 +142,9 @@ class SaveOnSignal(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop listening."""
+        """Stop listening, and let a later run remove old checkpoints again."""
         self.restore_handlers()
+        args.save_total_limit = self._limit
 
     def restore_handlers(self) -> None:
         """Give both signals back to whom they belonged; nothing if that is done already."""

@@ -7,6 +7,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.trainer_utils import unwrap_peft_model
 from transformers.training_args import OptimizerNames
@@ -114,12 +116,19 @@ def check_teacher_logits(logits: Sequence[Any], labels: int) -> None:
         )
 
 
-def check_top_logits(top_logits: int | None, student: nn.Module, num_outputs: int) -> None:
-    """Refuse to keep a part of logits that are few.
+def check_top_logits(args: DistillationConfig, student: nn.Module, num_outputs: int) -> None:
+    """Refuse to keep a part of logits that are few, and of a language model hidden states without it.
 
     Raises:
-        ValueError: the student is no causal model, or has fewer outputs.
+        ValueError: the student is no causal model or has fewer outputs; or `cache_hidden_states` alone would keep
+            nothing.
     """
+    top_logits = args.cache_top_logits
+    if args.cache_hidden_states and top_logits is None and is_causal(student):
+        raise ValueError(
+            "cache_hidden_states: of a language model they are kept beside its largest logits: set cache_top_logits, "
+            "too, or leave it out."
+        )
     if top_logits is not None and not (is_causal(student) and top_logits <= num_outputs):
         raise ValueError(
             f"cache_top_logits={top_logits} is for language models of larger vocabularies, and the student, a "
@@ -131,10 +140,13 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
     """Refuse ways to train in which two gradients of one forward cannot be had.
 
     Raises:
-        ValueError: DeepSpeed, FSDP1, FSDP that is not to be had, DataParallel, reentrant checkpointing, or an
-            optimizer that steps in backward or lacks what `gram_metric` asks of it.
+        ValueError: DeepSpeed, FSDP1, FSDP that is not to be had, DataParallel, tensor, context or sequence
+            parallelism, reentrant checkpointing, or an optimizer that steps in backward or lacks what `gram_metric`
+            asks of it.
     """
     checkpointing = args.gradient_checkpointing_kwargs or {}
+    sizes = {name: getattr(accelerator.parallelism_config, name, 1) for name in ("tp_size", "cp_size", "sp_size")}
+    parallel = ", ".join(f"{name}={size}" for name, size in sizes.items())
     refusals = {
         "DeepSpeed takes the gradients out of .grad during backward: train with DDP or FSDP2.": (
             accelerator.distributed_type == DistributedType.DEEPSPEED
@@ -148,6 +160,8 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
         "process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one.": args.n_gpu > 1,
         "gradient_checkpointing_kwargs={'use_reentrant': True} allows one backward pass only: set use_reentrant to "
         "False.": bool(args.gradient_checkpointing and checkpointing.get("use_reentrant")),
+        f"parallelism_config cuts tensors or sequences into parts ({parallel}), of which no rank has whole gradients: "
+        "train with DDP or FSDP2.": any(size > 1 for size in sizes.values()),
         f"optim={args.optim.value!r} steps during backward, before λ is known: choose another, e.g. adamw_torch.": (
             args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
         ),
@@ -159,6 +173,33 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
     for message, refused in refusals.items():
         if refused:
             raise ValueError(message)
+
+
+def check_student(student: nn.Module, optimizer: Optimizer | None) -> None:
+    """Refuse a student of which a rank would not step along the combined gradient of all that is trained.
+
+    Args:
+        student: with its projections.
+        optimizer: that the caller has made; None for the Trainer's own.
+
+    Raises:
+        ValueError: it was sharded when it was loaded, or the optimizer has only some of the trainable parameters.
+    """
+    trained = {name: each for name, each in student.named_parameters() if each.requires_grad}
+    if any(isinstance(each, DTensor) for each in trained.values()):
+        raise ValueError(
+            "the student was sharded when it was loaded, and the Trainer does not know: load it without "
+            "distributed_config, tp_plan and the like, and let `accelerate launch` shard it (FSDP2)."
+        )
+    if optimizer is None:
+        return
+    stepped = {id(each) for group in optimizer.param_groups for each in group["params"]}
+    if missing := [name for name, each in trained.items() if id(each) not in stepped]:
+        raise ValueError(
+            f"optimizers: {len(missing)} trainable parameter(s), such as {missing[0]}, are not in the optimizer: "
+            "freeze them (requires_grad_(False)), or give optimizer_cls_and_kwargs instead, from which the Trainer "
+            "makes an optimizer of all, projections to the teacher's width too."
+        )
 
 
 def check_votes(logits: Tensor, labels: Tensor) -> None:

@@ -27,7 +27,7 @@ def layer_map(
     if spec == "last":
         if student_layers > teacher_layers:
             raise ValueError(
-                f"layer_map='last' needs as many layers of the teacher as of the student, which has {student_layers}, "
+                f"layers='last' needs as many layers of the teacher as of the student, which has {student_layers}, "
                 f"the teacher {teacher_layers}: use 'uniform', or name the pairs."
             )
         return [(layer, teacher_layers - student_layers + layer) for layer in range(student_layers)]
@@ -35,8 +35,8 @@ def layer_map(
     for student, teacher in pairs:
         if not (0 <= student < student_layers and 0 <= teacher < teacher_layers):
             raise ValueError(
-                f"layer_map={spec!r}: there is no pair ({student}, {teacher}), the student has layers 0 to "
-                f"{student_layers - 1}, the teacher 0 to {teacher_layers - 1}."
+                f"layers={spec!r}: there is no pair ({student}, {teacher}): name pairs of the student's layers 0 to "
+                f"{student_layers - 1} and the teacher's 0 to {teacher_layers - 1}."
             )
     return pairs
 
@@ -46,15 +46,22 @@ def _nearest(numerator: int, denominator: int) -> int:
     return max((2 * numerator + denominator) // (2 * denominator), 1)
 
 
+def _is_number(key: Any) -> bool:
+    """JSON, as on the command line, has keys of text alone."""
+    return isinstance(key, str) and key.isdecimal()
+
+
 def _pairs(spec: Any) -> list[tuple[int, int]]:
     """What a settings file holds, as pairs of layers if it is that."""
     try:
-        pairs = [(student, teacher) for student, teacher in (spec.items() if isinstance(spec, Mapping) else spec)]
+        if isinstance(spec, Mapping):
+            spec = [(int(layer) if _is_number(layer) else layer, other) for layer, other in spec.items()]
+        pairs = [(student, teacher) for student, teacher in spec]
     except (TypeError, ValueError):
         pairs = []
     if not pairs or not all(isinstance(layer, int) for pair in pairs for layer in pair):
         raise ValueError(
-            f"layer_map={spec!r} must be 'uniform', 'last', or pairs of a student's and a teacher's layer, such as "
+            f"layers={spec!r} must be 'uniform', 'last', or pairs of a student's and a teacher's layer, such as "
             "{0: 1, 1: 3} or [[0, 1], [1, 3]]."
         )
     return pairs

@@ -105,7 +105,8 @@ class MeasuringStep:
         gram, measurement = self._measure(state, scale)
         state.update(measurement)
         if state.smoothness is not None:
-            rate = self.optimizer.param_groups[0]["lr"] * self._clip_factor(state, scale)
+            group = self.optimizer.param_groups[0]
+            rate = group["lr"] / (1 - group.get("momentum", 0.0)) * self._clip_factor(state, scale)
             state.smoothness.update(measurement.losses, measurement.gram, state.weights, rate)
         # A gradient scaler finds what is not finite by itself, and lowers its scale for it.
         if scaler is not None or gram.is_finite():

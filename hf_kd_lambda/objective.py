@@ -82,7 +82,8 @@ class Objective:
             kd_weights: `[kd_losses]`, of the sum; None for their own.
         """
         labels = targets(inputs)
-        num_items = count_items(labels) if num_items is None else num_items
+        counted = torch.as_tensor(count_items(labels) if num_items is None else num_items)
+        num_items = torch.where(counted > 0, counted, 1)  # where all labels are ignored, the losses are 0, not 0/0
         given = Given(student, teacher, inputs.get("attention_mask"), labels, num_items, self.temperature)
         parts = [loss(given) for loss in self.kd_losses.values()]
         weights = self.weights if kd_weights is None else kd_weights

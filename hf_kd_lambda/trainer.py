@@ -25,6 +25,7 @@ from hf_kd_lambda.checks import (
     check_problem,
     check_projections,
     check_strategy,
+    check_student,
     check_teacher_logits,
     check_top_logits,
     check_votes,
@@ -113,7 +114,7 @@ class DistillationTrainer(Trainer):
         elif teacher is not None:
             align_labels(teacher, own_label_names(model))
         num_outputs = student_config.vocab_size if causal else student_config.num_labels
-        check_top_logits(args.cache_top_logits, model, num_outputs)
+        check_top_logits(args, model, num_outputs)
         warn_of_blind_measurements(args, num_outputs)
         for dataset in self._datasets():
             if columns := column_names(dataset):
@@ -133,6 +134,7 @@ class DistillationTrainer(Trainer):
         self.data_collator = ColumnCollator(collate, taken if drops_columns else None)
         self._added_outputs = {name for name in self._objective.needs if not gives(student_config, name)}
         kept = self._kept_outputs(self._match(model, teacher) if self._objective.needs else ())
+        check_student(model, self.optimizer)
         self._soft_targets = SoftTargets(teacher, self.accelerator, self._objective.needs, kept)
 
         if args.torch_compile:
@@ -303,7 +305,7 @@ class DistillationTrainer(Trainer):
         optimizer = cast(AcceleratedOptimizer, self.optimizer)
         optimizer.train()
         inputs = self._prepare_inputs(inputs)
-        step = self._step = self._step or MeasuringStep(model, optimizer, self.accelerator, self.args)
+        step, self._step = self._step or MeasuringStep(model, optimizer, self.accelerator, self.args), None
         with step.local_gradients(), self.compute_loss_context_manager():
             outputs, cut = cut_outputs(self._student_outputs(model, inputs))
             teacher_outputs = self._soft_targets.outputs(inputs)
@@ -311,8 +313,9 @@ class DistillationTrainer(Trainer):
             step.backward(cut, self._losses(outputs, teacher_outputs, inputs, num_items))
         self._take_votes(outputs.logits, teacher_outputs, targets(inputs))
         if not self.accelerator.sync_gradients:
+            self._step = step  # not before, as `auto_find_batch_size` begins anew where memory was not enough
             return torch.zeros((), device=self.args.device)
-        self._step_record.gram, self._step = step.finish(state), None
+        self._step_record.gram = step.finish(state)
         self._step_record.add(step.losses, ends_step=True)
         return torch.dot(step.losses[:2], torch.stack(self.loss_weights))
 
@@ -359,7 +362,8 @@ class DistillationTrainer(Trainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the student; projections are left out where it is saved for use, and kept in checkpoints."""
         model = self.accelerator.unwrap_model(self.model)
-        with contextlib.nullcontext() if _internal_call else left_out(model):
+        is_checkpoint = _internal_call and output_dir is not None  # else `push_to_hub` saves, too
+        with contextlib.nullcontext() if is_checkpoint else left_out(model):
             super().save_model(output_dir, _internal_call)
 
     def create_model_card(self, language: str | None = None, **told: Any) -> None:

@@ -13,6 +13,7 @@ from torch.utils.data import BatchSampler, DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from hf_kd_lambda import callbacks
 from hf_kd_lambda.callbacks import EpochOrder, LambdaCheckpoint, SaveOnSignal, signal_received
 from hf_kd_lambda.gram import Gram
 from hf_kd_lambda.lambda_state import Measurement
@@ -115,6 +116,29 @@ def test_a_second_signal_interrupts_at_once(listening, number):
     os.kill(os.getpid(), signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), number)
+
+
+def test_a_signal_after_another_ranks_is_this_ones_first(listening, args, monkeypatch):
+    monkeypatch.setattr(callbacks.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(callbacks.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(callbacks.dist, "all_reduce", lambda number, op: number.fill_(signal.SIGTERM.value))
+    control = TrainerControl()
+    listening.on_step_end(args, TrainerState(), control)
+    assert control.should_save
+    assert listening.received is signal.SIGTERM
+    os.kill(os.getpid(), signal.SIGTERM)  # a launcher tells the ranks one after the other
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_run_that_was_stopped_leaves_the_limit_of_checkpoints(listening, args):
+    args.save_total_limit = 2
+    listening.on_train_begin(args, TrainerState(), TrainerControl())
+    os.kill(os.getpid(), signal.SIGINT)
+    listening.on_step_end(args, TrainerState(), TrainerControl())
+    assert args.save_total_limit is None
+    listening.on_train_end(args, TrainerState(), TrainerControl())
+    assert args.save_total_limit == 2
 
 
 def test_handlers_go_back_to_whom_they_belonged(args):

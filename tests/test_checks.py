@@ -2,13 +2,17 @@
 
 import pytest
 import torch
+import torch.distributed as dist
+from accelerate.parallelism_config import ParallelismConfig
 from accelerate.utils import DistributedType
 from datasets import Dataset, DatasetDict
 from small_runs import config, examples, models
 from tiny import tiny_bert
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-from hf_kd_lambda.checks import check_columns, check_problem, check_strategy
+from hf_kd_lambda.checks import check_columns, check_problem, check_strategy, check_student
 from hf_kd_lambda.columns import forward_parameters
 from hf_kd_lambda.trainer import DistillationTrainer
 
@@ -114,10 +118,11 @@ def test_labels_are_no_input_of_a_model():
 
 
 class Accelerator:
-    """The two attributes of accelerate's that the check reads."""
+    """The attributes of accelerate's that the check reads."""
 
-    def __init__(self, distributed_type=DistributedType.NO, is_fsdp2=False):
+    def __init__(self, distributed_type=DistributedType.NO, is_fsdp2=False, parallelism_config=None):
         self.distributed_type, self.is_fsdp2 = distributed_type, is_fsdp2
+        self.parallelism_config = parallelism_config
 
 
 def test_deepspeed_is_refused(tmp_path):
@@ -149,6 +154,38 @@ def test_data_parallel_is_refused(tmp_path):
 def test_an_optimizer_that_steps_in_backward_is_refused(tmp_path, optim):
     with pytest.raises(ValueError, match=rf"^optim='{optim}' steps during backward.*adamw_torch"):
         build(tmp_path, *models(), optim=optim)
+
+
+@pytest.mark.parametrize("size", ["tp_size", "cp_size", "sp_size"])
+def test_a_student_of_which_each_rank_has_a_part_is_refused(tmp_path, size):
+    accelerator = Accelerator(DistributedType.MULTI_GPU, parallelism_config=ParallelismConfig(**{size: 2}))
+    with pytest.raises(ValueError, match=rf"parallelism_config cuts .*{size}=2.* train with DDP or FSDP2"):
+        check_strategy(config(tmp_path), accelerator)
+
+
+def test_an_optimizer_of_some_parameters_is_refused(tmp_path):
+    teacher, student = models()
+    optimizer = torch.optim.SGD(student.classifier.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"optimizers: \d+ trainable parameter\(s\), such as bert\."):
+        check_student(student, optimizer)
+    with pytest.raises(ValueError, match="are not in the optimizer: freeze them"):
+        DistillationTrainer(
+            student, config(tmp_path), teacher=teacher, train_dataset=examples(), optimizers=(optimizer, None)
+        )
+    student.bert.requires_grad_(False)
+    check_student(student, optimizer)
+
+
+def test_a_student_sharded_at_load_is_refused(tmp_path):
+    student = tiny_bert(layers=1)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        sharded = distribute_tensor(student.classifier.weight.detach(), init_device_mesh("cpu", (1,)), [Shard(0)])
+        student.classifier.weight = torch.nn.Parameter(sharded)
+        with pytest.raises(ValueError, match="sharded when it was loaded"):
+            check_student(student, None)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_reentrant_checkpointing_is_refused(tmp_path):

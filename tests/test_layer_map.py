@@ -40,11 +40,11 @@ def test_last_takes_the_teachers_last_layers_in_order():
 
 
 def test_last_needs_as_many_layers_of_the_teacher():
-    with pytest.raises(ValueError, match=r"layer_map='last' .* student, which has 6, the teacher 4: use 'uniform'"):
+    with pytest.raises(ValueError, match=r"layers='last' .* student, which has 6, the teacher 4: use 'uniform'"):
         layer_map("last", 6, 4)
 
 
-@pytest.mark.parametrize("spec", [{0: 3, 2: 11}, [[0, 3], [2, 11]], [(0, 3), (2, 11)]])
+@pytest.mark.parametrize("spec", [{0: 3, 2: 11}, {"0": 3, "2": 11}, [[0, 3], [2, 11]], [(0, 3), (2, 11)]])
 def test_pairs_may_be_named(spec):
     assert layer_map(spec, 3, 12) == [(0, 3), (2, 11)]
 
@@ -55,12 +55,12 @@ def test_a_layer_may_learn_from_several():
 
 @pytest.mark.parametrize("pair", [(3, 0), (0, 12), (-1, 0), (0, -1)])
 def test_layers_that_do_not_exist_are_refused(pair):
-    message = rf"layer_map=\[\(0, 0\), \({pair[0]}, {pair[1]}\)\]: .*student has layers 0 to 2, the teacher 0 to 11"
+    message = rf"layers=\[\(0, 0\), \({pair[0]}, {pair[1]}\)\]: .*student's layers 0 to 2 and the teacher's 0 to 11"
     with pytest.raises(ValueError, match=message):
         layer_map([(0, 0), pair], 3, 12)
 
 
-@pytest.mark.parametrize("spec", ["first", "", [], {}, [1, 2], [[0, 1, 2]], [["0", "1"]], {"0": 1}, None, 3])
+@pytest.mark.parametrize("spec", ["first", "", [], {}, [1, 2], [[0, 1, 2]], [["0", "1"]], {"a": 1}, {0: "1"}, None, 3])
 def test_anything_else_is_refused(spec):
-    with pytest.raises(ValueError, match=r"layer_map=.* must be 'uniform', 'last', or pairs"):
+    with pytest.raises(ValueError, match=r"layers=.* must be 'uniform', 'last', or pairs"):
         layer_map(spec, 3, 12)

@@ -23,8 +23,11 @@ from small_runs import (
     reference_run,
     train,
 )
+from tiny_images import VIT, tiny_classifier
 from tiny_lm import language_models, lm_trainer, next_token_losses, padded_batches, rows
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from hf_kd_lambda.adapters import add_adapters
 
 peft = pytest.importorskip("peft")
 
@@ -201,6 +204,15 @@ def test_a_job_merges_the_adapters_into_its_student(tmp_path):
     assert not torch.equal(saved[layer.format(1, "query")], teacher[layer.format(3, "query")])
     assert torch.equal(saved[layer.format(1, "key")], teacher[layer.format(3, "key")])
     assert [report.name for report in reports] == ["teacher", "student without KD", "student with KD"]
+
+
+@pytest.mark.parametrize("problem", ["text-classification", "image-classification"])
+def test_the_head_of_a_classifier_is_trained_beside_the_adapters(problem):
+    student = models()[1] if problem.startswith("text") else tiny_classifier(VIT)
+    targets = TARGETS["SEQ_CLS"] if problem.startswith("text") else ["q_proj", "v_proj"]
+    with_head = add_adapters(student, {"target_modules": targets}, problem)
+    assert any("classifier" in name for name in trainable(with_head))
+    assert all("lora" in name or "classifier" in name for name in trainable(with_head))
 
 
 @pytest.mark.parametrize(

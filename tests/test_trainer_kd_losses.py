@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from datasets import concatenate_datasets
 from safetensors.torch import load_file
 from small_runs import config, examples, flat, logged, make_trainer, models, narrow_student, train
 from tiny import SIZES, tiny_bert
@@ -104,10 +105,10 @@ def test_a_narrower_student_is_projected_trained_and_saved_without_the_projectio
     trainer.train()
     for name, each in student.kd_projections.named_parameters():
         assert not torch.equal(each, before[name])
-    trainer.save_model()
-
-    saved = load_file(tmp_path / "model.safetensors")
-    assert not [name for name in saved if "kd_projections" in name]
+    for save in (trainer.save_model, lambda: trainer.save_model(_internal_call=True)):  # which push_to_hub calls
+        save()
+        saved = load_file(tmp_path / "model.safetensors")
+        assert not [name for name in saved if "kd_projections" in name]
     assert set(load_file(tmp_path / "checkpoint-3" / "model.safetensors")) - set(saved) == {
         f"kd_projections.{name}" for name in before
     }
@@ -238,6 +239,17 @@ def test_either_estimator_leaves_projections_out(tmp_path, estimator):
     assert with_noise == pytest.approx(logged(reference.state.log_history, "grad_norm_kd"), rel=1e-3)
 
 
+def test_a_batch_without_any_label_is_nothing_and_not_nan(tmp_path):
+    data = examples(16)
+    ignored = data.select(range(8)).remove_columns("labels").add_column("labels", [-100] * 8)
+    args = config(tmp_path, kd_losses={"soft_targets": 1, "hidden_mse": 1})
+    trainer = make_trainer(args, *models(), data)
+    expected = trainer.evaluate(data)
+    found = trainer.evaluate(concatenate_datasets([ignored, data]))
+    for name in ("task_loss", "kd_loss", "kd_loss/hidden_mse", "teacher_agreement"):
+        assert found[f"eval_{name}"] == pytest.approx(expected[f"eval_{name}"])
+
+
 # --- refusals: all before training, by setting and fix
 
 
@@ -253,7 +265,7 @@ def refused(tmp_path, kd_losses, teacher=None, student=None, data=None, **settin
 
 def test_a_layer_that_is_not_there(tmp_path):
     message = refused(tmp_path, {"pkd": {"layers": {0: 7}}})
-    assert message.startswith("kd_losses: pkd: layer_map={0: 7}: there is no pair (0, 7)")
+    assert message.startswith("kd_losses: pkd: layers={0: 7}: there is no pair (0, 7)")
 
 
 def test_head_counts_that_differ(tmp_path):

@@ -141,6 +141,12 @@ def test_the_largest_logits_and_hidden_states_go_together(tmp_path):
     assert_near(kept, online)
 
 
+def test_hidden_states_of_a_language_model_are_not_kept_alone(tmp_path):
+    settings = {"kd_losses": {"hidden_mse": 1.0}, "cache_hidden_states": True}
+    with pytest.raises(ValueError, match=r"cache_hidden_states: of a language model .* set cache_top_logits, too"):
+        lm_trainer(tmp_path, *language_models(), **settings)
+
+
 def test_votes_are_taken_of_the_largest_logits(tmp_path):
     settings = {"lambda_rule": "evidence", "lambda_rule_kwargs": {"gamma": 1.0}}
     online, _ = run(lm_trainer(tmp_path, *language_models(), **settings))

@@ -167,6 +167,14 @@ def test_a_single_micro_batch_falls_back_and_says_so(tmp_path, warnings):
     assert "raise gradient_accumulation_steps" in warning
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_taylor2_knows_how_far_momentum_takes_a_step(tmp_path, momentum):
+    args = config(tmp_path, lambda_rule="taylor2", max_steps=1, optim_args=f"momentum={momentum}")
+    trainer = train(args, *models(), examples())
+    rate = trainer.lambda_state.smoothness.learning_rate
+    assert rate.item() == pytest.approx(LEARNING_RATE / (1 - momentum))
+
+
 @pytest.fixture
 def warnings(monkeypatch):
     """What the checks have warned of since the last call."""
