@@ -28,7 +28,7 @@ PUSHED = (
     *(pattern for patterns in NEEDED.values() for pattern in patterns),
     *("model.safetensors.index.json", "configuration_*.py", "modeling_*.py", "tokenization_*.py"),
     *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
-    *("bpe.codes", FIGURE, "results.json"),
+    *("bpe.codes", "chat_template.jinja", "generation_config.json", FIGURE, "results.json"),
 )
 COMMIT_MESSAGE = "Add the distilled student"
 FIXES = {

@@ -197,7 +197,7 @@ def _balance(facts: CardFacts) -> str:
 
 
 def _training(facts: CardFacts) -> str:
-    given = {name: _without_folders(value) for name, value in facts.settings.items() if value not in (None, [], {})}
+    given = {name: without_folders(value) for name, value in facts.settings.items() if value not in (None, [], {})}
     plain = json.loads(json.dumps(given))  # enumerations become text, as YAML has them
     parts = [f"```yaml\n{yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)}```"] if plain else []
     if facts.command:
@@ -207,6 +207,6 @@ def _training(facts: CardFacts) -> str:
     return "\n\n".join(parts)
 
 
-def _without_folders(value: Any) -> Any:
-    """An absolute path becomes its last part: no reader has the folders of the machine that trained."""
+def without_folders(value: Any) -> Any:
+    """A setting as it may be shown: of an absolute path the last part, as no reader has these folders."""
     return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value

@@ -1,5 +1,7 @@
 """A student as ONNX, for runtimes without PyTorch."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import torch
@@ -26,7 +28,7 @@ def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
 
     Raises:
         ModuleNotFoundError: the [onnx] extra is not installed.
-        ValueError: they differ by more than rounding; the file is removed.
+        ValueError: the model cannot be exported, or they differ by more than rounding. A file that was there stays.
     """
     try:
         import onnxruntime
@@ -42,25 +44,30 @@ def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
 
     traced = inputs(TRACED)
     free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    torch.onnx.export(
-        model,
-        kwargs=traced,
-        f=path,
-        input_names=list(traced),
-        output_names=["logits"],
-        dynamic_shapes=dict.fromkeys(traced, free),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    differences = []
-    for texts in CHECKED:
-        batch = inputs(texts)
-        (found,) = session.run(["logits"], {name: value.numpy() for name, value in batch.items()})
-        with torch.inference_mode():
-            differences.append((torch.from_numpy(found) - model(**batch).logits).abs().max().item())
-    if not max(differences) <= TOLERANCE:
-        path.unlink()
-        raise ValueError(f"the logits of {path} were wrong by {max(differences):.2g}: this model cannot be exported.")
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        written = Path(folder) / path.name
+        try:
+            torch.onnx.export(
+                model,
+                kwargs=traced,
+                f=written,
+                input_names=list(traced),
+                output_names=["logits"],
+                dynamic_shapes=dict.fromkeys(traced, free),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise ValueError(f"this model cannot be exported: {error}") from error
+        session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])
+        differences = []
+        for texts in CHECKED:
+            batch = inputs(texts)
+            (found,) = session.run(["logits"], {name: value.numpy() for name, value in batch.items()})
+            with torch.inference_mode():
+                differences.append((torch.from_numpy(found) - model(**batch).logits).abs().max().item())
+        if not max(differences) <= TOLERANCE:
+            raise ValueError(f"the file's logits were wrong by {max(differences):.2g}: this model cannot be exported.")
+        os.replace(written, path)
     return max(differences)

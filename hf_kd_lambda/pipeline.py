@@ -25,7 +25,7 @@ from hf_kd_lambda.figures import plot_lambda
 from hf_kd_lambda.finetune import digest, finetune, train_on
 from hf_kd_lambda.hub import make_repository, push_student, repository_of
 from hf_kd_lambda.metrics import teacher_agreement
-from hf_kd_lambda.model_card import CARD, FIGURE, model_card
+from hf_kd_lambda.model_card import CARD, FIGURE, model_card, without_folders
 from hf_kd_lambda.names import check_known
 from hf_kd_lambda.problems import PROBLEMS
 from hf_kd_lambda.report import ModelReport, results_table, versions, write_results
@@ -131,6 +131,11 @@ class DistillationJob:
         """
         if self.teacher_folder.resolve() == self.folder.resolve():
             raise ValueError(f"teacher_dir={str(self.teacher_folder)!r} is output_dir, too: choose another.")
+        if self.data_args.augment and self.config.dataloader_persistent_workers:
+            raise ValueError(
+                "dataloader_persistent_workers=True: workers that persist do not learn of the next epoch, and would "
+                f"repeat the first one's augment={self.data_args.augment}: leave it out."
+            )
         claim_folder("output_dir", self.folder, self.settings)
         if self.models.student_without_kd:
             claim_folder("output_dir", self.baseline_folder, self.settings)
@@ -290,7 +295,7 @@ class DistillationJob:
                 "split": self.data.report_split,
                 "examples": {name: len(split) for name, split in self.tokens.items()},
                 "lambda": lambda_summary(history),
-                "settings": self.settings,
+                "settings": {name: without_folders(value) for name, value in self.settings.items()},
                 "versions": versions(),
             },
         )

@@ -112,7 +112,7 @@ def write_results(
 ) -> None:
     """Writes results.json, the models and `extra` (task, versions), in one step: no crash leaves half of it."""
     models = [asdict(report) | {"retained": report.retained(reports, main_metric)} for report in reports]
-    results = {**extra, "main_metric": main_metric, "models": models, "figure": str(figure) if figure else None}
+    results = {**extra, "main_metric": main_metric, "models": models, "figure": figure.name if figure else None}
     # JSON has neither NaN nor infinity: they become null.
     finite = json.loads(json.dumps(results, default=str), parse_constant=lambda _: None)
     temporary = path.with_name(path.name + ".tmp")

@@ -283,6 +283,12 @@ def test_logits_are_not_cached_with_augmentation_and_the_reason_is_logged(tmp_pa
     assert "teacher_logits" in trainer.eval_dataset.column_names
 
 
+def test_workers_that_would_repeat_the_images_of_the_first_epoch_are_refused(tmp_path):
+    given = image_settings(tmp_path, augment=["crop"], dataloader_num_workers=1, dataloader_persistent_workers=True)
+    with pytest.raises(ValueError, match=r"dataloader_persistent_workers=True: .* augment=\['crop'\]: leave it out"):
+        job(given).check()
+
+
 def test_training_images_alone_are_augmented_and_anew_in_each_epoch(tmp_path):
     given = image_settings(tmp_path, augment=["crop", "flip"], num_train_epochs=3)
     plain, trainer = job({**given, "augment": None}).tokens, trainer_of(given)

@@ -47,6 +47,10 @@ def test_a_file_that_says_something_else_is_not_kept(tmp_path, student, monkeypa
     with pytest.raises(ValueError, match="cannot be exported"):
         export_onnx(student, tiny_tokenizer(), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+    (tmp_path / "model.onnx").write_text("of an earlier export")
+    with pytest.raises(ValueError, match="cannot be exported"):
+        export_onnx(student, tiny_tokenizer(), tmp_path / "model.onnx")
+    assert (tmp_path / "model.onnx").read_text() == "of an earlier export"
 
 
 def test_without_the_extra_the_message_names_it(tmp_path, student, monkeypatch):

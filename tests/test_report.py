@@ -122,7 +122,7 @@ def test_results_are_valid_json(tmp_path):
     assert results["models"][1]["retained"] is None
     assert results["models"][2]["retained"] == pytest.approx(0.95)
     assert results["main_metric"] == "accuracy"
-    assert results["figure"] == str(tmp_path / "lambda.png")
+    assert results["figure"] == "lambda.png"
     assert results["task"] == "sst2"
     assert results["versions"] == {"torch": "2.11"}
     assert results["loss"] == [None, 1.0]
