@@ -1,6 +1,8 @@
 """What of a model is needed beside its logits: how to ask for it, and how to tell that a model does not give it."""
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import make_dataclass
+from functools import cache
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -68,12 +70,18 @@ def add_attention_vectors(model: PreTrainedModel, who: str) -> None:
             linear.register_forward_hook(_note(found, (name, index)))
 
     def put_out(model: nn.Module, args: Any, outputs: ModelOutput) -> ModelOutput:
-        for name in VECTORS:
-            outputs[name] = tuple(found[name, index] for index in range(len(layers)))
+        vectors = {name: tuple(found[name, index] for index in range(len(layers))) for name in VECTORS}
         found.clear()
-        return outputs
+        kind: Any = type(outputs)
+        return _with_vectors(kind)(**outputs, **vectors)
 
     model.register_forward_hook(put_out)
+
+
+@cache
+def _with_vectors(outputs: type[ModelOutput]) -> type[ModelOutput]:
+    """A kind of outputs with fields for the vectors: DDP takes outputs apart and makes them anew by their fields."""
+    return make_dataclass(f"{outputs.__name__}WithVectors", [(name, Any, None) for name in VECTORS], bases=(outputs,))
 
 
 def _note(found: dict[tuple[str, int], Tensor], key: tuple[str, int]) -> Any:

@@ -33,13 +33,13 @@ class HubServer:
     Attributes:
         token: the one that may write.
         repositories: by their full names.
-        requests: all that came, as "METHOD path".
+        received: address and body of all requests.
     """
 
     def __init__(self, token: str) -> None:
         self.token = token
         self.repositories: dict[str, Repository] = {}
-        self.requests: list[str] = []
+        self.received: list[bytes] = []
         self.stored: dict[str, bytes] = {}  # large files by their sha256
         self._failures: list[tuple[str, int]] = []
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
@@ -83,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
         """All requests alike."""
         path = unquote(urlsplit(self.path).path)
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.hub.requests.append(f"{self.command} {path}")
+        self.hub.received.append(self.path.encode() + body)
         status = self.hub.failure(path)
         if status == DROP:
             self.close_connection = True

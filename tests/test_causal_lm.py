@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, DataCollatorForLanguageModeling
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from hf_kd_lambda.causal import is_causal
+from hf_kd_lambda.evidence import Evidence, side_counts
 from hf_kd_lambda.next_token import next_token_metrics, next_token_predictions
 from hf_kd_lambda.student import student_from_layers
 from hf_kd_lambda.trainer import DistillationTrainer
@@ -144,9 +145,17 @@ def test_the_hidden_states_weigh_each_row_by_its_labels(tmp_path):
 
 
 def test_votes_are_counted_at_the_positions_before_the_labels(tmp_path):
-    trainer = lm_trainer(tmp_path, *language_models(), lambda_rule="evidence", lambda_rule_kwargs={"gamma": 1.0})
+    teacher, student = language_models()
+    batch = next(iter(padded_batches(rows())))
+    labels = batch.pop("labels")
+    with torch.no_grad():
+        ours, theirs = (model(**batch).logits[:, :-1] for model in (student, teacher.eval()))
+    evidence = Evidence()
+    evidence.update(side_counts(ours, theirs, labels[:, 1:]))
+    trainer = lm_trainer(tmp_path, teacher, student, lambda_rule="evidence", lambda_rule_kwargs={"gamma": 1.0})
     trainer.train()
     odds = logged(trainer.state.log_history, "odds")
+    assert odds[0] == pytest.approx(evidence.odds.item(), rel=1e-5)
     assert len(set(odds)) >= 4
 
 
@@ -310,7 +319,9 @@ def test_another_vocabulary_is_refused_before_training(tmp_path):
     tokenizer.add_tokens(["film2"])
     student.save_pretrained(tmp_path / "student")
     tokenizer.save_pretrained(tmp_path / "student")
-    with pytest.raises(ValueError, match="tokenizer has 95 tokens, the student's 96, not the same ones"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer \(.*\) has 95 tokens, the student's \(.*\) 96, and not the same ones"
+    ):
         job({**given, "student_layers": None, "student": str(tmp_path / "student")}).check()
 
 

@@ -222,3 +222,13 @@ def test_a_committed_report_is_what_its_runs_say(tmp_path, committed):
     report = committed.with_name("report.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^Written by: (.*)$", report, re.MULTILINE)
     assert write_report(tmp_path, html.unescape(command)) == report
+    pages = [(folder / "report.html").read_text(encoding="utf-8") for folder in (tmp_path, committed.parent)]
+    assert without_pictures(pages[0]) == without_pictures(pages[1])
+
+
+def test_there_are_committed_comparisons():
+    assert COMMITTED
+
+
+def without_pictures(page):
+    return re.sub(r"data:image/svg\+xml;base64,[^\"]*", "", page)

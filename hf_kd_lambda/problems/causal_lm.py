@@ -67,9 +67,9 @@ class CausalLM(Problem):
         """
         if teacher is not None:
             raise ValueError(
-                f"the teacher's tokenizer has {len(teacher)} tokens, the student's {len(student)}, not the same ones: "
-                "a language model can only teach one of its own vocabulary. Take a student of the teacher's family, "
-                "or student_layers."
+                f"the teacher's tokenizer ({teacher.name_or_path}) has {len(teacher)} tokens, the student's "
+                f"({student.name_or_path}) {len(student)}, and not the same ones: a language model can only teach one "
+                "of its own vocabulary. Take a student of the teacher's family, or student_layers."
             )
         return cut_blocks(data, student, args.max_length)
 

@@ -110,12 +110,18 @@ def test_what_rules_need_is_the_same_as_in_one_process(tmp_path, settings, whole
 
 
 @pytest.mark.parametrize("sharding", [{}, FSDP2], ids=["DDP", "FSDP2"])
-def test_hidden_states_and_their_projections_are_the_same_as_in_one_process(tmp_path, sharding):
-    settings = {"kd_losses": {"soft_targets": 1, "hidden_mse": 1}, "lambda_interval": 2}  # every second is unmeasured
+def test_all_that_is_inside_of_models_is_learned_as_in_one_process(tmp_path, sharding):
+    kd_losses = {
+        "soft_targets": 1,
+        "hidden_mse": 1,
+        "attention_kl": 1,
+        "relations": {"weight": 1, "relation_heads": 4},
+    }
+    settings = {"kd_losses": kd_losses, "lambda_interval": 2}  # every second step is unmeasured
     teacher, _ = models()
     single = train(config(tmp_path / "one", **settings), teacher, narrow_student(), examples())
     log_history, weights = run_two_processes(tmp_path, **settings, **HALVES, **sharding, narrow=True)
-    for name in ("lambda", "grad_norm_kd", "kd_loss/hidden_mse"):
+    for name in ("lambda", "grad_norm_kd", *(f"kd_loss/{name}" for name in kd_losses)):
         expected = logged(single.state.log_history, name)
         assert len(expected) == 6
         assert logged(log_history, name) == pytest.approx(expected, rel=1e-4)
