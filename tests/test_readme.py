@@ -30,6 +30,16 @@ def test_regrets_are_quoted_as_the_report_has_them():
     assert quoted == told
 
 
+def test_scores_of_kd_losses_are_quoted_as_the_report_has_them():
+    report = (ROOT / "benchmarks/compare_variants/report.md").read_text(encoding="utf-8")
+    docs = (ROOT / "docs/losses.md").read_text(encoding="utf-8")
+    quoted = {row[0]: row[1:] for row in rows(docs, "no KD")}
+    assert len(quoted) == 7
+    for task, scores in quoted.items():
+        section = report.split(f"#### {task}, clean\n")[1]
+        assert [row[1].split()[0] for row in rows(section, "score")] == scores
+
+
 def rows(text: str, column: str) -> list[list[str]]:
     """The cells of the first table that has this column, without its head."""
     lines = text.splitlines()
