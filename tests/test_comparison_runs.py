@@ -91,12 +91,12 @@ def test_runs_of_other_evaluations_or_another_teacher_are_not_mixed_in(compariso
 
 
 def test_a_folder_that_stands_in_for_glue_is_recorded_as_glue(comparison):
-    elsewhere = dataclasses.replace(comparison, tasks={"films": {**comparison.tasks["reviews"], "dataset": None}})
     task = TaskRuns(comparison, "reviews")
-    task.job.settings["dataset"] = "a/folder"
     cell = Cell("reviews", "clean", "half", 0)
+    assert task.begun(cell).settings["dataset"] is None, "these are files"
+    task.job.settings["dataset"] = "a/folder"
     assert task.begun(cell).settings["dataset"] == "a/folder"
-    task.comparison = dataclasses.replace(elsewhere, tasks=comparison.tasks, glue="a/folder")
+    task.comparison = dataclasses.replace(comparison, glue="a/folder")
     assert task.begun(cell).settings["dataset"] == "nyu-mll/glue"
 
 

@@ -130,7 +130,7 @@ class TaskRuns:
         config = self.config(cell)
         settings = {name: getattr(config, name, value) for name, value in self.job.settings.items()}
         del settings["teacher_dir"]
-        if settings["dataset"] == self.comparison.glue:
+        if self.comparison.glue is not None and settings["dataset"] == self.comparison.glue:
             settings["dataset"] = GLUE  # wherever it lies
         return Run(
             **cell._asdict(),
