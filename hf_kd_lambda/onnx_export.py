@@ -42,24 +42,9 @@ def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
         tokens = tokenizer(texts, padding=True, return_tensors="pt")
         return {name: value for name, value in tokens.items() if name in accepted}
 
-    traced = inputs(TRACED)
-    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         written = Path(folder) / path.name
-        try:
-            torch.onnx.export(
-                model,
-                kwargs=traced,
-                f=written,
-                input_names=list(traced),
-                output_names=["logits"],
-                dynamic_shapes=dict.fromkeys(traced, free),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        except torch.onnx.OnnxExporterError as error:
-            raise ValueError(f"this model cannot be exported: {error}") from error
+        _write(model, inputs(TRACED), written)
         session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])
         differences = []
         for texts in CHECKED:
@@ -71,3 +56,21 @@ def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path
             raise ValueError(f"the file's logits were wrong by {max(differences):.2g}: this model cannot be exported.")
         os.replace(written, path)
     return max(differences)
+
+
+def _write(model: PreTrainedModel, traced: dict[str, torch.Tensor], path: Path) -> None:
+    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    try:
+        torch.onnx.export(
+            model,
+            kwargs=traced,
+            f=path,
+            input_names=list(traced),
+            output_names=["logits"],
+            dynamic_shapes=dict.fromkeys(traced, free),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise ValueError(f"this model cannot be exported: {error}") from error
