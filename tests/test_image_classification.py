@@ -28,7 +28,6 @@ from tiny_images import (
 )
 from torch.utils.data import RandomSampler
 from transformers import (
-    AutoImageProcessor,
     AutoModelForImageClassification,
     Trainer,
     TrainerCallback,
@@ -36,6 +35,9 @@ from transformers import (
     ViTImageProcessorPil,
     pipeline,
 )
+
+# From where it is defined: of some versions, what `transformers` exports asks for torchvision, though Pillow does.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_kd_lambda.arguments import DataArguments
 from hf_kd_lambda.comparison.plan import arguments
