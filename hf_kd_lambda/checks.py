@@ -25,6 +25,33 @@ FEW = 8  # examples, whose standard deviation is known within a quarter
 ADAM_OPTIMIZERS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
 
 
+def check_given_model(student: nn.Module | None) -> None:
+    """Refuse to make the student anew for each trial of a search, while λ's state and projections would go on.
+
+    Raises:
+        ValueError: there is no student.
+    """
+    if student is None:
+        raise ValueError(
+            "model=None: a DistillationTrainer belongs to one student, so that model_init and hyperparameter_search "
+            "are not supported: give a model, and make a trainer for each trial."
+        )
+
+
+def check_apart(teacher: nn.Module, student: nn.Module) -> None:
+    """Refuse a teacher that would be trained, or a student that would be frozen with it.
+
+    Raises:
+        ValueError: they share parameters.
+    """
+    taught = {id(each): name for name, each in student.named_parameters()}
+    if shared := [taught[id(each)] for each in teacher.parameters() if id(each) in taught]:
+        raise ValueError(
+            f"teacher and student share {len(shared)} parameter(s), such as {shared[0]}, and the teacher is frozen "
+            "while the student is trained: give the student a copy (copy.deepcopy)."
+        )
+
+
 def check_problem(student: PreTrainedConfig) -> None:
     """Refuse a task whose labels have no soft targets in the sense of Hinton et al.
 
@@ -77,8 +104,10 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
             "teacher_input_ids: of the next token, a teacher can only teach what it says at the student's own "
             "positions: leave out the teacher's columns, and take models of one tokenizer."
         )
+    # Of some image models `vocab_size` is that of a codebook.
+    read_tokens = all(getattr(model, "main_input_name", "input_ids") == "input_ids" for model in (teacher, student))
     sizes = [getattr(model.config, "vocab_size", None) for model in (teacher, student)]
-    if sizes[0] != sizes[1] and not own_inputs(columns):
+    if read_tokens and sizes[0] != sizes[1] and not own_inputs(columns):
         raise ValueError(
             f"the teacher's vocabulary has {sizes[0]} tokens, the student's {sizes[1]}, so one cannot read the "
             "other's input_ids: tokenise for the teacher too, into columns named teacher_input_ids and so on."
@@ -163,7 +192,7 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
         f"parallelism_config cuts tensors or sequences into parts ({parallel}), of which no rank has whole gradients: "
         "train with DDP or FSDP2.": any(size > 1 for size in sizes.values()),
         f"optim={args.optim.value!r} steps during backward, before λ is known: choose another, e.g. adamw_torch.": (
-            args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO)
+            args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO) or "layerwise" in args.optim.value
         ),
         "gram_metric='adam' needs the second moments of torch's Adam or AdamW, and "
         f"optim={args.optim.value!r} has none: set optim to adamw_torch or adamw_torch_fused.": (
@@ -207,16 +236,15 @@ def check_votes(logits: Tensor, labels: Tensor) -> None:
 
     Args:
         logits: `[..., classes]`, or `[..., 1]` of a regression.
-        labels: to be class indices `[...]`, or numbers.
+        labels: `[...]`, to be class indices, or numbers of a regression.
 
     Raises:
         ValueError: they are not.
     """
-    if labels.shape != logits.shape[:-1] or (labels.is_floating_point() and logits.shape[-1] > 1):
+    if labels.is_floating_point() and logits.shape[-1] > 1:
         raise ValueError(
-            f"lambda_rule='evidence' asks the student whether the label or the teacher is right, and labels of shape "
-            f"{list(labels.shape)} and {labels.dtype} do not say which class of logits of shape {list(logits.shape)} "
-            "is: set lambda_rule to adaptive."
+            f"lambda_rule='evidence' asks the student whether the label or the teacher is right, and labels of "
+            f"{labels.dtype} do not say which of {logits.shape[-1]} classes is: set lambda_rule to adaptive."
         )
 
 

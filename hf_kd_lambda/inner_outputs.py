@@ -1,7 +1,7 @@
 """What of a model is needed beside its logits: how to ask for it, and how to tell that a model does not give it."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import make_dataclass
+from dataclasses import fields, make_dataclass
 from functools import cache
 from typing import Any, cast
 
@@ -39,15 +39,6 @@ def check_given(model: nn.Module, outputs: Mapping[str, Any], needs: Collection[
         )
 
 
-def without(outputs: ModelOutput, names: Collection[str]) -> ModelOutput:
-    """The outputs but these, as predictions that nobody asked for would be gathered over a whole evaluation."""
-    kept = type(outputs)()
-    for name, value in outputs.items():
-        if name not in names:
-            kept[name] = value
-    return kept
-
-
 def add_attention_vectors(model: PreTrainedModel, who: str) -> None:
     """Have a model put out its `query_vectors`, `key_vectors` and `value_vectors`, a tensor of each for each layer.
 
@@ -72,16 +63,24 @@ def add_attention_vectors(model: PreTrainedModel, who: str) -> None:
     def put_out(model: nn.Module, args: Any, outputs: ModelOutput) -> ModelOutput:
         vectors = {name: tuple(found[name, index] for index in range(len(layers))) for name in VECTORS}
         found.clear()
-        kind: Any = type(outputs)
-        return _with_vectors(kind)(**outputs, **vectors)
+        return with_more(outputs, vectors)
 
     model.register_forward_hook(put_out)
 
 
+def with_more(outputs: ModelOutput, more: dict[str, tuple[Tensor, ...]]) -> ModelOutput:
+    """The outputs and more, by name; what they have under such names already, from another trainer's hook, gives way.
+
+    They are fields, since DDP takes outputs apart and makes them anew by their fields.
+    """
+    return _kind_with(cast(Any, type(outputs)), tuple(more))(**{**outputs, **more})
+
+
 @cache
-def _with_vectors(outputs: type[ModelOutput]) -> type[ModelOutput]:
-    """A kind of outputs with fields for the vectors: DDP takes outputs apart and makes them anew by their fields."""
-    return make_dataclass(f"{outputs.__name__}WithVectors", [(name, Any, None) for name in VECTORS], bases=(outputs,))
+def _kind_with(outputs: Any, names: tuple[str, ...]) -> Any:
+    if set(names) <= {field.name for field in fields(outputs)}:
+        return outputs
+    return make_dataclass(f"{outputs.__name__}WithMore", [(name, Any, None) for name in names], bases=(outputs,))
 
 
 def _note(found: dict[tuple[str, int], Tensor], key: tuple[str, int]) -> Any:

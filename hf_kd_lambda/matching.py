@@ -13,10 +13,9 @@ from hf_kd_lambda.columns import forward_parameters, own_inputs, teacher_inputs
 from hf_kd_lambda.inner_outputs import VECTORS, add_attention_vectors, check_given, forward_flags
 from hf_kd_lambda.kd_losses.of_layers import HiddenLoss
 from hf_kd_lambda.objective import Objective
-from hf_kd_lambda.projections import add_projections
+from hf_kd_lambda.projections import PROJECTED, add_projections
 
 
-@torch.no_grad()
 def match(
     objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Any]
 ) -> tuple[bool, ...]:
@@ -24,17 +23,19 @@ def match(
 
     Args:
         objective: of the run.
-        student, teacher: any of which may be on another device than training will use.
+        student, teacher: any of which may be on another device than training will use; the student without
+            projections.
         batch: of any examples, with labels.
 
     Returns:
         Of each of the teacher's hidden states, whether a loss needs it; nothing where none needs any.
 
     Raises:
-        ValueError: a model does not give what is needed, or the two cannot be compared; the message says what to do.
+        ValueError: a model does not give what is needed, the two cannot be compared, or nothing of the student is
+            trained by a loss; the message says what to do.
     """
     needs = objective.needs
-    if "teacher_input_ids" in own_inputs(batch):
+    if "teacher_input_ids" in own_inputs(batch) and not _are_same_tokens(batch, student, teacher):
         raise ValueError(
             f"kd_losses: {', '.join(objective.kd_losses)}: the teacher has tokens of its own, so that its positions "
             "are not the student's: give both one tokenizer, or take losses of the logits."
@@ -48,7 +49,8 @@ def match(
         use_undropped_maps(student)
     students = {name: batch[name] for name in forward_parameters(student) & batch.keys()}
     of_student = _outputs(student, students, needs, "student")
-    of_teacher = _outputs(teacher, teacher_inputs(batch, forward_parameters(teacher)), needs, "teacher")
+    with torch.no_grad():
+        of_teacher = _outputs(teacher, teacher_inputs(batch, forward_parameters(teacher)), needs, "teacher")
     pairs, needed = [], set()
     for name, loss in objective.kd_losses.items():
         with _named(name):
@@ -63,8 +65,15 @@ def match(
     inputs = _on_cpu({name: batch[name] for name in ("labels", "attention_mask") if name in batch})
     for name, loss in objective.kd_losses.items():
         with _named(name):
-            Objective({name: loss}, objective.temperature)(of_student, of_teacher, inputs)
+            if not loss(objective.given(of_student, of_teacher, inputs)).requires_grad:
+                raise ValueError("no trainable parameter of the student is before what it compares: leave it out.")
     return tuple(layer in needed for layer in range(len(of_teacher.get("hidden_states", ()))))
+
+
+def _are_same_tokens(batch: dict[str, Any], student: PreTrainedModel, teacher: PreTrainedModel) -> bool:
+    """Whether the teacher's own tokens are the student's, as where only DistilBERT's lack `token_type_ids`."""
+    of_one_size = student.config.vocab_size == teacher.config.vocab_size
+    return of_one_size and torch.equal(batch["input_ids"], batch["teacher_input_ids"])
 
 
 @contextlib.contextmanager
@@ -103,7 +112,7 @@ def _outputs(model: PreTrainedModel, batch: dict[str, Any], needs: set[str], who
     outputs = model.eval()(**inputs, **forward_flags(needs))
     model.train(was_training)
     check_given(model, outputs, needs, who)
-    return _on_cpu({"logits": outputs.logits, **{name: outputs[name] for name in needs}})
+    return _on_cpu({name: outputs[name] for name in ("logits", PROJECTED, *needs) if name in outputs})
 
 
 def _on_cpu(value: Any) -> Any:

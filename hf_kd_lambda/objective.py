@@ -26,6 +26,24 @@ class Losses(NamedTuple):
         return torch.stack([self.task, self.kd, *self.parts])
 
 
+def check_labels(logits: Tensor, labels: Tensor) -> None:
+    """Refuse labels that are not one an item, by which items could not be counted.
+
+    Args:
+        logits: `[examples, ..., classes]`, or `[examples, 1]` of a regression.
+        labels: to be `[examples, ...]`.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"labels of shape {list(labels.shape)} are not one an item, as logits of shape {list(logits.shape)} ask "
+            f"for: give one label of {list(logits.shape[:-1])}; of a regression a number, not a list of one; soft and "
+            "multi-hot labels are not supported."
+        )
+
+
 class Objective:
     """task_loss, and kd_loss as the weighted sum of KD losses.
 
@@ -80,15 +98,29 @@ class Objective:
             inputs: the batch, with its `labels` and, of tokens, `attention_mask`.
             num_items: what sums over items are divided by; None for the items of this batch.
             kd_weights: `[kd_losses]`, of the sum; None for their own.
+
+        Raises:
+            ValueError: there is not one label for each item.
         """
-        labels = targets(inputs)
-        counted = torch.as_tensor(count_items(labels) if num_items is None else num_items)
-        num_items = torch.where(counted > 0, counted, 1)  # where all labels are ignored, the losses are 0, not 0/0
-        given = Given(student, teacher, inputs.get("attention_mask"), labels, num_items, self.temperature)
+        given = self.given(student, teacher, inputs, num_items)
         parts = [loss(given) for loss in self.kd_losses.values()]
         weights = self.weights if kd_weights is None else kd_weights
         kd = torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
-        return Losses(self._task_loss(student, inputs, num_items), kd, parts if len(parts) > 1 else [])
+        return Losses(self._task_loss(student, inputs, given.num_items), kd, parts if len(parts) > 1 else [])
+
+    def given(
+        self,
+        student: Mapping[str, Any],
+        teacher: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        num_items: Tensor | int | None = None,
+    ) -> Given:
+        """What a KD loss is computed from; arguments and errors as of a call."""
+        labels = targets(inputs)
+        check_labels(student["logits"], labels)
+        counted = torch.as_tensor(count_items(labels) if num_items is None else num_items)
+        num_items = torch.where(counted > 0, counted, 1)  # where all labels are ignored, the losses are 0, not 0/0
+        return Given(student, teacher, inputs.get("attention_mask"), labels, num_items, self.temperature)
 
     def _task_loss(self, student: Mapping[str, Any], inputs: Mapping[str, Any], num_items: Tensor | int) -> Tensor:
         if self.own_task_loss is not None:

@@ -7,13 +7,23 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from hf_kd_lambda.inner_outputs import with_more
+
 NAME = "kd_projections"
+PROJECTED = "projected_states"
+"""Name of the outputs that are the student's hidden states, those projected that have a projection."""
+
+
+def drop_projections(student: nn.Module) -> None:
+    """Take from a student what an earlier trainer gave it."""
+    if hasattr(student, NAME):
+        delattr(student, NAME)
 
 
 def add_projections(
     student: nn.Module, pairs: Iterable[tuple[int, int]], states: Sequence[Tensor], teacher_states: Sequence[Tensor]
 ) -> None:
-    """Have a student put out some of its hidden states in the teacher's width (FitNets, PKD, TinyBERT).
+    """Have a student put out some of its hidden states in the teacher's width, too (FitNets, PKD, TinyBERT).
 
     Tokens go through a linear layer, feature maps through a 1 × 1 convolution, which are parts of the student, so that
     whatever wraps, optimises, averages or checkpoints it does so with them.
@@ -39,7 +49,8 @@ def add_projections(
         if width != target:
             layers[str(index)] = nn.Conv2d(width, target, 1) if dim == 1 else nn.Linear(width, target)
     if layers:
-        student.add_module(NAME, nn.ModuleDict(layers).to(next(student.parameters()).device))
+        like = next(student.parameters())
+        student.add_module(NAME, nn.ModuleDict(layers).to(like.device, like.dtype))
         student.register_forward_hook(_project)
 
 
@@ -48,7 +59,7 @@ def _project(student: nn.Module, args: Any, outputs: ModelOutput) -> ModelOutput
     states = outputs.get("hidden_states")
     if layers is not None and states is not None:
         projected = (layers[str(i)](state) if str(i) in layers else state for i, state in enumerate(states))
-        outputs["hidden_states"] = tuple(projected)
+        return with_more(outputs, {PROJECTED: tuple(projected)})
     return outputs
 
 

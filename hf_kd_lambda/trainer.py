@@ -2,7 +2,7 @@
 
 import contextlib
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from signal import Signals
@@ -20,7 +20,9 @@ from hf_kd_lambda.callbacks import EpochOrder, LambdaCheckpoint, SaveOnSignal, s
 from hf_kd_lambda.card_facts import facts_of_trainer
 from hf_kd_lambda.causal import ShiftedLabels, is_causal, targets
 from hf_kd_lambda.checks import (
+    check_apart,
     check_columns,
+    check_given_model,
     check_next_tokens,
     check_problem,
     check_projections,
@@ -38,7 +40,7 @@ from hf_kd_lambda.figures import plot_lambda
 from hf_kd_lambda.finetune import sampling_strategy
 from hf_kd_lambda.gram import Gram, cut_outputs
 from hf_kd_lambda.host_memory import keep_freed_memory
-from hf_kd_lambda.inner_outputs import forward_flags, gives, without
+from hf_kd_lambda.inner_outputs import forward_flags, gives
 from hf_kd_lambda.kept_outputs import KeptOutputs
 from hf_kd_lambda.lambda_rules import loss_weights
 from hf_kd_lambda.lambda_state import LambdaState
@@ -49,7 +51,7 @@ from hf_kd_lambda.measuring_step import MeasuringStep
 from hf_kd_lambda.metric import check_adam
 from hf_kd_lambda.model_card import CARD, FIGURE, model_card
 from hf_kd_lambda.objective import Losses, Objective
-from hf_kd_lambda.projections import left_out
+from hf_kd_lambda.projections import PROJECTED, drop_projections, left_out
 from hf_kd_lambda.run_records import EvaluationRecord, StepRecord
 from hf_kd_lambda.soft_targets import SoftTargets
 from hf_kd_lambda.teacher import align_labels, own_label_names
@@ -72,7 +74,8 @@ class DistillationTrainer(Trainer):
     A student with PEFT's adapters learns through these alone: they are what is measured, stepped and saved.
 
     `compute_loss_func(outputs, labels, num_items_in_batch)`, if given, is the task loss. It must depend on the student
-    through `outputs` alone. Labels that are not classes, one an item, need another rule than `evidence`.
+    through `outputs` alone. Labels are one an item; of several classes, such as are no classes need another rule than
+    `evidence`.
 
     Args:
         teacher: predicts the soft targets. It is frozen and put into eval mode; if its labels are the student's in
@@ -82,7 +85,7 @@ class DistillationTrainer(Trainer):
 
     Raises:
         ValueError: teacher and student do not fit each other, or a strategy is asked for that cannot work (DeepSpeed,
-            FSDP1, DataParallel, reentrant checkpointing, LOMO, Adam's metric without Adam).
+            FSDP1, DataParallel, reentrant checkpointing, LOMO, Adam's metric without Adam, `model_init`).
     """
 
     args: DistillationConfig
@@ -98,6 +101,7 @@ class DistillationTrainer(Trainer):
         teacher: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
+        check_given_model(model)
         # The Trainer would drop what the student does not take: the teacher's inputs, and its logits.
         drops_columns, args = args.remove_unused_columns, copy.copy(args)
         args.remove_unused_columns = False
@@ -113,6 +117,8 @@ class DistillationTrainer(Trainer):
             teacher.config.use_cache = False  # keys and values are for generation
         elif teacher is not None:
             align_labels(teacher, own_label_names(model))
+        if teacher is not None:
+            check_apart(teacher, model)
         num_outputs = student_config.vocab_size if causal else student_config.num_labels
         check_top_logits(args, model, num_outputs)
         warn_of_blind_measurements(args, num_outputs)
@@ -132,7 +138,9 @@ class DistillationTrainer(Trainer):
         taken = self._student_inputs if teacher is None else self._student_inputs | forward_parameters(teacher)
         collate = ShiftedLabels(self.data_collator) if causal else self.data_collator
         self.data_collator = ColumnCollator(collate, taken if drops_columns else None)
-        self._added_outputs = {name for name in self._objective.needs if not gives(student_config, name)}
+        asked = {name for name in self._objective.needs if not gives(student_config, name)}
+        self._added_outputs = {PROJECTED, *asked}
+        drop_projections(model)
         kept = self._kept_outputs(self._match(model, teacher) if self._objective.needs else ())
         check_student(model, self.optimizer)
         self._soft_targets = SoftTargets(teacher, self.accelerator, self._objective.needs, kept)
@@ -232,7 +240,8 @@ class DistillationTrainer(Trainer):
             return super().train(*args, **kwargs)
         finally:
             self._step, self._votes = None, torch.zeros_like(self._votes)
-            if self._evidence is not None:
+            self._step_record = StepRecord(self._objective.names, self.args.device)
+            if self._evidence is not None and self.state.global_step:
                 self._evidence.closed = True  # the student that another run goes on with knows these examples
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, SaveOnSignal):
@@ -288,7 +297,7 @@ class DistillationTrainer(Trainer):
                 self.accelerator.gather_for_metrics,
             )
         loss = torch.dot(losses[:2], torch.stack(self.loss_weights))
-        return (loss, without(outputs, self._added_outputs)) if return_outputs else loss
+        return (loss, outputs) if return_outputs else loss
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -359,6 +368,25 @@ class DistillationTrainer(Trainer):
             return num_items_in_batch / self.accelerator.num_processes  # by which DDP's average divides once more
         return num_items_in_batch
 
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """As the Trainer's, in the order of the examples."""
+        with self._in_order():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """As the Trainer's, in the order of the examples, beside which predictions are put."""
+        with self._in_order():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextlib.contextmanager
+    def _in_order(self) -> Iterator[None]:
+        """Keep `group_by_length` to training: the Trainer would shuffle what it evaluates and predicts as well."""
+        strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "sequential"
+        try:
+            yield
+        finally:
+            self.args.train_sampling_strategy = strategy
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the student; projections are left out where it is saved for use, and kept in checkpoints."""
         model = self.accelerator.unwrap_model(self.model)
@@ -393,6 +421,9 @@ class DistillationTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Add both losses and the agreement with the teacher to the metrics of `evaluate` and `predict`."""
         self._evaluation_record = EvaluationRecord(self._objective.names)
+        if ignore_keys is None:
+            ignore_keys = getattr(cast(Any, self.model).config, "keys_to_ignore_at_inference", [])
+        ignore_keys = [*ignore_keys, *self._added_outputs]  # or they would be gathered over a whole evaluation
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         own = {f"{metric_key_prefix}_{name}": value for name, value in self._evaluation_record.metrics().items()}
         return output._replace(metrics=(output.metrics or {}) | own)

@@ -150,7 +150,7 @@ def test_data_parallel_is_refused(tmp_path):
         check_strategy(args, Accelerator())
 
 
-@pytest.mark.parametrize("optim", ["lomo", "adalomo"])
+@pytest.mark.parametrize("optim", ["lomo", "adalomo", "galore_adamw_layerwise"])
 def test_an_optimizer_that_steps_in_backward_is_refused(tmp_path, optim):
     with pytest.raises(ValueError, match=rf"^optim='{optim}' steps during backward.*adamw_torch"):
         build(tmp_path, *models(), optim=optim)
@@ -161,6 +161,19 @@ def test_a_student_of_which_each_rank_has_a_part_is_refused(tmp_path, size):
     accelerator = Accelerator(DistributedType.MULTI_GPU, parallelism_config=ParallelismConfig(**{size: 2}))
     with pytest.raises(ValueError, match=rf"parallelism_config cuts .*{size}=2.* train with DDP or FSDP2"):
         check_strategy(config(tmp_path), accelerator)
+
+
+def test_a_student_to_be_made_for_each_trial_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"model_init and hyperparameter_search are not supported: give a model"):
+        DistillationTrainer(None, config(tmp_path), teacher=models()[0], model_init=lambda: models()[1])
+
+
+def test_a_teacher_that_shares_parameters_with_the_student_is_refused(tmp_path):
+    teacher, student = models()
+    student.bert.embeddings = teacher.bert.embeddings
+    with pytest.raises(ValueError, match=r"share 5 parameter\(s\), such as bert\.embeddings.* a copy"):
+        build(tmp_path, teacher, student)
+    assert all(each.requires_grad for each in student.parameters())
 
 
 def test_an_optimizer_of_some_parameters_is_refused(tmp_path):

@@ -109,7 +109,8 @@ def share(found: list[str], expected: list[str]) -> float:
 def test_bert_teaches_a_distilbert_whose_tokenizer_may_give_no_token_types(tmp_path, tokenizer_class):
     vocabulary = {token: index for index, token in enumerate(VOCABULARY)}
     tokenizer = tokenizer_class(vocab=vocabulary, model_max_length=64)
-    whole = small_job(tmp_path, student=save(tmp_path / "student", tokenizer, **DISTILBERT))
+    kd_losses = {"soft_targets": 1.0, "hidden_cosine": 1.0}
+    whole = small_job(tmp_path, student=save(tmp_path / "student", tokenizer, **DISTILBERT), kd_losses=kd_losses)
     shared = "token_type_ids" in tokenizer.model_input_names
     assert ("teacher_token_type_ids" in whole.tokens["train"].column_names) != shared
     assert assert_distilled(whole, tmp_path).config.model_type == "distilbert"

@@ -181,6 +181,12 @@ def test_checkpoints_are_read_with_their_processors(tmp_path):
     assert AutoImageProcessor.from_pretrained(tmp_path / "out").size == {"height": 20, "width": 20}
 
 
+def test_a_teacher_with_a_codebook_teaches_a_model_without(tmp_path):
+    beit = {**VIT, "model_type": "beit", "vocab_size": 64}
+    given = image_settings(tmp_path, teacher_architecture=json.dumps(beit), max_steps=1, teacher_epochs=1)
+    assert len(job(given).run()) == 2
+
+
 def test_layers_of_a_vision_transformer_make_a_student(tmp_path):
     given = image_settings(
         tmp_path, teacher_architecture=json.dumps(VIT), student_architecture=None, student_layers=[0, 2]

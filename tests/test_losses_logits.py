@@ -53,6 +53,18 @@ def test_reverse_kl_loss_by_hand():
     assert loss.item() == pytest.approx(sum(divergences) / 2, rel=1e-6)
 
 
+@pytest.mark.parametrize("name", ["soft_target", "jensen_shannon", "dkd"])
+def test_a_teacher_may_rule_a_class_out(batch, name):
+    student, teacher, labels = batch
+    ruled_out = teacher.clone()
+    ruled_out[:, 2] = -math.inf
+    found, near = (
+        DIVERGENCES[name](student, each, labels % 2, num_items=6, temperature=2.0)
+        for each in (ruled_out, ruled_out.nan_to_num(neginf=-200.0))
+    )
+    assert found.item() == pytest.approx(near.item(), rel=1e-6)
+
+
 def test_kullback_leibler_losses_are_those_of_torchs_distributions(batch):
     student, teacher, labels = batch
     p_s, p_t = softened(student, teacher, temperature=2.0)

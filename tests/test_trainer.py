@@ -25,7 +25,13 @@ from small_runs import (
 )
 from tiny import tiny_bert
 from torch import nn
-from transformers import DistilBertConfig, DistilBertForSequenceClassification, Trainer, TrainerCallback
+from transformers import (
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_kd_lambda.config import DistillationConfig
@@ -564,6 +570,41 @@ def test_batches_of_like_length_are_the_default_where_there_are_lengths(tmp_path
     args = DistillationConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     trainer = make_trainer(args, teacher, student, examples())
     assert isinstance(trainer.get_train_dataloader().batch_sampler.sampler, LengthGroupedSampler)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_predictions_are_in_the_order_of_the_examples(tmp_path, labelled):
+    teacher, student = models()
+    settings = {"use_cpu": True, "report_to": "none", "per_device_eval_batch_size": 4}
+    args = DistillationConfig(str(tmp_path), precision="fp32", **settings)
+    data, seen = examples(24), []
+
+    def compute_metrics(prediction):
+        seen.append(prediction.label_ids.tolist())
+        return {}
+
+    trainer = make_trainer(args, teacher, student, data, eval_dataset=data, compute_metrics=compute_metrics)
+    plain = Trainer(copy.deepcopy(student), TrainingArguments(str(tmp_path), **settings))
+    asked = data if labelled else data.remove_columns("labels")
+    assert trainer.predict(asked).predictions == pytest.approx(plain.predict(asked).predictions, abs=1e-6)
+    trainer.evaluate()
+    assert seen == [data["labels"]] * (1 + labelled)
+    assert trainer.args.train_sampling_strategy == "group_by_length"
+
+
+@pytest.mark.parametrize("rule", ["fixed", "adaptive"])
+def test_a_second_run_logs_its_own_losses(tmp_path, rule):
+    args = config(tmp_path, lambda_rule=rule, logging_steps=STEPS - 1, lambda_interval=3)
+    trainer = make_trainer(args, *models(), examples())
+    trainer.train()
+    twin = make_trainer(args, trainer.teacher, copy.deepcopy(trainer.model), examples())
+    if rule == "adaptive":
+        twin.lambda_state.load_state_dict(trainer.lambda_state.state_dict())
+    for each in (trainer, twin):
+        each.train()
+    for name in ("task_loss", "kd_loss"):
+        again, fresh = (logged(each.state.log_history, name) for each in (trainer, twin))
+        assert again == pytest.approx(fresh, rel=1e-5)
 
 
 def test_examples_without_tokens_are_drawn_at_random(tmp_path):

@@ -100,12 +100,15 @@ def test_feature_maps_are_compared_through_one_by_one_convolutions(tmp_path):
     trainer.train()
 
     pixels, labels = torch.tensor(data["pixel_values"][:BATCH]), torch.tensor(data["labels"][:BATCH])
-    ours = twin.train()(pixels, output_hidden_states=True).hidden_states
+    ours = twin.train()(pixels, output_hidden_states=True)
     with torch.no_grad():
         theirs = teacher.eval()(pixels, output_hidden_states=True).hidden_states
     losses = {
-        name: sum(loss(ours[layer], theirs[layer], labels, BATCH) for layer in (1, 2)) / 2
-        for name, loss in (("feature_mse", feature_mse_loss), ("attention_transfer", attention_transfer_loss))
+        name: sum(loss(states[layer], theirs[layer], labels, BATCH) for layer in (1, 2)) / 2
+        for name, loss, states in (
+            ("feature_mse", feature_mse_loss, ours.projected_states),
+            ("attention_transfer", attention_transfer_loss, ours.hidden_states),
+        )
     }
     for name, value in losses.items():
         assert logged(trainer.state.log_history, f"kd_loss/{name}") == pytest.approx([value.item()], rel=1e-4)

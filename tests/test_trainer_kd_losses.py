@@ -133,7 +133,8 @@ def test_projections_are_not_balanced(tmp_path):
     trainer.train()
     batch = first_batch(data)
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    ours, theirs = (model(**inputs, output_hidden_states=True).hidden_states for model in (twin, teacher.eval()))
+    ours = twin(**inputs, output_hidden_states=True).projected_states
+    theirs = teacher.eval()(**inputs, output_hidden_states=True).hidden_states
     hidden = sum((ours[s] - theirs[t]).square().mean() for s, t in ((1, 2), (2, 4))) / 2
     named = {name: each for name, each in twin.named_parameters() if "kd_projections" not in name}
     gradients = torch.autograd.grad(hidden, list(named.values()), allow_unused=True)
@@ -144,6 +145,7 @@ def test_projections_are_not_balanced(tmp_path):
 def test_an_evaluation_does_not_gather_hidden_states(tmp_path):
     trainer = make_trainer(config(tmp_path, kd_losses=ALL), *models(**EAGER), examples())
     assert trainer.predict(examples(count=12)).predictions.shape == (12, 3)
+    assert trainer.predict(examples(count=12).remove_columns("labels")).predictions.shape == (12, 3)
 
 
 def test_a_student_made_to_put_out_hidden_states_still_does(tmp_path):
@@ -151,6 +153,43 @@ def test_a_student_made_to_put_out_hidden_states_still_does(tmp_path):
     logits, hidden = trainer.predict(examples(count=12)).predictions
     assert logits.shape == (12, 3)
     assert len(hidden) == 3
+    student = narrow_student(output_hidden_states=True)
+    trainer = make_trainer(config(tmp_path, kd_losses={"pkd": 1.0}), models()[0], student, examples())
+    assert {each.shape for each in trainer.predict(examples(count=12)).predictions[1]} == {(12, 10, 24)}, "its own"
+
+
+def test_a_student_of_half_precision_is_projected(tmp_path):
+    teacher, student = models()[0], narrow_student().bfloat16()
+    trainer = train(config(tmp_path, kd_losses={"hidden_mse": 1.0}, max_steps=2), teacher, student, examples())
+    assert student.kd_projections["1"].weight.dtype == torch.bfloat16
+    assert len(logged(trainer.state.log_history, "grad_norm_kd")) == 2
+
+
+def test_trainers_may_follow_each_other_with_the_same_models(tmp_path):
+    teacher, student = models(**EAGER)[0], narrow_student(**EAGER)
+    relations = {"relations": {"relation_heads": 4}}
+    for kd_losses, projected in (
+        ({**relations, "hidden_mse": {"layers": {0: 3}}}, ["1"]),
+        ({**relations, "hidden_mse": {"layers": {1: 3}}}, ["2"]),
+        (relations, []),
+    ):
+        twins = copy.deepcopy(teacher), narrow_student(**EAGER)
+        twins[1].load_state_dict(student.state_dict(), strict=False)
+        torch.manual_seed(0)
+        again = make_trainer(config(tmp_path, kd_losses=kd_losses), teacher, student, examples())
+        torch.manual_seed(0)
+        fresh = make_trainer(config(tmp_path, kd_losses=kd_losses), *twins, examples())
+        assert list(getattr(student, "kd_projections", [])) == projected
+        assert again.evaluate(examples(12))["eval_kd_loss"] == fresh.evaluate(examples(12))["eval_kd_loss"]
+
+
+@pytest.mark.parametrize("scope", ["model", "loss"])
+def test_a_loss_that_reaches_nothing_that_is_trained(tmp_path, scope):
+    teacher, student = models()
+    student.bert.embeddings.requires_grad_(False)
+    args = config(tmp_path, kd_losses={"soft_targets": 1.0, "embedding_mse": 1.0}, lambda_scope=scope)
+    with pytest.raises(ValueError, match=r"kd_losses: embedding_mse: no trainable parameter .*: leave it out"):
+        make_trainer(args, teacher, student, examples())
 
 
 def test_attention_maps_come_from_eager_attention(tmp_path, caplog):
@@ -297,8 +336,11 @@ def test_a_model_without_queries_keys_and_values_apart(tmp_path):
 
 def test_a_teacher_with_tokens_of_its_own(tmp_path):
     data = examples()
-    data = data.add_column("teacher_input_ids", data["input_ids"][:])
-    assert "the teacher has tokens of its own" in refused(tmp_path, {"pkd": 1.0}, data=data)
+    reversed_ids = [ids[::-1] for ids in data["input_ids"]]
+    own = data.add_column("teacher_input_ids", reversed_ids)
+    assert "the teacher has tokens of its own" in refused(tmp_path, {"pkd": 1.0}, data=own)
+    same = data.add_column("teacher_input_ids", data["input_ids"][:])
+    make_trainer(config(tmp_path, kd_losses={"pkd": 1.0}), *models(), same)
 
 
 def test_a_regression_has_no_distributions(tmp_path):

@@ -5,6 +5,8 @@ import copy
 import pytest
 import reference
 import torch
+import torch.nn.functional as F
+from datasets import Value
 from small_runs import (
     BATCH,
     LEARNING_RATE,
@@ -281,17 +283,50 @@ def test_micro_batches_too_small_for_a_spread_are_warned_of(tmp_path, warnings, 
     assert ["raise per_device_train_batch_size, or set lambda_rule" in each for each in warnings()] == [True] * warned
 
 
+def numbers_loss(outputs, labels, num_items_in_batch):
+    return (outputs.logits[:, 0] - labels).square().sum() / num_items_in_batch
+
+
 def test_labels_that_are_no_classes_are_refused_before_a_step(tmp_path):
-    data = examples().map(lambda example: {"labels": [float(example["labels"]), 0.0]})
-
-    def task_loss(outputs, labels, num_items_in_batch):
-        return (outputs.logits[:, :2] - labels).square().mean()
-
+    data = examples().cast_column("labels", Value("float32"))
     args = config(tmp_path, lambda_rule="evidence")
-    trainer = make_trainer(args, *models(), data, compute_loss_func=task_loss)
-    with pytest.raises(ValueError, match=r"labels of shape .* do not say which class .* set lambda_rule to adaptive"):
+    trainer = make_trainer(args, *models(), data, compute_loss_func=numbers_loss)
+    with pytest.raises(ValueError, match=r"do not say which of 3 classes is: set lambda_rule to adaptive"):
         trainer.train()
     assert trainer.state.global_step == 0
+    train(config(tmp_path, lambda_rule="adaptive"), *models(), data, compute_loss_func=numbers_loss)
+
+
+@pytest.mark.parametrize("rule", ["adaptive", "evidence", "fixed"])
+@pytest.mark.parametrize("width", [1, 3], ids=["a list of one", "of all classes"])
+def test_labels_of_several_numbers_are_refused_before_a_step(tmp_path, rule, width):
+    data = examples().map(lambda example: {"labels": [float(example["labels"])] * width})
+
+    def task_loss(outputs, labels, num_items_in_batch):
+        return (outputs.logits - labels).square().sum() / num_items_in_batch
+
+    trainer = make_trainer(config(tmp_path, lambda_rule=rule), *models(width), data, compute_loss_func=task_loss)
+    with pytest.raises(ValueError, match=rf"labels of shape \[8, {width}\] are not one an item.* one label of \[8\]"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_a_run_that_failed_before_its_first_step_leaves_all_votes_to_the_next(tmp_path):
+    failures = iter([True])
+
+    def task_loss(outputs, labels, num_items_in_batch):
+        if next(failures, False):
+            raise RuntimeError("out of memory")
+        return F.cross_entropy(outputs.logits, labels, reduction="sum") / num_items_in_batch
+
+    args, data = config(tmp_path, lambda_rule="evidence"), examples()
+    teacher, student = models()
+    whole = train(args, teacher, copy.deepcopy(student), data)
+    trainer = make_trainer(args, teacher, student, data, compute_loss_func=task_loss)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.train()
+    trainer.train()
+    assert trainer.lambda_state.evidence.state_dict() == whole.lambda_state.evidence.state_dict()
 
 
 def test_votes_are_counted_between_measurements_too(tmp_path):

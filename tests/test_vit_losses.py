@@ -110,7 +110,8 @@ def test_a_narrower_student_is_projected_and_lambda_measured(tmp_path):
     twin = copy.deepcopy(student)
     trainer.train()
     pixels = torch.tensor(tensors(8)["pixel_values"][:])
-    ours, theirs = (model(pixels, output_hidden_states=True).hidden_states for model in (twin, teacher.eval()))
+    ours = twin(pixels, output_hidden_states=True).projected_states
+    theirs = teacher.eval()(pixels, output_hidden_states=True).hidden_states
     hidden = sum((ours[s] - theirs[t]).square().mean() for s, t in ((1, 2), (2, 3))) / 2
     named = [each for name, each in twin.named_parameters() if "kd_projections" not in name]
     gradients = torch.autograd.grad(hidden, named, allow_unused=True)

@@ -20,8 +20,14 @@ from hf_kd_lambda.losses import (
     pkd_loss,
     relation_loss,
 )
+from hf_kd_lambda.projections import PROJECTED
 
 LayerMap = str | Mapping[int, int] | Sequence[Sequence[int]]
+
+
+def _in_teachers_width(student: Mapping[str, Any]) -> Sequence[Tensor]:
+    """The student's hidden states, projected where they have another width."""
+    return student.get(PROJECTED, student["hidden_states"])
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,9 @@ class LayerLoss(KDLoss):
     def __call__(self, given: Given) -> Tensor:
         student, teacher = given.student, given.teacher
         losses = [
-            self.pair_loss(student[name][one], teacher[name][other], given)
+            self.pair_loss(states[one], teacher[name][other], given)
             for name in self.needs
+            for states in [_in_teachers_width(student) if self.projects else student[name]]
             for one, other in self.pairs(student, teacher)
         ]
         return torch.stack(losses).mean()
@@ -141,7 +148,7 @@ class EmbeddingMSE(KDLoss):
         return [(0, 0)]
 
     def __call__(self, given: Given) -> Tensor:
-        student, teacher = given.student["hidden_states"][0], given.teacher["hidden_states"][0]
+        student, teacher = _in_teachers_width(given.student)[0], given.teacher["hidden_states"][0]
         return hidden_mse_loss(student, teacher, *_of_tokens(student, teacher, given))
 
 

@@ -151,4 +151,5 @@ def _log_softened(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
     """KL(p ‖ q) `[...]` of logarithms of distributions `[..., classes]`."""
+    p = p.clamp(min=torch.finfo(p.dtype).min)  # of a probability of 0 the logarithm is -∞, and 0·∞ no number
     return F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
