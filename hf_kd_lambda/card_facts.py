@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from hf_kd_lambda.pipeline import DistillationJob
     from hf_kd_lambda.trainer import DistillationTrainer
 
-# What a run with load_best_model_at_end needs, too.
-EVALUATED = ("eval_strategy", "eval_steps", "save_strategy", "save_steps")
-
 
 def facts_of_job(
     job: "DistillationJob",
@@ -37,10 +34,7 @@ def facts_of_job(
         log_history: the entries of `trainer_state.json`.
     """
     models, data, config = job.models, job.data_args, job.config
-    settings = job.settings | {"precision": config.autocast}
-    if config.load_best_model_at_end:
-        settings |= {name: getattr(config, name) for name in EVALUATED}
-    del settings["teacher_dir"]
+    settings = {name: value for name, value in job.settings.items() if name != "teacher_dir"}
     processes = f" --num_processes {config.world_size}" if config.world_size > 1 else ""
     sources = (data.dataset, data.train_file, data.validation_file, data.test_file)
     return CardFacts(

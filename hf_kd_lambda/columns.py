@@ -46,9 +46,9 @@ def teacher_inputs(batch: Mapping[str, Any], accepted: Collection[str]) -> dict[
     return own or {name: value for name, value in batch.items() if name in accepted}
 
 
-def token_counts(examples: Dataset) -> list[int]:
-    """How many tokens each example has, the teacher's own where there are any; 1 where they are in no column."""
-    for column in ("teacher_input_ids", "input_ids"):
+def token_counts(examples: Dataset, columns: Sequence[str] = ("input_ids",)) -> list[int]:
+    """How many tokens each example has in the first of these columns that there is; 1 where there is none."""
+    for column in columns:
         if isinstance(examples.features.get(column), LargeList | List):
             table = examples.select_columns([column]).with_format("arrow")[:]
             return pc.list_value_length(table[column]).to_pylist()

@@ -202,6 +202,11 @@ class DistillationConfig(TrainingArguments):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name}={value} must be a positive finite number.")
+        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.learning_rate < 0:
+            raise ValueError(f"learning_rate={self.learning_rate} must not be negative.")
         if self.lambda_min > self.lambda_max:
             raise ValueError(f"lambda_min={self.lambda_min} must not exceed lambda_max={self.lambda_max}.")
         if not 0 <= self.gram_decay < 1:
@@ -226,6 +231,8 @@ class DistillationConfig(TrainingArguments):
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             # Not the loss: its weights change from one evaluation to the next.
             self.metric_for_best_model = "task_loss"
+        if vars(self)["greater_is_better"] is None and str(self.metric_for_best_model).endswith("perplexity"):
+            self.greater_is_better = False  # as TrainingArguments knows of losses alone
         # Without an accelerator the CPU is meant: gloo for several processes, no pinned memory, bf16 not refused.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self._resolve_precision()

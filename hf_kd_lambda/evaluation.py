@@ -46,8 +46,14 @@ def evaluate_model(
         The report, and the logits `[items, classes]` of the examples, or of the labelled tokens, in the order of the
         split; of a language model the tokens that it predicts, `[items]`.
     """
-    # Sequential, since length-grouped evaluation would order differently tokenised examples differently.
-    args = dataclasses.replace(cast(Any, args), train_sampling_strategy="sequential")
+    # All predictions, in the order of the examples, whatever training or its evaluations leave out.
+    args = dataclasses.replace(
+        cast(Any, args),
+        train_sampling_strategy="sequential",
+        dataloader_drop_last=False,
+        prediction_loss_only=False,
+        eval_do_concat_batches=True,
+    )
     trainer = Trainer(
         model, args, eval_dataset=split, data_collator=collator, preprocess_logits_for_metrics=preprocess_logits
     )

@@ -1,5 +1,8 @@
 """Labelled images from the Hub, a folder or a package, checked and with uniform columns."""
 
+import io
+
+import PIL.Image
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Image, load_dataset
 from datasets.table import embed_table_storage
@@ -28,8 +31,8 @@ def load_image_data(args: DataArguments, seed: int) -> TaskData:
         Examples with the columns image and label.
 
     Raises:
-        ValueError: a split or column is missing, an image or label is missing, or a label is out of range. The
-            message names the split, the row (counted from 0) and the value.
+        ValueError: a split or column is missing, an image or label is missing, an image cannot be read, or a label is
+            out of range. The message names the split, the row (counted from 0) and the value.
         ModuleNotFoundError: a package that carries the images is not installed.
     """
     splits = {name: _uniform_columns(split, name, args) for name, split in _load_splits(args).items()}
@@ -81,7 +84,22 @@ def _uniform_columns(split: Dataset, name: str, args: DataArguments) -> Dataset:
     if stored[:1]["image"][0]["bytes"].as_py() is None:
         # Files are taken in: their paths would tell neither what is in them nor whether that has changed.
         split = stored.map(embed_table_storage, batched=True, desc="Reading images").with_format(None)
+    _check_readable(split, name)
     return split
+
+
+def _check_readable(split: Dataset, name: str) -> None:
+    """Refuse files that hold no image, or one of more than 8 bits a channel, which Pillow would clip at 255."""
+    for row, image in enumerate(split.with_format("arrow")[:]["image"]):
+        try:
+            mode = PIL.Image.open(io.BytesIO(image["bytes"].as_py())).mode  # reads no more than the head
+        except PIL.UnidentifiedImageError:
+            raise ValueError(f"{name} split, row {row}: {image['path']} is no image that Pillow can read.") from None
+        if mode.startswith(("I", "F")):
+            raise ValueError(
+                f"{name} split, row {row}: the image has the mode {mode}, of more than 8 bits a pixel, which image "
+                "processors do not read: scale the images to 8 bits first."
+            )
 
 
 def _hold_out(train: Dataset, args: DataArguments) -> dict[str, Dataset]:

@@ -41,8 +41,11 @@ OPTIMISATION = [
     *("seed", "data_seed", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "max_grad_norm", "label_smoothing_factor"),
-    *("train_sampling_strategy", "load_best_model_at_end", "metric_for_best_model"),
+    *("neftune_noise_alpha", "optim_args", "dataloader_drop_last", "train_sampling_strategy"),
+    *("load_best_model_at_end", "metric_for_best_model"),
 ]
+# And with load_best_model_at_end.
+EVALUATION = ["greater_is_better", "eval_strategy", "eval_steps", "save_strategy", "save_steps"]
 
 
 class DistillationJob:
@@ -73,11 +76,13 @@ class DistillationJob:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the student which comes out."""
+        """Everything that decides the student which comes out, but for the examples."""
         own = {field.name for field in dataclasses.fields(DistillationConfig)}
         own -= {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
         own -= {"cache_teacher", "teacher_cache_dir"}
-        config = {name: getattr(self.config, name) for name in sorted(own) + OPTIMISATION}
+        evaluation = EVALUATION if self.config.load_best_model_at_end else []
+        config = {name: getattr(self.config, name) for name in sorted(own) + OPTIMISATION + evaluation}
+        config["precision"] = self.config.autocast
         return {**dataclasses.asdict(self.models), **dataclasses.asdict(self.data_args), **config}
 
     @cached_property
@@ -113,6 +118,11 @@ class DistillationJob:
         return self.tokens.select_columns([*own, "labels"]).rename_columns(renamed)
 
     @cached_property
+    def student_settings(self) -> dict[str, Any]:
+        """Everything that decides the student, by which its folder is claimed."""
+        return self.settings | {"examples": digest(self.tokens["train"])}
+
+    @cached_property
     def teacher_settings(self) -> dict[str, Any]:
         """Everything that decides the fine-tuned teacher."""
         of_student = ("learning_rate", "num_train_epochs", "max_steps")
@@ -136,15 +146,21 @@ class DistillationJob:
                 "dataloader_persistent_workers=True: workers that persist do not learn of the next epoch, and would "
                 f"repeat the first one's augment={self.data_args.augment}: leave it out."
             )
-        claim_folder("output_dir", self.folder, self.settings)
+        if self.config.resume_from_checkpoint is not None:
+            raise ValueError(
+                f"resume_from_checkpoint={self.config.resume_from_checkpoint!r}: a run goes on from the last "
+                "checkpoint in its output_dir by itself: leave it out."
+            )
+        claim_folder("output_dir", self.folder, self.student_settings)
         if self.models.student_without_kd:
-            claim_folder("output_dir", self.baseline_folder, self.settings)
+            claim_folder("output_dir", self.baseline_folder, self.student_settings)
         teacher = self._begin("teacher", new_head=self.models.teacher_finetune)
         if self.models.teacher_finetune:
             claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings)
         student = self.load_student(teacher)
-        self.problem.check_inputs("teacher", teacher, self.teacher_processor, self.teacher_tokens["train"])
-        self.problem.check_inputs("student", student, self.student_processor, self.tokens["train"])
+        for split in self.tokens:
+            self.problem.check_inputs("teacher", teacher, self.teacher_processor, self.teacher_tokens[split])
+            self.problem.check_inputs("student", student, self.student_processor, self.tokens[split])
         self.make_trainer(teacher, student)
         if self.repository is not None and PartialState().is_main_process:
             self.repository = make_repository(self.repository, self.config.hub_private_repo)
@@ -161,7 +177,7 @@ class DistillationJob:
             PushError: the student is finished, but not on the Hub.
         """
         if self.config.should_save:
-            record_run(self.folder, self.settings, finished=False)
+            record_run(self.folder, self.student_settings, finished=False)
         teacher = self.load_teacher()
         report, teacher_logits = self._evaluate("teacher", teacher, self.teacher_processor, self.teacher_tokens)
         self._warn_if_at_chance(report)
@@ -182,7 +198,7 @@ class DistillationJob:
         reports.append(self._evaluate_student("student with KD", self.folder, teacher_logits))
         if self.config.should_save:
             self._write_report(reports, trainer)
-            record_run(self.folder, self.settings, finished=True)
+            record_run(self.folder, self.student_settings, finished=True)
         if self.repository is not None and PartialState().is_main_process:
             config = self.config
             address = push_student(self.folder, self.repository, config.hub_private_repo, config.hub_revision)
@@ -228,7 +244,7 @@ class DistillationJob:
 
     def train_without_kd(self, student: PreTrainedModel) -> None:
         """Train a student on the task loss alone, in all else like the distillation, unless that was done before."""
-        if not claim_folder("output_dir", self.baseline_folder, self.settings):
+        if not claim_folder("output_dir", self.baseline_folder, self.student_settings):
             finetune(
                 student,
                 self._plain_arguments(self.baseline_folder),
@@ -236,7 +252,7 @@ class DistillationJob:
                 self.student_processor,
                 self.problem.collator(self.student_processor, None),
                 self.compute_metrics,
-                self.settings,
+                self.student_settings,
                 self.problem.preprocess_logits,
             )
 

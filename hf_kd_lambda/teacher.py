@@ -103,7 +103,7 @@ def label_permutation(teacher: PreTrainedModel, label_names: list[str] | None) -
     Raises:
         ValueError: the teacher is for another kind of problem, another number of labels or other labels.
     """
-    fix = "Choose a checkpoint for this task, or fine-tune the teacher first with teacher_finetune: true."
+    fix = "Choose a checkpoint for this task; of a teacher, teacher_finetune: true trains it for it first."
     who = f"{teacher.name_or_path or type(teacher).__name__!r}"
     problem = _problem_type(label_names)
     if teacher.config.problem_type not in (None, problem):
@@ -159,13 +159,13 @@ def warn_if_at_chance(score: float, chance: float) -> bool:
     """Warn of a teacher that predicts no better than chance, and return whether it does.
 
     Args:
-        score: Metric of the teacher on the validation split, higher is better.
+        score: Metric of the teacher, higher is better.
         chance: The same metric without knowledge: the majority label's share for accuracy, 0 for a correlation.
     """
     if score > chance + CHANCE_MARGIN:
         return False
     logger.warning(
-        "The teacher scores %.3f on the validation split, where chance is %.3f: it was not fine-tuned for this task, "
+        "The teacher scores %.3f, where chance is %.3f: it was not fine-tuned for this task, "
         "or without success. Set teacher_finetune: true, or another teacher.",
         score,
         chance,

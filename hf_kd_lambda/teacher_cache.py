@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from hf_kd_lambda.columns import LABELS, token_counts
+from hf_kd_lambda.columns import LABELS, TEACHER_PREFIX, token_counts
 from hf_kd_lambda.fingerprint import batch_digest, examples_digest, fingerprint
 from hf_kd_lambda.outputs_file import CacheUnavailableError, Rows, keep_outputs, load_outputs
 
@@ -93,7 +93,7 @@ class TeacherCache:
 
     def _compute(self, name: str, examples: Dataset) -> str:
         """Compute the outputs and keep them; return why that may have failed."""
-        lengths = token_counts(examples)
+        lengths = token_counts(examples, (f"{TEACHER_PREFIX}input_ids", "input_ids"))
         batches = plan_batches(lengths, self.batch_size * max(lengths))
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         share = batches[rank::ranks]

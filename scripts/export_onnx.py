@@ -20,7 +20,11 @@ def main() -> None:
     folder = parser.parse_args().folder
     path = folder / "model.onnx"
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True
+        )
+        if loaded["missing_keys"]:
+            raise ValueError(f"{folder} holds no text classifier, and others cannot be exported.")
         difference = export_onnx(model, AutoTokenizer.from_pretrained(folder), path)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")

@@ -26,7 +26,7 @@ def test_the_settings_in_a_jobs_card_are_those_that_it_ran_with(tmp_path, monkey
     monkeypatch.chdir(tmp_path)  # paths in the card are without the folders of the machine
     Path("student.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])
     models, data, args = parse(["student.yaml", "--use_cpu", "--output_dir", "again"])
-    again = json.loads(json.dumps(DistillationJob(models, data, args).settings))
+    again = json.loads(json.dumps(DistillationJob(models, data, args).student_settings))
     before = json.loads(Path("out", "run.json").read_text())["settings"]
     assert again == before | {name: Path(before[name]).name for name in PATHS}
 

@@ -43,6 +43,8 @@ def test_what_must_be_positive_and_finite(tmp_path, name, value):
         ({"kd_weight": math.nan}, r"kd_weight=nan must lie in \[0, 1\]"),
         ({"kd_weight": -1.0, "lambda_form": "additive"}, r"kd_weight=-1\.0 must lie in \[0, inf\] .* 'additive'"),
         ({"kd_weight": math.inf, "lambda_form": "additive"}, "kd_weight=inf"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size=0 must be at least 1"),
+        ({"learning_rate": -1.0}, r"learning_rate=-1\.0 must not be negative"),
     ],
 )
 def test_what_is_out_of_range_is_named_with_its_value(tmp_path, settings, message):
@@ -96,6 +98,16 @@ def test_the_rule_takes_its_hyper_parameters_from_the_settings(tmp_path):
 def test_the_ends_of_the_ranges_are_allowed(tmp_path, settings):
     args = make(tmp_path, **settings)
     assert {name: getattr(args, name) for name in settings} == settings
+
+
+@pytest.mark.parametrize(
+    ("metric", "given", "better"),
+    [("perplexity", None, False), ("eval_perplexity", True, True), ("score", None, True), (None, None, False)],
+)
+def test_of_perplexities_the_lowest_is_the_best(tmp_path, metric, given, better):
+    settings = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    args = make(tmp_path, **settings, metric_for_best_model=metric, greater_is_better=given)
+    assert args.greater_is_better is better
 
 
 def test_a_config_can_be_copied_with_another_setting(tmp_path):

@@ -146,6 +146,13 @@ def broken(rows, label=INTEGER):
     return Dataset.from_dict(columns, Features({"image": Image(), "label": label}))
 
 
+def unreadable():
+    rows = {"image": [{"bytes": b"not an image", "path": "a.png"}], "label": [0]}
+    return Dataset.from_dict(rows, Features({"image": Image(decode=False), "label": INTEGER})).cast_column(
+        "image", Image()
+    )
+
+
 PIXELS = np.zeros((4, 4), dtype=np.uint8)
 
 
@@ -164,6 +171,8 @@ PIXELS = np.zeros((4, 4), dtype=np.uint8)
         ({}, broken([(PIXELS, None), (PIXELS, 1)]), "train split, row 0: there is no label"),
         ({}, broken([(PIXELS, 0.5), (PIXELS, 1.0)], FLOAT), "holds floats: images are classified"),
         ({}, broken([(PIXELS, 0), (PIXELS, 2)]), "integer labels must be 0 to n-1"),
+        ({}, broken([(PIXELS, 0), (PIXELS.astype(np.uint16), 1)]), r"train split, row 1: .* mode I;16, .* to 8 bits"),
+        ({}, unreadable(), r"train split, row 0: a\.png is no image"),
         ({"task": "sst2"}, image_dataset(9), "task='sst2' is for texts"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

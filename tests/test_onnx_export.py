@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import save_checkpoint, tiny_batch, tiny_bert, tiny_tokenizer
+from transformers import BertForTokenClassification
 
 from hf_kd_lambda import onnx_export
 from hf_kd_lambda.onnx_export import export_onnx
@@ -38,6 +39,17 @@ def test_the_script_writes_a_file_that_says_what_the_model_does(tmp_path, studen
             expected = student(**batch).logits
         assert expected.std() > 0.1
         torch.testing.assert_close(torch.from_numpy(found), expected)
+
+
+def test_another_kind_of_model_is_refused(tmp_path):
+    torch.manual_seed(0)
+    tagger = BertForTokenClassification(tiny_bert(num_labels=3, layers=1).config)
+    folder = save_checkpoint(tagger, tmp_path)
+    command = [sys.executable, "scripts/export_onnx.py", folder]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert result.returncode != 0
+    assert "holds no text classifier" in result.stderr
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_a_file_that_says_something_else_is_not_kept(tmp_path, student, monkeypatch):

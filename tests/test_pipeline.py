@@ -95,6 +95,39 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     job(settings(tmp_path)).run()
     with pytest.raises(ValueError, match="another temperature"):
         job(settings(tmp_path, temperature=3.0)).check()
+    with pytest.raises(ValueError, match="another optim_args"):
+        job(settings(tmp_path, optim_args="a=1")).check()
+    again = settings(tmp_path)
+    rows = (tmp_path / "train.csv").read_text()
+    (tmp_path / "train.csv").write_text(
+        rows.replace("praise", "other").replace("rant", "praise").replace("other", "rant")
+    )
+    with pytest.raises(ValueError, match=r"output_dir=.* holds a run with another examples"):
+        job(again).check()
+
+
+def test_a_checkpoint_to_resume_from_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"resume_from_checkpoint='x': a run goes on .* leave it out"):
+        job(settings(tmp_path, resume_from_checkpoint="x")).check()
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_the_longest_text_of_each_split_is_tried(tmp_path, split):
+    given = settings(tmp_path, max_length=60)
+    with (tmp_path / f"{split}.csv").open("a") as file:
+        file.write(f"{'good ' * 40},praise,4.5\n")
+    architecture = {"model_type": "distilbert", "n_layers": 1, "dim": 32, "n_heads": 2, "hidden_dim": 64}
+    student = json.dumps({**architecture, "max_position_embeddings": 16})
+    with pytest.raises(ValueError, match=r"student: a Distil\w+ cannot read the longest example, of 42 tokens"):
+        job({**given, "student_layers": None, "student_architecture": student}).check()
+
+
+@pytest.mark.parametrize("changed", [{"dataloader_drop_last": True}, {"eval_do_concat_batches": False}])
+def test_what_training_leaves_out_is_scored(tmp_path, changed):
+    expected = job(settings(tmp_path)).run()
+    given = settings(tmp_path, output_dir=str(tmp_path / "again"), per_device_eval_batch_size=64, **changed)
+    for report, plain in zip(job(given).run(), expected, strict=True):
+        assert report.metrics == pytest.approx(plain.metrics)
 
 
 def test_a_layer_that_does_not_exist_is_refused_before_training(tmp_path):
