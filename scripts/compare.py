@@ -3,7 +3,8 @@
 Runs that are already in `<output_dir>/results.jsonl` are not made again. Writes report.md and report.html beside it.
 Under `accelerate launch` each run is made by all processes together. To spread runs over several GPUs instead, give
 each of several commands its own `--seeds` or `--tasks`, `--output_dir` and CUDA_VISIBLE_DEVICES, and join their
-results.jsonl by `cat`. Commands that share a task share its teacher where the file gives it a `teacher_dir`.
+results.jsonl by `cat`. Commands that share a task share its teacher where the file gives it a `teacher_dir`: start the
+others when the first has fine-tuned it.
 """
 
 import argparse

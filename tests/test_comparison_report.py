@@ -58,7 +58,7 @@ def test_page_holds_what_decides(tmp_path):
     assert regret[2:] == ["+5.00", "t, r", "4", "8", "–", "–"]
     against = row(page, "Against each fixed weight", "low")
     assert against[1].startswith("+1.50 [")
-    assert against[1].endswith("] (8)")
+    assert against[1].endswith("] (4)")
     assert "| learning_rate | 0.0001 |" in page
     assert "| seed | " not in page  # which differs
     assert '| low | lambda_rule: "fixed", kd_weight: 0.1 |' in page

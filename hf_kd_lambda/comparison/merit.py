@@ -168,13 +168,13 @@ def paired(ours: Mapping[int, Run], theirs: Mapping[int, Run]) -> list[float]:
 
 
 def pooled(runs: Sequence[Run], ours: str, theirs: str) -> list[float]:
-    """The same for two rules, over all groups."""
+    """The mean of the same for two rules, of each group with such seeds."""
     pairs = (paired(of_rule(runs, group, ours), of_rule(runs, group, theirs)) for group in groups(runs))
-    return [difference for of_group in pairs for difference in of_group]
+    return [fmean(of_group) for of_group in pairs if of_group]
 
 
 def against_tuned(runs: Sequence[Run], rule: str) -> list[float]:
-    """The rule's score less that of the fixed rule which is best at all other seeds, over all groups and seeds.
+    """The rule's score less that of the fixed rule which is best at all other seeds, the mean of each group.
 
     What a weight found by a sweep is worth to another run. The best of the runs at hand, of which a regret is, has
     their chance on its side.
@@ -183,16 +183,21 @@ def against_tuned(runs: Sequence[Run], rule: str) -> list[float]:
     for group in groups(runs):
         ours, theirs = of_rule(runs, group, rule), sweep(runs, group)
         seeds = list(next(iter(theirs.values()), {}))
+        of_group = []
         for seed in seeds:
             others = [at for at in seeds if at != seed]
             if others and seed in ours:
                 tuned = max(theirs.values(), key=lambda fixed: mean_points(fixed[at] for at in others))
-                differences.append(points(ours[seed]) - points(tuned[seed]))
+                of_group.append(points(ours[seed]) - points(tuned[seed]))
+        differences += [fmean(of_group)] if of_group else []
     return differences
 
 
 def difference(pairs: Sequence[float]) -> Difference | None:
     """Mean and percentile bootstrap interval of paired differences, which are resampled; None where there are none.
+
+    Of several groups they are to be one for each: the runs of a group share its data, and some of them, such as those
+    without KD, are the same in groups of one task.
 
     Whoever asks twice gets the same interval: the resamples always are.
     """
@@ -232,11 +237,15 @@ def conflict_share(run: Run) -> float | None:
     return fmean(shares) if shares else None
 
 
-def mean_lambda(run: Run) -> float | None:
-    """The geometric mean of the λ above zero; 0 where none was, None where none was logged."""
-    lambdas = logged(run, "lambda")
-    positive = [each for each in lambdas if each > 0]
-    return geometric_mean(positive) if positive else 0.0 if lambdas else None
+def mean_lambda(*runs: Run) -> float | None:
+    """The geometric mean of the λ above zero, of the runs' own means; 0 where none was, None where none was logged."""
+    means = [_geometric(logged(run, "lambda")) for run in runs]
+    return _geometric([each for each in means if each is not None])
+
+
+def _geometric(values: Sequence[float]) -> float | None:
+    positive = [each for each in values if each > 0]
+    return geometric_mean(positive) if positive else 0.0 if values else None
 
 
 def logged(run: Run, key: str) -> list[float]:

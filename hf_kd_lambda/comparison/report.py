@@ -35,8 +35,8 @@ REGRET = (
     "fixed runs of a seed over those of one run of the rule. In bold: the rules that are not part of the sweep.",
 )
 POOLED = (
-    "The column's score less the row's, in points: the mean over all tasks, regimes and seeds at which both ran, with "
-    "its 95 % bootstrap interval, for which all pairs are taken as independent, and their number.",
+    "The column's score less the row's, in points, at the seeds at which both ran: the mean over tasks and regimes, "
+    "with its 95 % bootstrap interval over these, which few leave too narrow, and their number.",
     f"The row “{TUNED}” is what tuning by a sweep is worth to another run: for each seed of a task and regime, the "
     "fixed rule whose mean score is highest at the others. Unlike ★ and regret, it has no luck of that seed.",
 )

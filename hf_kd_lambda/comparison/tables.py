@@ -90,7 +90,7 @@ def _group_row(runs: Sequence[Run], group: Group, rule: str, best: dict[int, Run
         Entry(f"{len(ours)} of {seeds}" if len(ours) < seeds else str(seeds), len(ours)),
         _difference(to_best, with_pairs=True),
         _percent(mean(run.agreement for run in ours), ".1f"),
-        _number(mean(map(merit.mean_lambda, ours)), ".3g"),
+        _number(merit.mean_lambda(*ours), ".3g"),
         _percent(mean(map(merit.conflict_share, ours)), ".0f"),
         _number(mean(run.seconds / run.steps for run in ours if run.steps), ".3g"),
         *_reach(ours, list(best.values())),
