@@ -47,7 +47,7 @@ def main() -> None:
         models, data, config = parse(settings)
         job = probed_job(models, data, config)
         job.check()
-        if not claim_folder("output_dir", job.folder, job.settings):
+        if not claim_folder("output_dir", job.folder, job.student_settings):
             job.run()
         checkpoints = chosen_checkpoints(job.folder, args.steps)
         teacher = job.load_teacher()

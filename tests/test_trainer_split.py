@@ -138,7 +138,7 @@ def test_projections_are_trained_and_not_measured(tmp_path):
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     theirs = teacher(**inputs, output_hidden_states=True)
     ours = twin(**inputs, output_hidden_states=True)
-    pairs = [(ours.hidden_states[s], theirs.hidden_states[t]) for s, t in ((1, 2), (2, 4))]
+    pairs = [(ours.projected_states[s], theirs.hidden_states[t]) for s, t in ((1, 2), (2, 4))]
     of_student = [p for name, p in twin.named_parameters() if "projection" not in name]
     lengths = []
     for value in (
