@@ -133,7 +133,7 @@ class DistillationTrainer(Trainer):
             args.label_smoothing_factor,
             self.compute_loss_func,
         )
-        args.train_sampling_strategy = sampling_strategy(args, self._datasets(), self.processing_class)
+        args.train_sampling_strategy = sampling_strategy(args, [self.train_dataset], self.processing_class)
         self._student_inputs = forward_parameters(model)
         taken = self._student_inputs if teacher is None else self._student_inputs | forward_parameters(teacher)
         collate = ShiftedLabels(self.data_collator) if causal else self.data_collator
