@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
 
 from hf_kd_lambda.config import DistillationConfig
@@ -82,11 +83,19 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
             )
         self.lambda_state.load_state_dict(exported["attributes"]["saved"])
 
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the vote: of a stream, whose length is not known, `state.epoch` does not tell where it begins anew."""
+        if self.lambda_state.evidence is not None:
+            self.lambda_state.evidence.closed = True
+
 
 class SaveOnSignal(TrainerCallback):
-    """On Ctrl-C or SIGTERM the step under way is finished, a checkpoint saved and training left in good order.
+    """On Ctrl-C or SIGTERM the step or evaluation under way is finished, a checkpoint saved and training left.
 
-    A second signal to the same process interrupts at once. All ranks stop at the same step, whichever was signalled.
+    A second signal to the same process interrupts at once. All ranks stop at the same step, whichever was signalled. A
+    signal after the last evaluation ends nothing, since training has ended.
 
     Attributes:
         received: the signal that ended training, or None.
@@ -94,7 +103,8 @@ class SaveOnSignal(TrainerCallback):
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._told = False  # this process itself, not another rank
+        self._told: signal.Signals | None = None  # this process itself, not another rank
+        self._is_training = False
         self._limit: int | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -102,7 +112,7 @@ class SaveOnSignal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Listen to both signals, which only a process's main thread can."""
-        self.received, self._told, self._limit = None, False, args.save_total_limit
+        self.received, self._told, self._is_training, self._limit = None, None, True, args.save_total_limit
         if threading.current_thread() is not threading.main_thread():
             return
         self.restore_handlers()
@@ -113,14 +123,26 @@ class SaveOnSignal(TrainerCallback):
         if self._told:
             self.restore_handlers()
             raise KeyboardInterrupt
-        self.received, self._told = signal.Signals(number), True
-        logger.warning(f"{self.received.name}: finishing this step, then saving a checkpoint. Once more ends it now.")
+        self._told = signal.Signals(number)
+        logger.warning(f"{self._told.name}: finishing this step, then saving a checkpoint. Once more ends it now.")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Ask the Trainer to save and stop, if any rank was signalled."""
-        number = self.received.value if self.received else 0
+        self._stop_if_told(args, control)
+        if self.received and args.save_strategy == SaveStrategy.BEST:
+            control.should_evaluate = False  # after which none but the best would be saved
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The same after an evaluation within training, which may be the last."""
+        if self._is_training and args.save_strategy != SaveStrategy.BEST:
+            self._stop_if_told(args, control)
+
+    def _stop_if_told(self, args: TrainingArguments, control: TrainerControl) -> None:
+        number = self._told.value if self._told else 0
         if dist.is_initialized() and dist.get_world_size() > 1:
             numbers = torch.tensor(number, device=args.device)
             dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
@@ -144,6 +166,7 @@ class SaveOnSignal(TrainerCallback):
     ) -> None:
         """Stop listening, and let a later run remove old checkpoints again."""
         self.restore_handlers()
+        self._is_training = False
         args.save_total_limit = self._limit
 
     def restore_handlers(self) -> None:

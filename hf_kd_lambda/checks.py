@@ -194,6 +194,8 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
         f"optim={args.optim.value!r} steps during backward, before λ is known: choose another, e.g. adamw_torch.": (
             args.optim in (OptimizerNames.LOMO, OptimizerNames.ADALOMO) or "layerwise" in args.optim.value
         ),
+        f"ddp_static_graph=True is not for lambda_rule={args.lambda_rule!r}, which goes back through the graph twice "
+        "where it measures: leave it out.": bool(args.ddp_static_graph and args.rule.measures),
         "gram_metric='adam' needs the second moments of torch's Adam or AdamW, and "
         f"optim={args.optim.value!r} has none: set optim to adamw_torch or adamw_torch_fused.": (
             args.gram_metric == "adam" and args.optim not in ADAM_OPTIMIZERS
@@ -202,6 +204,20 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
     for message, refused in refusals.items():
         if refused:
             raise ValueError(message)
+
+
+def check_saving(accelerator: Accelerator) -> None:
+    """Refuse to keep the shards of a model that is to be used when it is trained.
+
+    Raises:
+        ValueError: FSDP2 saves shards, so that `save_model` writes no weights.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and "FULL_STATE_DICT" not in str(plugin.state_dict_type):
+        raise ValueError(
+            f"state_dict_type={plugin.state_dict_type} saves the shards of the student, which nobody could load: set "
+            "it to FULL_STATE_DICT in fsdp_config, or in what `accelerate config` wrote."
+        )
 
 
 def check_student(student: nn.Module, optimizer: Optimizer | None) -> None:
@@ -248,10 +264,10 @@ def check_votes(logits: Tensor, labels: Tensor) -> None:
         )
 
 
-def warn_of_blind_measurements(args: DistillationConfig, num_outputs: int) -> None:
+def warn_of_blind_measurements(args: DistillationConfig, num_outputs: int, is_sharded: bool) -> None:
     """Warn of steps that cannot tell what they are to measure."""
     # The gradients of FSDP2 are sums over the ranks to begin with.
-    samples = args.gradient_accumulation_steps * (1 if args.fsdp else args.world_size)
+    samples = args.gradient_accumulation_steps * (1 if is_sharded else args.world_size)
     if args.gram_estimator == "unbiased" and samples == 1:
         logger.warning(
             "gram_estimator='unbiased' finds one micro-batch a step, which cannot tell noise from signal, so that the "

@@ -57,6 +57,9 @@ def evaluate_model(
     trainer = Trainer(
         model, args, eval_dataset=split, data_collator=collator, preprocess_logits_for_metrics=preprocess_logits
     )
+    if trainer.is_fsdp_enabled:  # which shards a model beside its optimizer alone, and this one is whole
+        trainer.is_fsdp_enabled = False
+        model.to(args.device)
     example = collator([{name: x for name, x in split[0].items() if not name.startswith(TEACHER_PREFIX)}])
     inputs = {name: example[name] for name in forward_parameters(model) & example.keys()}
     measured = measure_model(name, model, {}, inputs)

@@ -93,6 +93,7 @@ def finetune(
         callbacks=[SaveOnSignal(), EpochOrder()],
     )
     train_on(trainer)
+    PartialState().wait_for_everyone()  # with load_best_model_at_end, others may still read what is removed below
     trainer.save_model()
     trainer.save_state()
     if args.should_save:

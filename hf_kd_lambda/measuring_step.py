@@ -92,10 +92,11 @@ class MeasuringStep:
         """
         if self.accelerator.num_processes > 1 and not self.accelerator.is_fsdp2:
             self.gradients.average_over_ranks()
-        if isinstance(self.model, DistributedDataParallel):
+        replica = getattr(self.model, "_orig_mod", self.model)  # of what torch.compile puts around it
+        if isinstance(replica, DistributedDataParallel):
             # As an ordinary step ends, so that the next forward begins with the buffers of the first rank: those that
             # BatchNorm counts with, which each rank has from its own examples.
-            self.model.require_forward_param_sync = True
+            replica.require_forward_param_sync = True
         scaler = self.accelerator.scaler
         scale = scaler.get_scale() if scaler is not None else 1.0
         state.to(self.losses.device)

@@ -17,6 +17,7 @@ from hf_kd_lambda.adapters import add_adapters
 from hf_kd_lambda.arguments import DataArguments, ModelArguments
 from hf_kd_lambda.card_facts import facts_of_job
 from hf_kd_lambda.checkpoints import claim_folder, record_run
+from hf_kd_lambda.checks import check_saving
 from hf_kd_lambda.columns import TEACHER_PREFIX
 from hf_kd_lambda.config import DistillationConfig
 from hf_kd_lambda.evaluation import evaluate_model
@@ -120,7 +121,8 @@ class DistillationJob:
     @cached_property
     def student_settings(self) -> dict[str, Any]:
         """Everything that decides the student, by which its folder is claimed."""
-        return self.settings | {"examples": digest(self.tokens["train"])}
+        others = {"num_processes": self.config.world_size, "examples": digest(self.tokens["train"])}
+        return self.settings | others
 
     @cached_property
     def teacher_settings(self) -> dict[str, Any]:
@@ -161,7 +163,7 @@ class DistillationJob:
         for split in self.tokens:
             self.problem.check_inputs("teacher", teacher, self.teacher_processor, self.teacher_tokens[split])
             self.problem.check_inputs("student", student, self.student_processor, self.tokens[split])
-        self.make_trainer(teacher, student)
+        check_saving(self.make_trainer(teacher, student).accelerator)
         if self.repository is not None and PartialState().is_main_process:
             self.repository = make_repository(self.repository, self.config.hub_private_repo)
         PartialState().wait_for_everyone()

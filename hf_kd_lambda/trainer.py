@@ -121,7 +121,7 @@ class DistillationTrainer(Trainer):
             check_apart(teacher, model)
         num_outputs = student_config.vocab_size if causal else student_config.num_labels
         check_top_logits(args, model, num_outputs)
-        warn_of_blind_measurements(args, num_outputs)
+        warn_of_blind_measurements(args, num_outputs, self.accelerator.is_fsdp2)
         for dataset in self._datasets():
             if columns := column_names(dataset):
                 check_columns(columns, teacher, model)
@@ -419,7 +419,10 @@ class DistillationTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Add both losses and the agreement with the teacher to the metrics of `evaluate` and `predict`."""
+        """Add both losses and the agreement with the teacher to the metrics of `evaluate` and `predict`.
+
+        With several ranks, what pads the last batch counts in the losses, as in the Trainer's own; in nothing else.
+        """
         self._evaluation_record = EvaluationRecord(self._objective.names)
         if ignore_keys is None:
             ignore_keys = getattr(cast(Any, self.model).config, "keys_to_ignore_at_inference", [])

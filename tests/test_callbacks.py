@@ -160,8 +160,38 @@ def test_handlers_go_back_to_whom_they_belonged(args):
 
 def test_a_new_run_forgets_the_signal_of_the_last_one(listening, args):
     os.kill(os.getpid(), signal.SIGINT)
+    listening.on_step_end(args, TrainerState(), TrainerControl())
     assert listening.received is signal.SIGINT
     listening.on_train_begin(args, TrainerState(), TrainerControl())
+    assert listening.received is None
+    control = TrainerControl()
+    listening.on_step_end(args, TrainerState(), control)
+    assert not control.should_training_stop
+
+
+def test_a_signal_in_the_last_evaluation_saves_what_was_trained(listening, args):
+    control = TrainerControl()
+    os.kill(os.getpid(), signal.SIGTERM)
+    listening.on_evaluate(args, TrainerState(), control)
+    assert control.should_save
+    assert listening.received is signal.SIGTERM
+
+
+def test_where_the_best_alone_is_saved_a_stop_is_saved_before_it_is_evaluated(listening, tmp_path):
+    best = {"eval_strategy": "epoch", "save_strategy": "best", "metric_for_best_model": "task_loss"}
+    args, control = config(tmp_path, **best), TrainerControl(should_evaluate=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    listening.on_evaluate(args, TrainerState(), control)
+    assert not control.should_training_stop
+    listening.on_step_end(args, TrainerState(), control)
+    assert (control.should_save, control.should_training_stop, control.should_evaluate) == (True, True, False)
+
+
+def test_a_signal_after_the_last_evaluation_ends_nothing(listening, args):
+    os.kill(os.getpid(), signal.SIGTERM)
+    listening.on_train_end(args, TrainerState(), TrainerControl())
+    assert listening.received is None
+    listening.on_evaluate(args, TrainerState(), TrainerControl())  # of a trained model, by its user
     assert listening.received is None
 
 
@@ -190,6 +220,7 @@ def test_a_run_without_the_callback_was_stopped_by_no_signal():
 @pytest.mark.parametrize(("epoch", "step", "cut_short"), [(0.5, 3, True), (1.0, 6, False), (1.5, 9, True)])
 def test_an_epoch_cut_short_is_not_evaluated(listening, args, epoch, step, cut_short):
     os.kill(os.getpid(), signal.SIGINT)
+    listening.on_step_end(args, TrainerState(), TrainerControl())
     control = TrainerControl(should_evaluate=True, should_save=True)
     listening.on_epoch_end(args, TrainerState(epoch=epoch, global_step=step, max_steps=12), control)
     assert control.should_evaluate is not cut_short

@@ -1,5 +1,7 @@
 """Each refusal, its message, and that the trainer makes it when it is built."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -9,10 +11,18 @@ from datasets import Dataset, DatasetDict
 from small_runs import config, examples, models
 from tiny import tiny_bert
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import StateDictType
 from torch.distributed.tensor import Shard, distribute_tensor
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-from hf_kd_lambda.checks import check_columns, check_problem, check_strategy, check_student
+from hf_kd_lambda.checks import (
+    check_columns,
+    check_problem,
+    check_saving,
+    check_strategy,
+    check_student,
+    warn_of_blind_measurements,
+)
 from hf_kd_lambda.columns import forward_parameters
 from hf_kd_lambda.trainer import DistillationTrainer
 
@@ -154,6 +164,31 @@ def test_data_parallel_is_refused(tmp_path):
 def test_an_optimizer_that_steps_in_backward_is_refused(tmp_path, optim):
     with pytest.raises(ValueError, match=rf"^optim='{optim}' steps during backward.*adamw_torch"):
         build(tmp_path, *models(), optim=optim)
+
+
+def test_a_static_graph_is_refused_where_rules_measure(tmp_path):
+    with pytest.raises(ValueError, match=r"^ddp_static_graph=True is not for lambda_rule='adaptive'.* leave it out"):
+        build(tmp_path, *models(), ddp_static_graph=True)
+    build(tmp_path, *models(), ddp_static_graph=True, lambda_rule="fixed")
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("FULL_STATE_DICT", False), ("SHARDED_STATE_DICT", True)])
+def test_a_job_that_would_save_shards_is_refused(kind, refused):
+    sharded = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=SimpleNamespace(state_dict_type=StateDictType[kind])))
+    check_saving(SimpleNamespace(state=SimpleNamespace()))  # without FSDP
+    if not refused:
+        check_saving(sharded)
+        return
+    with pytest.raises(ValueError, match=r"SHARDED_STATE_DICT saves the shards .* set it to FULL_STATE_DICT"):
+        check_saving(sharded)
+
+
+@pytest.mark.parametrize("is_sharded", [True, False])
+def test_samples_are_those_of_the_ranks_unless_sharded(tmp_path, monkeypatch, caplog, is_sharded):
+    args = config(tmp_path, gram_estimator="unbiased")
+    monkeypatch.setattr(type(args), "world_size", 2)
+    warn_of_blind_measurements(args, 3, is_sharded)
+    assert ("finds one micro-batch a step" in caplog.text) == is_sharded
 
 
 @pytest.mark.parametrize("size", ["tp_size", "cp_size", "sp_size"])

@@ -79,6 +79,15 @@ def test_runs_of_other_settings_are_not_mixed_in(comparison):
         compare(changed.restricted_to(rules=["half"]))
 
 
+def test_runs_of_another_number_of_processes_are_not_mixed_in(comparison):
+    part = comparison.restricted_to(rules=["half"], regimes=["clean"], seeds=[0])
+    compare(part)
+    file = Path(comparison.output_dir) / "results.jsonl"
+    file.write_text(file.read_text().replace('"num_processes": 1', '"num_processes": 2'))
+    with pytest.raises(ValueError, match="half, 0 with another num_processes: choose another output_dir"):
+        compare(part)
+
+
 def test_runs_of_other_evaluations_or_another_teacher_are_not_mixed_in(comparison, monkeypatch):
     part = comparison.restricted_to(rules=["half"], regimes=["clean"])
     compare(part.restricted_to(seeds=[0]))

@@ -97,6 +97,12 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         job(settings(tmp_path, temperature=3.0)).check()
     with pytest.raises(ValueError, match="another optim_args"):
         job(settings(tmp_path, optim_args="a=1")).check()
+    record = tmp_path / "out" / "run.json"
+    alone = record.read_text()
+    record.write_text(alone.replace('"num_processes": 1', '"num_processes": 2'))
+    with pytest.raises(ValueError, match="another num_processes"):
+        job(settings(tmp_path)).check()
+    record.write_text(alone)
     again = settings(tmp_path)
     rows = (tmp_path / "train.csv").read_text()
     (tmp_path / "train.csv").write_text(

@@ -264,6 +264,15 @@ def test_a_student_that_knows_all_examples_votes_no_more(tmp_path):
     assert trainer.lambda_state.evidence.state_dict() == before
 
 
+def test_examples_of_a_stream_vote_in_its_first_pass_alone(tmp_path):
+    args = config(tmp_path, lambda_rule="evidence", max_steps=2 * STEPS)
+    trainer = train(args, *models(), examples().to_iterable_dataset())
+    votes = logged(trainer.state.log_history, "evidence_teacher")
+    assert len(votes) == 2 * STEPS
+    assert len(set(votes)) == STEPS
+    assert set(votes[STEPS:]) == {votes[STEPS - 1]}
+
+
 def test_a_regression_votes_as_well(tmp_path):
     data = examples(num_labels=1)
     teacher, student = models(num_labels=1)

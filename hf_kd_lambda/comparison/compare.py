@@ -77,6 +77,8 @@ def _run(task: TaskRuns, cell: Cell) -> Run:
     except TrainingStoppedError:
         raise
     except Exception as error:  # whatever it is, it must not end the other runs
+        if PartialState().num_processes > 1:
+            raise  # other ranks, where nothing failed, would wait for ever
         traceback.print_exc()
         return dataclasses.replace(task.begun(cell), error=f"{type(error).__name__}: {error}")
 

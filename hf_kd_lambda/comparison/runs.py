@@ -132,10 +132,11 @@ class TaskRuns:
         del settings["teacher_dir"]
         if self.comparison.glue is not None and settings["dataset"] == self.comparison.glue:
             settings["dataset"] = GLUE  # wherever it lies
+        settings |= {"precision": config.autocast, "evaluations": self.comparison.evaluations}
         return Run(
             **cell._asdict(),
             rule_parameters={"lambda_rule": config.lambda_rule, **self.comparison.rules[cell.rule]},
-            settings=settings | {"precision": config.autocast, "evaluations": self.comparison.evaluations},
+            settings=settings | {"num_processes": config.world_size},
             versions=versions(),
             commit=commit(),
             hardware=hardware(),

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ def statistics(tmp_path_factory):
         for name, rule in RULES.items()
         for steps in ACCUMULATIONS
     }
+    compiled = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
+    runs["compiled 1"] = {**runs["every second measured 1"], **compiled}
     worker = Path(__file__).with_name("batch_norm_worker.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     env = {**os.environ, "PYTHONPATH": str(worker.parents[1]), "OMP_NUM_THREADS": "1"}
@@ -37,8 +40,9 @@ def statistics(tmp_path_factory):
     return {name: [load_file(folder / f"{name} {rank}.safetensors") for rank in range(2)] for name in runs}
 
 
-@pytest.mark.parametrize("steps", ACCUMULATIONS)
-@pytest.mark.parametrize("rule", ["measured", "every second measured"])
+@pytest.mark.parametrize(
+    ("rule", "steps"), [*product(["measured", "every second measured"], ACCUMULATIONS), ("compiled", 1)]
+)
 def test_measuring_steps_send_buffers_as_the_trainers_own_do(statistics, rule, steps):
     plain, measured = statistics[f"plain {steps}"], statistics[f"{rule} {steps}"]
     means = [each["resnet.embedder.embedder.normalization.running_mean"] for each in plain]
