@@ -63,7 +63,9 @@ def test_few_labels_keep_each_kept_example_as_it_was():
 def test_a_spoiled_teacher_is_wrong_on_four_tenths_and_as_sure_as_before():
     given = classification()
     found = apply("spoiled_teacher", given)
-    assert (found.teacher_logits.argmax(-1) != given.teacher_logits.argmax(-1)).sum() == 400
+    shifts = np.bincount((found.teacher_logits.argmax(-1) - given.teacher_logits.argmax(-1)) % CLASSES)
+    assert shifts[0] == 600
+    assert min(shifts[1:]) > 160, "both other classes, about as often"
     np.testing.assert_array_equal(np.sort(found.teacher_logits, -1), np.sort(given.teacher_logits, -1))
     np.testing.assert_array_equal(found.labels, given.labels)
 

@@ -267,6 +267,9 @@ def test_state_of_rules_that_keep_one_survives_json():
     [
         ({}, gram(4, 1), "free"),
         ({"rule": Adaptive(kappa=8.0)}, gram(1, 1, -0.5), "clipped"),
+        ({"rule": Adaptive(kappa=0.2)}, gram(1, 1, -0.5), "clipped"),
+        ({"rule": Adaptive(kappa=0.6)}, gram(1, 1, -0.5), "free"),
+        ({"rule": Adaptive(kappa=1.9)}, gram(1, 1, -0.5), "free"),
         ({"rule": NormRatio(kappa=8.0)}, gram(1, 1, -0.5), "free"),
         ({"max_change": 0.1}, gram(4, 1), "slowed"),
         ({"bounds": (1.0, 1.5)}, gram(4, 1), "ceiling"),
