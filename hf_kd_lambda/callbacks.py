@@ -71,6 +71,8 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
     ) -> None:
         """Take over λ's state: a resumed run's `TrainerState` holds the checkpoint's, a new run's the present one.
 
+        A checkpoint of the last step of the first pass is of before `on_epoch_end`.
+
         Raises:
             ValueError: the checkpoint's is of another rule, or of other layers or losses.
         """
@@ -82,11 +84,16 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
                 "lambda_scope and kd_losses of then, or train from the start."
             )
         self.lambda_state.load_state_dict(exported["attributes"]["saved"])
+        if (state.epoch or 0) >= 1:
+            self._close_the_vote()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Close the vote: of a stream, whose length is not known, `state.epoch` does not tell where it begins anew."""
+        """Close the vote, as the student has been trained on all examples."""
+        self._close_the_vote()
+
+    def _close_the_vote(self) -> None:
         if self.lambda_state.evidence is not None:
             self.lambda_state.evidence.closed = True
 

@@ -231,8 +231,9 @@ class DistillationConfig(TrainingArguments):
         if self.load_best_model_at_end and self.metric_for_best_model is None:
             # Not the loss: its weights change from one evaluation to the next.
             self.metric_for_best_model = "task_loss"
-        if vars(self)["greater_is_better"] is None and str(self.metric_for_best_model).endswith("perplexity"):
-            self.greater_is_better = False  # as TrainingArguments knows of losses alone
+        if str(self.metric_for_best_model).endswith("perplexity"):
+            # None means no, where TrainingArguments would say yes.
+            self.greater_is_better = bool(self.greater_is_better)  # type: ignore[has-type]
         # Without an accelerator the CPU is meant: gloo for several processes, no pinned memory, bf16 not refused.
         self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
         self._resolve_precision()

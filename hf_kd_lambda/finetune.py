@@ -44,9 +44,11 @@ def train_on(trainer: Trainer) -> None:
     if checkpoint is not None:
         logger.warning(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    # The first process to end makes the launcher stop others, which still save; or it goes on to remove checkpoints of
+    # which others, with load_best_model_at_end, still read the best.
+    PartialState().wait_for_everyone()
     received = signal_received(trainer.callback_handler.callbacks)
     if received is not None:
-        PartialState().wait_for_everyone()  # the first process to end makes the launcher stop others, which still save
         raise TrainingStoppedError(received, str(trainer.args.output_dir))
     merge_adapters(trainer)
 
@@ -93,7 +95,6 @@ def finetune(
         callbacks=[SaveOnSignal(), EpochOrder()],
     )
     train_on(trainer)
-    PartialState().wait_for_everyone()  # with load_best_model_at_end, others may still read what is removed below
     trainer.save_model()
     trainer.save_state()
     if args.should_save:

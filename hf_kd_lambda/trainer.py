@@ -112,13 +112,13 @@ class DistillationTrainer(Trainer):
         causal = is_causal(model)
         if causal and args.cache_top_logits is None:
             args.cache_teacher = False  # to read logits of a whole vocabulary takes longer than to compute them
-        if teacher is not None and causal:
-            check_next_tokens(teacher, model)
-            teacher.config.use_cache = False  # keys and values are for generation
-        elif teacher is not None:
-            align_labels(teacher, own_label_names(model))
         if teacher is not None:
             check_apart(teacher, model)
+            if causal:
+                check_next_tokens(teacher, model)
+                teacher.config.use_cache = False  # keys and values are for generation
+            else:
+                align_labels(teacher, own_label_names(model))
         num_outputs = student_config.vocab_size if causal else student_config.num_labels
         check_top_logits(args, model, num_outputs)
         warn_of_blind_measurements(args, num_outputs, self.accelerator.is_fsdp2)
@@ -331,10 +331,7 @@ class DistillationTrainer(Trainer):
     def _take_votes(self, student_logits: Tensor, teacher: Mapping[str, Any], labels: Tensor) -> None:
         """Let the student judge between label and teacher, as long as it has not been trained on these examples."""
         evidence = self._evidence
-        if evidence is None:
-            return
-        evidence.closed |= self.state.epoch >= 1
-        if evidence.closed:
+        if evidence is None or evidence.closed:
             return
         check_votes(student_logits, labels)
         self._votes += self._soft_targets.votes(student_logits, teacher, labels)

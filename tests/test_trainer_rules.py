@@ -264,6 +264,17 @@ def test_a_student_that_knows_all_examples_votes_no_more(tmp_path):
     assert trainer.lambda_state.evidence.state_dict() == before
 
 
+def test_a_run_resumed_where_its_second_pass_begins_takes_no_votes(tmp_path):
+    settings = {"lambda_rule": "evidence", "num_train_epochs": 2, "save_strategy": "steps", "save_steps": STEPS}
+    teacher, student = models()
+    whole = train(config(tmp_path, **settings), teacher, student, examples())
+    resumed = make_trainer(config(tmp_path, **settings), *models(), examples())
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{STEPS}"))
+    votes = [logged(each.state.log_history, "evidence_teacher") for each in (whole, resumed)]
+    assert votes[0] == votes[1]
+    assert set(votes[1][STEPS:]) == {votes[1][STEPS - 1]}
+
+
 def test_examples_of_a_stream_vote_in_its_first_pass_alone(tmp_path):
     args = config(tmp_path, lambda_rule="evidence", max_steps=2 * STEPS)
     trainer = train(args, *models(), examples().to_iterable_dataset())

@@ -25,9 +25,9 @@ from hf_kd_lambda.projections import PROJECTED
 LayerMap = str | Mapping[int, int] | Sequence[Sequence[int]]
 
 
-def _in_teachers_width(student: Mapping[str, Any]) -> Sequence[Tensor]:
-    """The student's hidden states, projected where they have another width."""
-    return student.get(PROJECTED, student["hidden_states"])
+def _in_teachers_width(student: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The student's outputs, with hidden states that are projected where they have another width."""
+    return {**student, "hidden_states": student.get(PROJECTED, student["hidden_states"])}
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,11 @@ class LayerLoss(KDLoss):
 
     def __call__(self, given: Given) -> Tensor:
         student, teacher = given.student, given.teacher
+        if self.projects:
+            student = _in_teachers_width(student)
         losses = [
-            self.pair_loss(states[one], teacher[name][other], given)
+            self.pair_loss(student[name][one], teacher[name][other], given)
             for name in self.needs
-            for states in [_in_teachers_width(student) if self.projects else student[name]]
             for one, other in self.pairs(student, teacher)
         ]
         return torch.stack(losses).mean()
@@ -148,7 +149,7 @@ class EmbeddingMSE(KDLoss):
         return [(0, 0)]
 
     def __call__(self, given: Given) -> Tensor:
-        student, teacher = _in_teachers_width(given.student)[0], given.teacher["hidden_states"][0]
+        student, teacher = _in_teachers_width(given.student)["hidden_states"][0], given.teacher["hidden_states"][0]
         return hidden_mse_loss(student, teacher, *_of_tokens(student, teacher, given))
 
 

@@ -1,5 +1,6 @@
 """One rank of a whole job, where what the environment asks for goes wrong, or is sharded as on an accelerator."""
 
+import importlib
 import os
 import sys
 import time
@@ -60,8 +61,7 @@ def fail() -> None:
 def main() -> None:
     {"shard": shard, "slow": slow, "fail": fail}[os.environ["JOB_WORKER"]]()
     name = sys.argv.pop(1)
-    script = __import__(name)
-    script.main()
+    importlib.import_module(name).main()
     leave_group()
 
 
