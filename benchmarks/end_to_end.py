@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hf_kd_lambda.checkpoints import RECORD_FILE
-from hf_kd_lambda.parser import parse
-from hf_kd_lambda.pipeline import DistillationJob
+from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.jobs.parser import parse
+from hf_kd_lambda.jobs.run_folder import RECORD_FILE
 
 ROOT = Path(__file__).parents[1]
 

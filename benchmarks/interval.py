@@ -18,13 +18,13 @@ from typing import Any, NamedTuple, cast
 import torch
 from transformers import set_seed
 
-from hf_kd_lambda.callbacks import LambdaCheckpoint
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.data import GLUE_TASKS
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.lambda_state import Measurement
-from hf_kd_lambda.parser import parse
-from hf_kd_lambda.pipeline import DistillationJob
+from hf_kd_lambda.balancing.state import Measurement
+from hf_kd_lambda.data.loading import GLUE_TASKS
+from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.jobs.parser import parse
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 
 INTERVALS = (1, 2, 4, 8, 16)
 CONFIGS = Path(__file__).parents[1] / "configs"

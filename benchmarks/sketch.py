@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, set_seed
 
 from hf_kd_lambda import student_from_layers
-from hf_kd_lambda.gram import GradientPair, cut_outputs, embedding_rows
-from hf_kd_lambda.losses import soft_target_loss, task_loss
+from hf_kd_lambda.gradients.cut import cut_outputs
+from hf_kd_lambda.gradients.pair import GradientPair
+from hf_kd_lambda.gradients.sparse_embeddings import embedding_rows
+from hf_kd_lambda.losses.functional import soft_target_loss, task_loss
 
 SIZES = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536, "num_labels": 3}
 BATCH, LENGTH = 32, 48

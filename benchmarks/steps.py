@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, default_data_collator, set_seed
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer, student_from_layers
-from hf_kd_lambda.config import Precision
+from hf_kd_lambda.trainer.config import Precision
 
 KINDS = ("online_measuring", "online_fixed", "cached_measuring", "cached_fixed")
 WARMUP_ROUNDS = 2

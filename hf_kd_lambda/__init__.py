@@ -1,10 +1,11 @@
 """Knowledge distillation for Transformers that sets its balancing parameter λ while training, from the gradients."""
 
-from hf_kd_lambda.arguments import DataArguments, ModelArguments
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.lambda_rules import rule_weights
-from hf_kd_lambda.student import student_from_layers
-from hf_kd_lambda.trainer import DistillationTrainer
+from hf_kd_lambda.balancing.rules import rule_weights
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.models.layers_of_teacher import student_from_layers
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 __version__ = "0.1.0"
 

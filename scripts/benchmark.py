@@ -20,7 +20,7 @@ import torch
 from benchmarks.end_to_end import CONTENDERS, compare
 from benchmarks.grid import measure_grid
 from benchmarks.steps import PEAK_RESET, StepSetting, measure, measure_alone, summary
-from hf_kd_lambda.config import DEFAULT_INTERVAL
+from hf_kd_lambda.trainer.config import DEFAULT_INTERVAL
 
 
 def measure_steps(setting: StepSetting, rounds: int) -> dict[str, float]:

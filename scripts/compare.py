@@ -14,10 +14,10 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from hf_kd_lambda.comparison.compare import compare
-from hf_kd_lambda.comparison.plan import load_comparison
-from hf_kd_lambda.comparison.report import write_report
-from hf_kd_lambda.finetune import TrainingStoppedError
+from hf_kd_lambda.jobs.finetune import TrainingStoppedError
+from hf_kd_lambda.studies.comparison.compare import compare
+from hf_kd_lambda.studies.comparison.comparison_report import write_report
+from hf_kd_lambda.studies.comparison.plan import load_comparison
 
 
 def main() -> None:

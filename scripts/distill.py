@@ -5,10 +5,10 @@ import sys
 
 import torch
 
-from hf_kd_lambda.finetune import TrainingStoppedError
-from hf_kd_lambda.hub import PushError
-from hf_kd_lambda.parser import parse
-from hf_kd_lambda.pipeline import DistillationJob
+from hf_kd_lambda.jobs.finetune import TrainingStoppedError
+from hf_kd_lambda.jobs.hub import PushError
+from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.jobs.parser import parse
 
 
 def main() -> None:

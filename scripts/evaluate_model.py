@@ -9,10 +9,11 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.evaluation import evaluate_checkpoints
-from hf_kd_lambda.pipeline import MAIN_METRIC
-from hf_kd_lambda.report import results_table, versions, write_results
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints
+from hf_kd_lambda.jobs.job import MAIN_METRIC
+from hf_kd_lambda.reports.results import results_table, write_results
+from hf_kd_lambda.utils.versions import versions
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_kd_lambda.onnx_export import export_onnx
+from hf_kd_lambda.jobs.onnx_export import export_onnx
 
 
 def main() -> None:

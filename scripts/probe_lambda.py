@@ -17,19 +17,20 @@ from torch import Tensor
 from torch.optim import SGD, Adam
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from hf_kd_lambda.arguments import DataArguments, ModelArguments
-from hf_kd_lambda.checkpoints import claim_folder
-from hf_kd_lambda.columns import TEACHER_PREFIX, forward_parameters
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.finetune import TrainingStoppedError
-from hf_kd_lambda.parser import parse
-from hf_kd_lambda.pipeline import DistillationJob
-from hf_kd_lambda.probe.report import Stage, write_report
-from hf_kd_lambda.probe.slopes import measure_slopes
-from hf_kd_lambda.probe.steps import Gradients, gradients_of, losses_on
-from hf_kd_lambda.probe.sweep import sweep
-from hf_kd_lambda.probe.updates import adam_momentum, adam_tangent, metric_before, metric_of_step, sgd_update
-from hf_kd_lambda.trainer import DistillationTrainer
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.columns import TEACHER_PREFIX, forward_parameters
+from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.jobs.finetune import TrainingStoppedError
+from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.jobs.parser import parse
+from hf_kd_lambda.jobs.run_folder import claim_folder
+from hf_kd_lambda.studies.probe.probe_report import Stage, write_report
+from hf_kd_lambda.studies.probe.slopes import measure_slopes
+from hf_kd_lambda.studies.probe.steps import Gradients, gradients_of, losses_on
+from hf_kd_lambda.studies.probe.sweep import sweep
+from hf_kd_lambda.studies.probe.updates import adam_momentum, adam_tangent, metric_before, metric_of_step, sgd_update
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 SAVED = 0.1  # of the run, between checkpoints
 SGD_RATES = [10 ** (exponent / 2) for exponent in range(-10, -3)]

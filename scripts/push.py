@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hf_kd_lambda.hub import COMMIT_MESSAGE, PushError, push_student
+from hf_kd_lambda.jobs.hub import COMMIT_MESSAGE, PushError, push_student
 
 
 def main() -> None:

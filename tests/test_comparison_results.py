@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from hf_kd_lambda.comparison import results
-from hf_kd_lambda.comparison.results import Run, append_run, finished, is_fixed, read_runs
+from hf_kd_lambda.studies.comparison import run_results as results
+from hf_kd_lambda.studies.comparison.run_results import Run, append_run, finished, is_fixed, read_runs
 
 RUN = Run(
     task="films",

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
-from hf_kd_lambda.comparison import merit
-from hf_kd_lambda.comparison.merit import Group
-from hf_kd_lambda.comparison.regimes import REGIMES
-from hf_kd_lambda.comparison.results import read_runs
+from hf_kd_lambda.studies.comparison import merit
+from hf_kd_lambda.studies.comparison.merit import Group
+from hf_kd_lambda.studies.comparison.regimes import REGIMES
+from hf_kd_lambda.studies.comparison.run_results import read_runs
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))

@@ -21,9 +21,8 @@ from transformers import (
 )
 
 from hf_kd_lambda import DataArguments, student_from_layers
-from hf_kd_lambda.data import load_task_data
-from hf_kd_lambda.teacher import load_classifier
-from hf_kd_lambda.tokens import tokenize
+from hf_kd_lambda.data.texts import load_task_data, tokenize
+from hf_kd_lambda.models.labels import load_classifier
 
 UNDECAYED = ("bias", "LayerNorm.weight")
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.lambda_rules.several_losses import equal_lengths, min_norm
-from hf_kd_lambda.moving_average import MovingAverage
+from hf_kd_lambda.balancing.moving_average import MovingAverage
+from hf_kd_lambda.balancing.rules.several_losses import equal_lengths, min_norm
 
 
 class KDSplit:

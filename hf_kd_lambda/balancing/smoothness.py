@@ -13,7 +13,7 @@ descent lemma, Nesterov 2004, lemma 1.2.3, measured along the steps taken instea
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.gram import Gram
+from hf_kd_lambda.gradients.gram import Gram
 
 
 class Smoothness:

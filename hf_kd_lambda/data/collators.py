@@ -1,41 +1,13 @@
 """From texts to tokens, for the student and for a teacher with a tokenizer of its own, and from tokens to batches."""
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
-from datasets import DatasetDict
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from hf_kd_lambda.columns import TEACHER_PREFIX
-from hf_kd_lambda.data import TaskData
-
-
-def tokenize(
-    data: TaskData,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
-) -> DatasetDict:
-    """Replace the texts by tokens, cut but not padded, and name the label `labels`.
-
-    Args:
-        data: the examples.
-        tokenizer: the student's.
-        max_length: longest sequence in tokens; a tokenizer's own limit holds where it is lower.
-        teacher_tokenizer: the teacher's, where its vocabulary is another; its columns get the prefix `teacher_`.
-    """
-    text_columns = ["text", "text_pair"] if data.has_pairs else ["text"]
-
-    def encode(batch: Mapping[str, list[str]]) -> dict[str, list[list[int]]]:
-        texts = [batch[column] for column in text_columns]
-        tokens = _tokens(tokenizer, texts, max_length)
-        if teacher_tokenizer is None:
-            return tokens
-        return tokens | {TEACHER_PREFIX + k: v for k, v in _tokens(teacher_tokenizer, texts, max_length).items()}
-
-    tokens = data.splits.map(encode, batched=True, remove_columns=text_columns, desc="Tokenising")
-    return tokens.rename_column("label", "labels")
+from hf_kd_lambda.data.columns import TEACHER_PREFIX
+from hf_kd_lambda.losses.functional.labels import SHIFTED, next_labels
 
 
 class DistillationCollator:
@@ -65,5 +37,20 @@ class DistillationCollator:
         return batch
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[list[str]], max_length: int) -> dict[str, list[list[int]]]:
-    return dict(tokenizer(*texts, truncation=True, max_length=min(max_length, tokenizer.model_max_length)))
+class ShiftedLabels:
+    """Puts `shift_labels` beside the labels `[examples, length]` of a batch, unless its collator has.
+
+    Args:
+        collate: from examples to a batch.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+        self.tokenizer = getattr(collate, "tokenizer", None)  # which the Trainer saves where it has none of its own
+
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        """The batch."""
+        batch = dict(self.collate(examples))
+        if "labels" in batch and SHIFTED not in batch:
+            batch[SHIFTED] = next_labels(batch["labels"])
+        return batch

@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import PreTrainedConfig, ViTImageProcessorPil
 
-from hf_kd_lambda.columns import TEACHER_PREFIX
+from hf_kd_lambda.data.columns import TEACHER_PREFIX
 
 PIXELS = "pixel_values"
 """Inputs of models, and the column of the images, since the Trainer drops columns that no model takes."""

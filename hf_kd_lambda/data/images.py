@@ -8,10 +8,9 @@ from datasets import Dataset, DatasetDict, Image, load_dataset
 from datasets.table import embed_table_storage
 from transformers.utils import logging
 
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.data import TaskData, encode_labels, label_names_of
-from hf_kd_lambda.embedded_images import EMBEDDED, SEED
-from hf_kd_lambda.splits import SPLITS
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.bundled import BUNDLED_IMAGES, SEED
+from hf_kd_lambda.data.loading import SPLITS, TaskData, encode_labels, label_names_of
 
 logger = logging.get_logger(__name__)
 
@@ -55,7 +54,7 @@ def _load_splits(args: DataArguments) -> dict[str, Dataset]:
     for name in ("train_file", "validation_file", "test_file", "task"):
         if (value := getattr(args, name)) is not None:
             raise ValueError(f"{name}={value!r} is for texts: leave it out, and set dataset to a folder of images.")
-    load = EMBEDDED.get(str(args.dataset))
+    load = BUNDLED_IMAGES.get(str(args.dataset))
     splits = load() if load is not None else load_dataset(args.dataset, args.dataset_config)
     if "train" not in splits:
         raise ValueError(f"dataset={args.dataset!r} has no train split, only {', '.join(splits)}.")

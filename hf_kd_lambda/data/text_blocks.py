@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset
 from transformers import PreTrainedTokenizerBase
 
-from hf_kd_lambda import quickstart
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.data import TaskData
-from hf_kd_lambda.losses import IGNORED
-from hf_kd_lambda.splits import with_files
+from hf_kd_lambda.data import bundled
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.loading import TaskData, with_files
+from hf_kd_lambda.losses.functional import IGNORED
 
 _FORMATS = {".txt": "text", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 _BLOCKS = Features({name: List(Value("int32")) for name in ("input_ids", "labels")})
@@ -69,7 +68,7 @@ def _load_splits(args: DataArguments) -> dict[str, Dataset]:
     """Splits as they are stored; a file replaces the split of a dataset."""
     splits: dict[str, Dataset] = {}
     if args.dataset == "quickstart":
-        splits.update(quickstart.load_tweets())
+        splits.update(bundled.load_tweets())
     elif args.dataset is not None:
         splits.update(load_dataset(args.dataset, args.dataset_config))
     # By default a csv's "None" and "NA" would be missing values.

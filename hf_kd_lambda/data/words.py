@@ -5,9 +5,8 @@ from typing import Any
 from datasets import ClassLabel, Dataset, DatasetDict, Features, load_dataset
 from transformers.utils import logging
 
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.data import TaskData, label_names_of
-from hf_kd_lambda.splits import with_files
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.loading import TaskData, label_names_of, with_files
 
 logger = logging.get_logger(__name__)
 

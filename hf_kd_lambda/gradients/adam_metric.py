@@ -2,8 +2,9 @@
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Adam, Optimizer
+
+from hf_kd_lambda.gradients.gram import local_part
 
 
 class AdamMetric:
@@ -43,25 +44,21 @@ class AdamMetric:
                 return torch.ones((), device=parameter.device)
             # The step is a tensor, and may lie on the GPU, which nothing here waits for.
             return _inverse_root(
-                _largest(state, _local(state["exp_avg_sq"]).float()), 1 - beta ** state["step"], epsilon
+                _largest(state, local_part(state["exp_avg_sq"]).float()), 1 - beta ** state["step"], epsilon
             )
         square = gradient.float().square()
         if not state:
             return _inverse_root(square, 1.0, epsilon)
-        moment = torch.lerp(square, _local(state["exp_avg_sq"]).float(), beta)
+        moment = torch.lerp(square, local_part(state["exp_avg_sq"]).float(), beta)
         return _inverse_root(_largest(state, moment), 1 - beta ** (state["step"] + 1), epsilon)
 
 
 def _largest(state: dict[str, Tensor], moment: Tensor) -> Tensor:
-    return torch.maximum(moment, _local(state["max_exp_avg_sq"]).float()) if "max_exp_avg_sq" in state else moment
+    return torch.maximum(moment, local_part(state["max_exp_avg_sq"]).float()) if "max_exp_avg_sq" in state else moment
 
 
 def _inverse_root(moment: Tensor, correction: Tensor | float, epsilon: float) -> Tensor:
     return (moment / correction).sqrt_().add_(epsilon).reciprocal_()
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def check_adam(optimizer: Optimizer) -> Adam:

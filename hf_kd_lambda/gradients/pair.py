@@ -1,103 +1,15 @@
 """From one student forward to two gradients, their average over ranks and their Gram matrix."""
 
-import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from hf_kd_lambda.ranks import average_over_ranks
-
-Outputs = TypeVar("Outputs", bound=dict[str, Any])
-
-Metric = Callable[[Tensor, Tensor | None], Tensor]
-"""From a parameter and the gradient that it is going to be stepped with (its local shard's; None if not known) to P,
-the diagonal of its dot product <x, P y>: of the gradient's shape, or a scalar."""
-
-
-class Gram(NamedTuple):
-    """The 2x2 Gram matrix of the two gradients: fp32 tensors of shape (), or (groups,) for one matrix a group."""
-
-    task: Tensor
-    """a = |g_T|²"""
-    kd: Tensor
-    """b = |g_D|²"""
-    dot: Tensor
-    """c = <g_T, g_D>"""
-
-    @property
-    def cosine(self) -> Tensor:
-        """Gradient cosine similarity c/√(ab); below zero the losses conflict."""
-        return self.dot / (self.task.sqrt() * self.kd.sqrt())
-
-    def is_finite(self) -> Tensor:
-        """Boolean scalar tensor: no entry is NaN or infinite."""
-        return torch.stack(self).isfinite().all()
-
-
-class Cut(NamedTuple):
-    """Where the student's graph ends and the losses' graphs begin."""
-
-    roots: list[Tensor]
-    """The student's output tensors, at the end of its graph."""
-    leaves: list[Tensor]
-    """Detached copies of the same, at the start of the losses' graphs."""
-
-    def seeds(self, loss: Tensor) -> tuple[Tensor | None, ...]:
-        """dL/d(outputs), of the shapes of the leaves; None for outputs that the loss does not use."""
-        return torch.autograd.grad(loss, self.leaves, allow_unused=True)
-
-    def backward(self, seeds: Sequence[Tensor | None], retain_graph: bool = False) -> None:
-        """Add the vector-Jacobian product of the student with `seeds` to the parameters' `.grad`."""
-        used = [(root, seed) for root, seed in zip(self.roots, seeds, strict=True) if seed is not None]
-        roots, vectors = zip(*used, strict=True)
-        torch.autograd.backward(roots, vectors, retain_graph=retain_graph)
-
-
-def cut_outputs(outputs: Outputs) -> tuple[Outputs, Cut]:
-    """Copy a model's outputs with every differentiable tensor replaced by a detached leaf.
-
-    Losses of the copy stop at the leaves, so that both can be differentiated down to there first; the student is then
-    traversed once per loss by a vector-Jacobian product, and the first loss's graph never has to be kept.
-
-    Args:
-        outputs: a `ModelOutput`, whose values are tensors or (nested) tuples of tensors.
-    """
-    cut = Cut([], [])
-
-    def detach(value: Any) -> Any:
-        if isinstance(value, Tensor) and value.requires_grad:
-            cut.roots.append(value)
-            cut.leaves.append(value.detach().requires_grad_())
-            return cut.leaves[-1]
-        return tuple(map(detach, value)) if isinstance(value, tuple) else value
-
-    copied = type(outputs)()
-    for name, value in outputs.items():
-        copied[name] = detach(value)
-    return copied, cut
-
-
-@contextlib.contextmanager
-def embedding_rows(model: nn.Module) -> Iterator[None]:
-    """In this context, the gradient of an embedding is sparse: the rows of the tokens in the batch.
-
-    A dense one is mostly zeros. To write these twice, and to multiply and add them, is a sixth of what a small student
-    with a large vocabulary pays on a CPU for its second gradient.
-    """
-    embeddings = [each for each in model.modules() if isinstance(each, nn.Embedding)]
-    # A frozen one has none, and that of an adapter beside it would be taken through a transposition.
-    dense = [each for each in embeddings if each.weight.requires_grad and not each.sparse]
-    try:
-        for embedding in dense:
-            embedding.sparse = True
-        yield
-    finally:
-        for embedding in dense:
-            embedding.sparse = False
+from hf_kd_lambda.gradients.all_reduce import average_over_ranks
+from hf_kd_lambda.gradients.cut import Cut
+from hf_kd_lambda.gradients.gram import Gram, Metric, gram_matrix, local_part, local_parts
 
 
 class GradientPair:
@@ -221,7 +133,7 @@ class GradientPair:
         for index, (parameter, kd_grad) in enumerate(zip(self.parameters, self.kd_grads, strict=True)):
             if parameter.grad is None or kd_grad is None or index in unmeasured:
                 continue
-            task, kd = _local(parameter.grad), _local(kd_grad)
+            task, kd = local_part(parameter.grad), local_part(kd_grad)
             combined = None
             if metric is not None and step_weights is not None:
                 w_task, w_kd = (weight[self._group(index)] if weight.dim() else weight for weight in step_weights)
@@ -261,34 +173,3 @@ class GradientPair:
             return weight
         present = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
         return weight[self._members(present)].unbind()
-
-
-def gram_matrix(task_grad: Tensor, kd_grad: Tensor, scale: Tensor | None = None) -> Gram:
-    """The Gram matrix of the gradients of one parameter, or of their local shards: scalar tensors in fp32.
-
-    Args:
-        task_grad, kd_grad: of one shape, both dense or both sparse.
-        scale: the diagonal of P in the dot product <x, P y>, of their local shape or a scalar; None for <x, y>.
-    """
-    if task_grad.is_sparse:
-        task_grad, kd_grad = _rows(task_grad, kd_grad)
-    task, kd = (_local(grad).flatten().float() for grad in (task_grad, kd_grad))
-    scaled_task, scaled_kd = (task, kd) if scale is None else (task * scale.flatten(), kd * scale.flatten())
-    return Gram(torch.dot(scaled_task, task), torch.dot(scaled_kd, kd), torch.dot(scaled_task, kd))
-
-
-def _rows(task_grad: Tensor, kd_grad: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of two sparse gradients that hold anything, dense: the same of both, where they are of one batch."""
-    task, kd = task_grad.coalesce(), kd_grad.coalesce()
-    if torch.equal(task.indices(), kd.indices()):
-        return task.values(), kd.values()
-    return task.to_dense(), kd.to_dense()
-
-
-def _local(tensor: Tensor) -> Tensor:
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def local_parts(tensors: Iterable[Tensor | None]) -> list[Tensor]:
-    """Those that there are; of sharded ones (FSDP2) this rank's shards."""
-    return [_local(tensor) for tensor in tensors if tensor is not None]

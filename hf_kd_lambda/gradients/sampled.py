@@ -1,16 +1,15 @@
 """The Gram matrix without the noise of the batch, from the micro-batches of an optimizer step."""
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from hf_kd_lambda.gram import Cut, GradientPair, Gram, Metric, gram_matrix
-
-LEAST_SHARE = 0.01  # of signal: its estimate is noisy too, and may fall below zero
+from hf_kd_lambda.gradients.cut import Cut
+from hf_kd_lambda.gradients.gram import Gram, Metric, gram_matrix
+from hf_kd_lambda.gradients.pair import GradientPair
 
 
 class SampledGradientPair(GradientPair):
@@ -111,31 +110,6 @@ class SampledGradientPair(GradientPair):
         factor = self.samples / (self.samples - 1)
         own = Gram(*self._sum_shards(self.own_products.clone()))
         return Gram(*((total - part) * factor for total, part in zip(gram, own, strict=True)))
-
-
-class Signal(NamedTuple):
-    """What is not noise in a Gram matrix."""
-
-    gram: Gram
-    """Entries of shape () or (groups,)."""
-    share: Tensor
-    """(2,) or (2, groups): signal/(signal + noise) of the task and the KD gradient's square, in (0, 1]."""
-
-
-def bounded_signal(unbiased: Gram, gram: Gram) -> Signal:
-    """Make an unbiased estimate, or a mean of such, a Gram matrix: a, b > 0 and no more than measured, |c| ≤ √(ab).
-
-    Args:
-        unbiased: as `SampledGradientPair.unbiased` returns it.
-        gram: the same with noise, or the mean of such.
-    """
-    measured = torch.stack([gram.task, gram.kd])
-    smallest = torch.finfo(measured.dtype).tiny
-    share = torch.stack([unbiased.task, unbiased.kd]) / measured.clamp(min=smallest)
-    share = share.clamp(LEAST_SHARE, 1.0)
-    task, kd = share * measured
-    largest = task.sqrt() * kd.sqrt()
-    return Signal(Gram(task, kd, unbiased.dot.clamp(-largest, largest)), share)
 
 
 def _add(total: Tensor | None, grad: Tensor | None) -> Tensor | None:

@@ -5,7 +5,9 @@ from collections.abc import Collection, Iterable
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.gram import Cut, GradientPair, local_parts
+from hf_kd_lambda.gradients.cut import Cut
+from hf_kd_lambda.gradients.gram import local_parts
+from hf_kd_lambda.gradients.pair import GradientPair
 
 
 class SplitGradients(GradientPair):

@@ -11,15 +11,15 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.columns import TEACHER_PREFIX, forward_parameters
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.losses import IGNORED
-from hf_kd_lambda.metrics import teacher_agreement
-from hf_kd_lambda.names import check_known
-from hf_kd_lambda.problems import PROBLEMS
-from hf_kd_lambda.problems.problem import Collator
-from hf_kd_lambda.report import ModelReport, measure_model
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.columns import TEACHER_PREFIX, forward_parameters
+from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.reports.agreement import teacher_agreement
+from hf_kd_lambda.reports.results import ModelReport, measure_model
+from hf_kd_lambda.tasks import PROBLEMS
+from hf_kd_lambda.tasks.task import Collator
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.utils.names import check_known
 
 
 def evaluate_model(

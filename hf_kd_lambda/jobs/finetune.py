@@ -1,20 +1,20 @@
 """Plain fine-tuning on the task loss: the teacher before distillation, or the student without it."""
 
 import copy
-import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from datasets import Dataset, DatasetDict, LargeList, List, Value
+from datasets import DatasetDict
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils import logging
 
-from hf_kd_lambda.adapters import merge_adapters
-from hf_kd_lambda.callbacks import EpochOrder, SaveOnSignal, signal_received
-from hf_kd_lambda.checkpoints import last_checkpoint, record_run, remove_checkpoints
-from hf_kd_lambda.fingerprint import examples_digest
+from hf_kd_lambda.jobs.run_folder import last_checkpoint, record_run, remove_checkpoints
+from hf_kd_lambda.models.adapters import merge_adapters
+from hf_kd_lambda.trainer.epoch_order import EpochOrder
+from hf_kd_lambda.trainer.sampling import sampling_strategy
+from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, signal_received
 
 logger = logging.get_logger(__name__)
 
@@ -101,38 +101,3 @@ def finetune(
         record_run(folder, settings, finished=True)
         remove_checkpoints(folder)
     PartialState().wait_for_everyone()
-
-
-def sampling_strategy(args: TrainingArguments, datasets: Iterable[Any], processor: Any | None) -> str:
-    """`train_sampling_strategy`, but `random` where examples are to be grouped by a length that they do not have.
-
-    An example is as long as its first input, which must be a list of numbers: of an image, a length means nothing.
-
-    Args:
-        args: of a Trainer.
-        datasets: those that it is given, of evaluation too, which the Trainer groups as well.
-        processor: names the inputs; without one they are a tokenizer's.
-    """
-    asked = args.train_sampling_strategy
-    names = getattr(processor, "model_input_names", ["input_ids"])
-    if asked == "group_by_length" and not all(
-        _has_lengths(each, names[0], args.length_column_name) for each in datasets
-    ):
-        return "random"
-    return asked
-
-
-def _has_lengths(dataset: Any, first_input: str, length_column: str) -> bool:
-    features = getattr(dataset, "features", None) or {}
-    values = features.get(first_input)
-    return length_column in features or (isinstance(values, List | LargeList) and isinstance(values.feature, Value))
-
-
-def digest(examples: Dataset) -> str:
-    """Fingerprint of encoded examples, the same on every machine."""
-    if "input_ids" not in examples.column_names:  # but images
-        return examples_digest(examples, examples.column_names)[:16]
-    sha = hashlib.sha256()
-    for column in ("input_ids", "labels"):
-        sha.update(repr(examples[column][:]).encode())
-    return sha.hexdigest()[:16]

@@ -8,14 +8,13 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from huggingface_hub import constants, create_branch, create_repo, get_token, upload_folder
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils import httpx, validate_repo_id
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import httpx
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from hf_kd_lambda.checkpoints import is_unfinished
-from hf_kd_lambda.embedded_images import EMBEDDED
-from hf_kd_lambda.model_card import CARD, FIGURE, Origin
+from hf_kd_lambda.jobs.run_folder import is_unfinished
+from hf_kd_lambda.reports.model_card import CARD, FIGURE
 
 NEEDED = {
     "config.json": ("config.json",),
@@ -42,15 +41,6 @@ FAULT = "the fault is the Hub's: wait some minutes"
 
 class PushError(Exception):
     """A push failed; the message is one paragraph that says why, and what to do."""
-
-
-def origin_of(name: str) -> Origin:
-    """Where a `teacher`, `student` or `dataset` setting leads: to the Hub, unless such a file or folder is here."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return Origin(name, on_hub=False)
-    return Origin(name, on_hub=name not in ("quickstart", *EMBEDDED) and not Path(name).exists())
 
 
 def repository_of(config: TrainingArguments) -> str | None:

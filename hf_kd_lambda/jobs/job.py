@@ -13,40 +13,33 @@ from torch import Tensor
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging
 
-from hf_kd_lambda.adapters import add_adapters
-from hf_kd_lambda.arguments import DataArguments, ModelArguments
-from hf_kd_lambda.card_facts import facts_of_job
-from hf_kd_lambda.checkpoints import claim_folder, record_run
-from hf_kd_lambda.checks import check_saving
-from hf_kd_lambda.columns import TEACHER_PREFIX
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.evaluation import evaluate_model
-from hf_kd_lambda.explain import explain_lambda, lambda_summary
-from hf_kd_lambda.figures import plot_lambda
-from hf_kd_lambda.finetune import digest, finetune, train_on
-from hf_kd_lambda.hub import make_repository, push_student, repository_of
-from hf_kd_lambda.metrics import teacher_agreement
-from hf_kd_lambda.model_card import CARD, FIGURE, model_card, without_folders
-from hf_kd_lambda.names import check_known
-from hf_kd_lambda.problems import PROBLEMS
-from hf_kd_lambda.report import ModelReport, results_table, versions, write_results
-from hf_kd_lambda.student import student_from_layers
-from hf_kd_lambda.teacher import warn_if_at_chance
-from hf_kd_lambda.trainer import DistillationTrainer
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.columns import TEACHER_PREFIX
+from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.jobs.evaluate import evaluate_model
+from hf_kd_lambda.jobs.finetune import finetune, train_on
+from hf_kd_lambda.jobs.hub import make_repository, push_student, repository_of
+from hf_kd_lambda.jobs.identity import EVALUATION, OPTIMISATION, digest
+from hf_kd_lambda.jobs.report import facts_of_job
+from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
+from hf_kd_lambda.models.adapters import add_adapters
+from hf_kd_lambda.models.labels import warn_if_at_chance
+from hf_kd_lambda.models.layers_of_teacher import student_from_layers
+from hf_kd_lambda.reports.agreement import teacher_agreement
+from hf_kd_lambda.reports.figure import plot_lambda
+from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card, without_folders
+from hf_kd_lambda.reports.results import ModelReport, results_table, write_results
+from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
+from hf_kd_lambda.tasks import PROBLEMS
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.limits import check_saving
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
+from hf_kd_lambda.utils.names import check_known
+from hf_kd_lambda.utils.versions import versions
 
 logger = logging.get_logger(__name__)
 
 MAIN_METRIC = "score"
-# What TrainingArguments holds that decides the weights which come out.
-OPTIMISATION = [
-    *("seed", "data_seed", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
-    *("gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim"),
-    *("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "max_grad_norm", "label_smoothing_factor"),
-    *("neftune_noise_alpha", "optim_args", "dataloader_drop_last", "train_sampling_strategy"),
-    *("load_best_model_at_end", "metric_for_best_model"),
-]
-# And with load_best_model_at_end.
-EVALUATION = ["greater_is_better", "eval_strategy", "eval_steps", "save_strategy", "save_steps"]
 
 
 class DistillationJob:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_kd_lambda.columns import forward_parameters
+from hf_kd_lambda.data.columns import forward_parameters
 
 TOLERANCE = 1e-4  # of logits
 TRACED = ["one text", "and another one, which is longer"]

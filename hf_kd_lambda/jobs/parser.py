@@ -11,8 +11,9 @@ from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
-from hf_kd_lambda.arguments import DataArguments, ModelArguments
-from hf_kd_lambda.config import DistillationConfig
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.trainer.config import DistillationConfig
 
 Settings = tuple[ModelArguments, DataArguments, DistillationConfig]
 

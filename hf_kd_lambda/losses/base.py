@@ -62,3 +62,7 @@ class KDLoss(ABC):
             ValueError: there are no such layers.
         """
         return []
+
+
+PROJECTED = "projected_states"
+"""Name of the outputs that are the student's hidden states, those projected that have a projection."""

@@ -8,9 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.kd_losses.kd_loss import Given, KDLoss
-from hf_kd_lambda.layer_map import layer_map
-from hf_kd_lambda.losses import (
+from hf_kd_lambda.losses.base import PROJECTED, Given, KDLoss
+from hf_kd_lambda.losses.functional import (
     attention_kl_loss,
     attention_map_loss,
     attention_transfer_loss,
@@ -20,7 +19,7 @@ from hf_kd_lambda.losses import (
     pkd_loss,
     relation_loss,
 )
-from hf_kd_lambda.projections import PROJECTED
+from hf_kd_lambda.losses.layer_map import layer_map
 
 LayerMap = str | Mapping[int, int] | Sequence[Sequence[int]]
 

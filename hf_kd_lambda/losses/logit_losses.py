@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hf_kd_lambda.kd_losses.kd_loss import Given, KDLoss
-from hf_kd_lambda.losses import (
+from hf_kd_lambda.losses.base import Given, KDLoss
+from hf_kd_lambda.losses.functional import (
     dkd_loss,
     jensen_shannon_loss,
     logit_mse_loss,

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.causal import targets
-from hf_kd_lambda.kd_losses import Given, KDLoss
-from hf_kd_lambda.losses import count_items, sum_over_chunks, task_loss
+from hf_kd_lambda.losses.base import Given, KDLoss
+from hf_kd_lambda.losses.functional import count_items, sum_over_chunks, task_loss
+from hf_kd_lambda.losses.functional.labels import targets
 
 TaskLoss = Callable[..., Tensor]
 

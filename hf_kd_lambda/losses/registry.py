@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from hf_kd_lambda.kd_losses.kd_loss import KDLoss
-from hf_kd_lambda.kd_losses.of_layers import (
+from hf_kd_lambda.losses.base import KDLoss
+from hf_kd_lambda.losses.layer_losses import (
     PKD,
     AttentionKL,
     AttentionMaps,
@@ -17,8 +17,8 @@ from hf_kd_lambda.kd_losses.of_layers import (
     Relations,
     ValueRelations,
 )
-from hf_kd_lambda.kd_losses.of_logits import DKD, JensenShannon, LogitMSE, ReverseKL, SoftTargets
-from hf_kd_lambda.names import check_known
+from hf_kd_lambda.losses.logit_losses import DKD, JensenShannon, LogitMSE, ReverseKL, SoftTargets
+from hf_kd_lambda.utils.names import check_known
 
 KD_LOSSES: dict[str, type[KDLoss]] = {
     "soft_targets": SoftTargets,

@@ -6,8 +6,8 @@ from typing import Any
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_kd_lambda.names import check_known
-from hf_kd_lambda.teacher import set_labels
+from hf_kd_lambda.models.labels import set_labels
+from hf_kd_lambda.utils.names import check_known
 
 
 def config_of(setting: str, architecture: Mapping[str, Any]) -> PreTrainedConfig:

@@ -16,16 +16,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from hf_kd_lambda import quickstart
-
 logger = logging.get_logger(__name__)
 
 CHANCE_MARGIN = 0.02  # a guessing teacher lands a little above the majority share now and then
-
-
-def resolve_checkpoint(name: str) -> str:
-    """Return what `from_pretrained` loads for a `teacher` or `student` setting: `quickstart` becomes its folder."""
-    return str(quickstart.encoder_path()) if name == "quickstart" else name
 
 
 def load_classifier(
@@ -38,7 +31,7 @@ def load_classifier(
     """Load a classifier in fp32 whose outputs are in the data's order.
 
     Args:
-        checkpoint: Hub id, folder or `quickstart`.
+        checkpoint: Hub id or folder.
         label_names: Names of the classes in the data's order, or None for regression.
         trust_remote_code: Run modelling code that the checkpoint's repository carries.
         new_head: Start from a fresh output layer, for a model that is fine-tuned next. Otherwise the checkpoint's
@@ -49,9 +42,8 @@ def load_classifier(
         OSError: there is no such checkpoint.
         ValueError: the checkpoint's own head is for other labels.
     """
-    path = resolve_checkpoint(checkpoint)
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise OSError(
             f"cannot load teacher or student {checkpoint!r}, as a folder or from the Hub: {error}"
@@ -59,7 +51,7 @@ def load_classifier(
     if new_head:
         set_labels(config, label_names)
     model, info = auto_class.from_pretrained(
-        path,
+        checkpoint,
         config=config,
         dtype=torch.float32,
         trust_remote_code=trust_remote_code,

@@ -7,11 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
-from hf_kd_lambda.inner_outputs import with_more
+from hf_kd_lambda.losses.base import PROJECTED
+from hf_kd_lambda.models.intermediate_outputs import with_more
 
 NAME = "kd_projections"
-PROJECTED = "projected_states"
-"""Name of the outputs that are the student's hidden states, those projected that have a projection."""
 
 
 def drop_projections(student: nn.Module) -> None:

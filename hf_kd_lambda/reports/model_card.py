@@ -2,16 +2,22 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import (
+    EvalResult,
+    ModelCard,
+    ModelCardData,
+)
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
-from hf_kd_lambda.explain import explain_lambda
-from hf_kd_lambda.report import ModelReport, markdown_table
+from hf_kd_lambda.reports.results import ModelReport, markdown_table
+from hf_kd_lambda.reports.summary import explain_lambda
 
 CARD, FIGURE = "README.md", "lambda.png"  # the card links the figure, which lies beside it
 TASK = "text-classification"  # the Hub's name of the task of a trainer without a job, unless it is told another
@@ -210,3 +216,12 @@ def _training(facts: CardFacts) -> str:
 def without_folders(value: Any) -> Any:
     """A setting as it may be shown: of an absolute path the last part, as no reader has these folders."""
     return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
+
+
+def origin_of(name: str, bundled: Collection[str]) -> Origin:
+    """Where a `teacher`, `student` or `dataset` setting leads: to the Hub, unless such a file or folder is here."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return Origin(name, on_hub=False)
+    return Origin(name, on_hub=name not in bundled and not Path(name).exists())

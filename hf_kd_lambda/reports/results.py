@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import platform
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -11,10 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import transformers
 from torch import Tensor, nn
-
-import hf_kd_lambda
 
 WARMUP_RUNS, TIMED_RUNS = 5, 30
 NO_SHARES = ("perplexity",)  # metrics that are no percentages
@@ -99,12 +95,6 @@ def _percent(share: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:.1f}"
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions of what computed the results."""
-    packages = {"hf-kd-lambda": hf_kd_lambda, "torch": torch, "transformers": transformers}
-    return {"python": platform.python_version()} | {name: package.__version__ for name, package in packages.items()}
 
 
 def write_results(

@@ -1,10 +1,10 @@
-"""Kinds of problems by the names that the Hub has for them."""
+"""Kinds of tasks, by the names that the Hub has for them. May import utils, losses, models, data and reports."""
 
-from hf_kd_lambda.problems.causal_lm import CausalLM
-from hf_kd_lambda.problems.image_classification import ImageClassification
-from hf_kd_lambda.problems.problem import Problem
-from hf_kd_lambda.problems.text_classification import TextClassification
-from hf_kd_lambda.problems.token_classification import TokenClassification
+from hf_kd_lambda.tasks.causal_lm import CausalLM
+from hf_kd_lambda.tasks.image_classification import ImageClassification
+from hf_kd_lambda.tasks.task import Problem
+from hf_kd_lambda.tasks.text_classification import TextClassification
+from hf_kd_lambda.tasks.token_classification import TokenClassification
 
 PROBLEMS: dict[str, Problem] = {
     "text-classification": TextClassification(),

@@ -12,12 +12,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.data import TaskData
-from hf_kd_lambda.next_token import next_token_metrics, next_token_predictions
-from hf_kd_lambda.problems.problem import Collator, Metrics, Problem
-from hf_kd_lambda.teacher import have_same_vocabulary, resolve_checkpoint
-from hf_kd_lambda.text_blocks import cut_blocks, load_texts
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.bundled import resolve_checkpoint
+from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.data.text_blocks import cut_blocks, load_texts
+from hf_kd_lambda.models.labels import have_same_vocabulary
+from hf_kd_lambda.tasks.metrics.next_token import next_token_metrics, next_token_predictions
+from hf_kd_lambda.tasks.task import Collator, Metrics, Problem
 
 
 class CausalLM(Problem):

@@ -11,14 +11,14 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 # From where it is defined: of some versions, what `transformers` exports asks for torchvision, though Pillow does.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from hf_kd_lambda.architectures import config_of, new_model
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.data import TaskData
-from hf_kd_lambda.image_data import load_image_data
-from hf_kd_lambda.images import AUGMENTATIONS, PIXELS, Augmentation, ImageCollator, new_processor
-from hf_kd_lambda.metrics import compute_metrics_for
-from hf_kd_lambda.names import check_known
-from hf_kd_lambda.problems.problem import Collator, Metrics, Problem
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.image_batches import AUGMENTATIONS, PIXELS, Augmentation, ImageCollator, new_processor
+from hf_kd_lambda.data.images import load_image_data
+from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.models.from_scratch import config_of, new_model
+from hf_kd_lambda.tasks.metrics.glue import compute_metrics_for
+from hf_kd_lambda.tasks.task import Collator, Metrics, Problem
+from hf_kd_lambda.utils.names import check_known
 
 
 class ImageClassification(Problem):

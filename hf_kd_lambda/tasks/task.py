@@ -9,11 +9,12 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel
 
-from hf_kd_lambda.architectures import new_model, with_tokens
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.columns import forward_parameters, token_counts
-from hf_kd_lambda.data import TaskData
-from hf_kd_lambda.teacher import load_classifier, resolve_checkpoint
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.bundled import resolve_checkpoint
+from hf_kd_lambda.data.columns import forward_parameters, token_counts
+from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.models.from_scratch import new_model, with_tokens
+from hf_kd_lambda.models.labels import load_classifier
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 Metrics = Callable[[EvalPrediction], dict[str, float]]
@@ -36,7 +37,9 @@ class Problem(ABC):
         self, checkpoint: str, data: TaskData, trust_remote_code: bool = False, new_head: bool = False
     ) -> PreTrainedModel:
         """A model whose outputs are in the data's order: see `load_classifier`."""
-        return load_classifier(checkpoint, data.label_names, trust_remote_code, new_head, self.auto_class)
+        return load_classifier(
+            resolve_checkpoint(checkpoint), data.label_names, trust_remote_code, new_head, self.auto_class
+        )
 
     def new_model(
         self,

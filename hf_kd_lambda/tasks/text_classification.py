@@ -6,12 +6,13 @@ from typing import ClassVar
 from datasets import DatasetDict
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.data import TaskData, load_task_data
-from hf_kd_lambda.metrics import compute_metrics_for
-from hf_kd_lambda.problems.problem import Collator, Metrics, Problem
-from hf_kd_lambda.teacher import have_same_vocabulary
-from hf_kd_lambda.tokens import DistillationCollator, tokenize
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.collators import DistillationCollator
+from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.data.texts import load_task_data, tokenize
+from hf_kd_lambda.models.labels import have_same_vocabulary
+from hf_kd_lambda.tasks.metrics.glue import compute_metrics_for
+from hf_kd_lambda.tasks.task import Collator, Metrics, Problem
 
 
 class TextClassification(Problem):

@@ -14,13 +14,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.data import TaskData
-from hf_kd_lambda.losses import IGNORED
-from hf_kd_lambda.metrics import marks_entities, token_metrics_for
-from hf_kd_lambda.problems.problem import Collator, Metrics, Problem
-from hf_kd_lambda.teacher import have_same_vocabulary, resolve_checkpoint
-from hf_kd_lambda.token_data import load_token_data
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.bundled import resolve_checkpoint
+from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.data.words import load_token_data
+from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.models.labels import have_same_vocabulary
+from hf_kd_lambda.tasks.metrics.entities import marks_entities, token_metrics_for
+from hf_kd_lambda.tasks.task import Collator, Metrics, Problem
 
 
 class TokenClassification(Problem):

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from hf_kd_lambda.columns import LABELS, TEACHER_PREFIX, token_counts
-from hf_kd_lambda.fingerprint import batch_digest, examples_digest, fingerprint
-from hf_kd_lambda.outputs_file import CacheUnavailableError, Rows, keep_outputs, load_outputs
+from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX, token_counts
+from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows, keep_outputs, load_outputs
+from hf_kd_lambda.utils.fingerprint import batch_digest, examples_digest, fingerprint
 
 logger = logging.get_logger(__name__)
 

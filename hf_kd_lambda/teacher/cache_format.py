@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.columns import TEACHER_LOGITS, TEACHER_OUTPUTS, packed
-from hf_kd_lambda.outputs_file import Rows
+from hf_kd_lambda.data.columns import TEACHER_LOGITS, TEACHER_OUTPUTS
+from hf_kd_lambda.teacher.cache_file import Rows
+from hf_kd_lambda.teacher.collator import packed
 
 HALF = torch.finfo(torch.half)
 OF_LOGITS = ("logits", "top_log_probs", "top_indices")

@@ -10,15 +10,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hf_kd_lambda.columns import TEACHER_LOGITS, column_names, forward_parameters, teacher_inputs
-from hf_kd_lambda.evidence import side_counts
-from hf_kd_lambda.fingerprint import model_digest
-from hf_kd_lambda.inner_outputs import forward_flags
-from hf_kd_lambda.kept_outputs import OF_LOGITS, KeptOutputs
-from hf_kd_lambda.losses import sum_over_chunks
-from hf_kd_lambda.outputs_file import CacheUnavailableError, Rows
-from hf_kd_lambda.teacher import freeze
-from hf_kd_lambda.teacher_cache import DEFAULT_FOLDER, TeacherCache
+from hf_kd_lambda.balancing.votes import side_counts
+from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, teacher_inputs
+from hf_kd_lambda.losses.functional import sum_over_chunks
+from hf_kd_lambda.models.intermediate_outputs import forward_flags
+from hf_kd_lambda.models.labels import freeze
+from hf_kd_lambda.teacher.cache import DEFAULT_FOLDER, TeacherCache
+from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows
+from hf_kd_lambda.teacher.cache_format import OF_LOGITS, KeptOutputs
+from hf_kd_lambda.utils.fingerprint import model_digest
 
 logger = logging.get_logger(__name__)
 

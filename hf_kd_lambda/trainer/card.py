@@ -8,61 +8,14 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainingArguments
 from transformers.modelcard import extract_hyperparameters_from_trainer
 
-from hf_kd_lambda.causal import is_causal
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.hub import origin_of
-from hf_kd_lambda.model_card import TASK, CardFacts
-from hf_kd_lambda.report import ModelReport, versions
+from hf_kd_lambda.data.bundled import BUNDLED
+from hf_kd_lambda.models.causal import is_causal
+from hf_kd_lambda.reports.model_card import TASK, CardFacts, origin_of
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.utils.versions import versions
 
 if TYPE_CHECKING:
-    from hf_kd_lambda.pipeline import DistillationJob
-    from hf_kd_lambda.trainer import DistillationTrainer
-
-
-def facts_of_job(
-    job: "DistillationJob",
-    main_metric: str,
-    reports: Sequence[ModelReport],
-    log_history: Sequence[Mapping[str, float]],
-) -> CardFacts:
-    """What a job knows at its end.
-
-    Args:
-        job: that ran.
-        main_metric: of the reports.
-        reports: of the models compared; the last is the student's.
-        log_history: the entries of `trainer_state.json`.
-    """
-    models, data, config = job.models, job.data_args, job.config
-    settings = {name: value for name, value in job.settings.items() if name != "teacher_dir"}
-    processes = f" --num_processes {config.world_size}" if config.world_size > 1 else ""
-    sources = (data.dataset, data.train_file, data.validation_file, data.test_file)
-    return CardFacts(
-        name=job.repository or job.folder.resolve().name,
-        teacher=origin_of(models.teacher) if models.teacher else None,
-        student=origin_of(models.student) if models.student else None,
-        layers=models.student_layers,
-        teacher_finetuned=models.teacher_finetune,
-        datasets=[origin_of(source) for source in sources if source],
-        dataset_config=(data.dataset_config or data.task) if data.dataset else None,
-        split=_split_on_the_hub(job),
-        main_metric=main_metric,
-        reports=reports,
-        metrics=reports[-1].metrics,
-        log_history=log_history,
-        settings=settings,
-        command=f"accelerate launch{processes} scripts/distill.py student.yaml",
-        versions=versions(),
-        pipeline_tag=data.problem,
-    )
-
-
-def _split_on_the_hub(job: "DistillationJob") -> str:
-    """The reported split as `load_dataset` names it, and how much of it."""
-    split, first = job.data.report_split, job.data_args.max_eval_samples
-    if (job.data_args.task, split) == ("mnli", "validation"):
-        split = "validation_matched"
-    return f"{split}[:{first}]" if first else split
+    from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 
 def facts_of_trainer(
@@ -86,10 +39,10 @@ def facts_of_trainer(
     student = finetuned_from or getattr(trainer.accelerator.unwrap_model(trainer.model), "name_or_path", None)
     return CardFacts(
         name=model_name or Path(str(args.output_dir)).resolve().name,
-        teacher=origin_of(teacher) if teacher else None,
+        teacher=origin_of(teacher, BUNDLED) if teacher else None,
         # A student made of layers of its teacher has the teacher's name.
-        student=origin_of(student) if student and student != teacher else None,
-        datasets=[origin_of(name) for name in _listed(dataset_tags) or _listed(dataset)],
+        student=origin_of(student, BUNDLED) if student and student != teacher else None,
+        datasets=[origin_of(name, BUNDLED) for name in _listed(dataset_tags) or _listed(dataset)],
         dataset_config=next(iter(_listed(dataset_args)), None),
         metrics=_last_evaluation(history),
         log_history=history,

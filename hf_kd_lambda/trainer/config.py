@@ -1,7 +1,5 @@
 """How a run trains and balances. The `help` of a field is the only place where it is documented."""
 
-import contextlib
-import json
 import math
 import os
 from dataclasses import dataclass, field
@@ -10,10 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import torch
 from transformers import TrainingArguments
 
-from hf_kd_lambda.kd_losses import KDLoss, make_kd_losses
-from hf_kd_lambda.kd_losses.by_name import OF_DISTRIBUTIONS
-from hf_kd_lambda.kd_losses.of_logits import LogitLoss
-from hf_kd_lambda.lambda_rules import RULES, Rule, make_rule
+from hf_kd_lambda.balancing.rules import RULES, Rule, make_rule
+from hf_kd_lambda.losses.base import KDLoss
+from hf_kd_lambda.losses.logit_losses import LogitLoss
+from hf_kd_lambda.losses.registry import OF_DISTRIBUTIONS, make_kd_losses
+from hf_kd_lambda.utils.mappings import as_mapping
 
 DEFAULT_INTERVAL = 8
 
@@ -344,16 +343,6 @@ class DistillationConfig(TrainingArguments):
             return
         self.fp16 = self.precision == "fp16"
         self.bf16 = self.precision == "bf16" or (self.precision == "auto" and _multiplies_bf16(self.use_cpu))
-
-
-def as_mapping(value: Any, name: str, example: str) -> dict[str, Any] | None:
-    """A setting that is a mapping or None; of a command line, as JSON."""
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = json.loads(value)
-    if not isinstance(value, dict | None):
-        raise ValueError(f"{name}={value!r} must be a mapping, e.g. {example}.")
-    return value
 
 
 def _multiplies_bf16(use_cpu: bool) -> bool:

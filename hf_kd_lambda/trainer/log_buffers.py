@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.lambda_state import LambdaState
-from hf_kd_lambda.losses import IGNORED
-from hf_kd_lambda.metrics import teacher_agreement
+from hf_kd_lambda.balancing.state import LambdaState
+from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.reports.agreement import teacher_agreement
 
 
 class StepRecord:

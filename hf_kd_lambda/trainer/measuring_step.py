@@ -10,15 +10,18 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.gram import Cut, GradientPair, Gram, embedding_rows
-from hf_kd_lambda.lambda_state import LambdaState, Measurement
-from hf_kd_lambda.layers import layer_groups
-from hf_kd_lambda.metric import AdamMetric
-from hf_kd_lambda.noise import SampledGradientPair
-from hf_kd_lambda.objective import Losses
-from hf_kd_lambda.projections import is_projection
-from hf_kd_lambda.split_gradients import SplitGradients
+from hf_kd_lambda.balancing.state import LambdaState, Measurement
+from hf_kd_lambda.gradients.adam_metric import AdamMetric
+from hf_kd_lambda.gradients.cut import Cut
+from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.gradients.layer_groups import layer_groups
+from hf_kd_lambda.gradients.pair import GradientPair
+from hf_kd_lambda.gradients.sampled import SampledGradientPair
+from hf_kd_lambda.gradients.sparse_embeddings import embedding_rows
+from hf_kd_lambda.gradients.split import SplitGradients
+from hf_kd_lambda.losses.objective import Losses
+from hf_kd_lambda.models.projections import is_projection
+from hf_kd_lambda.trainer.config import DistillationConfig
 
 
 class MeasuringStep:

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_kd_lambda.attention_maps import use_eager_attention, use_undropped_maps
-from hf_kd_lambda.columns import forward_parameters, own_inputs, teacher_inputs
-from hf_kd_lambda.inner_outputs import VECTORS, add_attention_vectors, check_given, forward_flags
-from hf_kd_lambda.kd_losses.of_layers import HiddenLoss
-from hf_kd_lambda.objective import Objective
-from hf_kd_lambda.projections import PROJECTED, add_projections
+from hf_kd_lambda.data.columns import forward_parameters, own_inputs, teacher_inputs
+from hf_kd_lambda.losses.base import PROJECTED
+from hf_kd_lambda.losses.layer_losses import HiddenLoss
+from hf_kd_lambda.losses.objective import Objective
+from hf_kd_lambda.models.attention import use_eager_attention, use_undropped_maps
+from hf_kd_lambda.models.intermediate_outputs import VECTORS, add_attention_vectors, check_given, forward_flags
+from hf_kd_lambda.models.projections import add_projections
 
 
 def match(

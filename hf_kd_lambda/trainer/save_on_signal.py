@@ -1,6 +1,5 @@
 """What rides along with a training run: λ's state, a checkpoint when it is told to stop, the order of its batches."""
 
-import dataclasses
 import signal
 import threading
 from collections.abc import Iterable
@@ -9,93 +8,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_callback import ExportableState
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
 
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.images import Augmentation
-from hf_kd_lambda.lambda_rules import make_rule
-from hf_kd_lambda.lambda_state import LambdaState
-
 logger = logging.get_logger(__name__)
-
-KIND = ("rule", "groups", "losses")  # what λ's state is of
-
-
-class LambdaCheckpoint(TrainerCallback, ExportableState):
-    """Keeps λ's state in `trainer_state.json`, the last file of a checkpoint to be written, and takes it from there.
-
-    Args:
-        rule: name of a rule that measures.
-        hyper: its hyper-parameters.
-        settings: the other arguments of `LambdaState`. All are JSON values, since the Trainer may build this callback
-            anew from a checkpoint.
-    """
-
-    def __init__(self, rule: str, hyper: dict[str, Any], **settings: Any) -> None:
-        self.settings = {"rule": rule, "hyper": hyper, **settings}
-        self.lambda_state = LambdaState(make_rule(rule, hyper), **settings)
-
-    @classmethod
-    def from_config(
-        cls, config: DistillationConfig, groups: int | None = None, losses: list[float] | None = None
-    ) -> "LambdaCheckpoint":
-        """The callback for the λ settings of a run; `groups` and `losses` as in `LambdaState`."""
-        weight = config.kd_weight
-        if config.lambda_form == "additive":
-            initial = weight
-        else:
-            initial = weight / (1 - weight) if weight < 1 else config.lambda_max
-        return cls(
-            rule=config.lambda_rule,
-            hyper=dataclasses.asdict(config.rule),
-            initial=initial,
-            decay=config.gram_decay,
-            bounds=(config.lambda_min, config.lambda_max),
-            max_change=config.lambda_max_change,
-            form=config.lambda_form,
-            groups=groups,
-            losses=losses,
-        )
-
-    def state(self) -> dict[str, Any]:
-        """What `TrainerState` saves for this callback."""
-        return {"args": self.settings, "attributes": {"saved": self.lambda_state.state_dict()}}
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Take over λ's state: a resumed run's `TrainerState` holds the checkpoint's, a new run's the present one.
-
-        A checkpoint of the last step of the first pass is of before `on_epoch_end`.
-
-        Raises:
-            ValueError: the checkpoint's is of another rule, or of other layers or losses.
-        """
-        exported = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
-        saved, own = ({name: each[name] for name in KIND} for each in (exported["args"], self.settings))
-        if saved != own:
-            raise ValueError(
-                f"λ's state in the checkpoint is of {saved}, and this run's of {own}: resume with the lambda_rule, "
-                "lambda_scope and kd_losses of then, or train from the start."
-            )
-        self.lambda_state.load_state_dict(exported["attributes"]["saved"])
-        if (state.epoch or 0) >= 1:
-            self._close_the_vote()
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Close the vote, as the student has been trained on all examples."""
-        self._close_the_vote()
-
-    def _close_the_vote(self) -> None:
-        if self.lambda_state.evidence is not None:
-            self.lambda_state.evidence.closed = True
 
 
 class SaveOnSignal(TrainerCallback):
@@ -180,30 +97,6 @@ class SaveOnSignal(TrainerCallback):
         """Give both signals back to whom they belonged; nothing if that is done already."""
         while self._previous:
             signal.signal(*self._previous.popitem())
-
-
-class EpochOrder(TrainerCallback):
-    """Has length-grouped batches and augmented images depend on seed and epoch alone, as random batches do.
-
-    Else a resumed run, whose random numbers start anew, would go on in another order, and with other images.
-    """
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Seed the sampler, which lies below what Accelerate puts around it, and what changes images at random."""
-        seed = (args.seed if args.data_seed is None else args.data_seed) + int(state.epoch or 0)
-        loader = kwargs.get("train_dataloader")
-        examples = getattr(loader, "dataset", None)
-        if isinstance(examples, Dataset):
-            transform = examples.format["format_kwargs"].get("transform")
-            if isinstance(transform, Augmentation):
-                transform.seed = seed
-        sampler = getattr(loader, "batch_sampler", None)
-        while sampler is not None and not isinstance(sampler, LengthGroupedSampler):
-            sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
-        if sampler is not None:
-            sampler.generator = torch.Generator().manual_seed(seed)
 
 
 def signal_received(callbacks: Iterable[TrainerCallback]) -> signal.Signals | None:

@@ -16,45 +16,49 @@ from transformers import PreTrainedModel, Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
-from hf_kd_lambda.callbacks import EpochOrder, LambdaCheckpoint, SaveOnSignal, signal_received
-from hf_kd_lambda.card_facts import facts_of_trainer
-from hf_kd_lambda.causal import ShiftedLabels, is_causal, targets
-from hf_kd_lambda.checks import (
-    check_apart,
-    check_columns,
+from hf_kd_lambda.balancing.rules import loss_weights
+from hf_kd_lambda.balancing.state import LambdaState
+from hf_kd_lambda.balancing.votes import Evidence
+from hf_kd_lambda.data.collators import ShiftedLabels
+from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters
+from hf_kd_lambda.gradients.adam_metric import check_adam
+from hf_kd_lambda.gradients.cut import cut_outputs
+from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.gradients.layer_groups import layer_groups
+from hf_kd_lambda.losses.base import PROJECTED
+from hf_kd_lambda.losses.functional import count_items
+from hf_kd_lambda.losses.functional.labels import targets
+from hf_kd_lambda.losses.objective import Losses, Objective
+from hf_kd_lambda.models.causal import is_causal
+from hf_kd_lambda.models.intermediate_outputs import forward_flags, gives
+from hf_kd_lambda.models.labels import align_labels, own_label_names
+from hf_kd_lambda.models.projections import drop_projections, left_out
+from hf_kd_lambda.reports.figure import plot_lambda
+from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card
+from hf_kd_lambda.teacher.cache_format import KeptOutputs
+from hf_kd_lambda.teacher.checks import check_apart, check_columns, check_next_tokens, check_teacher_logits
+from hf_kd_lambda.teacher.collator import ColumnCollator
+from hf_kd_lambda.teacher.teacher_outputs import SoftTargets
+from hf_kd_lambda.trainer.card import facts_of_trainer
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.epoch_order import EpochOrder
+from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
+from hf_kd_lambda.trainer.limits import (
     check_given_model,
-    check_next_tokens,
     check_problem,
     check_projections,
     check_strategy,
     check_student,
-    check_teacher_logits,
     check_top_logits,
     check_votes,
     warn_of_blind_measurements,
 )
-from hf_kd_lambda.columns import TEACHER_LOGITS, ColumnCollator, column_names, forward_parameters
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.evidence import Evidence
-from hf_kd_lambda.figures import plot_lambda
-from hf_kd_lambda.finetune import sampling_strategy
-from hf_kd_lambda.gram import Gram, cut_outputs
-from hf_kd_lambda.host_memory import keep_freed_memory
-from hf_kd_lambda.inner_outputs import forward_flags, gives
-from hf_kd_lambda.kept_outputs import KeptOutputs
-from hf_kd_lambda.lambda_rules import loss_weights
-from hf_kd_lambda.lambda_state import LambdaState
-from hf_kd_lambda.layers import layer_groups
-from hf_kd_lambda.losses import count_items
-from hf_kd_lambda.matching import match
-from hf_kd_lambda.measuring_step import MeasuringStep
-from hf_kd_lambda.metric import check_adam
-from hf_kd_lambda.model_card import CARD, FIGURE, model_card
-from hf_kd_lambda.objective import Losses, Objective
-from hf_kd_lambda.projections import PROJECTED, drop_projections, left_out
-from hf_kd_lambda.run_records import EvaluationRecord, StepRecord
-from hf_kd_lambda.soft_targets import SoftTargets
-from hf_kd_lambda.teacher import align_labels, own_label_names
+from hf_kd_lambda.trainer.log_buffers import EvaluationRecord, StepRecord
+from hf_kd_lambda.trainer.measuring_step import MeasuringStep
+from hf_kd_lambda.trainer.prepare_models import match
+from hf_kd_lambda.trainer.sampling import sampling_strategy
+from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, signal_received
+from hf_kd_lambda.utils.allocator import keep_freed_memory
 
 
 class DistillationTrainer(Trainer):

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.lambda_rules import RULES, Weights, feasible_interval, loss_weights, make_rule, rule_weights
+from hf_kd_lambda.balancing.rules import RULES, Weights, feasible_interval, loss_weights, make_rule, rule_weights
+from hf_kd_lambda.gradients.gram import Gram
 
 SIZES = st.floats(1e-6, 1e6)
 COSINES = st.floats(-1, 1)

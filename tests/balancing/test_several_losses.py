@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.kd_split import KDSplit
-from hf_kd_lambda.lambda_rules import MGDA
-from hf_kd_lambda.lambda_rules.several_losses import equal_lengths, min_norm
+from hf_kd_lambda.balancing.kd_split import KDSplit
+from hf_kd_lambda.balancing.rules import MGDA
+from hf_kd_lambda.balancing.rules.several_losses import equal_lengths, min_norm
+from hf_kd_lambda.gradients.gram import Gram
 
 
 def gradients(losses=3, size=8, seed=0):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.smoothness import Smoothness
+from hf_kd_lambda.balancing.smoothness import Smoothness
+from hf_kd_lambda.gradients.gram import Gram
 
 SIZE = 6
 

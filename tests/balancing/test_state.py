@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.lambda_rules import MGDA, Adaptive, Evidence, NormRatio, PCGrad, Rule, Taylor2, Weights
-from hf_kd_lambda.lambda_state import HOLDERS, LambdaState, Measurement
+from hf_kd_lambda.balancing.rules import MGDA, Adaptive, Evidence, NormRatio, PCGrad, Rule, Taylor2, Weights
+from hf_kd_lambda.balancing.state import HOLDERS, LambdaState, Measurement
+from hf_kd_lambda.gradients.gram import Gram
 
 
 def gram(a, b, c=0.0, losses=(1.0, 1.0), **measured):

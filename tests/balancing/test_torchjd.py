@@ -5,9 +5,9 @@ import warnings
 import pytest
 import torch
 
-from hf_kd_lambda import lambda_rules
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.lambda_rules import make_rule
+from hf_kd_lambda.balancing import rules
+from hf_kd_lambda.balancing.rules import make_rule
+from hf_kd_lambda.gradients.gram import Gram
 
 aggregation = pytest.importorskip("torchjd.aggregation", reason="torchjd, the reference, is not installed")
 
@@ -50,7 +50,7 @@ REFERENCES = {
     "upgrad": (lambda: aggregation.UPGradWeighting(projector=without_regularization()), 1e-14),
     "dual_proj": (lambda: aggregation.DualProjWeighting(projector=without_regularization()), 1e-14),
     "aligned_mtl": (lambda: aggregation.AlignedMTLWeighting(), 2e-15),
-    "cagrad": (lambda: aggregation.CAGradWeighting(c=lambda_rules.CAGrad.radius), 2e-4),
+    "cagrad": (lambda: aggregation.CAGradWeighting(c=rules.CAGrad.radius), 2e-4),
 }
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from hf_kd_lambda.evidence import Evidence, side_counts
+from hf_kd_lambda.balancing.votes import Evidence, side_counts
 
 NUMBERS = st.floats(-20, 20, width=32)
 VOTES = st.floats(0, 1e4, width=32)

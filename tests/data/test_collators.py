@@ -5,8 +5,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_kd_lambda.data import TaskData
-from hf_kd_lambda.tokens import DistillationCollator, tokenize
+from hf_kd_lambda.data.collators import DistillationCollator
+from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.data.texts import tokenize
 
 BERT_INPUTS = ["input_ids", "token_type_ids", "attention_mask"]
 

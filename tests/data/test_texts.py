@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from hf_kd_lambda import quickstart
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.data import GLUE_TASKS, load_task_data
+from hf_kd_lambda.data import bundled
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.loading import GLUE_TASKS
+from hf_kd_lambda.data.texts import load_task_data
 
 GLUE = Path(__file__).parents[2] / "shared" / "glue"
 needs_glue = pytest.mark.skipif(not GLUE.is_dir(), reason="no local copy of the GLUE tasks beside the repository")
@@ -202,7 +203,7 @@ def test_quickstart_is_loaded_by_its_name(monkeypatch):
     features = Features({"text": Value("string"), "label": ClassLabel(names=["negative", "neutral", "positive"])})
     split = Dataset.from_dict({"text": ["a", "b"], "label": [0, 2]}, features)
     tweets = DatasetDict({"train": split, "validation": split, "test": split})
-    monkeypatch.setattr(quickstart, "load_tweets", lambda: tweets)
+    monkeypatch.setattr(bundled, "load_tweets", lambda: tweets)
     data = load_task_data(DataArguments(dataset="quickstart"), seed=0)
     assert data.label_names == ["negative", "neutral", "positive"]
     assert data.report_split == "test"
@@ -253,7 +254,7 @@ def test_a_csv_row_without_a_label_is_named(tmp_path):
 def test_an_empty_split_is_named(monkeypatch):
     full = Dataset.from_list(ROWS)
     splits = DatasetDict({"train": full, "validation": full.select([])})
-    monkeypatch.setattr(quickstart, "load_tweets", lambda: splits)
+    monkeypatch.setattr(bundled, "load_tweets", lambda: splits)
     with pytest.raises(ValueError, match="the validation split is empty"):
         load_task_data(DataArguments(dataset="quickstart"), seed=0)
 

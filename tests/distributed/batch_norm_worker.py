@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from process_group import leave_group
+from helpers.process_group import leave_group
+from helpers.small_runs import config, train
+from helpers.tiny_images import NARROW, WIDE, batch_norms, tensors, tiny_classifier
 from safetensors.torch import save_file
-from small_runs import config, train
-from tiny_images import NARROW, WIDE, batch_norms, tensors, tiny_classifier
 
 
 def main() -> None:

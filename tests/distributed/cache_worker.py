@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from datasets import Dataset
-from process_group import leave_group
-from small_runs import config, models
-from tiny import VOCABULARY, tiny_tokenizer
+from helpers.process_group import leave_group
+from helpers.small_runs import config, models
+from helpers.tiny import VOCABULARY, tiny_tokenizer
 from transformers import DataCollatorWithPadding
 
-from hf_kd_lambda.columns import unpacked
-from hf_kd_lambda.trainer import DistillationTrainer
+from hf_kd_lambda.teacher.collator import unpacked
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 
 def uneven_examples() -> Dataset:

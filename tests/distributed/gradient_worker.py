@@ -2,15 +2,15 @@
 
 import torch
 import torch.distributed as dist
-from process_group import leave_group
+from helpers.process_group import leave_group
+from helpers.two_heads import TwoHeads, accumulate, expected_gradients, two_losses
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
-from two_heads import TwoHeads, accumulate, expected_gradients, two_losses
 
-from hf_kd_lambda.metric import AdamMetric
-from hf_kd_lambda.noise import SampledGradientPair
+from hf_kd_lambda.gradients.adam_metric import AdamMetric
+from hf_kd_lambda.gradients.sampled import SampledGradientPair
 
 GROUPS = [1, 1, 0, 0, 0, 0, 2, 2]
 SETTINGS = {"betas": (0.5, 0.9), "eps": 1e-3, "lr": 0.01}

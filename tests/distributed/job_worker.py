@@ -11,10 +11,10 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
-from process_group import leave_group
+from helpers.process_group import leave_group
 from transformers import Trainer
 
-from hf_kd_lambda.trainer import DistillationTrainer
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from process_group import leave_group
+from helpers.process_group import leave_group
+from helpers.tiny_lm import language_models, lm_trainer, rows
 from safetensors.torch import save_file
-from tiny_lm import language_models, lm_trainer, rows
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cache_worker import cache
+from distributed.cache_worker import cache
 
 
 @pytest.fixture(scope="module")

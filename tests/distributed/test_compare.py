@@ -5,10 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import small_jobs
 import yaml
+from helpers import small_jobs
 
-from hf_kd_lambda.comparison.results import read_runs
+from hf_kd_lambda.studies.comparison.run_results import read_runs
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "compare.py"
 

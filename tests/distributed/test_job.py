@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import small_jobs
 import yaml
-from test_two_processes import FSDP2
+from distributed.test_two_processes import FSDP2
+from helpers import small_jobs
 from transformers import AutoModelForSequenceClassification
 
-from hf_kd_lambda.comparison.plan import arguments
-from hf_kd_lambda.comparison.results import read_runs
+from hf_kd_lambda.studies.comparison.plan import arguments
+from hf_kd_lambda.studies.comparison.run_results import read_runs
 
 WORKER = Path(__file__).with_name("job_worker.py")
 BEST = {

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import reference
 import torch
+from helpers import reference
+from helpers.small_runs import BATCH, LEARNING_RATE, assert_same_run
+from helpers.tiny_lm import language_models, next_token_losses, padded_batches, rows
 from safetensors.torch import load_file
-from small_runs import BATCH, LEARNING_RATE, assert_same_run
-from tiny_lm import language_models, next_token_losses, padded_batches, rows
 
 
 def test_both_losses_are_divided_by_the_labels_of_all_ranks_and_micro_batches(tmp_path, monkeypatch):

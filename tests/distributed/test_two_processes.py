@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from small_runs import (
+from helpers.small_runs import (
     BATCH,
     assert_same_run,
     config,
@@ -22,6 +21,7 @@ from small_runs import (
     reference_run,
     train,
 )
+from safetensors.torch import load_file
 
 TESTS = Path(__file__).parents[1]
 FSDP2 = {

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from process_group import leave_group
+from helpers.process_group import leave_group
+from helpers.small_runs import config, examples, models, narrow_student, train
 from safetensors.torch import save_file
-from small_runs import config, examples, models, narrow_student, train
 from torch.distributed.tensor import DTensor
 
 

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
+from helpers.two_heads import TwoHeads, accumulate, expected_gradients, two_losses
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, RMSprop
-from two_heads import TwoHeads, accumulate, expected_gradients, two_losses
 
-from hf_kd_lambda.gram import GradientPair
-from hf_kd_lambda.metric import AdamMetric, check_adam
+from hf_kd_lambda.gradients.adam_metric import AdamMetric, check_adam
+from hf_kd_lambda.gradients.pair import GradientPair
 
 BETA, EPS = 0.9, 1e-3
 KINDS = {

@@ -2,22 +2,22 @@
 
 import torch
 
-from hf_kd_lambda import ranks
+from hf_kd_lambda.gradients import all_reduce
 
 
 def test_buckets_are_filled_in_order_up_to_their_size(monkeypatch):
-    monkeypatch.setattr(ranks, "BUCKET_BYTES", 40)
+    monkeypatch.setattr(all_reduce, "BUCKET_BYTES", 40)
     grads = [torch.zeros(size) for size in (4, 6, 1, 20, 2)]
-    assert [[g.numel() for g in bucket] for bucket in ranks._buckets(grads)] == [[4, 6], [1], [20], [2]]
+    assert [[g.numel() for g in bucket] for bucket in all_reduce._buckets(grads)] == [[4, 6], [1], [20], [2]]
 
 
 def test_buckets_hold_one_dtype():
     grads = [torch.zeros(2), torch.zeros(2), torch.zeros(2, dtype=torch.bfloat16), torch.zeros(2)]
-    assert [len(bucket) for bucket in ranks._buckets(grads)] == [2, 1, 1]
+    assert [len(bucket) for bucket in all_reduce._buckets(grads)] == [2, 1, 1]
 
 
 def test_no_gradients_make_no_bucket():
-    assert list(ranks._buckets([])) == []
+    assert list(all_reduce._buckets([])) == []
 
 
 def test_a_bucket_is_averaged_in_place(monkeypatch):
@@ -26,8 +26,8 @@ def test_a_bucket_is_averaged_in_place(monkeypatch):
     )  # as if other ranks had 5 times
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
     grads = [torch.ones(2, 3), torch.full((4,), 2.0)]
-    ranks._average_bucket(grads)
-    ranks._average_bucket(grads[1:])
+    all_reduce._average_bucket(grads)
+    all_reduce._average_bucket(grads[1:])
     assert grads[0].eq(2).all()
     assert grads[1].eq(8).all()
     assert grads[0].shape == (2, 3)

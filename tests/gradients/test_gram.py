@@ -5,11 +5,14 @@ from collections import Counter
 
 import pytest
 import torch
+from helpers.two_heads import TwoHeads, accumulate, expected_gradients, two_losses
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
-from two_heads import TwoHeads, accumulate, expected_gradients, two_losses
 
-from hf_kd_lambda.gram import GradientPair, Gram, cut_outputs, embedding_rows, gram_matrix
+from hf_kd_lambda.gradients.cut import cut_outputs
+from hf_kd_lambda.gradients.gram import Gram, gram_matrix
+from hf_kd_lambda.gradients.pair import GradientPair
+from hf_kd_lambda.gradients.sparse_embeddings import embedding_rows
 
 
 def accumulated(model, batches, groups=None, metric=None):

@@ -1,13 +1,13 @@
 """Which layer a parameter belongs to, by its name."""
 
 import pytest
-from small_runs import BATCH, config, train
-from tiny import tiny_bert
-from tiny_images import MOBILENET, RESNET, VIT, WIDE, tensors, tiny_classifier
+from helpers.small_runs import BATCH, config, train
+from helpers.tiny import tiny_bert
+from helpers.tiny_images import MOBILENET, RESNET, VIT, WIDE, tensors, tiny_classifier
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from hf_kd_lambda.layers import layer_groups
+from hf_kd_lambda.gradients.layer_groups import layer_groups
 
 SIZES = {
     "hidden_size": 16,

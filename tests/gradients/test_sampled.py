@@ -6,11 +6,14 @@ from collections import Counter
 
 import pytest
 import torch
+from helpers.two_heads import TwoHeads, accumulate, expected_gradients
 from torch import nn
-from two_heads import TwoHeads, accumulate, expected_gradients
 
-from hf_kd_lambda.gram import GradientPair, Gram, cut_outputs
-from hf_kd_lambda.noise import LEAST_SHARE, SampledGradientPair, bounded_signal
+from hf_kd_lambda.balancing.signal import LEAST_SHARE, bounded_signal
+from hf_kd_lambda.gradients.cut import cut_outputs
+from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.gradients.pair import GradientPair
+from hf_kd_lambda.gradients.sampled import SampledGradientPair
 
 GROUPS = [1, 1, 0, 0, 0, 0, 2, 2]
 

@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import asdict, replace
 
-from hf_kd_lambda.comparison.results import FILE, Run
+from hf_kd_lambda.studies.comparison.run_results import FILE, Run
 
 WEIGHTS = {"low": 0.1, "high": 0.5}  # of the fixed rules
 

@@ -1,11 +1,11 @@
 """Points to probe: a tiny BERT, and moments of AdamW."""
 
 import torch
-from tiny import tiny_batch, tiny_bert
+from helpers.tiny import tiny_batch, tiny_bert
 from torch import nn
 from torch.optim import AdamW
 
-from hf_kd_lambda.probe.steps import Losses, losses_on
+from hf_kd_lambda.studies.probe.steps import Losses, losses_on
 
 
 def bert_losses() -> tuple[nn.Module, Losses]:

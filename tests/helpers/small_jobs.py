@@ -4,12 +4,12 @@ import csv
 from itertools import product
 from pathlib import Path
 
-from tiny import save_checkpoint, tiny_bert
+from helpers.tiny import save_checkpoint, tiny_bert
 from transformers import set_seed
 
-from hf_kd_lambda.comparison.plan import arguments
-from hf_kd_lambda.parser import parse
-from hf_kd_lambda.pipeline import DistillationJob
+from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.jobs.parser import parse
+from hf_kd_lambda.studies.comparison.plan import arguments
 
 WORDS = {"praise": ["best", "good", "great"], "shrug": ["a", "film", "is"], "rant": ["bad", "dull", "worst"]}
 STARS = {"praise": 4.5, "shrug": 2.5, "rant": 0.5}

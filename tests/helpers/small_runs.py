@@ -3,17 +3,17 @@
 from pathlib import Path
 
 import pytest
-import reference
 import torch
 from datasets import Dataset
-from tiny import VOCABULARY, tiny_bert
+from helpers import reference
+from helpers.tiny import VOCABULARY, tiny_bert
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.student import student_from_layers
-from hf_kd_lambda.trainer import DistillationTrainer
+from hf_kd_lambda.models.layers_of_teacher import student_from_layers
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 STEPS, BATCH, LEARNING_RATE = 6, 8, 0.01

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import reference
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from small_runs import BATCH, STEPS, config
-from tiny import VOCABULARY, tiny_tokenizer
+from helpers import reference
+from helpers.small_runs import BATCH, STEPS, config
+from helpers.tiny import VOCABULARY, tiny_tokenizer
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.trainer import DistillationTrainer
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 SIZES = {"vocab_size": len(VOCABULARY), "hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 64}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}

@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_kd_lambda.gram import GradientPair, cut_outputs
+from hf_kd_lambda.gradients.cut import cut_outputs
+from hf_kd_lambda.gradients.pair import GradientPair
 
 
 class TwoHeads(nn.Module):

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from hf_kd_lambda.data import GLUE_TASKS
-from hf_kd_lambda.parser import parse
+from hf_kd_lambda.data.loading import GLUE_TASKS
+from hf_kd_lambda.jobs.parser import parse
 
-FOLDER = Path(__file__).parents[1] / "configs"
+FOLDER = Path(__file__).parents[2] / "configs"
 CONFIGS = sorted(set(FOLDER.glob("*.yaml")) - set(FOLDER.glob("compare_*.yaml")))
 
 

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_jobs import job, settings
+from helpers.small_jobs import job, settings
 
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.comparison.plan import arguments
-from hf_kd_lambda.evaluation import evaluate_checkpoints
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints
+from hf_kd_lambda.studies.comparison.plan import arguments
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def mislabel(file: Path, every: int) -> None:

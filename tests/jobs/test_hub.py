@@ -10,19 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from hub_server import DROP, USER, HubServer
+from helpers.hub_server import DROP, USER, HubServer
+from helpers.small_jobs import job, settings
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import httpx
-from small_jobs import job, settings
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_kd_lambda import hub, pipeline
-from hf_kd_lambda.comparison.plan import arguments
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.hub import PushError, origin_of, repository_of, student_files
-from hf_kd_lambda.model_card import Origin
+from hf_kd_lambda.data.bundled import BUNDLED
+from hf_kd_lambda.jobs import hub
+from hf_kd_lambda.jobs.hub import PushError, repository_of, student_files
+from hf_kd_lambda.reports.model_card import Origin, origin_of
+from hf_kd_lambda.studies.comparison.plan import arguments
+from hf_kd_lambda.trainer.config import DistillationConfig
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOKEN = "hf_" + 17 * "tS"
 STUDENT = {
     *("README.md", "config.json", "lambda.png", "model.safetensors", "results.json"),
@@ -37,7 +38,7 @@ print(json.dumps(model(**tokenizer("a great film", return_tensors="pt")).logits.
 TRAINER = """
 import sys
 from pathlib import Path
-from small_runs import config, examples, models, train
+from helpers.small_runs import config, examples, models, train
 train(config(Path(sys.argv[1]), hub_model_id="from-trainer"), *models(), examples()).push_to_hub()
 """
 # Several attempts of one command in one process; what each ends with goes to stdout, one line of JSON each.
@@ -206,7 +207,7 @@ def test_a_repository_that_cannot_be_made_is_refused_before_training(tmp_path, m
     def refuse(*args):
         raise PushError("no such namespace")
 
-    monkeypatch.setattr(pipeline, "make_repository", refuse)
+    monkeypatch.setattr("hf_kd_lambda.jobs.job.make_repository", refuse)
     with pytest.raises(PushError, match="no such namespace"):
         job(settings(tmp_path, push_to_hub=True)).check()
     assert not (tmp_path / "out" / "teacher" / "model.safetensors").exists()
@@ -248,10 +249,10 @@ def test_a_job_takes_no_token_and_pushes_no_checkpoints(tmp_path):
 def test_what_is_here_is_not_taken_for_the_hubs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org" / "model").mkdir(parents=True)
-    assert not origin_of("org/model").on_hub
-    assert origin_of("org/other") == Origin("org/other", on_hub=True)
-    assert not origin_of("quickstart").on_hub
-    assert not origin_of(str(tmp_path / "gone")).on_hub
+    assert not origin_of("org/model", BUNDLED).on_hub
+    assert origin_of("org/other", BUNDLED) == Origin("org/other", on_hub=True)
+    assert not origin_of("quickstart", BUNDLED).on_hub
+    assert not origin_of(str(tmp_path / "gone"), BUNDLED).on_hub
 
 
 def test_a_token_in_an_error_is_not_repeated(monkeypatch, finished):

@@ -9,21 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.small_jobs import job, settings
+from helpers.tiny import save_checkpoint, tiny_bert
 from safetensors.torch import load_file
-from small_jobs import job, settings
-from tiny import save_checkpoint, tiny_bert
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from hf_kd_lambda.comparison.plan import arguments
+from hf_kd_lambda.studies.comparison.plan import arguments
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 KILLER = """
 import os, signal, sys
 from transformers import TrainerCallback
-from hf_kd_lambda.parser import parse
-from hf_kd_lambda.pipeline import DistillationJob
-from hf_kd_lambda.trainer import DistillationTrainer
+from hf_kd_lambda.jobs.parser import parse
+from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 class Kill(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
@@ -35,8 +35,8 @@ class Killed(DistillationTrainer):
         super().__init__(*args, **kwargs)
         self.add_callback(Kill)
 
-import hf_kd_lambda.pipeline
-hf_kd_lambda.pipeline.DistillationTrainer = Killed
+import hf_kd_lambda.jobs.job
+hf_kd_lambda.jobs.job.DistillationTrainer = Killed
 job = DistillationJob(*parse(sys.argv[2:]))
 job.check()
 job.run()

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import save_checkpoint, tiny_batch, tiny_bert, tiny_tokenizer
+from helpers.tiny import save_checkpoint, tiny_batch, tiny_bert, tiny_tokenizer
 from transformers import BertForTokenClassification
 
-from hf_kd_lambda import onnx_export
-from hf_kd_lambda.onnx_export import export_onnx
+from hf_kd_lambda.jobs import onnx_export
+from hf_kd_lambda.jobs.onnx_export import export_onnx
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
-from hf_kd_lambda.arguments import DataArguments, ModelArguments
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.parser import parse
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.jobs.parser import parse
+from hf_kd_lambda.trainer.config import DistillationConfig
 
 SETTINGS = {"teacher": "bert", "student": "small", "dataset": "nyu-mll/glue", "task": "rte"}
 

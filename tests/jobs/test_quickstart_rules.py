@@ -6,18 +6,18 @@ import math
 from pathlib import Path
 
 import pytest
-from small_runs import logged
-from test_quickstart import needs_encoder, needs_tweets
+from data.test_bundled import needs_encoder, needs_tweets
+from helpers.small_runs import logged
 
-from hf_kd_lambda.lambda_rules import RULES
-from hf_kd_lambda.parser import parse
-from hf_kd_lambda.pipeline import DistillationJob
-from hf_kd_lambda.student import student_from_layers
-from hf_kd_lambda.tokens import DistillationCollator
-from hf_kd_lambda.trainer import DistillationTrainer
+from hf_kd_lambda.balancing.rules import RULES
+from hf_kd_lambda.data.collators import DistillationCollator
+from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.jobs.parser import parse
+from hf_kd_lambda.models.layers_of_teacher import student_from_layers
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 pytestmark = [needs_tweets, needs_encoder]
-CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
+CONFIG = Path(__file__).parents[2] / "configs/quickstart.yaml"
 
 
 @pytest.fixture(scope="module")

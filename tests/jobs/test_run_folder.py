@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers.trainer_callback import TrainerState
 
-from hf_kd_lambda.checkpoints import RECORD_FILE, claim_folder, last_checkpoint, record_run, remove_checkpoints
+from hf_kd_lambda.jobs.run_folder import RECORD_FILE, claim_folder, last_checkpoint, record_run, remove_checkpoints
 
 SETTINGS = {"temperature": 2.0, "student_layers": [0, 3], "task": None, "betas": (0.9, 0.99)}
 

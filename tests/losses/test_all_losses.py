@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hf_kd_lambda import losses
-from hf_kd_lambda.losses import IGNORED
+from hf_kd_lambda.losses import functional as losses
+from hf_kd_lambda.losses.functional import IGNORED
 
 EXAMPLES, LENGTH, WIDTH, HEADS = 4, 3, 6, 2
 MASK = torch.tensor([[1, 1, 1], [1, 1, 1], [1, 1, 0], [0, 1, 1]])  # padded on the right, and on the left

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hf_kd_lambda.losses import IGNORED, attention_kl_loss, attention_map_loss
+from hf_kd_lambda.losses.functional import IGNORED, attention_kl_loss, attention_map_loss
 
 MASK = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 0, 0]])
 OF_EXAMPLES = torch.tensor([0, 1, IGNORED])

@@ -9,21 +9,22 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hf_kd_lambda.columns import unpacked
-from hf_kd_lambda.kd_losses import Given, make_kd_losses
-from hf_kd_lambda.kept_outputs import KeptOutputs
-from hf_kd_lambda.losses import (
+from hf_kd_lambda.losses.base import Given
+from hf_kd_lambda.losses.functional import (
     IGNORED,
     dkd_loss,
     jensen_shannon_loss,
     logit_mse_loss,
-    next_labels,
     reverse_kl_loss,
     soft_target_loss,
     sum_over_chunks,
     task_loss,
     token_top_kl_loss,
 )
+from hf_kd_lambda.losses.functional.labels import next_labels
+from hf_kd_lambda.losses.registry import make_kd_losses
+from hf_kd_lambda.teacher.cache_format import KeptOutputs
+from hf_kd_lambda.teacher.collator import unpacked
 
 VOCABULARY = 11
 LABELS = torch.tensor([[5, IGNORED, 3, 0], [IGNORED, IGNORED, 9, IGNORED]])
@@ -191,7 +192,7 @@ def test_so_are_the_kd_losses_of_tokens_and_their_memory(logits, monkeypatch, na
     labels = torch.randint(vocabulary, (2, length), generator=generator)
     peaks = []
     for positions in (4, 2 * length):
-        monkeypatch.setattr("hf_kd_lambda.losses.tokens.CHUNK", positions * vocabulary)
+        monkeypatch.setattr("hf_kd_lambda.losses.functional.chunked.CHUNK", positions * vocabulary)
         leaf = student.clone().requires_grad_()
         with LargestAlive(4 * vocabulary) as largest:
             loss = kd_loss(Given({"logits": leaf}, {"logits": teacher}, None, labels, 80, 1.0))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hf_kd_lambda.losses import IGNORED, attention_transfer_loss, feature_mse_loss
+from hf_kd_lambda.losses.functional import IGNORED, attention_transfer_loss, feature_mse_loss
 
 LABELS = torch.tensor([1, IGNORED, 0])
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from hf_kd_lambda.losses.items import IGNORED, count_items, items_of_examples, position_weights
+from hf_kd_lambda.losses.functional.items import IGNORED, count_items, items_of_examples, position_weights
 
 OF_TOKENS = torch.tensor([[0, IGNORED], [2, 1], [IGNORED, IGNORED]])
 

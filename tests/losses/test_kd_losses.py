@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from hf_kd_lambda import losses
-from hf_kd_lambda.kd_losses import KD_LOSSES, Given, make_kd_losses
+from hf_kd_lambda.losses import functional as losses
+from hf_kd_lambda.losses.base import Given
+from hf_kd_lambda.losses.registry import KD_LOSSES, make_kd_losses
 
 T, ITEMS = 3.0, 4
 

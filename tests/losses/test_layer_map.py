@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_kd_lambda.layer_map import layer_map
+from hf_kd_lambda.losses.layer_map import layer_map
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from hf_kd_lambda.losses import (
+from hf_kd_lambda.losses.functional import (
     IGNORED,
     dkd_loss,
     jensen_shannon_loss,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from hf_kd_lambda.losses import IGNORED, relation_loss
+from hf_kd_lambda.losses.functional import IGNORED, relation_loss
 
 MASK = torch.tensor([[1, 1, 1], [0, 1, 1], [1, 1, 0], [1, 1, 1]])
 OF_EXAMPLES = torch.tensor([0, 1, 2, IGNORED])

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hf_kd_lambda.losses import IGNORED, task_loss
+from hf_kd_lambda.losses.functional import IGNORED, task_loss
 
 LOGITS = torch.tensor([[math.log(2), 0.0], [0.0, math.log(3)]])  # probabilities (2/3, 1/3) and (1/4, 3/4)
 

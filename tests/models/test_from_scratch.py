@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tiny import VOCABULARY, tiny_tokenizer
-from tiny_images import MOBILENET, NAMES, NARROW, VIT, WIDE
+from helpers.tiny import VOCABULARY, tiny_tokenizer
+from helpers.tiny_images import MOBILENET, NAMES, NARROW, VIT, WIDE
 from transformers import AutoModelForImageClassification
 
-from hf_kd_lambda.architectures import config_of, new_model, with_tokens
-from hf_kd_lambda.arguments import ModelArguments
-from hf_kd_lambda.parser import parse
+from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.jobs.parser import parse
+from hf_kd_lambda.models.from_scratch import config_of, new_model, with_tokens
 
 
 def model(architecture, names=NAMES):

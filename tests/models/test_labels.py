@@ -2,18 +2,17 @@ import math
 
 import pytest
 import torch
-from tiny import SIZES, VOCABULARY, save_checkpoint, tiny_batch, tiny_bert, tiny_tokenizer
+from helpers.tiny import SIZES, VOCABULARY, save_checkpoint, tiny_batch, tiny_bert, tiny_tokenizer
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertForMaskedLM, BertTokenizerFast
 
-from hf_kd_lambda import teacher as teacher_module
-from hf_kd_lambda.teacher import (
+from hf_kd_lambda.models import labels
+from hf_kd_lambda.models.labels import (
     align_labels,
     freeze,
     have_same_vocabulary,
     label_permutation,
     load_classifier,
     permute_head,
-    resolve_checkpoint,
     warn_if_at_chance,
 )
 
@@ -24,7 +23,7 @@ NAMES = ["negative", "neutral", "positive"]
 def warnings(monkeypatch):
     """The warnings logged by the module, as a list of texts."""
     texts = []
-    monkeypatch.setattr(teacher_module.logger, "warning", lambda text, *args: texts.append(text % args))
+    monkeypatch.setattr(labels.logger, "warning", lambda text, *args: texts.append(text % args))
     return texts
 
 
@@ -36,12 +35,6 @@ def named_bert(*names, **config):
 def logits(model):
     torch.manual_seed(0)
     return model(**tiny_batch()).logits
-
-
-def test_resolve_checkpoint_knows_the_quickstart(monkeypatch, tmp_path):
-    monkeypatch.setattr(teacher_module.quickstart, "encoder_path", lambda: tmp_path)
-    assert resolve_checkpoint("quickstart") == str(tmp_path)
-    assert resolve_checkpoint("some/model") == "some/model"
 
 
 def test_load_keeps_a_head_for_the_same_labels(tmp_path, warnings):

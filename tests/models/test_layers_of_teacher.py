@@ -2,11 +2,11 @@ import copy
 
 import pytest
 import torch
-from tiny import SIZES, tiny_batch, tiny_bert
+from helpers.tiny import SIZES, tiny_batch, tiny_bert
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from hf_kd_lambda.student import LAYERS_OF_MODEL_TYPE, student_from_layers
+from hf_kd_lambda.models.layers_of_teacher import LAYERS_OF_MODEL_TYPE, student_from_layers
 
 NAMES = ["negative", "neutral", "positive"]
 OF_TEXTS = [model_type for model_type in LAYERS_OF_MODEL_TYPE if model_type not in ("deit", "vit")]

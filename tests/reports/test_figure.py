@@ -7,8 +7,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from hf_kd_lambda import figures
-from hf_kd_lambda.figures import moving_average, plot_lambda
+from hf_kd_lambda.reports.figure import moving_average, plot_lambda
 
 HOLDERS = ("clipped", "slowed", "floor", "ceiling", "held", "skipped_share", "free")
 
@@ -43,7 +42,7 @@ def drawn(monkeypatch):
             recorded.append(self)
             super().savefig(*args, **kwargs)
 
-    monkeypatch.setattr(figures, "Figure", RecordedFigure)
+    monkeypatch.setattr("hf_kd_lambda.reports.figure.Figure", RecordedFigure)
     return recorded
 
 

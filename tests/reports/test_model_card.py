@@ -8,8 +8,8 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_load
 
-from hf_kd_lambda.model_card import CITATION, CardFacts, Origin, model_card
-from hf_kd_lambda.report import ModelReport
+from hf_kd_lambda.reports.model_card import CITATION, CardFacts, Origin, model_card
+from hf_kd_lambda.reports.results import ModelReport
 
 TEACHER, STUDENT = Origin("google-bert/bert-base-uncased", True), Origin("google/bert_uncased_L-4_H-512_A-8", True)
 SCORES = {"accuracy": 0.872123, "f1": 0.5, "score": 0.686, "teacher_agreement": 0.93}
@@ -151,7 +151,7 @@ def test_a_card_of_nothing_but_a_name_claims_nothing(tmp_path):
 
 
 def test_the_citation_is_that_of_the_repository():
-    cited = yaml.safe_load((Path(__file__).parents[1] / "CITATION.cff").read_text(encoding="utf-8"))
+    cited = yaml.safe_load((Path(__file__).parents[2] / "CITATION.cff").read_text(encoding="utf-8"))
     (paper,) = cited["references"]
     authors = " and ".join(f"{author['family-names']}, {author['given-names']}" for author in paper["authors"])
     for part in (cited["title"], cited["authors"][0]["name"], paper["title"], authors, str(paper["year"])):

@@ -7,8 +7,8 @@ from safetensors import safe_open
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
-from hf_kd_lambda import report
-from hf_kd_lambda.report import ModelReport, markdown_table, measure_model, results_table, versions, write_results
+from hf_kd_lambda.reports.results import ModelReport, markdown_table, measure_model, results_table, write_results
+from hf_kd_lambda.utils.versions import versions
 
 TEACHER = ModelReport("teacher", {"accuracy": 0.9, "f1": 0.8}, 22_700_000, 90.8, 12.34)
 STUDENT = ModelReport("student with KD", {"accuracy": 0.855, "f1": 0.7}, 15_600_000, 62.4, 4.56)
@@ -48,7 +48,7 @@ def test_latency_is_the_median_of_timed_forwards_in_milliseconds(monkeypatch, be
     clock = iter(
         tick for run in range(35) for tick in (1000.0 * run, 1000.0 * run + (500.0 if run < 5 else 0.001 * (run - 4)))
     )
-    monkeypatch.setattr(report.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr("hf_kd_lambda.reports.results.time.perf_counter", lambda: next(clock))
     measured = measure_model("teacher", bert, {}, example)
     assert measured.latency_ms == pytest.approx(15.5)
     assert next(clock, None) is None, "30 timed forwards after 5 of warm-up"
@@ -140,7 +140,7 @@ def test_results_are_replaced_in_one_step(tmp_path, monkeypatch):
         assert source.parent == target.parent, "a rename across file systems is not atomic"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report.os, "replace", killed)
+    monkeypatch.setattr("hf_kd_lambda.reports.results.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         write_results(path, [TEACHER, STUDENT], "f1", tmp_path / "lambda.png", {})
     assert path.read_text(encoding="utf-8") == before

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from hf_kd_lambda.explain import explain_lambda, lambda_summary
+from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
 
 
 def entry(step, lambda_, **logged):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from small_runs import config
+from helpers.small_runs import config
 
 from benchmarks.end_to_end import Line, table
 from benchmarks.grid import AXES, BASE, Cost, Model, fit, tables

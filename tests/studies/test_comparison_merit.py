@@ -5,11 +5,11 @@ from itertools import product
 
 import numpy as np
 import pytest
-from compared_runs import failed, made_up_run
+from helpers.compared_runs import failed, made_up_run
 from scipy.stats import bootstrap
 
-from hf_kd_lambda.comparison import merit
-from hf_kd_lambda.comparison.merit import Difference, Group, Reach, Regret, SweepCost
+from hf_kd_lambda.studies.comparison import merit
+from hf_kd_lambda.studies.comparison.merit import Difference, Group, Reach, Regret, SweepCost
 
 GROUP, OTHER = Group("t", "r"), Group("t", "s")
 # The best fixed rule is `high` here, though `low` is best at seed 1, and `low` in the other regime.

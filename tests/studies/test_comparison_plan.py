@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hf_kd_lambda.comparison.plan import arguments, load_comparison
-from hf_kd_lambda.comparison.regimes import REGIMES
-from hf_kd_lambda.parser import parse
+from hf_kd_lambda.jobs.parser import parse
+from hf_kd_lambda.studies.comparison.plan import arguments, load_comparison
+from hf_kd_lambda.studies.comparison.regimes import REGIMES
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = {
     "output_dir": "out",
     "tasks": {"films": {"teacher": "t", "student_layers": [0], "dataset": "nyu-mll/glue", "task": "sst2"}},

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from hf_kd_lambda.comparison.regimes import REGIMES, Supervision
+from hf_kd_lambda.studies.comparison.regimes import REGIMES, Supervision
 
 CLASSES = 3
 

@@ -8,13 +8,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from compared_runs import failed, made_up_run, whole_grid, write_runs
+from helpers.compared_runs import failed, made_up_run, whole_grid, write_runs
 from matplotlib.figure import Figure
 
-from hf_kd_lambda.comparison import figures as comparison_figures
-from hf_kd_lambda.comparison.report import write_report
+from hf_kd_lambda.studies.comparison import comparison_figures
+from hf_kd_lambda.studies.comparison.comparison_report import write_report
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 CHROMIUM = shutil.which("chromium")
 OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
 

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_jobs
-import tiny_images
+from helpers import small_jobs, tiny_images
 
-from hf_kd_lambda.comparison.compare import compare
-from hf_kd_lambda.comparison.plan import Comparison
-from hf_kd_lambda.comparison.results import FILE, Cell, read_runs
-from hf_kd_lambda.comparison.runs import Curve, TaskRuns, spoiled
-from hf_kd_lambda.finetune import TrainingStoppedError
+from hf_kd_lambda.jobs.finetune import TrainingStoppedError
+from hf_kd_lambda.studies.comparison.compare import compare
+from hf_kd_lambda.studies.comparison.plan import Comparison
+from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, read_runs
+from hf_kd_lambda.studies.comparison.runs import Curve, TaskRuns, spoiled
 
 RULES = {
     "no KD": {"lambda_rule": "fixed", "kd_weight": 0.0},

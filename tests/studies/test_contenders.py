@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from tiny import save_checkpoint, tiny_bert
+from helpers.tiny import save_checkpoint, tiny_bert
 from transformers import AutoModelForSequenceClassification
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.contenders import ours, plain  # noqa: E402

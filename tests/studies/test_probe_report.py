@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.small_jobs import settings
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from small_jobs import settings
 
-from hf_kd_lambda.comparison.plan import arguments
-from hf_kd_lambda.probe import figures as probe_figures
-from hf_kd_lambda.probe.report import Stage, write_report
-from hf_kd_lambda.probe.slopes import Slopes
-from hf_kd_lambda.probe.sweep import Sweep
+from hf_kd_lambda.studies.comparison.plan import arguments
+from hf_kd_lambda.studies.probe import probe_figures
+from hf_kd_lambda.studies.probe.probe_report import Stage, write_report
+from hf_kd_lambda.studies.probe.slopes import Slopes
+from hf_kd_lambda.studies.probe.sweep import Sweep
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "probe_lambda.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "probe_lambda.py"
 RATES = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
 
 

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from probe_points import bert_losses, stepped_adamw
+from helpers.probe_points import bert_losses, stepped_adamw
 from torch import nn
 from torch.optim import SGD
 
-from hf_kd_lambda import losses as trained_losses
-from hf_kd_lambda.probe.steps import exact_losses, gradients_of, measure, restoring
+from hf_kd_lambda.losses import functional as trained_losses
+from hf_kd_lambda.studies.probe.steps import exact_losses, gradients_of, measure, restoring
 
 
 @pytest.fixture(autouse=True)

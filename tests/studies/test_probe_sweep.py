@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from probe_points import bert_losses, stepped_adamw
+from helpers.probe_points import bert_losses, stepped_adamw
 from torch import nn
 from torch.optim import SGD
 
-from hf_kd_lambda.probe.slopes import measure_slopes
-from hf_kd_lambda.probe.steps import gradients_of
-from hf_kd_lambda.probe.sweep import fit_parabola, sweep
-from hf_kd_lambda.probe.updates import adam_momentum, adam_tangent, metric_of_step, sgd_update
+from hf_kd_lambda.studies.probe.slopes import measure_slopes
+from hf_kd_lambda.studies.probe.steps import gradients_of
+from hf_kd_lambda.studies.probe.sweep import fit_parabola, sweep
+from hf_kd_lambda.studies.probe.updates import adam_momentum, adam_tangent, metric_of_step, sgd_update
 
 LAMBDAS = torch.linspace(-1, 2, 15, dtype=torch.double)
 METRIC = "Gram matrix"

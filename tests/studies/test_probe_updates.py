@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from probe_points import bert_losses, stepped_adamw
+from helpers.probe_points import bert_losses, stepped_adamw
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from hf_kd_lambda.metric import AdamMetric
-from hf_kd_lambda.probe.steps import gradients_of
-from hf_kd_lambda.probe.updates import (
+from hf_kd_lambda.gradients.adam_metric import AdamMetric
+from hf_kd_lambda.studies.probe.steps import gradients_of
+from hf_kd_lambda.studies.probe.updates import (
     adam_momentum,
     adam_tangent,
     gram_of,

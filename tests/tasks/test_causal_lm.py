@@ -4,12 +4,12 @@ import copy
 import math
 
 import pytest
-import reference
 import torch
-from small_jobs import job
-from small_runs import BATCH, LEARNING_RATE, assert_same_run, config, flat, logged
-from tiny import tiny_bert
-from tiny_lm import (
+from helpers import reference
+from helpers.small_jobs import job
+from helpers.small_runs import BATCH, LEARNING_RATE, assert_same_run, config, flat, logged
+from helpers.tiny import tiny_bert
+from helpers.tiny_lm import (
     language_models,
     lm_trainer,
     next_token_losses,
@@ -21,11 +21,11 @@ from tiny_lm import (
 from transformers import AutoModelForCausalLM, DataCollatorForLanguageModeling
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from hf_kd_lambda.causal import is_causal
-from hf_kd_lambda.evidence import Evidence, side_counts
-from hf_kd_lambda.next_token import next_token_metrics, next_token_predictions
-from hf_kd_lambda.student import student_from_layers
-from hf_kd_lambda.trainer import DistillationTrainer
+from hf_kd_lambda.balancing.votes import Evidence, side_counts
+from hf_kd_lambda.models.causal import is_causal
+from hf_kd_lambda.models.layers_of_teacher import student_from_layers
+from hf_kd_lambda.tasks.metrics.next_token import next_token_metrics, next_token_predictions
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 MODEL_TYPES = ["llama", "gpt2"]
 

@@ -9,12 +9,8 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
-from huggingface_hub import ModelCard, metadata_load
-from safetensors.torch import load_file
-from small_jobs import job
-from test_pipeline import KILLER
-from test_pipeline import run as run_process
-from tiny_images import (
+from helpers.small_jobs import job
+from helpers.tiny_images import (
     MOBILENET,
     NAMES,
     NARROW,
@@ -26,6 +22,10 @@ from tiny_images import (
     tensors,
     tiny_classifier,
 )
+from huggingface_hub import ModelCard, metadata_load
+from jobs.test_job import KILLER
+from jobs.test_job import run as run_process
+from safetensors.torch import load_file
 from torch.utils.data import RandomSampler
 from transformers import (
     AutoModelForImageClassification,
@@ -39,13 +39,15 @@ from transformers import (
 # From where it is defined: of some versions, what `transformers` exports asks for torchvision, though Pillow does.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.comparison.plan import arguments
-from hf_kd_lambda.evaluation import evaluate_checkpoints
-from hf_kd_lambda.finetune import sampling_strategy
-from hf_kd_lambda.hub import origin_of, student_files
-from hf_kd_lambda.problems import PROBLEMS
-from hf_kd_lambda.student import student_from_layers
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.bundled import BUNDLED
+from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints
+from hf_kd_lambda.jobs.hub import student_files
+from hf_kd_lambda.models.layers_of_teacher import student_from_layers
+from hf_kd_lambda.reports.model_card import origin_of
+from hf_kd_lambda.studies.comparison.plan import arguments
+from hf_kd_lambda.tasks import PROBLEMS
+from hf_kd_lambda.trainer.sampling import sampling_strategy
 
 LABELS = {"id2label": dict(enumerate(sorted(NAMES))), "label2id": {n: i for i, n in enumerate(sorted(NAMES))}}
 
@@ -120,8 +122,8 @@ def test_a_student_is_pushed_with_its_processor(run):
 
 
 def test_embedded_digits_are_not_on_the_hub():
-    assert not origin_of("digits").on_hub
-    assert not origin_of("mnist").on_hub
+    assert not origin_of("digits", BUNDLED).on_hub
+    assert not origin_of("mnist", BUNDLED).on_hub
 
 
 def test_a_teacher_from_scratch_is_reused_and_does_not_depend_on_the_check(tmp_path):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from small_jobs import job, settings
-from tiny import SIZES, save_checkpoint, tiny_bert, tiny_tokenizer
+from helpers.small_jobs import job, settings
+from helpers.tiny import SIZES, save_checkpoint, tiny_bert, tiny_tokenizer
 from transformers import (
     AutoModelForTokenClassification,
     BertConfig,
@@ -21,13 +21,13 @@ from transformers import (
     pipeline,
 )
 
-from hf_kd_lambda.arguments import DataArguments
-from hf_kd_lambda.data import TaskData
-from hf_kd_lambda.evaluation import evaluate_checkpoints
-from hf_kd_lambda.problems import PROBLEMS
-from hf_kd_lambda.problems.token_classification import labels_of_pieces
-from hf_kd_lambda.student import student_from_layers
-from hf_kd_lambda.teacher import align_labels
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints
+from hf_kd_lambda.models.labels import align_labels
+from hf_kd_lambda.models.layers_of_teacher import student_from_layers
+from hf_kd_lambda.tasks import PROBLEMS
+from hf_kd_lambda.tasks.token_classification import labels_of_pieces
 
 PROBLEM = PROBLEMS["token-classification"]
 KINDS = {"best": "GOOD", "good": "GOOD", "great": "GOOD", "bad": "BAD", "dull": "BAD", "worst": "BAD"}

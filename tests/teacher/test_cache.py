@@ -6,16 +6,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset, concatenate_datasets
+from helpers.tiny import VOCABULARY, tiny_bert, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import VOCABULARY, tiny_bert, tiny_tokenizer
 from transformers import DataCollatorWithPadding
 
-from hf_kd_lambda.columns import unpacked
-from hf_kd_lambda.fingerprint import model_digest
-from hf_kd_lambda.kept_outputs import KeptOutputs
-from hf_kd_lambda.outputs_file import CacheUnavailableError
-from hf_kd_lambda.teacher_cache import TeacherCache, plan_batches
+from hf_kd_lambda.teacher.cache import TeacherCache, plan_batches
+from hf_kd_lambda.teacher.cache_file import CacheUnavailableError
+from hf_kd_lambda.teacher.cache_format import KeptOutputs
+from hf_kd_lambda.teacher.collator import unpacked
+from hf_kd_lambda.utils.fingerprint import model_digest
 
 COUNT = 23
 

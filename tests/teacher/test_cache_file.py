@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hf_kd_lambda.outputs_file import CacheUnavailableError, keep_outputs, load_outputs
+from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, keep_outputs, load_outputs
 
 LENGTHS = [2, 5, 1, 4, 3]
 BATCHES = [[1, 3], [4, 0, 2]]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_kd_lambda.columns import ColumnCollator, unpacked
-from hf_kd_lambda.kept_outputs import KeptOutputs
+from hf_kd_lambda.teacher.cache_format import KeptOutputs
+from hf_kd_lambda.teacher.collator import ColumnCollator, unpacked
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 1]])  # padded on the right, and on the left
 TOKENS = [4, 2, 1]

@@ -8,15 +8,17 @@ import threading
 import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
-from small_runs import config
+from helpers.small_runs import config
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_kd_lambda import callbacks
-from hf_kd_lambda.callbacks import EpochOrder, LambdaCheckpoint, SaveOnSignal, signal_received
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.lambda_state import Measurement
+from hf_kd_lambda.balancing.state import Measurement
+from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.trainer import save_on_signal
+from hf_kd_lambda.trainer.epoch_order import EpochOrder
+from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
+from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, signal_received
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -119,9 +121,9 @@ def test_a_second_signal_interrupts_at_once(listening, number):
 
 
 def test_a_signal_after_another_ranks_is_this_ones_first(listening, args, monkeypatch):
-    monkeypatch.setattr(callbacks.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(callbacks.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(callbacks.dist, "all_reduce", lambda number, op: number.fill_(signal.SIGTERM.value))
+    monkeypatch.setattr(save_on_signal.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(save_on_signal.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(save_on_signal.dist, "all_reduce", lambda number, op: number.fill_(signal.SIGTERM.value))
     control = TrainerControl()
     listening.on_step_end(args, TrainerState(), control)
     assert control.should_save

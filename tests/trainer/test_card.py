@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers.small_jobs import job, settings
+from helpers.small_runs import config, examples, make_trainer, models
 from huggingface_hub import ModelCard
-from small_jobs import job, settings
-from small_runs import config, examples, make_trainer, models
 from transformers import EvalPrediction
 
-from hf_kd_lambda.parser import parse
-from hf_kd_lambda.pipeline import DistillationJob
+from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.jobs.parser import parse
 
 PATHS = ("teacher", "train_file", "validation_file", "test_file")
 

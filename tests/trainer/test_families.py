@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_causal_lm
-import test_token_classification
 import torch
-from small_jobs import job, settings
-from tiny import VOCABULARY, save_checkpoint, tiny_bert, tiny_tokenizer
+from helpers.small_jobs import job, settings
+from helpers.tiny import VOCABULARY, save_checkpoint, tiny_bert, tiny_tokenizer
+from tasks import test_causal_lm, test_token_classification
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     AutoConfig,

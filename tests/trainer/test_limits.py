@@ -8,23 +8,23 @@ import torch.distributed as dist
 from accelerate.parallelism_config import ParallelismConfig
 from accelerate.utils import DistributedType
 from datasets import Dataset, DatasetDict
-from small_runs import config, examples, models
-from tiny import tiny_bert
+from helpers.small_runs import config, examples, models
+from helpers.tiny import tiny_bert
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import StateDictType
 from torch.distributed.tensor import Shard, distribute_tensor
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-from hf_kd_lambda.checks import (
-    check_columns,
+from hf_kd_lambda.data.columns import forward_parameters
+from hf_kd_lambda.teacher.checks import check_columns
+from hf_kd_lambda.trainer.limits import (
     check_problem,
     check_saving,
     check_strategy,
     check_student,
     warn_of_blind_measurements,
 )
-from hf_kd_lambda.columns import forward_parameters
-from hf_kd_lambda.trainer import DistillationTrainer
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 
 def tiny_distilbert(num_labels=3):

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.run_records import EvaluationRecord, StepRecord
+from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.trainer.log_buffers import EvaluationRecord, StepRecord
 
 NAMES = ["task_loss", "kd_loss"]
 WEIGHTS = torch.tensor(0.25), torch.tensor(0.75)

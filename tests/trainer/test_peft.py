@@ -5,12 +5,11 @@ import json
 import sys
 
 import pytest
-import reference
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file
-from small_jobs import job, settings
-from small_runs import (
+from helpers import reference
+from helpers.small_jobs import job, settings
+from helpers.small_runs import (
     LEARNING_RATE,
     assert_same_run,
     config,
@@ -23,11 +22,12 @@ from small_runs import (
     reference_run,
     train,
 )
-from tiny_images import VIT, tiny_classifier
-from tiny_lm import language_models, lm_trainer, next_token_losses, padded_batches, rows
+from helpers.tiny_images import VIT, tiny_classifier
+from helpers.tiny_lm import language_models, lm_trainer, next_token_losses, padded_batches, rows
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from hf_kd_lambda.adapters import add_adapters
+from hf_kd_lambda.models.adapters import add_adapters
 
 peft = pytest.importorskip("peft")
 

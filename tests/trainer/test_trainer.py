@@ -5,10 +5,10 @@ import os
 import signal
 
 import pytest
-import reference
 import torch
 import torch.nn.functional as F
-from small_runs import (
+from helpers import reference
+from helpers.small_runs import (
     BATCH,
     LEARNING_RATE,
     STEPS,
@@ -23,7 +23,7 @@ from small_runs import (
     reference_run,
     train,
 )
-from tiny import tiny_bert
+from helpers.tiny import tiny_bert
 from torch import nn
 from transformers import (
     DistilBertConfig,
@@ -34,7 +34,7 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_kd_lambda.config import DistillationConfig
+from hf_kd_lambda.trainer.config import DistillationConfig
 
 
 def assert_equals_reference(

@@ -3,11 +3,11 @@
 import copy
 
 import pytest
-import reference
 import torch
 from datasets import Dataset
-from small_runs import BATCH, NO_DROPOUT, STEPS, config, examples, flat, logged, make_trainer, models, train
-from tiny import SIZES, VOCABULARY, tiny_bert, tiny_tokenizer
+from helpers import reference
+from helpers.small_runs import BATCH, NO_DROPOUT, STEPS, config, examples, flat, logged, make_trainer, models, train
+from helpers.tiny import SIZES, VOCABULARY, tiny_bert, tiny_tokenizer
 from transformers import (
     BertConfig,
     BertForTokenClassification,
@@ -17,8 +17,8 @@ from transformers import (
     default_data_collator,
 )
 
-from hf_kd_lambda.student import student_from_layers
-from hf_kd_lambda.trainer import DistillationTrainer
+from hf_kd_lambda.models.layers_of_teacher import student_from_layers
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 
 def cached_config(folder, **settings):

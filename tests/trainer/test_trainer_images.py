@@ -3,15 +3,25 @@
 import copy
 
 import pytest
-import reference
 import torch
 import torch.nn.functional as F
-from small_runs import BATCH, LEARNING_RATE, STEPS, assert_same_run, config, flat, logged, make_trainer, reference_run
-from small_runs import train as train_trainer
-from tiny_images import NARROW, VIT, WIDE, batch_norms, tensors, tiny_classifier
+from helpers import reference
+from helpers.small_runs import (
+    BATCH,
+    LEARNING_RATE,
+    STEPS,
+    assert_same_run,
+    config,
+    flat,
+    logged,
+    make_trainer,
+    reference_run,
+)
+from helpers.small_runs import train as train_trainer
+from helpers.tiny_images import NARROW, VIT, WIDE, batch_norms, tensors, tiny_classifier
 from torch import nn
 
-from hf_kd_lambda.losses import attention_transfer_loss, feature_mse_loss
+from hf_kd_lambda.losses.functional import attention_transfer_loss, feature_mse_loss
 
 COUNT = STEPS * BATCH
 

@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 from datasets import concatenate_datasets
+from helpers.small_runs import config, examples, flat, logged, make_trainer, models, narrow_student, train
+from helpers.tiny import SIZES, tiny_bert
 from safetensors.torch import load_file
-from small_runs import config, examples, flat, logged, make_trainer, models, narrow_student, train
-from tiny import SIZES, tiny_bert
 from transformers import (
     AutoModelForSequenceClassification,
     GPT2Config,
@@ -17,9 +17,9 @@ from transformers import (
     MPNetForSequenceClassification,
 )
 
-from hf_kd_lambda import losses
-from hf_kd_lambda.attention_maps import use_undropped_maps
-from hf_kd_lambda.student import student_from_layers
+from hf_kd_lambda.losses import functional as losses
+from hf_kd_lambda.models.attention import use_undropped_maps
+from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 
 EAGER = {"attn_implementation": "eager"}
 ALL = {

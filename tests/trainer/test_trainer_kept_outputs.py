@@ -3,15 +3,15 @@
 import pytest
 import torch
 from accelerate import Accelerator
-from small_runs import config, examples, flat, logged, make_trainer, models
-from tiny_images import NARROW, WIDE, tensors, tiny_classifier
-from tiny_lm import language_models, lm_trainer, rows
+from helpers.small_runs import config, examples, flat, logged, make_trainer, models
+from helpers.tiny_images import NARROW, WIDE, tensors, tiny_classifier
+from helpers.tiny_lm import language_models, lm_trainer, rows
 
-from hf_kd_lambda.columns import unpacked
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.evidence import side_counts
-from hf_kd_lambda.kept_outputs import KeptOutputs
-from hf_kd_lambda.soft_targets import SoftTargets
+from hf_kd_lambda.balancing.votes import side_counts
+from hf_kd_lambda.teacher.cache_format import KeptOutputs
+from hf_kd_lambda.teacher.collator import unpacked
+from hf_kd_lambda.teacher.teacher_outputs import SoftTargets
+from hf_kd_lambda.trainer.config import DistillationConfig
 
 HIDDEN = {
     "soft_targets": 1.0,
@@ -170,8 +170,8 @@ def test_votes_need_all_logits_of_a_chunk_of_tokens_alone(monkeypatch):
         sizes.append(len(chunk[-1]))
         return side_counts(*chunk)
 
-    monkeypatch.setattr("hf_kd_lambda.losses.tokens.CHUNK", 9 * 7)
-    monkeypatch.setattr("hf_kd_lambda.soft_targets.side_counts", counted)
+    monkeypatch.setattr("hf_kd_lambda.losses.functional.chunked.CHUNK", 9 * 7)
+    monkeypatch.setattr("hf_kd_lambda.models.labels.teacher_outputs.side_counts", counted)
     torch.testing.assert_close(
         SoftTargets(None, Accelerator(cpu=True), (), kept).votes(student, outputs, labels), whole
     )

@@ -3,11 +3,11 @@
 import copy
 
 import pytest
-import reference
 import torch
 import torch.nn.functional as F
 from datasets import Value
-from small_runs import (
+from helpers import reference
+from helpers.small_runs import (
     BATCH,
     LEARNING_RATE,
     STEPS,
@@ -21,10 +21,10 @@ from small_runs import (
     train,
 )
 
-from hf_kd_lambda import checks
-from hf_kd_lambda.evidence import side_counts
-from hf_kd_lambda.lambda_rules import RULES, rule_weights
-from hf_kd_lambda.layers import layer_groups
+from hf_kd_lambda.balancing.rules import RULES, rule_weights
+from hf_kd_lambda.balancing.votes import side_counts
+from hf_kd_lambda.gradients.layer_groups import layer_groups
+from hf_kd_lambda.trainer import limits
 
 UNBOUND = {"gram_decay": 0.0, "lambda_max_change": 20.0, "lambda_min": 1e-6, "lambda_max": 1e6}
 HALVES = {"per_device_train_batch_size": BATCH // 2, "gradient_accumulation_steps": 2}
@@ -181,7 +181,7 @@ def test_taylor2_knows_how_far_momentum_takes_a_step(tmp_path, momentum):
 def warnings(monkeypatch):
     """What the checks have warned of since the last call."""
     seen = []
-    monkeypatch.setattr(checks.logger, "warning", seen.append)
+    monkeypatch.setattr(limits.logger, "warning", seen.append)
 
     def take():
         taken = seen.copy()

@@ -6,13 +6,23 @@ import json
 
 import pytest
 import torch
-from small_runs import LEARNING_RATE, batches, config, examples, flat, logged, make_trainer, models, narrow_student
+from helpers.small_runs import (
+    LEARNING_RATE,
+    batches,
+    config,
+    examples,
+    flat,
+    logged,
+    make_trainer,
+    models,
+    narrow_student,
+)
 
-from hf_kd_lambda import losses
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.kd_split import KDSplit
-from hf_kd_lambda.lambda_rules import MGDA, Adaptive, Evidence, NormRatio
+from hf_kd_lambda.balancing.kd_split import KDSplit
+from hf_kd_lambda.balancing.rules import MGDA, Adaptive, Evidence, NormRatio
+from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.losses import functional as losses
+from hf_kd_lambda.trainer.config import DistillationConfig
 
 LOSSES = {"soft_targets": 1.0, "hidden_mse": 0.5, "pkd": 0.25}
 RULES = {"evidence": Evidence(), "adaptive": Adaptive(), "norm_ratio": NormRatio(), "mgda": MGDA()}

@@ -5,10 +5,10 @@ import json
 
 import pytest
 import torch
+from helpers.small_jobs import job
+from helpers.small_runs import BATCH, STEPS, config, flat, logged, make_trainer, train
+from helpers.tiny_images import NARROW, VIT, image_settings, tensors, tiny_classifier
 from safetensors.torch import load_file
-from small_jobs import job
-from small_runs import BATCH, STEPS, config, flat, logged, make_trainer, train
-from tiny_images import NARROW, VIT, image_settings, tensors, tiny_classifier
 from torch import nn
 
 COUNT = STEPS * BATCH

@@ -5,12 +5,12 @@ import copy
 import pytest
 import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
+from helpers.tiny import tiny_bert
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny import tiny_bert
 from transformers import BertForSequenceClassification
 
-from hf_kd_lambda.fingerprint import batch_digest, examples_digest, fingerprint, model_digest
+from hf_kd_lambda.utils.fingerprint import batch_digest, examples_digest, fingerprint, model_digest
 
 FEATURES = Features(
     {

@@ -8,12 +8,12 @@ changes the losses, to first order, by
 with a = |g_T|², b = |g_D|², c = <g_T, g_D> (the linear terms of arXiv 2505.06270's expansion).
 """
 
-from hf_kd_lambda.lambda_rules.by_name import RULES, make_rule, rule_weights
-from hf_kd_lambda.lambda_rules.common_descent import MGDA, AlignedMTL, CAGrad, DualProj, PCGrad, UPGrad
-from hf_kd_lambda.lambda_rules.lengths import IMTLG, SNR, Adaptive, ConFIG, Evidence, GradNorm, Nash, NormRatio
-from hf_kd_lambda.lambda_rules.rule import Rule, Weights, feasible_interval, loss_weights
-from hf_kd_lambda.lambda_rules.schedules import Cosine, Fixed, Linear, Step
-from hf_kd_lambda.lambda_rules.task_and_teacher import DTO, CosineGate, Taylor2
+from hf_kd_lambda.balancing.rules.base import Rule, Weights, feasible_interval, loss_weights
+from hf_kd_lambda.balancing.rules.common_descent import MGDA, AlignedMTL, CAGrad, DualProj, PCGrad, UPGrad
+from hf_kd_lambda.balancing.rules.norm_based import IMTLG, SNR, Adaptive, ConFIG, Evidence, GradNorm, Nash, NormRatio
+from hf_kd_lambda.balancing.rules.registry import RULES, make_rule, rule_weights
+from hf_kd_lambda.balancing.rules.schedules import Cosine, Fixed, Linear, Step
+from hf_kd_lambda.balancing.rules.task_first import DTO, CosineGate, Taylor2
 
 __all__ = [
     "DTO",

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.gram import Gram
+from hf_kd_lambda.gradients.gram import Gram
 
 
 class Weights(NamedTuple):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.lambda_rules.rule import Rule, Weights, conditioned, require, tiny
+from hf_kd_lambda.balancing.rules.base import Rule, Weights, conditioned, require, tiny
+from hf_kd_lambda.gradients.gram import Gram
 
 
 def squared_difference(gram: Gram) -> Tensor:

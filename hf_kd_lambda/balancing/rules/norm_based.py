@@ -7,8 +7,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.lambda_rules.rule import Rule, Weights, clip_to_feasible, conditioned, require, tiny
+from hf_kd_lambda.balancing.rules.base import Rule, Weights, clip_to_feasible, conditioned, require, tiny
+from hf_kd_lambda.gradients.gram import Gram
 
 
 def length_ratio(gram: Gram) -> Tensor:

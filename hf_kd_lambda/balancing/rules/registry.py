@@ -8,13 +8,13 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.lambda_rules.common_descent import MGDA, AlignedMTL, CAGrad, DualProj, PCGrad, UPGrad
-from hf_kd_lambda.lambda_rules.lengths import IMTLG, SNR, Adaptive, ConFIG, Evidence, GradNorm, Nash, NormRatio
-from hf_kd_lambda.lambda_rules.rule import Rule
-from hf_kd_lambda.lambda_rules.schedules import Cosine, Fixed, Linear, Step
-from hf_kd_lambda.lambda_rules.task_and_teacher import DTO, CosineGate, Taylor2
-from hf_kd_lambda.names import check_known
+from hf_kd_lambda.balancing.rules.base import Rule
+from hf_kd_lambda.balancing.rules.common_descent import MGDA, AlignedMTL, CAGrad, DualProj, PCGrad, UPGrad
+from hf_kd_lambda.balancing.rules.norm_based import IMTLG, SNR, Adaptive, ConFIG, Evidence, GradNorm, Nash, NormRatio
+from hf_kd_lambda.balancing.rules.schedules import Cosine, Fixed, Linear, Step
+from hf_kd_lambda.balancing.rules.task_first import DTO, CosineGate, Taylor2
+from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.utils.names import check_known
 
 RULES: dict[str, type[Rule]] = {
     "fixed": Fixed,

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.lambda_rules.rule import Rule, Weights, require
+from hf_kd_lambda.balancing.rules.base import Rule, Weights, require
+from hf_kd_lambda.gradients.gram import Gram
 
 FixedForm = Literal["additive", "convex"]
 

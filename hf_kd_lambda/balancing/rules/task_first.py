@@ -5,9 +5,9 @@ from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.lambda_rules.common_descent import MGDA
-from hf_kd_lambda.lambda_rules.rule import Rule, Weights, clip_to_feasible, conditioned, require, tiny
+from hf_kd_lambda.balancing.rules.base import Rule, Weights, clip_to_feasible, conditioned, require, tiny
+from hf_kd_lambda.balancing.rules.common_descent import MGDA
+from hf_kd_lambda.gradients.gram import Gram
 
 TaylorTarget = Literal["task", "sum"]
 

@@ -8,20 +8,21 @@ All are pure functions of tensors, know nothing of models, and return scalars in
 without gradient.
 """
 
-from hf_kd_lambda.losses.attention import attention_kl_loss, attention_map_loss
-from hf_kd_lambda.losses.feature_maps import attention_transfer_loss, feature_mse_loss
-from hf_kd_lambda.losses.hidden import hidden_cosine_loss, hidden_mse_loss, pkd_loss
-from hf_kd_lambda.losses.items import IGNORED, count_items
-from hf_kd_lambda.losses.logits import (
+from hf_kd_lambda.losses.functional.attention import attention_kl_loss, attention_map_loss
+from hf_kd_lambda.losses.functional.chunked import sum_over_chunks, token_top_kl_loss
+from hf_kd_lambda.losses.functional.feature_maps import attention_transfer_loss, feature_mse_loss
+from hf_kd_lambda.losses.functional.hidden import hidden_cosine_loss, hidden_mse_loss, pkd_loss
+from hf_kd_lambda.losses.functional.items import IGNORED, count_items
+from hf_kd_lambda.losses.functional.labels import next_labels
+from hf_kd_lambda.losses.functional.logits import (
     dkd_loss,
     jensen_shannon_loss,
     logit_mse_loss,
     reverse_kl_loss,
     soft_target_loss,
 )
-from hf_kd_lambda.losses.relations import relation_loss
-from hf_kd_lambda.losses.task import task_loss
-from hf_kd_lambda.losses.tokens import next_labels, sum_over_chunks, token_top_kl_loss
+from hf_kd_lambda.losses.functional.relations import relation_loss
+from hf_kd_lambda.losses.functional.task import task_loss
 
 __all__ = [
     "IGNORED",

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_kd_lambda.losses.items import position_weights
+from hf_kd_lambda.losses.functional.items import position_weights
 
 
 def attention_map_loss(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hf_kd_lambda.losses.items import IGNORED, sum_over_items, zero_ignored
+from hf_kd_lambda.losses.functional.items import IGNORED, sum_over_items, zero_ignored
 
 CHUNK = 2**23  # logits, 34 MB in fp32 and five such tensors alive at once: 65 positions of a vocabulary of 128,000
 
@@ -57,17 +57,6 @@ def token_top_kl_loss(
         return temperature**2 * sum_over_items(divergence, labels) / num_items
 
     return sum_over_chunks(loss, (student_logits, top_log_probs, top_indices), labels, chunk_size)
-
-
-def next_labels(labels: Tensor) -> Tensor:
-    """The label that each position of a causal model predicts, that at i + 1, and -100 for the last position.
-
-    Labels are shifted since a cut through the logits would copy them.
-
-    Args:
-        labels: `[examples, length]`.
-    """
-    return F.pad(labels[:, 1:], (0, 1), value=IGNORED)
 
 
 def sum_over_chunks(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_kd_lambda.losses.items import sum_over_items, zero_ignored
+from hf_kd_lambda.losses.functional.items import sum_over_items, zero_ignored
 
 
 def feature_mse_loss(student: Tensor, teacher: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:

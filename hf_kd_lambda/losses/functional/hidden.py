@@ -7,7 +7,7 @@ All take the states of the student, projected to the teacher's width where it ha
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_kd_lambda.losses.items import position_weights, zero_unweighted
+from hf_kd_lambda.losses.functional.items import position_weights, zero_unweighted
 
 
 def hidden_mse_loss(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_kd_lambda.losses.items import IGNORED, sum_over_items, zero_ignored
+from hf_kd_lambda.losses.functional.items import IGNORED, sum_over_items, zero_ignored
 
 
 def soft_target_loss(

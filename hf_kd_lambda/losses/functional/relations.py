@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_kd_lambda.losses.items import position_weights, zero_unweighted
+from hf_kd_lambda.losses.functional.items import position_weights, zero_unweighted
 
 
 def relation_loss(

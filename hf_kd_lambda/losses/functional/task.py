@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_kd_lambda.losses.items import IGNORED
+from hf_kd_lambda.losses.functional.items import IGNORED
 
 
 def task_loss(logits: Tensor, labels: Tensor, num_items: Tensor | int, label_smoothing: float = 0.0) -> Tensor:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from hf_kd_lambda.comparison.plan import Comparison
-from hf_kd_lambda.comparison.results import FILE, Cell, Run, append_run, finished, read_runs
-from hf_kd_lambda.comparison.runs import TaskRuns
-from hf_kd_lambda.finetune import TrainingStoppedError
+from hf_kd_lambda.jobs.finetune import TrainingStoppedError
+from hf_kd_lambda.studies.comparison.plan import Comparison
+from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, Run, append_run, finished, read_runs
+from hf_kd_lambda.studies.comparison.runs import TaskRuns
 
 SAME_SCORE = 0.002  # what rounding on another machine may do to a teacher's score
 

@@ -14,9 +14,9 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hf_kd_lambda.comparison import merit
-from hf_kd_lambda.comparison.results import Run, finished, is_fixed
-from hf_kd_lambda.figures import COSINE, KD, LAMBDA, SMOOTH_ABOVE, moving_average
+from hf_kd_lambda.reports.figure import COSINE, KD, LAMBDA, SMOOTH_ABOVE, moving_average
+from hf_kd_lambda.studies.comparison import merit
+from hf_kd_lambda.studies.comparison.run_results import Run, finished, is_fixed
 
 # The sweep is blue, the darker the higher its λ; the other rules have the other colours of Okabe and Ito, and markers.
 SWEEP, SWEEP_STYLES = matplotlib.colormaps["Blues"], ("-", (0, (5, 1.5)), (0, (1, 1)))

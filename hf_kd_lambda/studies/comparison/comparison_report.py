@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hf_kd_lambda.comparison import figures, merit
-from hf_kd_lambda.comparison.merit import Group
-from hf_kd_lambda.comparison.results import FILE, Run, finished, is_fixed, read_runs
-from hf_kd_lambda.comparison.tables import (
+from hf_kd_lambda.studies.comparison import comparison_figures as figures
+from hf_kd_lambda.studies.comparison import merit
+from hf_kd_lambda.studies.comparison.merit import Group
+from hf_kd_lambda.studies.comparison.run_results import FILE, Run, finished, is_fixed, read_runs
+from hf_kd_lambda.studies.comparison.tables import (
     TUNED,
     Entry,
     Table,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import bootstrap
 
-from hf_kd_lambda.comparison.results import Run, finished, is_fixed
+from hf_kd_lambda.studies.comparison.run_results import Run, finished, is_fixed
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999

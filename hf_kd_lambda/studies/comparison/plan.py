@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from hf_kd_lambda.comparison.regimes import REGIMES
-from hf_kd_lambda.comparison.results import Cell
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.names import check_known
-from hf_kd_lambda.parser import Settings, parse
+from hf_kd_lambda.jobs.parser import Settings, parse
+from hf_kd_lambda.studies.comparison.regimes import REGIMES
+from hf_kd_lambda.studies.comparison.run_results import Cell
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.utils.names import check_known
 
 Mappings = dict[str, dict[str, Any]]
 

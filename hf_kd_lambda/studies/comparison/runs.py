@@ -24,14 +24,14 @@ from transformers import (
     set_seed,
 )
 
-from hf_kd_lambda.columns import TEACHER_LOGITS
-from hf_kd_lambda.comparison.plan import GLUE, Comparison
-from hf_kd_lambda.comparison.regimes import REGIMES, Supervision
-from hf_kd_lambda.comparison.results import Cell, Run
-from hf_kd_lambda.config import DistillationConfig
-from hf_kd_lambda.finetune import train_on
-from hf_kd_lambda.pipeline import DistillationJob
-from hf_kd_lambda.report import versions
+from hf_kd_lambda.data.columns import TEACHER_LOGITS
+from hf_kd_lambda.jobs.finetune import train_on
+from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.studies.comparison.plan import GLUE, Comparison
+from hf_kd_lambda.studies.comparison.regimes import REGIMES, Supervision
+from hf_kd_lambda.studies.comparison.run_results import Cell, Run
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.utils.versions import versions
 
 SPEED = ("runtime", "samples_per_second", "steps_per_second")
 LOGGED = [

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from hf_kd_lambda.comparison import merit
-from hf_kd_lambda.comparison.merit import Group
-from hf_kd_lambda.comparison.results import Run, is_fixed
+from hf_kd_lambda.studies.comparison import merit
+from hf_kd_lambda.studies.comparison.merit import Group
+from hf_kd_lambda.studies.comparison.run_results import Run, is_fixed
 
 NONE = "–"
 TUNED = "the best at the other seeds"

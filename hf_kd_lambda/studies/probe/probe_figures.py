@@ -7,10 +7,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hf_kd_lambda.figures import KD, LAMBDA, TASK
-from hf_kd_lambda.lambda_rules import feasible_interval
-from hf_kd_lambda.probe.sweep import CURVATURE, R_SQUARED, Sweep
-from hf_kd_lambda.probe.updates import gram_of
+from hf_kd_lambda.balancing.rules import feasible_interval
+from hf_kd_lambda.reports.figure import KD, LAMBDA, TASK
+from hf_kd_lambda.studies.probe.sweep import CURVATURE, R_SQUARED, Sweep
+from hf_kd_lambda.studies.probe.updates import gram_of
 
 CHANGES = {"ΔL_T / η": TASK, "ΔL_D / η": KD, "Δ(L_T + λ·L_D) / η": LAMBDA}
 MARKERS = ("o", "x", "+")  # of the first whole decades of the learning rate

@@ -9,12 +9,12 @@ import torch
 import transformers
 from torch import Tensor
 
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.lambda_rules import feasible_interval
-from hf_kd_lambda.probe.figures import plot_errors, plot_parabolas
-from hf_kd_lambda.probe.slopes import Slopes
-from hf_kd_lambda.probe.sweep import CURVATURE, R_SQUARED, Sweep
-from hf_kd_lambda.probe.updates import gram_of
+from hf_kd_lambda.balancing.rules import feasible_interval
+from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.studies.probe.probe_figures import plot_errors, plot_parabolas
+from hf_kd_lambda.studies.probe.slopes import Slopes
+from hf_kd_lambda.studies.probe.sweep import CURVATURE, R_SQUARED, Sweep
+from hf_kd_lambda.studies.probe.updates import gram_of
 
 Rows = list[list[str]]
 

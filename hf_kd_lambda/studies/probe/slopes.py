@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from hf_kd_lambda.probe.steps import Gradients, Losses, measure
-from hf_kd_lambda.probe.updates import gram_of
+from hf_kd_lambda.studies.probe.steps import Gradients, Losses, measure
+from hf_kd_lambda.studies.probe.updates import gram_of
 
 PERTURBATION = 0.05  # of both weights together, either way, to measure a derivative by one of them
 

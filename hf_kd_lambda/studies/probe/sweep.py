@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from hf_kd_lambda.probe.steps import Gradients, Losses, measure
+from hf_kd_lambda.studies.probe.steps import Gradients, Losses, measure
 
 R_SQUARED, CURVATURE = 0.999, 0.05  # what a prediction that holds has: such a fit, and no greater error of its λ² term
 

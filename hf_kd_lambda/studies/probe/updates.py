@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam
 
-from hf_kd_lambda.gram import Gram
-from hf_kd_lambda.probe.steps import Gradients
+from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.studies.probe.steps import Gradients
 
 
 class Update(NamedTuple):

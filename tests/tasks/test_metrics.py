@@ -9,16 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import EvalPrediction
 
-from hf_kd_lambda.data import GLUE_TASKS
-from hf_kd_lambda.metrics import (
-    GlueMetric,
-    compute_metrics_for,
-    entities,
-    entity_scores,
-    marks_entities,
-    teacher_agreement,
-    token_metrics_for,
-)
+from hf_kd_lambda.data.loading import GLUE_TASKS
+from hf_kd_lambda.reports.agreement import teacher_agreement
+from hf_kd_lambda.tasks.metrics.entities import entities, entity_scores, marks_entities, token_metrics_for
+from hf_kd_lambda.tasks.metrics.glue import GlueMetric, compute_metrics_for
 
 LABELS = [1, 1, 1, 0, 0]
 PREDICTIONS = [1, 1, 0, 1, 0]  # two true positives, one true negative, one false positive, one false negative

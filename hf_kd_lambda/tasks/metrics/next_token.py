@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import EvalPrediction
 
-from hf_kd_lambda.losses import IGNORED
+from hf_kd_lambda.losses.functional import IGNORED
 
 
 def next_token_predictions(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,1 @@
+"""Examples: load, check, tokenise and collate them. May import utils and losses."""

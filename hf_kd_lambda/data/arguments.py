@@ -1,0 +1,94 @@
+"""Which examples a job reads. The `help` of a field is the only place where it is documented."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class DataArguments:
+    """Which examples, and which of their columns."""
+
+    problem: str = field(
+        default="text-classification",
+        metadata={
+            "help": "Kind of problem, by the Hub's name: text-classification, which covers regression, "
+            "image-classification, text-generation (causal language models) or token-classification."
+        },
+    )
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Dataset: a Hub id (GLUE is `nyu-mll/glue`), a local folder in such a layout, or `quickstart` for "
+            "the labelled tweets of the [quickstart] extra. Or give `train_file`. Of images: a Hub id, a folder with "
+            "a folder of images for each class, `digits` (scikit-learn's, 8 × 8) or `mnist` (5,000 of the [images] "
+            "extra, 28 × 28)."
+        },
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of the dataset. Default: the name of `task`, where one is set."}
+    )
+    train_file: str | None = field(
+        default=None,
+        metadata={"help": "Training examples: csv, json(l) or parquet; of text-generation also txt, a text a line."},
+    )
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Validation examples, in the same format, beside `train_file` or a `dataset`."}
+    )
+    test_file: str | None = field(default=None, metadata={"help": "Test examples, likewise."})
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "GLUE task, which fixes columns and metrics: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or "
+            "wnli. Leave out for own data."
+        },
+    )
+    text_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the text, of token-classification a list of words. Default: `text` or the task's; "
+            "`tokens` of token-classification."
+        },
+    )
+    text_pair_column: str | None = field(
+        default=None, metadata={"help": "Column of the second text, for sentence pairs. Default: none, or the task's."}
+    )
+    image_column: str = field(default="image", metadata={"help": "Column of the image."})
+    augment: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Change images of training at random, each time anew: `crop` shifts them by up to an eighth of "
+            "their height and width, `flip` mirrors every second one. Default: none, so that the teacher's logits can "
+            "be cached."
+        },
+    )
+    label_column: str = field(
+        default="label",
+        metadata={
+            "help": "Column of the label: integers or names for classification, a list of them for "
+            "token-classification, one for each word, floats for regression."
+        },
+    )
+    max_length: int = field(
+        default=128,
+        metadata={
+            "help": "Longest sequence, in tokens; longer ones are cut. Of text-generation: the length of the blocks "
+            "into which the texts are cut, one joined to the next."
+        },
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Train on this many examples only, drawn with `data_seed` (or `seed`)."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Evaluate on the first this many examples of a split only."}
+    )
+
+    def __post_init__(self) -> None:
+        if (self.dataset is None) == (self.train_file is None):
+            raise ValueError(
+                f"dataset={self.dataset!r} and train_file={self.train_file!r}: give exactly one, a dataset or files."
+            )
+        if self.train_file is not None and self.validation_file is None:
+            raise ValueError(f"train_file={self.train_file!r} needs a validation_file to evaluate on.")
+        for name in ("max_length", "max_train_samples", "max_eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1.")

@@ -1,0 +1,1 @@
+"""Two gradients from one forward: taken, averaged over ranks, measured, combined. Imports no other sub-package."""

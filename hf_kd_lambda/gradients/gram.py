@@ -1,0 +1,64 @@
+"""The 2x2 Gram matrix of the gradients of task loss and KD loss."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+Metric = Callable[[Tensor, Tensor | None], Tensor]
+"""From a parameter and the gradient that it is going to be stepped with (its local shard's; None if not known) to P,
+the diagonal of its dot product <x, P y>: of the gradient's shape, or a scalar."""
+
+
+class Gram(NamedTuple):
+    """The 2x2 Gram matrix of the two gradients: fp32 tensors of shape (), or (groups,) for one matrix a group."""
+
+    task: Tensor
+    """a = |g_T|²"""
+    kd: Tensor
+    """b = |g_D|²"""
+    dot: Tensor
+    """c = <g_T, g_D>"""
+
+    @property
+    def cosine(self) -> Tensor:
+        """Gradient cosine similarity c/√(ab); below zero the losses conflict."""
+        return self.dot / (self.task.sqrt() * self.kd.sqrt())
+
+    def is_finite(self) -> Tensor:
+        """Boolean scalar tensor: no entry is NaN or infinite."""
+        return torch.stack(self).isfinite().all()
+
+
+def gram_matrix(task_grad: Tensor, kd_grad: Tensor, scale: Tensor | None = None) -> Gram:
+    """The Gram matrix of the gradients of one parameter, or of their local shards: scalar tensors in fp32.
+
+    Args:
+        task_grad, kd_grad: of one shape, both dense or both sparse.
+        scale: the diagonal of P in the dot product <x, P y>, of their local shape or a scalar; None for <x, y>.
+    """
+    if task_grad.is_sparse:
+        task_grad, kd_grad = _rows(task_grad, kd_grad)
+    task, kd = (local_part(grad).flatten().float() for grad in (task_grad, kd_grad))
+    scaled_task, scaled_kd = (task, kd) if scale is None else (task * scale.flatten(), kd * scale.flatten())
+    return Gram(torch.dot(scaled_task, task), torch.dot(scaled_kd, kd), torch.dot(scaled_task, kd))
+
+
+def _rows(task_grad: Tensor, kd_grad: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows of two sparse gradients that hold anything, dense: the same of both, where they are of one batch."""
+    task, kd = task_grad.coalesce(), kd_grad.coalesce()
+    if torch.equal(task.indices(), kd.indices()):
+        return task.values(), kd.values()
+    return task.to_dense(), kd.to_dense()
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """The tensor itself; of a sharded one (FSDP2) this rank's shard."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def local_parts(tensors: Iterable[Tensor | None]) -> list[Tensor]:
+    """Those that there are; of sharded ones (FSDP2) this rank's shards."""
+    return [local_part(tensor) for tensor in tensors if tensor is not None]

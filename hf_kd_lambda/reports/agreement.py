@@ -1,0 +1,34 @@
+"""How often student and teacher agree."""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy.stats import pearsonr
+from torch import Tensor
+
+
+def correlation(coefficient: Callable, labels: np.ndarray, predictions: np.ndarray) -> float:
+    # Of a constant, a correlation is not defined; here it is 0, the score of predictions that carry no information.
+    if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
+        return 0.0
+    return float(coefficient(labels, predictions).statistic)
+
+
+def teacher_agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
+    """Share of the examples to which student and teacher give the same class; for a regression, their correlation.
+
+    Args:
+        student_logits: (examples, classes), or (examples, 1) for a regression. Or classes, (examples,), int64.
+        teacher_logits: of the same shape, classes in the same order.
+
+    Returns:
+        The share, in [0, 1], or Pearson's correlation, in [-1, 1].
+    """
+    if not student_logits.is_floating_point():
+        return (student_logits == teacher_logits).float().mean().item()
+    if student_logits.shape[-1] > 1:
+        return (student_logits.argmax(dim=-1) == teacher_logits.argmax(dim=-1)).float().mean().item()
+    student, teacher = (
+        logits.detach().reshape(-1).double().cpu().numpy() for logits in (student_logits, teacher_logits)
+    )
+    return correlation(pearsonr, teacher, student)

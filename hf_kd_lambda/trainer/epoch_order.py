@@ -1,0 +1,34 @@
+"""The callback that makes the order of batches depend on seed and epoch alone."""
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from hf_kd_lambda.data.image_batches import Augmentation
+
+
+class EpochOrder(TrainerCallback):
+    """Has length-grouped batches and augmented images depend on seed and epoch alone, as random batches do.
+
+    Else a resumed run, whose random numbers start anew, would go on in another order, and with other images.
+    """
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Seed the sampler, which lies below what Accelerate puts around it, and what changes images at random."""
+        seed = (args.seed if args.data_seed is None else args.data_seed) + int(state.epoch or 0)
+        loader = kwargs.get("train_dataloader")
+        examples = getattr(loader, "dataset", None)
+        if isinstance(examples, Dataset):
+            transform = examples.format["format_kwargs"].get("transform")
+            if isinstance(transform, Augmentation):
+                transform.seed = seed
+        sampler = getattr(loader, "batch_sampler", None)
+        while sampler is not None and not isinstance(sampler, LengthGroupedSampler):
+            sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)
+        if sampler is not None:
+            sampler.generator = torch.Generator().manual_seed(seed)
