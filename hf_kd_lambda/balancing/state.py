@@ -13,7 +13,7 @@ from hf_kd_lambda.balancing.moving_average import MovingAverage
 from hf_kd_lambda.balancing.rules import MGDA, Rule, Weights, feasible_interval, loss_weights
 from hf_kd_lambda.balancing.signal import Signal, bounded_signal
 from hf_kd_lambda.balancing.smoothness import Smoothness
-from hf_kd_lambda.balancing.votes import Evidence
+from hf_kd_lambda.balancing.votes import TeacherVotes
 from hf_kd_lambda.gradients.gram import Gram
 
 SMALLEST = torch.finfo(torch.float32).tiny  # a squared norm below it has lost digits, and its average may vanish
@@ -73,7 +73,7 @@ class LambdaState:
         self.first_losses = torch.ones(2)
         self.skipped = torch.zeros((), dtype=torch.int32)
         self.counts = torch.zeros(1 + len(HOLDERS))
-        self.evidence = Evidence() if "odds" in rule.needs else None
+        self.votes = TeacherVotes() if "odds" in rule.needs else None
         self.smoothness = Smoothness() if "smoothness" in rule.needs else None
         self.split = None if losses is None else KDSplit(losses, decay, mgda=isinstance(rule, MGDA))
 
@@ -123,8 +123,8 @@ class LambdaState:
         """What the rule needs beyond the Gram matrix."""
         losses = self.losses.value
         needs = {"losses": losses, "rates": losses / self.first_losses, "signal_share": signal.share}
-        if self.evidence is not None:
-            needs["odds"] = self.evidence.odds
+        if self.votes is not None:
+            needs["odds"] = self.votes.odds
         if self.smoothness is not None:
             needs["smoothness"] = self.smoothness.value
         return {name: needs[name] for name in self.rule.needs}
@@ -167,16 +167,16 @@ class LambdaState:
         self.counts = torch.zeros_like(self.counts)
         logs = {f"lambda_{name}": share for name, share in zip(("conflict", *HOLDERS), shares, strict=True)}
         logs["lambda_skipped"] = self.skipped
-        if self.evidence is not None:
-            logs["evidence_teacher"], logs["evidence_label"] = self.evidence.counts
-            logs["odds"] = self.evidence.odds
+        if self.votes is not None:
+            logs["evidence_teacher"], logs["evidence_label"] = self.votes.counts
+            logs["odds"] = self.votes.odds
         if self.smoothness is not None:
             logs["smoothness_task"], logs["smoothness_kd"] = self.smoothness.value
         return logs
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"grams": self.grams, "losses": self.losses}
-        parts |= {"evidence": self.evidence, "smoothness": self.smoothness, "split": self.split}
+        parts |= {"evidence": self.votes, "smoothness": self.smoothness, "split": self.split}
         return {name: part for name, part in parts.items() if part is not None}
 
     def to(self, device: torch.device) -> None:

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.losses.base import TeacherBatch
+from hf_kd_lambda.losses.functional import IGNORED, sum_over_chunks
 
 TINY = torch.finfo(torch.float32).tiny
 
@@ -87,7 +88,44 @@ def _moments(values: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(kept, values - mean, 0.0).square().sum() / count
 
 
-class Evidence:
+@torch.no_grad()
+def count_votes(student_logits: Tensor, teacher: TeacherBatch, labels: Tensor) -> Tensor:
+    """`side_counts` of a batch; token by token in chunks, since all logits take more memory than the cached ones.
+
+    Args:
+        student_logits: `[examples, (length,) classes]`.
+        teacher: its outputs for the same batch.
+        labels: `[examples, (length)]`.
+
+    Returns:
+        `(2,)`: (teacher, label), in fp32.
+    """
+
+    def count(student: Tensor, *teacher_and_labels: Tensor) -> Tensor:
+        *chunk, chunk_labels = teacher_and_labels
+        return side_counts(student, teacher.logits_of(*chunk), chunk_labels)
+
+    return sum_over_chunks(count, (student_logits, *teacher.chunked), labels)
+
+
+def check_votes(logits: Tensor, labels: Tensor) -> None:
+    """Refuse labels that cannot be compared with the teacher, such as those that `compute_loss_func` may take.
+
+    Args:
+        logits: `[..., classes]`, or `[..., 1]` for regression.
+        labels: `[...]`, which must be class indices, or numbers for regression.
+
+    Raises:
+        ValueError: they are floats, and there are several classes.
+    """
+    if labels.is_floating_point() and logits.shape[-1] > 1:
+        raise ValueError(
+            f"lambda_rule='evidence' counts whether the student agrees with the label or with the teacher, and labels "
+            f"of type {labels.dtype} do not name one of {logits.shape[-1]} classes: set lambda_rule to adaptive."
+        )
+
+
+class TeacherVotes:
     """The soft counts of a run, and the odds that they give.
 
     Odds are (teacher + prior)/(label + prior). A prior of 5 each, as of Beta(5, 5), says that before any vote they are

@@ -55,6 +55,10 @@ class Augmentation:
     kinds: Collection[str]
     seed: int = 0
 
+    def set_seed(self, seed: int) -> None:
+        """Draw the changes of another epoch."""
+        self.seed = seed
+
     def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """The examples, by columns, with other images."""
         return {**batch, PIXELS: [self._augmented(image) for image in batch[PIXELS]]}

@@ -1,6 +1,7 @@
 """From one student forward to two gradients, their average over ranks and their Gram matrix."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 import torch.distributed as dist
@@ -39,6 +40,19 @@ class GradientPair:
         self.unmeasured = unmeasured
         self.kd_grads: list[Tensor | None] = [None] * len(self.parameters)
 
+    splits_kd: ClassVar[bool] = False
+    """Whether `accumulate` takes each KD loss by itself, instead of their sum."""
+
+    @property
+    def allows_sparse(self) -> bool:
+        """Whether the gradient of an embedding may be sparse: P of a metric is dense."""
+        return self.metric is None
+
+    @property
+    def measures_the_step(self) -> bool:
+        """Whether `gram` uses the combined gradient that the step is going to take, for its metric."""
+        return self.metric is not None
+
     def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor) -> None:
         """Backpropagate both losses of one micro-batch through the student's graph, and free it."""
         task_seeds, kd_seeds = cut.seeds(task_loss), cut.seeds(kd_loss)
@@ -64,6 +78,21 @@ class GradientPair:
             Entries of shape (), or (groups,) if the parameters are grouped.
         """
         return self._gram(self.metric, step_weights, self.unmeasured)
+
+    def merge_kd(self, weights_of: Callable[[Tensor], Tensor]) -> None:
+        """Make one KD gradient of several; there is one already.
+
+        Args:
+            weights_of: from the dot products of all gradients, `[1 + losses, 1 + losses]`, to weights `[losses]`.
+        """
+
+    def unbiased(self, gram: Gram) -> Gram | None:
+        """The Gram matrix without the noise of the batch; None where noise is not estimated.
+
+        Args:
+            gram: what `gram` returned.
+        """
+        return None
 
     def combined_norm(self, task_weight: Tensor, kd_weight: Tensor) -> Tensor:
         """|w_T·g_T + w_D·g_D|, Euclidean, of weights as in `combine`."""

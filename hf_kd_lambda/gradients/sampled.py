@@ -44,6 +44,16 @@ class SampledGradientPair(GradientPair):
         # Σ|g_T^k|², Σ|g_D^k|², Σ<g_T^k, g_D^k>: (3,) or (3, groups), of this rank's samples and shards.
         self.own_products = torch.zeros((), device=self.parameters[0].device)
 
+    @property
+    def allows_sparse(self) -> bool:
+        """No: samples are added up in place."""
+        return False
+
+    @property
+    def measures_the_step(self) -> bool:
+        """No: samples are measured before the step is known."""
+        return False
+
     def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor) -> None:
         """Backpropagate both losses of one micro-batch through the student's graph, and free it."""
         task_seeds, kd_seeds = cut.seeds(task_loss), cut.seeds(kd_loss)

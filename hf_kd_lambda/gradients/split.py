@@ -1,6 +1,7 @@
 """The gradients of a task loss and of several KD losses."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from hf_kd_lambda.gradients.pair import GradientPair
 
 
 class SplitGradients(GradientPair):
-    """A `GradientPair` whose KD gradient is made of several, each of which is a further copy until `merge`.
+    """A `GradientPair` whose KD gradient is made of several, each of which is a further copy until `merge_kd`.
 
     Args:
         parameters, unmeasured: as in `GradientPair`.
@@ -20,6 +21,13 @@ class SplitGradients(GradientPair):
     def __init__(self, parameters: Iterable[Tensor], unmeasured: Collection[int] = ()) -> None:
         super().__init__(parameters, unmeasured=unmeasured)
         self.parts: list[list[Tensor | None]] = []
+
+    splits_kd: ClassVar[bool] = True
+
+    @property
+    def allows_sparse(self) -> bool:
+        """No: products of all gradients are taken at once."""
+        return False
 
     def accumulate(self, cut: Cut, task_loss: Tensor, *kd_losses: Tensor) -> None:
         """Backpropagate all losses of one micro-batch through the student's graph, and free it."""
@@ -44,8 +52,13 @@ class SplitGradients(GradientPair):
                 matrix += rows @ rows.T
         return self._sum_shards(matrix)
 
-    def merge(self, weights: Tensor) -> None:
-        """Make one KD gradient of all, Σ w_i·g_i, with weights `[losses]`, in place."""
+    def merge_kd(self, weights_of: Callable[[Tensor], Tensor]) -> None:
+        """Make one KD gradient of all, Σ w_i·g_i, in place.
+
+        Args:
+            weights_of: from `products` to w, `[losses]`.
+        """
+        weights = weights_of(self.products())
         first, *others = (local_parts(part) for part in self.parts)
         torch._foreach_mul_(first, weights[0])
         for grads, weight in zip(others, weights[1:], strict=True):

@@ -3,18 +3,75 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, cast
 
+import torch
 from torch import Tensor
 
+HALF_TINY = torch.finfo(torch.half).tiny
+PROJECTED = "projected_states"
+"""Name of the outputs that are the student's hidden states, those projected that have a projection."""
 
-class Given(NamedTuple):
+
+class TopLogits(NamedTuple):
+    """The teacher's k largest logits of each token, as log-probabilities."""
+
+    log_probs: Tensor
+    """`[examples, length, k]`, at `temperature`."""
+    indices: Tensor
+    """`[examples, length, k]`: which tokens of the vocabulary they belong to."""
+    classes: int
+    """Size of the vocabulary."""
+    temperature: float
+
+    @property
+    def logits(self) -> Tensor:
+        """All logits, `[..., classes]`: the probability that the k largest leave is spread evenly.
+
+        Enough for choices and probabilities. As a target it would teach that the rest is even.
+        """
+        top, indices = self.log_probs.float(), self.indices.long()
+        rest = (1 - top.exp().sum(-1, keepdim=True)).clamp(min=HALF_TINY) / max(self.classes - top.shape[-1], 1)
+        return self.temperature * rest.log().expand(*top.shape[:-1], self.classes).scatter(-1, indices, top)
+
+
+class TeacherBatch(NamedTuple):
+    """The teacher's outputs for one batch, without gradient, whether computed now or read from a cache."""
+
+    all_logits: Tensor | None
+    """`[examples, (length,) classes]`; None where only the largest are cached."""
+    top_k: TopLogits | None = None
+    """The largest logits; None where all are known."""
+    inner: Mapping[str, Any] = MappingProxyType({})
+    """Outputs other than logits that a KD loss needs, by name: `hidden_states`, `attentions`, `value_vectors`…"""
+
+    @property
+    def logits(self) -> Tensor:
+        """All logits, `[examples, (length,) classes]`; estimated where only the largest are cached."""
+        return self.logits_of(*self.chunked)
+
+    @property
+    def chunked(self) -> tuple[Tensor, ...]:
+        """The tensors that hold the logits, each of which can be split along its items."""
+        if self.top_k is not None:
+            return self.top_k.log_probs, self.top_k.indices
+        return (cast(Tensor, self.all_logits),)
+
+    def logits_of(self, *chunk: Tensor) -> Tensor:
+        """All logits of the same chunk of each tensor in `chunked`."""
+        if self.top_k is None:
+            return chunk[0]
+        log_probs, indices = chunk
+        return self.top_k._replace(log_probs=log_probs, indices=indices).logits
+
+
+class LossInputs(NamedTuple):
     """A batch as student and teacher see it."""
 
     student: Mapping[str, Any]
-    """Outputs of the student by name: `logits`, and what of `hidden_states`, `attentions`, `relations` is needed."""
-    teacher: Mapping[str, Any]
-    """Those of the teacher, without gradient."""
+    """Outputs of the student by name: `logits`, and whatever else a KD loss needs."""
+    teacher: TeacherBatch
     attention_mask: Tensor | None
     """`[examples, length]`, 0 at padding; None where there is no padding, or where inputs are no tokens."""
     labels: Tensor
@@ -48,7 +105,7 @@ class KDLoss(ABC):
             raise ValueError(f"weight={self.weight} must be a positive finite number.")
 
     @abstractmethod
-    def __call__(self, given: Given) -> Tensor:
+    def __call__(self, inputs: LossInputs) -> Tensor:
         """The loss without its weight, a scalar in fp32.
 
         Raises:
@@ -62,7 +119,3 @@ class KDLoss(ABC):
             ValueError: there are no such layers.
         """
         return []
-
-
-PROJECTED = "projected_states"
-"""Name of the outputs that are the student's hidden states, those projected that have a projection."""

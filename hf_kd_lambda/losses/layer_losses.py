@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.losses.base import PROJECTED, Given, KDLoss
+from hf_kd_lambda.losses.base import PROJECTED, KDLoss, LossInputs
 from hf_kd_lambda.losses.functional import (
     attention_kl_loss,
     attention_map_loss,
@@ -40,18 +40,18 @@ class LayerLoss(KDLoss):
     layers: LayerMap = "uniform"
 
     @abstractmethod
-    def pair_loss(self, student: Any, teacher: Any, given: Given) -> Tensor:
+    def pair_loss(self, student: Any, teacher: Any, inputs: LossInputs) -> Tensor:
         """Of one pair: what `needs` names, of one layer of each."""
 
     def pairs(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
         return layer_map(self.layers, *(len(each[self.needs[0]]) for each in (student, teacher)))
 
-    def __call__(self, given: Given) -> Tensor:
-        student, teacher = given.student, given.teacher
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        student, teacher = inputs.student, inputs.teacher.inner
         if self.projects:
             student = _in_teachers_width(student)
         losses = [
-            self.pair_loss(student[name][one], teacher[name][other], given)
+            self.pair_loss(student[name][one], teacher[name][other], inputs)
             for name in self.needs
             for one, other in self.pairs(student, teacher)
         ]
@@ -71,7 +71,7 @@ class HiddenLoss(LayerLoss):
         return [(s + 1, t + 1) for s, t in layer_map(self.layers, *counts)]
 
 
-def _of_tokens(student: Tensor, teacher: Tensor, given: Given) -> tuple[Tensor, Tensor, Tensor | int]:
+def _of_tokens(student: Tensor, teacher: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor, Tensor | int]:
     """Mask, labels and number of items; without a mask, as of vision transformers, every position counts.
 
     Args:
@@ -81,13 +81,13 @@ def _of_tokens(student: Tensor, teacher: Tensor, given: Given) -> tuple[Tensor, 
     Raises:
         ValueError: there is no mask, and they are feature maps, of parts of images, or of unlike numbers of tokens.
     """
-    mask = given.attention_mask
+    mask = inputs.attention_mask
     if mask is None:
         if 4 in (student.dim(), teacher.dim()):
             raise ValueError(
                 "needs tokens, and student or teacher has feature maps: take feature_mse or attention_transfer."
             )
-        if not len(student) == len(teacher) == len(given.labels):
+        if not len(student) == len(teacher) == len(inputs.labels):
             raise ValueError(
                 "needs tokens of whole images, and student or teacher has them by windows, as a Swin does: take "
                 "hidden_mse or pkd."
@@ -99,10 +99,10 @@ def _of_tokens(student: Tensor, teacher: Tensor, given: Given) -> tuple[Tensor, 
                 "patch_size."
             )
         mask = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device)
-    return mask, given.labels, given.num_items
+    return mask, inputs.labels, inputs.num_items
 
 
-def _of_maps(student: Tensor, teacher: Tensor, given: Given) -> tuple[Tensor, Tensor | int]:
+def _of_maps(student: Tensor, teacher: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor | int]:
     """Labels and number of items.
 
     Raises:
@@ -110,31 +110,31 @@ def _of_maps(student: Tensor, teacher: Tensor, given: Given) -> tuple[Tensor, Te
     """
     if not student.dim() == teacher.dim() == 4:
         raise ValueError("needs feature maps, and student or teacher has tokens: take hidden_mse or pkd.")
-    return given.labels, given.num_items
+    return inputs.labels, inputs.num_items
 
 
 @dataclass(frozen=True)
 class HiddenMSE(HiddenLoss):
     """See `hidden_mse_loss`."""
 
-    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        return hidden_mse_loss(student, teacher, *_of_tokens(student, teacher, given))
+    def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
+        return hidden_mse_loss(student, teacher, *_of_tokens(student, teacher, inputs))
 
 
 @dataclass(frozen=True)
 class HiddenCosine(HiddenLoss):
     """See `hidden_cosine_loss`."""
 
-    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        return hidden_cosine_loss(student, teacher, *_of_tokens(student, teacher, given))
+    def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
+        return hidden_cosine_loss(student, teacher, *_of_tokens(student, teacher, inputs))
 
 
 @dataclass(frozen=True)
 class PKD(HiddenLoss):
     """See `pkd_loss`."""
 
-    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        return pkd_loss(student, teacher, *_of_tokens(student, teacher, given))
+    def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
+        return pkd_loss(student, teacher, *_of_tokens(student, teacher, inputs))
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,12 @@ class EmbeddingMSE(KDLoss):
     def pairs(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
         return [(0, 0)]
 
-    def __call__(self, given: Given) -> Tensor:
-        student, teacher = _in_teachers_width(given.student)["hidden_states"][0], given.teacher["hidden_states"][0]
-        return hidden_mse_loss(student, teacher, *_of_tokens(student, teacher, given))
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        student, teacher = (
+            _in_teachers_width(inputs.student)["hidden_states"][0],
+            inputs.teacher.inner["hidden_states"][0],
+        )
+        return hidden_mse_loss(student, teacher, *_of_tokens(student, teacher, inputs))
 
 
 @dataclass(frozen=True)
@@ -158,8 +161,8 @@ class AttentionMaps(LayerLoss):
 
     needs: ClassVar[tuple[str, ...]] = ("attentions",)
 
-    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        return attention_map_loss(student, teacher, *_of_tokens(student[:, 0], teacher[:, 0], given))
+    def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
+        return attention_map_loss(student, teacher, *_of_tokens(student[:, 0], teacher[:, 0], inputs))
 
 
 @dataclass(frozen=True)
@@ -180,8 +183,8 @@ class AttentionKL(LastLayerLoss):
 
     needs: ClassVar[tuple[str, ...]] = ("attentions",)
 
-    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        return attention_kl_loss(student, teacher, *_of_tokens(student[:, 0], teacher[:, 0], given))
+    def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
+        return attention_kl_loss(student, teacher, *_of_tokens(student[:, 0], teacher[:, 0], inputs))
 
 
 @dataclass(frozen=True)
@@ -203,8 +206,8 @@ class Relations(LastLayerLoss):
         if self.relation_heads < 1:
             raise ValueError(f"relation_heads={self.relation_heads} must be at least 1.")
 
-    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        counted = _of_tokens(student, teacher, given)
+    def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
+        counted = _of_tokens(student, teacher, inputs)
         return relation_loss(student, teacher, *counted, relation_heads=self.relation_heads)
 
 
@@ -219,8 +222,8 @@ class ValueRelations(Relations):
 class FeatureMSE(HiddenLoss):
     """See `feature_mse_loss`."""
 
-    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        return feature_mse_loss(student, teacher, *_of_maps(student, teacher, given))
+    def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
+        return feature_mse_loss(student, teacher, *_of_maps(student, teacher, inputs))
 
 
 @dataclass(frozen=True)
@@ -229,5 +232,5 @@ class AttentionTransfer(HiddenLoss):
 
     projects: ClassVar[bool] = False  # it sums over channels
 
-    def pair_loss(self, student: Tensor, teacher: Tensor, given: Given) -> Tensor:
-        return attention_transfer_loss(student, teacher, *_of_maps(student, teacher, given))
+    def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
+        return attention_transfer_loss(student, teacher, *_of_maps(student, teacher, inputs))

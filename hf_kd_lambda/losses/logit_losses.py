@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hf_kd_lambda.losses.base import Given, KDLoss
+from hf_kd_lambda.losses.base import KDLoss, LossInputs
 from hf_kd_lambda.losses.functional import (
     dkd_loss,
     jensen_shannon_loss,
@@ -25,43 +25,44 @@ class LogitLoss(KDLoss):
     """A sum over items of a loss of their logits."""
 
     @abstractmethod
-    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, given: Given) -> Tensor:
+    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, inputs: LossInputs) -> Tensor:
         """Of logits `[..., classes]` with labels `[...]`, any of the batch."""
 
-    def __call__(self, given: Given) -> Tensor:
-        def loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-            return self.of_items(student, teacher, labels, given)
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        def loss(student: Tensor, *teacher_and_labels: Tensor) -> Tensor:
+            *teacher, labels = teacher_and_labels
+            return self.of_items(student, inputs.teacher.logits_of(*teacher), labels, inputs)
 
-        logits = given.student["logits"], given.teacher["logits"]
-        return sum_over_chunks(loss, logits, given.labels)
+        return sum_over_chunks(loss, (inputs.student["logits"], *inputs.teacher.chunked), inputs.labels)
 
 
 @dataclass(frozen=True)
 class SoftTargets(LogitLoss):
-    """T²·KL(teacher ‖ student): `soft_target_loss`, or `token_top_kl_loss` where no more than that is kept."""
+    """T²·KL(teacher ‖ student): `soft_target_loss`, or `token_top_kl_loss` with cached top logits."""
 
-    def __call__(self, given: Given) -> Tensor:
-        if "top_log_probs" not in given.teacher:
-            return super().__call__(given)
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        top_k = inputs.teacher.top_k
+        if top_k is None:
+            return super().__call__(inputs)
         return token_top_kl_loss(
-            given.student["logits"],
-            given.teacher["top_log_probs"],
-            given.teacher["top_indices"],
-            given.labels,
-            given.num_items,
-            given.temperature,
+            inputs.student["logits"],
+            top_k.log_probs,
+            top_k.indices,
+            inputs.labels,
+            inputs.num_items,
+            inputs.temperature,
         )
 
-    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, given: Given) -> Tensor:
-        return soft_target_loss(student, teacher, labels, given.num_items, given.temperature)
+    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, inputs: LossInputs) -> Tensor:
+        return soft_target_loss(student, teacher, labels, inputs.num_items, inputs.temperature)
 
 
 @dataclass(frozen=True)
 class ReverseKL(LogitLoss):
     """T²·KL(student ‖ teacher): see `reverse_kl_loss`."""
 
-    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, given: Given) -> Tensor:
-        return reverse_kl_loss(student, teacher, labels, given.num_items, given.temperature)
+    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, inputs: LossInputs) -> Tensor:
+        return reverse_kl_loss(student, teacher, labels, inputs.num_items, inputs.temperature)
 
 
 @dataclass(frozen=True)
@@ -79,16 +80,16 @@ class JensenShannon(LogitLoss):
         if not 0 < self.beta < 1:
             raise ValueError(f"beta={self.beta} must lie in (0, 1).")
 
-    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, given: Given) -> Tensor:
-        return jensen_shannon_loss(student, teacher, labels, given.num_items, given.temperature, self.beta)
+    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, inputs: LossInputs) -> Tensor:
+        return jensen_shannon_loss(student, teacher, labels, inputs.num_items, inputs.temperature, self.beta)
 
 
 @dataclass(frozen=True)
 class LogitMSE(LogitLoss):
     """Squared distance of the outputs, the only one of these for a regression: see `logit_mse_loss`."""
 
-    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, given: Given) -> Tensor:
-        return logit_mse_loss(student, teacher, labels, given.num_items)
+    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, inputs: LossInputs) -> Tensor:
+        return logit_mse_loss(student, teacher, labels, inputs.num_items)
 
 
 @dataclass(frozen=True)
@@ -108,5 +109,5 @@ class DKD(LogitLoss):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
 
-    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, given: Given) -> Tensor:
-        return dkd_loss(student, teacher, labels, given.num_items, given.temperature, self.alpha, self.beta)
+    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, inputs: LossInputs) -> Tensor:
+        return dkd_loss(student, teacher, labels, inputs.num_items, inputs.temperature, self.alpha, self.beta)

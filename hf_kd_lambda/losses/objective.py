@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.losses.base import Given, KDLoss
+from hf_kd_lambda.losses.base import KDLoss, LossInputs, TeacherBatch
 from hf_kd_lambda.losses.functional import count_items, sum_over_chunks, task_loss
 from hf_kd_lambda.losses.functional.labels import targets
 
 TaskLoss = Callable[..., Tensor]
 
 
-class Losses(NamedTuple):
+class BatchLosses(NamedTuple):
     """What a batch is learned from: scalars in fp32."""
 
     task: Tensor
@@ -86,15 +86,16 @@ class Objective:
     def __call__(
         self,
         student: Mapping[str, Any],
-        teacher: Mapping[str, Any],
+        teacher: TeacherBatch,
         inputs: Mapping[str, Any],
         num_items: Tensor | int | None = None,
         kd_weights: Tensor | None = None,
-    ) -> Losses:
+    ) -> BatchLosses:
         """The losses of a batch.
 
         Args:
-            student, teacher: outputs by name.
+            student: outputs by name.
+            teacher: outputs for the same batch.
             inputs: the batch, with its `labels` and, of tokens, `attention_mask`.
             num_items: what sums over items are divided by; None for the items of this batch.
             kd_weights: `[kd_losses]`, of the sum; None for their own.
@@ -102,25 +103,27 @@ class Objective:
         Raises:
             ValueError: there is not one label for each item.
         """
-        given = self.given(student, teacher, inputs, num_items)
-        parts = [loss(given) for loss in self.kd_losses.values()]
+        loss_inputs = self.loss_inputs(student, teacher, inputs, num_items)
+        parts = [loss(loss_inputs) for loss in self.kd_losses.values()]
         weights = self.weights if kd_weights is None else kd_weights
         kd = torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
-        return Losses(self._task_loss(student, inputs, given.num_items), kd, parts if len(parts) > 1 else [])
+        return BatchLosses(
+            self._task_loss(student, inputs, loss_inputs.num_items), kd, parts if len(parts) > 1 else []
+        )
 
-    def given(
+    def loss_inputs(
         self,
         student: Mapping[str, Any],
-        teacher: Mapping[str, Any],
+        teacher: TeacherBatch,
         inputs: Mapping[str, Any],
         num_items: Tensor | int | None = None,
-    ) -> Given:
+    ) -> LossInputs:
         """What a KD loss is computed from; arguments and errors as of a call."""
         labels = targets(inputs)
         check_labels(student["logits"], labels)
         counted = torch.as_tensor(count_items(labels) if num_items is None else num_items)
         num_items = torch.where(counted > 0, counted, 1)  # where all labels are ignored, the losses are 0, not 0/0
-        return Given(student, teacher, inputs.get("attention_mask"), labels, num_items, self.temperature)
+        return LossInputs(student, teacher, inputs.get("attention_mask"), labels, num_items, self.temperature)
 
     def _task_loss(self, student: Mapping[str, Any], inputs: Mapping[str, Any], num_items: Tensor | int) -> Tensor:
         if self.own_task_loss is not None:

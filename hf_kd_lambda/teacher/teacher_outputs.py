@@ -1,37 +1,35 @@
-"""The teacher's answer for each batch: from a column of the examples where it is known, else from the teacher."""
+"""The teacher's outputs for each batch: from columns of the examples where they are cached, else from the teacher."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hf_kd_lambda.balancing.votes import side_counts
 from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, teacher_inputs
-from hf_kd_lambda.losses.functional import sum_over_chunks
+from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.models.intermediate_outputs import forward_flags
 from hf_kd_lambda.models.labels import freeze
 from hf_kd_lambda.teacher.cache import DEFAULT_FOLDER, TeacherCache
 from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows
-from hf_kd_lambda.teacher.cache_format import OF_LOGITS, KeptOutputs
+from hf_kd_lambda.teacher.cache_format import CacheFormat
 from hf_kd_lambda.utils.fingerprint import model_digest
 
 logger = logging.get_logger(__name__)
 
 
-class SoftTargets:
-    """Gives the teacher's outputs of a batch, and adds them to examples for good.
+class TeacherOutputs:
+    """Gives the teacher's outputs for a batch, and adds them to datasets.
 
     Args:
-        teacher: is frozen and moved to the accelerator's device; None where all examples bring what it said.
+        teacher: is frozen and moved to the accelerator's device; None where all examples bring its outputs.
         accelerator: of the run.
-        needs: outputs of the teacher beside its logits.
-        kept: what is added to examples; None where not all that is needed can be kept, and the teacher is asked at
-            each step.
+        needs: outputs of the teacher other than its logits.
+        cache_format: what is added to examples; None where not all that is needed can be cached, so that the teacher
+            runs at each step.
     """
 
     def __init__(
@@ -39,50 +37,36 @@ class SoftTargets:
         teacher: PreTrainedModel | None,
         accelerator: Accelerator,
         needs: Collection[str],
-        kept: KeptOutputs | None,
+        cache_format: CacheFormat | None,
     ) -> None:
         self.teacher = None if teacher is None else freeze(teacher).to(accelerator.device)
         self.accelerator = accelerator
         self.needs = needs
-        self.kept = kept
+        self.cache_format = cache_format
         self.inputs: Collection[str] = set() if teacher is None else forward_parameters(teacher)
 
     @torch.no_grad()
-    def outputs(self, batch: dict[str, Any]) -> Mapping[str, Any]:
-        """Of a batch on the accelerator's device: what was kept, else `logits` in fp32 and what is needed beside.
+    def __call__(self, batch: dict[str, Any]) -> TeacherBatch:
+        """The outputs for a batch on the accelerator's device; logits that are computed now are in fp32.
 
         Raises:
             ValueError: the batch has no logits, and there is no teacher.
         """
-        if self.kept is not None and self.kept_of(batch):
-            return self.kept.outputs(batch)
+        if self.cache_format is not None and self.are_cached(batch):
+            return self.cache_format.batch(batch)
         if self.teacher is None:
             raise ValueError(f"these examples have no column {TEACHER_LOGITS}, and there is no teacher: give either.")
         if self.teacher.device != self.accelerator.device:
             self.teacher.to(self.accelerator.device)
         with self.accelerator.autocast():
             outputs = self.teacher(**teacher_inputs(batch, self.inputs), **forward_flags(self.needs))
-        # What the examples bring wins: somebody may have changed it.
-        return {**outputs, "logits": batch.get(TEACHER_LOGITS, outputs.logits.float())}
+        # Logits that the examples bring win: a user may have changed them.
+        logits = batch.get(TEACHER_LOGITS, outputs.logits.float())
+        return TeacherBatch(logits, inner={name: value for name, value in outputs.items() if name != "logits"})
 
-    def kept_of(self, columns: Collection[str]) -> bool:
-        """Whether all that is needed of the teacher is in these columns."""
-        return self.kept is not None and set(self.kept.columns) <= set(columns)
-
-    def logits(self, outputs: Mapping[str, Any], classes: int) -> Tensor:
-        """See `KeptOutputs.logits`."""
-        return outputs["logits"] if self.kept is None else self.kept.logits(outputs, classes)
-
-    @torch.no_grad()
-    def votes(self, student_logits: Tensor, outputs: Mapping[str, Any], labels: Tensor) -> Tensor:
-        """See `side_counts`; of tokens chunk by chunk, since all logits are more than what was kept of them."""
-        said = {name: value for name, value in outputs.items() if name in OF_LOGITS}
-
-        def count(student: Tensor, *teacher_and_labels: Tensor) -> Tensor:
-            *teacher, labels = teacher_and_labels
-            return side_counts(student, self.logits(dict(zip(said, teacher, strict=True)), student.shape[-1]), labels)
-
-        return sum_over_chunks(count, (student_logits, *said.values()), labels)
+    def are_cached(self, columns: Collection[str]) -> bool:
+        """Whether all needed outputs of the teacher are in these columns."""
+        return self.cache_format is not None and set(self.cache_format.columns) <= set(columns)
 
     def add_to(
         self,
@@ -93,31 +77,31 @@ class SoftTargets:
         prepare: Callable[[dict[str, Any]], dict[str, Any]],
         progress: bool,
     ) -> list[Any]:
-        """Add what is kept to datasets that have it not; where all have it, the teacher moves to the CPU's memory.
+        """Add cached outputs to datasets without them; where all have them, the teacher moves to the CPU's memory.
 
         Args:
-            datasets: of which one that cannot be cached stays as it is, with a warning; None stays None.
+            datasets: one that cannot be cached stays as it is, with a warning; None stays None.
             folder, batch_size, collate, progress: see `TeacherCache`.
             prepare: puts a batch on the accelerator's device.
         """
         if self.teacher is None:
             return datasets
-        if self.kept is None:
-            fix = " (cache_hidden_states keeps them)" if set(self.needs) == {"hidden_states"} else ""
+        if self.cache_format is None:
+            fix = " (set cache_hidden_states to cache them)" if set(self.needs) == {"hidden_states"} else ""
             logger.warning(
-                f"cache_teacher: the teacher answers at each step, since more is needed of it than its logits: "
+                f"cache_teacher: the teacher runs at each step, since kd_losses need more than its logits: "
                 f"{', '.join(sorted(self.needs))}{fix}."
             )
             return datasets
-        kept = self.kept
+        cache_format = self.cache_format
 
         def predict(batch: dict[str, Any]) -> Rows:
             batch = prepare(batch)
-            return kept.rows(self.outputs(batch), batch.get("attention_mask"))
+            return cache_format.rows(self(batch), batch.get("attention_mask"))
 
         cache = TeacherCache(
             folder=Path(folder) if folder else DEFAULT_FOLDER,
-            identity=f"{model_digest(self.teacher)} {kept} {self.accelerator.mixed_precision}",
+            identity=f"{model_digest(self.teacher)} {cache_format} {self.accelerator.mixed_precision}",
             collate=collate,
             predict=predict,
             batch_size=batch_size,
@@ -125,15 +109,15 @@ class SoftTargets:
             progress=progress,
         )
         cached = [self._cached(dataset, cache) for dataset in datasets]
-        if all(self.kept_of(column_names(dataset)) for dataset in cached if dataset is not None):
+        if all(self.are_cached(column_names(dataset)) for dataset in cached if dataset is not None):
             self.teacher.to("cpu")
         return cached
 
     def _cached(self, examples: Any, cache: TeacherCache) -> Any:
-        if examples is None or self.kept_of(column_names(examples)):
+        if examples is None or self.are_cached(column_names(examples)):
             return examples
         try:
             return cache.add_to(examples)
         except CacheUnavailableError as reason:
-            logger.warning(f"cache_teacher: the teacher answers at each step, since of these examples {reason}.")
+            logger.warning(f"cache_teacher: the teacher runs at each step for these examples, since {reason}.")
             return examples

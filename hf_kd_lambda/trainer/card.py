@@ -3,9 +3,9 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 from transformers.modelcard import extract_hyperparameters_from_trainer
 
 from hf_kd_lambda.data.bundled import BUNDLED
@@ -14,12 +14,10 @@ from hf_kd_lambda.reports.model_card import TASK, CardFacts, origin_of
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.versions import versions
 
-if TYPE_CHECKING:
-    from hf_kd_lambda.trainer.trainer import DistillationTrainer
-
 
 def facts_of_trainer(
-    trainer: "DistillationTrainer",
+    trainer: Trainer,
+    teacher: str | None,
     *,
     language: str | None = None,
     license: str | None = None,
@@ -31,11 +29,16 @@ def facts_of_trainer(
     dataset: str | list[str] | None = None,
     dataset_args: str | list[str] | None = None,
 ) -> CardFacts:
-    """What a trainer knows, its settings, logs and last evaluation, beside what `create_model_card` is told."""
-    args, history = trainer.args, trainer.state.log_history
+    """The settings, logs and last evaluation of a trainer, with the arguments of `create_model_card`.
+
+    Args:
+        trainer: after its training.
+        teacher: its teacher's name or path; None without one.
+        language, license, tags, model_name, finetuned_from, tasks, dataset_tags, dataset, dataset_args: see `Trainer`.
+    """
+    args, history = cast(Any, trainer.args), trainer.state.log_history
     own = {field.name for field in dataclasses.fields(DistillationConfig)}
     own -= {field.name for field in dataclasses.fields(TrainingArguments)}
-    teacher = getattr(trainer.teacher, "name_or_path", None)
     student = finetuned_from or getattr(trainer.accelerator.unwrap_model(trainer.model), "name_or_path", None)
     return CardFacts(
         name=model_name or Path(str(args.output_dir)).resolve().name,

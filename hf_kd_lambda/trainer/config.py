@@ -1,17 +1,23 @@
 """How a run trains and balances. The `help` of a field is the only place where it is documented."""
 
-import math
-import os
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import torch
 from transformers import TrainingArguments
 
 from hf_kd_lambda.balancing.rules import RULES, Rule, make_rule
 from hf_kd_lambda.losses.base import KDLoss
-from hf_kd_lambda.losses.logit_losses import LogitLoss
 from hf_kd_lambda.losses.registry import OF_DISTRIBUTIONS, make_kd_losses
+from hf_kd_lambda.trainer.config_checks import (
+    check_cache,
+    check_choices,
+    check_ranges,
+    check_rule,
+    check_split,
+    resolve_best_model,
+    resolve_device,
+)
 from hf_kd_lambda.utils.mappings import as_mapping
 
 DEFAULT_INTERVAL = 8
@@ -197,51 +203,18 @@ class DistillationConfig(TrainingArguments):
         metric_for_best_model: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "lambda_kappa", "lambda_min", "lambda_max", "lambda_max_change"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name}={value} must be a positive finite number.")
-        for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.learning_rate < 0:
-            raise ValueError(f"learning_rate={self.learning_rate} must not be negative.")
-        if self.lambda_min > self.lambda_max:
-            raise ValueError(f"lambda_min={self.lambda_min} must not exceed lambda_max={self.lambda_max}.")
-        if not 0 <= self.gram_decay < 1:
-            raise ValueError(f"gram_decay={self.gram_decay} must lie in [0, 1).")
-        if self.lambda_interval is not None and self.lambda_interval < 1:
-            raise ValueError(f"lambda_interval={self.lambda_interval} must be at least 1 optimizer step.")
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name}={getattr(self, name)!r} is none of {', '.join(get_args(choices))}.")
-        upper = math.inf if self.lambda_form == "additive" else 1.0
-        if not 0 <= self.kd_weight <= upper or not math.isfinite(self.kd_weight):
-            raise ValueError(
-                f"kd_weight={self.kd_weight} must lie in [0, {upper:g}] where lambda_form is {self.lambda_form!r}."
-            )
         self.lambda_rule_kwargs = as_mapping(self.lambda_rule_kwargs, "lambda_rule_kwargs", '{"gamma": 1.0}')
         self.kd_losses = as_mapping(self.kd_losses, "kd_losses", '{"soft_targets": 1.0}')
-        if self.kd_losses is not None:
-            self.kd_losses_for(num_labels=2)  # what is wrong with them whatever the labels are
-        self._check_rule()
-        self._check_split()
-        self._check_cache()
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
-            # Not the loss: its weights change from one evaluation to the next.
-            self.metric_for_best_model = "task_loss"
-        if str(self.metric_for_best_model).endswith("perplexity"):
-            # None means no, where TrainingArguments would say yes.
-            self.greater_is_better = bool(self.greater_is_better)  # type: ignore[has-type]
-        # Without an accelerator the CPU is meant: gloo for several processes, no pinned memory, bf16 not refused.
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
-        self._resolve_precision()
-        if self.dataloader_num_workers is None:
-            cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-            self.dataloader_num_workers = 0 if self.use_cpu else min(4, cores)
+        check_ranges(self)
+        check_choices(self, _CHOICES)
+        check_rule(self)
+        check_split(self)
+        check_cache(self)
+        resolve_best_model(self)
+        resolve_device(self)
         super().__post_init__()
 
-    @property
+    @cached_property
     def rule(self) -> Rule:
         """The rule for λ, with its hyper-parameters."""
         hyper = dict(cast(dict[str, Any], self.lambda_rule_kwargs or {}))
@@ -263,90 +236,29 @@ class DistillationConfig(TrainingArguments):
             return self.lambda_interval
         return 1 if "smoothness" in self.rule.needs or self.lambda_scope == "layer" else DEFAULT_INTERVAL
 
+    @cached_property
+    def _given_kd_losses(self) -> dict[str, KDLoss] | None:
+        """The KD losses that `kd_losses` names; None where it is left out."""
+        given = cast(dict[str, Any] | None, self.kd_losses)
+        if given is None:
+            return None
+        try:
+            return make_kd_losses(given)
+        except ValueError as error:
+            raise ValueError(f"kd_losses={given}: {error}") from None
+
     def kd_losses_for(self, num_labels: int) -> dict[str, KDLoss]:
         """The KD losses of a student with this many outputs, by name.
 
         Raises:
             ValueError: one of them is unknown, set wrong, or has no meaning for one output.
         """
-        default = {"soft_targets" if num_labels > 1 else "logit_mse": 1.0}
-        given = cast(dict[str, Any] | None, self.kd_losses)
-        try:
-            losses = make_kd_losses(default if given is None else given)
-        except ValueError as error:
-            raise ValueError(f"kd_losses={given}: {error}") from None
+        losses = self._given_kd_losses
+        if losses is None:
+            return make_kd_losses({"soft_targets" if num_labels > 1 else "logit_mse": 1.0})
         if num_labels == 1 and (softened := losses.keys() & OF_DISTRIBUTIONS):
             raise ValueError(
-                f"kd_losses={given}: {', '.join(sorted(softened))} compares distributions over classes, and a "
-                "regression has one output: take logit_mse."
+                f"kd_losses={self.kd_losses}: {', '.join(sorted(softened))} compares distributions over classes, and "
+                "a regression has one output: take logit_mse."
             )
         return losses
-
-    def _check_rule(self) -> None:
-        for name, fix in (("kappa", "lambda_kappa"), ("kd_weight", "kd_weight itself"), ("form", "lambda_form")):
-            if name in (self.lambda_rule_kwargs or {}):
-                raise ValueError(f"lambda_rule_kwargs={self.lambda_rule_kwargs}: {name} is no part of it, set {fix}.")
-        try:
-            rule = self.rule
-        except ValueError as error:
-            settings = f"lambda_rule={self.lambda_rule!r}"
-            settings += f", lambda_rule_kwargs={self.lambda_rule_kwargs}" if self.lambda_rule_kwargs else ""
-            raise ValueError(f"{settings}: {error}") from None
-        if self.lambda_form == "additive" and not rule.measures and self.lambda_rule != "fixed":
-            raise ValueError(
-                f"lambda_form='additive' does not go with lambda_rule={self.lambda_rule!r}, a schedule of weights "
-                "that add up to one: set lambda_form to convex or sum_two."
-            )
-        if "smoothness" in rule.needs and self.interval > 1:
-            raise ValueError(
-                f"lambda_rule={self.lambda_rule!r} compares the losses of consecutive steps, which lambda_interval="
-                f"{self.lambda_interval} skips: set lambda_interval to 1."
-            )
-        if self.lambda_scope == "layer" and (self.interval > 1 or not rule.measures):
-            raise ValueError(
-                "lambda_scope='layer' needs both gradients at each step: set lambda_interval to 1, and lambda_rule to "
-                "one that measures."
-            )
-
-    def _check_split(self) -> None:
-        if self.lambda_scope != "loss":
-            return
-        rules = ("evidence", "adaptive", "norm_ratio", "mgda")
-        wrong = {
-            f"lambda_rule={self.lambda_rule!r}: choose one of {', '.join(rules)}.": self.lambda_rule not in rules,
-            f"kd_losses={self.kd_losses}: name two or more.": len(self.kd_losses or ()) < 2,
-            "gram_metric='adam': set it to euclidean.": self.gram_metric != "euclidean",
-            "gram_estimator='unbiased': set it to biased.": self.gram_estimator != "biased",
-        }
-        for message, refused in wrong.items():
-            if refused:
-                raise ValueError(f"lambda_scope='loss', one λ for each KD loss, does not go with {message}")
-
-    def _check_cache(self) -> None:
-        for name in ("cache_hidden_states", "cache_top_logits"):
-            if getattr(self, name) and not self.cache_teacher:
-                raise ValueError(f"{name}={getattr(self, name)} needs cache_teacher: set it to True.")
-        if self.cache_top_logits is None:
-            return
-        if self.cache_top_logits < 1:
-            raise ValueError(f"cache_top_logits={self.cache_top_logits} must be at least 1, or left out for none.")
-        losses = self.kd_losses_for(num_labels=2)
-        if whole := [name for name, loss in losses.items() if isinstance(loss, LogitLoss) and name != "soft_targets"]:
-            raise ValueError(
-                f"cache_top_logits={self.cache_top_logits} is enough for soft_targets, but not for "
-                f"{', '.join(whole)}: leave out either."
-            )
-
-    def _resolve_precision(self) -> None:
-        launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        if self.fp16 or self.bf16 or launched_with != "no":
-            return
-        self.fp16 = self.precision == "fp16"
-        self.bf16 = self.precision == "bf16" or (self.precision == "auto" and _multiplies_bf16(self.use_cpu))
-
-
-def _multiplies_bf16(use_cpu: bool) -> bool:
-    """Whether the training device has matrix units for bf16; where it is emulated, it is slower than fp32."""
-    if torch.cuda.is_available() and not use_cpu:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))

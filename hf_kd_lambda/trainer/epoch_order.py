@@ -7,8 +7,6 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_kd_lambda.data.image_batches import Augmentation
-
 
 class EpochOrder(TrainerCallback):
     """Has length-grouped batches and augmented images depend on seed and epoch alone, as random batches do.
@@ -25,8 +23,8 @@ class EpochOrder(TrainerCallback):
         examples = getattr(loader, "dataset", None)
         if isinstance(examples, Dataset):
             transform = examples.format["format_kwargs"].get("transform")
-            if isinstance(transform, Augmentation):
-                transform.seed = seed
+            if hasattr(transform, "set_seed"):
+                transform.set_seed(seed)
         sampler = getattr(loader, "batch_sampler", None)
         while sampler is not None and not isinstance(sampler, LengthGroupedSampler):
             sampler = getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)

@@ -2,7 +2,7 @@
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from transformers import PreTrainedConfig
@@ -157,23 +157,6 @@ def check_student(student: nn.Module, optimizer: Optimizer | None) -> None:
             f"optimizers: {len(missing)} trainable parameter(s), such as {missing[0]}, are not in the optimizer: "
             "freeze them (requires_grad_(False)), or give optimizer_cls_and_kwargs instead, from which the Trainer "
             "makes an optimizer of all, projections to the teacher's width too."
-        )
-
-
-def check_votes(logits: Tensor, labels: Tensor) -> None:
-    """Refuse labels between which and the teacher a student cannot choose, which `compute_loss_func` may be for.
-
-    Args:
-        logits: `[..., classes]`, or `[..., 1]` of a regression.
-        labels: `[...]`, to be class indices, or numbers of a regression.
-
-    Raises:
-        ValueError: they are not.
-    """
-    if labels.is_floating_point() and logits.shape[-1] > 1:
-        raise ValueError(
-            f"lambda_rule='evidence' asks the student whether the label or the teacher is right, and labels of "
-            f"{labels.dtype} do not say which of {logits.shape[-1]} classes is: set lambda_rule to adaptive."
         )
 
 

@@ -9,15 +9,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_kd_lambda.data.columns import forward_parameters, own_inputs, teacher_inputs
-from hf_kd_lambda.losses.base import PROJECTED
+from hf_kd_lambda.losses.base import PROJECTED, TeacherBatch
 from hf_kd_lambda.losses.layer_losses import HiddenLoss
 from hf_kd_lambda.losses.objective import Objective
 from hf_kd_lambda.models.attention import use_eager_attention, use_undropped_maps
 from hf_kd_lambda.models.intermediate_outputs import VECTORS, add_attention_vectors, check_given, forward_flags
 from hf_kd_lambda.models.projections import add_projections
+from hf_kd_lambda.trainer.limits import check_projections
 
 
-def match(
+def prepare_models(
     objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Any]
 ) -> tuple[bool, ...]:
     """Have both models put out what the losses need, give the student projections, and compute all losses once.
@@ -64,10 +65,12 @@ def match(
         add_projections(student, pairs, of_student["hidden_states"], of_teacher["hidden_states"])
         of_student = _outputs(student, students, needs, "student")
     inputs = _on_cpu({name: batch[name] for name in ("labels", "attention_mask") if name in batch})
+    teacher_batch = TeacherBatch(of_teacher["logits"], inner=of_teacher)
     for name, loss in objective.kd_losses.items():
         with _named(name):
-            if not loss(objective.given(of_student, of_teacher, inputs)).requires_grad:
+            if not loss(objective.loss_inputs(of_student, teacher_batch, inputs)).requires_grad:
                 raise ValueError("no trainable parameter of the student is before what it compares: leave it out.")
+    check_projections(student)
     return tuple(layer in needed for layer in range(len(of_teacher.get("hidden_states", ()))))
 
 

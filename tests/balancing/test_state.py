@@ -239,7 +239,7 @@ def test_estimates_without_noise_are_averaged_before_they_are_bounded():
 
 def test_votes_become_odds():
     state = make_state(rule=Evidence(gamma=1.0))
-    state.evidence.update(torch.tensor([15.0, 0.0]))
+    state.votes.update(torch.tensor([15.0, 0.0]))
     state.update(gram(1, 1))
     assert state.lambda_.item() == pytest.approx(20 / 5)
     logs = state.logs()
@@ -251,8 +251,8 @@ def test_state_of_rules_that_keep_one_survives_json():
         state, restored = make_state(rule=rule), make_state(rule=rule)
         for measured in random_grams(3):
             state.update(measured)
-            if state.evidence is not None:
-                state.evidence.update(torch.tensor([2.0, 1.0]))
+            if state.votes is not None:
+                state.votes.update(torch.tensor([2.0, 1.0]))
             if state.smoothness is not None:
                 state.smoothness.update(measured.losses, measured.gram, state.weights, 0.1)
         restored.load_state_dict(json.loads(json.dumps(state.state_dict())))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from hf_kd_lambda.balancing.votes import Evidence, side_counts
+from hf_kd_lambda.balancing.votes import TeacherVotes, side_counts
 
 NUMBERS = st.floats(-20, 20, width=32)
 VOTES = st.floats(0, 1e4, width=32)
@@ -102,7 +102,7 @@ class TestClasses:
         truth = torch.randint(4, (2000,), generator=generator)
         teacher = 3.0 * torch.nn.functional.one_hot(corrupt(truth, spoiled), 4)
         student = torch.nn.functional.one_hot(corrupt(truth, 0.3), 4).float()
-        evidence = Evidence()
+        evidence = TeacherVotes()
         evidence.update(side_counts(student, teacher, corrupt(truth, flipped)))
         assert evidence.odds > 1.3 if flipped else evidence.odds < 1 / 1.3
 
@@ -158,30 +158,30 @@ class TestRegression:
         assert side_counts(student.unsqueeze(-1), torch.ones(20, 1), labels).isfinite().all()
 
 
-class TestEvidence:
+class TestTeacherVotes:
     def test_odds_are_even_before_any_vote(self):
-        assert Evidence().odds.item() == 1
+        assert TeacherVotes().odds.item() == 1
 
     def test_odds_by_hand(self):
-        evidence = Evidence(prior=5)
+        evidence = TeacherVotes(prior=5)
         evidence.update(votes(15, 5))
         assert evidence.odds.item() == 2
 
     def test_a_vote_weighs_in_proportion_to_the_votes_cast_up_to_it(self):
-        evidence = Evidence()
+        evidence = TeacherVotes()
         for each in (votes(4, 0), votes(2, 2), votes(0, 8)):  # 4, 8 and 16 cast
             evidence.update(each)
         assert_close(evidence.counts, votes(4 * 4 / 16 + 2 * 8 / 16, 2 * 8 / 16 + 8))
 
     def test_the_later_half_of_the_votes_makes_three_quarters_of_the_counts(self):
-        evidence = Evidence()
+        evidence = TeacherVotes()
         for step in range(1000):
             evidence.update(votes(1, 0) if step < 500 else votes(0, 1))
         assert_close(evidence.counts / evidence.counts.sum(), votes(0.25, 0.75), rtol=0.01, atol=0)
 
     def test_how_many_votes_come_with_a_step_hardly_matters(self):
         generator = torch.Generator().manual_seed(0)
-        few, many = Evidence(), Evidence()
+        few, many = TeacherVotes(), TeacherVotes()
         for each in torch.rand(1024, 2, generator=generator).split(8):
             many.update(each.sum(0))
             for single in each:
@@ -190,7 +190,7 @@ class TestEvidence:
 
     @pytest.mark.parametrize("counts", [(0.0, 0.0), (math.nan, 8.0)])
     def test_without_votes_nothing_is_forgotten(self, counts):
-        evidence = Evidence()
+        evidence = TeacherVotes()
         evidence.update(votes(0.1, 0.7))
         evidence.update(votes(0.3, 0.1))
         before = evidence.state_dict()
@@ -198,13 +198,13 @@ class TestEvidence:
         assert evidence.state_dict() == before
 
     def test_an_empty_start_is_no_error(self):
-        evidence = Evidence()
+        evidence = TeacherVotes()
         evidence.update(votes(0, 0))
         assert evidence.odds.item() == 1
 
     @given(st.lists(st.tuples(VOTES, VOTES), max_size=8))
     def test_odds_are_bounded_and_swapping_the_sides_inverts_them(self, run):
-        evidence, mirrored = Evidence(), Evidence()
+        evidence, mirrored = TeacherVotes(), TeacherVotes()
         for teacher, label in run:
             evidence.update(votes(teacher, label))
             mirrored.update(votes(label, teacher))
@@ -215,7 +215,7 @@ class TestEvidence:
     def test_the_state_survives_json_and_continues_bit_for_bit(self):
         generator = torch.Generator().manual_seed(0)
         run = torch.rand(20, 2, generator=generator)
-        evidence, restored = Evidence(), Evidence()
+        evidence, restored = TeacherVotes(), TeacherVotes()
         for each in run[:10]:
             evidence.update(each)
         restored.load_state_dict(json.loads(json.dumps(evidence.state_dict())))
@@ -227,7 +227,7 @@ class TestEvidence:
         assert restored.counts.dtype == restored.cast.dtype == torch.float32
 
     def test_the_state_follows_the_logits_device_and_waits_for_nothing(self):
-        evidence = Evidence()  # the meta device has no values to wait for
+        evidence = TeacherVotes()  # the meta device has no values to wait for
         student, teacher, labels = (x.to("meta") for x in random_batch(4))
         evidence.update(side_counts(student, teacher, labels))
         evidence.update(side_counts(student[..., :1], teacher[..., :1], labels.float()))

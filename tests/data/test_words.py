@@ -177,7 +177,7 @@ def test_labels_of_texts_are_refused():
 
 def test_a_dataset_without_validation_split_can_be_given_one(tmp_path, monkeypatch):
     splits = DatasetDict({"train": with_names(ROWS, NAMES)})
-    monkeypatch.setattr("hf_kd_lambda.data.texts.words.load_dataset", lambda *_, **__: splits)
+    monkeypatch.setattr("hf_kd_lambda.data.words.load_dataset", lambda *_, **__: splits)
     with pytest.raises(ValueError, match="dataset='own' has no validation split, only train: set validation_file"):
         load_token_data(DataArguments(dataset="own"), seed=0)
 

@@ -9,7 +9,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hf_kd_lambda.losses.base import Given
+from hf_kd_lambda.losses.base import LossInputs, TeacherBatch
 from hf_kd_lambda.losses.functional import (
     IGNORED,
     dkd_loss,
@@ -23,7 +23,7 @@ from hf_kd_lambda.losses.functional import (
 )
 from hf_kd_lambda.losses.functional.labels import next_labels
 from hf_kd_lambda.losses.registry import make_kd_losses
-from hf_kd_lambda.teacher.cache_format import KeptOutputs
+from hf_kd_lambda.teacher.cache_format import CacheFormat
 from hf_kd_lambda.teacher.collator import unpacked
 
 VOCABULARY = 11
@@ -136,7 +136,7 @@ def test_the_tail_is_free_where_its_mass_and_the_top_classes_are_right(logits):
 def test_rows_of_the_cache_are_what_the_loss_takes(logits):
     student, teacher = logits
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
-    rows = [unpacked(row) for row in KeptOutputs(top_logits=3).rows({"logits": teacher}, mask)["teacher_outputs"]]
+    rows = [unpacked(row) for row in CacheFormat(top_logits=3).rows(TeacherBatch(teacher), mask)["teacher_outputs"]]
     padded = [
         torch.nn.utils.rnn.pad_sequence([row[name] for row in rows], batch_first=True, padding_value=padding)
         for name, padding in (("top_log_probs", float("nan")), ("top_indices", -1))
@@ -183,7 +183,7 @@ def test_any_loss_of_items_is_the_sum_of_its_chunks(logits, name, chunk_size):
 def test_so_are_the_kd_losses_of_tokens_and_their_memory(logits, monkeypatch, name):
     student, teacher = logits
     kd_loss = make_kd_losses({name: {"beta": 0.3} if name == "jensen_shannon" else 1.0})[name]
-    given = Given({"logits": student}, {"logits": teacher}, None, LABELS, 6, 2.0)
+    given = LossInputs({"logits": student}, TeacherBatch(teacher), None, LABELS, 6, 2.0)
     torch.testing.assert_close(kd_loss(given), ANY_LOSS[name](student, teacher, LABELS))
 
     length, vocabulary = 40, 200
@@ -195,7 +195,7 @@ def test_so_are_the_kd_losses_of_tokens_and_their_memory(logits, monkeypatch, na
         monkeypatch.setattr("hf_kd_lambda.losses.functional.chunked.CHUNK", positions * vocabulary)
         leaf = student.clone().requires_grad_()
         with LargestAlive(4 * vocabulary) as largest:
-            loss = kd_loss(Given({"logits": leaf}, {"logits": teacher}, None, labels, 80, 1.0))
+            loss = kd_loss(LossInputs({"logits": leaf}, TeacherBatch(teacher), None, labels, 80, 1.0))
             torch.autograd.grad(loss, leaf)
         peaks.append(largest.peak)
     assert peaks[1] >= 4 * 2 * length * vocabulary, "the measure must see probabilities"

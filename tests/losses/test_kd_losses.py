@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_kd_lambda.losses import functional as losses
-from hf_kd_lambda.losses.base import Given
+from hf_kd_lambda.losses.base import LossInputs, TeacherBatch
 from hf_kd_lambda.losses.registry import KD_LOSSES, make_kd_losses
 
 T, ITEMS = 3.0, 4
@@ -28,7 +28,9 @@ def outputs(layers, width=12, heads=2, seed=0):
 def given():
     mask = torch.ones(4, 5, dtype=torch.long)
     mask[1, 3:] = 0
-    return Given(outputs(2), outputs(4, seed=1), mask, torch.tensor([0, 2, 1, 1]), ITEMS, T)
+    of_teacher = outputs(4, seed=1)
+    teacher = TeacherBatch(of_teacher["logits"], inner=of_teacher)
+    return LossInputs(outputs(2), teacher, mask, torch.tensor([0, 2, 1, 1]), ITEMS, T)
 
 
 def computed(given, name, hyper=1.0):
@@ -46,7 +48,7 @@ def computed(given, name, hyper=1.0):
     ],
 )
 def test_losses_of_logits_are_the_functions_of_their_names(given, name, hyper, function, extra):
-    expected = function(given.student["logits"], given.teacher["logits"], given.labels, ITEMS, *extra)
+    expected = function(given.student["logits"], given.teacher.logits, given.labels, ITEMS, *extra)
     torch.testing.assert_close(computed(given, name, hyper), expected)
 
 
@@ -70,14 +72,14 @@ def test_losses_of_logits_are_the_functions_of_their_names(given, name, hyper, f
 )
 def test_losses_of_layers_are_means_over_the_mapped_pairs(given, name, source, function, layers, pairs):
     first = 1 if source == "hidden_states" else 0  # the hidden states begin with the embeddings
-    student, teacher = given.student[source], given.teacher[source]
+    student, teacher = given.student[source], given.teacher.inner[source]
     rest = (given.attention_mask, given.labels, ITEMS)
     expected = torch.stack([function(student[s + first], teacher[t + first], *rest) for s, t in pairs]).mean()
     torch.testing.assert_close(computed(given, name, {"layers": layers}), expected)
 
 
 def test_the_embedding_loss_is_of_the_first_hidden_states(given):
-    states = given.student["hidden_states"][0], given.teacher["hidden_states"][0]
+    states = given.student["hidden_states"][0], given.teacher.inner["hidden_states"][0]
     expected = losses.hidden_mse_loss(*states, given.attention_mask, given.labels, ITEMS)
     torch.testing.assert_close(computed(given, "embedding_mse"), expected)
 
@@ -89,7 +91,9 @@ def test_relations_are_those_of_the_last_layers(given, name, vectors):
     rest = (given.attention_mask, given.labels, ITEMS, 4)
     expected = torch.stack(
         [
-            losses.relation_loss(given.student[f"{each}_vectors"][-1], given.teacher[f"{each}_vectors"][-1], *rest)
+            losses.relation_loss(
+                given.student[f"{each}_vectors"][-1], given.teacher.inner[f"{each}_vectors"][-1], *rest
+            )
             for each in vectors
         ]
     ).mean()
@@ -98,7 +102,7 @@ def test_relations_are_those_of_the_last_layers(given, name, vectors):
 
 def test_attention_kl_is_of_the_last_layers_unless_told_otherwise(given):
     def expected(student, teacher):
-        maps = given.student["attentions"][student], given.teacher["attentions"][teacher]
+        maps = given.student["attentions"][student], given.teacher.inner["attentions"][teacher]
         return losses.attention_kl_loss(*maps, given.attention_mask, given.labels, ITEMS)
 
     torch.testing.assert_close(computed(given, "attention_kl"), expected(1, 3))
@@ -113,7 +117,9 @@ def test_losses_of_feature_maps_need_no_mask(name, function):
     torch.manual_seed(0)
     student, teacher = (tuple(torch.randn(2, 3, 4, 4) for _ in range(3)) for _ in range(2))
     labels = torch.tensor([0, 1])
-    given = Given({"hidden_states": student}, {"hidden_states": teacher}, None, labels, 2, T)
+    given = LossInputs(
+        {"hidden_states": student}, TeacherBatch(None, inner={"hidden_states": teacher}), None, labels, 2, T
+    )
     expected = torch.stack([function(student[i], teacher[i], labels, 2) for i in (1, 2)]).mean()
     torch.testing.assert_close(computed(given, name), expected)
 
@@ -136,7 +142,8 @@ def test_without_a_mask_every_token_counts(given, name, hyper):
 
 
 def with_states(given, student, teacher, name="hidden_states"):
-    return given._replace(student={name: (student,) * 2}, teacher={name: (teacher,) * 2}, attention_mask=None)
+    of_teacher = TeacherBatch(None, inner={name: (teacher,) * 2})
+    return given._replace(student={name: (student,) * 2}, teacher=of_teacher, attention_mask=None)
 
 
 @pytest.mark.parametrize("name", ["hidden_mse", "hidden_cosine", "pkd", "embedding_mse"])

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import DataCollatorWithPadding
 
+from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.teacher.cache import TeacherCache, plan_batches
 from hf_kd_lambda.teacher.cache_file import CacheUnavailableError
-from hf_kd_lambda.teacher.cache_format import KeptOutputs
+from hf_kd_lambda.teacher.cache_format import CacheFormat
 from hf_kd_lambda.teacher.collator import unpacked
 from hf_kd_lambda.utils.fingerprint import model_digest
 
@@ -43,13 +44,14 @@ class Predict:
     """A teacher's outputs of a batch, and the shapes of the batches it was asked for."""
 
     def __init__(self, teacher, kept=None):
-        self.teacher, self.rows, self.shapes = teacher, (kept or KeptOutputs()).rows, []
+        self.teacher, self.rows, self.shapes = teacher, (kept or CacheFormat()).rows, []
 
     @torch.no_grad()
     def __call__(self, batch):
         self.shapes.append(tuple(batch["input_ids"].shape))
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-        return self.rows(self.teacher(**inputs, output_hidden_states=True), batch["attention_mask"])
+        outputs = self.teacher(**inputs, output_hidden_states=True)
+        return self.rows(TeacherBatch(outputs.logits, inner=outputs), batch["attention_mask"])
 
 
 def cache(folder, teacher, predict=None, **settings):
@@ -163,7 +165,7 @@ def test_the_format_of_the_examples_is_kept(teacher, examples, tmp_path, all_col
 
 
 def test_hidden_states_are_kept_for_each_token(teacher, examples, tmp_path):
-    kept = KeptOutputs(hidden_states=(True, False, True))
+    kept = CacheFormat(hidden_states=(True, False, True))
     cached = cache(tmp_path, teacher, Predict(teacher, kept)).add_to(examples)
     assert cached.column_names == [*examples.column_names, *kept.columns]
     for row, outputs in zip(cached, online(teacher, examples, output_hidden_states=True), strict=True):
@@ -174,7 +176,7 @@ def test_hidden_states_are_kept_for_each_token(teacher, examples, tmp_path):
 
 def test_only_what_the_examples_lack_is_added(teacher, examples, tmp_path):
     told = examples.add_column("teacher_logits", [[7.0, 8.0, 9.0]] * COUNT)
-    cached = cache(tmp_path, teacher, Predict(teacher, KeptOutputs((True, False, True)))).add_to(told)
+    cached = cache(tmp_path, teacher, Predict(teacher, CacheFormat((True, False, True)))).add_to(told)
     assert cached.column_names == [*told.column_names, "teacher_outputs"]
     assert cached["teacher_logits"][:] == told["teacher_logits"][:]
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_kd_lambda.teacher.cache_format import KeptOutputs
+from hf_kd_lambda.losses.base import TeacherBatch
+from hf_kd_lambda.teacher.cache_format import CacheFormat
 from hf_kd_lambda.teacher.collator import ColumnCollator, unpacked
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 1]])  # padded on the right, and on the left
@@ -48,27 +49,27 @@ def batch_of(rows, length=4):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_logits_are_kept_in_fp32(dtype):
     logits = torch.randn(4, 3).to(dtype)
-    (rows,) = KeptOutputs().rows({"logits": logits}, None).values()
+    (rows,) = CacheFormat().rows(TeacherBatch(logits), None).values()
     assert {row.dtype for row in rows} == {torch.float32}
     assert torch.equal(torch.stack(rows), logits.float())
 
 
 def test_logits_of_tokens_are_kept_without_padding(logits):
-    (rows,) = KeptOutputs().rows({"logits": logits.bfloat16()}, MASK).values()
+    (rows,) = CacheFormat().rows(TeacherBatch(logits.bfloat16()), MASK).values()
     assert [row.shape for row in rows] == [(tokens, CLASSES) for tokens in TOKENS]
     assert all(torch.equal(row, own) for row, own in zip(rows, unpadded(logits.bfloat16().float()), strict=True))
-    (whole,) = KeptOutputs().rows({"logits": logits}, None).values()
+    (whole,) = CacheFormat().rows(TeacherBatch(logits), None).values()
     assert torch.equal(torch.stack(whole), logits)
 
 
 def test_the_mask_of_the_inputs_is_none_of_logits_of_examples(logits):
-    (rows,) = KeptOutputs().rows({"logits": logits[:, 0]}, MASK).values()
+    (rows,) = CacheFormat().rows(TeacherBatch(logits[:, 0]), MASK).values()
     assert torch.equal(torch.stack(rows), logits[:, 0])
 
 
 def test_a_row_is_sent_to_other_ranks_without_the_rest_of_its_batch():
     def rows(*shape):
-        return KeptOutputs().rows({"logits": torch.zeros(*shape)}, None)["teacher_logits"]
+        return CacheFormat().rows(TeacherBatch(torch.zeros(*shape)), None)["teacher_logits"]
 
     sizes = [len(pickle.dumps(rows(1, classes))) for classes in (3, 300)]
     assert len(pickle.dumps(rows(100, 3))) <= 100 * sizes[0]
@@ -80,8 +81,8 @@ def test_a_row_is_sent_to_other_ranks_without_the_rest_of_its_batch():
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_the_largest_log_probabilities_and_their_tokens_are_kept(logits, temperature):
-    kept = KeptOutputs(top_logits=5, temperature=temperature)
-    rows = kept.rows({"logits": logits}, MASK)
+    kept = CacheFormat(top_logits=5, temperature=temperature)
+    rows = kept.rows(TeacherBatch(logits), MASK)
     assert tuple(rows) == kept.columns == ("teacher_outputs",)
     for row, own, tokens in zip(unpacked_rows(rows), unpadded(logits), TOKENS, strict=True):
         assert (row["top_log_probs"].dtype, row["top_indices"].dtype) == (torch.float16, torch.int32)
@@ -93,21 +94,20 @@ def test_the_largest_log_probabilities_and_their_tokens_are_kept(logits, tempera
 
 @pytest.mark.parametrize("length", [4, 6])
 def test_a_batch_of_them_is_padded_as_its_tokens_are(logits, length):
-    kept = KeptOutputs(top_logits=5)
-    rows = kept.rows({"logits": logits}, MASK)
+    kept = CacheFormat(top_logits=5)
+    rows = kept.rows(TeacherBatch(logits), MASK)
     batch, is_token = batch_of(rows, length)
-    outputs = kept.outputs(batch)
-    assert set(outputs) == {"top_log_probs", "top_indices"}
-    for name, values in outputs.items():
+    top_k = kept.batch(batch).top_k
+    for name, values in (("top_log_probs", top_k.log_probs), ("top_indices", top_k.indices)):
         assert torch.equal(values[is_token], torch.cat([row[name] for row in unpacked_rows(rows)]))
         assert not values[~is_token].any()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_what_they_leave_is_spread_evenly_where_all_logits_are_asked_for(logits, temperature):
-    kept = KeptOutputs(top_logits=5, temperature=temperature)
-    batch, is_token = batch_of(kept.rows({"logits": logits}, MASK))
-    found = (kept.logits(kept.outputs(batch), CLASSES)[is_token] / temperature).softmax(-1)
+    kept = CacheFormat(top_logits=5, temperature=temperature, classes=CLASSES)
+    batch, is_token = batch_of(kept.rows(TeacherBatch(logits), MASK))
+    found = (kept.batch(batch).logits[is_token] / temperature).softmax(-1)
     exact = (torch.cat(unpadded(logits)) / temperature).softmax(-1)
     top = exact.topk(5).indices
     torch.testing.assert_close(found.gather(-1, top), exact.gather(-1, top), rtol=5e-3, atol=1e-5)
@@ -117,9 +117,9 @@ def test_what_they_leave_is_spread_evenly_where_all_logits_are_asked_for(logits,
 
 
 def test_all_of_them_are_all_logits_but_for_a_constant(logits):
-    kept = KeptOutputs(top_logits=CLASSES)
-    batch, is_token = batch_of(kept.rows({"logits": logits}, MASK))
-    found = kept.logits(kept.outputs(batch), CLASSES)[is_token]
+    kept = CacheFormat(top_logits=CLASSES, classes=CLASSES)
+    batch, is_token = batch_of(kept.rows(TeacherBatch(logits), MASK))
+    found = kept.batch(batch).logits[is_token]
     torch.testing.assert_close(found, torch.cat(unpadded(logits)).log_softmax(-1), rtol=1e-3, atol=1e-3)
 
 
@@ -127,8 +127,8 @@ def test_all_of_them_are_all_logits_but_for_a_constant(logits):
 
 
 def test_hidden_states_are_those_that_are_needed(logits, hidden_states):
-    kept = KeptOutputs(hidden_states=(True, False, False, True))
-    rows = kept.rows({"logits": logits[:, 0], "hidden_states": hidden_states}, MASK)
+    kept = CacheFormat(hidden_states=(True, False, False, True))
+    rows = kept.rows(TeacherBatch(logits[:, 0], inner={"hidden_states": hidden_states}), MASK)
     assert tuple(rows) == kept.columns == ("teacher_logits", "teacher_outputs")
     for name, states in (("hidden_states.0", hidden_states[0]), ("hidden_states.3", hidden_states[3])):
         for row, own in zip(unpacked_rows(rows), unpadded(states), strict=True):
@@ -137,11 +137,13 @@ def test_hidden_states_are_those_that_are_needed(logits, hidden_states):
 
 
 def test_a_batch_of_hidden_states_is_as_the_teacher_gives_it(logits, hidden_states):
-    kept = KeptOutputs(hidden_states=(False, True, False, True))
-    batch, is_token = batch_of(kept.rows({"logits": logits[:, 0], "hidden_states": hidden_states}, MASK), length=6)
-    outputs = kept.outputs(batch)
-    assert torch.equal(outputs["logits"], logits[:, 0])
-    first, second, third, fourth = outputs["hidden_states"]
+    kept = CacheFormat(hidden_states=(False, True, False, True))
+    batch, is_token = batch_of(
+        kept.rows(TeacherBatch(logits[:, 0], inner={"hidden_states": hidden_states}), MASK), length=6
+    )
+    outputs = kept.batch(batch)
+    assert torch.equal(outputs.logits, logits[:, 0])
+    first, second, third, fourth = outputs.inner["hidden_states"]
     assert first is third is None
     for found, states in ((second, hidden_states[1]), (fourth, hidden_states[3])):
         assert torch.equal(found[is_token], torch.cat(unpadded(states)).half())
@@ -149,26 +151,34 @@ def test_a_batch_of_hidden_states_is_as_the_teacher_gives_it(logits, hidden_stat
 
 def test_feature_maps_are_kept_whole():
     maps = torch.randn(3, 2, 5, 5)
-    kept = KeptOutputs(hidden_states=(True,))
-    rows = kept.rows({"logits": torch.randn(3, 4), "hidden_states": (maps,)}, None)
+    kept = CacheFormat(hidden_states=(True,))
+    rows = kept.rows(TeacherBatch(torch.randn(3, 4), inner={"hidden_states": (maps,)}), None)
     batch = ColumnCollator(lambda given: {}, None)(
         [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
     )
-    assert torch.equal(kept.outputs(batch)["hidden_states"][0], maps.half())
+    assert torch.equal(kept.batch(batch).inner["hidden_states"][0], maps.half())
 
 
 def test_what_fp16_cannot_hold_becomes_its_greatest():
     states = torch.tensor([[1e6, -1e6, 1.0]])
-    (row,) = unpacked_rows(KeptOutputs((True,)).rows({"logits": torch.zeros(1, 2), "hidden_states": (states,)}, None))
+    (row,) = unpacked_rows(
+        CacheFormat((True,)).rows(TeacherBatch(torch.zeros(1, 2), inner={"hidden_states": (states,)}), None)
+    )
     assert row["hidden_states.0"].tolist() == [65504.0, -65504.0, 1.0]
     logits = torch.tensor([[[0.0, -1e6]]])
-    (row,) = unpacked_rows(KeptOutputs(top_logits=2).rows({"logits": logits}, None))
+    (row,) = unpacked_rows(CacheFormat(top_logits=2).rows(TeacherBatch(logits), None))
     assert row["top_log_probs"].tolist() == [[0.0, -65504.0]]
 
 
 @pytest.mark.parametrize("format", [None, "numpy", "torch"])
 def test_rows_that_end_in_zeros_are_read_whole_in_any_format(format):
     states = torch.tensor([[1.0, 0.0, 0.0]])
-    rows = KeptOutputs((True,)).rows({"logits": torch.zeros(1, 2), "hidden_states": (states,)}, None)
+    rows = CacheFormat((True,)).rows(TeacherBatch(torch.zeros(1, 2), inner={"hidden_states": (states,)}), None)
     (row,) = Dataset.from_dict({"teacher_outputs": rows["teacher_outputs"]}).with_format(format)["teacher_outputs"]
     assert torch.equal(unpacked(row)["hidden_states.0"], states[0].half())
+
+
+def test_the_name_of_a_cache_file_does_not_change():
+    cached = CacheFormat((True, False), 4, 2.0, classes=9)
+    assert str(cached) == "KeptOutputs(hidden_states=(True, False), top_logits=4, temperature=2.0)"
+    assert str(CacheFormat()) == "KeptOutputs(hidden_states=(), top_logits=None, temperature=1.0)"

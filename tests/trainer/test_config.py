@@ -8,7 +8,8 @@ import pytest
 from hf_kd_lambda.balancing.rules import MGDA, Evidence, Fixed
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.jobs.arguments import ModelArguments
-from hf_kd_lambda.trainer.config import DistillationConfig, _multiplies_bf16
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.config_checks import multiplies_bf16
 
 
 def make(tmp_path, **settings):
@@ -123,7 +124,9 @@ def test_a_config_can_be_copied_with_another_setting(tmp_path):
 def bf16_units(monkeypatch):
     """Say whether the device multiplies bf16 in hardware."""
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    return lambda present: monkeypatch.setattr("hf_kd_lambda.trainer.config._multiplies_bf16", lambda use_cpu: present)
+    return lambda present: monkeypatch.setattr(
+        "hf_kd_lambda.trainer.config_checks.multiplies_bf16", lambda use_cpu: present
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,7 @@ def test_a_launcher_that_says_no_leaves_the_choice_to_precision(tmp_path, bf16_u
 @pytest.mark.parametrize("amx", [True, False])
 def test_a_cpu_multiplies_bf16_where_it_has_amx(monkeypatch, amx):
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": amx})
-    assert _multiplies_bf16(use_cpu=True) is amx
+    assert multiplies_bf16(use_cpu=True) is amx
 
 
 def test_a_machine_without_an_accelerator_trains_on_its_cpu(tmp_path, monkeypatch):

@@ -2,15 +2,13 @@
 
 import pytest
 import torch
-from accelerate import Accelerator
 from helpers.small_runs import config, examples, flat, logged, make_trainer, models
 from helpers.tiny_images import NARROW, WIDE, tensors, tiny_classifier
 from helpers.tiny_lm import language_models, lm_trainer, rows
 
-from hf_kd_lambda.balancing.votes import side_counts
-from hf_kd_lambda.teacher.cache_format import KeptOutputs
+from hf_kd_lambda.balancing.votes import count_votes, side_counts
+from hf_kd_lambda.losses.base import TeacherBatch, TopLogits
 from hf_kd_lambda.teacher.collator import unpacked
-from hf_kd_lambda.teacher.teacher_outputs import SoftTargets
 from hf_kd_lambda.trainer.config import DistillationConfig
 
 HIDDEN = {
@@ -161,9 +159,8 @@ def test_votes_need_all_logits_of_a_chunk_of_tokens_alone(monkeypatch):
     student, teacher = torch.randn(2, 6, 5, 9, generator=generator)
     labels = torch.randint(9, (6, 5), generator=generator)
     top, indices = (teacher / 2).log_softmax(-1).topk(4)
-    kept = KeptOutputs(top_logits=4, temperature=2.0)
-    outputs = {"top_log_probs": top, "top_indices": indices, "hidden_states": None}
-    whole = side_counts(student, kept.logits(outputs, 9), labels)
+    outputs = TeacherBatch(None, TopLogits(top, indices, classes=9, temperature=2.0))
+    whole = side_counts(student, outputs.logits, labels)
     sizes = []
 
     def counted(*chunk):
@@ -171,10 +168,8 @@ def test_votes_need_all_logits_of_a_chunk_of_tokens_alone(monkeypatch):
         return side_counts(*chunk)
 
     monkeypatch.setattr("hf_kd_lambda.losses.functional.chunked.CHUNK", 9 * 7)
-    monkeypatch.setattr("hf_kd_lambda.models.labels.teacher_outputs.side_counts", counted)
-    torch.testing.assert_close(
-        SoftTargets(None, Accelerator(cpu=True), (), kept).votes(student, outputs, labels), whole
-    )
+    monkeypatch.setattr("hf_kd_lambda.balancing.votes.side_counts", counted)
+    torch.testing.assert_close(count_votes(student, outputs, labels), whole)
     assert sizes == [7, 7, 7, 7, 2]
 
 

@@ -258,10 +258,10 @@ def test_the_student_votes_before_each_update_of_the_first_pass_only(tmp_path):
 def test_a_student_that_knows_all_examples_votes_no_more(tmp_path):
     trainer = make_trainer(config(tmp_path, lambda_rule="evidence"), *models(), examples())
     trainer.train()
-    before = trainer.lambda_state.evidence.state_dict()
+    before = trainer.lambda_state.votes.state_dict()
     assert before["closed"]
     trainer.train()
-    assert trainer.lambda_state.evidence.state_dict() == before
+    assert trainer.lambda_state.votes.state_dict() == before
 
 
 def test_a_run_resumed_where_its_second_pass_begins_takes_no_votes(tmp_path):
@@ -346,14 +346,14 @@ def test_a_run_that_failed_before_its_first_step_leaves_all_votes_to_the_next(tm
     with pytest.raises(RuntimeError, match="out of memory"):
         trainer.train()
     trainer.train()
-    assert trainer.lambda_state.evidence.state_dict() == whole.lambda_state.evidence.state_dict()
+    assert trainer.lambda_state.votes.state_dict() == whole.lambda_state.votes.state_dict()
 
 
 def test_votes_are_counted_between_measurements_too(tmp_path):
     every = train(config(tmp_path, lambda_rule="evidence", lambda_min=1.0, lambda_max=1.0), *models(), examples())
     args = config(tmp_path, lambda_rule="evidence", lambda_min=1.0, lambda_max=1.0, lambda_interval=5)
     some = train(args, *models(), examples())
-    cast = [trainer.lambda_state.evidence.cast.item() for trainer in (every, some)]
+    cast = [trainer.lambda_state.votes.cast.item() for trainer in (every, some)]
     assert cast[0] == pytest.approx(cast[1], rel=1e-4)
 
 

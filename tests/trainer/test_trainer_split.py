@@ -74,7 +74,7 @@ def test_a_step_is_that_of_the_plain_computation(tmp_path, rule):
     split = KDSplit(list(LOSSES.values()), 0.9, mgda=rule == "mgda")
     split.update(grads @ grads.T)
     kd = split.weights @ grads[1:]
-    needs = {"odds": trainer.lambda_state.evidence.odds} if rule == "evidence" else {}
+    needs = {"odds": trainer.lambda_state.votes.odds} if rule == "evidence" else {}
     weights = RULES[rule].weights(Gram(grads[0] @ grads[0], kd @ kd, grads[0] @ kd), **needs)
     lambda_ = weights.kd / weights.task
     step = (grads[0] + lambda_ * kd) / (1 + lambda_)

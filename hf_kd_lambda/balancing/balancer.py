@@ -1,0 +1,135 @@
+"""λ over a run: when it is measured, how votes reach it, and which weights of the losses are in force."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_kd_lambda.balancing.rules import Rule, loss_weights
+from hf_kd_lambda.balancing.state import LambdaState, Measurement
+from hf_kd_lambda.balancing.votes import check_votes, count_votes
+from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.losses.base import TeacherBatch
+
+
+class Balancer:
+    """Owns the rule, the interval between measurements, λ's state and the votes of the step under way.
+
+    Attributes:
+        state: λ's state; None for a rule that measures nothing, whose weights follow the progress of training.
+
+    Args:
+        rule: maps what was measured to weights.
+        form: of the weights, see `loss_weights`.
+        interval: optimizer steps from one measurement to the next.
+        state: see above.
+        names: of the groups of parameters, or of the KD losses, that have a λ each; none for one λ.
+        device: of training.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        form: str,
+        interval: int,
+        state: LambdaState | None,
+        names: Sequence[str],
+        device: torch.device,
+    ) -> None:
+        self.rule = rule
+        self.form = form
+        self.interval = interval
+        self.state = state
+        self.names = names
+        self.device = device
+        self._votes = torch.zeros(2, device=device)
+        if state is not None:
+            state.to(device)
+
+    def measures_at(self, step: int) -> bool:
+        """Whether λ is measured at this optimizer step, counted from 0."""
+        return self.state is not None and step % self.interval == 0
+
+    def weights(self, progress: float) -> tuple[Tensor, Tensor]:
+        """(w_task, w_kd) in force: scalar tensors. With one λ for each layer they are those of its geometric mean.
+
+        Args:
+            progress: share of the training that is done, in [0, 1].
+        """
+        if self.state is None:
+            return self._scheduled_weights(progress)
+        if not self.state.lambda_.dim():
+            return self.state.weights
+        return loss_weights(self.state.lambda_.log().mean().exp(), self.form, self.state.total.mean())
+
+    @property
+    def kd_weights(self) -> Tensor | None:
+        """Weights of the KD losses in their sum, `[losses]`, where each has a λ; None for their own weights."""
+        return None if self.state is None or self.state.split is None else self.state.split.weights
+
+    def split_kd(self, products: Tensor) -> Tensor:
+        """Set the weights of the KD losses in their sum, where each has a λ, and return them, `[losses]`.
+
+        Args:
+            products: dot products of all gradients, `[1 + losses, 1 + losses]`, the task's first.
+        """
+        assert self.state is not None, "a rule that measures has a state"
+        assert self.state.split is not None, "there is one λ for all KD losses"
+        self.state.split.update(products)
+        return self.state.split.weights
+
+    def vote(
+        self,
+        student_logits: Tensor,
+        teacher: TeacherBatch,
+        labels: Tensor,
+        ends_step: bool,
+        sum_over_ranks: Callable[[Tensor], Tensor],
+    ) -> None:
+        """Count whether the student agrees with label or teacher, as long as the examples are new to it.
+
+        Args:
+            student_logits: `[examples, (length,) classes]`.
+            teacher: its outputs for the same micro-batch.
+            labels: `[examples, (length)]`.
+            ends_step: whether this is the step's last micro-batch.
+            sum_over_ranks: sums a tensor over all ranks.
+
+        Raises:
+            ValueError: see `check_votes`.
+        """
+        votes = None if self.state is None else self.state.votes
+        if votes is None or votes.closed:
+            return
+        check_votes(student_logits, labels)
+        self._votes += count_votes(student_logits, teacher, labels)
+        if ends_step:
+            votes.update(sum_over_ranks(self._votes))
+            self.drop_votes()
+
+    def drop_votes(self) -> None:
+        """Forget the votes of a step that was not finished."""
+        self._votes = torch.zeros_like(self._votes)
+
+    def close_the_vote(self) -> None:
+        """Count no more votes: the student has been trained on all examples."""
+        if self.state is not None and self.state.votes is not None:
+            self.state.votes.closed = True
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Take over λ's state, as `LambdaState.state_dict` returned it."""
+        assert self.state is not None, "a rule that measures nothing has no state"
+        self.state.load_state_dict(saved)
+        self.state.to(self.device)
+
+    def update(self, measurement: Measurement) -> None:
+        """Set λ from what a step measured."""
+        assert self.state is not None, "a rule that measures has a state"
+        self.state.update(measurement)
+
+    def _scheduled_weights(self, progress: float) -> tuple[Tensor, Tensor]:
+        done = torch.tensor(progress, dtype=torch.float32, device=self.device)
+        needs: dict[str, Any] = dict.fromkeys(self.rule.needs, done)
+        weights = self.rule(Gram(*torch.ones_like(done).expand(3)), **needs)
+        return (2 * weights.task, 2 * weights.kd) if self.form == "sum_two" else (weights.task, weights.kd)

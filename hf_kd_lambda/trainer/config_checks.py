@@ -1,0 +1,167 @@
+"""Checks of the settings: ranges and combinations; and defaults that depend on the machine.
+
+`config` is a `DistillationConfig`, which calls these functions when it is made.
+"""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import torch
+
+from hf_kd_lambda.losses.logit_losses import LogitLoss
+
+POSITIVE = ("temperature", "lambda_kappa", "lambda_min", "lambda_max", "lambda_max_change")
+COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+SPLIT_RULES = ("evidence", "adaptive", "norm_ratio", "mgda")
+"""Rules that can give each KD loss a λ."""
+
+
+def check_ranges(config: Any) -> None:
+    """Refuse numbers outside their range.
+
+    Raises:
+        ValueError: names the setting, its value and the range.
+    """
+    for name in POSITIVE:
+        value = getattr(config, name)
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name}={value} must be a positive finite number.")
+    for name in COUNTS:
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name}={getattr(config, name)} must be at least 1.")
+    if config.learning_rate < 0:
+        raise ValueError(f"learning_rate={config.learning_rate} must not be negative.")
+    if config.lambda_min > config.lambda_max:
+        raise ValueError(f"lambda_min={config.lambda_min} must not exceed lambda_max={config.lambda_max}.")
+    if not 0 <= config.gram_decay < 1:
+        raise ValueError(f"gram_decay={config.gram_decay} must lie in [0, 1).")
+    if config.lambda_interval is not None and config.lambda_interval < 1:
+        raise ValueError(f"lambda_interval={config.lambda_interval} must be at least 1 optimizer step.")
+    upper = math.inf if config.lambda_form == "additive" else 1.0
+    if not 0 <= config.kd_weight <= upper or not math.isfinite(config.kd_weight):
+        raise ValueError(
+            f"kd_weight={config.kd_weight} must lie in [0, {upper:g}] where lambda_form is {config.lambda_form!r}."
+        )
+
+
+def check_choices(config: Any, choices: Mapping[str, Any]) -> None:
+    """Refuse names that a setting does not know.
+
+    Args:
+        config: see above.
+        choices: for each setting the `Literal` of its values.
+
+    Raises:
+        ValueError: names the setting, its value and the choices.
+    """
+    for name, literal in choices.items():
+        if getattr(config, name) not in get_args(literal):
+            raise ValueError(f"{name}={getattr(config, name)!r} is none of {', '.join(get_args(literal))}.")
+
+
+def check_rule(config: Any) -> None:
+    """Refuse hyper-parameters that the rule does not know, and settings that it does not go with.
+
+    Raises:
+        ValueError: names the settings and the fix.
+    """
+    for name, fix in (("kappa", "lambda_kappa"), ("kd_weight", "kd_weight itself"), ("form", "lambda_form")):
+        if name in (config.lambda_rule_kwargs or {}):
+            raise ValueError(f"lambda_rule_kwargs={config.lambda_rule_kwargs}: {name} is no part of it, set {fix}.")
+    try:
+        rule = config.rule
+    except ValueError as error:
+        settings = f"lambda_rule={config.lambda_rule!r}"
+        settings += f", lambda_rule_kwargs={config.lambda_rule_kwargs}" if config.lambda_rule_kwargs else ""
+        raise ValueError(f"{settings}: {error}") from None
+    if config.lambda_form == "additive" and not rule.measures and config.lambda_rule != "fixed":
+        raise ValueError(
+            f"lambda_form='additive' does not go with lambda_rule={config.lambda_rule!r}, a schedule of weights "
+            "that add up to one: set lambda_form to convex or sum_two."
+        )
+    if "smoothness" in rule.needs and config.interval > 1:
+        raise ValueError(
+            f"lambda_rule={config.lambda_rule!r} compares the losses of consecutive steps, which lambda_interval="
+            f"{config.lambda_interval} skips: set lambda_interval to 1."
+        )
+    if config.lambda_scope == "layer" and (config.interval > 1 or not rule.measures):
+        raise ValueError(
+            "lambda_scope='layer' needs both gradients at each step: set lambda_interval to 1, and lambda_rule to "
+            "one that measures."
+        )
+
+
+def check_split(config: Any) -> None:
+    """Refuse one λ for each KD loss with settings that it does not go with.
+
+    Raises:
+        ValueError: names the setting and the fix.
+    """
+    if config.kd_losses is not None:
+        config.kd_losses_for(num_labels=2)  # what is wrong with them whatever the labels are
+    if config.lambda_scope != "loss":
+        return
+    refusals = {
+        f"lambda_rule={config.lambda_rule!r}: choose one of {', '.join(SPLIT_RULES)}.": (
+            config.lambda_rule not in SPLIT_RULES
+        ),
+        f"kd_losses={config.kd_losses}: name two or more.": len(config.kd_losses or ()) < 2,
+        "gram_metric='adam': set it to euclidean.": config.gram_metric != "euclidean",
+        "gram_estimator='unbiased': set it to biased.": config.gram_estimator != "biased",
+    }
+    for message, refused in refusals.items():
+        if refused:
+            raise ValueError(f"lambda_scope='loss', one λ for each KD loss, does not go with {message}")
+
+
+def check_cache(config: Any) -> None:
+    """Refuse settings of a cache that is off, or that would hold less than the losses need.
+
+    Raises:
+        ValueError: names the setting and the fix.
+    """
+    for name in ("cache_hidden_states", "cache_top_logits"):
+        if getattr(config, name) and not config.cache_teacher:
+            raise ValueError(f"{name}={getattr(config, name)} needs cache_teacher: set it to True.")
+    if config.cache_top_logits is None:
+        return
+    if config.cache_top_logits < 1:
+        raise ValueError(f"cache_top_logits={config.cache_top_logits} must be at least 1, or left out for none.")
+    losses = config.kd_losses_for(num_labels=2)
+    if whole := [name for name, loss in losses.items() if isinstance(loss, LogitLoss) and name != "soft_targets"]:
+        raise ValueError(
+            f"cache_top_logits={config.cache_top_logits} is enough for soft_targets, but not for "
+            f"{', '.join(whole)}: leave out either."
+        )
+
+
+def resolve_best_model(config: Any) -> None:
+    """Choose in place by which metric the best model is kept, where the settings do not say."""
+    if config.load_best_model_at_end and config.metric_for_best_model is None:
+        # Not the loss: its weights change from one evaluation to the next.
+        config.metric_for_best_model = "task_loss"
+    if str(config.metric_for_best_model).endswith("perplexity"):
+        # None means no, where TrainingArguments would say yes.
+        config.greater_is_better = bool(config.greater_is_better)
+
+
+def resolve_device(config: Any) -> None:
+    """Choose in place the device, the precision and the number of data workers, where the settings do not say."""
+    # Without an accelerator the CPU is meant: gloo for several processes, no pinned memory, bf16 not refused.
+    config.use_cpu = config.use_cpu or not torch.accelerator.is_available()
+    launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if not (config.fp16 or config.bf16 or launched_with != "no"):
+        config.fp16 = config.precision == "fp16"
+        config.bf16 = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(config.use_cpu))
+    if config.dataloader_num_workers is None:
+        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        config.dataloader_num_workers = 0 if config.use_cpu else min(4, cores)
+
+
+def multiplies_bf16(use_cpu: bool) -> bool:
+    """Whether the training device has matrix units for bf16; where it is emulated, it is slower than fp32."""
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))

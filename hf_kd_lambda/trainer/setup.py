@@ -1,0 +1,188 @@
+"""What a trainer does before its first step: resolve arguments, validate models and data, and build its parts."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from hf_kd_lambda.balancing.balancer import Balancer
+from hf_kd_lambda.balancing.rules import make_rule
+from hf_kd_lambda.balancing.state import LambdaState
+from hf_kd_lambda.data.collators import ShiftedLabels
+from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters
+from hf_kd_lambda.gradients.layer_groups import layer_groups
+from hf_kd_lambda.losses.objective import Objective
+from hf_kd_lambda.models.causal import is_causal
+from hf_kd_lambda.models.labels import align_labels, own_label_names
+from hf_kd_lambda.teacher.cache_format import CacheFormat
+from hf_kd_lambda.teacher.checks import check_apart, check_columns, check_next_tokens, check_teacher_logits
+from hf_kd_lambda.teacher.collator import ColumnCollator
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.limits import check_problem, check_top_logits
+from hf_kd_lambda.trainer.prepare_models import prepare_models
+from hf_kd_lambda.trainer.sampling import sampling_strategy
+
+Collate = Callable[[list[Any]], dict[str, Any]]
+
+
+def own_arguments(args: DistillationConfig) -> DistillationConfig:
+    """A copy of the arguments for one trainer, which changes some of them.
+
+    The Trainer must not drop columns that the student does not take: among them are the teacher's inputs and outputs.
+    """
+    args = copy.copy(args)
+    args.remove_unused_columns = False
+    return args
+
+
+def align_models(student: Any, teacher: PreTrainedModel | None) -> int:
+    """Refuse models that do not fit each other, and bring the teacher's labels into the student's order.
+
+    Returns:
+        The number of the student's outputs: classes, 1 for regression, or the size of the vocabulary.
+
+    Raises:
+        ValueError: the models share parameters, or are for other tasks, labels or vocabularies.
+    """
+    check_problem(student.config)
+    causal = is_causal(student)
+    if teacher is not None:
+        check_apart(teacher, student)
+        if causal:
+            check_next_tokens(teacher, student)
+            teacher.config.use_cache = False  # keys and values are for generation
+        else:
+            align_labels(teacher, own_label_names(student))
+    return student.config.vocab_size if causal else student.config.num_labels
+
+
+def resolve_arguments(
+    args: DistillationConfig, student: nn.Module, num_outputs: int, train_dataset: Any, processor: Any | None
+) -> None:
+    """Settle in place the arguments that depend on the student and on the data.
+
+    Raises:
+        ValueError: `cache_top_logits` or `cache_hidden_states` does not fit the student.
+    """
+    if is_causal(student) and args.cache_top_logits is None:
+        args.cache_teacher = False  # to read logits of a whole vocabulary takes longer than to compute them
+    check_top_logits(args, student, num_outputs)
+    args.train_sampling_strategy = sampling_strategy(args, [train_dataset], processor)
+
+
+def check_datasets(
+    datasets: Sequence[Any], student: nn.Module, teacher: PreTrainedModel | None, num_outputs: int
+) -> None:
+    """Refuse datasets from which the teacher's outputs cannot be had.
+
+    Raises:
+        ValueError: see `check_columns` and `check_teacher_logits`.
+    """
+    for dataset in datasets:
+        if columns := column_names(dataset):
+            check_columns(columns, teacher, student)
+            is_stream = not hasattr(dataset, "__getitem__")
+            if TEACHER_LOGITS in columns and not is_stream:
+                check_teacher_logits(dataset[0][TEACHER_LOGITS], num_outputs)
+
+
+def build_collator(
+    collate: Collate, student: nn.Module, teacher: PreTrainedModel | None, drops_columns: bool
+) -> ColumnCollator:
+    """The collator of a run: the given one, with shifted labels for language models and cached teacher outputs.
+
+    Args:
+        collate: from examples to a batch.
+        student, teacher: name the columns that are inputs.
+        drops_columns: whether `collate` gets these columns alone.
+    """
+    inputs = forward_parameters(student) | (set() if teacher is None else forward_parameters(teacher))
+    return ColumnCollator(ShiftedLabels(collate) if is_causal(student) else collate, inputs if drops_columns else None)
+
+
+def match_layers(
+    objective: Objective,
+    student: Any,
+    teacher: PreTrainedModel | None,
+    datasets: Sequence[Any],
+    collate: Collate,
+) -> tuple[bool, ...]:
+    """Prepare both models for KD losses that compare more than logits: see `prepare_models`.
+
+    Raises:
+        ValueError: there is no teacher, or no example to try both models on.
+    """
+    if not objective.needs:
+        return ()
+    names = ", ".join(objective.kd_losses)
+    if teacher is None:
+        raise ValueError(f"kd_losses: {names} needs more of the teacher than its logits: give a teacher.")
+    if not datasets:
+        raise ValueError(f"kd_losses: {names} needs an example to fit student and teacher: give train_dataset.")
+    return prepare_models(objective, student, teacher, collate([next(iter(datasets[0]))]))
+
+
+def cache_format(
+    args: DistillationConfig, needs: Collection[str], hidden_states: tuple[bool, ...], num_outputs: int
+) -> CacheFormat | None:
+    """What is cached of the teacher's outputs; None where the losses need more than can be cached.
+
+    Args:
+        args: of the run.
+        needs: outputs of the teacher other than its logits.
+        hidden_states: for each of the teacher's hidden states, whether a loss needs it.
+        num_outputs: of student and teacher.
+    """
+    if set(needs) - ({"hidden_states"} if args.cache_hidden_states else set()):
+        return None
+    if args.cache_top_logits is None:
+        return CacheFormat(hidden_states)
+    return CacheFormat(hidden_states, args.cache_top_logits, args.temperature, num_outputs)
+
+
+def lambda_names(args: DistillationConfig, student: nn.Module, objective: Objective) -> list[str]:
+    """Names of the layers, or of the KD losses, that have a λ each; none for one λ."""
+    if args.lambda_scope == "layer":
+        trainable = [name for name, parameter in student.named_parameters() if parameter.requires_grad]
+        return layer_groups(trainable)[1]
+    return list(objective.kd_losses) if args.lambda_scope == "loss" else []
+
+
+def lambda_settings(args: DistillationConfig, names: Sequence[str] = (), kd_weights: Sequence[float] = ()) -> Any:
+    """The JSON values that make λ's state: name and hyper-parameters of the rule, and arguments of `LambdaState`.
+
+    Args:
+        args: of the run.
+        names: see `lambda_names`.
+        kd_weights: of the KD losses in their sum.
+    """
+    weight = args.kd_weight
+    convex = weight / (1 - weight) if weight < 1 else args.lambda_max
+    return {
+        "rule": args.lambda_rule,
+        "hyper": dataclasses.asdict(args.rule),
+        "initial": weight if args.lambda_form == "additive" else convex,
+        "decay": args.gram_decay,
+        "bounds": (args.lambda_min, args.lambda_max),
+        "max_change": args.lambda_max_change,
+        "form": args.lambda_form,
+        "groups": len(names) if args.lambda_scope == "layer" else None,
+        "losses": list(kd_weights) if args.lambda_scope == "loss" else None,
+    }
+
+
+def lambda_state(settings: dict[str, Any]) -> LambdaState:
+    """λ's state, made of what `lambda_settings` returned."""
+    others = {name: value for name, value in settings.items() if name not in ("rule", "hyper")}
+    return LambdaState(make_rule(settings["rule"], settings["hyper"]), **others)
+
+
+def build_balancer(args: DistillationConfig, names: Sequence[str], settings: dict[str, Any]) -> Balancer:
+    """The balancer of a run, whose λ has a state where the rule measures."""
+    state = lambda_state(settings) if args.rule.measures else None
+    device: torch.device = args.device
+    return Balancer(args.rule, args.lambda_form, args.interval, state, names, device)
