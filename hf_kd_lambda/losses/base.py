@@ -67,7 +67,7 @@ class TeacherBatch(NamedTuple):
 
 
 class LossInputs(NamedTuple):
-    """A batch as student and teacher see it."""
+    """A batch as the KD losses see it."""
 
     student: Mapping[str, Any]
     """Outputs of the student by name: `logits`, and whatever else a KD loss needs."""
@@ -75,10 +75,12 @@ class LossInputs(NamedTuple):
     attention_mask: Tensor | None
     """`[examples, length]`, 0 at padding; None where there is no padding, or where inputs are no tokens."""
     labels: Tensor
-    """`[examples]` or `[examples, length]`."""
+    """`[examples]` or `[examples, length]`: -100 where there is no item."""
     num_items: Tensor | int
     """What sums over items are divided by."""
     temperature: float
+    weights: Tensor | None = None
+    """Of the items, of the labels' shape; None for 1."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class KDLoss(ABC):
     Attributes:
         needs: outputs of both models beside the logits.
         projects: whether the layers that it compares must be of the same width.
+        uses_labels: whether it needs a class for each item. Where there is no label, the teacher's class is taken.
 
     Args:
         weight: in the sum of all KD losses, > 0.
@@ -98,6 +101,7 @@ class KDLoss(ABC):
 
     needs: ClassVar[tuple[str, ...]] = ()
     projects: ClassVar[bool] = False
+    uses_labels: ClassVar[bool] = False
     weight: float = 1.0
 
     def __post_init__(self) -> None:

@@ -71,8 +71,10 @@ class HiddenLoss(LayerLoss):
         return [(s + 1, t + 1) for s, t in layer_map(self.layers, *counts)]
 
 
-def _of_tokens(student: Tensor, teacher: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor, Tensor | int]:
-    """Mask, labels and number of items; without a mask, as of vision transformers, every position counts.
+def _of_tokens(
+    student: Tensor, teacher: Tensor, inputs: LossInputs
+) -> tuple[Tensor, Tensor, Tensor | int, Tensor | None]:
+    """Mask, labels, number of items and their weights; without a mask, as in vision transformers, all positions count.
 
     Args:
         student, teacher: `[examples, length, ...]`.
@@ -99,18 +101,18 @@ def _of_tokens(student: Tensor, teacher: Tensor, inputs: LossInputs) -> tuple[Te
                 "patch_size."
             )
         mask = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device)
-    return mask, inputs.labels, inputs.num_items
+    return mask, inputs.labels, inputs.num_items, inputs.weights
 
 
-def _of_maps(student: Tensor, teacher: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor | int]:
-    """Labels and number of items.
+def _of_maps(student: Tensor, teacher: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor | int, Tensor | None]:
+    """Labels, number of items and their weights.
 
     Raises:
         ValueError: student or teacher has tokens.
     """
     if not student.dim() == teacher.dim() == 4:
         raise ValueError("needs feature maps, and student or teacher has tokens: take hidden_mse or pkd.")
-    return inputs.labels, inputs.num_items
+    return inputs.labels, inputs.num_items, inputs.weights
 
 
 @dataclass(frozen=True)
@@ -207,8 +209,8 @@ class Relations(LastLayerLoss):
             raise ValueError(f"relation_heads={self.relation_heads} must be at least 1.")
 
     def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
-        counted = _of_tokens(student, teacher, inputs)
-        return relation_loss(student, teacher, *counted, relation_heads=self.relation_heads)
+        mask, labels, num_items, weights = _of_tokens(student, teacher, inputs)
+        return relation_loss(student, teacher, mask, labels, num_items, self.relation_heads, weights)
 
 
 @dataclass(frozen=True)

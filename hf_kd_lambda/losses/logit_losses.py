@@ -5,6 +5,7 @@ Of tokens, all are computed chunk by chunk: see `sum_over_chunks`.
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -25,15 +26,23 @@ class LogitLoss(KDLoss):
     """A sum over items of a loss of their logits."""
 
     @abstractmethod
-    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, inputs: LossInputs) -> Tensor:
-        """Of logits `[..., classes]` with labels `[...]`, any of the batch."""
+    def of_items(self, student: Tensor, teacher: Tensor, items: LossInputs) -> Tensor:
+        """The loss of some items of the batch.
+
+        Args:
+            student, teacher: logits `[..., classes]`.
+            items: with labels and weights `[...]` of these items.
+        """
 
     def __call__(self, inputs: LossInputs) -> Tensor:
-        def loss(student: Tensor, *teacher_and_labels: Tensor) -> Tensor:
+        def loss(student: Tensor, weights: Tensor | None, *teacher_and_labels: Tensor) -> Tensor:
             *teacher, labels = teacher_and_labels
-            return self.of_items(student, inputs.teacher.logits_of(*teacher), labels, inputs)
+            items = inputs._replace(labels=labels, weights=weights)
+            return self.of_items(student, inputs.teacher.logits_of(*teacher), items)
 
-        return sum_over_chunks(loss, (inputs.student["logits"], *inputs.teacher.chunked), inputs.labels)
+        return sum_over_chunks(
+            loss, (inputs.student["logits"], inputs.weights, *inputs.teacher.chunked), inputs.labels
+        )
 
 
 @dataclass(frozen=True)
@@ -51,18 +60,19 @@ class SoftTargets(LogitLoss):
             inputs.labels,
             inputs.num_items,
             inputs.temperature,
+            weights=inputs.weights,
         )
 
-    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, inputs: LossInputs) -> Tensor:
-        return soft_target_loss(student, teacher, labels, inputs.num_items, inputs.temperature)
+    def of_items(self, student: Tensor, teacher: Tensor, items: LossInputs) -> Tensor:
+        return soft_target_loss(student, teacher, items.labels, items.num_items, items.temperature, items.weights)
 
 
 @dataclass(frozen=True)
 class ReverseKL(LogitLoss):
     """T²·KL(student ‖ teacher): see `reverse_kl_loss`."""
 
-    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, inputs: LossInputs) -> Tensor:
-        return reverse_kl_loss(student, teacher, labels, inputs.num_items, inputs.temperature)
+    def of_items(self, student: Tensor, teacher: Tensor, items: LossInputs) -> Tensor:
+        return reverse_kl_loss(student, teacher, items.labels, items.num_items, items.temperature, items.weights)
 
 
 @dataclass(frozen=True)
@@ -80,16 +90,18 @@ class JensenShannon(LogitLoss):
         if not 0 < self.beta < 1:
             raise ValueError(f"beta={self.beta} must lie in (0, 1).")
 
-    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, inputs: LossInputs) -> Tensor:
-        return jensen_shannon_loss(student, teacher, labels, inputs.num_items, inputs.temperature, self.beta)
+    def of_items(self, student: Tensor, teacher: Tensor, items: LossInputs) -> Tensor:
+        return jensen_shannon_loss(
+            student, teacher, items.labels, items.num_items, items.temperature, self.beta, items.weights
+        )
 
 
 @dataclass(frozen=True)
 class LogitMSE(LogitLoss):
     """Squared distance of the outputs, the only one of these for a regression: see `logit_mse_loss`."""
 
-    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, inputs: LossInputs) -> Tensor:
-        return logit_mse_loss(student, teacher, labels, inputs.num_items)
+    def of_items(self, student: Tensor, teacher: Tensor, items: LossInputs) -> Tensor:
+        return logit_mse_loss(student, teacher, items.labels, items.num_items, items.weights)
 
 
 @dataclass(frozen=True)
@@ -100,6 +112,7 @@ class DKD(LogitLoss):
         ValueError: `alpha` or `beta` is negative.
     """
 
+    uses_labels: ClassVar[bool] = True
     alpha: float = 1.0
     beta: float = 8.0
 
@@ -109,5 +122,7 @@ class DKD(LogitLoss):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must not be negative.")
 
-    def of_items(self, student: Tensor, teacher: Tensor, labels: Tensor, inputs: LossInputs) -> Tensor:
-        return dkd_loss(student, teacher, labels, inputs.num_items, inputs.temperature, self.alpha, self.beta)
+    def of_items(self, student: Tensor, teacher: Tensor, items: LossInputs) -> Tensor:
+        return dkd_loss(
+            student, teacher, items.labels, items.num_items, items.temperature, self.alpha, self.beta, items.weights
+        )

@@ -1,4 +1,4 @@
-"""Both losses of a batch, from what student and teacher say of it."""
+"""Both losses of a batch, from student and teacher outputs."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,10 +7,20 @@ import torch
 from torch import Tensor
 
 from hf_kd_lambda.losses.base import KDLoss, LossInputs, TeacherBatch
-from hf_kd_lambda.losses.functional import count_items, sum_over_chunks, task_loss
-from hf_kd_lambda.losses.functional.labels import targets
+from hf_kd_lambda.losses.functional import sum_over_chunks, task_loss
+from hf_kd_lambda.losses.functional.labels import SHIFTED, ItemLabels, item_labels, targets
 
 TaskLoss = Callable[..., Tensor]
+
+
+class ItemWeights(NamedTuple):
+    """Weights of the items, of the labels' shape; None for 1."""
+
+    task: Tensor | None
+    kd: Tensor | None
+
+
+NO_WEIGHTS = ItemWeights(None, None)
 
 
 class BatchLosses(NamedTuple):
@@ -90,26 +100,28 @@ class Objective:
         inputs: Mapping[str, Any],
         num_items: Tensor | int | None = None,
         kd_weights: Tensor | None = None,
+        item_weights: ItemWeights = NO_WEIGHTS,
     ) -> BatchLosses:
         """The losses of a batch.
 
         Args:
             student: outputs by name.
             teacher: outputs for the same batch.
-            inputs: the batch, with its `labels` and, of tokens, `attention_mask`.
-            num_items: what sums over items are divided by; None for the items of this batch.
+            inputs: the batch, with its `labels` and, for tokens, `attention_mask`.
+            num_items: `[2]`, what sums over the items of the task loss and of the KD loss are divided by; one number
+                for both; None for the items of this batch.
             kd_weights: `[kd_losses]`, of the sum; None for their own.
+            item_weights: of the items of each loss.
 
         Raises:
             ValueError: there is not one label for each item.
         """
-        loss_inputs = self.loss_inputs(student, teacher, inputs, num_items)
+        loss_inputs = self.loss_inputs(student, teacher, inputs, num_items, item_weights.kd)
         parts = [loss(loss_inputs) for loss in self.kd_losses.values()]
         weights = self.weights if kd_weights is None else kd_weights
         kd = torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
-        return BatchLosses(
-            self._task_loss(student, inputs, loss_inputs.num_items), kd, parts if len(parts) > 1 else []
-        )
+        task = self._task_loss(student, inputs, num_items, item_weights.task)
+        return BatchLosses(task, kd, parts if len(parts) > 1 else [])
 
     def loss_inputs(
         self,
@@ -117,20 +129,38 @@ class Objective:
         teacher: TeacherBatch,
         inputs: Mapping[str, Any],
         num_items: Tensor | int | None = None,
+        weights: Tensor | None = None,
     ) -> LossInputs:
-        """What a KD loss is computed from; arguments and errors as of a call."""
-        labels = targets(inputs)
-        check_labels(student["logits"], labels)
-        counted = torch.as_tensor(count_items(labels) if num_items is None else num_items)
-        num_items = torch.where(counted > 0, counted, 1)  # where all labels are ignored, the losses are 0, not 0/0
-        return LossInputs(student, teacher, inputs.get("attention_mask"), labels, num_items, self.temperature)
+        """What a KD loss is computed from; arguments and errors as for a call."""
+        check_labels(student["logits"], targets(inputs))
+        items = item_labels(targets(inputs))
+        labels = items.kd
+        if any(loss.uses_labels for loss in self.kd_losses.values()):
+            labels = torch.where(items.kd.eq(items.task), labels, teacher.logits.argmax(-1))
+        _, num_kd = _divisors(items, num_items)
+        mask = inputs.get("attention_mask")
+        return LossInputs(student, teacher, mask, labels, num_kd, self.temperature, weights)
 
-    def _task_loss(self, student: Mapping[str, Any], inputs: Mapping[str, Any], num_items: Tensor | int) -> Tensor:
+    def _task_loss(
+        self,
+        student: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+        num_items: Tensor | int | None,
+        weights: Tensor | None,
+    ) -> Tensor:
+        items = item_labels(targets(inputs))
+        num_task, _ = _divisors(items, num_items)
         if self.own_task_loss is not None:
-            return self.own_task_loss(student, inputs["labels"], num_items_in_batch=num_items)
+            labels = inputs["labels"] if SHIFTED in inputs else items.task
+            return self.own_task_loss(student, labels, num_items_in_batch=num_task)
 
-        def loss(logits: Tensor, labels: Tensor) -> Tensor:
-            return task_loss(logits, labels, num_items, self.label_smoothing)
+        def loss(logits: Tensor, weights: Tensor | None, labels: Tensor) -> Tensor:
+            return task_loss(logits, labels, num_task, self.label_smoothing, weights)
 
-        logits, labels = student["logits"], targets(inputs)
-        return sum_over_chunks(loss, (logits,), labels)
+        return sum_over_chunks(loss, (student["logits"], weights), items.task)
+
+
+def _divisors(items: ItemLabels, num_items: Tensor | int | None) -> Tensor:
+    """`[2]`: what the sums of both losses are divided by; 1 where a loss has no item, so that it is 0, not 0/0."""
+    counts = items.counts if num_items is None else torch.as_tensor(num_items).expand(2)
+    return torch.where(counts > 0, counts, 1)

@@ -63,7 +63,7 @@ class StepRecord:
             scalars |= state.logs()
             if with_noise:
                 scalars["snr_task"], scalars["snr_kd"] = state.signal_to_noise
-            scalars |= {f"lambda/{name}": each for name, each in zip(names, state.lambdas, strict=False)}
+            scalars |= {f"lambda/{name}": value for name, value in zip(names, state.lambdas, strict=False)}
         values = torch.stack([value.float() for value in scalars.values()]).tolist()  # the one wait for the device
         return {name: value for name, value in zip(scalars, values, strict=True) if math.isfinite(value)}
 
@@ -92,30 +92,36 @@ class EvaluationRecord:
         """Note a batch.
 
         Args:
-            student_logits, teacher_logits: `[examples, ..., classes]`, or `[examples, 1]` of a regression.
+            student_logits, teacher_logits: `[examples, ..., classes]`, or `[examples, 1]` for regression.
             labels: `[examples, ...]`; where they are -100, agreement does not count.
             losses: `[names]`, of the batch.
-            num_items: by which their sums over items were divided, so that batches of few tokens weigh little.
+            num_items: `[2]`, by which the sums over items of the task loss and of the others were divided, so that
+                batches with few items weigh little; or one number for all.
             gather: rows of all ranks, without those that pad the last batch.
         """
         self._is_regression = student_logits.shape[-1] == 1
         if self._is_regression:
-            told = [student_logits.flatten().float(), teacher_logits.flatten()]
+            compared = [student_logits.flatten().float(), teacher_logits.flatten()]
         else:
             items = labels.ne(IGNORED)
             agree = student_logits.argmax(-1).eq(teacher_logits.argmax(-1)) & items
-            told = [each.reshape(len(each), -1).sum(-1).float() for each in (agree, items)]
-        shares = torch.cat([losses, losses.new_ones(1)]) * num_items / len(student_logits)
-        rows = torch.cat([shares.expand(len(student_logits), -1), torch.stack(told, dim=-1)], dim=-1)
+            compared = [counted.reshape(len(counted), -1).sum(-1).float() for counted in (agree, items)]
+        counts = torch.as_tensor(num_items, device=losses.device).expand(2)
+        sums = torch.cat([losses[:1] * counts[0], losses[1:] * counts[1], counts]) / len(student_logits)
+        rows = torch.cat([sums.expand(len(student_logits), -1), torch.stack(compared, dim=-1)], dim=-1)
         self._rows.append(gather(rows).cpu())
 
     def metrics(self) -> dict[str, float]:
-        """The losses and the agreement with the teacher; nothing of no batch."""
+        """The losses that had items, and the agreement with the teacher; nothing without a batch."""
         if not self._rows:
             return {}
-        sums, told = torch.cat(self._rows).tensor_split([len(self._names) + 1], dim=-1)
-        *losses, items = sums.sum(0)
-        means = {name: (loss / items).item() for name, loss in zip(self._names, losses, strict=True)}
-        student, teacher = told.split(1, dim=-1)
-        agreement = teacher_agreement(student, teacher) if self._is_regression else told[:, 0].sum() / told[:, 1].sum()
+        sums, compared = torch.cat(self._rows).tensor_split([len(self._names) + 2], dim=-1)
+        *losses, num_task, num_kd = sums.sum(0)
+        items = [num_task] + [num_kd] * (len(losses) - 1)
+        means = {
+            name: (loss / count).item() for name, loss, count in zip(self._names, losses, items, strict=True) if count
+        }
+        student, teacher = compared.split(1, dim=-1)
+        shares = compared.sum(0)
+        agreement = teacher_agreement(student, teacher) if self._is_regression else shares[0] / shares[1]
         return means | {"teacher_agreement": float(agreement)}

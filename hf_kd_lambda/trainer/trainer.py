@@ -19,9 +19,7 @@ from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.data.columns import column_names, forward_parameters
 from hf_kd_lambda.gradients.adam_metric import check_adam
 from hf_kd_lambda.gradients.cut import Cut, cut_outputs
-from hf_kd_lambda.losses.base import TeacherBatch
-from hf_kd_lambda.losses.functional import count_items
-from hf_kd_lambda.losses.functional.labels import targets
+from hf_kd_lambda.losses.functional.labels import item_labels, targets
 from hf_kd_lambda.losses.objective import BatchLosses, Objective
 from hf_kd_lambda.models.intermediate_outputs import forward_flags, gives
 from hf_kd_lambda.models.projections import PROJECTED, drop_projections, left_out
@@ -187,24 +185,32 @@ class DistillationTrainer(Trainer):
         outputs, cut = model(**accepted, **forward_flags(self._objective.needs)), None
         if cuts_graph:
             outputs, cut = cut_outputs(outputs)
-        teacher = self._teacher_outputs(inputs)
-        num_items = self._num_items(inputs, num_items_in_batch)
-        losses = self._objective(outputs, teacher, inputs, num_items, self.balancer.kd_weights)
+        teacher, items = self._teacher_outputs(inputs), item_labels(targets(inputs))
+        # In evaluation the Trainer counts labels alone.
+        counts = items.counts if num_items_in_batch is None or not model.training else num_items_in_batch
+        losses = self._objective(outputs, teacher, inputs, counts, self.balancer.kd_weights)
         if model.training:
             sum_over_ranks = partial(self.accelerator.reduce, reduction="sum")
             ends_step = self.accelerator.sync_gradients
-            self.balancer.vote(outputs.logits, teacher, targets(inputs), ends_step, sum_over_ranks)
+            self.balancer.vote(outputs.logits, teacher, items.task, ends_step, sum_over_ranks)
         else:
-            self._record_evaluation(outputs, teacher, inputs, losses, num_items)
+            gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()
+            self._evaluation_record.add(outputs.logits, teacher.logits, items.kd, values, items.counts, gather)
         return outputs, losses, cut
 
-    def _num_items(self, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor | int:
-        """What both losses' sums over the items of a micro-batch are divided by."""
-        if num_items_in_batch is None:
-            return count_items(targets(inputs))
-        if self.args.average_tokens_across_devices:
-            return num_items_in_batch / self.accelerator.num_processes  # by which DDP's average divides once more
-        return num_items_in_batch
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The micro-batches of an optimizer step, and `[2]`: what sums over the items of both losses are divided by.
+
+        The Trainer's own number counts the items that have a label, which is the task loss's alone.
+        """
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return batches, None
+        counts = torch.stack([item_labels(targets(batch)).counts for batch in batches]).sum(0).to(device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            # DDP's average divides by the number of ranks once more.
+            counts = self.accelerator.reduce(counts, "sum") / self.accelerator.num_processes
+        return batches, counts
 
     # A run
 
@@ -340,18 +346,6 @@ class DistillationTrainer(Trainer):
     def _begin_step_records(self) -> None:
         self._step = None
         self._step_record = StepRecord(self._objective.names, self.args.device)
-
-    def _record_evaluation(
-        self,
-        outputs: SequenceClassifierOutput,
-        teacher: TeacherBatch,
-        inputs: dict[str, Any],
-        losses: BatchLosses,
-        num_items: Tensor | int,
-    ) -> None:
-        gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()
-        logits = cast(Tensor, outputs.logits)
-        self._evaluation_record.add(logits, teacher.logits, targets(inputs), values, num_items, gather)
 
     @contextlib.contextmanager
     def _in_order(self) -> Iterator[None]:

@@ -11,7 +11,12 @@ from hf_kd_lambda.losses.functional.items import position_weights
 
 
 def attention_map_loss(
-    student: Tensor, teacher: Tensor, attention_mask: Tensor, labels: Tensor, num_items: Tensor | int
+    student: Tensor,
+    teacher: Tensor,
+    attention_mask: Tensor,
+    labels: Tensor,
+    num_items: Tensor | int,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Mean squared difference of the maps over heads, rows and columns (TinyBERT, Jiao et al. 2020, equation 7).
 
@@ -24,6 +29,7 @@ def attention_map_loss(
         attention_mask: `[examples, length]`, 0 at padding.
         labels: `[examples]` or `[examples, length]`: an example weighs as much as it has labels other than -100.
         num_items: what the sum over items is divided by.
+        weights: of the items, of the labels' shape; None for 1.
 
     Returns:
         A scalar in fp32.
@@ -32,14 +38,19 @@ def attention_map_loss(
         ValueError: the head counts differ.
     """
     _check_heads(student, teacher)
-    weights = position_weights(attention_mask, labels, num_items)
+    weights = position_weights(attention_mask, labels, num_items, weights)
     student, teacher = (_zero_uncounted(each, attention_mask, weights) for each in (student, teacher))
     columns = attention_mask.bool().sum(-1, keepdim=True).clamp(min=1)
     return (weights * (student - teacher).square().mean(1).sum(-1) / columns).sum()
 
 
 def attention_kl_loss(
-    student: Tensor, teacher: Tensor, attention_mask: Tensor, labels: Tensor, num_items: Tensor | int
+    student: Tensor,
+    teacher: Tensor,
+    attention_mask: Tensor,
+    labels: Tensor,
+    num_items: Tensor | int,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """KL(teacher ‖ student) of the attention distributions in nats, mean over heads and rows.
 
@@ -48,7 +59,7 @@ def attention_kl_loss(
 
     Args:
         student: `[examples, heads, length, length]`, rows of which sum to 1.
-        teacher, attention_mask, labels, num_items: as for `attention_map_loss`.
+        teacher, attention_mask, labels, num_items, weights: as for `attention_map_loss`.
 
     Returns:
         A scalar in fp32.
@@ -57,7 +68,7 @@ def attention_kl_loss(
         ValueError: the head counts differ.
     """
     _check_heads(student, teacher)
-    weights = position_weights(attention_mask, labels, num_items)
+    weights = position_weights(attention_mask, labels, num_items, weights)
     student, teacher = (_zero_uncounted(each, attention_mask, weights) for each in (student, teacher))
     log_student = student.clamp(min=torch.finfo(student.dtype).tiny).log()
     divergence = F.kl_div(log_student, teacher, reduction="none").sum(-1)

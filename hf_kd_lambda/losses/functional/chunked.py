@@ -6,7 +6,8 @@ the vocabulary exist for one chunk at a time. Padding is masked like every other
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ def token_top_kl_loss(
     num_items: Tensor | int,
     temperature: float,
     chunk_size: int | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """T²·KL(teacher ‖ student) over the teacher's k largest classes and one more, the tail: the mass of all others.
 
@@ -45,31 +47,32 @@ def token_top_kl_loss(
         num_items: what the sum over items is divided by.
         temperature: T > 0.
         chunk_size: positions at a time. Default: as many as have 2²³ logits.
+        weights: of the items, of the labels' shape; None for 1.
 
     Returns:
         A scalar in fp32.
     """
 
-    def loss(student: Tensor, log_probs: Tensor, indices: Tensor, labels: Tensor) -> Tensor:
+    def loss(student: Tensor, log_probs: Tensor, indices: Tensor, weights: Tensor | None, labels: Tensor) -> Tensor:
         indices = indices.long().masked_fill(labels.eq(IGNORED).unsqueeze(-1), 0)
         log_student, has_no_tail = _log_top_and_tail(zero_ignored(student, labels) / temperature, indices)
         top = zero_ignored(log_probs, labels).exp()
         tail = (1 - top.sum(-1, keepdim=True)).clamp(min=0).masked_fill(has_no_tail, 0.0)
         teacher = F.normalize(torch.cat([top, tail], dim=-1), p=1, dim=-1)  # rounded values may sum to more than 1
         divergence = F.kl_div(log_student, teacher, reduction="none").sum(-1)
-        return temperature**2 * sum_over_items(divergence, labels) / num_items
+        return temperature**2 * sum_over_items(divergence, labels, weights) / num_items
 
-    return sum_over_chunks(loss, (student_logits, top_log_probs, top_indices), labels, chunk_size)
+    return sum_over_chunks(loss, (student_logits, top_log_probs, top_indices, weights), labels, chunk_size)
 
 
 def sum_over_chunks(
-    loss: Callable[..., Tensor], tensors: tuple[Tensor, ...], labels: Tensor, chunk_size: int | None = None
+    loss: Callable[..., Tensor], tensors: tuple[Tensor | None, ...], labels: Tensor, chunk_size: int | None = None
 ) -> Tensor:
     """A sum over items, such as a loss: for tokens chunk by chunk, for whole examples all at once.
 
     Args:
         loss: takes the tensors `[items, ...]` and the labels `[items]` of a chunk, and returns numbers `[...]`.
-        tensors: each `[examples, (length,) ...]`; logits are the first.
+        tensors: each `[examples, (length,) ...]`, or None, which every chunk gets; logits are the first.
         labels: `[examples, (length)]`.
         chunk_size: positions at a time. Default: as many as have 2²³ logits.
 
@@ -78,13 +81,15 @@ def sum_over_chunks(
     """
     if labels.dim() == 1:
         return loss(*tensors, labels)
-    chunk_size = chunk_size or max(1, CHUNK_LOGITS // tensors[0].shape[-1])
+    size = chunk_size or max(1, CHUNK_LOGITS // cast(Tensor, tensors[0]).shape[-1])
     # `split` has one backward for all chunks; that of a slice would make a gradient of all logits for every chunk.
-    chunks: Iterator[tuple[Tensor, ...]] = zip(
-        *(tensor.flatten(0, 1).split(chunk_size) for tensor in (*tensors, labels)), strict=True
-    )
+    last = labels.flatten(0, 1).split(size)
+    others = ([None] * len(last) if values is None else values.flatten(0, 1).split(size) for values in tensors)
     return torch.stack(
-        [checkpoint(loss, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+        [
+            checkpoint(loss, *chunk, use_reentrant=False, preserve_rng_state=False)
+            for chunk in zip(*others, last, strict=True)
+        ]
     ).sum(dim=0)
 
 

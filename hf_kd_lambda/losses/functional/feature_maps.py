@@ -8,7 +8,9 @@ from torch import Tensor
 from hf_kd_lambda.losses.functional.items import sum_over_items, zero_ignored
 
 
-def feature_mse_loss(student: Tensor, teacher: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+def feature_mse_loss(
+    student: Tensor, teacher: Tensor, labels: Tensor, num_items: Tensor | int, weights: Tensor | None = None
+) -> Tensor:
     """Mean squared difference over channels and pixels (FitNets, Romero et al. 2015, equation 3, there ½ of the sum).
 
     Args:
@@ -16,6 +18,7 @@ def feature_mse_loss(student: Tensor, teacher: Tensor, labels: Tensor, num_items
         teacher: of the same shape, without gradient.
         labels: `[examples]`; examples labelled -100 do not count.
         num_items: what the sum over examples is divided by.
+        weights: of the items, of the labels' shape; None for 1.
 
     Returns:
         A scalar in fp32.
@@ -25,10 +28,12 @@ def feature_mse_loss(student: Tensor, teacher: Tensor, labels: Tensor, num_items
     """
     _require_equal("feature maps", student.shape[1:], teacher.shape[1:], "project the student's to the teacher's")
     difference = zero_ignored(student.flatten(1), labels) - zero_ignored(teacher.flatten(1), labels)
-    return sum_over_items(difference.square().mean(-1), labels) / num_items
+    return sum_over_items(difference.square().mean(-1), labels, weights) / num_items
 
 
-def attention_transfer_loss(student: Tensor, teacher: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+def attention_transfer_loss(
+    student: Tensor, teacher: Tensor, labels: Tensor, num_items: Tensor | int, weights: Tensor | None = None
+) -> Tensor:
     """|q_S/|q_S| − q_T/|q_T||² of the spatial attention maps q = Σ_c |A_c|² (Zagoruyko & Komodakis 2017, equation 2).
 
     The distance is squared, as in the paper's code, which however takes the mean over pixels, not the sum.
@@ -38,6 +43,7 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor, labels: Tensor, nu
         teacher: `[examples, channels, height, width]` of any number of channels, without gradient.
         labels: `[examples]`; examples labelled -100 do not count.
         num_items: what the sum over examples is divided by.
+        weights: of the items, of the labels' shape; None for 1.
 
     Returns:
         A scalar in fp32.
@@ -51,7 +57,7 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor, labels: Tensor, nu
         F.normalize(zero_ignored(each.flatten(1), labels).view(each.shape).square().sum(1).flatten(1), dim=-1)
         for each in (student, teacher)
     )
-    return sum_over_items((student_map - teacher_map).square().sum(-1), labels) / num_items
+    return sum_over_items((student_map - teacher_map).square().sum(-1), labels, weights) / num_items
 
 
 def _require_equal(what: str, student: Sequence[int], teacher: Sequence[int], advice: str) -> None:

@@ -11,7 +11,12 @@ from hf_kd_lambda.losses.functional.items import position_weights, zero_unweight
 
 
 def hidden_mse_loss(
-    student: Tensor, teacher: Tensor, attention_mask: Tensor, labels: Tensor, num_items: Tensor | int
+    student: Tensor,
+    teacher: Tensor,
+    attention_mask: Tensor,
+    labels: Tensor,
+    num_items: Tensor | int,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Mean squared difference of the states over positions and width (TinyBERT, Jiao et al. 2020, equation 8).
 
@@ -23,33 +28,44 @@ def hidden_mse_loss(
         attention_mask: `[examples, length]`, 0 at padding, which does not count.
         labels: `[examples]` or `[examples, length]`: an example weighs as much as it has labels other than -100.
         num_items: what the sum over items is divided by.
+        weights: of the items, of the labels' shape; None for 1.
 
     Returns:
         A scalar in fp32.
     """
-    weights = position_weights(attention_mask, labels, num_items)
+    weights = position_weights(attention_mask, labels, num_items, weights)
     squared = (zero_unweighted(student, weights) - zero_unweighted(teacher, weights)).square().mean(-1)
     return (weights * squared).sum()
 
 
 def hidden_cosine_loss(
-    student: Tensor, teacher: Tensor, attention_mask: Tensor, labels: Tensor, num_items: Tensor | int
+    student: Tensor,
+    teacher: Tensor,
+    attention_mask: Tensor,
+    labels: Tensor,
+    num_items: Tensor | int,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """1 − cos of the states, mean over positions (DistilBERT, Sanh et al. 2019, section 2).
 
     Args:
-        student, teacher, attention_mask, labels, num_items: as for `hidden_mse_loss`.
+        student, teacher, attention_mask, labels, num_items, weights: as for `hidden_mse_loss`.
 
     Returns:
         A scalar in fp32.
     """
-    weights = position_weights(attention_mask, labels, num_items)
+    weights = position_weights(attention_mask, labels, num_items, weights)
     cosine = F.cosine_similarity(zero_unweighted(student, weights), zero_unweighted(teacher, weights), dim=-1)
     return (weights * (1 - cosine)).sum()
 
 
 def pkd_loss(
-    student: Tensor, teacher: Tensor, attention_mask: Tensor, labels: Tensor, num_items: Tensor | int
+    student: Tensor,
+    teacher: Tensor,
+    attention_mask: Tensor,
+    labels: Tensor,
+    num_items: Tensor | int,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Squared distance of the states scaled to unit length, mean over positions (PKD, Sun et al. 2019, equation 7).
 
@@ -57,11 +73,11 @@ def pkd_loss(
     published code averages over the width instead.
 
     Args:
-        student, teacher, attention_mask, labels, num_items: as for `hidden_mse_loss`.
+        student, teacher, attention_mask, labels, num_items, weights: as for `hidden_mse_loss`.
 
     Returns:
         A scalar in fp32.
     """
-    weights = position_weights(attention_mask, labels, num_items)
+    weights = position_weights(attention_mask, labels, num_items, weights)
     unit_student, unit_teacher = (F.normalize(zero_unweighted(each, weights), dim=-1) for each in (student, teacher))
     return (weights * (unit_student - unit_teacher).square().sum(-1)).sum()

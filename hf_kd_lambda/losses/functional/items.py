@@ -15,9 +15,14 @@ def count_items(labels: Tensor) -> Tensor:
     return labels.ne(IGNORED).sum()
 
 
-def items_of_examples(labels: Tensor) -> Tensor:
-    """Number of items of each example, `[examples]`: 1 or 0 for labels `[examples]`, more for `[examples, length]`."""
-    return labels.ne(IGNORED).reshape(len(labels), -1).sum(-1)
+def items_of_examples(labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Number of items of each example, `[examples]`: 1 or 0 for labels `[examples]`, more for `[examples, length]`.
+
+    With `weights`, of the labels' shape, it is the sum of the items' weights.
+    """
+    counted = labels.ne(IGNORED)
+    counts = counted if weights is None else torch.where(counted, weights, 0.0)
+    return counts.reshape(len(labels), -1).sum(-1)
 
 
 def zero_ignored(values: Tensor, labels: Tensor) -> Tensor:
@@ -25,12 +30,14 @@ def zero_ignored(values: Tensor, labels: Tensor) -> Tensor:
     return values.float().masked_fill(labels.eq(IGNORED).unsqueeze(-1), 0.0)
 
 
-def sum_over_items(values: Tensor, labels: Tensor) -> Tensor:
-    """Sum of the values `[...]` whose label `[...]` is not -100."""
-    return torch.where(labels.ne(IGNORED), values, 0.0).sum()
+def sum_over_items(values: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum of the values `[...]` whose label `[...]` is not -100, each times its weight `[...]` where there are any."""
+    return torch.where(labels.ne(IGNORED), values if weights is None else weights * values, 0.0).sum()
 
 
-def position_weights(attention_mask: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+def position_weights(
+    attention_mask: Tensor, labels: Tensor, num_items: Tensor | int, weights: Tensor | None = None
+) -> Tensor:
     """What each position counts, `[examples, length]` in fp32; 0 at padding and in examples without items.
 
     The attended positions of an example share its items evenly: the sum of weighted values is the mean over each
@@ -40,9 +47,12 @@ def position_weights(attention_mask: Tensor, labels: Tensor, num_items: Tensor |
         attention_mask: `[examples, length]`, 0 at padding.
         labels: `[examples]` or `[examples, length]`.
         num_items: what the sum over items is divided by.
+        weights: of the items, of the labels' shape; None for 1.
     """
     attended = attention_mask.bool()
-    shares = items_of_examples(labels) / attended.sum(-1)  # of padding alone not finite, and not taken by any position
+    shares = items_of_examples(labels, weights) / attended.sum(
+        -1
+    )  # of padding alone not finite, and not taken by any position
     return torch.where(attended, shares.unsqueeze(-1), 0.0) / num_items
 
 

@@ -19,7 +19,12 @@ from hf_kd_lambda.losses.functional.items import IGNORED, sum_over_items, zero_i
 
 
 def soft_target_loss(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, num_items: Tensor | int, temperature: float
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    num_items: Tensor | int,
+    temperature: float,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """T²·KL(teacher ‖ student) of the distributions softened by the temperature T (Hinton et al. 2015, section 2).
 
@@ -29,16 +34,22 @@ def soft_target_loss(
         labels: `[...]`; items labelled -100 do not count.
         num_items: what the sum over items is divided by.
         temperature: T > 0.
+        weights: of the items, of the labels' shape; None for 1.
 
     Returns:
         A scalar in fp32.
     """
     student, teacher = (_log_softened(logits, labels, temperature) for logits in (student_logits, teacher_logits))
-    return temperature**2 * sum_over_items(_kl(teacher, student), labels) / num_items
+    return temperature**2 * sum_over_items(_kl(teacher, student), labels, weights) / num_items
 
 
 def reverse_kl_loss(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, num_items: Tensor | int, temperature: float
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    num_items: Tensor | int,
+    temperature: float,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """T²·KL(student ‖ teacher): seeks a mode of the teacher where `soft_target_loss` covers all (Gu et al. 2024).
 
@@ -46,13 +57,13 @@ def reverse_kl_loss(
     rather than of whole generated sequences.
 
     Args:
-        student_logits, teacher_logits, labels, num_items, temperature: as for `soft_target_loss`.
+        student_logits, teacher_logits, labels, num_items, temperature, weights: as for `soft_target_loss`.
 
     Returns:
         A scalar in fp32.
     """
     student, teacher = (_log_softened(logits, labels, temperature) for logits in (student_logits, teacher_logits))
-    return temperature**2 * sum_over_items(_kl(student, teacher), labels) / num_items
+    return temperature**2 * sum_over_items(_kl(student, teacher), labels, weights) / num_items
 
 
 def jensen_shannon_loss(
@@ -62,6 +73,7 @@ def jensen_shannon_loss(
     num_items: Tensor | int,
     temperature: float,
     beta: float,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """T²·JSD_β(teacher ‖ student), β·KL(p_T ‖ m) + (1 − β)·KL(p_S ‖ m) with m = β·p_T + (1 − β)·p_S.
 
@@ -70,7 +82,7 @@ def jensen_shannon_loss(
     β → 1; it vanishes at both ends itself. Near agreement it is β(1 − β) times either KL, which T² does not make up.
 
     Args:
-        student_logits, teacher_logits, labels, num_items, temperature: as for `soft_target_loss`.
+        student_logits, teacher_logits, labels, num_items, temperature, weights: as for `soft_target_loss`.
         beta: the teacher's share of the mixture, in (0, 1).
 
     Returns:
@@ -87,7 +99,7 @@ def jensen_shannon_loss(
     student, teacher = (_log_softened(logits, labels, temperature) for logits in (student_logits, teacher_logits))
     mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
     divergence = beta * _kl(teacher, mixture) + (1 - beta) * _kl(student, mixture)
-    return temperature**2 * sum_over_items(divergence, labels) / num_items
+    return temperature**2 * sum_over_items(divergence, labels, weights) / num_items
 
 
 def dkd_loss(
@@ -98,6 +110,7 @@ def dkd_loss(
     temperature: float,
     alpha: float,
     beta: float,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """T²·(α·TCKD + β·NCKD): decoupled knowledge distillation (Zhao et al. 2022, equation 7).
 
@@ -107,7 +120,7 @@ def dkd_loss(
     where a model excludes all classes but the label, NCKD is 0.
 
     Args:
-        student_logits, teacher_logits, num_items, temperature: as for `soft_target_loss`.
+        student_logits, teacher_logits, num_items, temperature, weights: as for `soft_target_loss`.
         labels: `[...]`, class indices; items labelled -100 do not count.
         alpha: α ≥ 0; 1 in the paper.
         beta: β ≥ 0; the paper tunes it for each pair of models, 8 for one and 0.5 for another.
@@ -132,14 +145,20 @@ def dkd_loss(
     teacher_both, teacher_rest, teacher_has_none = decouple(teacher_logits)
     tckd = _kl(teacher_both, student_both)
     nckd = _kl(teacher_rest, student_rest).masked_fill(student_has_none | teacher_has_none, 0.0)
-    return temperature**2 * sum_over_items(alpha * tckd + beta * nckd, labels) / num_items
+    return temperature**2 * sum_over_items(alpha * tckd + beta * nckd, labels, weights) / num_items
 
 
-def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
+def logit_mse_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    num_items: Tensor | int,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Squared distance of student and teacher outputs, a sum over them (Ba & Caruana 2014, equation 1, without the ½).
 
-    The loss for regression, which has one output. With more outputs, divided by 2·classes and up to a constant added to
-    the logits, it is the limit of `soft_target_loss` at T → ∞; it has no temperature, and T² would be wrong here. A
+    The loss for regression, which has one output. With more outputs, divided by 2·classes and up to a constant added
+    to the logits, it is the limit of `soft_target_loss` at T → ∞; it has no temperature, and T² would be wrong here. A
     class that either model excludes by a logit of −∞ is left out, as no distance to it is finite.
 
     Args:
@@ -147,6 +166,7 @@ def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tenso
         teacher_logits: of the same shape, without gradient.
         labels: `[...]`; items labelled -100 do not count.
         num_items: what the sum over items is divided by.
+        weights: of the items, of the labels' shape; None for 1.
 
     Returns:
         A scalar in fp32.
@@ -157,7 +177,7 @@ def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tenso
     ):  # of a regression, −∞ is no class to exclude but a wrong number, which must not be hidden
         excluded = student.isneginf() | teacher.isneginf()
         student, teacher = student.masked_fill(excluded, 0.0), teacher.masked_fill(excluded, 0.0)
-    return sum_over_items((student - teacher).square().sum(-1), labels) / num_items
+    return sum_over_items((student - teacher).square().sum(-1), labels, weights) / num_items
 
 
 def _log_softened(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -16,6 +16,7 @@ def relation_loss(
     labels: Tensor,
     num_items: Tensor | int,
     relation_heads: int,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """KL(teacher ‖ student) of softmax(XXᵀ/√d) in nats, mean over relation heads and rows, X queries, keys or values.
 
@@ -30,6 +31,7 @@ def relation_loss(
         labels: `[examples]` or `[examples, length]`: an example weighs as much as it has labels other than -100.
         num_items: what the sum over items is divided by.
         relation_heads: divides both widths.
+        weights: of the items, of the labels' shape; None for 1.
 
     Returns:
         A scalar in fp32.
@@ -40,7 +42,7 @@ def relation_loss(
     widths = student.shape[-1], teacher.shape[-1]
     if any(width % relation_heads for width in widths):
         raise ValueError(f"relation_heads={relation_heads} must divide the widths of student and teacher, {widths}.")
-    weights = position_weights(attention_mask, labels, num_items)
+    weights = position_weights(attention_mask, labels, num_items, weights)
     log_student, log_teacher = (
         _log_relations(zero_unweighted(each, weights), attention_mask, relation_heads) for each in (student, teacher)
     )

@@ -8,7 +8,13 @@ from hf_kd_lambda.losses.functional.distributions import log_distribution
 from hf_kd_lambda.losses.functional.items import IGNORED, sum_over_items, zero_ignored
 
 
-def task_loss(logits: Tensor, labels: Tensor, num_items: Tensor | int, label_smoothing: float = 0.0) -> Tensor:
+def task_loss(
+    logits: Tensor,
+    labels: Tensor,
+    num_items: Tensor | int,
+    label_smoothing: float = 0.0,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Cross-entropy in nats for classification, squared error where there is one output (regression).
 
     A class with a logit of −∞ is excluded: label smoothing spreads over the other classes. A label of an excluded
@@ -19,17 +25,25 @@ def task_loss(logits: Tensor, labels: Tensor, num_items: Tensor | int, label_smo
         labels: `[...]`, class indices, or numbers for regression; -100 for ignored items.
         num_items: what the sum over items is divided by.
         label_smoothing: in [0, 1), for classification.
+        weights: `[...]`, of each item; None for 1.
 
     Returns:
         A scalar in fp32.
     """
     logits = zero_ignored(logits, labels)
     if logits.shape[-1] == 1:
-        return sum_over_items((logits.squeeze(-1) - labels.float()).square(), labels) / num_items
+        return sum_over_items((logits.squeeze(-1) - labels.float()).square(), labels, weights) / num_items
     log_probs = log_distribution(logits)
-    nll = F.nll_loss(log_probs.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    nll = _sum_of_nll(log_probs, labels, weights)
     if not label_smoothing:
         return nll / num_items
     possible = ~logits.isneginf()
     spread = -torch.where(possible, log_probs, 0.0).sum(-1) / possible.sum(-1)
-    return ((1 - label_smoothing) * nll + label_smoothing * sum_over_items(spread, labels)) / num_items
+    return ((1 - label_smoothing) * nll + label_smoothing * sum_over_items(spread, labels, weights)) / num_items
+
+
+def _sum_of_nll(log_probs: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    flat = log_probs.flatten(0, -2), labels.flatten()
+    if weights is None:
+        return F.nll_loss(*flat, ignore_index=IGNORED, reduction="sum")
+    return (weights.flatten() * F.nll_loss(*flat, ignore_index=IGNORED, reduction="none")).sum()
