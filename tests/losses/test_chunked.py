@@ -192,7 +192,7 @@ def test_so_are_the_kd_losses_of_tokens_and_their_memory(logits, monkeypatch, na
     labels = torch.randint(vocabulary, (2, length), generator=generator)
     peaks = []
     for positions in (4, 2 * length):
-        monkeypatch.setattr("hf_kd_lambda.losses.functional.chunked.CHUNK", positions * vocabulary)
+        monkeypatch.setattr("hf_kd_lambda.losses.functional.chunked.CHUNK_LOGITS", positions * vocabulary)
         leaf = student.clone().requires_grad_()
         with LargestAlive(4 * vocabulary) as largest:
             loss = kd_loss(Given({"logits": leaf}, {"logits": teacher}, None, labels, 80, 1.0))

@@ -170,7 +170,7 @@ def test_votes_need_all_logits_of_a_chunk_of_tokens_alone(monkeypatch):
         sizes.append(len(chunk[-1]))
         return side_counts(*chunk)
 
-    monkeypatch.setattr("hf_kd_lambda.losses.functional.chunked.CHUNK", 9 * 7)
+    monkeypatch.setattr("hf_kd_lambda.losses.functional.chunked.CHUNK_LOGITS", 9 * 7)
     monkeypatch.setattr("hf_kd_lambda.models.labels.teacher_outputs.side_counts", counted)
     torch.testing.assert_close(
         SoftTargets(None, Accelerator(cpu=True), (), kept).votes(student, outputs, labels), whole

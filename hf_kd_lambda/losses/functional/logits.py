@@ -4,6 +4,8 @@ A divergence of distributions softened by the temperature T is quadratic in the 
 that its gradient scales as 1/T² and T² keeps its size when T changes (Hinton et al. 2015, "Distilling the Knowledge in
 a Neural Network", section 2). That holds as long as T is large beside the spread of the logits. Below that softmax
 saturates, and the gradient of the KL, T²·(p_S − p_T)/T, falls with T. The distance of logits needs no T² at all.
+
+Logits of −∞ exclude a class: see `distributions` for what that means in a divergence.
 """
 
 import math
@@ -12,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_kd_lambda.losses.functional.distributions import log_distribution
 from hf_kd_lambda.losses.functional.items import IGNORED, sum_over_items, zero_ignored
 
 
@@ -30,7 +33,7 @@ def soft_target_loss(
     Returns:
         A scalar in fp32.
     """
-    student, teacher = (_log_softened(each, labels, temperature) for each in (student_logits, teacher_logits))
+    student, teacher = (_log_softened(logits, labels, temperature) for logits in (student_logits, teacher_logits))
     return temperature**2 * sum_over_items(_kl(teacher, student), labels) / num_items
 
 
@@ -48,7 +51,7 @@ def reverse_kl_loss(
     Returns:
         A scalar in fp32.
     """
-    student, teacher = (_log_softened(each, labels, temperature) for each in (student_logits, teacher_logits))
+    student, teacher = (_log_softened(logits, labels, temperature) for logits in (student_logits, teacher_logits))
     return temperature**2 * sum_over_items(_kl(student, teacher), labels) / num_items
 
 
@@ -81,7 +84,7 @@ def jensen_shannon_loss(
             f"beta={beta} must lie in (0, 1): at its ends the Jensen-Shannon divergence is 0. What it tends to there, "
             "divided by its size, is soft_target_loss (0) and reverse_kl_loss (1)."
         )
-    student, teacher = (_log_softened(each, labels, temperature) for each in (student_logits, teacher_logits))
+    student, teacher = (_log_softened(logits, labels, temperature) for logits in (student_logits, teacher_logits))
     mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
     divergence = beta * _kl(teacher, mixture) + (1 - beta) * _kl(student, mixture)
     return temperature**2 * sum_over_items(divergence, labels) / num_items
@@ -99,8 +102,9 @@ def dkd_loss(
     """T²·(α·TCKD + β·NCKD): decoupled knowledge distillation (Zhao et al. 2022, equation 7).
 
     TCKD = KL(teacher ‖ student) of two classes, the label and all others; NCKD = KL(teacher ‖ student) among those
-    others alone. `soft_target_loss` is T²·(TCKD + (1 − p)·NCKD), where the teacher gives the label p (equation 6): the
-    surer the teacher, the less it tells of the others, which β undoes. With two classes NCKD is 0.
+    others alone. `soft_target_loss` is T²·(TCKD + (1 − p)·NCKD), where p is the teacher's probability of the label
+    (equation 6): a more confident teacher gives the other classes less weight, which β undoes. With two classes, or
+    where a model excludes all classes but the label, NCKD is 0.
 
     Args:
         student_logits, teacher_logits, num_items, temperature: as for `soft_target_loss`.
@@ -111,26 +115,32 @@ def dkd_loss(
     Returns:
         A scalar in fp32.
     """
-    targets = labels.masked_fill(labels.eq(IGNORED), 0).unsqueeze(-1)
+    label_indices = labels.masked_fill(labels.eq(IGNORED), 0).unsqueeze(-1)
     indices = torch.arange(student_logits.shape[-1] - 1, device=labels.device)
-    others = indices + (indices >= targets)  # all classes but the target's
+    others = indices + (indices >= label_indices)  # all classes but the label
 
-    def decoupled(logits: Tensor) -> tuple[Tensor, Tensor]:
+    def decouple(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities of the label and of all others, those among the others, and where there are no others."""
         softened = zero_ignored(logits, labels) / temperature
-        target, rest = softened.gather(-1, targets), softened.gather(-1, others)
-        both = torch.cat([target, rest.logsumexp(-1, keepdim=True)], dim=-1)
-        return both.log_softmax(-1), rest.log_softmax(-1)
+        label, rest = softened.gather(-1, label_indices), softened.gather(-1, others)
+        no_rest = rest.isneginf().all(-1, keepdim=True)
+        rest = rest.masked_fill(no_rest, 0.0)  # any number that has a gradient: it is not used
+        total = rest.logsumexp(-1, keepdim=True).masked_fill(no_rest, -math.inf)
+        return log_distribution(torch.cat([label, total], dim=-1)), log_distribution(rest), no_rest.squeeze(-1)
 
-    (student_both, student_rest), (teacher_both, teacher_rest) = decoupled(student_logits), decoupled(teacher_logits)
-    divergence = alpha * _kl(teacher_both, student_both) + beta * _kl(teacher_rest, student_rest)
-    return temperature**2 * sum_over_items(divergence, labels) / num_items
+    student_both, student_rest, student_has_none = decouple(student_logits)
+    teacher_both, teacher_rest, teacher_has_none = decouple(teacher_logits)
+    tckd = _kl(teacher_both, student_both)
+    nckd = _kl(teacher_rest, student_rest).masked_fill(student_has_none | teacher_has_none, 0.0)
+    return temperature**2 * sum_over_items(alpha * tckd + beta * nckd, labels) / num_items
 
 
 def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
     """Squared distance of student and teacher outputs, a sum over them (Ba & Caruana 2014, equation 1, without the ½).
 
-    The loss for regression, which has one output. With more it is, divided by 2·classes and up to a constant added to
-    the logits, what `soft_target_loss` tends to at T → ∞; it knows no temperature, and T² would be wrong here.
+    The loss for regression, which has one output. With more outputs, divided by 2·classes and up to a constant added to
+    the logits, it is the limit of `soft_target_loss` at T → ∞; it has no temperature, and T² would be wrong here. A
+    class that either model excludes by a logit of −∞ is left out, as no distance to it is finite.
 
     Args:
         student_logits: `[..., classes]`, or `[..., 1]` in the units of the label.
@@ -141,15 +151,19 @@ def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tenso
     Returns:
         A scalar in fp32.
     """
-    difference = zero_ignored(student_logits, labels) - zero_ignored(teacher_logits, labels)
-    return sum_over_items(difference.square().sum(-1), labels) / num_items
+    student, teacher = zero_ignored(student_logits, labels), zero_ignored(teacher_logits, labels)
+    if (
+        student.shape[-1] > 1
+    ):  # of a regression, −∞ is no class to exclude but a wrong number, which must not be hidden
+        excluded = student.isneginf() | teacher.isneginf()
+        student, teacher = student.masked_fill(excluded, 0.0), teacher.masked_fill(excluded, 0.0)
+    return sum_over_items((student - teacher).square().sum(-1), labels) / num_items
 
 
 def _log_softened(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    return F.log_softmax(zero_ignored(logits, labels) / temperature, dim=-1)
+    return log_distribution(zero_ignored(logits, labels) / temperature)
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p ‖ q) `[...]` of logarithms of distributions `[..., classes]`."""
-    p = p.clamp(min=torch.finfo(p.dtype).min)  # of a probability of 0 the logarithm is -∞, and 0·∞ no number
+    """KL(p ‖ q) `[...]` of finite logarithms of distributions `[..., classes]`."""
     return F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
