@@ -138,8 +138,8 @@ def dkd_loss(
 def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, num_items: Tensor | int) -> Tensor:
     """Squared distance of student and teacher outputs, a sum over them (Ba & Caruana 2014, equation 1, without the ½).
 
-    The loss for regression, which has one output. With more outputs, divided by 2·classes and up to a constant added to
-    the logits, it is the limit of `soft_target_loss` at T → ∞; it has no temperature, and T² would be wrong here. A
+    The loss for regression, which has one output. With more outputs, divided by 2·classes and up to a constant added
+    to the logits, it is the limit of `soft_target_loss` at T → ∞; it has no temperature, and T² would be wrong here. A
     class that either model excludes by a logit of −∞ is left out, as no distance to it is finite.
 
     Args:
