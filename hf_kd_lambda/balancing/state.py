@@ -15,10 +15,9 @@ from hf_kd_lambda.balancing.signal import Signal, bounded_signal
 from hf_kd_lambda.balancing.smoothness import Smoothness
 from hf_kd_lambda.balancing.votes import TeacherVotes
 from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.utils.log_keys import LIMIT_KEYS, LIMIT_NAMES
 
 SMALLEST = torch.finfo(torch.float32).tiny  # a squared norm below it has lost digits, and its average may vanish
-# What decided a measurement's λ, the later before the earlier where several did.
-HOLDERS = ("free", "clipped", "slowed", "floor", "ceiling", "held", "skipped_share")
 ON_EDGE = 1e-5  # relative distance from an end of the feasible interval at which λ counts as clipped to it
 
 
@@ -72,7 +71,7 @@ class LambdaState:
         self.losses = MovingAverage(2, (), decay)
         self.first_losses = torch.ones(2)
         self.skipped = torch.zeros((), dtype=torch.int32)
-        self.counts = torch.zeros(1 + len(HOLDERS))
+        self.counts = torch.zeros(1 + len(LIMIT_NAMES))
         self.votes = TeacherVotes() if "odds" in rule.needs else None
         self.smoothness = Smoothness() if "smoothness" in rule.needs else None
         self.split = None if losses is None else KDSplit(losses, decay, mgda=isinstance(rule, MGDA))
@@ -130,7 +129,7 @@ class LambdaState:
         return {name: needs[name] for name in self.rule.needs}
 
     def _set_lambda(self, usable: Tensor, first: Tensor) -> Tensor:
-        """Set λ and the weights' total where `usable`; return what held λ, as indices of `HOLDERS`."""
+        """Set λ and the weights' total where `usable`; return what limited λ, as indices of `LIMIT_NAMES`."""
         signal = self.signal
         weights: Weights = self.rule(signal.gram, **self._needs(signal))
         proposed = weights.kd / weights.task
@@ -152,12 +151,12 @@ class LambdaState:
         }
         holder = torch.zeros_like(usable, dtype=torch.long)
         for name, is_held in holds.items():
-            holder = torch.where(is_held, HOLDERS.index(name), holder)
+            holder = torch.where(is_held, LIMIT_NAMES.index(name), holder)
         return holder
 
     def _count(self, holder: Tensor, conflict: Tensor, finite: Tensor) -> None:
-        holder = torch.where(finite, holder, HOLDERS.index("skipped_share"))
-        shares = F.one_hot(holder.reshape(-1), len(HOLDERS)).float().mean(dim=0)
+        holder = torch.where(finite, holder, LIMIT_NAMES.index("skipped"))
+        shares = F.one_hot(holder.reshape(-1), len(LIMIT_NAMES)).float().mean(dim=0)
         self.counts = self.counts + torch.cat([conflict.float().mean()[None], shares])
         self.skipped = self.skipped + ~finite
 
@@ -165,7 +164,7 @@ class LambdaState:
         """Scalar tensors that tell why λ is as it is; shares are of the measurements since the last call."""
         shares = self.counts / self.counts[1:].sum()
         self.counts = torch.zeros_like(self.counts)
-        logs = {f"lambda_{name}": share for name, share in zip(("conflict", *HOLDERS), shares, strict=True)}
+        logs = dict(zip(("lambda_conflict", *LIMIT_KEYS), shares, strict=True))
         logs["lambda_skipped"] = self.skipped
         if self.votes is not None:
             logs["evidence_teacher"], logs["evidence_label"] = self.votes.counts

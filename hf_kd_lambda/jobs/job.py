@@ -295,6 +295,7 @@ class DistillationJob:
     def _write_report(self, reports: list[ModelReport], trainer: DistillationTrainer) -> None:
         history = trainer.state.log_history
         figure = plot_lambda(history, self.folder / FIGURE)
+        _, chance = self.problem.chance(self.data)
         model_card(facts_of_job(self, MAIN_METRIC, reports, history)).save(self.folder / CARD)
         write_results(
             self.folder / "results.json",
@@ -309,8 +310,9 @@ class DistillationJob:
                 "settings": {name: without_folders(value) for name, value in self.settings.items()},
                 "versions": versions(),
             },
+            chance,
         )
-        print(f"\nOn the {self.data.report_split} split:\n{results_table(reports, MAIN_METRIC)}")
+        print(f"\nOn the {self.data.report_split} split:\n{results_table(reports, MAIN_METRIC, chance)}")
         print(f"\n{explain_lambda(history)}")
         print(f"\nstudent: {self.folder}\nmodel card: {self.folder / CARD}")
         print(f"results: {self.folder / 'results.json'}\nfigure of λ: {figure}")

@@ -40,6 +40,7 @@ def facts_of_job(
         dataset_config=(data.dataset_config or data.task) if data.dataset else None,
         split=_split_on_the_hub(job),
         main_metric=main_metric,
+        chance=job.problem.chance(job.data)[1],
         reports=reports,
         metrics=reports[-1].metrics,
         log_history=log_history,

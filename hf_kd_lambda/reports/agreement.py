@@ -1,4 +1,4 @@
-"""How often student and teacher agree."""
+"""Agreement of student and teacher."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def correlation(coefficient: Callable, labels: np.ndarray, predictions: np.ndarray) -> float:
-    # Of a constant, a correlation is not defined; here it is 0, the score of predictions that carry no information.
+    """The coefficient of two vectors; 0, as for predictions without information, where one of them is constant."""
     if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
         return 0.0
     return float(coefficient(labels, predictions).statistic)
@@ -18,7 +18,7 @@ def teacher_agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
     """Share of the examples to which student and teacher give the same class; for a regression, their correlation.
 
     Args:
-        student_logits: (examples, classes), or (examples, 1) for a regression. Or classes, (examples,), int64.
+        student_logits: `[examples, classes]`, `[examples, 1]` for a regression, or classes `[examples]` in int64.
         teacher_logits: of the same shape, classes in the same order.
 
     Returns:

@@ -1,5 +1,6 @@
-"""The figure of a run: λ, what held it and what it was computed from, over the optimizer steps."""
+"""The figure of a run: λ, what limited it and what it was computed from, over the optimizer steps."""
 
+import math
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -12,13 +13,15 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from hf_kd_lambda.utils.log_keys import LIMITS
+
 SMOOTH_ABOVE = 50  # logged points; fewer are drawn as they are
 LEGEND_SPACING = {"frameon": False, "borderpad": 0.2, "borderaxespad": 0.3, "columnspacing": 1.5, "handlelength": 1.6}
-MOST_ROW_NAMES = 28  # beside the heat map; of more layers only every second is named, or every third
+MOST_ROW_NAMES = 28  # at the heat map; with more layers only every second or third is named
 
 
 class Line(NamedTuple):
-    """A line of the figure, or a layer of a stack: the key that it is logged under, and its looks."""
+    """A line of the figure, or an area of a stack: the key that it is logged under, and its style."""
 
     key: str
     label: str
@@ -29,35 +32,47 @@ class Line(NamedTuple):
 Entries = list[dict[str, float]]
 
 # The colour-blind-safe palette of Okabe and Ito (2008): the task is blue and distillation vermilion in every panel.
-TASK, KD, LAMBDA, COSINE = "#0072B2", "#D55E00", "#009E73", "#8F4E7D"
-HELD_BY, BY_LAYER = "held by", "λ by layer"
+TASK_COLOR, KD_COLOR, LAMBDA_COLOR, COSINE_COLOR = "#0072B2", "#D55E00", "#009E73", "#8F4E7D"
+LIMIT_COLORS = {
+    "clipped": "#CC79A7",
+    "slowed": "#56B4E9",
+    "floor": "#0072B2",
+    "ceiling": "#E69F00",
+    "held": "#F0E442",
+    "skipped": "#000000",
+    "free": "#E8E8E8",
+}
+"""From the bottom of the stack to its top."""
+LIMITED_BY, BY_LAYER = "what limited λ", "λ by layer"
 PANELS = {
-    "λ": [Line("lambda", "λ", LAMBDA), Line("kd_weight", "KD weight", KD, "--")],
-    HELD_BY: [
-        Line("lambda_clipped", "clipped, so that no loss grows", "#CC79A7"),
-        Line("lambda_slowed", "slowed (lambda_max_change)", "#56B4E9"),
-        Line("lambda_floor", "at lambda_min", "#0072B2"),
-        Line("lambda_ceiling", "at lambda_max", "#E69F00"),
-        Line("lambda_held", "kept: a gradient vanished", "#F0E442"),
-        Line("lambda_skipped_share", "skipped: not finite", "#000000"),
-        Line("lambda_free", "nothing: as the rule says", "#E8E8E8"),
-    ],
+    "λ": [Line("lambda", "λ", LAMBDA_COLOR), Line("kd_weight", "KD weight", KD_COLOR, "--")],
+    LIMITED_BY: [Line(LIMITS[name].key, LIMITS[name].words, color) for name, color in LIMIT_COLORS.items()],
     BY_LAYER: [],  # whichever layers were logged
-    "loss": [Line("task_loss", "task loss", TASK), Line("kd_loss", "KD loss", KD)],
-    "gradient norm": [Line("grad_norm_task", "task gradient", TASK), Line("grad_norm_kd", "KD gradient", KD)],
-    "cosine": [Line("grad_cosine", "cosine of the two gradients", COSINE)],
-    "signal / noise": [Line("snr_task", "of the task gradient", TASK), Line("snr_kd", "of the KD gradient", KD)],
-    "smoothness": [Line("smoothness_task", "s of the task loss", TASK), Line("smoothness_kd", "s of the KD loss", KD)],
-    "odds": [Line("odds", "teacher against label: above 1 the student sides with the teacher", LAMBDA)],
+    "loss": [Line("task_loss", "task loss", TASK_COLOR), Line("kd_loss", "KD loss", KD_COLOR)],
+    "gradient norm": [
+        Line("grad_norm_task", "task gradient", TASK_COLOR),
+        Line("grad_norm_kd", "KD gradient", KD_COLOR),
+    ],
+    "cosine": [Line("grad_cosine", "cosine of the two gradients", COSINE_COLOR)],
+    "signal / noise": [
+        Line("snr_task", "of the task gradient", TASK_COLOR),
+        Line("snr_kd", "of the KD gradient", KD_COLOR),
+    ],
+    "smoothness": [
+        Line("smoothness_task", "s of the task loss", TASK_COLOR),
+        Line("smoothness_kd", "s of the KD loss", KD_COLOR),
+    ],
+    "odds": [Line("odds", "teacher against label: above 1 the student agrees with the teacher", LAMBDA_COLOR)],
 }
 CONFLICT = Line("lambda_conflict", "losses in conflict")
 LOG_SCALED = ("λ", BY_LAYER, "gradient norm", "signal / noise", "smoothness", "odds")
 
 
 def plot_lambda(log_history: Entries, path: Path, title: str = "How λ balanced both losses") -> Path:
-    """Draws λ, what held it, and what it was computed from over the optimizer steps of a run.
+    """Draws λ, what limited it, and what it was computed from over the optimizer steps of a run.
 
-    A panel of which nothing was logged is left out, such as the gradients of the `fixed` rule.
+    A panel for which nothing was logged is left out, such as the gradients of the `fixed` rule. If λ itself cannot be
+    drawn, the figure says so.
 
     Args:
         log_history: the entries of `trainer_state.json`; those of evaluations are skipped.
@@ -69,8 +84,9 @@ def plot_lambda(log_history: Entries, path: Path, title: str = "How λ balanced 
     logged = {name: [line for line in lines if _is_seen(entries, line, name)] for name, lines in known.items()}
     panels = {name: lines for name, lines in logged.items() if lines}
     heights = [_height(name, lines) for name, lines in panels.items()]
-    figure = Figure(figsize=(8, 0.6 + max(sum(heights), 1.85)), dpi=150, layout="constrained")
-    figure.suptitle(title if panels else "No step was logged: lower logging_steps.", fontsize=13, fontweight="bold")
+    missing = _why_without_lambda(entries)
+    figure = Figure(figsize=(8, 0.6 + 0.2 * bool(missing) + max(sum(heights), 1.85)), dpi=150, layout="constrained")
+    figure.suptitle(f"{title}\n{missing}" if missing else title, fontsize=13, fontweight="bold")
     if panels:
         rows = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
         for axes, (name, lines) in zip(rows, panels.items(), strict=True):
@@ -80,6 +96,16 @@ def plot_lambda(log_history: Entries, path: Path, title: str = "How λ balanced 
         figure.align_ylabels([axes for axes in rows if axes.get_ylabel()])
     figure.savefig(path)
     return path
+
+
+def _why_without_lambda(entries: Entries) -> str:
+    """Why λ is not in the figure; empty where it is."""
+    if not entries:
+        return "No step was logged: lower logging_steps."
+    values = [entry["lambda"] for entry in entries if math.isfinite(entry.get("lambda", math.nan))]
+    if not values:
+        return "λ is not shown: no finite λ was logged."
+    return "" if any(value > 0 for value in values) else "λ is not shown: it was 0 at every logged step."
 
 
 def _layers(entries: Entries) -> list[Line]:
@@ -97,12 +123,12 @@ def _height(name: str, lines: list[Line]) -> float:
     """Returns inches."""
     if name == BY_LAYER:
         return 0.65 + 0.14 * np.clip(len(lines), 4, MOST_ROW_NAMES)
-    return 1.1 + 0.17 * np.ceil((len(lines) + 1) / 3) if name == HELD_BY else 1.85
+    return 1.1 + 0.17 * np.ceil((len(lines) + 1) / 3) if name == LIMITED_BY else 1.85
 
 
 def _is_seen(entries: Entries, line: Line, panel: str) -> bool:
     _, values = _points(entries, line, panel)
-    return bool(values.size and (panel != HELD_BY or np.nanmax(values) > 0))
+    return bool(values.size and (panel != LIMITED_BY or np.nanmax(values) > 0))
 
 
 def _points(entries: Entries, line: Line, panel: str) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +165,7 @@ def _draw_panel(axes: Axes, name: str, lines: list[Line], entries: Entries) -> N
     if name == BY_LAYER:
         _draw_heat_map(axes, lines, entries)
         return  # with a title and a colour bar for label and legend
-    if name == HELD_BY:
+    if name == LIMITED_BY:
         _draw_shares(axes, lines, entries)
     else:
         _draw_lines(axes, name, lines, entries)
@@ -166,7 +192,7 @@ def _draw_lines(axes: Axes, name: str, lines: list[Line], entries: Entries) -> N
 
 
 def _set_log_ticks(axis: Axis, low: float, high: float) -> None:
-    # Plain decades where there are several; a narrower range would be left with one tick or none.
+    # Decades alone where there are several; in a narrower range they would leave one tick or none.
     subs = (1,) if high / low > 100 else (1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 5, 7)
     axis.set_major_locator(LogLocator(subs=subs) if high / low > 3 else MaxNLocator(4))
     axis.set_minor_locator(NullLocator())
@@ -182,8 +208,8 @@ def _mark_conflict(axes: Axes) -> None:
 
 
 def _draw_shares(axes: Axes, lines: list[Line], entries: Entries) -> None:
-    """Stacks what held λ, over the steps that each log covers, beneath a line for the share in conflict."""
-    edges, shares = _columns(entries, [*lines, CONFLICT], HELD_BY)
+    """Stacks what limited λ, over the steps that each log covers, below a line for the share in conflict."""
+    edges, shares = _columns(entries, [*lines, CONFLICT], LIMITED_BY)
     shares = np.column_stack([shares[:, :1], shares])  # the first column starts at the first edge
     labels, colors = [line.label for line in lines], [line.color for line in lines]
     axes.stackplot(edges, np.nan_to_num(shares[:-1]), labels=labels, colors=colors, step="pre", linewidth=0)
@@ -194,13 +220,13 @@ def _draw_shares(axes: Axes, lines: list[Line], entries: Entries) -> None:
 
 
 def _draw_heat_map(axes: Axes, layers: list[Line], entries: Entries) -> None:
-    """Colours λ of each layer, a row a layer, over the steps that each log covers."""
+    """Colours λ of each layer, one row per layer, over the steps that each log covers."""
     edges, values = _columns(entries, layers, BY_LAYER)
-    low, high = np.nanmin(values) / 1.01, np.nanmax(values) * 1.01  # a range, though λ be one number throughout
+    low, high = np.nanmin(values) / 1.01, np.nanmax(values) * 1.01  # a range, even where λ never changes
     mesh = axes.pcolormesh(edges, np.arange(len(layers) + 1), values, norm=LogNorm(low, high), cmap="viridis")
-    every = -(-len(layers) // MOST_ROW_NAMES)
+    stride = -(-len(layers) // MOST_ROW_NAMES)
     names = [layer.label for layer in layers]
-    axes.set_yticks(np.arange(0.5, len(layers))[::every], names[::every], fontsize=8)
+    axes.set_yticks(np.arange(0.5, len(layers))[::stride], names[::stride], fontsize=8)
     axes.invert_yaxis()
     axes.set_title(BY_LAYER, loc="left", fontsize=10, y=1)
     # Inside the panel's own width, so that all panels share their steps.
@@ -212,7 +238,7 @@ def _draw_heat_map(axes: Axes, layers: list[Line], entries: Entries) -> None:
 
 
 def moving_average(values: np.ndarray) -> np.ndarray:
-    """Returns the centred mean of a twentieth of the values around each; NaN values are left out of it."""
+    """Returns the centred moving average over a twentieth of the values; NaN values are left out."""
     kernel = np.ones(2 * (len(values) // 40) + 1)
     finite = np.isfinite(values)
     count = np.convolve(finite, kernel, mode="same")

@@ -6,23 +6,21 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import yaml
-from huggingface_hub import (
-    EvalResult,
-    ModelCard,
-    ModelCardData,
-)
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, one_line
 from hf_kd_lambda.reports.results import ModelReport, markdown_table
 from hf_kd_lambda.reports.summary import explain_lambda
 
-CARD, FIGURE = "README.md", "lambda.png"  # the card links the figure, which lies beside it
-TASK = "text-classification"  # the Hub's name of the task of a trainer without a job, unless it is told another
+CARD, FIGURE = "README.md", "lambda.png"  # in one folder: the card links the figure
+DEFAULT_TASK = "text-classification"  # the Hub's name for the task, where the caller names none
 TAGS = ("knowledge-distillation", "hf-kd-lambda")
-# The Hub's names of our metrics; others, such as a mean of metrics, it does not know.
+# The Hub's names for our metrics. It has none for others, such as a mean of metrics.
 HUB_METRICS = {
     "accuracy": "accuracy",
     "f1": "f1",
@@ -34,11 +32,11 @@ HUB_METRICS = {
 SUMMARY = """\
 A student made by knowledge distillation with hf-kd-lambda. λ is the weight of the KD loss, which follows the teacher,
 relative to that of the task loss, which follows the labels."""
-LIMITS = """\
-- The student learned from the teacher's predictions, its mistakes and biases included.
-- The scores are those of one training run: another seed moves them, and differences of a few examples are chance.
-- λ balances two losses, and is no proof of which of labels and teacher is right. Whether a λ tuned by a sweep would
-  have done better was not measured."""
+LIMITATIONS = """\
+- The student learned from the teacher's predictions, including their errors and biases.
+- The scores are from one training run: another seed changes them, and a difference of a few examples is chance.
+- λ balances two losses. It does not prove whether the labels or the teacher are right. Whether a λ tuned by a sweep
+  would do better was not measured."""
 CITATION = """\
 ```bibtex
 @software{hf_kd_lambda,
@@ -57,32 +55,33 @@ CITATION = """\
 
 
 class Origin(NamedTuple):
-    """A model or dataset that a student comes from: its name, and whether it is one of the Hub."""
+    """A model or dataset that a student comes from: its name, and whether it is on the Hub."""
 
     name: str
     on_hub: bool
 
     def link(self, where: str = "") -> str:
-        """Markdown: a link to the Hub, below `where`, or the bare name with a word of warning."""
+        """Markdown: a link to the Hub, below `where`, or the bare name and that it is not there."""
         if self.on_hub:
-            return f"[{self.name}](https://huggingface.co/{where}{self.name})"
-        return f"`{PurePath(self.name).name}` (not on the Hub)"
+            return f"[{escaped(self.name)}](https://huggingface.co/{where}{quote(self.name)})"
+        return f"{code_span(PurePath(self.name).name)} (not on the Hub)"
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card tells; what is None or empty is left out of it.
+    """The content of a card; what is None or empty is left out. Names may be any text: the card escapes them.
 
     Args:
         name: of the student, or of its repository.
-        teacher: the checkpoint that taught.
+        teacher: its checkpoint.
         student: the checkpoint that was trained; None where the student was built from `layers` of the teacher.
-        layers: which, counted from 0.
+        layers: of the teacher, counted from 0.
         teacher_finetuned: whether the teacher was first fine-tuned on the task.
-        datasets: trained and evaluated on.
+        datasets: for training and evaluation.
         dataset_config: configuration of the only dataset.
-        split: evaluated on.
+        split: the one that scores are from.
         main_metric: the metric of `reports` by which models are compared.
+        chance: the main metric without knowledge, see `ModelReport.retained`.
         reports: size, speed and scores of the models compared.
         metrics: the student's scores.
         log_history: the entries of `trainer_state.json`.
@@ -101,13 +100,14 @@ class CardFacts:
     dataset_config: str | None = None
     split: str | None = None
     main_metric: str = "score"
+    chance: float = 0.0
     reports: Sequence[ModelReport] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     log_history: Sequence[Mapping[str, float]] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     command: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
-    pipeline_tag: str = TASK
+    pipeline_tag: str = DEFAULT_TASK
     language: str | None = None
     license: str | None = None
     tags: Sequence[str] = ()
@@ -119,11 +119,12 @@ def model_card(facts: CardFacts) -> ModelCard:
         "Results": _results(facts),
         "λ": _balance(facts),
         "Training": _training(facts),
-        "Limits": LIMITS,
+        "Limits": LIMITATIONS,
         "Citation": CITATION,
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
-    return ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n# {facts.name}\n\n{_summary(facts)}\n\n{body}\n")
+    title = escaped(facts.name)
+    return ModelCard(f"---\n{_metadata(facts).to_yaml()}\n---\n\n# {title}\n\n{_summary(facts)}\n\n{body}\n")
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
@@ -137,11 +138,11 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         pipeline_tag=facts.pipeline_tag,
         tags=list(dict.fromkeys([*TAGS, *facts.tags])),
         base_model=list(dict.fromkeys(bases)) or None,
-        # Said, because the Hub takes a model with two bases for a merge of them.
+        # Without it, the Hub takes a model with two bases for a merge of both.
         base_model_relation="finetune" if bases else None,
         datasets=[dataset.name for dataset in facts.datasets if dataset.on_hub] or None,
         metrics=list(dict.fromkeys(HUB_METRICS[name] for name in known)) or None,
-        model_name=facts.name if scores else None,
+        model_name=one_line(facts.name) if scores else None,
         eval_results=scores or None,
     )
 
@@ -171,10 +172,10 @@ def _summary(facts: CardFacts) -> str:
     rows = {
         "teacher": facts.teacher and facts.teacher.link() + ", fine-tuned on the task" * facts.teacher_finetuned,
         "student": _student(facts),
-        "task": " ".join(filter(None, [facts.pipeline_tag, facts.settings.get("task")])),
+        "task": escaped(" ".join(filter(None, [facts.pipeline_tag, facts.settings.get("task")]))),
         "dataset": ", ".join(dataset.link("datasets/") for dataset in facts.datasets),
-        "configuration of the dataset": facts.dataset_config,
-        "rule for λ": rule and f"`{rule}`",
+        "configuration of the dataset": facts.dataset_config and escaped(facts.dataset_config),
+        "rule for λ": rule and code_span(rule),
     }
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items() if value)])
     return f"{SUMMARY}\n\n{table}"
@@ -187,39 +188,42 @@ def _student(facts: CardFacts) -> str | None:
 
 
 def _results(facts: CardFacts) -> str:
-    where = f"On the {facts.split} split:\n\n" if facts.split else ""
+    where = f"On the {escaped(facts.split)} split:\n\n" if facts.split else ""
     if facts.reports:
         latency = (
             "Latency is the median time of one forward with one example, on the machine that trained the student."
         )
-        return f"{where}{markdown_table(facts.reports, facts.main_metric)}\n\n{latency}"
-    rows = [f"| {name} | {value:.4g} |" for name, value in facts.metrics.items()]
+        return f"{where}{markdown_table(facts.reports, facts.main_metric, facts.chance)}\n\n{latency}"
+    rows = [f"| {escaped(name)} | {value:.4g} |" for name, value in facts.metrics.items()]
     return where + "\n".join(["| metric | value |", "|---|---|", *rows]) if rows else ""
 
 
 def _balance(facts: CardFacts) -> str:
     figure = f"![λ and what it was computed from, over the steps]({FIGURE})"
-    return f"{figure}\n\n{explain_lambda(facts.log_history)}" if facts.log_history else ""
+    explanation = "\n".join(map(escaped, explain_lambda(facts.log_history).splitlines()))
+    return f"{figure}\n\n{explanation}" if facts.log_history else ""
 
 
 def _training(facts: CardFacts) -> str:
     given = {name: without_folders(value) for name, value in facts.settings.items() if value not in (None, [], {})}
     plain = json.loads(json.dumps(given))  # enumerations become text, as YAML has them
-    parts = [f"```yaml\n{yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)}```"] if plain else []
+    parts = [code_block(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), "yaml")] if plain else []
     if facts.command:
-        parts.append(f"With these settings in `student.yaml`:\n\n```bash\n{facts.command}\n```")
+        parts.append(f"With these settings in `student.yaml`:\n\n{code_block(facts.command, 'bash')}")
     if facts.versions:
-        parts.append(f"Versions: {', '.join(f'{name} {version}' for name, version in facts.versions.items())}.")
+        parts.append(
+            f"Versions: {escaped(', '.join(f'{name} {version}' for name, version in facts.versions.items()))}."
+        )
     return "\n\n".join(parts)
 
 
 def without_folders(value: Any) -> Any:
-    """A setting as it may be shown: of an absolute path the last part, as no reader has these folders."""
+    """A setting as a card may show it: an absolute path is cut to its last part, as no reader has these folders."""
     return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
 
 
 def origin_of(name: str, bundled: Collection[str]) -> Origin:
-    """Where a `teacher`, `student` or `dataset` setting leads: to the Hub, unless such a file or folder is here."""
+    """Where a `teacher`, `student` or `dataset` setting leads: to the Hub, unless there is such a file or folder."""
     try:
         validate_repo_id(name)
     except HFValidationError:

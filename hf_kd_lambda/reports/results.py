@@ -12,17 +12,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from hf_kd_lambda.reports.markdown import escaped
+
 WARMUP_RUNS, TIMED_RUNS = 5, 30
 NO_SHARES = ("perplexity",)  # metrics that are no percentages
+CLEARLY_ABOVE_CHANCE = 0.05  # a share of a smaller lead over chance would be a share of noise
 
 
 @dataclass(frozen=True)
 class ModelReport:
     """How good, how large and how fast a model is.
 
-    Metrics are fractions or correlations, but for those in `NO_SHARES`; megabytes are 10⁶ bytes of weights as
-    safetensors stores them, and the latency is the median time of one forward. The model named "teacher" is the one
-    that others are compared with.
+    Metrics are fractions or correlations, except those in `NO_SHARES`; megabytes are 10⁶ bytes of weights as
+    safetensors stores them; the latency is the median time of one forward. The other models are compared with the one
+    named "teacher".
     """
 
     name: str
@@ -31,10 +34,22 @@ class ModelReport:
     megabytes: float
     latency_ms: float
 
-    def retained(self, reports: Sequence["ModelReport"], main_metric: str) -> float | None:
-        """Returns the share of the teacher's score, None where the teacher in `reports` has no positive one."""
-        teacher = next((report.metrics[main_metric] for report in reports if report.name == "teacher"), 0.0)
-        return self.metrics[main_metric] / teacher if teacher > 0 else None
+    def retained(self, reports: Sequence["ModelReport"], main_metric: str, chance: float = 0.0) -> float | None:
+        """The share of the teacher's score; above 1 where this model is better than the teacher.
+
+        Args:
+            reports: of the models compared.
+            main_metric: higher is better.
+            chance: its value without knowledge: the majority label's share for accuracy, 0 for a correlation.
+
+        Returns:
+            None where a share means nothing: no teacher in `reports`, a teacher that is not clearly above chance, or a
+            metric that is no share.
+        """
+        teacher = next((report.metrics[main_metric] for report in reports if report.name == "teacher"), math.nan)
+        if main_metric in NO_SHARES or not teacher > chance + CLEARLY_ABOVE_CHANCE:
+            return None
+        return self.metrics[main_metric] / teacher
 
 
 def measure_model(
@@ -64,28 +79,30 @@ def _latency_ms(model: nn.Module, example: Mapping[str, Tensor]) -> float:
     return 1e3 * statistics.median(seconds[WARMUP_RUNS:])
 
 
-def results_table(reports: Sequence[ModelReport], main_metric: str) -> str:
-    """Returns an aligned table for the terminal, a line for each model, the main metric first."""
-    rows = _rows(reports, main_metric)
+def results_table(reports: Sequence[ModelReport], main_metric: str, chance: float = 0.0) -> str:
+    """An aligned table for the terminal, one line per model, the main metric first; `chance` as for `retained`."""
+    rows = _rows(reports, main_metric, chance)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def markdown_table(reports: Sequence[ModelReport], main_metric: str) -> str:
-    """Returns the same table in Markdown."""
-    head, *rows = _rows(reports, main_metric)
+def markdown_table(reports: Sequence[ModelReport], main_metric: str, chance: float = 0.0) -> str:
+    """The same table in Markdown."""
+    head, *rows = ([escaped(cell) for cell in row] for row in _rows(reports, main_metric, chance))
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---", *["---:"] * (len(head) - 1)], *rows])
 
 
-def _rows(reports: Sequence[ModelReport], main_metric: str) -> list[list[str]]:
+def _rows(reports: Sequence[ModelReport], main_metric: str, chance: float) -> list[list[str]]:
     names = list(dict.fromkeys([main_metric, *(name for report in reports for name in report.metrics)]))
     scales = ["parameters (M)", "size (MB)", "latency (ms)", "retained (%)"]
     rows = [["model", *(name if name in NO_SHARES else f"{name} (%)" for name in names), *scales]]
     for report in reports:
         scores = [(_number if name in NO_SHARES else _percent)(report.metrics.get(name)) for name in names]
         sizes = [f"{report.parameters / 1e6:.1f}", f"{report.megabytes:.1f}", f"{report.latency_ms:.1f}"]
-        rows.append([report.name, *scores, *sizes, _percent(report.retained(reports, main_metric))])
+        retained = report.retained(reports, main_metric, chance)
+        above = retained is not None and retained > 1
+        rows.append([report.name, *scores, *sizes, "above the teacher" if above else _percent(retained)])
     return rows
 
 
@@ -98,10 +115,15 @@ def _number(value: float | None) -> str:
 
 
 def write_results(
-    path: Path, reports: Sequence[ModelReport], main_metric: str, figure: Path | None, extra: Mapping[str, object]
+    path: Path,
+    reports: Sequence[ModelReport],
+    main_metric: str,
+    figure: Path | None,
+    extra: Mapping[str, object],
+    chance: float = 0.0,
 ) -> None:
     """Writes results.json, the models and `extra` (task, versions), in one step: no crash leaves half of it."""
-    models = [asdict(report) | {"retained": report.retained(reports, main_metric)} for report in reports]
+    models = [asdict(report) | {"retained": report.retained(reports, main_metric, chance)} for report in reports]
     results = {**extra, "main_metric": main_metric, "models": models, "figure": figure.name if figure else None}
     # JSON has neither NaN nor infinity: they become null.
     finite = json.loads(json.dumps(results, default=str), parse_constant=lambda _: None)

@@ -1,46 +1,20 @@
-"""What λ did over a run and what held it, in numbers and in words."""
+"""What λ did over a run and what limited it, in numbers and in words."""
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-WORTH_ADVICE = 0.1  # of the measurements: what held λ in fewer hardly shaped the run
+from hf_kd_lambda.utils.log_keys import LIMITS
 
-
-class Holder(NamedTuple):
-    """What can keep λ from being as its rule says: the key of its share, words for it, and what to do about it."""
-
-    key: str
-    words: str
-    advice: str
-
-
-HOLDERS = {
-    "clipped": Holder(
-        "lambda_clipped",
-        "clipped into the interval where neither loss grows",
-        "the rule weighed one loss more than the other can bear, and norm_ratio is the rule that never does",
-    ),
-    "slowed": Holder(
-        "lambda_slowed",
-        "slowed down",
-        "raise lambda_max_change to let it follow the gradients faster, or gram_decay to give it less noise to follow",
-    ),
-    "floor": Holder("lambda_floor", "at its floor", "lower lambda_min to let the KD loss weigh less"),
-    "ceiling": Holder("lambda_ceiling", "at its ceiling", "raise lambda_max to let the KD loss weigh more"),
-    "held": Holder(
-        "lambda_held",
-        "kept for a vanishing gradient",
-        "labels that are memorised, or a student that equals its teacher, leave nothing to balance",
-    ),
-    "skipped": Holder(
-        "lambda_skipped_share",
-        "kept for a gradient that was not finite",
-        "lower learning_rate, or train in bf16 or fp32 if this was fp16",
-    ),
-}
-SHARES = {"conflict": "lambda_conflict", "free": "lambda_free"} | {name: each.key for name, each in HOLDERS.items()}
+WORTH_ADVICE = 0.1  # share of the measurements; a rarer limit hardly shaped the run
+FEW_VOTES = 10.0  # fewer weigh less than the prior of the odds, which is 5 for either side
+TINY_KD_GRADIENT = 0.05  # relative to the task gradient
+SHARES = {"conflict": "lambda_conflict"} | {name: limit.key for name, limit in LIMITS.items()}
+CHECK_TEACHER = (
+    "do not raise lambda_max yet, but check the teacher: is it fine-tuned on this task, and better than chance? "
+    "{reason}, so that a larger λ would amplify noise"
+)
 
 
 def lambda_summary(log_history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -51,9 +25,10 @@ def lambda_summary(log_history: Sequence[Mapping[str, float]]) -> dict[str, Any]
 
     Returns:
         `first`, `last`, `median`, `min` and `max` of the logged λ; `shares` in [0, 1] of the measurements that were in
-        `conflict`, left λ `free`, or held it by one of `HOLDERS`, weighted by the steps that each log covers; the
-        median `snr_task` and `snr_kd`; the last `odds`, `evidence_teacher` and `evidence_label`; `layers`, the median
-        λ of each. What was not logged is left out, so that a run without a finite λ gives an empty dictionary.
+        `conflict`, and of those in which each of `LIMITS` decided λ, weighted by the steps that each log covers; the
+        medians of `snr_task`, `snr_kd` and `kd_gradient`, the norm of the KD gradient divided by that of the task
+        gradient; the last `odds`, `evidence_teacher` and `evidence_label`; `layers`, the median λ of each layer. What
+        was not logged is left out, so that a run without a finite λ gives an empty dictionary.
     """
     entries = [entry for entry in log_history if math.isfinite(entry.get("lambda", math.nan))]
     if not entries:
@@ -66,6 +41,8 @@ def lambda_summary(log_history: Sequence[Mapping[str, float]]) -> dict[str, Any]
     for key in ("snr_task", "snr_kd"):
         if found := _finite(entries, key):
             summary[key] = statistics.median(found)
+    if ratios := _gradient_ratios(entries):
+        summary["kd_gradient"] = statistics.median(ratios)
     for key in ("odds", "evidence_teacher", "evidence_label"):
         if found := _finite(entries, key):
             summary[key] = found[-1]
@@ -76,7 +53,7 @@ def lambda_summary(log_history: Sequence[Mapping[str, float]]) -> dict[str, Any]
 
 
 def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
-    """What λ did over a run, in a few lines for the terminal: its course, the conflict, what held it and what to do.
+    """What λ did over a run, in a few lines: its course, the conflict, what limited it and what to do about it.
 
     Args:
         log_history: as for `lambda_summary`.
@@ -85,15 +62,15 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
     if not summary:
         return "No finite λ was logged: lower logging_steps, unless the run was on the KD loss alone."
     lines = [_course(summary)]
-    if shares := summary.get("shares"):
-        lines += _what_held_it(shares)
+    if "shares" in summary:
+        lines += _what_limited_it(summary)
     if layers := summary.get("layers"):
         low, high = min(layers, key=layers.get), max(layers, key=layers.get)
         lines.append(
-            f"Apart, the median λ is lowest in {low} ({layers[low]:.2g}), highest in {high} ({layers[high]:.2g})."
+            f"By layer, the median λ is lowest in {low} ({layers[low]:.2g}), highest in {high} ({layers[high]:.2g})."
         )
     noise = "Signal over noise is {snr_task:.2g} in the task gradient, {snr_kd:.2g} in the KD gradient (medians)."
-    odds = "The odds that the student sides with the teacher, not the label, ended at {odds:.2g}."
+    odds = "The odds that the student agrees with the teacher, not the label, ended at {odds:.2g}."
     lines.append(
         " ".join(text.format(**summary) for text, key in ((noise, "snr_kd"), (odds, "odds")) if key in summary)
     )
@@ -107,22 +84,43 @@ def _course(summary: Mapping[str, Any]) -> str:
     return course.format(**summary)
 
 
-def _what_held_it(shares: Mapping[str, float]) -> list[str]:
-    """Returns lines on the conflict, on what held λ and on what can be done about it, as far as they were logged."""
-    lines = []
+def _what_limited_it(summary: Mapping[str, Any]) -> list[str]:
+    """Lines on the conflict, on what limited λ and on what can be done about it, as far as they were logged."""
+    shares, lines = summary["shares"], []
     if "conflict" in shares:
         conflict = "the losses were in conflict: a step along one gradient raises the other loss"
         lines.append(f"In {_percent(shares['conflict'])} of the measurements {conflict}.")
-    held = sorted((name for name in HOLDERS if shares.get(name, 0.0) > 0), key=lambda name: -shares[name])
-    parts = [f"{HOLDERS[name].words} in {_percent(shares[name])}" for name in held]
+    limits = sorted((name for name in LIMITS if shares.get(name, 0.0) > 0), key=lambda name: -shares[name])
     if "free" in shares:
-        parts.insert(0, f"as its rule says in {_percent(shares['free'])} of the measurements")
-    if parts:
-        lines.append(f"λ was {', '.join(parts)}.")
-    if held and shares[held[0]] >= WORTH_ADVICE:
-        most_often = HOLDERS[held[0]]
-        lines.append(f"Where it was held, it was mostly {most_often.words}: {most_often.advice}.")
+        limits = ["free", *(name for name in limits if name != "free")]
+    if limits:
+        first, *others = (f"{LIMITS[name].words} in {_percent(shares[name])}" for name in limits)
+        lines.append(f"λ was {', '.join([f'{first} of the measurements', *others])}.")
+    often = next((name for name in limits if name != "free" and shares[name] >= WORTH_ADVICE), None)
+    if often is not None:
+        lines.append(f"Otherwise it was mostly {LIMITS[often].words}: {_advice(often, summary)}.")
     return lines
+
+
+def _advice(limit: str, summary: Mapping[str, Any]) -> str:
+    """What to do about the most frequent limit: a larger λ only where the KD gradient carries information."""
+    reason = _why_uninformative(summary) if limit == "ceiling" else None
+    return LIMITS[limit].advice if reason is None else CHECK_TEACHER.format(reason=reason)
+
+
+def _why_uninformative(summary: Mapping[str, Any]) -> str | None:
+    """Why the KD gradient seems to carry no information; None where nothing speaks for that."""
+    if summary.get("kd_gradient", math.inf) < TINY_KD_GRADIENT:
+        return f"the KD gradient is only {summary['kd_gradient']:.2g} times the task gradient"
+    if summary.get("evidence_teacher", math.inf) + summary.get("evidence_label", math.inf) < FEW_VOTES:
+        return "the teacher hardly ever prefers another class to the label with any confidence"
+    return None
+
+
+def _gradient_ratios(entries: Sequence[Mapping[str, float]]) -> list[float]:
+    """Norm of the KD gradient divided by that of the task gradient, of each entry that logged both."""
+    norms = [(entry.get("grad_norm_kd", math.nan), entry.get("grad_norm_task", math.nan)) for entry in entries]
+    return [kd / task for kd, task in norms if math.isfinite(kd) and math.isfinite(task) and task > 0]
 
 
 def _finite(entries: Sequence[Mapping[str, float]], key: str) -> list[float]:
@@ -130,7 +128,7 @@ def _finite(entries: Sequence[Mapping[str, float]], key: str) -> list[float]:
 
 
 def _mean_over_steps(entries: Sequence[Mapping[str, float]], key: str) -> float | None:
-    """Returns the mean of what was logged under `key`, weighted by the steps since the log before; None of nothing."""
+    """The mean of what was logged under `key`, weighted by the steps since the log before; None without values."""
     steps = [0.0, *(entry["step"] for entry in entries)]
     covered = [
         (entry[key], entry["step"] - before)

@@ -10,7 +10,7 @@ from transformers.modelcard import extract_hyperparameters_from_trainer
 
 from hf_kd_lambda.data.bundled import BUNDLED
 from hf_kd_lambda.models.causal import is_causal
-from hf_kd_lambda.reports.model_card import TASK, CardFacts, origin_of
+from hf_kd_lambda.reports.model_card import DEFAULT_TASK, CardFacts, origin_of
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.versions import versions
 
@@ -51,7 +51,7 @@ def facts_of_trainer(
         log_history=history,
         settings={name: getattr(args, name) for name in sorted(own)} | extract_hyperparameters_from_trainer(trainer),
         versions=versions(),
-        pipeline_tag=next(iter(_listed(tasks)), "text-generation" if is_causal(trainer.model) else TASK),
+        pipeline_tag=next(iter(_listed(tasks)), "text-generation" if is_causal(trainer.model) else DEFAULT_TASK),
         language=language,
         license=license,
         tags=_listed(tags),

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_kd_lambda.balancing.rules import MGDA, Adaptive, Evidence, NormRatio, PCGrad, Rule, Taylor2, Weights
-from hf_kd_lambda.balancing.state import HOLDERS, LambdaState, Measurement
+from hf_kd_lambda.balancing.state import LambdaState, Measurement
 from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.utils.log_keys import LIMITS
 
 
 def gram(a, b, c=0.0, losses=(1.0, 1.0), **measured):
@@ -259,11 +260,11 @@ def test_state_of_rules_that_keep_one_survives_json():
         assert restored.state_dict() == state.state_dict() != make_state(rule=rule).state_dict()
 
 
-# --- what held λ
+# --- what limited λ
 
 
 @pytest.mark.parametrize(
-    ("settings", "measured", "holder"),
+    ("settings", "measured", "limit"),
     [
         ({}, gram(4, 1), "free"),
         ({"rule": Adaptive(kappa=8.0)}, gram(1, 1, -0.5), "clipped"),
@@ -275,18 +276,16 @@ def test_state_of_rules_that_keep_one_survives_json():
         ({"bounds": (1.0, 1.5)}, gram(4, 1), "ceiling"),
         ({"bounds": (0.9, 5.0)}, gram(1, 4), "floor"),
         ({}, gram(0, 1), "held"),
-        ({}, gram(math.nan, 1), "skipped_share"),
+        ({}, gram(math.nan, 1), "skipped"),
     ],
 )
-def test_every_measurement_has_one_holder(settings, measured, holder):
+def test_every_measurement_has_one_limit(settings, measured, limit):
     state = make_state(decay=0.0, **settings)
     state.update(gram(1, 1))
     state.logs()
     state.update(measured)
     logs = state.logs()
-    assert {name: logs[f"lambda_{name}"].item() for name in HOLDERS} == {
-        name: float(name == holder) for name in HOLDERS
-    }
+    assert {name: logs[LIMITS[name].key].item() for name in LIMITS} == {name: float(name == limit) for name in LIMITS}
     assert logs["lambda_conflict"] == (measured.gram.dot < 0)
 
 

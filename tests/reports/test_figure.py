@@ -7,9 +7,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from hf_kd_lambda.reports.figure import moving_average, plot_lambda
-
-HOLDERS = ("clipped", "slowed", "floor", "ceiling", "held", "skipped_share", "free")
+from hf_kd_lambda.reports.figure import LIMIT_COLORS, PANELS, moving_average, plot_lambda
+from hf_kd_lambda.utils.log_keys import LIMITS, LOG_KEYS
 
 
 def training_log(steps, **changes):
@@ -133,9 +132,28 @@ def test_long_logs_show_a_moving_average_over_the_raw_line(tmp_path, drawn):
     assert "moving average" in drawn[0].axes[-1].get_xlabel()
 
 
-def test_log_without_training_entries_says_so(tmp_path, drawn):
-    assert plot_lambda([{"step": 5, "eval_loss": 0.4}], tmp_path / "lambda.png").exists()
-    assert "logging_steps" in drawn[0].get_suptitle()
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        ([], "No step was logged: lower logging_steps"),
+        ([{"step": 5, "eval_loss": 0.4}], "No step was logged: lower logging_steps"),
+        ([{"step": 5, "task_loss": 0.4}], "no finite λ was logged"),
+        ([{"step": 5, "task_loss": 0.4, "lambda": math.inf}], "no finite λ was logged"),
+        ([{"step": 5, "task_loss": 0.4, "lambda": 0.0, "kd_weight": 0.0}], "it was 0 at every logged step"),
+    ],
+)
+def test_figure_says_why_it_is_without_lambda(tmp_path, drawn, log, message):
+    plot_lambda(log, tmp_path / "lambda.png", title="My run")
+    title, reason = drawn[0].get_suptitle().splitlines()
+    assert title == "My run"
+    assert message in reason
+
+
+def test_figure_draws_documented_keys_and_every_limit():
+    drawn = {line.key for lines in PANELS.values() for line in lines}
+    assert drawn <= LOG_KEYS.keys()
+    assert LIMIT_COLORS.keys() == LIMITS.keys()
+    assert len(set(LIMIT_COLORS.values())) == len(LIMITS)
 
 
 def test_moving_average_leaves_out_nan():
@@ -148,10 +166,10 @@ def test_moving_average_leaves_out_nan():
 
 
 def with_shares(log, **shares):
-    """The log with shares of the measurements; what is not given held λ in none of them."""
-    every = {f"lambda_{name}": 0.0 for name in (*HOLDERS, "conflict")}
-    given = {f"lambda_{name}": share for name, share in shares.items()}
-    return [entry | every | given if "lambda" in entry else entry for entry in log]
+    """The log with shares of the measurements; what is not given limited λ in none of them."""
+    keys = {name: limit.key for name, limit in LIMITS.items()} | {"conflict": "lambda_conflict"}
+    logged = {key: shares.get(name, 0.0) for name, key in keys.items()}
+    return [entry | logged if "lambda" in entry else entry for entry in log]
 
 
 def with_layers(log, **lambdas):
@@ -160,19 +178,19 @@ def with_layers(log, **lambdas):
 
 
 def area(axes, label):
-    return next(each for each in axes.collections if each.get_label() == label).get_paths()[0]
+    return next(stack for stack in axes.collections if stack.get_label() == label).get_paths()[0]
 
 
-def test_strip_shows_what_held_lambda_over_the_steps_that_each_log_covers(tmp_path, drawn):
+def test_strip_shows_what_limited_lambda_over_the_steps_that_each_log_covers(tmp_path, drawn):
     log = [{"step": 10, "lambda": 1.0}, {"step": 30, "lambda": 1.0}]
     log = with_shares(log[:1], clipped=0.25, free=0.75) + with_shares(log[1:], clipped=0.5, floor=0.5, conflict=0.9)
     plot_lambda(log, tmp_path / "lambda.png")
     panel = drawn[0].axes[1]
-    assert panel.get_ylabel() == "held by"
+    assert panel.get_ylabel() == "what limited λ"
     clipped, floor, free, conflict = labels(panel)
-    assert clipped == "clipped, so that no loss grows"
+    assert clipped == "clipped so that no loss grows"
     assert floor == "at lambda_min"
-    assert free == "nothing: as the rule says"
+    assert free == "set by the rule alone"
     assert conflict == "losses in conflict"
     inside = {
         (9, 0.2): clipped,
@@ -182,8 +200,8 @@ def test_strip_shows_what_held_lambda_over_the_steps_that_each_log_covers(tmp_pa
         (11, 0.55): floor,
         (29, 0.9): floor,
     }
-    for point, holder in inside.items():
-        assert [name for name in (clipped, floor, free) if area(panel, name).contains_point(point)] == [holder]
+    for point, limit in inside.items():
+        assert [name for name in (clipped, floor, free) if area(panel, name).contains_point(point)] == [limit]
     assert list(line(panel, conflict).get_xdata()) == [0, 10, 30]
     assert list(line(panel, conflict).get_ydata()) == [0.0, 0.0, 0.9]
     assert line(panel, conflict).get_drawstyle() == "steps-pre"
@@ -194,7 +212,7 @@ def test_strip_begins_where_shares_were_first_logged(tmp_path, drawn):
     log = training_log(20)
     plot_lambda(log[:9] + with_shares(log[9:], free=1.0), tmp_path / "lambda.png")
     panel = drawn[0].axes[1]
-    assert labels(panel) == ["nothing: as the rule says", "losses in conflict"]
+    assert labels(panel) == ["set by the rule alone", "losses in conflict"]
     assert list(line(panel, "losses in conflict").get_xdata()) == list(range(9, 21))
 
 
@@ -202,9 +220,7 @@ def test_shares_of_a_long_log_are_averaged_and_still_fill_the_strip(tmp_path, dr
     log = training_log(200)
     log = [with_shares([entry], **{("slowed", "free")[step % 2]: 1.0})[0] for step, entry in enumerate(log)]
     plot_lambda(log, tmp_path / "lambda.png")
-    slowed, free = (
-        area(drawn[0].axes[1], name) for name in ("slowed (lambda_max_change)", "nothing: as the rule says")
-    )
+    slowed, free = (area(drawn[0].axes[1], name) for name in ("slowed by lambda_max_change", "set by the rule alone"))
     assert all(slowed.contains_point((step, 0.4)) and free.contains_point((step, 0.6)) for step in range(5, 195))
     assert free.vertices[:, 1].max() == pytest.approx(1.0)
 
@@ -264,7 +280,7 @@ def test_signal_smoothness_and_odds_have_panels_where_they_were_logged(tmp_path,
 @pytest.mark.parametrize("steps", [10, 2000])
 def test_nothing_overlaps_and_nothing_is_cut_off(tmp_path, drawn, steps):
     logged = {"snr_task": 0.1, "snr_kd": 0.4, "smoothness_task": 0.5, "smoothness_kd": 0.2, "odds": 3.0}
-    log = with_shares(training_log(steps, **logged), conflict=0.5, **dict.fromkeys(HOLDERS, 1 / 7))
+    log = with_shares(training_log(steps, **logged), conflict=0.5, **dict.fromkeys(LIMITS, 1 / 7))
     plot_lambda(with_layers(log, embeddings=0.5, layer_0=1.0, head=2.0), tmp_path / "lambda.png")
     figure = drawn[0]
     boxes = [panel.get_tightbbox() for panel in figure.axes]

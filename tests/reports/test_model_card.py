@@ -1,6 +1,7 @@
 """The card from plain data: its metadata as the Hub reads it, and its text."""
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,3 +159,59 @@ def test_the_citation_is_that_of_the_repository():
         assert f"{{{part}}}" in CITATION
     assert paper["url"] in CITATION
     assert paper["identifiers"][0]["value"] in CITATION
+
+
+HOSTILE = "x\n---\nlicense: mit\n---\n# y `z` | <script>alert(1)</script> ``` [a](b)"
+
+
+def test_names_that_users_give_cannot_change_the_card(tmp_path):
+    hostile, harmless = (
+        replace(
+            FACTS,
+            name=name,
+            teacher=Origin(name, False),
+            student=None,
+            datasets=[Origin(name, False)],
+            dataset_config=name,
+            split=name,
+            reports=[],
+            metrics={name: 0.5},
+            settings={"lambda_rule": name, "task": name, "column": name + "\n```\n# z"},
+            command=f"run {name}",
+            versions={name: name},
+            log_history=[{"step": 1, "lambda": 0.5, f"lambda/{name}": 0.5}],
+        )
+        for name in (HOSTILE, "plain")
+    )
+    expected = saved(harmless, tmp_path)
+    card = saved(hostile, tmp_path)
+    assert card.data.license is None
+    assert card.data.to_dict().keys() == expected.data.to_dict().keys()
+    outside = without_code(card.text)
+    assert "<script" not in outside.replace("\\<script", "")
+    headings = [
+        [line for line in without_code(page.text).splitlines() if line.startswith("#")] for page in (card, expected)
+    ]
+    assert headings[0][1:] == headings[1][1:]
+    assert len(headings[0]) == len(headings[1])
+    rows = [
+        [row.replace("\\|", "").count("|") for row in page.text.splitlines() if row.startswith("|")]
+        for page in (card, expected)
+    ]
+    assert rows[0] == rows[1]
+
+
+def without_code(text):
+    """The lines outside fenced blocks of code, as CommonMark reads them, without their code spans."""
+    outside, fence = [], ""
+    for line in text.splitlines():
+        ticks = re.match("`*", line)[0]
+        if fence:
+            if len(ticks) >= len(fence) and not line.strip("`"):
+                fence = ""
+        elif len(ticks) >= 3 and "`" not in line[len(ticks) :]:
+            fence = ticks
+        else:
+            outside.append(re.sub(r"(?<![\\`])(`+)(?!`).+?(?<!`)\1(?!`)", "", line))
+    assert not fence, "every block of code ends"
+    return "\n".join(outside)

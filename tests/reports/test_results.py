@@ -159,3 +159,31 @@ def test_results_without_a_figure_are_written_too(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["figure"] is None
     assert results["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(("score", "chance"), [(0.03, 0.0), (0.6, 0.58), (0.5, 0.58), (math.nan, 0.0)])
+def test_nothing_is_retained_of_a_teacher_that_is_not_clearly_above_chance(score, chance):
+    teacher = ModelReport("teacher", {"accuracy": score}, 1, 1.0, 1.0)
+    assert STUDENT.retained([teacher, STUDENT], "accuracy", chance) is None
+    assert results_table([teacher, STUDENT], "accuracy", chance).splitlines()[-1].endswith("–")
+    assert STUDENT.retained([TEACHER, STUDENT], "accuracy", chance) == pytest.approx(0.95)
+
+
+def test_a_better_student_is_above_the_teacher_not_at_more_than_100_percent():
+    better = ModelReport("student with KD", {"accuracy": 0.945}, 1, 1.0, 1.0)
+    for table in (results_table([TEACHER, better], "accuracy"), markdown_table([TEACHER, better], "accuracy")):
+        assert table.splitlines()[-1].rstrip(" |").endswith("above the teacher")
+        assert "105" not in table
+
+
+def test_a_perplexity_has_no_share():
+    models = [ModelReport(name, {"perplexity": value}, 1, 1.0, 1.0) for name, value in (("teacher", 9.0), ("s", 20.0))]
+    assert models[1].retained(models, "perplexity") is None
+
+
+def test_names_of_metrics_cannot_break_the_markdown_table():
+    report = ModelReport("teacher", {"score": 0.5, "a|b\n| <b>": 0.25}, 1, 1.0, 1.0)
+    head, rule, row = markdown_table([report], "score").splitlines()
+    unescaped = [line.replace("\\|", "").count("|") for line in (head, rule, row)]
+    assert len(set(unescaped)) == 1
+    assert "<b>" not in head

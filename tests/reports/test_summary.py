@@ -4,6 +4,7 @@ import math
 import pytest
 
 from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
+from hf_kd_lambda.utils.log_keys import LIMITS
 
 
 def entry(step, lambda_, **logged):
@@ -11,8 +12,8 @@ def entry(step, lambda_, **logged):
 
 
 def shares(**given):
-    names = ("conflict", "free", "clipped", "floor", "ceiling", "slowed", "held", "skipped_share")
-    return {f"lambda_{name}": given.get(name, 0.0) for name in names}
+    keys = {"conflict": "lambda_conflict"} | {name: limit.key for name, limit in LIMITS.items()}
+    return {key: given.get(name, 0.0) for name, key in keys.items()}
 
 
 # The second log covers three times as many steps as the first.
@@ -46,44 +47,45 @@ def test_summary_of_a_history_weighs_each_log_by_the_steps_that_it_covers():
     assert json.loads(json.dumps(summary)) == summary
 
 
-def test_explanation_of_a_history_says_what_held_lambda_and_what_to_do():
+def test_explanation_of_a_history_says_what_limited_lambda_and_what_to_do():
     assert explain_lambda(HISTORY).splitlines() == [
         "λ went from 1.9 to 0.4 (median 1.1, between 0.4 and 1.9).",
         "In 10% of the measurements the losses were in conflict: a step along one gradient raises the other loss.",
-        "λ was as its rule says in 60% of the measurements, slowed down in 25%, at its floor in 15%.",
-        "Where it was held, it was mostly slowed down: raise lambda_max_change to let it follow the gradients faster, "
-        "or gram_decay to give it less noise to follow.",
+        "λ was set by the rule alone in 60% of the measurements, slowed by lambda_max_change in 25%, "
+        "at lambda_min in 15%.",
+        "Otherwise it was mostly slowed by lambda_max_change: raise lambda_max_change to let λ follow the gradients "
+        "faster, or gram_decay to make them less noisy.",
     ]
 
 
 @pytest.mark.parametrize(
-    ("holder", "setting"),
+    ("limit", "setting"),
     [
         ("clipped", "norm_ratio"),
         ("slowed", "lambda_max_change"),
         ("floor", "lambda_min"),
-        ("ceiling", "lambda_max "),
+        ("ceiling", "raise lambda_max "),
         ("held", "memorised"),
-        ("skipped_share", "learning_rate"),
+        ("skipped", "learning_rate"),
     ],
 )
-def test_advice_is_on_what_held_lambda_most_often(holder, setting):
-    other = "ceiling" if holder == "floor" else "floor"
-    advice = explain_lambda([entry(1, 1.0, **shares(free=0.5, **{holder: 0.3, other: 0.2}))]).splitlines()[-1]
-    assert advice.startswith("Where it was held")
+def test_advice_is_on_what_limited_lambda_most_often(limit, setting):
+    other = "ceiling" if limit == "floor" else "floor"
+    advice = explain_lambda([entry(1, 1.0, **shares(free=0.5, **{limit: 0.3, other: 0.2}))]).splitlines()[-1]
+    assert advice.startswith("Otherwise it was mostly")
     assert setting in advice
 
 
-def test_no_advice_where_lambda_was_hardly_ever_held():
+def test_no_advice_where_lambda_was_hardly_ever_limited():
     lines = explain_lambda([entry(1, 1.0, **shares(free=0.95, ceiling=0.05))]).splitlines()
-    assert lines[-1] == "λ was as its rule says in 95% of the measurements, at its ceiling in 5%."
+    assert lines[-1] == "λ was set by the rule alone in 95% of the measurements, at lambda_max in 5%."
 
 
 def test_rare_is_not_never_and_often_not_always():
     text = explain_lambda([entry(1, 1.0, **shares(conflict=0.002, free=0.998, held=0.002))])
     assert "In under 1% of the measurements the losses" in text
-    assert "as its rule says in over 99% of the measurements" in text
-    assert "vanishing gradient in under 1%" in text
+    assert "set by the rule alone in over 99% of the measurements" in text
+    assert "kept, as a gradient vanished in under 1%" in text
 
 
 def test_signal_odds_and_layers_are_told_where_they_were_logged():
@@ -103,9 +105,9 @@ def test_signal_odds_and_layers_are_told_where_they_were_logged():
     }
     assert summary["layers"] == {"embeddings": 2.0, "layer.0": 1.0, "head": 0.5}
     assert explain_lambda(log).splitlines()[1:] == [
-        "Apart, the median λ is lowest in head (0.5), highest in embeddings (2).",
+        "By layer, the median λ is lowest in head (0.5), highest in embeddings (2).",
         "Signal over noise is 0.2 in the task gradient, 0.5 in the KD gradient (medians). "
-        "The odds that the student sides with the teacher, not the label, ended at 4.",
+        "The odds that the student agrees with the teacher, not the label, ended at 4.",
     ]
 
 
@@ -143,3 +145,28 @@ def test_values_that_are_not_finite_are_left_out():
 def test_logs_without_a_measurement_do_not_count():
     log = [entry(10, 1.0, **shares(free=1.0)), entry(20, 1.0), entry(30, 1.0), entry(40, 2.0, **shares(slowed=1.0))]
     assert lambda_summary(log)["shares"]["free"] == pytest.approx(0.5)
+
+
+CEILING = shares(free=0.1, ceiling=0.9)
+SURE = {"evidence_teacher": 30.0, "evidence_label": 12.0, "odds": 2.0, "grad_norm_task": 1.0, "grad_norm_kd": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("logged", "reason"),
+    [
+        (SURE | {"grad_norm_kd": 0.001}, "the KD gradient is only 0.001 times the task gradient"),
+        (SURE | {"evidence_teacher": 0.1, "evidence_label": 0.2, "odds": 0.98}, "hardly ever prefers another class"),
+    ],
+    ids=["tiny gradient", "no votes"],
+)
+def test_a_larger_lambda_is_not_recommended_where_the_teacher_carries_no_information(logged, reason):
+    text = explain_lambda([entry(step, 10.0, **CEILING, **logged) for step in (1, 2)])
+    assert "raise lambda_max to" not in text
+    assert "check the teacher" in text
+    assert reason in text
+
+
+def test_a_larger_lambda_is_recommended_where_the_teacher_is_informative():
+    text = explain_lambda([entry(step, 10.0, **CEILING, **SURE) for step in (1, 2)])
+    assert "raise lambda_max to let the KD loss weigh more" in text
+    assert "check the teacher" not in text

@@ -14,13 +14,13 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hf_kd_lambda.reports.figure import COSINE, KD, LAMBDA, SMOOTH_ABOVE, moving_average
+from hf_kd_lambda.reports.figure import COSINE_COLOR, KD_COLOR, LAMBDA_COLOR, SMOOTH_ABOVE, moving_average
 from hf_kd_lambda.studies.comparison import merit
 from hf_kd_lambda.studies.comparison.run_results import Run, finished, is_fixed
 
 # The sweep is blue, the darker the higher its λ; the other rules have the other colours of Okabe and Ito, and markers.
 SWEEP, SWEEP_STYLES = matplotlib.colormaps["Blues"], ("-", (0, (5, 1.5)), (0, (1, 1)))
-OURS = (KD, LAMBDA, "#E69F00", "#000000", COSINE, "#56B4E9")
+OURS = (KD_COLOR, LAMBDA_COLOR, "#E69F00", "#000000", COSINE_COLOR, "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 # Without its brightest end, which on a dark page, where the picture is inverted, would look like no run at all.
 LAMBDAS = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.88, 256)))

@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hf_kd_lambda.balancing.rules import feasible_interval
-from hf_kd_lambda.reports.figure import KD, LAMBDA, TASK
+from hf_kd_lambda.reports.figure import KD_COLOR, LAMBDA_COLOR, TASK_COLOR
 from hf_kd_lambda.studies.probe.sweep import CURVATURE, R_SQUARED, Sweep
 from hf_kd_lambda.studies.probe.updates import gram_of
 
-CHANGES = {"ΔL_T / η": TASK, "ΔL_D / η": KD, "Δ(L_T + λ·L_D) / η": LAMBDA}
+CHANGES = {"ΔL_T / η": TASK_COLOR, "ΔL_D / η": KD_COLOR, "Δ(L_T + λ·L_D) / η": LAMBDA_COLOR}
 MARKERS = ("o", "x", "+")  # of the first whole decades of the learning rate
 STAGE_COLORS = ("#56B4E9", "#0072B2", "#000000")
 STYLES = ("-", "-.", "--", ":")  # of the metrics
