@@ -19,7 +19,7 @@ import torch
 from transformers import set_seed
 
 from hf_kd_lambda.balancing.state import Measurement
-from hf_kd_lambda.data.loading import GLUE_TASKS
+from hf_kd_lambda.data.texts import GLUE_TASKS
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse

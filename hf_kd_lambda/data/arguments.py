@@ -28,12 +28,30 @@ class DataArguments:
     )
     train_file: str | None = field(
         default=None,
-        metadata={"help": "Training examples: csv, json(l) or parquet; of text-generation also txt, a text a line."},
+        metadata={
+            "help": "Training examples: csv, tsv, json(l) or parquet, in UTF-8; for text-generation also txt, one "
+            "text per line."
+        },
     )
     validation_file: str | None = field(
-        default=None, metadata={"help": "Validation examples, in the same format, beside `train_file` or a `dataset`."}
+        default=None,
+        metadata={
+            "help": "Validation examples, in any of these formats, for a `train_file` or a `dataset`. Default: the "
+            "validation split of the dataset, or `validation_share` of the training examples."
+        },
     )
-    test_file: str | None = field(default=None, metadata={"help": "Test examples, likewise."})
+    validation_share: float = field(
+        default=0.1,
+        metadata={
+            "help": "Share of the training examples that is held out, the same share of each class, where there is no "
+            "validation split. Always the same examples."
+        },
+    )
+    test_file: str | None = field(default=None, metadata={"help": "Test examples, in any of these formats."})
+    delimiter: str | None = field(
+        default=None,
+        metadata={"help": "Character between the fields of a csv or tsv. Default: a comma, or a tab in a tsv."},
+    )
     task: str | None = field(
         default=None,
         metadata={
@@ -86,8 +104,12 @@ class DataArguments:
             raise ValueError(
                 f"dataset={self.dataset!r} and train_file={self.train_file!r}: give exactly one, a dataset or files."
             )
-        if self.train_file is not None and self.validation_file is None:
-            raise ValueError(f"train_file={self.train_file!r} needs a validation_file to evaluate on.")
+        if not 0 < self.validation_share < 1:
+            raise ValueError(f"validation_share={self.validation_share} must be above 0 and below 1.")
+        if self.delimiter == "\\t":  # as it is written on a command line
+            self.delimiter = "\t"
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise ValueError(f"delimiter={self.delimiter!r} must be one character, such as ';' or '\\t'.")
         for name in ("max_length", "max_train_samples", "max_eval_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:

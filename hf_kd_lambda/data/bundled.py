@@ -138,8 +138,8 @@ def _split_images(images: np.ndarray, labels: np.ndarray, validation: int, test:
     features = Features({"image": Image(), "label": ClassLabel(names=DIGIT_LABELS)})
     columns = {"image": list(images.round().astype(np.uint8)), "label": labels.astype(int).tolist()}
     whole = Dataset.from_dict(columns, features)
-    outer = whole.train_test_split_images(validation + test, stratify_by_column="label", seed=SEED)
-    inner = outer["test"].train_test_split_images(test, stratify_by_column="label", seed=SEED)
+    outer = whole.train_test_split(validation + test, stratify_by_column="label", seed=SEED)
+    inner = outer["test"].train_test_split(test, stratify_by_column="label", seed=SEED)
     return DatasetDict({"train": outer["train"], "validation": inner["train"], "test": inner["test"]})
 
 

@@ -20,7 +20,7 @@ SHIFT = 8  # a crop moves an image by up to an eighth of its side: 4 of 32 pixel
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def new_processor(config: PreTrainedConfig, example: Image.Image) -> Any:
+def image_processor_for(config: PreTrainedConfig, example: Image.Image) -> Any:
     """The image processor of a model from scratch: images of one size, with values in [-1, 1].
 
     Args:

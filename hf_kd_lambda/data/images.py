@@ -1,26 +1,35 @@
 """Labelled images from the Hub, a folder or a package, checked and with uniform columns."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import PIL.Image
+import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, Image, load_dataset
+from datasets import Image
 from datasets.table import embed_table_storage
 from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.bundled import BUNDLED_IMAGES, SEED
-from hf_kd_lambda.data.loading import SPLITS, TaskData, encode_labels, label_names_of
+from hf_kd_lambda.data.bundled import BUNDLED_IMAGES
+from hf_kd_lambda.data.files import Column, Source
+from hf_kd_lambda.data.loading import (
+    TaskData,
+    describe_split,
+    encode_labels,
+    find_classes,
+    load_splits,
+    select_examples,
+)
 
 logger = logging.get_logger(__name__)
 
-HELD_OUT = 0.1  # of the training images, where there are none to validate on
+_AT_ONCE = 64  # images that are decoded together
 
 
 def load_image_data(args: DataArguments, seed: int) -> TaskData:
-    """Load and check images and their labels.
-
-    A tenth of the training images, always the same, is held out where there is no validation split.
+    """Load and check images and their labels. Every image is decoded once.
 
     Args:
         args: where the examples are, and which columns and how many of them to take.
@@ -31,82 +40,90 @@ def load_image_data(args: DataArguments, seed: int) -> TaskData:
 
     Raises:
         ValueError: a split or column is missing, an image or label is missing, an image cannot be read, or a label is
-            out of range. The message names the split, the row (counted from 0) and the value.
+            out of range. The message names the split, the row and the value.
         ModuleNotFoundError: a package that carries the images is not installed.
     """
-    splits = {name: _uniform_columns(split, name, args) for name, split in _load_splits(args).items()}
-    names = label_names_of(splits["train"], None)
-    if names is None:
+    for setting in ("train_file", "validation_file", "test_file", "task"):
+        if (value := getattr(args, setting)) is not None:
+            raise ValueError(f"{setting}={value!r} is for texts: leave it out, and set dataset to a folder of images.")
+    columns = [
+        Column(args.image_column, "image", "image_column"),
+        Column(args.label_column, "label", "label_column"),
+    ]
+    sources = {
+        name: _with_images(source, name, args)
+        for name, source in load_splits(args, columns, (), BUNDLED_IMAGES).items()
+    }
+    train = sources["train"].rows
+    classes = find_classes(train["label"][:], train.features["label"])
+    if classes is None:
         raise ValueError(f"label_column={args.label_column!r} holds floats: images are classified, give classes.")
-    if "test" in splits and set(splits["test"]["label"][:]) == {-1}:
-        del splits["test"]  # its labels are kept secret
-    splits = {name: encode_labels(split, name, names) for name, split in splits.items()}
-    if "validation" not in splits:
-        splits |= _hold_out(splits["train"], args)
-    if args.max_train_samples is not None:
-        splits["train"] = splits["train"].shuffle(seed).take(args.max_train_samples)
-    if args.max_eval_samples is not None:
-        splits |= {name: splits[name].take(args.max_eval_samples) for name in splits if name != "train"}
-    return TaskData(DatasetDict(splits), names, None)
+    encoded = {name: encode_labels(source, classes) for name, source in sources.items()}
+    splits = select_examples(encoded, args, seed, encoded["train"]["label"][:])
+    for name, split in splits.items():
+        logger.warning(describe_split(name, split, classes.names))
+    return TaskData(splits, classes.names, None)
 
 
-def _load_splits(args: DataArguments) -> dict[str, Dataset]:
-    for name in ("train_file", "validation_file", "test_file", "task"):
-        if (value := getattr(args, name)) is not None:
-            raise ValueError(f"{name}={value!r} is for texts: leave it out, and set dataset to a folder of images.")
-    load = BUNDLED_IMAGES.get(str(args.dataset))
-    splits = load() if load is not None else load_dataset(args.dataset, args.dataset_config)
-    if "train" not in splits:
-        raise ValueError(f"dataset={args.dataset!r} has no train split, only {', '.join(splits)}.")
-    return {name: splits[name] for name in SPLITS if name in splits}
-
-
-def _uniform_columns(split: Dataset, name: str, args: DataArguments) -> Dataset:
+def _with_images(source: Source, name: str, args: DataArguments) -> Source:
     """Images, with their bytes, and labels, after a check that each row has both."""
-    columns = {"image_column": args.image_column, "label_column": args.label_column}
-    for setting, column in columns.items():
-        if column not in split.column_names:
-            found = ", ".join(split.column_names)
-            raise ValueError(f"the {name} split has no column {column!r}, only {found}: set {setting}.")
-    column, feature = args.image_column, split.features[args.image_column]
+    split, feature = source.rows, source.rows.features["image"]
     if not isinstance(feature, Image):
-        raise ValueError(f"column {column!r} of the {name} split holds {feature}, no images: set image_column.")
-    if len(split) == 0:
-        raise ValueError(f"the {name} split is empty.")
-    split = split.select_columns(list(columns.values()))
-    split = split.rename_columns({args.image_column: "image", args.label_column: "label"})
+        raise ValueError(
+            f"column {args.image_column!r} of the {name} split holds {feature}, no images: set image_column."
+        )
     stored = split.with_format("arrow")
-    for column, kind in (("image", "image"), ("label", "label")):
+    for column in ("image", "label"):
         row = pc.index(pc.is_null(stored[:][column]), True).as_py()
         if row >= 0:
-            raise ValueError(f"{name} split, row {row}: there is no {kind}.")
-    if stored[:1]["image"][0]["bytes"].as_py() is None:
+            raise ValueError(f"{source.where(row)}: there is no {column}.")
+    if pc.struct_field(stored[:]["image"], "bytes").null_count:
         # Files are taken in: their paths would tell neither what is in them nor whether that has changed.
-        split = stored.map(embed_table_storage, batched=True, desc="Reading images").with_format(None)
-    _check_readable(split, name)
-    return split
-
-
-def _check_readable(split: Dataset, name: str) -> None:
-    """Refuse files that hold no image, or one of more than 8 bits a channel, which Pillow would clip at 255."""
-    for row, image in enumerate(split.with_format("arrow")[:]["image"]):
         try:
-            mode = PIL.Image.open(io.BytesIO(image["bytes"].as_py())).mode  # reads no more than the head
-        except PIL.UnidentifiedImageError:
-            raise ValueError(f"{name} split, row {row}: {image['path']} is no image that Pillow can read.") from None
-        if mode.startswith(("I", "F")):
-            raise ValueError(
-                f"{name} split, row {row}: the image has the mode {mode}, of more than 8 bits a pixel, which image "
-                "processors do not read: scale the images to 8 bits first."
-            )
+            stored = stored.map(embed_table_storage, batched=True, desc="Reading images")
+        except OSError as error:
+            raise ValueError(f"dataset={args.dataset!r}: {error}") from error
+    # Its result is empty, and stored by datasets: the same images are not decoded again.
+    stored.map(
+        _check_images,
+        batched=True,
+        batch_size=_AT_ONCE,
+        with_indices=True,
+        remove_columns=stored.column_names,
+        fn_kwargs={"split": name},
+        desc="Decoding images",
+    )
+    return source._replace(rows=stored.with_format(None))
 
 
-def _hold_out(train: Dataset, args: DataArguments) -> dict[str, Dataset]:
+def _check_images(table: pa.Table, indices: list[int], split: str) -> pa.Table:
+    """Refuse images that cannot be decoded, or have more than 8 bits a channel, which Pillow would clip at 255."""
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without Python's lock
+        problems = pool.map(_problem_of, table["image"].to_pylist())
+        for row, problem in zip(indices, problems, strict=True):
+            if problem is not None:
+                raise ValueError(f"{split} split, row {row} (counted from 0): {problem}.")
+    return table.select([]).slice(0, 0)
+
+
+def _problem_of(image: dict[str, Any]) -> str | None:
+    """Why an image cannot be used; None where it can."""
+    name = image["path"] or "the image"
     try:
-        parts = train.train_test_split(HELD_OUT, stratify_by_column="label", seed=SEED)
-    except ValueError as error:
-        raise ValueError(
-            f"dataset={args.dataset!r} has no validation split, and none can be held out ({error}): add one."
-        ) from None
-    logger.warning(f"dataset={args.dataset!r} has no validation split: {HELD_OUT:.0%} of its train split is held out.")
-    return {"train": parts["train"], "validation": parts["test"]}
+        with PIL.Image.open(io.BytesIO(image["bytes"] or b"")) as opened:  # reads the head alone
+            pixels, limit = opened.width * opened.height, PIL.Image.MAX_IMAGE_PIXELS
+            if limit is not None and pixels > limit:
+                return f"{name} has {opened.width} × {opened.height} pixels, too many to decode safely: scale it down"
+            if opened.mode.startswith(("I", "F")):
+                return (
+                    f"the image has the mode {opened.mode}, of more than 8 bits a pixel, which image processors do "
+                    "not read: scale the images to 8 bits first"
+                )
+            opened.load()
+    except PIL.Image.DecompressionBombError as error:
+        return f"{name} is too large to decode safely ({error}): scale it down"
+    except PIL.UnidentifiedImageError:
+        return f"{name} is no image that Pillow can read"
+    except Exception as error:  # decoders of Pillow raise what they like
+        return f"{name} is damaged ({error})"
+    return None

@@ -1,16 +1,21 @@
 """Texts of a language model: from the Hub, a folder or files, then joined into blocks of tokens."""
 
+import reprlib
 from collections.abc import Mapping
 
-from datasets import Dataset, DatasetDict, Features, List, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, List, Value
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from hf_kd_lambda.data import bundled
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.loading import TaskData, with_files
+from hf_kd_lambda.data.files import Column, Source
+from hf_kd_lambda.data.loading import TaskData, describe_split, load_splits, select_examples
 from hf_kd_lambda.losses.functional import IGNORED
 
-_FORMATS = {".txt": "text", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+logger = logging.get_logger(__name__)
+
+_FORMATS = (".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _BLOCKS = Features({name: List(Value("int32")) for name in ("input_ids", "labels")})
 
 
@@ -22,18 +27,18 @@ def load_texts(args: DataArguments, seed: int) -> TaskData:
         seed: draws the `max_train_samples` texts.
 
     Raises:
-        ValueError: a split or column is missing, a split is empty, or a text is none. The message names the split,
-            the row (counted from 0) and the value.
+        ValueError: a split or column is missing, a split is empty, or a text is none. The message names the split or
+            file, the row and the value.
     """
     if args.task is not None:
         raise ValueError(f"task={args.task!r} is a classification, and problem is text-generation: leave task out.")
-    splits = {name: _texts(split, name, args.text_column or "text") for name, split in _load_splits(args).items()}
-    for name, split in splits.items():
-        if name == "train" and args.max_train_samples is not None:
-            splits[name] = split.shuffle(seed).take(args.max_train_samples)
-        elif name != "train" and args.max_eval_samples is not None:
-            splits[name] = split.take(args.max_eval_samples)
-    return TaskData(DatasetDict(splits), None, None)
+    column = Column(args.text_column or "text", "text", "text_column")
+    sources = load_splits(args, [column], _FORMATS, {"quickstart": bundled.load_tweets})
+    splits = {name: _texts(source, name, column) for name, source in sources.items()}
+    chosen = select_examples(splits, args, seed, None)
+    for name, split in chosen.items():
+        logger.warning(describe_split(name, split, None))
+    return TaskData(chosen, None, None)
 
 
 def cut_blocks(data: TaskData, tokenizer: PreTrainedTokenizerBase, length: int) -> DatasetDict:
@@ -64,27 +69,16 @@ def cut_blocks(data: TaskData, tokenizer: PreTrainedTokenizerBase, length: int) 
     return data.splits.map(encode, batched=True, remove_columns=["text"], features=_BLOCKS, desc="Tokenising")
 
 
-def _load_splits(args: DataArguments) -> dict[str, Dataset]:
-    """Splits as they are stored; a file replaces the split of a dataset."""
-    splits: dict[str, Dataset] = {}
-    if args.dataset == "quickstart":
-        splits.update(bundled.load_tweets())
-    elif args.dataset is not None:
-        splits.update(load_dataset(args.dataset, args.dataset_config))
-    # By default a csv's "None" and "NA" would be missing values.
-    return with_files(splits, args, _FORMATS, {"keep_default_na": False})
-
-
-def _texts(split: Dataset, name: str, column: str) -> Dataset:
-    if column not in split.column_names:
-        raise ValueError(
-            f"the {name} split has no column {column!r}, only {', '.join(split.column_names)}: set text_column."
-        )
-    split = split.select_columns([column]).rename_columns({column: "text"})
-    for row, value in enumerate(split["text"][:]):
+def _texts(source: Source, name: str, column: Column) -> Dataset:
+    """The texts that are not empty."""
+    for row, value in enumerate(source.rows["text"][:]):
         if not isinstance(value, str):
-            raise ValueError(f"{name} split, row {row}: column {column!r} holds {value!r}, which is no text.")
-    split = split.filter(lambda text: bool(text.strip()), input_columns="text")
+            raise ValueError(
+                f"{source.where(row)}: column {column.name!r} holds {reprlib.repr(value)}, which is no text."
+            )
+    split = source.rows.select_columns(["text"]).filter(lambda text: bool(text.strip()), input_columns="text")
     if len(split) == 0:
         raise ValueError(f"the {name} split has no text.")
+    if left_out := len(source.rows) - len(split):
+        logger.warning(f"{left_out} texts of the {name} split are empty and left out.")
     return split

@@ -1,18 +1,53 @@
-"""Labelled examples from the Hub, a folder or files, checked and with uniform columns."""
+"""Labelled texts from the Hub, a folder or files, checked and with uniform columns; and their tokens."""
 
 import math
+import reprlib
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from hf_kd_lambda.data import bundled
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.columns import TEACHER_PREFIX
-from hf_kd_lambda.data.loading import TaskData, encode_labels, glue_task, label_names_of, with_files
+from hf_kd_lambda.data.files import Column, Source
+from hf_kd_lambda.data.loading import (
+    TaskData,
+    describe_split,
+    encode_labels,
+    find_classes,
+    load_splits,
+    select_examples,
+)
+from hf_kd_lambda.utils.names import suggestion
 
-_SPLITS = ("train", "validation", "validation_mismatched", "test")
-_FORMATS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+logger = logging.get_logger(__name__)
+
+_FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+_CUT = "__cut__"
+
+
+class GlueTask(NamedTuple):
+    """Columns and classes of a task as `nyu-mll/glue` names them; a regression has no classes."""
+
+    text_column: str
+    text_pair_column: str | None
+    label_names: tuple[str, ...] | None
+
+
+GLUE_TASKS = {
+    "cola": GlueTask("sentence", None, ("unacceptable", "acceptable")),
+    "sst2": GlueTask("sentence", None, ("negative", "positive")),
+    "mrpc": GlueTask("sentence1", "sentence2", ("not_equivalent", "equivalent")),
+    "stsb": GlueTask("sentence1", "sentence2", None),
+    "qqp": GlueTask("question1", "question2", ("not_duplicate", "duplicate")),
+    "mnli": GlueTask("premise", "hypothesis", ("entailment", "neutral", "contradiction")),
+    "qnli": GlueTask("question", "sentence", ("entailment", "not_entailment")),
+    "rte": GlueTask("sentence1", "sentence2", ("entailment", "not_entailment")),
+    "wnli": GlueTask("sentence1", "sentence2", ("not_entailment", "entailment")),
+}
 
 
 def load_task_data(args: DataArguments, seed: int) -> TaskData:
@@ -24,64 +59,57 @@ def load_task_data(args: DataArguments, seed: int) -> TaskData:
 
     Raises:
         ValueError: the task is unknown; a split or column is missing; a split is empty; a text or label is missing;
-            a label is out of range. The message names the split, the row (counted from 0) and the value.
+            a label is out of range. The message names the split or file, the row and the value.
     """
     glue = glue_task(args.task)
-    columns = {args.text_column or (glue.text_column if glue else "text"): "text"}
+    columns = [Column(args.text_column or (glue.text_column if glue else "text"), "text", "text_column")]
     if pair_column := args.text_pair_column or (glue.text_pair_column if glue else None):
-        columns[pair_column] = "text_pair"
-    columns[args.label_column] = "label"
+        columns.append(Column(pair_column, "text_pair", "text_pair_column"))
+    columns.append(Column(args.label_column, "label", "label_column"))
 
-    splits = {name: _uniform_columns(split, name, columns) for name, split in _load_splits(args).items()}
-    label_names = label_names_of(splits["train"], glue)
-    for name, split in splits.items():
-        splits[name] = encode_labels(split, name, label_names)
-        if name == "train" and args.max_train_samples is not None:
-            splits[name] = splits[name].shuffle(seed).take(args.max_train_samples)
-        elif args.max_eval_samples is not None:
-            splits[name] = splits[name].take(args.max_eval_samples)
-    return TaskData(DatasetDict(splits), label_names, args.task)
-
-
-def _load_splits(args: DataArguments) -> dict[str, Dataset]:
-    """Splits as they are stored; a file replaces the split of a dataset."""
-    splits: dict[str, Dataset] = {}
-    if args.dataset == "quickstart":
-        splits.update(bundled.load_tweets())
-    elif args.dataset is not None:
-        splits.update(load_dataset(args.dataset, args.dataset_config or args.task))
-    if "validation_matched" in splits:
-        splits["validation"] = splits.pop("validation_matched")
-    if "test" in splits and not _has_labels(splits["test"], args.label_column):
-        del splits["test"]
-    # By default a csv's "None", "NA" and empty texts would be missing values: here only labels can be missing.
-    missing = {"keep_default_na": False, "na_values": {args.label_column: ["", "nan", "NaN"]}}
-    return with_files(splits, args, _FORMATS, missing, _SPLITS)
+    sources = load_splits(args, columns, _FORMATS, {"quickstart": bundled.load_tweets})
+    for source in sources.values():
+        _check_values(source, columns)
+    train = sources["train"].rows
+    is_regression = glue is not None and glue.label_names is None
+    classes = (
+        None
+        if is_regression
+        else find_classes(train["label"][:], train.features["label"], glue.label_names if glue else None)
+    )
+    encoded = {name: encode_labels(source, classes) for name, source in sources.items()}
+    splits = select_examples(encoded, args, seed, None if classes is None else encoded["train"]["label"][:])
+    return TaskData(splits, None if classes is None else classes.names, args.task)
 
 
-def _has_labels(test: Dataset, label_column: str) -> bool:
-    # Benchmarks keep the labels of their test split secret: no column, or -1 in every row.
-    return label_column in test.column_names and set(test[label_column][:]) != {-1}
+def glue_task(task: str | None) -> GlueTask | None:
+    """The GLUE task of a name; None for own data.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    if task is not None and task not in GLUE_TASKS:
+        raise ValueError(f"task={task!r} is no GLUE task: {suggestion(task, GLUE_TASKS)} Leave task out for own data.")
+    return None if task is None else GLUE_TASKS[task]
 
 
-def _uniform_columns(split: Dataset, name: str, columns: dict[str, str]) -> Dataset:
-    """Keep and rename the columns, after a check that each row has its texts and its label."""
-    if len(split) == 0:
-        raise ValueError(f"the {name} split is empty.")
-    for column, uniform in columns.items():
-        if column not in split.column_names:
-            raise ValueError(
-                f"the {name} split has no column {column!r}, only {', '.join(split.column_names)}: "
-                f"set {uniform}_column."
-            )
-        for row, value in enumerate(split[column][:]):
-            usable = isinstance(value, str)
-            if uniform == "label":
-                usable = usable or (isinstance(value, int | float) and math.isfinite(value))
-            if not usable:
-                kind = "label" if uniform == "label" else "text"
-                raise ValueError(f"{name} split, row {row}: column {column!r} holds {value!r}, which is no {kind}.")
-    return split.select_columns(list(columns)).rename_columns(columns)
+def _check_values(source: Source, columns: list[Column]) -> None:
+    for column in columns:
+        is_usable = _is_label if column.uniform == "label" else _is_text
+        for index, value in enumerate(source.rows[column.uniform][:]):
+            if not is_usable(value):
+                raise ValueError(
+                    f"{source.where(index)}: column {column.name!r} holds {reprlib.repr(value)}, which is no "
+                    f"{'label' if column.uniform == 'label' else 'text'}."
+                )
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_label(value: object) -> bool:
+    return isinstance(value, str) or (isinstance(value, int | float) and math.isfinite(value))
 
 
 def tokenize(
@@ -100,16 +128,27 @@ def tokenize(
     """
     text_columns = ["text", "text_pair"] if data.has_pairs else ["text"]
 
-    def encode(batch: Mapping[str, list[str]]) -> dict[str, list[list[int]]]:
+    def encode(batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
         texts = [batch[column] for column in text_columns]
-        tokens = _tokens(tokenizer, texts, max_length)
-        if teacher_tokenizer is None:
-            return tokens
-        return tokens | {TEACHER_PREFIX + k: v for k, v in _tokens(teacher_tokenizer, texts, max_length).items()}
+        tokens, cut = _tokens(tokenizer, texts, max_length)
+        if teacher_tokenizer is not None:
+            own, _ = _tokens(teacher_tokenizer, texts, max_length)
+            tokens |= {TEACHER_PREFIX + name: column for name, column in own.items()}
+        return tokens | {_CUT: cut}
 
     tokens = data.splits.map(encode, batched=True, remove_columns=text_columns, desc="Tokenising")
-    return tokens.rename_column("label", "labels")
+    limit = min(max_length, tokenizer.model_max_length)
+    for name, split in data.splits.items():
+        logger.warning(describe_split(name, split, data.label_names, sum(tokens[name][_CUT][:]), limit))
+    return tokens.remove_columns(_CUT).rename_column("label", "labels")
 
 
-def _tokens(tokenizer: PreTrainedTokenizerBase, texts: list[list[str]], max_length: int) -> dict[str, list[list[int]]]:
-    return dict(tokenizer(*texts, truncation=True, max_length=min(max_length, tokenizer.model_max_length)))
+def _tokens(
+    tokenizer: PreTrainedTokenizerBase, texts: list[list[str]], max_length: int
+) -> tuple[dict[str, list[list[int]]], list[bool]]:
+    """Tokens of texts or pairs, and which of them are cut."""
+    limit = min(max_length, tokenizer.model_max_length)
+    tokens = tokenizer(*texts, truncation=True, max_length=limit)
+    if tokens.is_fast:
+        return dict(tokens), [bool(encoding.overflowing) for encoding in tokens.encodings]
+    return dict(tokens), [len(ids) > limit for ids in tokenizer(*texts, verbose=False).input_ids]

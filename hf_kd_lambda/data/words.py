@@ -1,16 +1,28 @@
 """Lists of words with a label for each, from the Hub, a folder or files, checked and with uniform columns."""
 
+import reprlib
+from collections import Counter
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, Features, load_dataset
+from datasets import Dataset, LargeList, List
 from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.loading import TaskData, label_names_of, with_files
+from hf_kd_lambda.data.files import Column, Source
+from hf_kd_lambda.data.loading import (
+    Classes,
+    TaskData,
+    describe_split,
+    find_classes,
+    labels_of,
+    load_splits,
+    number_of,
+    select_examples,
+)
 
 logger = logging.get_logger(__name__)
 
-_FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}  # those that hold lists
+_FORMATS = (".json", ".jsonl", ".parquet")  # those that hold lists
 
 
 def load_token_data(args: DataArguments, seed: int) -> TaskData:
@@ -22,58 +34,45 @@ def load_token_data(args: DataArguments, seed: int) -> TaskData:
 
     Raises:
         ValueError: a setting is for texts; a split or column is missing; a split is empty; words or labels are
-            missing; a label is out of range. The message names the split, the row (counted from 0) and the value.
+            missing; a label is out of range. The message names the split or file, the row and the value.
     """
     for setting in ("task", "text_pair_column"):
         if (value := getattr(args, setting)) is not None:
             raise ValueError(f"{setting}={value!r} is for text-classification: leave it out of {args.problem}.")
-    words, labels = args.text_column or "tokens", args.label_column
-    splits = {name: _uniform_columns(split, name, words, labels) for name, split in _load_splits(args).items()}
-    label_names = label_names_of(_words_of(splits["train"]), None)
-    assert label_names is not None, "no label is a float"
-    for name, split in splits.items():
-        splits[name] = _encode_labels(split, name, label_names)
-        if name == "train" and args.max_train_samples is not None:
-            splits[name] = splits[name].shuffle(seed).take(args.max_train_samples)
-        elif args.max_eval_samples is not None:
-            splits[name] = splits[name].take(args.max_eval_samples)
-    return TaskData(DatasetDict(splits), label_names, task=None)
-
-
-def _load_splits(args: DataArguments) -> dict[str, Dataset]:
-    """Splits as they are stored; a file replaces the split of a dataset."""
     if args.dataset == "quickstart":
         raise ValueError("dataset='quickstart' has labels of texts, none of words: give another dataset, or files.")
-    splits = dict(load_dataset(args.dataset, args.dataset_config)) if args.dataset is not None else {}
-    if "test" in splits and not _has_labels(splits["test"], args.label_column):
-        del splits["test"]
-    return with_files(splits, args, _FORMATS, {})
+    words = Column(args.text_column or "tokens", "words", "text_column")
+    labels = Column(args.label_column, "label", "label_column")
+    sources = load_splits(args, [words, labels], _FORMATS, {})
+    for source in sources.values():
+        _check_values(source, words, labels)
+    train = sources["train"].rows
+    label_type = train.features["label"]
+    assert isinstance(label_type, LargeList | List), "each row has a list of labels"
+    found = [label for row in train["label"][:] for label in row]
+    if not found:
+        raise ValueError("the train split is empty: no example has words.")
+    classes = find_classes(found, label_type.feature)
+    assert classes is not None, "no label is a float"
+    splits = {name: _without_empty(_encode_labels(source, classes), name) for name, source in sources.items()}
+    chosen = select_examples(splits, args, seed, _rarest(splits["train"]["label"][:]))
+    for name, split in chosen.items():
+        logger.warning(describe_split(name, split, classes.names))
+    return TaskData(chosen, classes.names, task=None)
 
 
-def _has_labels(test: Dataset, label_column: str) -> bool:
-    # Benchmarks keep the labels of their test split secret: no column, or -1 for every word.
-    if label_column not in test.column_names:
-        return False
-    return any(label != -1 for labels in test[label_column][:] for label in labels or ())
-
-
-def _uniform_columns(split: Dataset, name: str, words: str, labels: str) -> Dataset:
-    """Keep and rename both columns, after a check that each row has words, and a label for each."""
-    for column, setting in ((words, "text_column"), (labels, "label_column")):
-        if column not in split.column_names:
-            raise ValueError(
-                f"the {name} split has no column {column!r}, only {', '.join(split.column_names)}: set {setting}."
-            )
-    for row, (own_words, own_labels) in enumerate(zip(split[words][:], split[labels][:], strict=True)):
-        where = f"{name} split, row {row}: column"
+def _check_values(source: Source, words: Column, labels: Column) -> None:
+    """Refuse rows without words, or without a label for each."""
+    for row, (own_words, own_labels) in enumerate(zip(source.rows["words"][:], source.rows["label"][:], strict=True)):
         if not _are_all(own_words, str):
-            raise ValueError(f"{where} {words!r} holds {own_words!r}, which is no list of words.")
-        if not _are_all(own_labels, int | str):
-            raise ValueError(f"{where} {labels!r} holds {own_labels!r}, which is no list of labels.")
-        if len(own_words) != len(own_labels):
-            raise ValueError(f"{where} {labels!r} holds {len(own_labels)} labels for {len(own_words)} words.")
-    split = split.select_columns([words, labels]).rename_columns({words: "words", labels: "label"})
-    return _without_empty(split, name)
+            problem = f"{words.name!r} holds {reprlib.repr(own_words)}, which is no list of words"
+        elif not _are_all(own_labels, int | str):
+            problem = f"{labels.name!r} holds {reprlib.repr(own_labels)}, which is no list of labels"
+        elif len(own_words) != len(own_labels):
+            problem = f"{labels.name!r} holds {len(own_labels)} labels for {len(own_words)} words"
+        else:
+            continue
+        raise ValueError(f"{source.where(row)}: column {problem}.")
 
 
 def _are_all(values: object, kind: Any) -> bool:
@@ -83,31 +82,23 @@ def _are_all(values: object, kind: Any) -> bool:
 def _without_empty(split: Dataset, name: str) -> Dataset:
     kept = [row for row, words in enumerate(split["words"][:]) if words]
     if not kept:
-        raise ValueError(f"the {name} split is empty.")
+        raise ValueError(f"the {name} split is empty: no example has words.")
     if len(kept) == len(split):
         return split
     logger.warning(f"{len(split) - len(kept)} examples of the {name} split have no words and are left out.")
     return split.select(kept)
 
 
-def _words_of(split: Dataset) -> Dataset:
-    """The label of each word as an example of its own."""
-    labels = [label for labels in split["label"][:] for label in labels]
-    return Dataset.from_dict({"label": labels}, Features({"label": split.features["label"].feature}))
-
-
-def _encode_labels(split: Dataset, name: str, label_names: list[str]) -> Dataset:
+def _encode_labels(source: Source, classes: Classes) -> Dataset:
     """Labels as indices of the classes."""
-    classes, rows = split.features["label"].feature, split["label"][:]
-    if isinstance(classes, ClassLabel) and classes.names != label_names:
-        rows = [classes.int2str(labels) for labels in rows]
-    codes = {label: code for code, label in enumerate(label_names)}
-    encoded = [[codes.get(label, label) for label in labels] for labels in rows]
-    for row, labels in enumerate(encoded):
-        for label in labels:
-            if not (isinstance(label, int) and 0 <= label < len(label_names)):
-                raise ValueError(
-                    f"{name} split, row {row}: label {label!r} is none of the classes 0 to {len(label_names) - 1} "
-                    f"({', '.join(label_names)})."
-                )
-    return split.remove_columns("label").add_column("label", encoded)
+    encoded = [
+        [number_of(source.where, row, label, classes) for label in labels]
+        for row, labels in enumerate(labels_of(source, classes))
+    ]
+    return source.rows.remove_columns(["label"]).add_column("label", encoded)
+
+
+def _rarest(rows: list[list[int]]) -> list[int]:
+    """Of each sentence the label that is rarest over all, by which sentences are held out."""
+    counts = Counter(label for labels in rows for label in labels)
+    return [min(labels, key=counts.__getitem__) for labels in rows]

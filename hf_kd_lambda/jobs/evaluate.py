@@ -16,7 +16,7 @@ from hf_kd_lambda.data.columns import TEACHER_PREFIX, forward_parameters
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.results import ModelReport, measure_model
-from hf_kd_lambda.tasks import PROBLEMS
+from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.tasks.task import Collator
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.names import check_known
@@ -40,7 +40,7 @@ def evaluate_model(
         args: of the plain Trainer that predicts.
         collator: from examples to a batch.
         compute_metrics: of the task.
-        preprocess_logits: see `Problem`.
+        preprocess_logits: see `Task`.
 
     Returns:
         The report, and the logits `[items, classes]` of the examples, or of the labelled tokens, in the order of the
@@ -103,8 +103,8 @@ def evaluate_checkpoints(
     # As in the job: autocast in evaluation as in training, and the CPU where there is no accelerator.
     with tempfile.TemporaryDirectory() as folder:
         args = DistillationConfig(output_dir=folder, per_device_eval_batch_size=batch_size, report_to="none")
-        check_known(data_args.problem, PROBLEMS, "problem")
-        problem = PROBLEMS[data_args.problem]
+        check_known(data_args.problem, TASKS, "problem")
+        problem = TASKS[data_args.problem]
         data = problem.load_data(data_args, args.seed)
         split = split or data.report_split
         if split not in data.splits:

@@ -73,7 +73,7 @@ def finetune(
         collator: from examples to a batch.
         compute_metrics: of the task.
         settings: recorded beside the model, by which `claim_folder` knows it the next time.
-        preprocess_logits: see `Problem`.
+        preprocess_logits: see `Task`.
 
     Raises:
         TrainingStoppedError: Ctrl-C or SIGTERM ended training.

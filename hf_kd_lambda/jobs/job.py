@@ -30,7 +30,7 @@ from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card, without_folders
 from hf_kd_lambda.reports.results import ModelReport, results_table, write_results
 from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
-from hf_kd_lambda.tasks import PROBLEMS
+from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.limits import check_saving
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
@@ -55,8 +55,8 @@ class DistillationJob:
     def __init__(self, models: ModelArguments, data: DataArguments, config: DistillationConfig) -> None:
         self.models = models
         self.data_args = data
-        check_known(data.problem, PROBLEMS, "problem")
-        self.problem = PROBLEMS[data.problem]
+        check_known(data.problem, TASKS, "problem")
+        self.problem = TASKS[data.problem]
         self.repository = repository_of(config)
         # The Trainer would push the whole folder, its teacher included.
         self.config = dataclasses.replace(cast(Any, config), push_to_hub=False)

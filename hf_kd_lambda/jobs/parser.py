@@ -1,6 +1,5 @@
 """Settings from a YAML file, overridden by the command line; what is unknown is refused."""
 
-import difflib
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from transformers import HfArgumentParser
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.utils.names import suggestion
 
 Settings = tuple[ModelArguments, DataArguments, DistillationConfig]
 
@@ -112,8 +112,7 @@ def _read(path: str, types: dict[str, Any]) -> dict[str, Any]:
 
 def _check_known(name: str, known: Iterable[str], where: str) -> None:
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-        raise ValueError(f"unknown setting {name!r} {where}: did you mean {nearest!r}?")
+        raise ValueError(f"unknown setting {name!r} {where}: {suggestion(name, known)}")
 
 
 def _admits(hint: Any, value: Any) -> bool:

@@ -57,7 +57,7 @@ def with_tokens(
     return {"vocab_size": vocab_size, **ids, **architecture}
 
 
-def new_model(
+def model_from_scratch(
     setting: str, architecture: Mapping[str, Any], label_names: list[str] | None, auto_class: Any
 ) -> PreTrainedModel:
     """A model with new weights, drawn with torch's random numbers.

@@ -2,15 +2,15 @@
 
 from hf_kd_lambda.tasks.causal_lm import CausalLM
 from hf_kd_lambda.tasks.image_classification import ImageClassification
-from hf_kd_lambda.tasks.task import Problem
+from hf_kd_lambda.tasks.task import Task
 from hf_kd_lambda.tasks.text_classification import TextClassification
 from hf_kd_lambda.tasks.token_classification import TokenClassification
 
-PROBLEMS: dict[str, Problem] = {
+TASKS: dict[str, Task] = {
     "text-classification": TextClassification(),
     "text-generation": CausalLM(),
     "image-classification": ImageClassification(),
     "token-classification": TokenClassification(),
 }
 
-__all__ = ["PROBLEMS", "CausalLM", "ImageClassification", "Problem", "TextClassification", "TokenClassification"]
+__all__ = ["TASKS", "CausalLM", "ImageClassification", "Task", "TextClassification", "TokenClassification"]

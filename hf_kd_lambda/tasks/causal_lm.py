@@ -18,10 +18,10 @@ from hf_kd_lambda.data.loading import TaskData
 from hf_kd_lambda.data.text_blocks import cut_blocks, load_texts
 from hf_kd_lambda.models.labels import have_same_vocabulary
 from hf_kd_lambda.tasks.metrics.next_token import next_token_metrics, next_token_predictions
-from hf_kd_lambda.tasks.task import Collator, Metrics, Problem
+from hf_kd_lambda.tasks.task import Collator, Metrics, Task
 
 
-class CausalLM(Problem):
+class CausalLM(Task):
     """Causal language modelling."""
 
     auto_class: ClassVar = AutoModelForCausalLM

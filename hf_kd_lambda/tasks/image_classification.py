@@ -12,16 +12,16 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.image_batches import AUGMENTATIONS, PIXELS, Augmentation, ImageCollator, new_processor
+from hf_kd_lambda.data.image_batches import AUGMENTATIONS, PIXELS, Augmentation, ImageCollator, image_processor_for
 from hf_kd_lambda.data.images import load_image_data
 from hf_kd_lambda.data.loading import TaskData
-from hf_kd_lambda.models.from_scratch import config_of, new_model
+from hf_kd_lambda.models.from_scratch import config_of, model_from_scratch
 from hf_kd_lambda.tasks.metrics.glue import compute_metrics_for
-from hf_kd_lambda.tasks.task import Collator, Metrics, Problem
+from hf_kd_lambda.tasks.task import Collator, Metrics, Task
 from hf_kd_lambda.utils.names import check_known
 
 
-class ImageClassification(Problem):
+class ImageClassification(Task):
     """Convolutional networks and vision transformers, from checkpoints or from scratch."""
 
     auto_class: ClassVar = AutoModelForImageClassification
@@ -30,7 +30,7 @@ class ImageClassification(Problem):
     def load_model(
         self, checkpoint: str, data: TaskData, trust_remote_code: bool = False, new_head: bool = False
     ) -> PreTrainedModel:
-        """See `Problem`.
+        """See `Task`.
 
         Raises:
             ValueError: the model has two heads, as DeiT's and LeViT's that were distilled have.
@@ -48,16 +48,16 @@ class ImageClassification(Problem):
         processor: Any,
         teacher: PreTrainedModel | None,
     ) -> PreTrainedModel:
-        """See `architectures.new_model`."""
-        return new_model(setting, architecture, data.label_names, self.auto_class)
+        """See `model_from_scratch`."""
+        return model_from_scratch(setting, architecture, data.label_names, self.auto_class)
 
     def new_processor(
         self, setting: str, architecture: Mapping[str, Any], data: TaskData, teachers: Any | None
     ) -> Any:
-        """See `images.new_processor`; the student has its own, of its size and channels."""
+        """See `image_processor_for`; the student has its own, of its size and channels."""
         config = config_of(setting, architecture)
         try:
-            return new_processor(config, data.splits["train"][0]["image"])
+            return image_processor_for(config, data.splits["train"][0]["image"])
         except ValueError as error:
             raise ValueError(f"{setting}={dict(architecture)}: {error}") from None
 

@@ -13,14 +13,14 @@ from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import resolve_checkpoint
 from hf_kd_lambda.data.columns import forward_parameters, token_counts
 from hf_kd_lambda.data.loading import TaskData
-from hf_kd_lambda.models.from_scratch import new_model, with_tokens
+from hf_kd_lambda.models.from_scratch import model_from_scratch, with_tokens
 from hf_kd_lambda.models.labels import load_classifier
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 Metrics = Callable[[EvalPrediction], dict[str, float]]
 
 
-class Problem(ABC):
+class Task(ABC):
     """A kind of problem, as the setting `problem` names it. It has no state.
 
     Attributes:
@@ -49,10 +49,10 @@ class Problem(ABC):
         processor: Any,
         teacher: PreTrainedModel | None,
     ) -> PreTrainedModel:
-        """A model with new weights whose outputs are in the data's order: see `architectures.new_model`.
+        """A model with new weights whose outputs are in the data's order: see `model_from_scratch`.
 
         Args:
-            setting, architecture: see `architectures.config_of`.
+            setting, architecture: see `config_of`.
             data: names the labels.
             processor: makes its inputs.
             teacher: of a student, which has its vocabulary where they read texts.
@@ -62,7 +62,7 @@ class Problem(ABC):
         """
         config = None if teacher is None else teacher.config
         fields = with_tokens(setting, architecture, processor, getattr(config, "vocab_size", len(processor)))
-        return new_model(setting, fields, data.label_names, self.auto_class)
+        return model_from_scratch(setting, fields, data.label_names, self.auto_class)
 
     def new_processor(
         self, setting: str, architecture: Mapping[str, Any], data: TaskData, teachers: Any | None

@@ -12,10 +12,10 @@ from hf_kd_lambda.data.loading import TaskData
 from hf_kd_lambda.data.texts import load_task_data, tokenize
 from hf_kd_lambda.models.labels import have_same_vocabulary
 from hf_kd_lambda.tasks.metrics.glue import compute_metrics_for
-from hf_kd_lambda.tasks.task import Collator, Metrics, Problem
+from hf_kd_lambda.tasks.task import Collator, Metrics, Task
 
 
-class TextClassification(Problem):
+class TextClassification(Task):
     """Sequence classification and regression."""
 
     auto_class: ClassVar = AutoModelForSequenceClassification

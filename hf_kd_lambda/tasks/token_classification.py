@@ -21,10 +21,10 @@ from hf_kd_lambda.data.words import load_token_data
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.models.labels import have_same_vocabulary
 from hf_kd_lambda.tasks.metrics.entities import marks_entities, token_metrics_for
-from hf_kd_lambda.tasks.task import Collator, Metrics, Problem
+from hf_kd_lambda.tasks.task import Collator, Metrics, Task
 
 
-class TokenClassification(Problem):
+class TokenClassification(Task):
     """Token classification. The first piece of a word carries its label, all else is neither learned nor scored."""
 
     auto_class: ClassVar = AutoModelForTokenClassification

@@ -392,7 +392,7 @@ def test_what_is_no_gram_matrix_has_no_weights(rule, entry):
             "unknown setting of rule 'evidence': 'gama': did you mean 'gamma'?",
         ),
         (lambda: make_rule("mgda", {"kappa": 1.0}), "unknown setting of rule 'mgda': 'kappa': it has none."),
-        (lambda: make_rule("evidence", {"odds": 1.0}), "unknown setting of rule 'evidence': 'odds': did you mean"),
+        (lambda: make_rule("evidence", {"odds": 1.0}), "unknown setting of rule 'evidence': 'odds': choose from"),
         (
             lambda: rule_weights("dto", 1, 1, 0, loses=(1, 1)),
             "unknown keyword of rule 'dto': 'loses': did you mean 'losses'?",

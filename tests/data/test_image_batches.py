@@ -8,13 +8,13 @@ from helpers.tiny_images import VIT, WIDE, image_dataset
 from PIL import Image
 from transformers import AutoConfig
 
-from hf_kd_lambda.data.image_batches import Augmentation, ImageCollator, new_processor
-from hf_kd_lambda.tasks import PROBLEMS
+from hf_kd_lambda.data.image_batches import Augmentation, ImageCollator, image_processor_for
+from hf_kd_lambda.tasks import TASKS
 
 
 def processor(side=8, channels=1):
     config = AutoConfig.for_model(**{**WIDE, "image_size": side, "num_channels": channels})
-    return new_processor(config, Image.new("L", (8, 8)))
+    return image_processor_for(config, Image.new("L", (8, 8)))
 
 
 def row(pixels, label=0):
@@ -33,10 +33,10 @@ def test_values_are_scaled_into_minus_one_to_one():
 def test_the_size_is_the_models_or_the_images_own():
     example = Image.new("L", (5, 7))
     without = {name: value for name, value in WIDE.items() if name != "image_size"}
-    assert dict(new_processor(AutoConfig.for_model(**without), example).size) == {"height": 7, "width": 5}
-    assert dict(new_processor(AutoConfig.for_model(**VIT), example).size) == {"height": 16, "width": 16}
+    assert dict(image_processor_for(AutoConfig.for_model(**without), example).size) == {"height": 7, "width": 5}
+    assert dict(image_processor_for(AutoConfig.for_model(**VIT), example).size) == {"height": 16, "width": 16}
     oblong = AutoConfig.for_model(**{**WIDE, "image_size": [4, 6]})
-    assert dict(new_processor(oblong, example).size) == {"height": 4, "width": 6}
+    assert dict(image_processor_for(oblong, example).size) == {"height": 4, "width": 6}
 
 
 def test_grey_images_get_the_channels_of_the_model():
@@ -71,7 +71,7 @@ def test_teacher_and_student_see_one_image_each_in_its_own_size():
 def test_a_saved_processor_is_loaded_as_it_was(tmp_path):
     processor(16).save_pretrained(tmp_path)
     example = [row(np.arange(64).reshape(8, 8))]
-    loaded = PROBLEMS["image-classification"].load_processor(str(tmp_path))
+    loaded = TASKS["image-classification"].load_processor(str(tmp_path))
     torch.testing.assert_close(
         ImageCollator(loaded)(example)["pixel_values"], ImageCollator(processor(16))(example)["pixel_values"]
     )

@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset
 from helpers.tiny_images import NAMES, image_dataset, write_image_folder
 from sklearn.datasets import load_digits
 
-from hf_kd_lambda.data import bundled, images
+from hf_kd_lambda.data import bundled, loading
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.images import load_image_data
 
@@ -22,7 +22,7 @@ def load(dataset, **settings):
 
 def load_splits(monkeypatch, settings=None, **splits):
     """Load these splits as if they were the Hub's."""
-    monkeypatch.setattr(images, "load_dataset", lambda *_: DatasetDict(splits))
+    monkeypatch.setattr(loading, "load_dataset", lambda *_: DatasetDict(splits))
     return load("org/images", **(settings or {}))
 
 
@@ -58,7 +58,7 @@ def test_embedded_digits_are_stratified_and_always_the_same(name, side, sizes):
 def test_digits_are_scikit_learns():
     expected, labels = load_digits(return_X_y=True)
     pixels = (expected * 255 / 16).round().astype(int)
-    rows = Counter((*each.tolist(), int(label)) for each, label in zip(pixels, labels, strict=True))
+    rows = Counter((*digit.tolist(), int(label)) for digit, label in zip(pixels, labels, strict=True))
     found = Counter(
         (*np.asarray(row["image"]).flatten().tolist(), row["label"])
         for split in load("digits").splits.values()
@@ -141,9 +141,9 @@ def test_a_test_split_with_secret_labels_is_left_out(monkeypatch):
 INTEGER, FLOAT = Value("int64"), Value("float32")
 
 
-def broken(rows, label=INTEGER):
-    columns = {"image": [image for image, _ in rows], "label": [each for _, each in rows]}
-    return Dataset.from_dict(columns, Features({"image": Image(), "label": label}))
+def broken(rows, label_type=INTEGER):
+    columns = {"image": [image for image, _ in rows], "label": [label for _, label in rows]}
+    return Dataset.from_dict(columns, Features({"image": Image(), "label": label_type}))
 
 
 def unreadable():
@@ -164,27 +164,33 @@ PIXELS = np.zeros((4, 4), dtype=np.uint8)
         (
             {"image_column": "label"},
             image_dataset(9),
-            "column 'label' of the train split holds ClassLabel.*no images: set image_column",
+            "image_column and label_column are both 'label'",
         ),
         ({}, image_dataset(0), "the train split is empty"),
-        ({}, broken([(PIXELS, 0), (None, 1)]), "train split, row 1: there is no image"),
-        ({}, broken([(PIXELS, None), (PIXELS, 1)]), "train split, row 0: there is no label"),
+        ({}, broken([(PIXELS, 0), (None, 1)]), "train split, row 1 .counted from 0.: there is no image"),
+        ({}, broken([(PIXELS, None), (PIXELS, 1)]), "train split, row 0 .counted from 0.: there is no label"),
         ({}, broken([(PIXELS, 0.5), (PIXELS, 1.0)], FLOAT), "holds floats: images are classified"),
         ({}, broken([(PIXELS, 0), (PIXELS, 2)]), "integer labels must be 0 to n-1"),
-        ({}, broken([(PIXELS, 0), (PIXELS.astype(np.uint16), 1)]), r"train split, row 1: .* mode I;16, .* to 8 bits"),
-        ({}, unreadable(), r"train split, row 0: a\.png is no image"),
+        (
+            {},
+            broken([(PIXELS, 0), (PIXELS.astype(np.uint16), 1)]),
+            r"train split, row 1 .counted from 0.: .* mode I;16, .* to 8 bits",
+        ),
+        ({}, unreadable(), r"train split, row 0 .counted from 0.: a\.png is no image"),
         ({"task": "sst2"}, image_dataset(9), "task='sst2' is for texts"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_is_wrong_is_named(monkeypatch, settings, train, message):
     with pytest.raises(ValueError, match=message):
-        load_splits(monkeypatch, settings, train=train, validation=image_dataset(9))
+        load_splits(monkeypatch, settings, train=train)
 
 
 def test_a_label_out_of_range_is_named(monkeypatch):
     odd = image_dataset(3).remove_columns("label").add_column("label", [0, 3, 1])
-    with pytest.raises(ValueError, match="validation split, row 1: label 3 is none of the classes 0 to 2"):
+    with pytest.raises(
+        ValueError, match=r"validation split, row 1 .counted from 0.: label 3 is none of the classes 0 to 2"
+    ):
         load_splits(monkeypatch, train=image_dataset(9), validation=odd)
 
 

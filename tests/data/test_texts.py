@@ -7,8 +7,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hf_kd_lambda.data import bundled
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.loading import GLUE_TASKS
-from hf_kd_lambda.data.texts import load_task_data
+from hf_kd_lambda.data.texts import GLUE_TASKS, load_task_data
 
 GLUE = Path(__file__).parents[2] / "shared" / "glue"
 needs_glue = pytest.mark.skipif(not GLUE.is_dir(), reason="no local copy of the GLUE tasks beside the repository")
@@ -117,7 +116,7 @@ def test_an_unlabelled_test_split_is_not_evaluated(glue_folder):
 
 @pytest.mark.parametrize(
     ("task", "message"),
-    [("SST-2", "did you mean 'sst2'"), ("stbs", "did you mean 'stsb'"), ("squad_v2", "the tasks are cola, sst2")],
+    [("SST-2", "did you mean 'sst2'"), ("stbs", "did you mean 'stsb'"), ("squad_v2", "choose from cola, sst2")],
 )
 def test_unknown_task_names_the_nearest(task, message):
     with pytest.raises(ValueError, match=message):
@@ -215,21 +214,25 @@ def test_quickstart_is_loaded_by_its_name(monkeypatch):
 @pytest.mark.parametrize(
     ("train", "validation", "message"),
     [
-        (ROWS, NAMED, "validation split, row 0: label 'pos' is none of the classes 0 to 1"),
-        (NAMED, [{"text": "a", "label": "meh"}], "validation split, row 0: label 'meh' is none.*neg, pos"),
-        (ROWS, [*ROWS, {"text": "a", "label": 2}], "validation split, row 3: label 2 is none of the classes 0 to 1"),
-        (ROWS, [{"text": "a", "label": -1}], "validation split, row 0: label -1 is none"),
+        (ROWS, NAMED, "validation_file=.*, line 1: label 'pos' is none of the classes 0 to 1"),
+        (NAMED, [{"text": "a", "label": "meh"}], "validation_file=.*, line 1: label 'meh' is none.*neg, pos"),
+        (
+            ROWS,
+            [*ROWS, {"text": "a", "label": 2}],
+            "validation_file=.*, line 4: label 2 is none of the classes 0 to 1",
+        ),
+        (ROWS, [{"text": "a", "label": -1}], "validation_file=.*, line 1: label -1 is none"),
         ([{"text": "a", "label": i} for i in (1, 2, 3)], ROWS, "labels of the train split are 1, 2, 3.*0 to n-1"),
         ([{"text": "a", "label": i} for i in (-1, 0, 1)], ROWS, "labels of the train split are -1, 0, 1"),
         (ROWS[:1], ROWS, "every label of the train split is 1"),
-        ([*ROWS, {"text": None, "label": 0}], ROWS, "train split, row 3: column 'text' holds None"),
-        ([{"text": 5, "label": 0}], ROWS, "train split, row 0: column 'text' holds 5, which is no text"),
-        (ROWS, [*ROWS, {"text": "a", "label": None}], "validation split, row 3: column 'label' holds None"),
-        ([{"text": "a", "label": 0.5}], [{"text": "a", "label": "x"}], "row 0: label 'x' is no number"),
-        ([{"text": "a", "label": [0, 1]}], ROWS, r"row 0: column 'label' holds \[0, 1\], which is no label"),
-        (ROWS, [{"text": "a", "label": 0.5}], "row 0: label 0.5 is none of the classes"),
-        ([{"words": "a", "label": 0}], ROWS, "train split has no column 'text', only words, label: set text_column"),
-        (ROWS, [{"text": "a", "class": 0}], "validation split has no column 'label', only text, class"),
+        ([*ROWS, {"text": None, "label": 0}], ROWS, "train_file=.*, line 4: column 'text' holds None"),
+        ([{"text": 5, "label": 0}], ROWS, "train_file=.*, line 1: column 'text' holds 5, which is no text"),
+        (ROWS, [*ROWS, {"text": "a", "label": None}], "validation_file=.*, line 4: column 'label' holds None"),
+        ([{"text": "a", "label": 0.5}], [{"text": "a", "label": "x"}], "line 1: label 'x' is no number"),
+        ([{"text": "a", "label": [0, 1]}], ROWS, r"line 1: column 'label' holds \[0, 1\], which is no label"),
+        (ROWS, [{"text": "a", "label": 0.5}], "line 1: label 0.5 is none of the classes"),
+        ([{"words": "a", "label": 0}], ROWS, "train_file=.* has no column 'text', only words, label: set text_column"),
+        (ROWS, [{"text": "a", "class": 0}], "validation_file=.* has no column 'label', only text, class"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, train, validation, message):
@@ -240,14 +243,14 @@ def test_bad_rows_are_named(tmp_path, train, validation, message):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_labels_that_are_not_finite_are_named(tmp_path, value):
     rows = [{"text": "a", "label": 0.5}, {"text": "b", "label": value}]
-    with pytest.raises(ValueError, match=f"train split, row 1: column 'label' holds {value}"):
+    with pytest.raises(ValueError, match=f"train_file=.*, row 1 .counted from 0.: column 'label' holds {value}"):
         load_files(tmp_path, rows, rows, ".parquet")
 
 
 def test_a_csv_row_without_a_label_is_named(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\na,0\nb,\nc,1\n")
     path = str(tmp_path / "train.csv")
-    with pytest.raises(ValueError, match="train split, row 1: column 'label' holds"):
+    with pytest.raises(ValueError, match=r"train_file=.*, row 3 \(the header is row 1\): column 'label' holds None"):
         load_task_data(DataArguments(train_file=path, validation_file=path), seed=0)
 
 
@@ -264,7 +267,9 @@ def test_a_dataset_without_validation_split_can_be_given_one(tmp_path):
     folder.mkdir()
     write(folder, "train.jsonl", ROWS)
     write(folder, "test.jsonl", ROWS)
-    with pytest.raises(ValueError, match="no validation split, only train, test: set validation_file"):
+    with pytest.raises(
+        ValueError, match=r"no validation split, and none can be held out: validation_share=0.1 of 3 examples"
+    ):
         load_task_data(DataArguments(dataset=str(folder)), seed=0)
     path = write(tmp_path, "validation.csv", ROWS[:2])
     data = load_task_data(DataArguments(dataset=str(folder), validation_file=path), seed=0)
@@ -274,10 +279,10 @@ def test_a_dataset_without_validation_split_can_be_given_one(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("train.txt", "a", "train_file='.*train.txt' is none of .csv, .json, .jsonl, .parquet"),
+        ("train.txt", "a", "train_file='.*train.txt' is none of .csv, .tsv, .json, .jsonl, .parquet"),
         ("train.csv", None, "train_file='.*train.csv' does not exist"),
-        ("train.jsonl", "{broken", "train_file='.*train.jsonl' is empty or no json: "),
-        ("train.csv", "text,label\n", "train_file='.*train.csv' is empty or no csv"),
+        ("train.jsonl", "{broken", "train_file='.*train.jsonl', line 1: it is no valid JSON"),
+        ("train.csv", "text,label\n", "train_file='.*train.csv' is empty: it has no rows"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, message):

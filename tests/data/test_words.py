@@ -120,16 +120,16 @@ def test_a_test_split_is_kept_where_its_labels_are_known(tmp_path, labels, is_ke
 @pytest.mark.parametrize(
     ("train", "validation", "message"),
     [
-        (ROWS, [{"tokens": ["a"], "label": ["B-ORG"]}], "validation split, row 0: label 'B-ORG' is none"),
-        ([{"tokens": ["a", "b"], "label": [0, 1]}], [{"tokens": ["a"], "label": [2]}], "row 0: label 2 is none of"),
-        (ROWS, [*ROWS, {"tokens": ["a"], "label": ["O", "O"]}], "validation split, row 3: .* 2 labels for 1"),
-        ([*ROWS, {"tokens": None, "label": ["O"]}], ROWS, "train split, row 3: column 'tokens' holds None"),
-        ([*ROWS, {"tokens": ["a", None], "label": ["O", "O"]}], ROWS, r"row 3: column 'tokens' holds \['a', None\]"),
-        ([*ROWS, {"tokens": ["a"], "label": None}], ROWS, "row 3: column 'label' holds None, which"),
-        ([*ROWS, {"tokens": ["a"], "label": [None]}], ROWS, r"row 3: column 'label' holds \[None\], which"),
-        ([{"tokens": "a film", "label": ["O"]}], ROWS, "row 0: column 'tokens' holds 'a film', which"),
-        ([{"tokens": ["a"], "label": "O"}], ROWS, "row 0: column 'label' holds 'O', which"),
-        ([{"tokens": ["a"], "label": [0.5]}], ROWS, r"row 0: column 'label' holds \[0.5\], which"),
+        (ROWS, [{"tokens": ["a"], "label": ["B-ORG"]}], "validation_file=.*, line 1: label 'B-ORG' is none"),
+        ([{"tokens": ["a", "b"], "label": [0, 1]}], [{"tokens": ["a"], "label": [2]}], "line 1: label 2 is none of"),
+        (ROWS, [*ROWS, {"tokens": ["a"], "label": ["O", "O"]}], "validation_file=.*, line 4: .* 2 labels for 1"),
+        ([*ROWS, {"tokens": None, "label": ["O"]}], ROWS, "train_file=.*, line 4: column 'tokens' holds None"),
+        ([*ROWS, {"tokens": ["a", None], "label": ["O", "O"]}], ROWS, r"line 4: column 'tokens' holds \['a', None\]"),
+        ([*ROWS, {"tokens": ["a"], "label": None}], ROWS, "line 4: column 'label' holds None, which"),
+        ([*ROWS, {"tokens": ["a"], "label": [None]}], ROWS, r"line 4: column 'label' holds \[None\], which"),
+        ([{"tokens": "a film", "label": ["O"]}], ROWS, "line 1: column 'tokens' holds 'a film', which"),
+        ([{"tokens": ["a"], "label": "O"}], ROWS, "line 1: column 'label' holds 'O', which"),
+        ([{"tokens": ["a"], "label": [0.5]}], ROWS, r"line 1: column 'label' holds \[0.5\], which"),
         ([{"tokens": ["a", "b"], "label": ["O", "O"]}], ROWS, "every label of the train split is 'O'"),
         ([{"tokens": ["a", "b"], "label": [1, 2]}], ROWS, "labels of the train split are 1, 2: .*0 to n-1"),
         ([{"tokens": [], "label": []}], ROWS, "the train split is empty"),
@@ -143,8 +143,8 @@ def test_bad_rows_are_named(tmp_path, train, validation, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"text_column": "words"}, "train split has no column 'words', only tokens, label: set text_column"),
-        ({"label_column": "ner_tags"}, "train split has no column 'ner_tags', only tokens, label: set label_column"),
+        ({"text_column": "words"}, "train_file=.* has no column 'words', only tokens, label: set text_column"),
+        ({"label_column": "ner_tags"}, "train_file=.* has no column 'ner_tags', only tokens, label: set label_column"),
         ({"task": "sst2"}, "task='sst2' is for text-classification: leave it out of token-classification"),
         ({"text_pair_column": "b"}, "text_pair_column='b' is for text-classification"),
     ],
@@ -159,7 +159,7 @@ def test_settings_that_do_not_fit_are_named(tmp_path, settings, message):
     [
         ("train.csv", "tokens,label\n", "train_file='.*train.csv' is none of .json, .jsonl, .parquet"),
         ("train.jsonl", None, "train_file='.*train.jsonl' does not exist"),
-        ("train.jsonl", "{broken", "train_file='.*train.jsonl' is empty or no json: "),
+        ("train.jsonl", "{broken", "train_file='.*train.jsonl', line 1: it is no valid JSON"),
     ],
 )
 def test_bad_files_are_named(tmp_path, name, content, message):
@@ -177,8 +177,10 @@ def test_labels_of_texts_are_refused():
 
 def test_a_dataset_without_validation_split_can_be_given_one(tmp_path, monkeypatch):
     splits = DatasetDict({"train": with_names(ROWS, NAMES)})
-    monkeypatch.setattr("hf_kd_lambda.data.words.load_dataset", lambda *_, **__: splits)
-    with pytest.raises(ValueError, match="dataset='own' has no validation split, only train: set validation_file"):
+    monkeypatch.setattr("hf_kd_lambda.data.loading.load_dataset", lambda *_, **__: splits)
+    with pytest.raises(
+        ValueError, match=r"dataset='own' has no validation split, and none can be held out: validation_share=0.1 of 3"
+    ):
         load_token_data(DataArguments(dataset="own"), seed=0)
 
 

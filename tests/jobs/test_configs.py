@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_kd_lambda.data.loading import GLUE_TASKS
+from hf_kd_lambda.data.texts import GLUE_TASKS
 from hf_kd_lambda.jobs.parser import parse
 
 FOLDER = Path(__file__).parents[2] / "configs"

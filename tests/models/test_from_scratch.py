@@ -8,11 +8,11 @@ from transformers import AutoModelForImageClassification
 
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.parser import parse
-from hf_kd_lambda.models.from_scratch import config_of, new_model, with_tokens
+from hf_kd_lambda.models.from_scratch import config_of, model_from_scratch, with_tokens
 
 
 def model(architecture, names=NAMES):
-    return new_model("student_architecture", architecture, names, AutoModelForImageClassification)
+    return model_from_scratch("student_architecture", architecture, names, AutoModelForImageClassification)
 
 
 DEIT = {**VIT, "model_type": "deit"}

@@ -46,7 +46,7 @@ from hf_kd_lambda.jobs.hub import student_files
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 from hf_kd_lambda.reports.model_card import origin_of
 from hf_kd_lambda.studies.comparison.plan import arguments
-from hf_kd_lambda.tasks import PROBLEMS
+from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.sampling import sampling_strategy
 
 LABELS = {"id2label": dict(enumerate(sorted(NAMES))), "label2id": {n: i for i, n in enumerate(sorted(NAMES))}}
@@ -73,7 +73,7 @@ def run(tmp_path_factory):
 
 
 def saved_processor(folder):
-    return PROBLEMS["image-classification"].load_processor(str(folder))
+    return TASKS["image-classification"].load_processor(str(folder))
 
 
 # --- whole jobs

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import EvalPrediction
 
-from hf_kd_lambda.data.loading import GLUE_TASKS
+from hf_kd_lambda.data.texts import GLUE_TASKS
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.tasks.metrics.entities import entities, entity_scores, marks_entities, token_metrics_for
 from hf_kd_lambda.tasks.metrics.glue import GlueMetric, compute_metrics_for

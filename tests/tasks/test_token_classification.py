@@ -26,10 +26,10 @@ from hf_kd_lambda.data.loading import TaskData
 from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints
 from hf_kd_lambda.models.labels import align_labels
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
-from hf_kd_lambda.tasks import PROBLEMS
+from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.tasks.token_classification import labels_of_pieces
 
-PROBLEM = PROBLEMS["token-classification"]
+TASK = TASKS["token-classification"]
 KINDS = {"best": "GOOD", "good": "GOOD", "great": "GOOD", "bad": "BAD", "dull": "BAD", "worst": "BAD"}
 NAMES = ["B-BAD", "B-GOOD", "I-BAD", "I-GOOD", "O"]
 
@@ -92,7 +92,7 @@ def data_of(*rows, names=("O", "B-X")):
 
 def encoded(data, max_length=16, tokenizer=None):
     args = DataArguments(problem="token-classification", dataset="unused", max_length=max_length)
-    return PROBLEM.encode(data, args, tokenizer or tiny_tokenizer(), None)["train"]
+    return TASK.encode(data, args, tokenizer or tiny_tokenizer(), None)["train"]
 
 
 PIECES = ["[CLS]", "the", "x", "##y", "##z", "film", "[SEP]"]
@@ -108,7 +108,7 @@ def test_words_become_pieces_between_special_tokens():
 def test_sentences_are_cut_and_padded_with_their_labels():
     tokens = encoded(data_of((["the", "xyz"], [0, 1]), (["a"], [1])), max_length=4)
     assert [row["labels"] for row in tokens] == [[-100, 0, 1, -100], [-100, 1, -100]]
-    batch = PROBLEM.collator(tiny_tokenizer(), None)(list(tokens))
+    batch = TASK.collator(tiny_tokenizer(), None)(list(tokens))
     assert batch["labels"].tolist() == [[-100, 0, 1, -100], [-100, 1, -100, -100]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
 
@@ -117,7 +117,7 @@ def test_a_byte_level_tokenizer_is_told_that_a_word_begins_with_a_space(tmp_path
     names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "Ġ", "a", "b", "Ġa"]
     vocabulary = {name: index for index, name in enumerate(names)}
     RobertaTokenizerFast(vocab=vocabulary, merges=[("Ġ", "a")]).save_pretrained(tmp_path)
-    tokenizer = PROBLEM.load_processor(str(tmp_path))
+    tokenizer = TASK.load_processor(str(tmp_path))
     (row,) = encoded(data_of((["ab", "b"], [0, 1])), tokenizer=tokenizer)
     assert tokenizer.convert_ids_to_tokens(row["input_ids"]) == ["<s>", "Ġa", "b", "Ġ", "b", "</s>"]
     assert row["labels"] == [-100, 0, -100, 1, -100, -100]
@@ -126,7 +126,7 @@ def test_a_byte_level_tokenizer_is_told_that_a_word_begins_with_a_space(tmp_path
 def test_a_tokenizer_that_knows_of_no_words_is_refused(tmp_path):
     CanineTokenizer().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="a CanineTokenizer, does not tell which word a piece is of"):
-        PROBLEM.load_processor(str(tmp_path))
+        TASK.load_processor(str(tmp_path))
 
 
 def test_two_tokenizers_are_refused_before_training(tmp_path):
@@ -146,8 +146,8 @@ def test_two_tokenizers_are_refused_before_training(tmp_path):
 
 def test_chance_is_an_f1_of_zero_or_the_share_of_the_most_frequent_class():
     rows = (["a", "b", "c"], [0, 1, 0]), (["d"], [0])
-    assert PROBLEM.chance(data_of(*rows)) == ("f1", 0.0)
-    assert PROBLEM.chance(data_of(*rows, names=("NOUN", "VERB"))) == ("accuracy", 0.75)
+    assert TASK.chance(data_of(*rows)) == ("f1", 0.0)
+    assert TASK.chance(data_of(*rows, names=("NOUN", "VERB"))) == ("accuracy", 0.75)
 
 
 def test_labels_of_a_token_classifier_are_aligned_by_name():
@@ -253,6 +253,6 @@ def test_hidden_states_of_tokens_are_learned_from_too(tmp_path):
 
 def test_classifiers_of_texts_get_a_new_head(tmp_path):
     checkpoint = save_checkpoint(tiny_bert(2, layers=1), tmp_path)
-    tagger = PROBLEM.load_model(checkpoint, data_of((["a"], [0])), new_head=True)
+    tagger = TASK.load_model(checkpoint, data_of((["a"], [0])), new_head=True)
     assert type(tagger) is BertForTokenClassification
     assert tagger(torch.tensor([[5, 6, 7]])).logits.shape == (1, 3, 2)

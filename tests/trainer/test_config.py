@@ -197,7 +197,10 @@ def test_models_that_make_no_sense_are_refused(settings, message):
     [
         ({}, "dataset=None and train_file=None: give exactly one"),
         ({"dataset": "d", "train_file": "t.csv"}, "dataset='d' and train_file='t.csv': give exactly one"),
-        ({"train_file": "t.csv"}, "train_file='t.csv' needs a validation_file"),
+        ({"train_file": "t.csv", "validation_share": 1.0}, "validation_share=1.0 must be above 0 and below 1"),
+        ({"train_file": "t.csv", "validation_share": float("nan")}, "validation_share=nan must be above 0"),
+        ({"train_file": "t.csv", "delimiter": "::"}, "delimiter='::' must be one character"),
+        ({"train_file": "t.csv", "delimiter": '"'}, "delimiter='\"' must be one character"),
         ({"dataset": "d", "max_length": 0}, "max_length=0 must be at least 1"),
         ({"dataset": "d", "max_train_samples": 0}, "max_train_samples=0 must be at least 1"),
         ({"dataset": "d", "max_eval_samples": -3}, "max_eval_samples=-3 must be at least 1"),
