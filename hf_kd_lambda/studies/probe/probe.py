@@ -1,14 +1,10 @@
-"""Show what a step does to both losses as a function of λ: `python scripts/probe_lambda.py configs/NAME.yaml`.
-
-Probes an early, a middle and the last checkpoint of a run, which is trained first, in `<output_dir>/probe`, unless it
-is there. Takes the settings of distill.py too. Writes docs/probe/<name of output_dir>.md and its figures.
-"""
+"""The command `probe`: what a step does to both losses as a function of λ, at checkpoints of a run."""
 
 import argparse
 import dataclasses
 import json
 import shlex
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +16,6 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.columns import TEACHER_PREFIX, forward_parameters
 from hf_kd_lambda.jobs.arguments import ModelArguments
-from hf_kd_lambda.jobs.finetune import TrainingStoppedError
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse
 from hf_kd_lambda.jobs.run_folder import claim_folder
@@ -36,29 +31,35 @@ SAVED = 0.1  # of the run, between checkpoints
 SGD_RATES = [10 ** (exponent / 2) for exponent in range(-10, -3)]
 ADAMW_RATES = [10.0**exponent for exponent in range(-6, -2)]
 BATCHES = 8  # to compare predictions of AdamW on
+DESCRIPTION = """\
+Measure what a step does to both losses as a function of λ, at an early, a middle and the last checkpoint of a run.
+Trains the run first, in <output_dir>/probe, unless that is done. Takes the settings of distill too. Writes
+docs/probe/<name of output_dir>.md and its figures."""
 
 
-def main() -> None:
-    """Train unless that is done, probe, print, draw; end with a message where a setting is wrong."""
-    options = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+def main(argv: Sequence[str]) -> None:
+    """Train unless that is done, measure, print and draw.
+
+    Args:
+        argv: the command line.
+
+    Raises:
+        ValueError, OSError, ModuleNotFoundError: a setting is wrong.
+        TrainingStoppedError: a signal stopped training.
+    """
+    options = argparse.ArgumentParser(prog="hf-kd-lambda probe", description=DESCRIPTION, allow_abbrev=False)
     options.add_argument("--steps", type=int, nargs="+", help="checkpoints; default: the first, the middle, the last")
     options.add_argument("--report_dir", type=Path, default=Path("docs/probe"), help="for the tables and figures")
-    args, settings = options.parse_known_args()
-    try:
-        models, data, config = parse(settings)
-        job = probed_job(models, data, config)
-        job.check()
-        if not claim_folder("output_dir", job.folder, job.student_settings):
-            job.run()
-        checkpoints = chosen_checkpoints(job.folder, args.steps)
-        teacher = job.load_teacher()
-        stages = {stage: probe(job, teacher, checkpoint) for stage, checkpoint in checkpoints.items()}
-    except (ValueError, OSError, ModuleNotFoundError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
-    except TrainingStoppedError as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(128 + stop.signum)
-    command = shlex.join(["python", "scripts/probe_lambda.py", *sys.argv[1:]])
+    args, settings = options.parse_known_args(argv)
+    models, data, config = parse(settings)
+    job = probed_job(models, data, config)
+    job.check()
+    if not claim_folder("output_dir", job.folder, job.student_settings):
+        job.run()
+    checkpoints = chosen_checkpoints(job.folder, args.steps)
+    teacher = job.load_teacher()
+    stages = {stage: probe(job, teacher, checkpoint) for stage, checkpoint in checkpoints.items()}
+    command = shlex.join(["python", "scripts/probe_lambda.py", *argv])
     print(write_report(args.report_dir, Path(str(config.output_dir)).name, command, stages))
 
 
@@ -145,9 +146,9 @@ def batch(
     tokens, size = job.tokens["train"], job.config.per_device_train_batch_size
     generator = torch.Generator().manual_seed(job.config.seed)
     chosen = torch.randperm(len(tokens), generator=generator).roll(-index * size)[:size].tolist()
-    collator = job.problem.collator(job.student_processor, job.own_processor)
+    collator = job.problem.collator(job.loader.student_processor, job.loader.own_processor)
     columns = {name: value.to(student.device) for name, value in collator([tokens[index] for index in chosen]).items()}
-    prefix = TEACHER_PREFIX if job.own_processor is not None else ""
+    prefix = TEACHER_PREFIX if job.loader.own_processor is not None else ""
     teachers = {name.removeprefix(prefix): value for name, value in columns.items() if name.startswith(prefix)}
     with torch.no_grad():
         logits = teacher(**{name: teachers[name] for name in forward_parameters(teacher) & teachers.keys()}).logits
@@ -173,7 +174,3 @@ def clipped(weights: tuple[float, float], gradients: Gradients, max_norm: float)
     norm = torch.nn.utils.get_total_norm(gradients.combined(*weights)).item()
     factor = min(1.0, max_norm / norm) if max_norm else 1.0
     return factor * weights[0], factor * weights[1]
-
-
-if __name__ == "__main__":
-    main()
