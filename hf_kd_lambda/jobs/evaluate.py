@@ -2,24 +2,59 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
+from transformers import EvalPrediction, HfArgumentParser, PreTrainedModel, Trainer, TrainingArguments
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.columns import TEACHER_PREFIX, forward_parameters
+from hf_kd_lambda.jobs.report import MAIN_METRIC
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.reports.agreement import teacher_agreement
-from hf_kd_lambda.reports.results import ModelReport, measure_model
+from hf_kd_lambda.reports.results import ModelReport, measure_model, results_table, write_results
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.tasks.task import Collator
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.names import check_known
+from hf_kd_lambda.utils.versions import versions
+
+DESCRIPTION = """\
+Evaluate a saved model, a Hub id or a folder, on any split. Prints metrics, parameters, size and latency, and with
+--teacher the agreement of both. The data settings are those of distill."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command `evaluate`: prints a table, and writes it where asked to.
+
+    Args:
+        argv: the command line.
+
+    Raises:
+        ValueError, OSError: see `evaluate_checkpoints`.
+    """
+    parser = HfArgumentParser(DataArguments, prog="hf-kd-lambda evaluate", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--split", help="train, validation or test; default: test if it has labels, else validation")
+    parser.add_argument("--teacher", metavar="CHECKPOINT", help="compare with this model")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    parser.add_argument("--batch_size", type=int, default=32, help="examples of one forward")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run modelling code of a Hub repository")
+    data, options = parser.parse_args_into_dataclasses(list(argv), look_for_args_file=False)
+    checkpoints = {"teacher": options.teacher} if options.teacher else {}
+    checkpoints["model"] = options.model
+    split, reports = evaluate_checkpoints(
+        checkpoints, data, options.split, options.batch_size, options.trust_remote_code
+    )
+    print(f"On the {split} split:\n{results_table(reports, MAIN_METRIC)}")
+    if options.json:
+        facts = {"checkpoints": checkpoints, "task": data.task, "split": split, "versions": versions()}
+        write_results(options.json, reports, MAIN_METRIC, None, facts)
 
 
 def evaluate_model(

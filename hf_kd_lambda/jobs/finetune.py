@@ -10,6 +10,7 @@ from datasets import DatasetDict
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils import logging
 
+from hf_kd_lambda.jobs.errors import TrainingStoppedError
 from hf_kd_lambda.jobs.run_folder import last_checkpoint, record_run, remove_checkpoints
 from hf_kd_lambda.models.adapters import merge_adapters
 from hf_kd_lambda.trainer.epoch_order import EpochOrder
@@ -17,19 +18,6 @@ from hf_kd_lambda.trainer.sampling import sampling_strategy
 from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, signal_received
 
 logger = logging.get_logger(__name__)
-
-
-class TrainingStoppedError(Exception):
-    """A signal ended training early; everything trained until then is in a checkpoint.
-
-    Args:
-        signum: number of the signal.
-        folder: where the checkpoint lies.
-    """
-
-    def __init__(self, signum: int, folder: str) -> None:
-        super().__init__(f"stopped by a signal; the same command goes on from the checkpoint in {folder}.")
-        self.signum = signum
 
 
 def train_on(trainer: Trainer) -> None:

@@ -3,7 +3,9 @@
 The token is huggingface_hub's own, from HF_TOKEN or `hf auth login`: no setting here takes one.
 """
 
+import argparse
 import shlex
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from huggingface_hub.utils import httpx
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from hf_kd_lambda.jobs.errors import PushError
 from hf_kd_lambda.jobs.run_folder import is_unfinished
 from hf_kd_lambda.reports.model_card import CARD, FIGURE
 
@@ -37,10 +40,28 @@ FIXES = {
     429: "too many requests: wait some minutes",
 }
 FAULT = "the fault is the Hub's: wait some minutes"
+DESCRIPTION = """\
+Push the output_dir of a finished run: model, tokenizer, card, figure and results.json, and nothing else. The token is
+that of HF_TOKEN or `hf auth login`."""
 
 
-class PushError(Exception):
-    """A push failed; the message is one paragraph that says why, and what to do."""
+def main(argv: Sequence[str]) -> None:
+    """The command `push`.
+
+    Args:
+        argv: the command line.
+
+    Raises:
+        PushError, ValueError: see `push_student`.
+    """
+    parser = argparse.ArgumentParser(prog="hf-kd-lambda push", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="namespace/name, or a name in your own namespace")
+    parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    parser.add_argument("--revision", help="branch to push to, made where it does not exist; default: main")
+    parser.add_argument("--commit_message", default=COMMIT_MESSAGE)
+    address = push_student(**vars(parser.parse_args(argv)))
+    print(f"pushed: {address}")
 
 
 def repository_of(config: TrainingArguments) -> str | None:
@@ -152,16 +173,16 @@ def _matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
 def _reason(error: BaseException) -> str:
     """What went wrong and what to do, in one sentence or two, without the token."""
     causes = [error]  # threads that upload wrap what went wrong
-    while (cause := causes[-1].__cause__) is not None:
-        causes.append(cause)
-    for each in causes:
-        if isinstance(each, HfHubHTTPError):
-            status = each.response.status_code
-            said = f" ({each.server_message})" if each.server_message else ""
+    while causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    for cause in causes:
+        if isinstance(cause, HfHubHTTPError):
+            status = cause.response.status_code
+            said = f" ({cause.server_message})" if cause.server_message else ""
             fix = FAULT if status >= 500 else FIXES.get(status, "this is a request that it does not take")
             return _on_one_line(f"{constants.ENDPOINT} answered {status}{said}: {fix}.")
-        if isinstance(each, httpx.TransportError | OfflineModeIsEnabled):
-            what = f"the connection to {constants.ENDPOINT} failed ({type(each).__name__})"
+        if isinstance(cause, httpx.TransportError | OfflineModeIsEnabled):
+            what = f"the connection to {constants.ENDPOINT} failed ({type(cause).__name__})"
             return f"{what}: check the network, HF_ENDPOINT and HF_HUB_OFFLINE."
     return _on_one_line(f"{str(error).rstrip('.')}.")
 

@@ -1,11 +1,13 @@
 """A student as ONNX, for runtimes without PyTorch."""
 
+import argparse
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kd_lambda.data.columns import forward_parameters
 
@@ -13,6 +15,33 @@ TOLERANCE = 1e-4  # of logits
 TRACED = ["one text", "and another one, which is longer"]
 # Batches of other sizes and lengths than the one that is traced, and with padding.
 CHECKED = [["short"], ["a text of some length, twice as long as any other here", "a b c", "x"]]
+
+DESCRIPTION = """\
+Export a student to FOLDER/model.onnx, with the [onnx] extra. onnxruntime runs the file on batches of several sizes;
+it is kept only if its logits are the model's."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command `export`.
+
+    Args:
+        argv: the command line.
+
+    Raises:
+        OSError: the model cannot be loaded.
+        ValueError, ModuleNotFoundError: see `export_onnx`.
+    """
+    parser = argparse.ArgumentParser(prog="hf-kd-lambda export", description=DESCRIPTION, allow_abbrev=False)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="with a model and its tokenizer")
+    folder = parser.parse_args(argv).folder
+    model, loaded = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
+    if loaded["missing_keys"]:
+        raise ValueError(f"{folder} holds no text classifier, and others cannot be exported.")
+    path = folder / "model.onnx"
+    difference = export_onnx(model, AutoTokenizer.from_pretrained(folder), path)
+    print(f"{path}: its logits differ from the model's by at most {difference:.1e}")
 
 
 def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> float:

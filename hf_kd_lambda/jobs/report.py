@@ -1,59 +1,106 @@
-"""Facts of a finished job for its model card."""
+"""What a finished job leaves to read: the figure of λ, the model card, results.json and the text of the terminal."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
+from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED
-from hf_kd_lambda.reports.model_card import CardFacts, origin_of
-from hf_kd_lambda.reports.results import ModelReport
+from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.reports.figure import plot_lambda
+from hf_kd_lambda.reports.model_card import CARD, FIGURE, CardFacts, model_card, origin_of, without_folders
+from hf_kd_lambda.reports.results import ModelReport, results_table, write_results
+from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
 from hf_kd_lambda.utils.versions import versions
 
-if TYPE_CHECKING:
-    from hf_kd_lambda.jobs.job import DistillationJob
+MAIN_METRIC = "score"
+RESULTS = "results.json"
 
 
-def facts_of_job(
-    job: "DistillationJob",
-    main_metric: str,
-    reports: Sequence[ModelReport],
-    log_history: Sequence[Mapping[str, float]],
-) -> CardFacts:
-    """What a job knows at its end.
+def write_report(
+    folder: Path,
+    card: CardFacts,
+    split: str,
+    task: str | None,
+    examples: Mapping[str, int],
+    settings: Mapping[str, Any],
+) -> None:
+    """Write figure, card and results into the student's folder, and print a summary.
 
     Args:
-        job: that ran.
-        main_metric: of the reports.
+        folder: the student's.
+        card: facts of the run, see `card_facts`.
+        split: evaluated on.
+        task: the GLUE task; None for own data.
+        examples: number of examples of each split.
+        settings: that decide the student, as JSON values.
+    """
+    reports, history = card.reports, [dict(entry) for entry in card.log_history]
+    figure = plot_lambda(history, folder / FIGURE)
+    model_card(card).save(folder / CARD)
+    facts = {
+        "task": task,
+        "split": split,
+        "examples": dict(examples),
+        "lambda": lambda_summary(history),
+        "settings": {name: without_folders(value) for name, value in settings.items()},
+        "versions": versions(),
+    }
+    write_results(folder / RESULTS, reports, MAIN_METRIC, figure, facts, card.chance)
+    print(f"\nOn the {split} split:\n{results_table(reports, MAIN_METRIC, card.chance)}")
+    print(f"\n{explain_lambda(history)}")
+    print(f"\nstudent: {folder}\nmodel card: {folder / CARD}")
+    print(f"results: {folder / RESULTS}\nfigure of λ: {figure}")
+
+
+def card_facts(
+    name: str,
+    models: ModelArguments,
+    data: DataArguments,
+    settings: Mapping[str, Any],
+    split: str,
+    num_processes: int,
+    reports: Sequence[ModelReport],
+    log_history: Sequence[Mapping[str, float]],
+    chance: float,
+) -> CardFacts:
+    """Facts of a finished job for its model card.
+
+    Args:
+        name: of the student or its repository.
+        models, data: as given.
+        settings: that decide the student.
+        split: evaluated on.
+        num_processes: that trained together.
         reports: of the models compared; the last is the student's.
         log_history: the entries of `trainer_state.json`.
+        chance: the main metric without knowledge.
     """
-    models, data, config = job.models, job.data_args, job.config
-    settings = {name: value for name, value in job.settings.items() if name != "teacher_dir"}
-    processes = f" --num_processes {config.world_size}" if config.world_size > 1 else ""
+    processes = f" --num_processes {num_processes}" if num_processes > 1 else ""
     sources = (data.dataset, data.train_file, data.validation_file, data.test_file)
     return CardFacts(
-        name=job.repository or job.folder.resolve().name,
+        name=name,
         teacher=origin_of(models.teacher, BUNDLED) if models.teacher else None,
         student=origin_of(models.student, BUNDLED) if models.student else None,
         layers=models.student_layers,
         teacher_finetuned=models.teacher_finetune,
         datasets=[origin_of(source, BUNDLED) for source in sources if source],
         dataset_config=(data.dataset_config or data.task) if data.dataset else None,
-        split=_split_on_the_hub(job),
-        main_metric=main_metric,
-        chance=job.problem.chance(job.data)[1],
+        split=_split_on_the_hub(data, split),
+        main_metric=MAIN_METRIC,
+        chance=chance,
         reports=reports,
         metrics=reports[-1].metrics,
         log_history=log_history,
-        settings=settings,
+        settings={key: value for key, value in settings.items() if key != "teacher_dir"},
         command=f"accelerate launch{processes} scripts/distill.py student.yaml",
         versions=versions(),
         pipeline_tag=data.problem,
     )
 
 
-def _split_on_the_hub(job: "DistillationJob") -> str:
+def _split_on_the_hub(data: DataArguments, split: str) -> str:
     """The reported split as `load_dataset` names it, and how much of it."""
-    split, first = job.data.report_split, job.data_args.max_eval_samples
-    if (job.data_args.task, split) == ("mnli", "validation"):
+    if (data.task, split) == ("mnli", "validation"):
         split = "validation_matched"
-    return f"{split}[:{first}]" if first else split
+    return f"{split}[:{data.max_eval_samples}]" if data.max_eval_samples else split

@@ -41,8 +41,8 @@ def test_every_rule_trains_the_quickstart(job, rule, tmp_path):
         teacher=copy.deepcopy(teacher),
         train_dataset=job.tokens["train"],
         eval_dataset=job.tokens["train"].select(range(160)),
-        data_collator=DistillationCollator(job.student_processor),
-        processing_class=job.student_processor,
+        data_collator=DistillationCollator(job.loader.student_processor),
+        processing_class=job.loader.student_processor,
     )
     before = trainer.evaluate()
     trainer.train()

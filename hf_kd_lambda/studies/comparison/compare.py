@@ -1,21 +1,69 @@
-"""Make the runs of a comparison that are not there yet."""
+"""The command `compare`: make the runs of a comparison that are not there yet, then the report."""
 
+import argparse
 import dataclasses
+import shlex
 import statistics
 import time
 import traceback
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
 from accelerate import PartialState
 
-from hf_kd_lambda.jobs.finetune import TrainingStoppedError
-from hf_kd_lambda.studies.comparison.plan import Comparison
+from hf_kd_lambda.jobs.errors import TrainingStoppedError
+from hf_kd_lambda.studies.comparison.comparison_report import write_report
+from hf_kd_lambda.studies.comparison.plan import Comparison, load_comparison
 from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, Run, append_run, finished, read_runs
 from hf_kd_lambda.studies.comparison.runs import TaskRuns
 
 SAME_SCORE = 0.002  # what rounding on another machine may do to a teacher's score
+DESCRIPTION = """\
+Compare rules for λ, over tasks, regimes and seeds. Runs that are in <output_dir>/results.jsonl already are not
+repeated. Writes report.md and report.html next to it.
+
+Under `accelerate launch` all processes make each run together. To spread runs over several GPUs instead, start
+several commands, each with its own --seeds or --tasks, --output_dir and CUDA_VISIBLE_DEVICES, and join their
+results.jsonl by `cat`. Commands that share a task share its teacher if the file names a `teacher_dir` for it."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command `compare`.
+
+    Args:
+        argv: the command line.
+
+    Raises:
+        ValueError, OSError, ModuleNotFoundError: a setting is wrong.
+        TrainingStoppedError: a signal stopped a run; the report of the finished ones is written.
+    """
+    parser = argparse.ArgumentParser(
+        prog="hf-kd-lambda compare",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", type=Path, help="YAML of the comparison")
+    parser.add_argument("--glue", metavar="DIR", help="folder that replaces nyu-mll/glue of the Hub")
+    parser.add_argument("--output_dir", help="replaces the file's")
+    parser.add_argument("--report", action="store_true", help="make no run, only the report of the finished ones")
+    for name in ("tasks", "regimes", "rules"):
+        parser.add_argument(f"--{name}", nargs="+", metavar="NAME", help="only these; default: all of the file")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="only these; default: those of the file")
+    args = parser.parse_args(argv)
+    comparison = load_comparison(args.config, args.glue, args.output_dir)
+    stopped = None
+    if not args.report:
+        try:
+            compare(comparison.restricted_to(args.tasks, args.regimes, args.rules, args.seeds))
+        except TrainingStoppedError as stop:
+            stopped = stop
+    if PartialState().is_main_process:
+        print(write_report(Path(comparison.output_dir), shlex.join(["python", "scripts/compare.py", *argv])))
+    if stopped:
+        raise stopped
 
 
 def compare(comparison: Comparison) -> None:
@@ -84,7 +132,7 @@ def _run(task: TaskRuns, cell: Cell) -> Run:
 
 
 def _seconds_left(spent: dict[str, list[float]], missing: list[Cell]) -> float:
-    overall = statistics.fmean(seconds for each in spent.values() for seconds in each)
+    overall = statistics.fmean(seconds for of_task in spent.values() for seconds in of_task)
     return sum(statistics.fmean(spent[cell.task]) if spent[cell.task] else overall for cell in missing)
 
 

@@ -38,7 +38,7 @@ def plot_regret(runs: Sequence[Run], path: Path) -> None:
         path: the pictures to write, without suffix.
     """
     regrets = {rule: merit.regrets(runs, rule) for rule in merit.rules(runs)}
-    means = {rule: np.mean([each.points for each in found.values()]) for rule, found in regrets.items() if found}
+    means = {rule: np.mean([regret.points for regret in found.values()]) for rule, found in regrets.items() if found}
     order = sorted(means, key=lambda rule: means[rule])
     dots: dict[str, dict[str, Any]] = {
         task: {"label": task, "color": color, "marker": marker, "markersize": 4, "linestyle": "", "alpha": 0.75}

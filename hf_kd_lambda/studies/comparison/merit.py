@@ -226,7 +226,7 @@ def reach(runs: Collection[Run], score: float) -> Reach:
     """
     target = score - (1 - NEAR) * abs(score)
     never = {"step": math.inf, "seconds": math.inf}
-    firsts = [next((each for each in run.evaluations if 100 * each["score"] >= target), never) for run in runs]
+    firsts = [next((point for point in run.evaluations if 100 * point["score"] >= target), never) for run in runs]
     steps, seconds = (median(first[key] for first in firsts) for key in ("step", "seconds"))
     return Reach(steps, seconds, sum(first is not never for first in firsts), len(firsts))
 
@@ -240,11 +240,11 @@ def conflict_share(run: Run) -> float | None:
 def mean_lambda(*runs: Run) -> float | None:
     """The geometric mean of the λ above zero, of the runs' own means; 0 where none was, None where none was logged."""
     means = [_geometric(logged(run, "lambda")) for run in runs]
-    return _geometric([each for each in means if each is not None])
+    return _geometric([mean for mean in means if mean is not None])
 
 
 def _geometric(values: Sequence[float]) -> float | None:
-    positive = [each for each in values if each > 0]
+    positive = [value for value in values if value > 0]
     return geometric_mean(positive) if positive else 0.0 if values else None
 
 

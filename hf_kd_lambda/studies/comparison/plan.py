@@ -77,11 +77,11 @@ class Comparison:
         for name in ("evaluations", "logs"):
             if getattr(self, name) < 2:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 2.")
-        of_a_run = [each.name for each in fields(DistillationConfig)]
+        of_a_run = [setting.name for setting in fields(DistillationConfig)]
         for part, mappings in (("rules", self.rules), ("regimes", self.regimes)):
-            for each, given in mappings.items():
+            for name, given in mappings.items():
                 for setting in given:
-                    check_known(setting, of_a_run, f"setting of one run in {part}, {each}:")
+                    check_known(setting, of_a_run, f"setting of one run in {part}, {name}:")
         for task, regime, rule, seed in self.cells():
             if seed == self.seeds[0]:
                 try:
@@ -131,9 +131,9 @@ class Comparison:
         kept: dict[str, Any] = {}
         for name, chosen in (("tasks", tasks), ("regimes", regimes), ("rules", rules)):
             known: Mappings = getattr(self, name)
-            for each in chosen or ():
-                check_known(each, known, name.removesuffix("s"))
-            kept[name] = {each: known[each] for each in (known if chosen is None else chosen)}
+            for member in chosen or ():
+                check_known(member, known, name.removesuffix("s"))
+            kept[name] = {member: known[member] for member in (known if chosen is None else chosen)}
         skipped = {task: names for task, names in self.skipped.items() if task in kept["tasks"]}
         return replace(self, **kept, skipped=skipped, seeds=tuple(self.seeds if seeds is None else seeds))
 
@@ -157,13 +157,14 @@ def load_comparison(file: Path, glue: str | None = None, output_dir: str | None 
         raise ValueError(f"{file} is no valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{file} holds no comparison: it needs tasks and rules.")
-    known = {each.name: each for each in fields(Comparison) if each.name != "glue"}
+    known = [part.name for part in fields(Comparison) if part.name != "glue"]
     for name in content:
         check_known(name, known, f"part of {file}:")
     if missing := {"output_dir", "tasks", "rules"} - content.keys():
         raise ValueError(f"{file} lacks {', '.join(sorted(missing))}.")
     for name in ("tasks", "rules", "regimes"):
-        content[name] = {each: dict(settings or {}) for each, settings in content.get(name, {"clean": {}}).items()}
+        members = content.get(name, {"clean": {}})
+        content[name] = {member: dict(settings or {}) for member, settings in members.items()}
     if "seeds" in content:
         content["seeds"] = tuple(content["seeds"])
     return Comparison(**content | ({"output_dir": output_dir} if output_dir else {}), glue=glue)

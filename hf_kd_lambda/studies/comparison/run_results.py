@@ -97,7 +97,7 @@ def read_runs(file: Path) -> list[Run]:
         try:
             run = Run(**json.loads(line))
         except (TypeError, ValueError) as error:
-            names = ", ".join(each.name for each in fields(Run))
+            names = ", ".join(column.name for column in fields(Run))
             raise ValueError(f"line {number} of {file} is no run ({error}): a run has {names}.") from None
         runs[run.cell] = run
     return list(runs.values())

@@ -62,9 +62,9 @@ def pooled_table(runs: Sequence[Run]) -> Table:
     rows = []
     for rule in fixed:
         differences = [merit.difference(merit.pooled(runs, other, rule)) for other in others]
-        rows.append([_rule(runs, rule), *(_difference(each, with_pairs=True) for each in differences)])
+        rows.append([_rule(runs, rule), *(_difference(difference, with_pairs=True) for difference in differences)])
     tuned = [merit.difference(merit.against_tuned(runs, other)) for other in others]
-    rows.append([Entry(TUNED, TUNED), *(_difference(each, with_pairs=True) for each in tuned)])
+    rows.append([Entry(TUNED, TUNED), *(_difference(difference, with_pairs=True) for difference in tuned)])
     return Table(["fixed rule", *others], rows)
 
 
@@ -132,7 +132,7 @@ def rules_table(runs: Sequence[Run]) -> Table:
 def settings_table(runs: Sequence[Run]) -> Table:
     """The settings that all runs have in common."""
     texts = [{name: _json(value) for name, value in run.settings.items()} for run in runs]
-    common = set.intersection(*(set(each.items()) for each in texts)) if texts else set()
+    common = set.intersection(*(set(text.items()) for text in texts)) if texts else set()
     return Table(["setting", "value"], [[Entry(text, text) for text in pair] for pair in sorted(common)])
 
 

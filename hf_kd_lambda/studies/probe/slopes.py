@@ -35,7 +35,7 @@ class Slopes:
 
     def ratio_error(self, metric: str) -> float:
         """By which factor, at least 1, the predicted √(a/b) is too large or too small."""
-        predicted, measured = (gram_of(each) for each in (self.products[metric], self.measured))
+        predicted, measured = (gram_of(products) for products in (self.products[metric], self.measured))
         squared = (predicted.task / predicted.kd) / (measured.task / measured.kd)
         return squared.log().abs().div(2).exp().item()
 

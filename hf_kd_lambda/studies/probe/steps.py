@@ -26,7 +26,7 @@ def exact_losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor, tempera
     """
     if logits.shape[-1] == 1:
         return torch.stack([F.mse_loss(logits[:, 0], labels.to(logits)), F.mse_loss(logits, teacher_logits)])
-    student, teacher = (each.div(temperature).log_softmax(-1) for each in (logits, teacher_logits))
+    student, teacher = (scores.div(temperature).log_softmax(-1) for scores in (logits, teacher_logits))
     divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
     return torch.stack([F.cross_entropy(logits, labels), temperature**2 * divergence])
 
@@ -69,9 +69,14 @@ def gradients_of(losses: Losses, parameters: Sequence[nn.Parameter]) -> Gradient
     task_loss, kd_loss = losses()
     task = torch.autograd.grad(task_loss, parameters, retain_graph=True, allow_unused=True)
     kd = torch.autograd.grad(kd_loss, parameters, allow_unused=True)
-    reached = [each for each in zip(parameters, task, kd, strict=True) if each[1] is not None or each[2] is not None]
-    filled = [[torch.zeros_like(each[0]) if grad is None else grad for grad in each[1:]] for each in reached]
-    return Gradients([each[0] for each in reached], [each[0] for each in filled], [each[1] for each in filled])
+    reached, of_task, of_kd = [], [], []
+    for parameter, task_grad, kd_grad in zip(parameters, task, kd, strict=True):
+        if task_grad is None and kd_grad is None:
+            continue
+        reached.append(parameter)
+        of_task.append(torch.zeros_like(parameter) if task_grad is None else task_grad)
+        of_kd.append(torch.zeros_like(parameter) if kd_grad is None else kd_grad)
+    return Gradients(reached, of_task, of_kd)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ class Update(NamedTuple):
 
     def times(self, metric: Sequence[Tensor]) -> "Update":
         """P·u for a diagonal P."""
-        return Update(*([p * each for p, each in zip(metric, part, strict=True)] for part in self))
+        return Update(*([p * tensor for p, tensor in zip(metric, part, strict=True)] for part in self))
 
     def products(self, gradients: Gradients) -> Tensor:
         """<g_i, u_j>, `[2, 3]`, on the CPU: what each part of the update takes from the task loss and the KD loss."""

@@ -1,0 +1,57 @@
+"""The command `hf-kd-lambda`: dispatches to the module of a sub-command, which parses the rest of the line."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from hf_kd_lambda.jobs.errors import ending_in_one_line
+from hf_kd_lambda.utils.names import check_known
+
+COMMANDS = {
+    "distill": ("hf_kd_lambda.jobs.distill", "distil a student: [config.yaml] [--setting value ...]"),
+    "evaluate": ("hf_kd_lambda.jobs.evaluate", "evaluate a saved model on any split"),
+    "push": ("hf_kd_lambda.jobs.hub", "push a finished student to the Hub"),
+    "export": ("hf_kd_lambda.jobs.onnx_export", "export a student to ONNX"),
+    "compare": ("hf_kd_lambda.studies.comparison.compare", "compare rules for λ over tasks and seeds"),
+    "probe": ("hf_kd_lambda.studies.probe.probe", "measure what a step does to both losses over λ"),
+}
+"""Module and summary of each sub-command. Modules are imported when called, since they take seconds to import."""
+TRACEBACK = "--traceback"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a sub-command; end with one line if something goes wrong.
+
+    Args:
+        argv: the sub-command and its arguments. Default: those of the running program.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    with_traceback = TRACEBACK in arguments
+    arguments = [word for word in arguments if word != TRACEBACK]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return
+    with ending_in_one_line(with_traceback):
+        name, *rest = arguments
+        check_known(name, COMMANDS, "command")
+        module, _ = COMMANDS[name]
+        import_module(module).main(rest)
+
+
+def usage() -> str:
+    """The sub-commands, and where to read on."""
+    lines = [f"  {name:10}{summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: hf-kd-lambda COMMAND ...",
+            "",
+            *lines,
+            "",
+            "hf-kd-lambda COMMAND --help shows the arguments of a command.",
+            f"{TRACEBACK} prints the whole traceback of an error.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

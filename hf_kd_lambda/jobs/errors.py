@@ -1,0 +1,112 @@
+"""How a command ends when something goes wrong: one line that says what, and what to do."""
+
+import errno
+import os
+import shutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LONGEST = 1000  # characters of a message
+EXPECTED = (ValueError, OSError, ModuleNotFoundError)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What safetensors and torch.save raise is neither an OSError nor has its number.
+_DISK_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "inline_container")
+
+
+class TrainingStoppedError(Exception):
+    """A signal ended training early; a checkpoint has everything trained until then.
+
+    Args:
+        signum: number of the signal.
+        folder: of the checkpoint.
+    """
+
+    def __init__(self, signum: int, folder: str) -> None:
+        super().__init__(f"stopped by a signal; rerun the same command to resume from the checkpoint in {folder}.")
+        self.signum = signum
+
+
+class PushError(Exception):
+    """A push failed; the message is one paragraph that says why, and what to do."""
+
+
+@contextmanager
+def ending_in_one_line(with_traceback: bool = False) -> Iterator[None]:
+    """End the program with one line if something goes wrong.
+
+    An error that no check of ours expects has its traceback in a file that the line names, because hours of training
+    may lie before it.
+
+    Args:
+        with_traceback: let errors through, as Python prints them.
+    """
+    try:
+        yield
+    except TrainingStoppedError as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signum)
+    except KeyboardInterrupt:
+        if with_traceback:
+            raise
+        print(
+            "interrupted; rerun the same command to start again, or to resume from its last checkpoint.",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    except Exception as error:
+        if with_traceback:
+            raise
+        sys.exit(f"error: {one_line(error)}")
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error, on one line of bounded length."""
+    if isinstance(error, (*EXPECTED, PushError)):
+        return shortened(str(error) or type(error).__name__)
+    with tempfile.NamedTemporaryFile("w", prefix="hf-kd-lambda-", suffix=".txt", delete=False) as file:
+        traceback.print_exception(error, file=file)
+    return f"{shortened(f'{type(error).__name__}: {error}')} (unexpected; the traceback is in {file.name})"
+
+
+def shortened(text: str) -> str:
+    """A text on one line, its middle left out if it is too long."""
+    text = " ".join(text.split())
+    if len(text) <= LONGEST:
+        return text
+    head, tail = LONGEST * 2 // 3, LONGEST // 3 - len(" … ")
+    return f"{text[:head]} … {text[-tail:]}"
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is a write that found no space."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return True
+        if any(text in str(error) for text in _DISK_FULL_TEXTS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def disk_full_message(folder: Path, command: str) -> str:
+    """What to do about a full disk: names the folder, the space that a checkpoint takes, and the command that resumes.
+
+    Args:
+        folder: that was written to.
+        command: resumes the run.
+    """
+    sizes = [_size(checkpoint) for checkpoint in folder.glob("checkpoint-*")]
+    needed = f", and a checkpoint takes {max(sizes) / 1e6:.0f} MB or more" if sizes else ""
+    free = shutil.disk_usage(folder).free / 1e6
+    return (
+        f"no space left to write to {folder}: {free:.0f} MB are free{needed}. Free some space or lower "
+        f"save_total_limit; this resumes the run: {command}"
+    )
+
+
+def _size(folder: Path) -> int:
+    return sum(os.path.getsize(path) for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,128 @@
+"""Teacher, student and their processors, as the settings of a job name them."""
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from transformers import PreTrainedModel
+
+from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.models.adapters import add_adapters
+from hf_kd_lambda.models.layers_of_teacher import student_from_layers
+from hf_kd_lambda.tasks.task import Problem
+
+T = TypeVar("T")
+
+
+class ModelLoader:
+    """Loads teacher and student, or makes them, each with what makes its inputs.
+
+    Args:
+        models: name teacher and student.
+        problem: the kind of problem.
+        problem_name: its name in the settings.
+        data: names the labels.
+    """
+
+    def __init__(self, models: ModelArguments, problem: Problem, problem_name: str, data: TaskData) -> None:
+        self.models = models
+        self.problem = problem
+        self.problem_name = problem_name
+        self.data = data
+
+    @cached_property
+    def teacher_processor(self) -> Any:
+        """The teacher's tokenizer or image processor."""
+        return self._processor("teacher")
+
+    @cached_property
+    def student_processor(self) -> Any:
+        """The student's tokenizer or image processor; the teacher's if the student is made of its layers."""
+        return self.teacher_processor if self.models.student_layers is not None else self._processor("student")
+
+    @cached_property
+    def own_processor(self) -> Any | None:
+        """The teacher's tokenizer or image processor if its inputs differ from the student's; else None."""
+        shared = self.problem.share_inputs(self.teacher_processor, self.student_processor)
+        return None if shared else self.teacher_processor
+
+    def teacher(self, new_head: bool = False) -> PreTrainedModel:
+        """The teacher before any fine-tuning.
+
+        Args:
+            new_head: give it a new output layer, because fine-tuning comes next.
+
+        Raises:
+            OSError: there is no such checkpoint.
+            ValueError: the checkpoint is incomplete or for other labels, or there is no such architecture.
+        """
+        return self._begin("teacher", new_head=new_head)
+
+    def student(self, teacher: PreTrainedModel) -> PreTrainedModel:
+        """The student before distillation. The seed decides its new weights.
+
+        Raises:
+            OSError: there is no such checkpoint.
+            ValueError: the checkpoint is incomplete or for other labels, the teacher has no such layers, or there is
+                no such architecture.
+        """
+        layers, lora = self.models.student_layers, cast(dict[str, Any] | None, self.models.lora)
+        student = self._begin("student", teacher=teacher) if layers is None else student_from_layers(teacher, layers)
+        return student if lora is None else add_adapters(student, lora, self.problem_name)
+
+    def from_folder(self, setting: str, folder: Path) -> PreTrainedModel:
+        """A model that a run has saved.
+
+        Args:
+            setting: the setting that named the folder.
+            folder: of the model.
+
+        Raises:
+            OSError, ValueError: it cannot be loaded.
+        """
+        return self._load(setting, str(folder))
+
+    def _begin(self, who: str, new_head: bool = False, teacher: PreTrainedModel | None = None) -> PreTrainedModel:
+        setting, checkpoint = f"{who}_architecture", getattr(self.models, who)
+        if checkpoint is None:
+            architecture, processor = getattr(self.models, setting), getattr(self, f"{who}_processor")
+            return self.problem.new_model(setting, architecture, self.data, processor, teacher)
+        return self._load(who, checkpoint, new_head)
+
+    def _load(self, setting: str, checkpoint: str, new_head: bool = False) -> PreTrainedModel:
+        trusted = self.models.trust_remote_code
+        return _named(setting, checkpoint, lambda: self.problem.load_model(checkpoint, self.data, trusted, new_head))
+
+    def _processor(self, who: str) -> Any:
+        setting, checkpoint = f"{who}_architecture", getattr(self.models, who)
+        if checkpoint is None:
+            teachers = self.teacher_processor if who == "student" else None
+            return self.problem.new_processor(setting, getattr(self.models, setting), self.data, teachers)
+        trusted = self.models.trust_remote_code
+        return _named(who, checkpoint, lambda: self.problem.load_processor(checkpoint, trusted))
+
+
+def _named(setting: str, checkpoint: str, load: Callable[[], T]) -> T:
+    """Load something of a checkpoint; an error names the setting.
+
+    Raises:
+        OSError: there is no such checkpoint.
+        ValueError: it cannot be used.
+    """
+    if _is_path(checkpoint) and not Path(checkpoint).is_dir():
+        raise OSError(f"{setting}={checkpoint!r}: there is no such folder.")
+    try:
+        return load()
+    except ModuleNotFoundError:  # names the package to install
+        raise
+    except OSError as error:
+        raise OSError(f"{setting}={checkpoint!r}: {error}") from error
+    except Exception as error:  # a library's, such as of safetensors
+        raise ValueError(f"{setting}={checkpoint!r}: {error}") from error
+
+
+def _is_path(checkpoint: str) -> bool:
+    """Whether a name cannot be an id of the Hub, which is `name` or `namespace/name`."""
+    return checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1

@@ -1,0 +1,176 @@
+"""The command `probe`: what a step does to both losses as a function of λ, at checkpoints of a run."""
+
+import argparse
+import dataclasses
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adam
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.columns import TEACHER_PREFIX, forward_parameters
+from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.jobs.parser import parse
+from hf_kd_lambda.jobs.run_folder import claim_folder
+from hf_kd_lambda.studies.probe.probe_report import Stage, write_report
+from hf_kd_lambda.studies.probe.slopes import measure_slopes
+from hf_kd_lambda.studies.probe.steps import Gradients, gradients_of, losses_on
+from hf_kd_lambda.studies.probe.sweep import sweep
+from hf_kd_lambda.studies.probe.updates import adam_momentum, adam_tangent, metric_before, metric_of_step, sgd_update
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
+
+SAVED = 0.1  # of the run, between checkpoints
+SGD_RATES = [10 ** (exponent / 2) for exponent in range(-10, -3)]
+ADAMW_RATES = [10.0**exponent for exponent in range(-6, -2)]
+BATCHES = 8  # to compare predictions of AdamW on
+DESCRIPTION = """\
+Measure what a step does to both losses as a function of λ, at an early, a middle and the last checkpoint of a run.
+Trains the run first, in <output_dir>/probe, unless that is done. Takes the settings of distill too. Writes
+docs/probe/<name of output_dir>.md and its figures."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Train unless that is done, measure, print and draw.
+
+    Args:
+        argv: the command line.
+
+    Raises:
+        ValueError, OSError, ModuleNotFoundError: a setting is wrong.
+        TrainingStoppedError: a signal stopped training.
+    """
+    options = argparse.ArgumentParser(prog="hf-kd-lambda probe", description=DESCRIPTION, allow_abbrev=False)
+    options.add_argument("--steps", type=int, nargs="+", help="checkpoints; default: the first, the middle, the last")
+    options.add_argument("--report_dir", type=Path, default=Path("docs/probe"), help="for the tables and figures")
+    args, settings = options.parse_known_args(argv)
+    models, data, config = parse(settings)
+    job = probed_job(models, data, config)
+    job.check()
+    if not claim_folder("output_dir", job.folder, job.student_settings):
+        job.run()
+    checkpoints = chosen_checkpoints(job.folder, args.steps)
+    teacher = job.load_teacher()
+    stages = {stage: probe(job, teacher, checkpoint) for stage, checkpoint in checkpoints.items()}
+    command = shlex.join(["python", "scripts/probe_lambda.py", *argv])
+    print(write_report(args.report_dir, Path(str(config.output_dir)).name, command, stages))
+
+
+def probed_job(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> DistillationJob:
+    """The run of these settings that keeps a checkpoint of each tenth, with the teacher of the ordinary run."""
+    folder = Path(str(config.output_dir))
+    models = dataclasses.replace(
+        models, teacher_dir=models.teacher_dir or str(folder / "teacher"), student_without_kd=False
+    )
+    saved = {"save_strategy": "steps", "save_steps": SAVED, "save_total_limit": None, "save_only_model": False}
+    evaluated = {"eval_strategy": "steps", "eval_steps": SAVED}  # together, as load_best_model_at_end wants them
+    return DistillationJob(
+        models, data, dataclasses.replace(cast(Any, config), output_dir=str(folder / "probe"), **saved, **evaluated)
+    )
+
+
+def chosen_checkpoints(folder: Path, steps: list[int] | None) -> dict[str, Path]:
+    """The checkpoints to probe, by their names in the report.
+
+    Raises:
+        ValueError: there is no checkpoint of one of the steps.
+    """
+    saved = sorted(int(path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*"))
+    if missing := set(steps or []) - set(saved):
+        raise ValueError(f"steps {sorted(missing)} have no checkpoint in {folder}, which has {saved}.")
+    chosen = steps or sorted({saved[0], saved[(len(saved) - 1) // 2], saved[-1]})
+    return {f"step {step}": folder / f"checkpoint-{step}" for step in chosen}
+
+
+def probe(job: DistillationJob, teacher: PreTrainedModel, checkpoint: Path) -> Stage:
+    """Take steps of SGD and of AdamW from a checkpoint, on a training batch, and a few of AdamW on further ones.
+
+    Raises:
+        ValueError: the run's optimizer is not Adam or AdamW.
+    """
+    print(f"probing {checkpoint}", flush=True)
+    student = AutoModelForSequenceClassification.from_pretrained(
+        checkpoint, trust_remote_code=job.models.trust_remote_code
+    )
+    train, validation = job.tokens["train"], job.tokens["validation"]
+    # It brings the teacher's labels into order, and groups the parameters as the saved optimizer has them.
+    trainer = DistillationTrainer(student, job.config, teacher=teacher, train_dataset=train, eval_dataset=validation)
+    student.double(), teacher.double()
+    adamw = trainer.create_optimizer()
+    if not isinstance(adamw, Adam):
+        raise ValueError(f"optim={job.config.optim!r} has no moments of Adam to probe: set it to adamw_torch.")
+    adamw.load_state_dict(torch.load(checkpoint / "optimizer.pt", weights_only=True))
+    parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
+
+    slopes = []
+    for index in reversed(range(BATCHES)):  # to end with the first, on which the sweeps are made
+        losses = losses_on(student, *batch(job, student, teacher, index), job.config.temperature)
+        gradients = gradients_of(losses, parameters)
+        weights = clipped(weights_in_force(checkpoint), gradients, job.config.max_grad_norm)
+        predicted = adam_products(adamw, gradients, weights)
+        slopes.append(measure_slopes(losses, adamw, gradients, predicted, ADAMW_RATES[0], weights))
+    gram = sgd_update(gradients).products(gradients)
+    ratio = (gram[0, 1] / gram[1, 2]).sqrt()  # √(a/b)
+    # Negative λ, which no rule chooses, bring the parabola's vertex into the picture.
+    lambdas = ratio * torch.linspace(-2, 4, 19, dtype=torch.double)
+    sgd, of_run = SGD(gradients.parameters), (1.0, weights[1] / weights[0])
+    of_sgd = sweep(losses, sgd, gradients, {"Gram matrix": gram}, lambdas, SGD_RATES, of_run)
+    # For AdamW they would put the square of a gradient that no run has into the second moments.
+    lambdas = ratio * torch.linspace(0, 4, 17, dtype=torch.double)
+    of_adamw = sweep(losses, adamw, gradients, predicted, lambdas, ADAMW_RATES, weights)
+    return Stage(of_sgd, of_adamw, slopes)
+
+
+def adam_products(optimizer: Adam, gradients: Gradients, weights: tuple[float, float]) -> dict[str, Tensor]:
+    """What is predicted of a step of AdamW, by the name of the prediction in the report."""
+    momentum = adam_momentum(optimizer, gradients)
+    return {
+        "derivative of the update": adam_tangent(optimizer, gradients, weights).products(gradients),
+        "Adam, v of the step": momentum.times(metric_of_step(optimizer, gradients, weights)).products(gradients),
+        "Adam, v before the step": momentum.times(metric_before(optimizer, gradients)).products(gradients),
+        "Euclidean": momentum.products(gradients),
+    }
+
+
+def batch(
+    job: DistillationJob, student: PreTrainedModel, teacher: PreTrainedModel, index: int
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Inputs of the student, logits of the teacher and labels of a training batch; the seed draws them all."""
+    tokens, size = job.tokens["train"], job.config.per_device_train_batch_size
+    generator = torch.Generator().manual_seed(job.config.seed)
+    chosen = torch.randperm(len(tokens), generator=generator).roll(-index * size)[:size].tolist()
+    collator = job.problem.collator(job.loader.student_processor, job.loader.own_processor)
+    columns = {name: value.to(student.device) for name, value in collator([tokens[index] for index in chosen]).items()}
+    prefix = TEACHER_PREFIX if job.loader.own_processor is not None else ""
+    teachers = {name.removeprefix(prefix): value for name, value in columns.items() if name.startswith(prefix)}
+    with torch.no_grad():
+        logits = teacher(**{name: teachers[name] for name in forward_parameters(teacher) & teachers.keys()}).logits
+    students = {name: columns[name] for name in forward_parameters(student) & columns.keys()}
+    return students, logits, columns["labels"]
+
+
+def weights_in_force(checkpoint: Path) -> tuple[float, float]:
+    """(w_T, w_D) of the run as last logged before a checkpoint.
+
+    Raises:
+        ValueError: nothing was logged until then, or without distillation.
+    """
+    log = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
+    entry = next((entry for entry in reversed(log) if entry.get("lambda")), None)
+    if entry is None:
+        raise ValueError(f"no positive λ was logged before {checkpoint}: lower logging_steps, or raise kd_weight.")
+    return entry["kd_weight"] / entry["lambda"], entry["kd_weight"]
+
+
+def clipped(weights: tuple[float, float], gradients: Gradients, max_norm: float) -> tuple[float, float]:
+    """The weights times the factor by which the Trainer clips the gradient that they combine."""
+    norm = torch.nn.utils.get_total_norm(gradients.combined(*weights)).item()
+    factor = min(1.0, max_norm / norm) if max_norm else 1.0
+    return factor * weights[0], factor * weights[1]
