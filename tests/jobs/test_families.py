@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.small_jobs import job, settings
+from helpers.small_jobs import job, settings, text_settings, token_settings
 from helpers.tiny import VOCABULARY, save_checkpoint, tiny_bert, tiny_tokenizer
-from tasks import test_causal_lm, test_token_classification
 from tokenizers import ByteLevelBPETokenizer
 from transformers import (
     AutoConfig,
@@ -177,7 +176,7 @@ def test_token_types_of_pairs_reach_the_model_that_takes_them(tmp_path):
 def test_a_new_model_tags_words(tmp_path):
     new = {"student_layers": None, "student_architecture": json.dumps(DISTILBERT)}
     longer = {"learning_rate": 5e-3, "num_train_epochs": 12}
-    whole = job(test_token_classification.token_settings(tmp_path, **new, **longer))
+    whole = job(token_settings(tmp_path, **new, **longer))
     whole.check()
     teacher, student = (report.metrics for report in whole.run())
     assert teacher["f1"] > 0.8
@@ -190,7 +189,7 @@ def test_a_new_model_tags_words(tmp_path):
 def test_a_new_language_model_begins_and_ends_texts_as_its_teacher_does(tmp_path):
     llama = {"model_type": "llama", "num_hidden_layers": 1, "num_key_value_heads": 1, **NARROW}
     new = {"student_layers": None, "student_architecture": json.dumps(llama)}
-    whole = job(test_causal_lm.settings(tmp_path, **new, learning_rate=5e-3, num_train_epochs=4))
+    whole = job(text_settings(tmp_path, **new, learning_rate=5e-3, num_train_epochs=4))
     whole.check()
     student = whole.run()[-1].metrics
     assert student["accuracy"] > 0.4, "the sentences have a grammar to be learned"

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from data.test_bundled import needs_encoder, needs_tweets
+from helpers.installed import needs_encoder, needs_tweets
 from helpers.small_runs import logged
 
 from hf_kd_lambda.balancing.rules import RULES

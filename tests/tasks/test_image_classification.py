@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from datasets import Dataset
+from helpers.processes import KILLER, run_python
 from helpers.small_jobs import job
 from helpers.tiny_images import (
     MOBILENET,
@@ -23,8 +24,6 @@ from helpers.tiny_images import (
     tiny_classifier,
 )
 from huggingface_hub import ModelCard, metadata_load
-from jobs.test_job import KILLER
-from jobs.test_job import run as run_process
 from safetensors.torch import load_file
 from torch.utils.data import RandomSampler
 from transformers import (
@@ -326,7 +325,7 @@ def test_a_killed_run_goes_on_with_the_images_that_it_would_have_seen(tmp_path):
     given = image_settings(tmp_path, teacher_dir=str(tmp_path / "taught"), **checkpoints)
     job(given).run()
     killed = {**given, "output_dir": str(tmp_path / "killed")}
-    assert run_process(["-c", KILLER, "7", *arguments(killed)]).returncode == -signal.SIGKILL
+    assert run_python("-c", KILLER, "7", *arguments(killed)).returncode == -signal.SIGKILL
     again = job(killed)
     again.check()
     again.run()

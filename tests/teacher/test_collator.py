@@ -1,42 +1,13 @@
-"""Which columns reach which model, and what a collator makes of examples that carry the teacher's logits."""
+"""What a collator makes of examples that carry the teacher's logits."""
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from helpers.tiny import tiny_bert, tiny_tokenizer
+from helpers.tiny import tiny_tokenizer
 from transformers import DataCollatorWithPadding, default_data_collator
 
-from hf_kd_lambda.data.columns import forward_parameters, own_inputs, teacher_inputs
 from hf_kd_lambda.teacher.collator import ColumnCollator, padded
-
-
-def test_labels_are_no_input_of_a_model():
-    inputs = forward_parameters(tiny_bert(layers=1))
-    assert {"input_ids", "attention_mask", "token_type_ids"} <= inputs
-    assert "labels" not in inputs
-
-
-def test_what_the_teacher_said_is_not_what_it_reads():
-    said = ["teacher_logits", "teacher_outputs"]
-    columns = ["input_ids", "teacher_input_ids", *said, "teacher_attention_mask", "labels"]
-    assert own_inputs(columns) == ["teacher_input_ids", "teacher_attention_mask"]
-
-
-@pytest.mark.parametrize(
-    ("batch", "expected"),
-    [
-        ({"input_ids": 1, "token_type_ids": 2, "labels": 3, "idx": 4}, {"input_ids": 1, "token_type_ids": 2}),
-        ({"input_ids": 1, "token_type_ids": 2, "teacher_input_ids": 5}, {"input_ids": 5}),
-        ({"input_ids": 1, "teacher_logits": 6}, {"input_ids": 1}),
-    ],
-    ids=["shared", "own", "shared beside logits"],
-)
-def test_a_teachers_own_inputs_replace_all_of_the_students(batch, expected):
-    assert teacher_inputs(batch, {"input_ids", "token_type_ids"}) == expected
-
-
-# --- the collator
 
 
 class Given:

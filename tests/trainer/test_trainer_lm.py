@@ -1,12 +1,10 @@
 """Language models: each position predicts the next label, in both losses, in λ and in evaluation."""
 
 import copy
-import math
 
 import pytest
 import torch
 from helpers import reference
-from helpers.small_jobs import job
 from helpers.small_runs import BATCH, LEARNING_RATE, assert_same_run, config, flat, logged
 from helpers.tiny import tiny_bert
 from helpers.tiny_lm import (
@@ -18,13 +16,10 @@ from helpers.tiny_lm import (
     text_tokenizer,
     tiny_lm,
 )
-from transformers import AutoModelForCausalLM, DataCollatorForLanguageModeling
+from transformers import DataCollatorForLanguageModeling
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from hf_kd_lambda.balancing.votes import Evidence, side_counts
-from hf_kd_lambda.models.causal import is_causal
-from hf_kd_lambda.models.layers_of_teacher import student_from_layers
-from hf_kd_lambda.tasks.metrics.next_token import next_token_metrics, next_token_predictions
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 MODEL_TYPES = ["llama", "gpt2"]
@@ -176,22 +171,6 @@ def test_evaluation_weighs_tokens_alike_in_batches_of_any_size(tmp_path):
         assert metrics[f"eval_{name}"] == pytest.approx(value.item(), rel=1e-5)
 
 
-def test_metrics_need_no_logits_of_a_whole_evaluation(tmp_path):
-    teacher, student = language_models()
-    data = rows(12)
-    kept = {"compute_metrics": next_token_metrics, "preprocess_logits_for_metrics": next_token_predictions}
-    trainer = lm_trainer(tmp_path, teacher, student, kwargs=kept, per_device_eval_batch_size=5)
-    output = trainer.predict(data)
-    assert [each.shape for each in output.predictions] == [output.label_ids.shape] * 2
-    (batch,) = padded_batches(data, 12)
-    labels = batch.pop("labels")[:, 1:]
-    logits = student.eval()(**batch).logits[:, :-1][labels != -100]
-    right = (logits.argmax(-1) == labels[labels != -100]).float().mean().item()
-    task = torch.nn.functional.cross_entropy(logits, labels[labels != -100]).item()
-    assert output.metrics["test_accuracy"] == output.metrics["test_score"] == pytest.approx(right)
-    assert output.metrics["test_perplexity"] == pytest.approx(math.exp(task), rel=1e-5)
-
-
 # --- refusals
 
 
@@ -224,109 +203,3 @@ def test_labels_of_a_classifier_mean_nothing_here(tmp_path):
 def test_relation_heads_divide_the_width_of_the_keys_too(tmp_path):
     with pytest.raises(ValueError, match=r"relations: relation_heads=32 must divide .*\(16, 16\)"):
         lm_trainer(tmp_path, *language_models(), kd_losses={"relations": {"relation_heads": 32}})
-
-
-def test_only_causal_models_are_causal():
-    assert is_causal(tiny_lm())
-    assert is_causal(tiny_lm("gpt2"))
-    assert not is_causal(tiny_bert())
-
-
-# --- students of layers
-
-
-@pytest.mark.parametrize("model_type", ["gpt2", "llama", "mistral", "qwen2", "qwen3"])
-def test_a_student_of_layers_is_the_teacher_without_the_others(tmp_path, model_type):
-    torch.manual_seed(0)
-    teacher = tiny_lm(model_type, initializer_range=0.3).eval()
-    teacher.generation_config.max_new_tokens = 7
-    student = student_from_layers(teacher, [0, 2])
-    (batch, *_) = padded_batches(rows())
-    layers = teacher.base_model.h if model_type == "gpt2" else teacher.base_model.layers
-    del layers[3], layers[1]
-    expected = teacher(**batch, use_cache=False).logits
-    torch.testing.assert_close(student(**batch, use_cache=False).logits, expected)
-    student.save_pretrained(tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
-    torch.testing.assert_close(loaded(**batch).logits, expected)
-    assert loaded.generation_config.max_new_tokens == 7
-
-
-# --- whole jobs
-
-SENTENCES = ["the film is good", "this is a very bad film", "it is not great", "a dull film is the worst"]
-
-
-def settings(folder, suffix="txt", **changed):
-    """A job of seconds on files of sentences, with a teacher that is trained first."""
-    torch.manual_seed(0)
-    teacher = tiny_lm()
-    teacher.save_pretrained(folder / "pretrained")
-    text_tokenizer().save_pretrained(folder / "pretrained")
-    files = {}
-    for name, copies in (("train", 40), ("validation", 10)):
-        path = folder / f"{name}.{suffix}"
-        lines = [sentence if suffix == "txt" else f'{{"text": "{sentence}"}}' for sentence in SENTENCES * copies]
-        path.write_text("\n".join(lines) + "\n")
-        files[f"{name}_file"] = str(path)
-    return {
-        "problem": "text-generation",
-        "teacher": str(folder / "pretrained"),
-        "teacher_finetune": True,
-        "teacher_epochs": 6,
-        "teacher_learning_rate": 5e-3,
-        "student_layers": [0, 3],
-        **files,
-        "max_length": 16,
-        "output_dir": str(folder / "out"),
-        "learning_rate": 2e-3,
-        "num_train_epochs": 2,
-        "per_device_train_batch_size": 8,
-        "eval_strategy": "epoch",
-        "save_strategy": "epoch",
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "score",
-        "logging_steps": 5,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "precision": "fp32",
-        "use_cpu": True,
-        **changed,
-    }
-
-
-@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
-def test_a_job_trains_a_teacher_and_a_student_of_its_layers(tmp_path, suffix):
-    whole = job(settings(tmp_path, suffix, student_without_kd=True))
-    whole.check()
-    teacher, _, student = whole.run()
-    for report in (teacher, student):
-        assert report.metrics["accuracy"] > 0.4, "the sentences have a grammar to be learned"
-        assert 1 < report.metrics["perplexity"] < 20
-    assert 0.4 < student.metrics["teacher_agreement"] <= 1
-    assert "teacher_agreement" not in teacher.metrics
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert model.config.num_hidden_layers == 2
-    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "pipeline_tag: text-generation" in card
-    assert "| perplexity |" in card, "which is no percentage"
-    assert f"| {student.metrics['perplexity']:.1f} |" in card
-
-
-def test_another_vocabulary_is_refused_before_training(tmp_path):
-    given = settings(tmp_path)
-    student, tokenizer = tiny_lm(vocab_size=96), text_tokenizer()
-    tokenizer.add_tokens(["film2"])
-    student.save_pretrained(tmp_path / "student")
-    tokenizer.save_pretrained(tmp_path / "student")
-    with pytest.raises(
-        ValueError, match=r"tokenizer \(.*\) has 95 tokens, the student's \(.*\) 96, and not the same ones"
-    ):
-        job({**given, "student_layers": None, "student": str(tmp_path / "student")}).check()
-
-
-def test_blocks_longer_than_the_models_positions_are_refused(tmp_path):
-    given = settings(tmp_path, max_length=64)
-    tiny_lm(max_position_embeddings=32).save_pretrained(tmp_path / "pretrained")
-    with pytest.raises(ValueError, match="the teacher reads 32 tokens at most: set max_length to 32 or less"):
-        job(given).check()
