@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_kd_lambda.balancing.rules import RULES, Weights, feasible_interval, loss_weights, make_rule, rule_weights
@@ -182,6 +182,7 @@ def test_along_taylor2s_step_the_bound_falls_most(a, b, cosine, smoothness, targ
     assert (bound(lambda_) <= bound(others) + 1e-9 * (bound(others).abs() + a)).all()
 
 
+@settings(max_examples=20)  # 400 steps each
 @given(SIZES, SIZES)
 def test_gradnorm_without_asymmetry_is_where_its_own_descent_ends(a, b):
     lengths = torch.tensor([math.sqrt(a / (a + b)), math.sqrt(b / (a + b))], dtype=torch.float64)

@@ -116,21 +116,13 @@ def test_regression_end_to_end(tmp_path):
     assert {"pearson", "spearmanr", "score"} <= reports[-1].metrics.keys()
 
 
-@pytest.mark.parametrize(
-    ("step", "rule"),
-    [
-        (3, {"lambda_rule": "evidence", "lambda_interval": 2}),
-        (10, {"lambda_rule": "taylor2", "lambda_scope": "layer", "gram_metric": "adam"}),
-    ],
-    ids=["evidence", "taylor2"],
-)
-def test_a_killed_run_ends_as_one_that_was_not(tmp_path, step, rule):
-    checkpoints = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2, **rule}
-    whole = settings(tmp_path, **checkpoints)
-    assert run_python(str(ROOT / "scripts" / "distill.py"), *arguments(whole)).returncode == 0
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
+    rule = {"lambda_rule": "evidence", "lambda_interval": 2}  # others: `trainer/test_trainer_rules.py`
+    whole = settings(tmp_path, save_strategy="steps", save_steps=2, num_train_epochs=2, **rule)
+    job(whole).run()
     teacher = {"teacher_dir": str(tmp_path / "taught")}
     killed = {**whole, "output_dir": str(tmp_path / "killed"), **teacher}
-    assert run_python("-c", KILLER, str(step), *arguments(killed)).returncode == -signal.SIGKILL
+    assert run_python("-c", KILLER, "3", *arguments(killed)).returncode == -signal.SIGKILL
     again = run_python(str(ROOT / "scripts" / "distill.py"), *arguments(killed))
     assert again.returncode == 0, again.stderr[-2000:]
     assert "going on from" in again.stderr
