@@ -169,7 +169,7 @@ def _examples(
         values = {column: row.get(column) for column in features if column != ROW}
         if suffix in _TABLES and label is not None:
             cell = values[label]
-            values[label] = None if cell in _MISSING_LABELS else _PARSED[features[label].dtype](cell)
+            values[label] = None if cell in _MISSING_LABELS else _PARSED[features[label].dtype](str(cell))
         yield {ROW: number, **values}
 
 

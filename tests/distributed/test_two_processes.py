@@ -1,16 +1,15 @@
-"""Two gloo processes against one process with the whole batch."""
+"""Two gloo processes, with DDP and with FSDP2, against one process with the whole batch."""
 
-import copy
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import reference
+from helpers.processes import run_two_ranks
 from helpers.small_runs import (
     BATCH,
+    LEARNING_RATE,
     assert_same_run,
     config,
     examples,
@@ -21,111 +20,138 @@ from helpers.small_runs import (
     reference_run,
     train,
 )
+from helpers.tiny_lm import language_models, next_token_losses, padded_batches, rows
 from safetensors.torch import load_file
 
-TESTS = Path(__file__).parents[1]
 FSDP2 = {
     "fsdp": "full_shard auto_wrap",
     "fsdp_config": {"fsdp_version": 2, "transformer_layer_cls_to_wrap": ["BertLayer"], "reshard_after_forward": True},
 }
-
-
-def run_two_processes(folder: Path, **settings) -> tuple[list[dict], dict[str, torch.Tensor]]:
-    """Train `worker.py` on two processes; return its log and weights."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [str(Path(__file__).with_name("worker.py")), str(folder), json.dumps(settings)]
-    env = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
-    assert result.returncode == 0, result.stderr[-4000:]
-    return json.loads((folder / "log.json").read_text()), load_file(folder / "weights.safetensors")
-
-
-def assert_equals_single_process(folder: Path, model_settings: dict | None = None, **settings) -> None:
-    teacher, student = models(**(model_settings or {}))
-    twin = copy.deepcopy(student)
-    reference_settings = {name: settings[name] for name in ("max_grad_norm",) if name in settings}
-    steps = reference_run(twin, teacher, examples(), **reference_settings)
-    log_history, weights = run_two_processes(folder, models=model_settings or {}, **settings)
-    flat = torch.cat([weights[name].flatten() for name, _ in twin.named_parameters()])
-    assert_same_run(log_history, flat, twin, steps)
-
-
-def test_ddp(tmp_path):
-    assert_equals_single_process(tmp_path, per_device_train_batch_size=BATCH // 2)
-
-
-def test_ddp_with_accumulation_and_clipping(tmp_path):
-    assert_equals_single_process(
-        tmp_path, per_device_train_batch_size=BATCH // 4, gradient_accumulation_steps=2, max_grad_norm=1.0
-    )
-
-
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_fsdp2(tmp_path, accumulation):
-    batch = BATCH // 2 // accumulation
-    assert_equals_single_process(
-        tmp_path, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, **FSDP2
-    )
-
-
 HALVES = {"per_device_train_batch_size": BATCH // 2}
+QUARTERS = {"per_device_train_batch_size": BATCH // 4, "gradient_accumulation_steps": 2}
 IN_TURN = {**HALVES, "gradient_accumulation_steps": 2}
 SPLIT = {"lambda_scope": "loss", "kd_losses": {"soft_targets": 1, "hidden_mse": 1}, "lambda_min": 1e-3}
 ADAM = {"gram_metric": "adam", "optim": "adamw_torch", "adam_epsilon": 1e-4, "learning_rate": 1e-3}
+INSIDE = {"soft_targets": 1, "hidden_mse": 1, "attention_kl": 1, "relations": {"weight": 1, "relation_heads": 4}}
+
+PLAIN = {
+    "DDP": HALVES,
+    "DDP, accumulation and clipping": {**QUARTERS, "max_grad_norm": 1.0},
+    "FSDP2": {**HALVES, **FSDP2},
+    "FSDP2, accumulation": {**QUARTERS, **FSDP2},
+}
+"""Settings of runs that equal the plain loop."""
+
+OF_RULES = {
+    "votes with a split": (
+        {"lambda_rule": "evidence", **SPLIT, **HALVES},
+        ["odds", "evidence_teacher", "lambda/hidden_mse"],
+    ),
+    "samples": ({"lambda_rule": "snr", "gram_estimator": "unbiased", "lambda_max": 1e4, **HALVES}, ["snr_kd"]),
+    "losses and layers": (
+        {"lambda_rule": "dto", "lambda_scope": "layer", "lambda_min": 1e-4, **HALVES},
+        ["lambda/layer.1", "lambda/head"],
+    ),
+    "FSDP2 with votes": ({"lambda_rule": "evidence", **HALVES, **FSDP2}, ["odds", "evidence_teacher"]),
+    "FSDP2 with layers in Adam's metric": (
+        {"lambda_scope": "layer", **ADAM, **HALVES, **FSDP2},
+        ["lambda/embeddings", "lambda/head"],
+    ),
+    "FSDP2 with a split": (
+        {**SPLIT, "lambda_rule": "mgda", "lambda_max": 1e4, **HALVES, **FSDP2},
+        ["lambda/soft_targets", "lambda/hidden_mse"],
+    ),
+}
+"""Settings of runs whose rules need more than the Gram matrix, and what their logs have of it."""
+
+EVERY_SECOND = {"kd_losses": INSIDE, "lambda_interval": 2, **HALVES}
+PROJECTED = {"DDP, projected": EVERY_SECOND, "FSDP2, projected": {**EVERY_SECOND, **FSDP2}}
+"""Settings of runs that learn from all that is inside of the models."""
+
+RUNS = {
+    **{name: {"settings": settings} for name, settings in PLAIN.items()},
+    **{name: {"settings": settings} for name, (settings, _) in OF_RULES.items()},
+    **{name: {"settings": settings, "student": "narrow"} for name, settings in PROJECTED.items()},
+    "language model": {
+        "settings": {**QUARTERS, "per_device_eval_batch_size": 3, "eval_strategy": "epoch"},
+        "student": "language model",
+    },
+}
 
 
-@pytest.mark.parametrize(
-    ("settings", "whole", "names"),
-    [
-        ({"lambda_rule": "evidence", **SPLIT}, {}, ["odds", "evidence_teacher", "lambda/hidden_mse"]),
-        ({"lambda_rule": "evidence", **FSDP2}, {}, ["odds", "evidence_teacher"]),
-        ({"lambda_rule": "snr", "gram_estimator": "unbiased", "lambda_max": 1e4}, IN_TURN, ["snr_kd"]),
-        ({"lambda_rule": "dto", "lambda_scope": "layer", "lambda_min": 1e-4}, {}, ["lambda/layer.1", "lambda/head"]),
-        ({"lambda_scope": "layer", **ADAM, **FSDP2}, {}, ["lambda/embeddings", "lambda/head"]),
-        (
-            {**SPLIT, "lambda_rule": "mgda", "lambda_max": 1e4, **FSDP2},
-            {},
-            ["lambda/soft_targets", "lambda/hidden_mse"],
-        ),
-    ],
-    ids=[
-        "votes with a split",
-        "FSDP2 with votes",
-        "samples",
-        "losses and layers",
-        "FSDP2 with layers in Adam's metric",
-        "FSDP2 with a split",
-    ],
-)
-def test_what_rules_need_is_the_same_as_in_one_process(tmp_path, settings, whole, names):
-    of_one = {name: value for name, value in settings.items() if name not in FSDP2}
-    single = train(config(tmp_path / "one", **{**of_one, **whole}), *models(), examples())
-    log_history, weights = run_two_processes(tmp_path, **{**settings, **HALVES})
-    for name in ["lambda", "grad_norm_task", *names]:
-        expected = logged(single.state.log_history, name)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Of all runs; those with DDP share one start of two processes, and those with FSDP2 another."""
+    folder = tmp_path_factory.mktemp("ranks")
+    for sharded in (False, True):
+        runs = {name: run for name, run in RUNS.items() if ("fsdp" in run["settings"]) == sharded}
+        result = run_two_ranks(Path(__file__).with_name("worker.py"), str(folder), json.dumps(runs))
+        assert result.returncode == 0, result.stderr[-4000:]
+    return folder
+
+
+def found(folder: Path, name: str) -> tuple[list[dict], dict[str, torch.Tensor]]:
+    """Log and weights of a run."""
+    return json.loads((folder / name / "log.json").read_text()), load_file(folder / name / "weights.safetensors")
+
+
+def in_order(weights: dict[str, torch.Tensor], model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([weights[name].flatten() for name, _ in model.named_parameters()])
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_two_processes_equal_the_plain_loop(folder, name):
+    teacher, student = models()
+    clipping = {key: value for key, value in PLAIN[name].items() if key == "max_grad_norm"}
+    steps = reference_run(student, teacher, examples(), **clipping)
+    log_history, weights = found(folder, name)
+    assert_same_run(log_history, in_order(weights, student), student, steps)
+
+
+@pytest.mark.parametrize("name", OF_RULES)
+def test_what_rules_need_is_the_same_as_in_one_process(folder, tmp_path, name):
+    settings, logs = OF_RULES[name]
+    of_one = {key: value for key, value in settings.items() if key not in {**FSDP2, **HALVES}}
+    # Samples are micro-batches: two ranks with one each have as many as one process with two.
+    whole = IN_TURN if "gram_estimator" in settings else {}
+    single = train(config(tmp_path, **of_one, **whole), *models(), examples())
+    log_history, weights = found(folder, name)
+    for log in ["lambda", "grad_norm_task", *logs]:
+        expected = logged(single.state.log_history, log)
         assert len(set(expected)) >= 4
-        assert logged(log_history, name) == pytest.approx(expected, rel=1e-4)
-    both = torch.cat([weights[name].flatten() for name, _ in single.model.named_parameters()])
+        assert logged(log_history, log) == pytest.approx(expected, rel=1e-4)
+    both = in_order(weights, single.model)
     assert (both - flat(single.model)).norm() < 1e-5 * both.norm()
 
 
-@pytest.mark.parametrize("sharding", [{}, FSDP2], ids=["DDP", "FSDP2"])
-def test_all_that_is_inside_of_models_is_learned_as_in_one_process(tmp_path, sharding):
-    kd_losses = {
-        "soft_targets": 1,
-        "hidden_mse": 1,
-        "attention_kl": 1,
-        "relations": {"weight": 1, "relation_heads": 4},
-    }
-    settings = {"kd_losses": kd_losses, "lambda_interval": 2}  # every second step is unmeasured
-    teacher, _ = models()
-    single = train(config(tmp_path / "one", **settings), teacher, narrow_student(), examples())
-    log_history, weights = run_two_processes(tmp_path, **settings, **HALVES, **sharding, narrow=True)
-    for name in ("lambda", "grad_norm_kd", *(f"kd_loss/{name}" for name in kd_losses)):
-        expected = logged(single.state.log_history, name)
+@pytest.fixture(scope="module")
+def projected(tmp_path_factory):
+    """A trainer that learned alone from all that is inside of the models."""
+    settings = {key: value for key, value in EVERY_SECOND.items() if key not in HALVES}
+    return train(config(tmp_path_factory.mktemp("one"), **settings), models()[0], narrow_student(), examples())
+
+
+@pytest.mark.parametrize("name", PROJECTED)
+def test_all_that_is_inside_of_models_is_learned_as_in_one_process(folder, projected, name):
+    log_history, weights = found(folder, name)
+    for log in ("lambda", "grad_norm_kd", *(f"kd_loss/{loss}" for loss in INSIDE)):
+        expected = logged(projected.state.log_history, log)
         assert len(expected) == 6
-        assert logged(log_history, name) == pytest.approx(expected, rel=1e-4)
-    of_one = dict(single.model.named_parameters())
+        assert logged(log_history, log) == pytest.approx(expected, rel=1e-4)
+    of_one = dict(projected.model.named_parameters())
     assert "kd_projections.1.weight" in of_one
-    for name, weight in weights.items():
-        torch.testing.assert_close(weight, of_one[name].detach(), rtol=1e-4, atol=1e-6)
+    for parameter, weight in weights.items():
+        torch.testing.assert_close(weight, of_one[parameter].detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_losses_of_tokens_are_divided_by_the_labels_of_all_ranks_and_micro_batches(folder, monkeypatch):
+    teacher, student = language_models("gpt2")
+    monkeypatch.setattr(reference, "losses", next_token_losses)
+    optimizer = torch.optim.SGD(student.parameters(), lr=LEARNING_RATE)
+    steps = reference.run(student, teacher, padded_batches(rows()), optimizer)
+    log_history, weights = found(folder, "language model")
+    assert_same_run(log_history, in_order(weights, student), student, steps)
+    (batch,) = padded_batches(rows(12), 12)
+    task, kd = next_token_losses(student.eval(), teacher, batch)
+    assert logged(log_history, "eval_task_loss") == [pytest.approx(task.item(), rel=1e-5)]
+    assert logged(log_history, "eval_kd_loss") == [pytest.approx(kd.item(), rel=1e-5)]

@@ -1,29 +1,39 @@
-"""One rank of a two-process run; rank 0 writes the log and the gathered weights for the test that launched it."""
+"""One rank of two that train, one run after the other; rank 0 writes logs and gathered weights for their tests."""
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from helpers.process_group import leave_group
-from helpers.small_runs import config, examples, models, narrow_student, train
+from helpers.small_runs import config, examples, make_trainer, models, narrow_student
+from helpers.tiny_lm import language_models, lm_trainer_of, rows
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 
-def main() -> None:
-    folder, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
-    model_settings, narrow = settings.pop("models", {}), settings.pop("narrow", False)
+def make(student: str, args: Any) -> Any:
+    """A trainer of this kind of student."""
+    if student == "language model":
+        return lm_trainer_of(args, *language_models("gpt2"), eval_dataset=rows(12))
+    teacher, usual = models()
+    return make_trainer(args, teacher, narrow_student() if student == "narrow" else usual, examples())
+
+
+def run(folder: Path, settings: dict[str, Any], student: str = "usual") -> None:
     args = config(folder / "run", **settings)
     assert args.world_size == dist.get_world_size() == 2
     if args.fsdp:
         # Accelerate shards on accelerators only, and else trains with DDP without a word. FSDP2 itself runs on gloo.
-        PartialState().distributed_type = DistributedType.MULTI_GPU
-    teacher, student = models(**model_settings)
-    trainer = train(args, teacher, narrow_student() if narrow else student, examples())
+        known = AcceleratorState._shared_state
+        PartialState().distributed_type = DistributedType.FSDP if known else DistributedType.MULTI_GPU
+    trainer = make(student, args)
+    trainer.train()
     assert trainer.is_fsdp_enabled == bool(args.fsdp)
     weights = {}
     for name, parameter in trainer.model.named_parameters():
@@ -33,6 +43,12 @@ def main() -> None:
     if dist.get_rank() == 0:
         save_file(weights, folder / "weights.safetensors")
         (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    for name, arguments in json.loads(sys.argv[2]).items():
+        run(folder / name, **arguments)
     leave_group()
 
 

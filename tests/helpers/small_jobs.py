@@ -1,11 +1,14 @@
 """Whole jobs small enough for tests: made-up reviews in files, and a tiny teacher that learns them in a few steps."""
 
 import csv
+import json
 from itertools import product
 from pathlib import Path
 
-from helpers.tiny import save_checkpoint, tiny_bert
-from transformers import set_seed
+import torch
+from helpers.tiny import SIZES, save_checkpoint, tiny_bert
+from helpers.tiny_lm import text_tokenizer, tiny_lm
+from transformers import BertConfig, BertForTokenClassification, set_seed
 
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse
@@ -52,6 +55,89 @@ def settings(folder: Path, **changed: object) -> dict[str, object]:
         "per_device_eval_batch_size": 64,
         "save_strategy": "no",
         "logging_steps": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "precision": "fp32",
+        "use_cpu": True,
+        **changed,
+    }
+
+
+# --- tokens
+
+VERDICTS = {"best": "GOOD", "good": "GOOD", "great": "GOOD", "bad": "BAD", "dull": "BAD", "worst": "BAD"}
+TOKEN_NAMES = ["B-BAD", "B-GOOD", "I-BAD", "I-GOOD", "O"]
+
+
+def write_tokens(folder: Path) -> dict[str, str]:
+    """Sentences in which verdicts are entities, two words long where `very` comes first; settings that read them."""
+    rows = []
+    for noun, word, very in product(("film", "xylophone"), VERDICTS, (False, True)):
+        words = ["the", noun, "is", *["very"] * very, word]
+        labels = ["O"] * 3 + ([f"B-{VERDICTS[word]}", f"I-{VERDICTS[word]}"] if very else [f"B-{VERDICTS[word]}"])
+        rows.append({"tokens": words, "tags": labels})
+    files = {}
+    for split, copies in (("train", 3), ("validation", 1), ("test", 1)):
+        path = folder / f"{split}.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows * copies))
+        files[f"{split}_file"] = str(path)
+    return files
+
+
+def token_bert(layers=4, num_labels=5, **config):
+    return BertForTokenClassification(BertConfig(**SIZES, num_hidden_layers=layers, num_labels=num_labels, **config))
+
+
+def token_settings(folder: Path, **changed: object) -> dict[str, object]:
+    """Settings of a job of seconds that finds verdicts, as `settings`."""
+    defaults = settings(folder)
+    own = {
+        "problem": "token-classification",
+        "teacher": save_checkpoint(token_bert(), folder / "pretrained"),
+        "teacher_epochs": 12,
+        "num_train_epochs": 4,
+        "text_column": None,
+        "label_column": "tags",
+        "teacher_cache_dir": str(folder / "cache"),
+    }
+    return {**defaults, **own, **write_tokens(folder), **changed}
+
+
+# --- language models
+
+SENTENCES = ["the film is good", "this is a very bad film", "it is not great", "a dull film is the worst"]
+
+
+def text_settings(folder: Path, suffix: str = "txt", **changed: object) -> dict[str, object]:
+    """Settings of a job of seconds on a language model and files of sentences, as `settings`."""
+    torch.manual_seed(0)
+    teacher = tiny_lm()
+    teacher.save_pretrained(folder / "pretrained")
+    text_tokenizer().save_pretrained(folder / "pretrained")
+    files = {}
+    for name, copies in (("train", 40), ("validation", 10)):
+        path = folder / f"{name}.{suffix}"
+        lines = [sentence if suffix == "txt" else f'{{"text": "{sentence}"}}' for sentence in SENTENCES * copies]
+        path.write_text("\n".join(lines) + "\n")
+        files[f"{name}_file"] = str(path)
+    return {
+        "problem": "text-generation",
+        "teacher": str(folder / "pretrained"),
+        "teacher_finetune": True,
+        "teacher_epochs": 6,
+        "teacher_learning_rate": 5e-3,
+        "student_layers": [0, 3],
+        **files,
+        "max_length": 16,
+        "output_dir": str(folder / "out"),
+        "learning_rate": 2e-3,
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 8,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "score",
+        "logging_steps": 5,
         "report_to": "none",
         "disable_tqdm": True,
         "precision": "fp32",

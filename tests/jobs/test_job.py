@@ -1,14 +1,12 @@
 """Whole jobs: what they leave behind, and that a killed one ends as one that was not."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import KILLER, run_python
 from helpers.small_jobs import job, settings
 from helpers.tiny import save_checkpoint, tiny_bert
 from safetensors.torch import load_file
@@ -17,35 +15,6 @@ from transformers import AutoModelForSequenceClassification, pipeline
 from hf_kd_lambda.studies.comparison.plan import arguments
 
 ROOT = Path(__file__).parents[2]
-
-KILLER = """
-import os, signal, sys
-from transformers import TrainerCallback
-from hf_kd_lambda.jobs.parser import parse
-from hf_kd_lambda.jobs.job import DistillationJob
-from hf_kd_lambda.trainer.trainer import DistillationTrainer
-
-class Kill(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == int(sys.argv[1]):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-class Killed(DistillationTrainer):
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.add_callback(Kill)
-
-import hf_kd_lambda.jobs.job
-hf_kd_lambda.jobs.job.DistillationTrainer = Killed
-job = DistillationJob(*parse(sys.argv[2:]))
-job.check()
-job.run()
-"""
-
-
-def run(command: list[str]) -> subprocess.CompletedProcess:
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=200)
 
 
 def test_a_job_leaves_what_a_transformers_user_expects(tmp_path):
@@ -147,22 +116,14 @@ def test_regression_end_to_end(tmp_path):
     assert {"pearson", "spearmanr", "score"} <= reports[-1].metrics.keys()
 
 
-@pytest.mark.parametrize(
-    ("step", "rule"),
-    [
-        (3, {"lambda_rule": "evidence", "lambda_interval": 2}),
-        (10, {"lambda_rule": "taylor2", "lambda_scope": "layer", "gram_metric": "adam"}),
-    ],
-    ids=["evidence", "taylor2"],
-)
-def test_a_killed_run_ends_as_one_that_was_not(tmp_path, step, rule):
-    checkpoints = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2, **rule}
-    whole = settings(tmp_path, **checkpoints)
-    assert run([str(ROOT / "scripts" / "distill.py"), *arguments(whole)]).returncode == 0
+def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
+    rule = {"lambda_rule": "evidence", "lambda_interval": 2}  # others: `trainer/test_trainer_rules.py`
+    whole = settings(tmp_path, save_strategy="steps", save_steps=2, num_train_epochs=2, **rule)
+    job(whole).run()
     teacher = {"teacher_dir": str(tmp_path / "taught")}
     killed = {**whole, "output_dir": str(tmp_path / "killed"), **teacher}
-    assert run(["-c", KILLER, str(step), *arguments(killed)]).returncode == -signal.SIGKILL
-    again = run([str(ROOT / "scripts" / "distill.py"), *arguments(killed)])
+    assert run_python("-c", KILLER, "3", *arguments(killed)).returncode == -signal.SIGKILL
+    again = run_python(str(ROOT / "scripts" / "distill.py"), *arguments(killed))
     assert again.returncode == 0, again.stderr[-2000:]
     assert "going on from" in again.stderr
 
@@ -181,7 +142,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path, step, rule):
 
 
 def test_a_wrong_setting_is_one_line_and_no_traceback(tmp_path):
-    result = run([str(ROOT / "scripts" / "distill.py"), *arguments(settings(tmp_path)), "--temperature", "0"])
+    result = run_python(str(ROOT / "scripts" / "distill.py"), *arguments(settings(tmp_path)), "--temperature", "0")
     assert result.returncode != 0
     assert result.stderr.strip().splitlines()[-1].startswith("error: temperature=0")
     assert "Traceback" not in result.stderr

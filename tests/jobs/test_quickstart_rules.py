@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from data.test_bundled import needs_encoder, needs_tweets
+from helpers.installed import needs_encoder, needs_tweets
 from helpers.small_runs import logged
 
 from hf_kd_lambda.balancing.rules import RULES
@@ -29,7 +29,13 @@ def job(tmp_path_factory):
     return job, job.load_teacher()
 
 
-@pytest.mark.parametrize("rule", RULES)
+# The others are in `trainer/test_trainer_rules.py`, on random weights.
+BY_DEFAULT = ("evidence", "mgda")
+
+
+@pytest.mark.parametrize(
+    "rule", [rule if rule in BY_DEFAULT else pytest.param(rule, marks=pytest.mark.slow) for rule in RULES]
+)
 def test_every_rule_trains_the_quickstart(job, rule, tmp_path):
     job, teacher = job
     changed = {"output_dir": str(tmp_path), "lambda_rule": rule, "max_steps": 50, "logging_steps": 1}

@@ -1,10 +1,13 @@
+"""Students that are made of some of their teacher's layers."""
+
 import copy
 
 import pytest
 import torch
 from helpers.tiny import SIZES, tiny_batch, tiny_bert
+from helpers.tiny_lm import padded_batches, rows, tiny_lm
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hf_kd_lambda.models.layers_of_teacher import LAYERS_OF_MODEL_TYPE, student_from_layers
 
@@ -132,3 +135,20 @@ def test_unsupported_architecture_is_named_with_the_supported_ones():
 def test_wrong_layers_are_refused(layers, message):
     with pytest.raises(ValueError, match=message):
         student_from_layers(tiny_bert(), layers)
+
+
+@pytest.mark.parametrize("model_type", ["gpt2", "llama", "mistral", "qwen2", "qwen3"])
+def test_a_language_model_of_layers_is_the_teacher_without_the_others(tmp_path, model_type):
+    torch.manual_seed(0)
+    teacher = tiny_lm(model_type, initializer_range=0.3).eval()
+    teacher.generation_config.max_new_tokens = 7
+    student = student_from_layers(teacher, [0, 2])
+    (batch, *_) = padded_batches(rows())
+    layers = teacher.base_model.h if model_type == "gpt2" else teacher.base_model.layers
+    del layers[3], layers[1]
+    expected = teacher(**batch, use_cache=False).logits
+    torch.testing.assert_close(student(**batch, use_cache=False).logits, expected)
+    student.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded(**batch).logits, expected)
+    assert loaded.generation_config.max_new_tokens == 7

@@ -1,7 +1,6 @@
 """Whole jobs on images: what they leave behind, what is augmented and cached, and what is refused before training."""
 
 import json
-import signal
 from itertools import combinations
 
 import numpy as np
@@ -23,8 +22,6 @@ from helpers.tiny_images import (
     tiny_classifier,
 )
 from huggingface_hub import ModelCard, metadata_load
-from jobs.test_job import KILLER
-from jobs.test_job import run as run_process
 from safetensors.torch import load_file
 from torch.utils.data import RandomSampler
 from transformers import (
@@ -45,10 +42,11 @@ from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints
 from hf_kd_lambda.jobs.hub import student_files
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 from hf_kd_lambda.reports.model_card import origin_of
-from hf_kd_lambda.studies.comparison.plan import arguments
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.sampling import sampling_strategy
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
+BRIEF = {"teacher_epochs": 1, "max_steps": 2}  # of jobs from which nothing needs to be learned
 LABELS = {"id2label": dict(enumerate(sorted(NAMES))), "label2id": {n: i for i, n in enumerate(sorted(NAMES))}}
 
 
@@ -93,7 +91,7 @@ def test_a_job_leaves_what_a_transformers_user_expects(run):
     assert AutoModelForImageClassification.from_pretrained(out).config.id2label == LABELS["id2label"]
     assert saved_processor(out).size["height"] == 16
     path = next((out.parent / "images" / "test" / "bright").iterdir())
-    assert {each["label"] for each in pipeline("image-classification", str(out))(str(path))} == set(NAMES)
+    assert {found["label"] for found in pipeline("image-classification", str(out))(str(path))} == set(NAMES)
 
 
 def test_a_saved_student_scores_as_in_its_job(run):
@@ -127,7 +125,7 @@ def test_embedded_digits_are_not_on_the_hub():
 
 
 def test_a_teacher_from_scratch_is_reused_and_does_not_depend_on_the_check(tmp_path):
-    given = image_settings(tmp_path)
+    given = image_settings(tmp_path, **BRIEF)
     job(given).run()
     weights = tmp_path / "out" / "teacher" / "model.safetensors"
     written = weights.stat().st_mtime_ns
@@ -154,7 +152,7 @@ def assert_same_weights(first, second):
 )
 def test_a_teacher_of_another_kind_and_size_sees_its_own_images(tmp_path, teacher, student):
     given = image_settings(
-        tmp_path, teacher_architecture=json.dumps(teacher), student_architecture=json.dumps(student)
+        tmp_path, teacher_architecture=json.dumps(teacher), student_architecture=json.dumps(student), **BRIEF
     )
     small = job(given)
     small.check()
@@ -171,7 +169,7 @@ def test_checkpoints_are_read_with_their_processors(tmp_path):
     teacher = save_image_checkpoint(tiny_classifier(WIDE, **LABELS), tmp_path / "teacher", size=16)
     student = save_image_checkpoint(tiny_classifier(NARROW, **LABELS), tmp_path / "student", size=20)
     given = image_settings(
-        tmp_path, teacher=teacher, teacher_architecture=None, student=student, student_architecture=None
+        tmp_path, teacher=teacher, teacher_architecture=None, student=student, student_architecture=None, **BRIEF
     )
     small = job(given)
     small.check()
@@ -185,13 +183,13 @@ def test_checkpoints_are_read_with_their_processors(tmp_path):
 
 def test_a_teacher_with_a_codebook_teaches_a_model_without(tmp_path):
     beit = {**VIT, "model_type": "beit", "vocab_size": 64}
-    given = image_settings(tmp_path, teacher_architecture=json.dumps(beit), max_steps=1, teacher_epochs=1)
+    given = image_settings(tmp_path, teacher_architecture=json.dumps(beit), **BRIEF)
     assert len(job(given).run()) == 2
 
 
 def test_layers_of_a_vision_transformer_make_a_student(tmp_path):
     given = image_settings(
-        tmp_path, teacher_architecture=json.dumps(VIT), student_architecture=None, student_layers=[0, 2]
+        tmp_path, teacher_architecture=json.dumps(VIT), student_architecture=None, student_layers=[0, 2], **BRIEF
     )
     job(given).run()
     assert AutoModelForImageClassification.from_pretrained(tmp_path / "out").config.num_hidden_layers == 2
@@ -212,7 +210,7 @@ def test_a_student_of_layers_computes_what_the_teacher_does_without_the_others(m
 
 def test_feature_maps_are_distilled_by_a_job(tmp_path):
     losses = {"soft_targets": 1, "attention_transfer": 1, "feature_mse": {"weight": 0.5, "layers": [[1, 1]]}}
-    given = image_settings(tmp_path, kd_losses=json.dumps(losses))
+    given = image_settings(tmp_path, kd_losses=json.dumps(losses), **BRIEF)
     job(given).check()
     job(given).run()
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
@@ -232,9 +230,11 @@ def test_images_are_drawn_at_random_and_the_setting_stays_what_it_is(tmp_path, m
         return samplers[-1]
 
     monkeypatch.setattr(Trainer, "_get_train_sampler", watched)
-    small = job(image_settings(tmp_path, student_without_kd=True))
+    small = job(image_settings(tmp_path, student_without_kd=True, **BRIEF))
     small.run()
-    assert [type(each) for each in samplers] == [RandomSampler] * 3  # teacher, student without KD, student with KD
+    assert [type(sampler) for sampler in samplers] == [
+        RandomSampler
+    ] * 3  # teacher, student without KD, student with KD
     assert small.config.train_sampling_strategy == "group_by_length"
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["settings"]["train_sampling_strategy"] == "group_by_length"
@@ -321,12 +321,22 @@ def pixels(trainer, examples):
     return trainer.data_collator([examples[row] for row in range(8)])["pixel_values"]
 
 
-def test_a_killed_run_goes_on_with_the_images_that_it_would_have_seen(tmp_path):
+def test_a_run_that_failed_goes_on_with_the_images_that_it_would_have_seen(tmp_path, monkeypatch):
     checkpoints = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 3, "augment": ["crop", "flip"]}
-    given = image_settings(tmp_path, teacher_dir=str(tmp_path / "taught"), **checkpoints)
+    given = image_settings(tmp_path, teacher_dir=str(tmp_path / "taught"), teacher_epochs=1, **checkpoints)
     job(given).run()
     killed = {**given, "output_dir": str(tmp_path / "killed")}
-    assert run_process(["-c", KILLER, "7", *arguments(killed)]).returncode == -signal.SIGKILL
+    step = DistillationTrainer.training_step
+
+    def failing(trainer, *args, **kwargs):
+        if trainer.state.global_step == 7:
+            raise RuntimeError("out of memory")
+        return step(trainer, *args, **kwargs)
+
+    monkeypatch.setattr(DistillationTrainer, "training_step", failing)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        job(killed).run()
+    monkeypatch.undo()
     again = job(killed)
     again.check()
     again.run()
@@ -349,14 +359,14 @@ def test_teacher_and_student_see_the_same_crop(tmp_path):
 
 def test_an_augmented_job_is_the_same_each_time(tmp_path):
     for name in ("first", "second"):
-        given = image_settings(tmp_path, augment=["crop", "flip"], output_dir=str(tmp_path / name))
+        given = image_settings(tmp_path, augment=["crop", "flip"], output_dir=str(tmp_path / name), teacher_epochs=1)
         job(given).check()
         job(given).run()
     assert_same_weights(*(tmp_path / name / "model.safetensors" for name in ("first", "second")))
 
 
 def test_an_augmented_teacher_is_another_one(tmp_path):
-    given = image_settings(tmp_path, teacher_dir=str(tmp_path / "taught"))
+    given = image_settings(tmp_path, teacher_dir=str(tmp_path / "taught"), **BRIEF)
     job(given).run()
     with pytest.raises(ValueError, match=r"teacher_dir.*another augment"):
         job({**given, "augment": ["flip"], "output_dir": str(tmp_path / "other")}).check()

@@ -1,17 +1,15 @@
 """Token classification: which piece carries a word's label, and whole jobs."""
 
 import json
-from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from helpers.small_jobs import job, settings
+from helpers.small_jobs import TOKEN_NAMES, job, token_bert, token_settings
 from helpers.tiny import SIZES, save_checkpoint, tiny_bert, tiny_tokenizer
 from transformers import (
     AutoModelForTokenClassification,
-    BertConfig,
     BertForTokenClassification,
     CanineTokenizer,
     DistilBertConfig,
@@ -30,44 +28,6 @@ from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.tasks.token_classification import labels_of_pieces
 
 TASK = TASKS["token-classification"]
-KINDS = {"best": "GOOD", "good": "GOOD", "great": "GOOD", "bad": "BAD", "dull": "BAD", "worst": "BAD"}
-NAMES = ["B-BAD", "B-GOOD", "I-BAD", "I-GOOD", "O"]
-
-
-def write_sentences(folder: Path) -> dict[str, str]:
-    """Sentences in which verdicts are entities, two words long where `very` comes first; settings that read them."""
-    rows = []
-    for noun, word, very in product(("film", "xylophone"), KINDS, (False, True)):
-        words = ["the", noun, "is", *["very"] * very, word]
-        labels = ["O"] * 3 + ([f"B-{KINDS[word]}", f"I-{KINDS[word]}"] if very else [f"B-{KINDS[word]}"])
-        rows.append({"tokens": words, "tags": labels})
-    files = {}
-    for split, copies in (("train", 3), ("validation", 1), ("test", 1)):
-        path = folder / f"{split}.jsonl"
-        path.write_text("\n".join(json.dumps(row) for row in rows * copies))
-        files[f"{split}_file"] = str(path)
-    return files
-
-
-def token_bert(layers=4, num_labels=5, **config):
-    return BertForTokenClassification(BertConfig(**SIZES, num_hidden_layers=layers, num_labels=num_labels, **config))
-
-
-def token_settings(folder: Path, **changed: object) -> dict[str, object]:
-    """Settings of a job of seconds, as `small_jobs.settings`."""
-    defaults = settings(folder)
-    own = {
-        "problem": "token-classification",
-        "teacher": save_checkpoint(token_bert(), folder / "pretrained"),
-        "teacher_epochs": 12,
-        "num_train_epochs": 4,
-        "text_column": None,
-        "label_column": "tags",
-        "teacher_cache_dir": str(folder / "cache"),
-    }
-    return {**defaults, **own, **write_sentences(folder), **changed}
-
-
 # --- from words to tokens
 
 
@@ -191,7 +151,7 @@ def test_a_job_trains_a_teacher_and_a_student_of_it(finished):
 def test_the_student_that_is_left_finds_entities(finished):
     folder, _, _ = finished
     student = AutoModelForTokenClassification.from_pretrained(folder / "out")
-    assert [student.config.id2label[index] for index in range(5)] == NAMES
+    assert [student.config.id2label[index] for index in range(5)] == TOKEN_NAMES
     find = pipeline("token-classification", str(folder / "out"), aggregation_strategy="simple")
     (found,) = find("the film is very dull")
     assert (found["entity_group"], found["word"]) == ("BAD", "very dull")
@@ -232,7 +192,7 @@ def test_a_later_job_asks_no_teacher_again(finished):
 def test_a_student_without_token_types_shares_the_tokens_of_one_with_them(tmp_path):
     """DistilBERT of BERT."""
     size = {"vocab_size": SIZES["vocab_size"], "dim": 32, "n_heads": 2, "hidden_dim": 64, "n_layers": 1}
-    student = DistilBertForTokenClassification(DistilBertConfig(**size, id2label=dict(enumerate(NAMES))))
+    student = DistilBertForTokenClassification(DistilBertConfig(**size, id2label=dict(enumerate(TOKEN_NAMES))))
     student.save_pretrained(tmp_path / "student")
     DistilBertTokenizerFast(vocab=tiny_tokenizer().get_vocab()).save_pretrained(tmp_path / "student")
     other = {"student": str(tmp_path / "student"), "student_layers": None, "teacher_epochs": 1, "num_train_epochs": 1}

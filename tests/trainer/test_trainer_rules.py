@@ -270,9 +270,29 @@ def test_a_run_resumed_where_its_second_pass_begins_takes_no_votes(tmp_path):
     whole = train(config(tmp_path, **settings), teacher, student, examples())
     resumed = make_trainer(config(tmp_path, **settings), *models(), examples())
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{STEPS}"))
-    votes = [logged(each.state.log_history, "evidence_teacher") for each in (whole, resumed)]
+    votes = [logged(trainer.state.log_history, "evidence_teacher") for trainer in (whole, resumed)]
     assert votes[0] == votes[1]
     assert set(votes[1][STEPS:]) == {votes[1][STEPS - 1]}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"lambda_rule": "taylor2", "lambda_scope": "layer", "gram_metric": "adam"},
+        {"lambda_rule": "gradnorm", "lambda_interval": 2},
+        {"lambda_rule": "snr", "gram_estimator": "unbiased", **HALVES},
+    ],
+    ids=lambda settings: settings["lambda_rule"],
+)
+def test_a_resumed_run_ends_as_one_that_was_not(tmp_path, settings):
+    settings |= {"optim": "adamw_torch", "learning_rate": 1e-3, "save_strategy": "steps", "save_steps": 3}
+    whole = train(config(tmp_path, **settings), *models(), examples())
+    resumed = make_trainer(config(tmp_path, **settings), *models(), examples())
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert torch.equal(flat(resumed.model), flat(whole.model))
+    lambdas = [logged(trainer.state.log_history, "lambda") for trainer in (whole, resumed)]
+    assert lambdas[0] == lambdas[1]
+    assert len(set(lambdas[0])) > 2
 
 
 def test_examples_of_a_stream_vote_in_its_first_pass_alone(tmp_path):

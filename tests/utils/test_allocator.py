@@ -8,7 +8,7 @@ import pytest
 
 FAULTS = """
 import resource, torch
-from hf_kd_lambda.host_memory import keep_freed_memory
+from hf_kd_lambda.utils.allocator import keep_freed_memory
 print(keep_freed_memory())
 for _ in range(3):
     torch.ones(2**24)

@@ -81,6 +81,15 @@ def tiny(like: Tensor) -> float:
     return torch.finfo(like.dtype).tiny
 
 
+def rounding(like: Tensor) -> float:
+    """The relative size up to which a difference of Gram entries may be rounding error: 64 epsilons of a dtype.
+
+    Entries are sums of many products, so that they are known to a few epsilons, not to one; a difference of this size
+    is known to a few percent.
+    """
+    return 64 * torch.finfo(like.dtype).eps
+
+
 def conditioned(gram: Gram) -> Gram:
     """The Gram matrix, scaled to the size of 1 and made safe to divide by and to take roots of.
 

@@ -5,20 +5,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.balancing.rules.base import Rule, Weights, conditioned, require, tiny
+from hf_kd_lambda.balancing.rules.base import Rule, Weights, conditioned, require, rounding, tiny
 from hf_kd_lambda.gradients.gram import Gram
 
 
 def squared_difference(gram: Gram) -> Tensor:
-    """A = |g_T − g_D|² = a + b − 2c of a conditioned Gram matrix, always positive."""
+    """A = |g_T − g_D|² = a + b − 2c of a conditioned Gram matrix, no less than its rounding error, always positive."""
     a, b, c = gram
-    return (a + b - 2 * c).clamp(min=0.0) + 2 * tiny(c)
+    return torch.maximum(a + b - 2 * c, rounding(c) * (a + b)) + 2 * tiny(c)
 
 
 def min_norm_share(gram: Gram) -> Tensor:
-    """The x, of all numbers, that makes x·g_T + (1 − x)·g_D shortest: (b − c)/A; ½ where both gradients are equal."""
-    _, b, c = gram
-    return (b - c + tiny(c)) / squared_difference(gram)
+    """The x, of all numbers, that makes x·g_T + (1 − x)·g_D shortest: (b − c)/A; ½ where both gradients are equal.
+
+    That is ½ + (b − a)/2A. Where A is mere rounding error, its bound takes its place, so that x stays near ½ while a
+    and b are equal but for rounding, whatever c is, and leaves ½ without a jump.
+    """
+    a, b, c = gram
+    difference = squared_difference(gram)
+    missing = difference - (a + b - 2 * c)  # 0 unless the gradients are nearly equal
+    return (b - c + missing / 2) / difference
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,6 @@ class AlignedMTL(Rule):
         delta = (largest_dot - c.abs()).sqrt() * (largest_dot + c.abs()).sqrt()
         lambda_max = (a + b) / 2 + torch.hypot((a - b) / 2, c)
         scale = 1 / (2 * (lambda_max + delta))
-        one_direction = largest_dot - c <= 4 * torch.finfo(c.dtype).eps * largest_dot  # as far as rounding can tell
+        one_direction = largest_dot - c <= rounding(c) * largest_dot
         task, kd = scale * (b + delta - c), scale * (a + delta - c)
         return Weights(torch.where(one_direction, 0.5, task), torch.where(one_direction, 0.5, kd))

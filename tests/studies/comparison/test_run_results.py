@@ -1,3 +1,5 @@
+"""Runs as a comparison writes them and reads them again."""
+
 import dataclasses
 import json
 

@@ -7,7 +7,7 @@ from hf_kd_lambda.jobs.parser import parse
 from hf_kd_lambda.studies.comparison.plan import arguments, load_comparison
 from hf_kd_lambda.studies.comparison.regimes import REGIMES
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+CONFIGS = Path(__file__).parents[3] / "configs"
 SMALL = {
     "output_dir": "out",
     "tasks": {"films": {"teacher": "t", "student_layers": [0], "dataset": "nyu-mll/glue", "task": "sst2"}},

@@ -17,7 +17,7 @@ from hf_kd_lambda.studies.probe.probe_report import Stage, write_report
 from hf_kd_lambda.studies.probe.slopes import Slopes
 from hf_kd_lambda.studies.probe.sweep import Sweep
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "probe_lambda.py"
+SCRIPT = Path(__file__).parents[3] / "scripts" / "probe_lambda.py"
 RATES = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
 
 

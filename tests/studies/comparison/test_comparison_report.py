@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from hf_kd_lambda.studies.comparison import comparison_figures
 from hf_kd_lambda.studies.comparison.comparison_report import write_report
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 CHROMIUM = shutil.which("chromium")
 OFFLINE = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
 

@@ -1,0 +1,46 @@
+"""Outputs cut from their graph: what becomes a leaf, and what a loss sends back."""
+
+import pytest
+import torch
+from helpers.two_heads import TwoHeads, two_losses
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hf_kd_lambda.gradients.cut import cut_outputs
+
+
+@pytest.fixture
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(size, 3, generator=generator) for size in (4, 2)]
+
+
+def test_differentiable_outputs_become_leaves_and_the_rest_is_kept(batches):
+    outputs = TwoHeads()(batches[0])
+    copy, cut = cut_outputs(outputs)
+    assert type(copy) is SequenceClassifierOutput
+    assert cut.roots[0] is outputs.logits
+    assert copy.logits is cut.leaves[0]
+    assert copy.logits.is_leaf
+    assert copy.logits.requires_grad
+    assert torch.equal(copy.logits, outputs.logits)
+    assert copy.hidden_states[0] is batches[0], "the input needs no gradient and is passed on"
+    assert copy.hidden_states[1] is cut.leaves[1]
+    assert copy.loss is None
+    assert copy.attentions is None
+
+
+def test_nested_tuples_are_cut_too():
+    x = torch.ones(2, requires_grad=True)
+    outputs, cut = cut_outputs({"cache": ((x * 2, None), (x * 3,))})
+    assert [root.tolist() for root in cut.roots] == [[2, 2], [3, 3]]
+    assert outputs["cache"][0][1] is None
+    assert outputs["cache"][1][0] is cut.leaves[1]
+
+
+def test_seeds_are_none_for_outputs_that_a_loss_does_not_use(batches):
+    outputs, cut = cut_outputs(TwoHeads()(batches[0]))
+    task, kd = two_losses(outputs)
+    logits_seed, hidden_seed = cut.seeds(task)
+    torch.testing.assert_close(logits_seed, 2 * outputs.logits / outputs.logits.numel())
+    assert hidden_seed is None
+    assert all(seed is not None for seed in cut.seeds(kd))

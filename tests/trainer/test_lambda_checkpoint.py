@@ -1,0 +1,75 @@
+"""λ's state in checkpoints. With a whole run: `test_trainer_rules.py` and `jobs/test_job.py`."""
+
+import json
+
+import pytest
+import torch
+from helpers.small_runs import config
+from transformers import TrainerControl, TrainerState
+
+from hf_kd_lambda.balancing.state import Measurement
+from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
+from hf_kd_lambda.trainer.setup import build_balancer, lambda_settings
+
+
+def gram(a, b, c=0.0):
+    return Measurement(Gram(torch.tensor(a), torch.tensor(b), torch.tensor(c)), torch.ones(2))
+
+
+def checkpoint(args, names=()):
+    """The callback of a run with these settings and these groups of parameters."""
+    settings = lambda_settings(args, names)
+    return LambdaCheckpoint.of(build_balancer(args, names, settings), settings)
+
+
+@pytest.mark.parametrize(
+    ("form", "weight", "expected"),
+    [("convex", 0.5, 1.0), ("convex", 0.75, 3.0), ("convex", 1, 8.0), ("convex", 0, 0.2), ("additive", 2, 2.0)],
+)
+def test_lambda_starts_from_kd_weight(tmp_path, form, weight, expected):
+    args = config(tmp_path, lambda_form=form, kd_weight=weight, lambda_min=0.2, lambda_max=8.0)
+    assert checkpoint(args).lambda_state.lambda_.item() == pytest.approx(expected)
+
+
+def test_settings_of_the_run_reach_the_state(tmp_path):
+    settings = {"lambda_rule": "norm_ratio", "lambda_kappa": 2.0, "gram_decay": 0.0, "lambda_max_change": 0.1}
+    state = checkpoint(config(tmp_path, **settings)).lambda_state
+    state.update(gram(9.0, 4.0, -5.9))  # 2·3/2; the feasible interval would end at 9/5.9
+    assert state.lambda_.item() == pytest.approx(3.0)
+    state.update(gram(36.0, 4.0))
+    assert state.lambda_.item() == pytest.approx(3.0 * 2.718281828**0.1)
+    assert (state.grams.decay, state.bounds, state.form) == (0.0, (0.1, 10.0), "convex")
+
+
+def test_the_callback_is_rebuilt_from_the_json_of_its_state(tmp_path):
+    callback = checkpoint(config(tmp_path, lambda_kappa=0.5))
+    callback.lambda_state.update(gram(4.0, 1.0, -1.0))
+    saved = json.loads(json.dumps(callback.state()))
+    rebuilt = type(checkpoint(config(tmp_path, lambda_kappa=0.5)))(**saved["args"])  # as the Trainer makes it
+    rebuilt.on_train_begin(None, TrainerState(stateful_callbacks={"LambdaCheckpoint": saved}), TrainerControl())
+    assert rebuilt.lambda_state is not callback.lambda_state
+    assert rebuilt.state() == callback.state()
+    assert rebuilt.lambda_state.lambda_.item() == 1.0
+    for kept in (callback, rebuilt):
+        kept.lambda_state.update(gram(9.0, 1.0, -1.0))
+    assert rebuilt.lambda_state.lambda_ == callback.lambda_state.lambda_
+
+
+def test_a_run_without_a_saved_lambda_begins_with_the_present_one(tmp_path):
+    callback = checkpoint(config(tmp_path))
+    callback.lambda_state.update(gram(4.0, 1.0))
+    state = TrainerState(stateful_callbacks={})
+    callback.on_train_begin(None, state, TrainerControl())
+    assert callback.lambda_state.lambda_.item() == pytest.approx(2.0)
+    assert state.stateful_callbacks["LambdaCheckpoint"] == callback.state(), "the Trainer looks it up when it saves"
+
+
+@pytest.mark.parametrize("changed", [{"lambda_rule": "evidence"}, {"lambda_scope": "layer"}], ids=str)
+def test_a_checkpoint_of_another_rule_or_scope_is_refused(tmp_path, changed):
+    saved = json.loads(json.dumps(checkpoint(config(tmp_path)).state()))
+    names = ["embeddings", "layer.0", "layer.1", "head"] if "lambda_scope" in changed else []
+    callback = checkpoint(config(tmp_path, **changed), names)
+    state = TrainerState(stateful_callbacks={"LambdaCheckpoint": saved})
+    with pytest.raises(ValueError, match=r"in the checkpoint is of .*'adaptive'.* resume with the lambda_rule"):
+        callback.on_train_begin(None, state, TrainerControl())
