@@ -1,4 +1,4 @@
-# Two commands, from Python ≥ 3.11 and pip alone: `make quickstart` and `make test`.
+# From Python ≥ 3.11 and pip alone: `make quickstart`, `make test`, `make docs`.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 # All tests take one thread of the CPU. Files stay whole, as their tests share trained models.
 PARALLEL ?= --numprocesses auto --maxprocesses 8 --dist loadfile
 
-.PHONY: quickstart test test-lowest
+.PHONY: quickstart test test-lowest docs
 
 # Unless told otherwise, accelerate gives its process one thread of the CPU.
 quickstart: export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
@@ -25,8 +25,12 @@ test-lowest: $(VENV)-lowest/test
 	$(VENV)-lowest/bin/pip install "transformers==5.17.0"
 	$(VENV)-lowest/bin/pytest $(PARALLEL)
 
+# The pages, in docs/_build/html/index.html; a warning is an error.
+docs: $(VENV)/docs
+	$(VENV)/bin/sphinx-build -W --keep-going -q docs docs/_build/html
+
 # An environment with the extra of this name; the file itself only marks that it is complete.
-$(VENV)/quickstart $(VENV)/test $(VENV)-lowest/test: pyproject.toml
+$(VENV)/quickstart $(VENV)/test $(VENV)/docs $(VENV)-lowest/test: pyproject.toml
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install "$(TORCH)"
 	$(@D)/bin/pip install --editable ".[$(@F)]"

@@ -3,7 +3,7 @@
 A sketch of a linear layer's gradient δᵀX is Rᵀδᵀ X, with δ the gradient of its outputs, X its inputs and R a random
 matrix of k columns with E[RRᵀ] = 1: inner products of sketches are unbiased estimates of those of gradients. The KD
 loss's backward pass then needs no gradients of weights, and a single pass of the weighted sum gives what is stepped
-along, at the λ of the measurement before. Kept or not, the reasons are in benchmarks/README.md.
+along, at the λ of the measurement before. Kept or not, the reasons are in docs/benchmarks/cost.md.
 """
 
 import argparse

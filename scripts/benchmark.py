@@ -3,7 +3,7 @@
 Without options, the four kinds of steps of `benchmarks.steps`, their ratios and the extra memory of a measuring one.
 `--grid DIR` measures them against student size, batch, sequence and ranks. `--against
 plain,granted,textbrewer,torchdistill` trains on SST-2 side by side with other trainers, of which `granted` is the
-plain one with our loader, in both precisions. benchmarks/README.md has the results.
+plain one with our loader, in both precisions. docs/benchmarks/cost.md has the results.
 """
 
 import argparse

@@ -52,7 +52,7 @@ class DistillationConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "What the KD loss is the weighted sum of, by name: of each its weight, or its hyper-parameters, "
-            "for example `{soft_targets: 1, hidden_mse: {weight: 0.5, layers: last}}`. All losses: docs/losses.md. "
+            "for example `{soft_targets: 1, hidden_mse: {weight: 0.5, layers: last}}`. All losses: docs/reference/losses.md. "
             "Default: `soft_targets`; of a regression `logit_mse`."
         },
     )
@@ -63,7 +63,7 @@ class DistillationConfig(TrainingArguments):
             "`evidence`: κ√(a/b), with a and b the squared gradient norms of the task loss and the KD loss, times the "
             "square of the odds that the student gives to the teacher where it and the label differ, on examples that "
             "are new to the student. `adaptive`: κ√(a/b), clipped into the interval in which neither loss increases "
-            "to first order. `fixed`: from `kd_weight`, never changed. All rules: docs/lambda.md."
+            "to first order. `fixed`: from `kd_weight`, never changed. All rules: docs/reference/rules.md."
         },
     )
     lambda_rule_kwargs: dict[str, Any] | str | None = field(
@@ -117,7 +117,7 @@ class DistillationConfig(TrainingArguments):
         metadata={
             "help": "Measure λ every this many optimizer steps and keep it in between, where a step then costs one "
             "ordinary backward pass. Default: 8, at which students scored as with 1, by `adaptive` "
-            "(benchmarks/README.md), but 1 where rule or scope need both gradients at each step."
+            "(docs/benchmarks/cost.md), but 1 where rule or scope need both gradients at each step."
         },
     )
     gram_metric: GramMetric = field(

@@ -21,7 +21,7 @@ Rows = list[list[str]]
 PAGE = """# λ probed in the run {name}
 
 Written by `{command}`
-(torch {torch}, transformers {transformers}). What all this means: [the probe](../probe.md).
+(torch {torch}, transformers {transformers}). What all this means: [the probe](../concepts/probe.md).
 
 {points}
 

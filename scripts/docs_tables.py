@@ -1,0 +1,117 @@
+"""The tables of docs/reference, generated from the code. docs/conf.py writes them before each build."""
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hf_kd_lambda import DataArguments, DistillationConfig, ModelArguments
+from hf_kd_lambda.balancing.rules import RULES
+from hf_kd_lambda.balancing.rules.base import Rule
+from hf_kd_lambda.losses import functional
+from hf_kd_lambda.losses.base import KDLoss
+from hf_kd_lambda.losses.registry import KD_LOSSES
+from hf_kd_lambda.reports.figure import BY_LAYER, PANELS
+from hf_kd_lambda.reports.summary import HOLDERS
+
+PAPERS = Path(__file__).parents[1] / "docs" / "papers.yaml"
+SETTINGS = {"distillation": DistillationConfig, "models": ModelArguments, "data": DataArguments}
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; bars within a cell are escaped."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def settings_table(group: type) -> str:
+    """A row for each setting that a dataclass adds, or whose default it changes: name, default and `help`."""
+    fields = {field.name: field for field in dataclasses.fields(group)}
+    own = [fields[name] for name in group.__annotations__ if name in fields]  # in the order of the source
+    rows = [(f"`{field.name}`", f"`{field.default}`", field.metadata["help"]) for field in own if "help" in field.metadata]
+    return markdown_table(("setting", "default", "meaning"), rows)
+
+
+def rules_table() -> str:
+    """A row for each rule: its weights and summary as in the docstrings, what it needs, and its paper."""
+    papers = _papers("rules")
+    rows = [
+        (f"`{name}`", _first_line(rule.weights), _summary(rule), _settings(rule), _needs(rule), papers.get(name, "–"))
+        for name, rule in RULES.items()
+    ]
+    return markdown_table(
+        ("rule", "weights (w_T, w_D)", "in words", "hyper-parameters", "needs beyond a, b, c", "source"), rows
+    )
+
+
+def losses_table() -> str:
+    """A row for each KD loss: its summary as in the docstring, the outputs it compares, and its paper."""
+    papers = _papers("losses")
+    rows = [
+        (f"`{name}`", _loss_summary(loss), _compared(loss), _settings(loss), papers.get(name, "–"))
+        for name, loss in KD_LOSSES.items()
+    ]
+    return markdown_table(("loss", "in words", "compares", "hyper-parameters and defaults", "source"), rows)
+
+
+def log_keys_table() -> str:
+    """A row for each key that the figure of a run draws, by panel."""
+    rows = [(f"`{line.key}`", line.label, panel) for panel, lines in PANELS.items() for line in lines]
+    rows.append(("`lambda/NAME`", "λ of a layer, or of one of several KD losses", BY_LAYER))
+    return markdown_table(("key", "meaning", "panel of the figure"), rows)
+
+
+def limits_table() -> str:
+    """A row for each reason why λ can differ from what its rule proposes."""
+    rows = [(f"`{limit.key}`", f"λ was {limit.words}", limit.advice) for limit in HOLDERS.values()]
+    return markdown_table(("key", "meaning", "what you can do"), rows)
+
+
+def write_tables(folder: Path) -> None:
+    """Write each table to a Markdown file of its own, which the pages include."""
+    folder.mkdir(exist_ok=True)
+    tables = {f"settings_{name}": settings_table(group) for name, group in SETTINGS.items()}
+    tables |= {"rules": rules_table(), "losses": losses_table(), "log_keys": log_keys_table(), "limits": limits_table()}
+    for name, table in tables.items():
+        (folder / f"{name}.md").write_text(table, encoding="utf-8")
+
+
+def _papers(kind: str) -> dict[str, str]:
+    return yaml.safe_load(PAPERS.read_text(encoding="utf-8"))[kind]
+
+
+def _first_line(documented: Any) -> str:
+    return (inspect.getdoc(documented) or "").splitlines()[0]
+
+
+def _summary(documented: Any) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join((inspect.getdoc(documented) or "").split("\n\n")[0].split())
+
+
+def _loss_summary(loss: type[KDLoss]) -> str:
+    """The summary of the function that a loss refers to ("see `f`"), else its own."""
+    summary = _summary(loss)
+    reference = re.search(r"[Ss]ee `(\w+)`", summary)
+    if reference is None:
+        return summary
+    return _summary(getattr(functional, reference[1]))
+
+
+def _compared(loss: type[KDLoss]) -> str:
+    return ", ".join(name.replace("_", " ") for name in loss.needs) or "logits"
+
+
+def _settings(kind: type[Rule] | type[KDLoss]) -> str:
+    settings = [f"`{field.name}={field.default!r}`" for field in dataclasses.fields(kind) if field.name != "weight"]
+    return ", ".join(settings) or "–"
+
+
+def _needs(rule: type[Rule]) -> str:
+    if not rule.measures:
+        return "no gradients" + "".join(f", {name}" for name in rule.needs)
+    return ", ".join(name.replace("_", " ") for name in rule.needs) or "–"

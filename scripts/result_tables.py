@@ -1,0 +1,154 @@
+"""Tables of measured results, generated from benchmarks/*/results.jsonl: `python scripts/result_tables.py`.
+
+Rewrites README.md and the pages of docs/ wherever `<!-- table: NAME -->` and `<!-- end -->` mark a place.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from docs_tables import markdown_table
+
+from hf_kd_lambda.studies.comparison import merit
+from hf_kd_lambda.studies.comparison.merit import Group
+from hf_kd_lambda.studies.comparison.regimes import REGIMES
+from hf_kd_lambda.studies.comparison.run_results import Run, read_runs
+
+ROOT = Path(__file__).parents[1]
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+AT_BOUND = 0.999  # of |log10 λ|, which `lambda_min` 0.1 and `lambda_max` 10 keep within 1
+RULE_NAMES = {"no KD": "no KD", "annealing": "annealing, `linear`"}
+
+
+def marked_files() -> list[Path]:
+    """Files with places for tables."""
+    files = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [file for file in files if MARKED.search(file.read_text(encoding="utf-8"))]
+
+
+def with_tables(text: str) -> str:
+    """The text with the tables in its marked places up to date."""
+    return MARKED.sub(lambda place: place[1] + TABLES[place[2]]() + place[3], text)
+
+
+def sst2_table() -> str:
+    """Mean scores on SST-2 of fixed weights and of the default rule, by regime."""
+    runs = _runs("compare")
+    rules = ["no KD", "fixed 0.1", "fixed 0.5", "fixed 0.9", "evidence"]
+    head = ["weight of the KD loss", *(name.replace("_", " ") for name in REGIMES)]
+    rows = [[_rule_name(rule), *(_score(runs, Group("sst2", regime), rule) for regime in REGIMES)] for rule in rules]
+    return markdown_table(head, rows)
+
+
+def regret_table() -> str:
+    """Mean and worst regret of each rule over all tasks and regimes, the least first."""
+    runs = _runs("compare")
+    regrets = {rule: merit.regrets(runs, rule) for rule in merit.rules(runs)}
+    means = {rule: fmean(regret.points for regret in found.values()) for rule, found in regrets.items()}
+    rows = []
+    for rule in sorted(means, key=lambda rule: means[rule]):
+        worst, regret = max(regrets[rule].items(), key=lambda item: item[1].points)
+        rows.append((_rule_name(rule), f"{means[rule]:.2f}", f"{regret.points:.2f}", str(worst).replace("_", " ")))
+    return markdown_table(("rule", "mean regret", "worst regret", "worst in"), rows)
+
+
+def regret_facts_table() -> str:
+    """Further numbers on `evidence` from the same runs."""
+    runs = _runs("compare")
+    groups = merit.groups(runs)
+    without_mrpc = [run for run in runs if run.task != "mrpc"]
+    means = {
+        rule: fmean(regret.points for regret in merit.regrets(without_mrpc, rule).values())
+        for rule in ("evidence", "adaptive", "fixed 0.5")
+    }
+    tuned = merit.difference(merit.against_tuned(runs, "evidence"))
+    assert tuned is not None
+    assert tuned.interval is not None
+    low, high = tuned.interval
+    at_bound = sum(_ends_at_bound(_runs_of(runs, group, "evidence")) for group in groups)
+    reachable, faster = _faster_groups(runs, groups)
+    rows = [
+        (
+            "score less that of the weight tuned at the other seeds, 95 % interval over groups",
+            f"{tuned.mean:+.2f} [{low:+.2f}, {high:+.2f}]",
+        ),
+        (
+            "mean regret without MRPC: `evidence`, `adaptive`, fixed 0.5",
+            ", ".join(f"{mean:.2f}" for mean in means.values()),
+        ),
+        ("groups in which λ ends at `lambda_min` or `lambda_max`", f"{at_bound} of {len(groups)}"),
+        (
+            "groups in which 99 % of the best fixed score takes at most 0.8 of its steps",
+            f"{faster} of the {reachable} in which that is possible",
+        ),
+        *_odds_on_stsb(runs),
+    ]
+    return markdown_table(("`evidence`, in points where it is a score", "measured"), rows)
+
+
+def kd_losses_table() -> str:
+    """Mean scores of one KD loss at a time, with clean labels."""
+    runs = _runs("compare_variants")
+    rules = ["no KD", "fixed 0.1", "fixed 0.5", "fixed 0.9", "adaptive", "evidence"]
+    tasks = dict.fromkeys(run.task for run in runs)
+    rows = [[task.replace("_", " "), *(_score(runs, Group(task, "clean"), rule) for rule in rules)] for task in tasks]
+    return markdown_table(("task, KD loss", *map(_rule_name, rules)), rows)
+
+
+TABLES = {
+    "sst2": sst2_table,
+    "regret": regret_table,
+    "regret_facts": regret_facts_table,
+    "kd_losses": kd_losses_table,
+}
+
+
+def _runs(comparison: str) -> list[Run]:
+    return read_runs(ROOT / "benchmarks" / comparison / "results.jsonl")
+
+
+def _runs_of(runs: Sequence[Run], group: Group, rule: str) -> list[Run]:
+    return list(merit.of_rule(runs, group, rule).values())
+
+
+def _score(runs: Sequence[Run], group: Group, rule: str) -> str:
+    return f"{merit.mean_points(_runs_of(runs, group, rule)):.2f}"
+
+
+def _rule_name(rule: str) -> str:
+    if rule == "evidence":
+        return "set by `evidence`, the default"
+    return rule if rule.startswith("fixed") else RULE_NAMES.get(rule, f"`{rule}`")
+
+
+def _ends_at_bound(runs: Sequence[Run]) -> bool:
+    return all(abs(math.log10(run.log[-1]["lambda"])) > AT_BOUND for run in runs)
+
+
+def _faster_groups(runs: Sequence[Run], groups: Sequence[Group]) -> tuple[int, int]:
+    """Groups in which a rule could be faster than the best fixed weight, and those in which `evidence` is."""
+    reachable = faster = 0
+    for group in groups:
+        best = list(merit.best_fixed(runs, group).values())
+        score = merit.mean_points(best)
+        steps = merit.reach(best, score).steps
+        if steps > best[0].evaluations[0]["step"]:
+            reachable += 1
+            faster += merit.reach(_runs_of(runs, group, "evidence"), score).steps <= 0.8 * steps
+    return reachable, faster
+
+
+def _odds_on_stsb(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    rows = []
+    for regime in ("clean", "spoiled_teacher"):
+        found = _runs_of(runs, Group("stsb", regime), "evidence")
+        odds, lambda_ = fmean(run.log[-1]["odds"] for run in found), merit.mean_lambda(*found)
+        rows.append((f"STS-B, {regime.replace('_', ' ')}: last odds, mean λ", f"{odds:.1f}, {lambda_:.1f}"))
+    return rows
+
+
+if __name__ == "__main__":
+    for file in marked_files():
+        file.write_text(with_tables(file.read_text(encoding="utf-8")), encoding="utf-8")

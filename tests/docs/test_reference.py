@@ -1,0 +1,49 @@
+"""Tables of the reference are complete, and name tests and configs that exist."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_kd_lambda import DataArguments, DistillationConfig, ModelArguments
+from hf_kd_lambda.balancing.rules import RULES
+from hf_kd_lambda.losses.registry import KD_LOSSES
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import docs_tables  # noqa: E402
+
+
+def first_cells(table: str) -> list[str]:
+    return [line.split("|")[1].strip().strip("`") for line in table.splitlines()[2:]]
+
+
+def test_each_rule_and_loss_has_a_row_and_a_source():
+    papers = yaml.safe_load(docs_tables.PAPERS.read_text(encoding="utf-8"))
+    assert papers["rules"].keys() == RULES.keys() == set(first_cells(docs_tables.rules_table()))
+    assert papers["losses"].keys() == KD_LOSSES.keys() == set(first_cells(docs_tables.losses_table()))
+
+
+@pytest.mark.parametrize("kind", [DistillationConfig, ModelArguments, DataArguments])
+def test_each_setting_of_our_own_has_a_row(kind):
+    own = {name for name in kind.__annotations__ if kind.__dataclass_fields__[name].metadata.get("help")}
+    assert own
+    assert set(first_cells(docs_tables.settings_table(kind))) == own
+
+
+def test_cells_with_bars_stay_one_cell():
+    table = docs_tables.markdown_table(("name",), [("|c|",)])
+    assert table.splitlines()[2] == r"| \|c\| |"
+
+
+def test_what_works_with_what_names_tests_and_configs_that_exist():
+    page = (ROOT / "docs/reference/compatibility.md").read_text(encoding="utf-8")
+    rows = [line for line in page.splitlines() if line.startswith("| ") and not line.endswith("| tests |")]
+    tests = re.findall(r"`([\w/]+\.py)`", page)
+    assert len(rows) > 20
+    assert [row for row in rows if ".py` |" not in row] == []
+    assert [test for test in tests if not (ROOT / "tests" / test).is_file()] == []
+    assert [name for name in re.findall(r"`(configs/\w+\.yaml)`", page) if not (ROOT / name).is_file()] == []
