@@ -15,8 +15,7 @@ from hf_kd_lambda.balancing.rules.base import Rule
 from hf_kd_lambda.losses import functional
 from hf_kd_lambda.losses.base import KDLoss
 from hf_kd_lambda.losses.registry import KD_LOSSES
-from hf_kd_lambda.reports.figure import BY_LAYER, PANELS
-from hf_kd_lambda.reports.summary import HOLDERS
+from hf_kd_lambda.utils.log_keys import LIMITS, LOG_KEYS
 
 PAPERS = Path(__file__).parents[1] / "docs" / "papers.yaml"
 SETTINGS = {"distillation": DistillationConfig, "models": ModelArguments, "data": DataArguments}
@@ -32,7 +31,9 @@ def settings_table(group: type) -> str:
     """A row for each setting that a dataclass adds, or whose default it changes: name, default and `help`."""
     fields = {field.name: field for field in dataclasses.fields(group)}
     own = [fields[name] for name in group.__annotations__ if name in fields]  # in the order of the source
-    rows = [(f"`{field.name}`", f"`{field.default}`", field.metadata["help"]) for field in own if "help" in field.metadata]
+    rows = [
+        (f"`{field.name}`", f"`{field.default}`", field.metadata["help"]) for field in own if "help" in field.metadata
+    ]
     return markdown_table(("setting", "default", "meaning"), rows)
 
 
@@ -59,15 +60,13 @@ def losses_table() -> str:
 
 
 def log_keys_table() -> str:
-    """A row for each key that the figure of a run draws, by panel."""
-    rows = [(f"`{line.key}`", line.label, panel) for panel, lines in PANELS.items() for line in lines]
-    rows.append(("`lambda/NAME`", "λ of a layer, or of one of several KD losses", BY_LAYER))
-    return markdown_table(("key", "meaning", "panel of the figure"), rows)
+    """A row for each key that training logs."""
+    return markdown_table(("key", "meaning"), [(f"`{key}`", meaning) for key, meaning in LOG_KEYS.items()])
 
 
 def limits_table() -> str:
     """A row for each reason why λ can differ from what its rule proposes."""
-    rows = [(f"`{limit.key}`", f"λ was {limit.words}", limit.advice) for limit in HOLDERS.values()]
+    rows = [(f"`{limit.key}`", f"λ was {limit.words}", limit.advice) for limit in LIMITS.values()]
     return markdown_table(("key", "meaning", "what you can do"), rows)
 
 
@@ -75,7 +74,12 @@ def write_tables(folder: Path) -> None:
     """Write each table to a Markdown file of its own, which the pages include."""
     folder.mkdir(exist_ok=True)
     tables = {f"settings_{name}": settings_table(group) for name, group in SETTINGS.items()}
-    tables |= {"rules": rules_table(), "losses": losses_table(), "log_keys": log_keys_table(), "limits": limits_table()}
+    tables |= {
+        "rules": rules_table(),
+        "losses": losses_table(),
+        "log_keys": log_keys_table(),
+        "limits": limits_table(),
+    }
     for name, table in tables.items():
         (folder / f"{name}.md").write_text(table, encoding="utf-8")
 

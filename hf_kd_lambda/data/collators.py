@@ -1,13 +1,15 @@
 """From texts to tokens, for the student and for a teacher with a tokenizer of its own, and from tokens to batches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from hf_kd_lambda.data.columns import TEACHER_PREFIX
-from hf_kd_lambda.losses.functional.labels import SHIFTED, next_labels
+from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX
+from hf_kd_lambda.losses.functional.items import IGNORED
+from hf_kd_lambda.losses.functional.labels import SHIFTED, UNLABELLED, next_labels
 
 
 class DistillationCollator:
@@ -54,3 +56,38 @@ class ShiftedLabels:
         if "labels" in batch and SHIFTED not in batch:
             batch[SHIFTED] = next_labels(batch["labels"])
         return batch
+
+
+class UnlabelledExamples:
+    """Gives a label of -100, or NaN for regression, to examples without one, so that a batch can be made of them.
+
+    An example is without a label where its label is None, or where the batch has no labels at all. The KD loss alone
+    learns from it: see `item_labels`.
+
+    Args:
+        collate: from examples to a batch.
+        missing: the label.
+        is_token_level: whether each token has a label. All tokens of an unlabelled example then count.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any], missing: float, is_token_level: bool) -> None:
+        self.collate = collate
+        self.missing = missing
+        self.is_token_level = is_token_level
+        self.tokenizer = getattr(collate, "tokenizer", None)  # which the Trainer saves where it has none of its own
+
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        """The batch."""
+        batch = dict(self.collate([self._labelled(example) for example in examples]))
+        if "labels" in batch:
+            return batch
+        if self.is_token_level:
+            is_token = batch["attention_mask"].bool()
+            return batch | {"labels": torch.where(is_token, UNLABELLED, IGNORED)}
+        return batch | {"labels": torch.full((len(examples),), self.missing)}
+
+    def _labelled(self, example: Any) -> Any:
+        if not isinstance(example, Mapping):
+            return example
+        missing = [UNLABELLED] * len(example.get("input_ids", ())) if self.is_token_level else self.missing
+        return {name: missing if name in LABELS and value is None else value for name, value in example.items()}

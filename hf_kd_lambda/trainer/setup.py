@@ -2,8 +2,9 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -12,9 +13,10 @@ from transformers import PreTrainedModel
 from hf_kd_lambda.balancing.balancer import Balancer
 from hf_kd_lambda.balancing.rules import make_rule
 from hf_kd_lambda.balancing.state import LambdaState
-from hf_kd_lambda.data.collators import ShiftedLabels
+from hf_kd_lambda.data.collators import ShiftedLabels, UnlabelledExamples
 from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters
 from hf_kd_lambda.gradients.layer_groups import layer_groups
+from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.objective import Objective
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.labels import align_labels, own_label_names
@@ -93,15 +95,20 @@ def check_datasets(
 def build_collator(
     collate: Collate, student: nn.Module, teacher: PreTrainedModel | None, drops_columns: bool
 ) -> ColumnCollator:
-    """The collator of a run: the given one, with shifted labels for language models and cached teacher outputs.
+    """The collator of a run: the given one, with labels where they are missing and cached teacher outputs.
 
     Args:
         collate: from examples to a batch.
         student, teacher: name the columns that are inputs.
         drops_columns: whether `collate` gets these columns alone.
     """
+    if is_causal(student):
+        collate = ShiftedLabels(collate)
+    else:
+        missing = math.nan if cast(Any, student).config.num_labels == 1 else IGNORED
+        collate = UnlabelledExamples(collate, missing, "TokenClassification" in type(student).__name__)
     inputs = forward_parameters(student) | (set() if teacher is None else forward_parameters(teacher))
-    return ColumnCollator(ShiftedLabels(collate) if is_causal(student) else collate, inputs if drops_columns else None)
+    return ColumnCollator(collate, inputs if drops_columns else None)
 
 
 def match_layers(

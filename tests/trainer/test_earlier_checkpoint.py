@@ -29,4 +29,3 @@ def test_an_earlier_checkpoint_is_resumed(tmp_path, rebuilds):
     assert logged(trainer.state.log_history, "lambda") == pytest.approx(expected, rel=1e-4)
     for name, weight in load_file(EARLIER / "final.safetensors").items():
         torch.testing.assert_close(trainer.model.get_parameter(name).detach(), weight, rtol=1e-4, atol=1e-6)
-

@@ -1,0 +1,109 @@
+"""Examples without a label train through the KD loss alone; each loss counts its own items."""
+
+import copy
+
+import pytest
+import torch
+from datasets import Dataset
+from helpers.small_runs import (
+    BATCH,
+    assert_same_run,
+    config,
+    examples,
+    flat,
+    logged,
+    make_trainer,
+    models,
+    reference_run,
+    train,
+)
+
+from hf_kd_lambda.losses.functional.labels import UNLABELLED, item_labels
+
+UNLABELLED_ROWS = (0, 1, 5, 8, 11, 12, 13, 22, 30, 31, 40)
+
+
+def partly_labelled(missing=-100, num_labels: int = 3) -> Dataset:
+    """The examples, some of them without a label, and some labelled ones in each batch."""
+    data = examples(num_labels=num_labels)
+    labels = [missing if row in UNLABELLED_ROWS else label for row, label in enumerate(data["labels"])]
+    return data.remove_columns("labels").add_column("labels", labels)
+
+
+def test_each_loss_is_the_mean_over_its_own_items(tmp_path):
+    teacher, student = models()
+    twin = copy.deepcopy(student)
+    trainer = train(config(tmp_path), teacher, student, partly_labelled())
+    steps = reference_run(twin, teacher, partly_labelled())
+    assert_same_run(trainer.state.log_history, flat(trainer.model), twin, steps)
+    labelled_twin = models()[1]
+    assert reference_run(labelled_twin, teacher, examples())[0].task_loss != pytest.approx(
+        steps[0].task_loss, rel=1e-3
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, {"lambda_rule": "fixed", "kd_weight": 0.3}], ids=["adaptive", "fixed"])
+def test_accumulation_changes_nothing(tmp_path, settings):
+    teacher, student = models()
+    whole = train(config(tmp_path / "whole", **settings), teacher, copy.deepcopy(student), partly_labelled())
+    parts = {"per_device_train_batch_size": BATCH // 4, "gradient_accumulation_steps": 4, **settings}
+    cut = train(config(tmp_path / "cut", **parts), teacher, copy.deepcopy(student), partly_labelled())
+    for name in ("task_loss", "kd_loss", "lambda"):
+        expected = logged(whole.state.log_history, name)
+        assert logged(cut.state.log_history, name) == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(flat(cut.model), flat(whole.model), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("num_labels", [3, 1], ids=["classes", "regression"])
+def test_a_missing_label_is_none_or_minus_100(tmp_path, num_labels):
+    variants = [None, float("nan")] if num_labels == 1 else [None, -100]
+    weights = []
+    for missing in variants:
+        teacher, student = models(num_labels)
+        rows = partly_labelled(missing, num_labels).to_list()
+        data = Dataset.from_list(rows)
+        trainer = train(config(tmp_path, lambda_rule="fixed"), teacher, student, data)
+        weights.append(flat(trainer.model))
+    assert torch.equal(*weights)
+    assert weights[0].isfinite().all()
+
+
+def test_a_student_learns_from_the_teacher_alone(tmp_path):
+    teacher, student = models()
+    before = flat(student)
+    trainer = train(config(tmp_path), teacher, student, examples().remove_columns("labels"))
+    assert set(logged(trainer.state.log_history, "task_loss")) == {0.0}
+    kd_losses = logged(trainer.state.log_history, "kd_loss")
+    assert kd_losses[-1] < kd_losses[0]
+    assert len(set(logged(trainer.state.log_history, "lambda"))) == 1, "without a task gradient λ is kept"
+    assert logged(trainer.state.log_history, "lambda_held")[-1] == 1
+    assert not torch.equal(before, flat(trainer.model))
+
+
+def test_evaluation_counts_the_items_of_each_loss(tmp_path):
+    teacher, student = models()
+    data = partly_labelled()
+    trainer = make_trainer(config(tmp_path, per_device_eval_batch_size=5), teacher, student, data, eval_dataset=data)
+    found = trainer.evaluate()
+    labelled = data.filter(lambda row: row["labels"] >= 0)
+    assert found["eval_task_loss"] == pytest.approx(trainer.evaluate(labelled)["eval_task_loss"], rel=1e-5)
+    everything = trainer.evaluate(examples())["eval_kd_loss"]
+    assert found["eval_kd_loss"] == pytest.approx(everything, rel=1e-5)
+    assert everything != pytest.approx(trainer.evaluate(labelled)["eval_kd_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "kd", "counts"),
+    [
+        ([0, -100, 2, -101], [0, -100, 2, -100], [0, 0, 2, 0], [2, 4]),
+        ([0.5, float("nan"), -100.0], [0.5, -100.0, -100.0], [0.5, 0.0, 0.0], [1, 3]),
+        ([[1, -100], [-101, -100]], [[1, -100], [-100, -100]], [[1, -100], [0, -100]], [1, 2]),
+    ],
+    ids=["examples", "numbers", "tokens"],
+)
+def test_which_items_each_loss_counts(labels, task, kd, counts):
+    items = item_labels(torch.tensor(labels))
+    assert items.task.tolist() == task
+    assert items.kd.tolist() == kd
+    assert items.counts.tolist() == counts
+    assert UNLABELLED == -101
