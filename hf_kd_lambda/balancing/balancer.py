@@ -1,20 +1,24 @@
 """λ over a run: when it is measured, how votes reach it, and which weights of the losses are in force."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from hf_kd_lambda.balancing.rules import Rule, loss_weights
 from hf_kd_lambda.balancing.state import LambdaState, Measurement
+from hf_kd_lambda.balancing.trust import Reliabilities, in_chunks
 from hf_kd_lambda.balancing.votes import check_votes, count_votes
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.losses.base import TeacherBatch
+from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.losses.functional.labels import ItemLabels
+from hf_kd_lambda.losses.objective import NO_WEIGHTS, ItemWeights
 
 
 class Balancer:
-    """Owns the rule, the interval between measurements, λ's state and the votes of the step under way.
+    """Owns the rule, the interval between measurements, λ's state and the counts of the step under way.
 
     Attributes:
         state: λ's state; None for a rule that measures nothing, whose weights follow the progress of training.
@@ -43,7 +47,7 @@ class Balancer:
         self.state = state
         self.names = names
         self.device = device
-        self._votes = torch.zeros(2, device=device)
+        self._counts: Tensor | None = None
         if state is not None:
             state.to(device)
 
@@ -79,43 +83,57 @@ class Balancer:
         self.state.split.update(products)
         return self.state.split.weights
 
-    def vote(
+    def observe(
         self,
         student_logits: Tensor,
         teacher: TeacherBatch,
-        labels: Tensor,
+        items: ItemLabels,
         ends_step: bool,
         sum_over_ranks: Callable[[Tensor], Tensor],
-    ) -> None:
-        """Count whether the student agrees with label or teacher, as long as the examples are new to it.
+    ) -> ItemWeights:
+        """Take in what label, teacher and student say about a micro-batch, for the rules that ask for it.
 
         Args:
-            student_logits: `[examples, (length,) classes]`.
+            student_logits: `[examples, (length,) classes]`, before the step.
             teacher: its outputs for the same micro-batch.
-            labels: `[examples, (length)]`.
+            items: labels `[examples, (length)]` of both losses.
             ends_step: whether this is the step's last micro-batch.
             sum_over_ranks: sums a tensor over all ranks.
+
+        Returns:
+            Weights of the items of both losses.
 
         Raises:
             ValueError: see `check_votes`.
         """
-        votes = None if self.state is None else self.state.votes
-        if votes is None or votes.closed:
-            return
-        check_votes(student_logits, labels)
-        self._votes += count_votes(student_logits, teacher, labels)
-        if ends_step:
-            votes.update(sum_over_ranks(self._votes))
-            self.drop_votes()
+        if self.state is None:
+            return NO_WEIGHTS
+        weights, votes, trust = NO_WEIGHTS, self.state.votes, self.state.trust
+        if votes is not None and not votes.closed:
+            check_votes(student_logits, items.task)
+            self._add(count_votes(student_logits, teacher, items.task))
+        if trust is not None:
+            agreement = in_chunks(trust.agreement, student_logits, teacher, items.task, items.kd.ne(IGNORED))
+            weights = ItemWeights(*trust.normalise(trust.trust(agreement)))
+            self._add(trust.counts(agreement))
+        if ends_step and self._counts is not None:
+            counts: Tensor = sum_over_ranks(self._counts)
+            (votes or cast(Reliabilities, trust)).update(counts)
+            self.drop_counts()
+        return weights
 
-    def drop_votes(self) -> None:
-        """Forget the votes of a step that was not finished."""
-        self._votes = torch.zeros_like(self._votes)
+    def _add(self, counts: Tensor) -> None:
+        self._counts = counts if self._counts is None else self._counts + counts
+
+    def drop_counts(self) -> None:
+        """Forget what was counted in a step that was not finished."""
+        self._counts = None
 
     def close_the_vote(self) -> None:
-        """Count no more votes: the student has been trained on all examples."""
-        if self.state is not None and self.state.votes is not None:
-            self.state.votes.closed = True
+        """Count no more: the student has been trained on all examples, and knows their labels."""
+        for judge in (None, None) if self.state is None else (self.state.votes, self.state.trust):
+            if judge is not None:
+                judge.closed = True
 
     def load(self, saved: dict[str, Any]) -> None:
         """Take over λ's state, as `LambdaState.state_dict` returned it."""

@@ -13,6 +13,7 @@ from hf_kd_lambda.balancing.moving_average import MovingAverage
 from hf_kd_lambda.balancing.rules import MGDA, Rule, Weights, feasible_interval, loss_weights
 from hf_kd_lambda.balancing.signal import Signal, bounded_signal
 from hf_kd_lambda.balancing.smoothness import Smoothness
+from hf_kd_lambda.balancing.trust_values import make_reliabilities
 from hf_kd_lambda.balancing.votes import TeacherVotes
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.utils.log_keys import LIMIT_KEYS, LIMIT_NAMES
@@ -47,6 +48,7 @@ class LambdaState:
         form: of the weights, see `loss_weights`.
         groups: number of groups of parameters with a λ each; None for one λ.
         losses: weights of the KD losses, where each has a λ of its own; None for one λ. See `KDSplit`.
+        classes: number of the student's outputs, for trust; None for many, such as a vocabulary.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class LambdaState:
         form: str = "convex",
         groups: int | None = None,
         losses: Sequence[float] | None = None,
+        classes: int | None = None,
     ) -> None:
         shape = () if groups is None else (groups,)
         self.rule = rule
@@ -73,6 +76,7 @@ class LambdaState:
         self.skipped = torch.zeros((), dtype=torch.int32)
         self.counts = torch.zeros(1 + len(LIMIT_NAMES))
         self.votes = TeacherVotes() if "odds" in rule.needs else None
+        self.trust = make_reliabilities(classes) if "trust_factor" in rule.needs else None
         self.smoothness = Smoothness() if "smoothness" in rule.needs else None
         self.split = None if losses is None else KDSplit(losses, decay, mgda=isinstance(rule, MGDA))
 
@@ -124,6 +128,8 @@ class LambdaState:
         needs = {"losses": losses, "rates": losses / self.first_losses, "signal_share": signal.share}
         if self.votes is not None:
             needs["odds"] = self.votes.odds
+        if self.trust is not None:
+            needs["trust_factor"] = self.trust.factor
         if self.smoothness is not None:
             needs["smoothness"] = self.smoothness.value
         return {name: needs[name] for name in self.rule.needs}
@@ -169,13 +175,15 @@ class LambdaState:
         if self.votes is not None:
             logs["evidence_teacher"], logs["evidence_label"] = self.votes.counts
             logs["odds"] = self.votes.odds
+        if self.trust is not None:
+            logs["label_reliability"], logs["teacher_reliability"] = self.trust.label, self.trust.teacher
         if self.smoothness is not None:
             logs["smoothness_task"], logs["smoothness_kd"] = self.smoothness.value
         return logs
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"grams": self.grams, "losses": self.losses}
-        parts |= {"evidence": self.votes, "smoothness": self.smoothness, "split": self.split}
+        parts |= {"evidence": self.votes, "trust": self.trust, "smoothness": self.smoothness, "split": self.split}
         return {name: part for name, part in parts.items() if part is not None}
 
     def to(self, device: torch.device) -> None:

@@ -20,7 +20,7 @@ from hf_kd_lambda.data.columns import column_names, forward_parameters
 from hf_kd_lambda.gradients.adam_metric import check_adam
 from hf_kd_lambda.gradients.cut import Cut, cut_outputs
 from hf_kd_lambda.losses.functional.labels import item_labels, targets
-from hf_kd_lambda.losses.objective import BatchLosses, Objective
+from hf_kd_lambda.losses.objective import NO_WEIGHTS, BatchLosses, Objective
 from hf_kd_lambda.models.intermediate_outputs import forward_flags, gives
 from hf_kd_lambda.models.projections import PROJECTED, drop_projections, left_out
 from hf_kd_lambda.reports.figure import plot_lambda
@@ -110,7 +110,7 @@ class DistillationTrainer(Trainer):
         self._teacher_outputs = TeacherOutputs(teacher, self.accelerator, objective.needs, cache_format)
         self._student_inputs = forward_parameters(model)
         names = setup.lambda_names(self.args, model, objective)
-        settings = setup.lambda_settings(self.args, names, objective.weights)
+        settings = setup.lambda_settings(self.args, names, objective.weights, num_outputs)
         self.balancer = setup.build_balancer(self.args, names, settings)
         for callback in (SaveOnSignal(), EpochOrder()):
             self.add_callback(callback)
@@ -188,12 +188,13 @@ class DistillationTrainer(Trainer):
         teacher, items = self._teacher_outputs(inputs), item_labels(targets(inputs))
         # In evaluation the Trainer counts labels alone.
         counts = items.counts if num_items_in_batch is None or not model.training else num_items_in_batch
-        losses = self._objective(outputs, teacher, inputs, counts, self.balancer.kd_weights)
+        weights = NO_WEIGHTS
         if model.training:
             sum_over_ranks = partial(self.accelerator.reduce, reduction="sum")
             ends_step = self.accelerator.sync_gradients
-            self.balancer.vote(outputs.logits, teacher, items.task, ends_step, sum_over_ranks)
-        else:
+            weights = self.balancer.observe(outputs.logits.detach(), teacher, items, ends_step, sum_over_ranks)
+        losses = self._objective(outputs, teacher, inputs, counts, self.balancer.kd_weights, weights)
+        if not model.training:
             gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()
             self._evaluation_record.add(outputs.logits, teacher.logits, items.kd, values, items.counts, gather)
         return outputs, losses, cut
@@ -226,7 +227,7 @@ class DistillationTrainer(Trainer):
             return super().train(*args, **kwargs)
         finally:
             self._begin_step_records()
-            self.balancer.drop_votes()
+            self.balancer.drop_counts()
             if self.state.global_step:
                 self.balancer.close_the_vote()  # the student that another run continues with knows these examples
             for callback in self.callback_handler.callbacks:

@@ -67,6 +67,8 @@ LOG_KEYS = {
     "evidence_teacher": "votes of the student for the teacher, where teacher and label disagree",
     "evidence_label": "votes of the student for the label, where teacher and label disagree",
     "odds": "odds that the teacher is right where it and the label disagree",
+    "label_reliability": "α, the probability that a label is informative (`trust`)",
+    "teacher_reliability": "β, the probability that the teacher is informative on an item (`trust`)",
     "smoothness_task": "smoothness of the task loss along the steps (`taylor2`)",
     "smoothness_kd": "smoothness of the KD loss along the steps (`taylor2`)",
 }

@@ -166,3 +166,18 @@ class Evidence(Scaled):
     def weights(self, gram: Gram, odds: Tensor) -> Weights:
         """(1, κ√(a/b)·odds^γ)."""
         return Weights.additive(self.kappa * length_ratio(gram) * odds**self.gamma)
+
+
+@dataclass(frozen=True)
+class Trust(Scaled):
+    """One λ for each item: that of the step, times the trust in the teacher on the item over that in its label.
+
+    This rule is ours, not published elsewhere; `balancing.trust` has the model. It gives λ of the step. The items of
+    both losses are weighted by their trust, divided by its mean, so that both gradients are of weighted losses.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("trust_factor",)
+
+    def weights(self, gram: Gram, trust_factor: Tensor) -> Weights:
+        """(1, κ√(a/b)·f), f = `Reliabilities.factor`."""
+        return Weights.additive(self.kappa * length_ratio(gram) * trust_factor)

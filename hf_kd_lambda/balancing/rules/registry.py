@@ -10,7 +10,17 @@ from torch import Tensor
 
 from hf_kd_lambda.balancing.rules.base import Rule
 from hf_kd_lambda.balancing.rules.common_descent import MGDA, AlignedMTL, CAGrad, DualProj, PCGrad, UPGrad
-from hf_kd_lambda.balancing.rules.norm_based import IMTLG, SNR, Adaptive, ConFIG, Evidence, GradNorm, Nash, NormRatio
+from hf_kd_lambda.balancing.rules.norm_based import (
+    IMTLG,
+    SNR,
+    Adaptive,
+    ConFIG,
+    Evidence,
+    GradNorm,
+    Nash,
+    NormRatio,
+    Trust,
+)
 from hf_kd_lambda.balancing.rules.schedules import Cosine, Fixed, Linear, Step
 from hf_kd_lambda.balancing.rules.task_first import DTO, CosineGate, Taylor2
 from hf_kd_lambda.gradients.gram import Gram
@@ -38,6 +48,7 @@ RULES: dict[str, type[Rule]] = {
     "taylor2": Taylor2,
     "snr": SNR,
     "evidence": Evidence,
+    "trust": Trust,
 }
 
 

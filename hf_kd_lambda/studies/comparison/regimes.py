@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hf_kd_lambda.losses.functional import IGNORED
+
 
 class Supervision(NamedTuple):
     """What the examples of a training set are learned from."""
@@ -18,6 +20,8 @@ class Supervision(NamedTuple):
     """`[examples]`: classes as integers, or floats of a regression."""
     teacher_logits: np.ndarray
     """`[examples, classes]`, or `[examples, 1]` of a regression."""
+    lengths: np.ndarray
+    """Tokens of each example, `[examples]`."""
 
     @property
     def is_regression(self) -> bool:
@@ -75,14 +79,77 @@ def overconfident_teacher(given: Supervision, rng: np.random.Generator, temperat
     Raises:
         ValueError: of a regression, which has no confidence.
     """
-    if given.is_regression:
-        raise ValueError("the regime overconfident_teacher has no meaning for a regression: leave it out there.")
+    _require_classes(given, "overconfident_teacher")
     return given._replace(teacher_logits=given.teacher_logits / temperature)
 
 
+def both(given: Supervision, rng: np.random.Generator, share: float = 0.3) -> Supervision:
+    """On a share of the examples the label is wrong, on as many others the teacher."""
+    order = rng.permutation(len(given.rows))
+    count = max(round(share * len(order)), 1)
+    wrong_labels, wrong_teacher = (np.isin(given.rows, given.rows[part]) for part in np.split(order[: 2 * count], 2))
+    labels = noisy_labels(given, rng, share=1.0).labels
+    logits = spoiled_teacher(given, rng, share=1.0).teacher_logits
+    return given._replace(
+        labels=np.where(wrong_labels, labels, given.labels),
+        teacher_logits=np.where(wrong_teacher[:, None], logits, given.teacher_logits),
+    )
+
+
+def class_blind(given: Supervision, rng: np.random.Generator, distance: float = 10.0) -> Supervision:
+    """The teacher never saw one class, drawn at random: its logit lies far below all others.
+
+    Raises:
+        ValueError: of a regression, which has no classes.
+    """
+    _require_classes(given, "class_blind")
+    logits = given.teacher_logits.copy()
+    logits[:, rng.integers(logits.shape[-1])] = logits.min(axis=-1) - distance
+    return given._replace(teacher_logits=logits)
+
+
+def hard_noise(given: Supervision, rng: np.random.Generator, share: float = 0.3) -> Supervision:
+    """Labels are wrong where examples are hard: where the teacher is least sure; of a regression, farthest off."""
+    if given.is_regression:
+        sure = -np.abs(given.teacher_logits[:, 0] - given.labels)
+    else:
+        lower, upper = np.sort(given.teacher_logits, axis=-1)[:, -2:].T
+        sure = upper - lower
+    hard = np.argsort(sure)[: max(round(share * len(sure)), 1)]
+    labels = given.labels.copy()
+    labels[hard] = noisy_labels(given, rng, share=1.0).labels[hard]
+    return given._replace(labels=labels)
+
+
+def region(given: Supervision, rng: np.random.Generator, share: float = 0.4, wrong: float = 0.7) -> Supervision:
+    """The teacher is wrong on most of one kind of text: of the longest."""
+    longest = np.argsort(given.lengths, kind="stable")[-max(round(share * len(given.rows)), 1) :]
+    chosen = longest[_draw(rng, wrong, len(longest))]
+    logits = given.teacher_logits.copy()
+    logits[chosen] = spoiled_teacher(given, rng, share=1.0).teacher_logits[chosen]
+    return given._replace(teacher_logits=logits)
+
+
+def few_labels_transfer(given: Supervision, rng: np.random.Generator, share: float = 0.1) -> Supervision:
+    """Only a share of the examples has a label; the teacher's outputs are known for all."""
+    unlabelled = np.ones(len(given.rows), dtype=bool)
+    unlabelled[_draw(rng, share, len(given.rows))] = False
+    missing = np.nan if given.is_regression else IGNORED
+    return given._replace(labels=np.where(unlabelled, missing, given.labels).astype(given.labels.dtype))
+
+
 REGIMES: dict[str, Regime] = {
-    regime.__name__: regime for regime in (clean, noisy_labels, few_labels, spoiled_teacher, overconfident_teacher)
+    regime.__name__: regime
+    for regime in (
+        *(clean, noisy_labels, few_labels, spoiled_teacher, overconfident_teacher),
+        *(both, class_blind, hard_noise, region, few_labels_transfer),
+    )
 }
+
+
+def _require_classes(given: Supervision, regime: str) -> None:
+    if given.is_regression:
+        raise ValueError(f"the regime {regime} has no meaning for a regression: leave it out there.")
 
 
 def _draw(rng: np.random.Generator, share: float, examples: int) -> np.ndarray:

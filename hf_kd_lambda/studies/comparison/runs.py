@@ -24,7 +24,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_kd_lambda.data.columns import TEACHER_LOGITS
+from hf_kd_lambda.data.columns import TEACHER_LOGITS, token_counts
 from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.studies.comparison.plan import GLUE, Comparison
@@ -187,7 +187,7 @@ class Curve(TrainerCallback):
 def spoiled(train: Dataset, cell: Cell) -> Dataset:
     """The training examples as the regime of a cell has them: of the same seed the same, whatever the rule."""
     labels, logits = _supervision(train)
-    given = Supervision(np.arange(len(train)), labels, logits)
+    given = Supervision(np.arange(len(train)), labels, logits, np.array(token_counts(train)))
     regime = REGIMES[cell.regime](given, np.random.default_rng(cell.seed))
     examples = train.select(regime.rows).remove_columns(["labels", TEACHER_LOGITS])
     return examples.add_column("labels", regime.labels).add_column(TEACHER_LOGITS, list(regime.teacher_logits))

@@ -9,12 +9,13 @@ CLASSES = 3
 def classification(examples: int = 1000) -> Supervision:
     rng = np.random.default_rng(1)
     labels = rng.integers(CLASSES, size=examples)
-    return Supervision(np.arange(examples), labels, rng.normal(size=(examples, CLASSES)).astype(np.float32))
+    logits = rng.normal(size=(examples, CLASSES)).astype(np.float32)
+    return Supervision(np.arange(examples), labels, logits, rng.integers(1, 60, size=examples))
 
 
 def regression(examples: int = 1000) -> Supervision:
     values = np.arange(examples, dtype=np.float32)
-    return Supervision(np.arange(examples), values, values[:, None] + 0.5)
+    return Supervision(np.arange(examples), values, values[:, None] + 0.5, np.arange(examples))
 
 
 def apply(name: str, given: Supervision, seed: int = 0) -> Supervision:
@@ -22,7 +23,9 @@ def apply(name: str, given: Supervision, seed: int = 0) -> Supervision:
 
 
 @pytest.mark.parametrize("given", [classification(), regression()])
-@pytest.mark.parametrize("name", ["clean", "noisy_labels", "few_labels", "spoiled_teacher"])
+@pytest.mark.parametrize(
+    "name", ["clean", "noisy_labels", "few_labels", "spoiled_teacher", "both", "region", "few_labels_transfer"]
+)
 def test_a_regime_depends_on_the_seed_alone_and_changes_nothing_in_place(name, given):
     before = Supervision(*(column.copy() for column in given))
     first, again, other = apply(name, given), apply(name, given), apply(name, given, seed=1)
@@ -85,3 +88,56 @@ def test_an_overconfident_teacher_has_four_times_the_logits():
 def test_a_regression_has_no_overconfident_teacher():
     with pytest.raises(ValueError, match="overconfident_teacher has no meaning for a regression"):
         apply("overconfident_teacher", regression())
+
+
+def changed_rows(given: Supervision, found: Supervision) -> tuple[np.ndarray, np.ndarray]:
+    """Which labels, and whose logits, are others."""
+    return found.labels != given.labels, (found.teacher_logits != given.teacher_logits).any(axis=-1)
+
+
+@pytest.mark.parametrize("given", [classification(), regression()])
+def test_both_spoils_labels_and_teacher_on_different_examples(given):
+    wrong_labels, wrong_teacher = changed_rows(given, apply("both", given))
+    assert wrong_labels.sum() == wrong_teacher.sum() == 300
+    assert not (wrong_labels & wrong_teacher).any()
+
+
+def test_a_blind_teacher_never_chooses_its_class():
+    given = classification()
+    found = apply("class_blind", given)
+    counts = np.bincount(found.teacher_logits.argmax(-1), minlength=CLASSES)
+    assert sorted(counts > 0) == [False, True, True]
+    seen = counts > 0
+    np.testing.assert_array_equal(found.teacher_logits[:, seen], given.teacher_logits[:, seen])
+    np.testing.assert_array_equal(found.labels, given.labels)
+
+
+def test_hard_noise_is_where_the_teacher_is_least_sure():
+    given = classification()
+    wrong, _ = changed_rows(given, apply("hard_noise", given))
+    assert wrong.sum() == 300
+    lower, upper = np.sort(given.teacher_logits, axis=-1)[:, -2:].T
+    assert (upper - lower)[wrong].max() <= (upper - lower)[~wrong].min()
+
+
+def test_a_region_is_wrong_on_most_of_the_longest_texts():
+    given = classification()
+    _, wrong = changed_rows(given, apply("region", given))
+    assert wrong.sum() == 280
+    assert given.lengths[wrong].min() >= np.sort(given.lengths)[-400]
+
+
+@pytest.mark.parametrize("given", [classification(), regression()])
+def test_a_transfer_set_keeps_all_of_the_teacher_and_a_tenth_of_the_labels(given):
+    found = apply("few_labels_transfer", given)
+    labelled = np.isfinite(found.labels) & (found.labels != -100)
+    assert labelled.sum() == 100
+    np.testing.assert_array_equal(found.labels[labelled], given.labels[labelled])
+    np.testing.assert_array_equal(found.teacher_logits, given.teacher_logits)
+    assert found.labels.dtype == given.labels.dtype
+
+
+@pytest.mark.parametrize("name", ["class_blind", "overconfident_teacher"])
+def test_regimes_of_classes_are_refused_for_a_regression(name):
+    with pytest.raises(ValueError, match=f"the regime {name} has no meaning for a regression"):
+        apply(name, regression())
