@@ -36,7 +36,8 @@ from hf_kd_lambda.utils.versions import versions
 SPEED = ("runtime", "samples_per_second", "steps_per_second")
 LOGGED = [
     *("step", "lambda", "kd_weight", "task_loss", "kd_loss"),
-    *("grad_norm_task", "grad_norm_kd", "grad_cosine", "lambda_conflict", "odds"),
+    *("grad_norm_task", "grad_norm_kd", "grad_cosine", "lambda_conflict", "odds", "label_reliability"),
+    "teacher_reliability",
 ]
 
 
