@@ -11,7 +11,7 @@ from hf_kd_lambda.gradients.pair import GradientPair
 
 
 class SplitGradients(GradientPair):
-    """A `GradientPair` whose KD gradient is made of several, each of which is a further copy until `merge`.
+    """A `GradientPair` whose KD gradient has several parts, each an additional copy until `merge`.
 
     Args:
         parameters, unmeasured: as in `GradientPair`.
@@ -34,18 +34,18 @@ class SplitGradients(GradientPair):
         self._swap(task_grads)
 
     def products(self) -> Tensor:
-        """Dot products of all gradients, `[1 + losses, 1 + losses]` in fp32, the task's first."""
+        """Dot products of all gradients, `[1 + losses, 1 + losses]` in fp32, the task loss first."""
         self._fill_missing(self._presence())
-        every = self._gradients()
-        matrix = torch.zeros(len(every), len(every), device=self.parameters[0].device)
-        for index, grads in enumerate(zip(*every, strict=True)):
+        gradients = self._gradients()
+        matrix = torch.zeros(len(gradients), len(gradients), device=self.parameters[0].device)
+        for index, grads in enumerate(zip(*gradients, strict=True)):
             if grads[0] is not None and index not in self.unmeasured:
                 rows = torch.stack([part.flatten().float() for part in local_parts(grads)])
                 matrix += rows @ rows.T
         return self._sum_shards(matrix)
 
     def merge(self, weights: Tensor) -> None:
-        """Make one KD gradient of all, Σ w_i·g_i, with weights `[losses]`, in place."""
+        """Merge the parts into one KD gradient, Σ w_i·g_i with weights `[losses]`, in place."""
         first, *others = (local_parts(part) for part in self.parts)
         torch._foreach_mul_(first, weights[0])
         for grads, weight in zip(others, weights[1:], strict=True):

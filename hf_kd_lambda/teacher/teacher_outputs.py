@@ -18,7 +18,7 @@ from hf_kd_lambda.models.labels import freeze
 from hf_kd_lambda.teacher.cache import DEFAULT_FOLDER, TeacherCache
 from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows
 from hf_kd_lambda.teacher.cache_format import OF_LOGITS, KeptOutputs
-from hf_kd_lambda.utils.fingerprint import model_digest
+from hf_kd_lambda.utils.fingerprint import NoDigestError, model_digest
 
 logger = logging.get_logger(__name__)
 
@@ -110,6 +110,11 @@ class SoftTargets:
             )
             return datasets
         kept = self.kept
+        try:
+            identity = f"{model_digest(self.teacher)} {kept} {self.accelerator.mixed_precision}"
+        except NoDigestError as reason:
+            logger.warning(f"cache_teacher: the teacher is asked at each step, since {reason}.")
+            return datasets
 
         def predict(batch: dict[str, Any]) -> Rows:
             batch = prepare(batch)
@@ -117,7 +122,7 @@ class SoftTargets:
 
         cache = TeacherCache(
             folder=Path(folder) if folder else DEFAULT_FOLDER,
-            identity=f"{model_digest(self.teacher)} {kept} {self.accelerator.mixed_precision}",
+            identity=identity,
             collate=collate,
             predict=predict,
             batch_size=batch_size,

@@ -1,6 +1,6 @@
 """Losses of the attention maps of transformers, `[examples, heads, length, length]`: rows are queries, columns keys.
 
-Neither rows nor columns at padding count. Where head counts differ, see `relation_loss`.
+Rows and columns at padding do not count. Where head counts differ, use `relation_loss`.
 """
 
 import torch
@@ -15,8 +15,8 @@ def attention_map_loss(
 ) -> Tensor:
     """Mean squared difference of the maps over heads, rows and columns (TinyBERT, Jiao et al. 2020, equation 7).
 
-    TinyBERT takes the scores before softmax, with which it converged faster. Models return probabilities, which are
-    the only choice for a causal model, whose scores are -∞ in part.
+    TinyBERT compares the scores before softmax, with which it converged faster. Models return probabilities, the only
+    choice for a causal model, where some scores are -∞.
 
     Args:
         student: `[examples, heads, length, length]`.
@@ -33,7 +33,7 @@ def attention_map_loss(
     """
     _check_heads(student, teacher)
     weights = position_weights(attention_mask, labels, num_items)
-    student, teacher = (_zero_uncounted(each, attention_mask, weights) for each in (student, teacher))
+    student, teacher = (_zero_uncounted(maps, attention_mask, weights) for maps in (student, teacher))
     columns = attention_mask.bool().sum(-1, keepdim=True).clamp(min=1)
     return (weights * (student - teacher).square().mean(1).sum(-1) / columns).sum()
 
@@ -43,11 +43,12 @@ def attention_kl_loss(
 ) -> Tensor:
     """KL(teacher ‖ student) of the attention distributions in nats, mean over heads and rows.
 
-    MiniLM, Wang et al. 2020, equation 5. The maps are probabilities, no logits that a temperature could soften: no T².
-    Where a student's probability has underflowed to 0, its entry has no gradient: rather fp32 or bf16 than fp16.
+    MiniLM, Wang et al. 2020, equation 5. The maps are probabilities, not logits that a temperature could soften, so
+    there is no T². Where a student's probability has underflowed to 0, its entry has no gradient: prefer fp32 or bf16
+    to fp16.
 
     Args:
-        student: `[examples, heads, length, length]`, rows of which sum to 1.
+        student: `[examples, heads, length, length]`, whose rows sum to 1.
         teacher, attention_mask, labels, num_items: as for `attention_map_loss`.
 
     Returns:
@@ -58,7 +59,7 @@ def attention_kl_loss(
     """
     _check_heads(student, teacher)
     weights = position_weights(attention_mask, labels, num_items)
-    student, teacher = (_zero_uncounted(each, attention_mask, weights) for each in (student, teacher))
+    student, teacher = (_zero_uncounted(maps, attention_mask, weights) for maps in (student, teacher))
     log_student = student.clamp(min=torch.finfo(student.dtype).tiny).log()
     divergence = F.kl_div(log_student, teacher, reduction="none").sum(-1)
     return (weights * divergence.mean(1)).sum()
@@ -67,7 +68,7 @@ def attention_kl_loss(
 def _check_heads(student: Tensor, teacher: Tensor) -> None:
     if student.shape[1] != teacher.shape[1]:
         raise ValueError(
-            f"attention maps of {student.shape[1]} heads of the student and {teacher.shape[1]} of the teacher cannot "
+            f"attention maps: the student has {student.shape[1]} heads, the teacher {teacher.shape[1]}, which cannot "
             "be compared head by head: use relation_loss, which splits both into the same number of relation heads, "
             "or a student with as many heads."
         )
