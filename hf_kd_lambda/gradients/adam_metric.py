@@ -1,4 +1,4 @@
-"""The dot product in which a step of Adam or AdamW is steepest descent."""
+"""The dot product for which a step of Adam or AdamW is steepest descent."""
 
 import torch
 from torch import Tensor
@@ -10,14 +10,14 @@ from hf_kd_lambda.gradients.gram import local_part
 class AdamMetric:
     """P = 1/(√v̂ + ε) of a parameter: Adam steps along P g (Kingma & Ba 2015, algorithm 1), where SGD steps along g.
 
-    So <g_T, P g_T> and its like, for which `GradientPair` takes this, predict what a step of Adam does to the losses,
-    as <g_T, g_T> predicts it for SGD: to first order, and as far as momentum and the moving of v̂ with the gradient
-    leave it at that.
+    So the entries <g_T, P g_T> and so on, which `GradientPair` computes with this metric, predict how a step of Adam
+    changes the losses, as <g_T, g_T> predicts it for SGD: to first order, neglecting momentum and the change of v̂ with
+    the gradient.
 
-    v̂ is the bias-corrected second moment that the step is going to use, with the square of its own gradient in it.
-    Where that gradient is not known yet it is the one from before the step, in which an embedding that no batch has
-    used yet has v̂ = 0, so that P = 1/ε and hides everything else; before a parameter's first step P is then 1.
-    AMSGrad's largest moments count where that is on.
+    v̂ is the bias-corrected second moment that the step will use, which contains the square of its own gradient.
+    Where that gradient is not known yet, v̂ is the moment before the step. An embedding that no batch has used then
+    has v̂ = 0, so that P = 1/ε dominates everything else; before a parameter's first step, P is 1. With AMSGrad, the
+    largest moments count.
 
     Args:
         optimizer: torch's Adam or AdamW (plain, foreach, fused or capturable), or Accelerate's wrapper of it.
@@ -35,7 +35,7 @@ class AdamMetric:
 
         Args:
             parameter: of the optimizer.
-            gradient: that it is going to be stepped with, clipped and unscaled, of the local shard; None if unknown.
+            gradient: of its coming step, clipped and unscaled, of the local shard; None if unknown.
         """
         state, options = self.optimizer.state.get(parameter), self.options[parameter]
         beta, epsilon = options["betas"][1], options["eps"]
@@ -62,7 +62,7 @@ def _inverse_root(moment: Tensor, correction: Tensor | float, epsilon: float) ->
 
 
 def check_adam(optimizer: Optimizer) -> Adam:
-    """Refuse an optimizer without the second moments of `AdamMetric`, and take Accelerate's wrapper off another.
+    """The optimizer without Accelerate's wrapper, if it has the second moments that `AdamMetric` needs.
 
     Raises:
         ValueError: it is neither torch's Adam nor its AdamW.
@@ -70,7 +70,7 @@ def check_adam(optimizer: Optimizer) -> Adam:
     optimizer = getattr(optimizer, "optimizer", optimizer)
     if not isinstance(optimizer, Adam):
         raise ValueError(
-            f"gram_metric='adam' needs the second moments of torch's Adam or AdamW, and {type(optimizer).__name__} is "
+            f"gram_metric='adam' needs the second moments of torch's Adam or AdamW, but {type(optimizer).__name__} is "
             "another optimizer: set optim to adamw_torch or adamw_torch_fused, or gram_metric to euclidean."
         )
     return optimizer

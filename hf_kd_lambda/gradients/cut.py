@@ -1,4 +1,4 @@
-"""Cut the graph at the student's outputs, so that each loss is differentiated down to there first."""
+"""Cut the graph at the student's outputs, so that each loss is first differentiated with respect to them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -31,8 +31,8 @@ class Cut(NamedTuple):
 def cut_outputs(outputs: Outputs) -> tuple[Outputs, Cut]:
     """Copy a model's outputs with every differentiable tensor replaced by a detached leaf.
 
-    Losses of the copy stop at the leaves, so that both can be differentiated down to there first; the student is then
-    traversed once per loss by a vector-Jacobian product, and the first loss's graph never has to be kept.
+    The graphs of losses of the copy end at the leaves, so that both losses can first be differentiated with respect to
+    them. The student is then traversed once per loss by a vector-Jacobian product, and no loss's graph is kept.
 
     Args:
         outputs: a `ModelOutput`, whose values are tensors or (nested) tuples of tensors.

@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 Metric = Callable[[Tensor, Tensor | None], Tensor]
-"""From a parameter and the gradient that it is going to be stepped with (its local shard's; None if not known) to P,
-the diagonal of its dot product <x, P y>: of the gradient's shape, or a scalar."""
+"""Takes a parameter and the gradient of its coming step (of the local shard; None if unknown), and returns P, the
+diagonal of the dot product <x, P y>: of the gradient's shape, or a scalar."""
 
 
 class Gram(NamedTuple):
-    """The 2x2 Gram matrix of the two gradients: fp32 tensors of shape (), or (groups,) for one matrix a group."""
+    """The 2x2 Gram matrix of the two gradients: fp32 tensors `[]`, or `[groups]` for one matrix per group."""
 
     task: Tensor
     """a = |g_T|²"""
@@ -36,7 +36,7 @@ def gram_matrix(task_grad: Tensor, kd_grad: Tensor, scale: Tensor | None = None)
     """The Gram matrix of the gradients of one parameter, or of their local shards: scalar tensors in fp32.
 
     Args:
-        task_grad, kd_grad: of one shape, both dense or both sparse.
+        task_grad, kd_grad: of the same shape, both dense or both sparse.
         scale: the diagonal of P in the dot product <x, P y>, of their local shape or a scalar; None for <x, y>.
     """
     if task_grad.is_sparse:
@@ -47,7 +47,7 @@ def gram_matrix(task_grad: Tensor, kd_grad: Tensor, scale: Tensor | None = None)
 
 
 def _rows(task_grad: Tensor, kd_grad: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows of two sparse gradients that hold anything, dense: the same of both, where they are of one batch."""
+    """The stored rows of two sparse gradients; gradients of one batch have the same rows, others become dense."""
     task, kd = task_grad.coalesce(), kd_grad.coalesce()
     if torch.equal(task.indices(), kd.indices()):
         return task.values(), kd.values()
@@ -55,10 +55,10 @@ def _rows(task_grad: Tensor, kd_grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """The tensor itself; of a sharded one (FSDP2) this rank's shard."""
+    """The tensor itself, or this rank's shard of a sharded tensor (FSDP2)."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def local_parts(tensors: Iterable[Tensor | None]) -> list[Tensor]:
-    """Those that there are; of sharded ones (FSDP2) this rank's shards."""
+    """The tensors that are not None; for sharded tensors (FSDP2) this rank's shards."""
     return [local_part(tensor) for tensor in tensors if tensor is not None]

@@ -14,17 +14,17 @@ from hf_kd_lambda.gradients.gram import Gram, Metric, gram_matrix, local_part, l
 
 
 class GradientPair:
-    """The gradients of task loss and KD loss, accumulated apart over micro-batches.
+    """The gradients of task loss and KD loss, accumulated separately over micro-batches.
 
-    Between micro-batches the task gradient stays in `.grad`, as an ordinary step's would; the KD gradient is the one
-    further copy that a measuring step needs.
+    Between micro-batches the task gradient stays in `.grad`, as in an ordinary step; the KD gradient is the only
+    additional copy that a measuring step needs.
 
     Args:
         parameters: the trainable parameters. Their `.grad` must be empty.
-        groups: for each parameter the index of its group, from 0, to measure and weigh each group by itself; None for
-            one Gram matrix of all.
-        metric: gives P of the Gram matrix's dot products <x, P y>, see `AdamMetric`; None for the Euclidean <x, y>.
-        unmeasured: indices of parameters that are stepped with the others but left out of the Gram matrix.
+        groups: for each parameter the index of its group, from 0, to measure and weight each group separately; None
+            for one Gram matrix of all.
+        metric: returns P for the Gram matrix's dot products <x, P y>, see `AdamMetric`; None for the Euclidean <x, y>.
+        unmeasured: indices of parameters that are trained with the others but left out of the Gram matrix.
     """
 
     def __init__(
@@ -69,10 +69,11 @@ class GradientPair:
         average_over_ranks(local_parts(grad for grads in self._gradients() for grad in grads))
 
     def gram(self, step_weights: tuple[Tensor, Tensor] | None = None) -> Gram:
-        """The Gram matrix of the accumulated gradients; of sharded ones (FSDP2) summed over the shards.
+        """The Gram matrix of the accumulated gradients; for sharded gradients (FSDP2) the sum over the shards.
 
         Args:
-            step_weights: (w_T, w_D) of the combined gradient that the metric is given, as in `combine`; None for none.
+            step_weights: (w_T, w_D) of the combined gradient that the metric is to use, as in `combine`; None if
+                unknown.
 
         Returns:
             Entries of shape (), or (groups,) if the parameters are grouped.
@@ -95,7 +96,7 @@ class GradientPair:
         return None
 
     def combined_norm(self, task_weight: Tensor, kd_weight: Tensor) -> Tensor:
-        """|w_T·g_T + w_D·g_D|, Euclidean, of weights as in `combine`."""
+        """The Euclidean norm |w_T·g_T + w_D·g_D|, for weights as in `combine`."""
         a, b, c = self._gram(None)
         squared = task_weight**2 * a + 2 * task_weight * kd_weight * c + kd_weight**2 * b
         return squared.sum().clamp(min=0.0).sqrt()
@@ -111,12 +112,12 @@ class GradientPair:
         torch._foreach_mul_(kd_grads, self._spread(kd_weight))
         torch._foreach_add_(grads, kd_grads)
         self.kd_grads = [None] * len(self.parameters)
-        for parameter in self.parameters:  # an optimizer takes an embedding's gradient dense
+        for parameter in self.parameters:  # optimizers need an embedding's gradient dense
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.to_dense()
 
     def drop(self) -> None:
-        """Forget both gradients: an optimizer passes over parameters without `.grad`."""
+        """Drop both gradients: an optimizer skips parameters without `.grad`."""
         self.kd_grads = [None] * len(self.parameters)
         self._swap(self.kd_grads)
 
@@ -131,14 +132,14 @@ class GradientPair:
         return [parameter.grad for parameter in self.parameters]
 
     def _gradients(self) -> list[list[Tensor | None]]:
-        """Of each loss, the task's first."""
+        """The gradients of each loss, the task loss first."""
         return [self._task_grads(), self.kd_grads]
 
     def _presence(self) -> list[bool]:
         return [any(grad is not None for grad in grads) for grads in zip(*self._gradients(), strict=True)]
 
     def _fill_missing(self, presence: Sequence[bool | int]) -> None:
-        """Zeros where only one loss, or only another rank, reaches a parameter; nothing where none does."""
+        """Fill in zeros where only one loss, or only another rank, reaches a parameter; nothing where none does."""
         _, *others = self._gradients()
         for index, (parameter, present) in enumerate(zip(self.parameters, presence, strict=True)):
             if not present:
@@ -188,7 +189,7 @@ class GradientPair:
         return torch.where(self._members(grams) == groups, entries.T.unsqueeze(1), 0.0).sum(dim=-1)
 
     def _sum_shards(self, entries: Tensor) -> Tensor:
-        """Of sharded gradients (FSDP2), the sum over the ranks that hold a shard each."""
+        """For sharded gradients (FSDP2), the sum over the ranks that have the shards."""
         sharded = next((parameter for parameter in self.parameters if isinstance(parameter, DTensor)), None)
         if sharded is not None:
             for dim, placement in enumerate(sharded.placements):
@@ -197,7 +198,7 @@ class GradientPair:
         return entries
 
     def _spread(self, weight: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The weight of each parameter that has a gradient; a scalar is everyone's."""
+        """The weight of each parameter that has a gradient; a scalar applies to all."""
         if not weight.dim():
             return weight
         present = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]

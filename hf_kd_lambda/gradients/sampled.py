@@ -13,20 +13,20 @@ from hf_kd_lambda.gradients.pair import GradientPair
 
 
 class SampledGradientPair(GradientPair):
-    """A `GradientPair` to which each micro-batch is an independent sample of both gradients.
+    """A `GradientPair` that takes each micro-batch as an independent sample of both gradients.
 
-    The square of a batch's gradient holds that of its noise: E|g|² = |E g|² plus the variance of g. Only products of
+    The squared norm of a batch's gradient includes its noise: E|g|² = |E g|² plus the variance of g. Only products of
     different samples are free of it. With g the sum of K samples g_k,
 
         |E g|² = E (|g|² − Σ|g_k|²)·K/(K−1)
 
     and <E g_T, E g_D> likewise: U-statistics (Hoeffding 1948), exact for samples of equal weight in the sum. Where
-    micro-batches differ in their number of items, all entries come out too small by one common factor. The samples of
-    all ranks count, but for sharded gradients (FSDP2), which are sums over the ranks to begin with.
+    micro-batches differ in their number of items, all entries are too small by a common factor. The samples of all
+    ranks count, except for sharded gradients (FSDP2), which are already sums over the ranks.
 
     During the KD backward there are three gradients, one more than without sampling: both sums and the micro-batch's
-    task gradient. Its KD gradient is used and freed parameter by parameter, while backward goes on; a sharded one is
-    kept to the end, and makes four.
+    task gradient. Its KD gradient is used and freed parameter by parameter during backward; a sharded one is kept
+    to the end, which makes four.
 
     Args:
         parameters, groups, metric, unmeasured: as in `GradientPair`.
@@ -78,7 +78,7 @@ class SampledGradientPair(GradientPair):
         handles = [
             parameter.register_post_accumulate_grad_hook(lambda _, index=index: take(index))
             for index, parameter in enumerate(self.parameters)
-            # A sharded gradient may still be on its way to the CPU when its hook is called: better after the pass.
+            # A sharded gradient may still be copied to the CPU when its hook is called: take it after the pass.
             if parameter.requires_grad and not isinstance(parameter, DTensor)
         ]
         try:

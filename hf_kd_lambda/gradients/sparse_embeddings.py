@@ -8,14 +8,14 @@ from torch import nn
 
 @contextlib.contextmanager
 def embedding_rows(model: nn.Module) -> Iterator[None]:
-    """In this context, the gradient of an embedding is sparse: the rows of the tokens in the batch.
+    """In this context, the gradient of an embedding is sparse: it holds the rows of the tokens in the batch.
 
-    A dense one is mostly zeros. To write these twice, and to multiply and add them, is a sixth of what a small student
-    with a large vocabulary pays on a CPU for its second gradient.
+    A dense gradient is mostly zeros. Writing them twice, and multiplying and adding them, is a sixth of the cost
+    of the second gradient of a small student with a large vocabulary on a CPU.
     """
-    embeddings = [each for each in model.modules() if isinstance(each, nn.Embedding)]
-    # A frozen one has none, and that of an adapter beside it would be taken through a transposition.
-    dense = [each for each in embeddings if each.weight.requires_grad and not each.sparse]
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    # A frozen embedding has no gradient, and the gradient of an adapter on it would pass through a transposition.
+    dense = [embedding for embedding in embeddings if embedding.weight.requires_grad and not embedding.sparse]
     try:
         for embedding in dense:
             embedding.sparse = True

@@ -42,11 +42,11 @@ class SplitGradients(GradientPair):
         self._swap(task_grads)
 
     def products(self) -> Tensor:
-        """Dot products of all gradients, `[1 + losses, 1 + losses]` in fp32, the task's first."""
+        """Dot products of all gradients, `[1 + losses, 1 + losses]` in fp32, the task loss first."""
         self._fill_missing(self._presence())
-        every = self._gradients()
-        matrix = torch.zeros(len(every), len(every), device=self.parameters[0].device)
-        for index, grads in enumerate(zip(*every, strict=True)):
+        gradients = self._gradients()
+        matrix = torch.zeros(len(gradients), len(gradients), device=self.parameters[0].device)
+        for index, grads in enumerate(zip(*gradients, strict=True)):
             if grads[0] is not None and index not in self.unmeasured:
                 rows = torch.stack([part.flatten().float() for part in local_parts(grads)])
                 matrix += rows @ rows.T

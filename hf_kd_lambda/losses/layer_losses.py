@@ -1,4 +1,4 @@
-"""KD losses of what is inside: hidden states, attention maps, relations of tokens, feature maps."""
+"""KD losses of intermediate outputs: hidden states, attention maps, relations of tokens, feature maps."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ LayerMap = str | Mapping[int, int] | Sequence[Sequence[int]]
 
 
 def _in_teachers_width(student: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The student's outputs, with hidden states that are projected where they have another width."""
+    """The student's outputs, with hidden states projected to the teacher's width where the widths differ."""
     return {**student, "hidden_states": student.get(PROJECTED, student["hidden_states"])}
 
 
@@ -34,7 +34,7 @@ class LayerLoss(KDLoss):
     """A loss of pairs of layers, averaged over the pairs.
 
     Args:
-        layers: which layer of the teacher each of the student's learns from, see `layer_map`.
+        layers: the layer of the teacher that each layer of the student learns from, see `layer_map`.
     """
 
     layers: LayerMap = "uniform"
@@ -44,7 +44,7 @@ class LayerLoss(KDLoss):
         """Of one pair: what `needs` names, of one layer of each."""
 
     def pairs(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
-        return layer_map(self.layers, *(len(each[self.needs[0]]) for each in (student, teacher)))
+        return layer_map(self.layers, *(len(outputs[self.needs[0]]) for outputs in (student, teacher)))
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         student, teacher = inputs.student, inputs.teacher.inner
@@ -60,14 +60,14 @@ class LayerLoss(KDLoss):
 
 @dataclass(frozen=True)
 class HiddenLoss(LayerLoss):
-    """A loss of hidden states; a student of another width is projected to the teacher's."""
+    """A loss of hidden states; the student's are projected to the teacher's width where the widths differ."""
 
     needs: ClassVar[tuple[str, ...]] = ("hidden_states",)
     projects: ClassVar[bool] = True
 
     def pairs(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
-        # The first of the hidden states are the embeddings.
-        counts = (len(each["hidden_states"]) - 1 for each in (student, teacher))
+        # The first hidden state is the embeddings' output.
+        counts = (len(outputs["hidden_states"]) - 1 for outputs in (student, teacher))
         return [(s + 1, t + 1) for s, t in layer_map(self.layers, *counts)]
 
 
@@ -78,26 +78,26 @@ def _of_tokens(
 
     Args:
         student, teacher: `[examples, length, ...]`.
-        given: the batch that they are of.
+        inputs: their batch.
 
     Raises:
-        ValueError: there is no mask, and they are feature maps, of parts of images, or of unlike numbers of tokens.
+        ValueError: there is no mask, and they are feature maps, belong to parts of images, or differ in length.
     """
     mask = inputs.attention_mask
     if mask is None:
         if 4 in (student.dim(), teacher.dim()):
             raise ValueError(
-                "needs tokens, and student or teacher has feature maps: take feature_mse or attention_transfer."
+                "needs tokens, but student or teacher has feature maps: take feature_mse or attention_transfer."
             )
         if not len(student) == len(teacher) == len(inputs.labels):
             raise ValueError(
-                "needs tokens of whole images, and student or teacher has them by windows, as a Swin does: take "
+                "needs tokens of whole images, but student or teacher has them by windows, as Swin does: take "
                 "hidden_mse or pkd."
             )
         if student.shape[1] != teacher.shape[1]:
             raise ValueError(
-                f"compares tokens one by one, and the student has {student.shape[1]} of an image, the teacher "
-                f"{teacher.shape[1]}: take losses of the logits, or models of one kind and the same image_size and "
+                f"compares tokens one by one, but the student has {student.shape[1]} per image, the teacher "
+                f"{teacher.shape[1]}: take losses of the logits, or models of one kind with the same image_size and "
                 "patch_size."
             )
         mask = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device)
@@ -169,7 +169,7 @@ class AttentionMaps(LayerLoss):
 
 @dataclass(frozen=True)
 class LastLayerLoss(LayerLoss):
-    """By default of the last layer of each alone, as MiniLM's."""
+    """A loss of the last layers of both models by default, as in MiniLM."""
 
     layers: LayerMap = "top"
 
@@ -194,7 +194,7 @@ class Relations(LastLayerLoss):
     """Mean of `relation_loss` over queries, keys and values (MiniLMv2).
 
     Args:
-        relation_heads: into how many heads their vectors are split again; must divide both widths.
+        relation_heads: number of heads into which their vectors are split again; must divide both widths.
 
     Raises:
         ValueError: `relation_heads` is not positive.
@@ -215,7 +215,7 @@ class Relations(LastLayerLoss):
 
 @dataclass(frozen=True)
 class ValueRelations(Relations):
-    """`relation_loss` of values alone (MiniLM, with `attention_kl` beside it)."""
+    """`relation_loss` of values alone (MiniLM, together with `attention_kl`)."""
 
     needs: ClassVar[tuple[str, ...]] = ("value_vectors",)
 

@@ -7,11 +7,11 @@ from typing import Any
 def layer_map(
     spec: str | Mapping[int, int] | Sequence[Sequence[int]], student_layers: int, teacher_layers: int
 ) -> list[tuple[int, int]]:
-    """Pairs of a student's and a teacher's layer, both counted from 0: layer i puts out `hidden_states[i + 1]`.
+    """Pairs of a student's and a teacher's layer, both counted from 0: layer i returns `hidden_states[i + 1]`.
 
     `uniform` spreads the student's M layers evenly over the teacher's N, the last to the last: counted from 1, layer m
-    to layer m·N/M (TinyBERT, Jiao et al. 2020, section 3.1), rounded to the nearest, halves up, where that is no
-    integer. `last` takes the teacher's last M layers in their order (PKD-Last, Sun et al. 2019).
+    to layer m·N/M (TinyBERT, Jiao et al. 2020, section 3.1), rounded to the nearest integer, halves
+    up. `last` takes the teacher's last M layers in their order (PKD-Last, Sun et al. 2019).
 
     Args:
         spec: `uniform`, `last`, or the pairs themselves, as {student's layer: teacher's layer} or a list of pairs.
@@ -20,15 +20,15 @@ def layer_map(
         teacher_layers: N.
 
     Raises:
-        ValueError: there is no such layer, `last` has too few of the teacher's, or `spec` is something else.
+        ValueError: there is no such layer, the teacher has too few layers for `last`, or `spec` is something else.
     """
     if spec == "uniform":
         return [(m - 1, _nearest(m * teacher_layers, student_layers) - 1) for m in range(1, student_layers + 1)]
     if spec == "last":
         if student_layers > teacher_layers:
             raise ValueError(
-                f"layers='last' needs as many layers of the teacher as of the student, which has {student_layers}, "
-                f"the teacher {teacher_layers}: use 'uniform', or name the pairs."
+                f"layers='last' needs a teacher with at least as many layers as the student, but the student has "
+                f"{student_layers}, the teacher {teacher_layers}: use 'uniform', or name the pairs."
             )
         return [(layer, teacher_layers - student_layers + layer) for layer in range(student_layers)]
     pairs = _pairs(spec)
@@ -47,12 +47,12 @@ def _nearest(numerator: int, denominator: int) -> int:
 
 
 def _is_number(key: Any) -> bool:
-    """JSON, as on the command line, has keys of text alone."""
+    """Whether a key is a number as text: JSON, as on the command line, has no other keys."""
     return isinstance(key, str) and key.isdecimal()
 
 
 def _pairs(spec: Any) -> list[tuple[int, int]]:
-    """What a settings file holds, as pairs of layers if it is that."""
+    """The value of a settings file as pairs of layers."""
     try:
         if isinstance(spec, Mapping):
             spec = [(int(layer) if _is_number(layer) else layer, other) for layer, other in spec.items()]

@@ -38,20 +38,20 @@ KD_LOSSES: dict[str, type[KDLoss]] = {
     "attention_transfer": AttentionTransfer,
 }
 OF_DISTRIBUTIONS = frozenset({"soft_targets", "reverse_kl", "jensen_shannon", "dkd"})
-"""Those that have no meaning for one output."""
+"""KD losses that have no meaning for one output."""
 
 
 def make_kd_losses(settings: Mapping[str, Any]) -> dict[str, KDLoss]:
     """KD losses by their names.
 
     Args:
-        settings: of each either its weight, or its hyper-parameters, `weight` among them.
+        settings: for each loss its weight, or its hyper-parameters including `weight`.
 
     Raises:
-        ValueError: none is named, or a loss or hyper-parameter is unknown or out of its range.
+        ValueError: no loss is named, or a loss or hyper-parameter is unknown or out of its range.
     """
     if not settings:
-        raise ValueError("none is named: leave kd_losses out for soft targets.")
+        raise ValueError("no loss is named: leave kd_losses out for soft targets.")
     return {name: _make(name, given) for name, given in settings.items()}
 
 

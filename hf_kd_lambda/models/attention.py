@@ -1,6 +1,6 @@
-"""Attention maps as softmax makes them. Models give those that dropout has been at: no distribution any more.
+"""Attention maps before dropout. Models return them after dropout, which are no distributions.
 
-An entry that is dropped is 0, for which KL charges as for a probability of 0, and all others are too large.
+A dropped entry is 0, which KL takes for a probability of 0, and all other entries are too large.
 """
 
 import sys
@@ -14,7 +14,7 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 UNDROPPED = "eager_undropped_maps"
-DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
+DROPOUT_FIELDS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 
 
 def undropped_maps(
@@ -26,7 +26,7 @@ def undropped_maps(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """The eager attention of the module's model, dropout included, with the maps before it.
+    """The eager attention of the module's model, dropout included, with the maps before dropout.
 
     Its arguments are those of Transformers' `AttentionInterface`, all tensors `[examples, heads, length, width]`.
 
@@ -45,27 +45,29 @@ AttentionMaskInterface.register(UNDROPPED, eager_mask)
 
 
 def use_eager_attention(model: PreTrainedModel, who: str) -> None:
-    """Have a model compute attention by the one implementation that gives its maps."""
+    """Make a model compute attention by the eager implementation, the only one that returns its maps."""
     used = model.config._attn_implementation
     if used not in ("eager", UNDROPPED):
-        logger.warning(f"kd_losses: attn_implementation={used!r} of the {who} gives no attention maps: eager is used.")
+        logger.warning(
+            f"kd_losses: attn_implementation={used!r} of the {who} returns no attention maps: using eager instead."
+        )
         model.set_attn_implementation("eager")
 
 
 def use_undropped_maps(student: PreTrainedModel) -> None:
-    """Have a model with eager attention give its maps as they are before dropout, in training too.
+    """Make a model with eager attention return its maps before dropout, in training too.
 
     Raises:
-        ValueError: it computes attention in a way of its own, and drops.
+        ValueError: the model has its own implementation of attention, with dropout.
     """
     config = student.config
     if not config.output_attentions:  # with which a config can be saved with "eager" alone
         student.set_attn_implementation(UNDROPPED)
     if config._attn_implementation == UNDROPPED:
         return
-    for name in DROPOUTS:
+    for name in DROPOUT_FIELDS:
         if dropout := getattr(config, name, 0.0):
             raise ValueError(
-                f"kd_losses: the student, a {type(student).__name__}, gives its attention maps after dropout "
+                f"kd_losses: the student, a {type(student).__name__}, returns its attention maps after dropout "
                 f"({name}={dropout}): load it with {name}=0.0."
             )

@@ -1,4 +1,4 @@
-"""Models from scratch, which nobody has pretrained, or small enough to be trained in minutes."""
+"""Models with new weights, for students and teachers that are trained from scratch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +14,11 @@ def config_of(setting: str, architecture: Mapping[str, Any]) -> PreTrainedConfig
     """The configuration that an architecture describes.
 
     Args:
-        setting: that gave it, for messages.
+        setting: its name, for messages.
         architecture: `model_type` and fields of its configuration. Any model may have an `image_size`.
 
     Raises:
-        ValueError: the kind of model or a field is unknown, or a value does not fit.
+        ValueError: the model type or a field is unknown, or a value does not fit.
     """
     try:
         fields = dict(architecture)
@@ -35,22 +35,22 @@ def config_of(setting: str, architecture: Mapping[str, Any]) -> PreTrainedConfig
 def with_tokens(
     setting: str, architecture: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, vocab_size: int
 ) -> dict[str, Any]:
-    """An architecture that reads a tokenizer's tokens, with the special ones that its kind of model knows of.
+    """An architecture for a tokenizer's tokens, with the special tokens that its model type has fields for.
 
     Args:
-        setting, architecture: see `config_of`. What it names stays as it is.
-        tokenizer: the teacher's, too.
-        vocab_size: of the teacher, which may have more embeddings than the tokenizer has tokens.
+        setting, architecture: see `config_of`. Fields in it stay as they are.
+        tokenizer: shared with the teacher.
+        vocab_size: the teacher's, which may have more embeddings than the tokenizer has tokens.
 
     Raises:
-        ValueError: the kind of model is unknown, or the architecture names another `vocab_size`.
+        ValueError: the model type is unknown, or the architecture names another `vocab_size`.
     """
     fields = config_of(setting, {"model_type": architecture.get("model_type")}).to_dict()
     named = architecture.get("vocab_size", vocab_size)
     if named != vocab_size:
         raise ValueError(
-            f"{setting}: vocab_size={named} is not the teacher's {vocab_size}, whose tokens the student reads: leave "
-            "vocab_size out."
+            f"{setting}: vocab_size={named} differs from the teacher's {vocab_size}, whose tokens the student reads: "
+            "leave vocab_size out."
         )
     special = [name for name in ("pad", "bos", "eos", "cls", "sep", "mask") if f"{name}_token_id" in fields]
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in special}
@@ -72,7 +72,7 @@ def model_from_scratch(
     """
     config = config_of(setting, architecture)
     set_labels(config, label_names)
-    config.architectures = []  # none chosen: of several, as DeiT has, the first is taken
+    config.architectures = []  # else auto classes take the first of several, as DeiT has
     try:
         return auto_class.from_config(config)
     except (TypeError, ValueError, ZeroDivisionError) as error:

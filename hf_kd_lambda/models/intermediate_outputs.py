@@ -1,4 +1,4 @@
-"""What of a model is needed beside its logits: how to ask for it, and how to tell that a model does not give it."""
+"""Outputs of a model other than its logits: how to request them, and how to check that the model returns them."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, make_dataclass
@@ -9,51 +9,51 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-FLAGS = {"hidden_states": "output_hidden_states", "attentions": "output_attentions"}
+OUTPUT_FLAGS = {"hidden_states": "output_hidden_states", "attentions": "output_attentions"}
 VECTORS = ("query_vectors", "key_vectors", "value_vectors")
-# Names of the linear layers of an attention block that make queries, keys and values.
-PROJECTIONS = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))
+# Names of the linear layers of an attention block that compute queries, keys and values.
+QKV_LAYER_NAMES = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))
 
 
 def forward_flags(needs: Collection[str]) -> dict[str, bool]:
-    """Arguments of a model's `forward` that ask for these outputs."""
-    return {flag: True for name, flag in FLAGS.items() if name in needs}
+    """Arguments of a model's `forward` that request these outputs."""
+    return {flag: True for name, flag in OUTPUT_FLAGS.items() if name in needs}
 
 
 def gives(config: PreTrainedConfig, name: str) -> bool:
-    """Whether a model is configured to give an output without being asked."""
-    return bool(name in FLAGS and getattr(config, FLAGS[name], False))
+    """Whether a model is configured to return an output without a request."""
+    return bool(name in OUTPUT_FLAGS and getattr(config, OUTPUT_FLAGS[name], False))
 
 
 def check_given(model: nn.Module, outputs: Mapping[str, Any], needs: Collection[str], who: str) -> None:
-    """Refuse a model that has not given all that was asked for.
+    """Refuse a model that did not return all requested outputs.
 
     Raises:
-        ValueError: it gives no attention maps, or no hidden states.
+        ValueError: it returned no attention maps, or no hidden states.
     """
-    missing = [name for name in needs if not outputs.get(name) or any(each is None for each in outputs[name])]
+    missing = [name for name in needs if not outputs.get(name) or any(layer is None for layer in outputs[name])]
     if missing:
         raise ValueError(
-            f"kd_losses: the {who}, a {type(model).__name__}, gives no {' and no '.join(missing)}: take losses of its "
-            "logits."
+            f"kd_losses: the {who}, a {type(model).__name__}, returns no {' and no '.join(missing)}: take losses of "
+            "its logits."
         )
 
 
 def add_attention_vectors(model: PreTrainedModel, who: str) -> None:
-    """Have a model put out its `query_vectors`, `key_vectors` and `value_vectors`, a tensor of each for each layer.
+    """Make a model return `query_vectors`, `key_vectors` and `value_vectors`, with one tensor per layer in each.
 
     Args:
-        model: whose attention blocks have a linear layer for each of the three.
-        who: it is, for the message.
+        model: its attention blocks have a linear layer for each of the three.
+        who: `teacher` or `student`, for the message.
 
     Raises:
-        ValueError: it has no such layers.
+        ValueError: the model has no such layers.
     """
     layers = list(_attention_layers(model))
     if not layers:
         raise ValueError(
-            f"kd_losses: relations need queries, keys and values apart, and the {who}, a {type(model).__name__}, "
-            f"has no layers named {', '.join('/'.join(names) for names in PROJECTIONS)}: take hidden_mse or pkd."
+            f"kd_losses: relations need separate queries, keys and values, but the {who}, a {type(model).__name__}, "
+            f"has no layers named {', '.join('/'.join(names) for names in QKV_LAYER_NAMES)}: take hidden_mse or pkd."
         )
     found: dict[tuple[str, int], Tensor] = {}
     for index, layer in enumerate(layers):
@@ -69,9 +69,9 @@ def add_attention_vectors(model: PreTrainedModel, who: str) -> None:
 
 
 def with_more(outputs: ModelOutput, more: dict[str, tuple[Tensor, ...]]) -> ModelOutput:
-    """The outputs and more, by name; what they have under such names already, from another trainer's hook, gives way.
+    """The outputs with more, by name, which replace outputs of the same name, as of another trainer's hook.
 
-    They are fields, since DDP takes outputs apart and makes them anew by their fields.
+    All are dataclass fields, as DDP takes outputs apart and rebuilds them by their fields.
     """
     return _kind_with(cast(Any, type(outputs)), tuple(more))(**{**outputs, **more})
 
@@ -92,7 +92,7 @@ def _note(found: dict[tuple[str, int], Tensor], key: tuple[str, int]) -> Any:
 
 def _attention_layers(model: nn.Module) -> Iterator[list[nn.Module]]:
     for module in model.modules():
-        for names in PROJECTIONS:
+        for names in QKV_LAYER_NAMES:
             linear = [getattr(module, name, None) for name in names]
-            if all(isinstance(each, nn.Module) for each in linear):
+            if all(isinstance(layer, nn.Module) for layer in linear):
                 yield cast(list[nn.Module], linear)

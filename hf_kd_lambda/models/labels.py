@@ -18,7 +18,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-CHANCE_MARGIN = 0.02  # a guessing teacher lands a little above the majority share now and then
+CHANCE_MARGIN = 0.02  # a guessing teacher is sometimes a little above the majority share
 
 
 def load_classifier(
@@ -34,9 +34,9 @@ def load_classifier(
         checkpoint: Hub id or folder.
         label_names: Names of the classes in the data's order, or None for regression.
         trust_remote_code: Run modelling code that the checkpoint's repository carries.
-        new_head: Start from a fresh output layer, for a model that is fine-tuned next. Otherwise the checkpoint's
-            own is kept; where it has none it gets a fresh one, with a warning.
-        auto_class: of the model.
+        new_head: Start from a new output layer, for a model that is fine-tuned next. Otherwise the checkpoint's own
+            layer is kept; a checkpoint without one gets a new one, with a warning.
+        auto_class: Transformers' auto class for the task.
 
     Raises:
         OSError: there is no such checkpoint.
@@ -64,7 +64,7 @@ def load_classifier(
         return model
     if f"{name}.weight" in info["missing_keys"]:
         logger.warning(
-            "%r has no trained classification head and gets a new one. That suits a student; "
+            "%r has no trained classification head and gets a new one. That is fine for a student, but "
             "a teacher would only guess: fine-tune it first with teacher_finetune: true.",
             checkpoint,
         )
@@ -89,13 +89,13 @@ def align_labels(model: PreTrainedModel, label_names: list[str] | None) -> None:
 def label_permutation(teacher: PreTrainedModel, label_names: list[str] | None) -> list[int] | None:
     """Return the teacher's column for each label of the data, or None where the order is already the same.
 
-    Names match whatever their case. Where one side has only generic names (`LABEL_0` or `0`), the orders are taken to
-    be the same, with a warning.
+    Names match regardless of case. Where one side has only generic names (`LABEL_0` or `0`), the same order is
+    assumed, with a warning.
 
     Raises:
-        ValueError: the teacher is for another kind of problem, another number of labels or other labels.
+        ValueError: the teacher is for another problem type, another number of labels or other labels.
     """
-    fix = "Choose a checkpoint for this task; of a teacher, teacher_finetune: true trains it for it first."
+    fix = "Choose a checkpoint for this task, or train a teacher for it first with teacher_finetune: true."
     who = f"{teacher.name_or_path or type(teacher).__name__!r}"
     problem = _problem_type(label_names)
     if teacher.config.problem_type not in (None, problem):
@@ -109,9 +109,7 @@ def label_permutation(teacher: PreTrainedModel, label_names: list[str] | None) -
     if label_names is None or own_names == label_names:
         return None
     if _are_generic(own_names) or _are_generic(label_names):
-        logger.warning(
-            "%s has the labels %s, the data %s: taken to be in the same order.", who, own_names, label_names
-        )
+        logger.warning("%s has the labels %s, the data %s: assuming the same order.", who, own_names, label_names)
         return None
     own, wanted = [name.casefold() for name in own_names], [name.casefold() for name in label_names]
     if sorted(own) != sorted(wanted) or len(set(own)) < len(own):
@@ -148,7 +146,7 @@ def freeze(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def warn_if_at_chance(score: float, chance: float) -> bool:
-    """Warn of a teacher that predicts no better than chance, and return whether it does.
+    """Warn if a teacher predicts no better than chance, and return whether that is so.
 
     Args:
         score: Metric of the teacher, higher is better.
@@ -157,8 +155,8 @@ def warn_if_at_chance(score: float, chance: float) -> bool:
     if score > chance + CHANCE_MARGIN:
         return False
     logger.warning(
-        "The teacher scores %.3f, where chance is %.3f: it was not fine-tuned for this task, "
-        "or without success. Set teacher_finetune: true, or another teacher.",
+        "The teacher scores %.3f, and chance is %.3f: it was not fine-tuned for this task, or without success. "
+        "Set teacher_finetune: true, or choose another teacher.",
         score,
         chance,
     )
@@ -166,7 +164,7 @@ def warn_if_at_chance(score: float, chance: float) -> bool:
 
 
 def have_same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
-    """Tell whether two tokenizers give the same ids to the same tokens."""
+    """Whether two tokenizers give the same ids to the same tokens."""
     return first.get_vocab() == second.get_vocab()
 
 
@@ -175,7 +173,7 @@ def _problem_type(label_names: list[str] | None) -> str:
 
 
 def set_labels(config: PreTrainedConfig, label_names: list[str] | None) -> None:
-    """Name a model's outputs, and so their number, in the configuration from which it is made or saved."""
+    """Set the names of a model's outputs, and so their number, in its configuration."""
     names = ["LABEL_0"] if label_names is None else label_names
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
@@ -192,7 +190,7 @@ def _are_generic(names: list[str]) -> bool:
 
 
 def _output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
-    """Return name and module of the layer that gives the logits: the last fitting one outside the encoder."""
+    """Return name and module of the layer that computes the logits: the last fitting one outside the encoder."""
     layers = [
         (name, module)
         for name, module in model.named_modules()

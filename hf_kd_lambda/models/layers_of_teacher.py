@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-# Where an architecture keeps its layers, below the base model.
+# The module that holds the layers of an architecture, below the base model.
 LAYERS_OF_MODEL_TYPE = {
     "bert": "encoder.layer",
     "camembert": "encoder.layer",
@@ -30,8 +30,8 @@ LAYERS_OF_MODEL_TYPE = {
 def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
     """Build a student of the teacher's class from some of its layers.
 
-    Everything outside the layers is copied from the teacher as well: embeddings (with ELECTRA's projection),
-    what the layers share (DeBERTa's relative positions and convolution), pooler, last norm and head. The student
+    Everything outside the layers is copied from the teacher as well: embeddings (with ELECTRA's projection), modules
+    that layers share (DeBERTa's relative positions and convolution), pooler, last norm and head. The student
     shares no memory with the teacher. Like a loaded model, it is in evaluation mode.
 
     Args:
@@ -39,12 +39,12 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreT
         layers: Indices of the teacher's layers, counted from 0, in the student's order.
 
     Raises:
-        ValueError: the architecture is not supported, a layer does not exist or comes twice, or it cannot be there.
+        ValueError: the architecture is not supported, or a layer does not exist, comes twice or cannot come first.
     """
     model_type = teacher.config.model_type
     if model_type not in LAYERS_OF_MODEL_TYPE:
         raise ValueError(
-            f"student_layers={list(layers)}: cannot take layers of a {model_type!r} teacher, only of "
+            f"student_layers={list(layers)}: cannot take layers from a {model_type!r} teacher, only from "
             f"{', '.join(LAYERS_OF_MODEL_TYPE)}. Set student to a checkpoint instead."
         )
     _check_layers(layers, teacher.config.num_hidden_layers)

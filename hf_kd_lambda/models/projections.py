@@ -1,4 +1,4 @@
-"""Learned projections of the student's hidden states to the teacher's width, trained and thrown away with KD."""
+"""Learned projections of the student's hidden states to the teacher's width, dropped after training."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,30 +10,32 @@ from transformers.utils import ModelOutput
 from hf_kd_lambda.losses.base import PROJECTED
 from hf_kd_lambda.models.intermediate_outputs import with_more
 
-NAME = "kd_projections"
+KD_PROJECTIONS = "kd_projections"
+"""Name of the student's submodule that holds the projections."""
 
 
 def drop_projections(student: nn.Module) -> None:
-    """Take from a student what an earlier trainer gave it."""
-    if hasattr(student, NAME):
-        delattr(student, NAME)
+    """Remove the projections that an earlier trainer added to a student."""
+    if hasattr(student, KD_PROJECTIONS):
+        delattr(student, KD_PROJECTIONS)
 
 
 def add_projections(
     student: nn.Module, pairs: Iterable[tuple[int, int]], states: Sequence[Tensor], teacher_states: Sequence[Tensor]
 ) -> None:
-    """Have a student put out some of its hidden states in the teacher's width, too (FitNets, PKD, TinyBERT).
+    """Make a student also return some of its hidden states in the teacher's width (FitNets, PKD, TinyBERT).
 
-    Tokens go through a linear layer, feature maps through a 1 × 1 convolution, which are parts of the student, so that
-    whatever wraps, optimises, averages or checkpoints it does so with them.
+    Tokens go through a linear layer, feature maps through a 1 × 1 convolution. These layers are submodules of the
+    student, so that they are wrapped, optimised, averaged and checkpointed with it.
 
     Args:
         student: without projections so far.
-        pairs: of hidden states of student and teacher.
-        states, teacher_states: of any batch: `[examples, length, width]` or `[examples, channels, height, width]`.
+        pairs: indices of hidden states, of student and teacher.
+        states, teacher_states: hidden states of any batch, `[examples, length, width]` or `[examples, channels,
+            height, width]`.
 
     Raises:
-        ValueError: one of the student's is to have two widths.
+        ValueError: a hidden state of the student would need two widths.
     """
     layers: dict[str, nn.Module] = {}
     wanted: dict[int, int] = {}
@@ -42,19 +44,19 @@ def add_projections(
         width, target = states[index].shape[dim], teacher_states[other].shape[dim]
         if wanted.setdefault(index, target) != target:
             raise ValueError(
-                f"kd_losses: hidden state {index} of the student is to have the widths {wanted[index]} and {target} "
-                "of two hidden states of the teacher: map it to one."
+                f"kd_losses: hidden state {index} of the student is mapped to two hidden states of the teacher, of "
+                f"widths {wanted[index]} and {target}: map it to one."
             )
         if width != target:
             layers[str(index)] = nn.Conv2d(width, target, 1) if dim == 1 else nn.Linear(width, target)
     if layers:
         like = next(student.parameters())
-        student.add_module(NAME, nn.ModuleDict(layers).to(like.device, like.dtype))
+        student.add_module(KD_PROJECTIONS, nn.ModuleDict(layers).to(like.device, like.dtype))
         student.register_forward_hook(_project)
 
 
 def _project(student: nn.Module, args: Any, outputs: ModelOutput) -> ModelOutput:
-    layers = getattr(student, NAME, None)
+    layers = getattr(student, KD_PROJECTIONS, None)
     states = outputs.get("hidden_states")
     if layers is not None and states is not None:
         projected = (layers[str(i)](state) if str(i) in layers else state for i, state in enumerate(states))
@@ -64,18 +66,18 @@ def _project(student: nn.Module, args: Any, outputs: ModelOutput) -> ModelOutput
 
 @contextlib.contextmanager
 def left_out(student: nn.Module) -> Iterator[None]:
-    """In this context the student is as its user wants it, without projections."""
-    layers = getattr(student, NAME, None)
+    """In this context the student has no projections."""
+    layers = getattr(student, KD_PROJECTIONS, None)
     if layers is None:
         yield
         return
-    delattr(student, NAME)
+    delattr(student, KD_PROJECTIONS)
     try:
         yield
     finally:
-        student.add_module(NAME, layers)
+        student.add_module(KD_PROJECTIONS, layers)
 
 
 def is_projection(name: str) -> bool:
-    """Whether a parameter, by its name in a student that may be wrapped, is of a projection."""
-    return f"{NAME}." in name
+    """Whether a parameter belongs to a projection, by its name in a student, which may be wrapped."""
+    return f"{KD_PROJECTIONS}." in name

@@ -16,7 +16,7 @@ from hf_kd_lambda.models.labels import freeze
 from hf_kd_lambda.teacher.cache import DEFAULT_FOLDER, TeacherCache
 from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows
 from hf_kd_lambda.teacher.cache_format import CacheFormat
-from hf_kd_lambda.utils.fingerprint import model_digest
+from hf_kd_lambda.utils.fingerprint import NoDigestError, model_digest
 
 logger = logging.get_logger(__name__)
 
@@ -94,6 +94,11 @@ class TeacherOutputs:
             )
             return datasets
         cache_format = self.cache_format
+        try:
+            identity = f"{model_digest(self.teacher)} {cache_format} {self.accelerator.mixed_precision}"
+        except NoDigestError as reason:
+            logger.warning(f"cache_teacher: the teacher runs at each step, since {reason}.")
+            return datasets
 
         def predict(batch: dict[str, Any]) -> Rows:
             batch = prepare(batch)
@@ -101,7 +106,7 @@ class TeacherOutputs:
 
         cache = TeacherCache(
             folder=Path(folder) if folder else DEFAULT_FOLDER,
-            identity=f"{model_digest(self.teacher)} {cache_format} {self.accelerator.mixed_precision}",
+            identity=identity,
             collate=collate,
             predict=predict,
             batch_size=batch_size,

@@ -11,7 +11,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
 from hf_kd_lambda.models.causal import is_causal
-from hf_kd_lambda.models.projections import NAME as PROJECTIONS
+from hf_kd_lambda.models.projections import KD_PROJECTIONS
 from hf_kd_lambda.trainer.config import DistillationConfig
 
 logger = logging.get_logger(__name__)
@@ -51,7 +51,7 @@ def check_projections(student: nn.Module) -> None:
     Raises:
         ValueError: the student has adapters, and hidden states that are projected to the teacher's width.
     """
-    if hasattr(student, PROJECTIONS) and unwrap_peft_model(student) is not student:
+    if hasattr(student, KD_PROJECTIONS) and unwrap_peft_model(student) is not student:
         raise ValueError(
             "kd_losses: hidden states of student and teacher have different widths, and of a student with adapters "
             "PEFT saves adapters alone, and no projection: take a student of the teacher's width, or losses of logits."

@@ -7,10 +7,14 @@ from typing import Any
 import pyarrow as pa
 import torch
 from datasets import Dataset
-from torch import Tensor
-from transformers import PreTrainedModel
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
 
 DIGITS = 24  # hexadecimal, 96 bits: no two contents will ever share them
+
+
+class NoDigestError(ValueError):
+    """What a model computes cannot be told from its class, configuration and weights."""
 
 
 def fingerprint(parts: Iterable[str]) -> str:
@@ -18,10 +22,18 @@ def fingerprint(parts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:DIGITS]
 
 
-def model_digest(model: PreTrainedModel) -> str:
-    """Fingerprint of a model's class, configuration and weights."""
+def model_digest(model: nn.Module) -> str:
+    """Fingerprint of a model's class, configuration and weights, which may be quantised.
+
+    Raises:
+        NoDigestError: it is a plain module, whose code may change under the same name, or some weights are of a kind
+            that has no known content.
+    """
+    config = getattr(model, "config", None)
+    if not isinstance(config, PreTrainedConfig):
+        raise NoDigestError(f"a {type(model).__name__} has no configuration that would tell what it computes")
     sha = hashlib.sha256(type(model).__name__.encode())
-    sha.update(model.config.to_json_string(use_diff=True).encode())
+    sha.update(config.to_json_string(use_diff=True).encode())
     _add_tensors(sha, model.state_dict())
     return sha.hexdigest()
 
@@ -47,7 +59,22 @@ def batch_digest(batch: Mapping[str, Any]) -> str:
     return sha.hexdigest()
 
 
-def _add_tensors(sha: "hashlib._Hash", tensors: Mapping[str, Tensor]) -> None:
-    for name, tensor in sorted(tensors.items()):
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+def _add_tensors(sha: "hashlib._Hash", tensors: Mapping[str, Any]) -> None:
+    for name, value in sorted(tensors.items()):
+        _add_value(sha, name, value)
+
+
+def _add_value(sha: "hashlib._Hash", name: str, value: Any) -> None:
+    """Add a tensor, or what quantised layers have in its place: packed weights, types and numbers."""
+    if isinstance(value, tuple):
+        for index, part in enumerate(value):
+            _add_value(sha, f"{name}.{index}", part)
+    elif isinstance(value, Tensor):
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        value = value.detach().cpu()
+        value = value.dequantize() if value.is_quantized else value
+        sha.update(value.contiguous().flatten().view(torch.uint8).numpy().data)
+    elif isinstance(value, torch.dtype | int | float | str | None):
+        sha.update(f"{name} {value!r}".encode())
+    else:
+        raise NoDigestError(f"weight {name} is a {type(value).__name__}, whose content is not known")

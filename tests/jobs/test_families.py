@@ -242,7 +242,7 @@ def test_a_teacher_may_have_more_embeddings_than_tokens(tmp_path):
     [
         (
             {"student_layers": None, "student_architecture": {**DISTILBERT, "vocab_size": 50}},
-            f"student_architecture: vocab_size=50 is not the teacher's {len(VOCABULARY)}, .*: leave vocab_size out",
+            f"student_architecture: vocab_size=50 differs from the teacher's {len(VOCABULARY)}, .*: leave vocab_size",
         ),
         (
             {"student_layers": None, "student_architecture": {"model_type": "distillbert"}},

@@ -58,7 +58,7 @@ def test_losses_by_hand():
 
 @pytest.mark.parametrize("loss", [attention_map_loss, attention_kl_loss])
 def test_heads_of_other_numbers_are_refused(maps, loss):
-    with pytest.raises(ValueError, match=r"2 heads of the student and 4 of the teacher.*use relation_loss"):
+    with pytest.raises(ValueError, match=r"the student has 2 heads, the teacher 4.*use relation_loss"):
         loss(maps[0], maps[1].repeat(1, 2, 1, 1), MASK, OF_EXAMPLES, 2)
 
 

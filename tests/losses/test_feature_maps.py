@@ -63,8 +63,8 @@ def test_maps_without_any_activation_have_a_finite_gradient():
 
 
 def test_maps_of_other_sizes_are_refused():
-    with pytest.raises(ValueError, match=r"height and width: \(4, 4\) of the student, \(2, 4\) of the teacher"):
+    with pytest.raises(ValueError, match=r"height and width: the student has \(4, 4\), the teacher \(2, 4\)"):
         attention_transfer_loss(features(2, 4, 4), features(2, 2, 4), LABELS, 2)
     # One pixel would otherwise be compared with all of the teacher's.
-    with pytest.raises(ValueError, match=r"feature maps: \(2, 1, 1\) of the student, \(2, 4, 4\) of the teacher"):
+    with pytest.raises(ValueError, match=r"feature maps: the student has \(2, 1, 1\), the teacher \(2, 4, 4\)"):
         feature_mse_loss(features(2, 1, 1), features(2, 4, 4), LABELS, 2)

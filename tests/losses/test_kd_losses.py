@@ -166,13 +166,13 @@ def test_unlike_numbers_of_tokens_are_refused(given, name):
         given = with_states(given, torch.rand(4, 2, 5, 5), torch.rand(4, 2, 7, 7), "attentions")
     else:
         given = with_states(given, torch.randn(4, 5, 12), torch.randn(4, 7, 12))
-    with pytest.raises(ValueError, match=r"has 5 of an image, the teacher 7: .*the same image_size and patch_size"):
+    with pytest.raises(ValueError, match=r"has 5 per image, the teacher 7: .*the same image_size and patch_size"):
         computed(given, name)
 
 
 def test_attention_within_windows_is_refused(given):
     windows = torch.rand(16, 2, 3, 3)
-    with pytest.raises(ValueError, match="has them by windows, as a Swin does: take hidden_mse or pkd"):
+    with pytest.raises(ValueError, match="has them by windows, as Swin does: take hidden_mse or pkd"):
         computed(with_states(given, windows, windows, "attentions"), "attention_maps")
 
 
@@ -185,7 +185,7 @@ def test_every_name_makes_a_loss_of_weight_one_or_of_the_weight_given():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "none is named"),
+        ({}, "no loss is named"),
         ({"soft_target": 1}, "unknown KD loss 'soft_target': did you mean 'soft_targets'"),
         ({"pkd": {"layer": "last"}}, "unknown setting of KD loss 'pkd': 'layer': did you mean 'layers'"),
         ({"pkd": 0}, "pkd: weight=0 must be a positive"),

@@ -40,7 +40,7 @@ def test_last_takes_the_teachers_last_layers_in_order():
 
 
 def test_last_needs_as_many_layers_of_the_teacher():
-    with pytest.raises(ValueError, match=r"layers='last' .* student, which has 6, the teacher 4: use 'uniform'"):
+    with pytest.raises(ValueError, match=r"layers='last' .* the student has 6, the teacher 4: use 'uniform'"):
         layer_map("last", 6, 4)
 
 

@@ -81,7 +81,7 @@ def test_a_model_knows_the_special_tokens_that_its_kind_asks_for(architecture, s
 
 @pytest.mark.parametrize("vocab_size", [10, len(VOCABULARY) + 1])
 def test_a_vocabulary_that_is_not_the_teachers(vocab_size):
-    message = f"student_architecture: vocab_size={vocab_size} is not the teacher's {len(VOCABULARY)}, .*leave"
+    message = f"student_architecture: vocab_size={vocab_size} differs from the teacher's {len(VOCABULARY)}, .*leave"
     with pytest.raises(ValueError, match=message):
         with_tokens(
             "student_architecture",

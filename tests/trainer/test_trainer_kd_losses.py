@@ -196,7 +196,7 @@ def test_attention_maps_come_from_eager_attention(tmp_path, caplog):
     args = config(tmp_path, kd_losses={"attention_maps": 1.0}, max_steps=1)
     trainer = train(args, *models(attn_implementation="sdpa"), examples())
     assert logged(trainer.state.log_history, "kd_loss")[0] > 0
-    assert "attn_implementation='sdpa' of the student gives no attention maps: eager is used" in caplog.text
+    assert "attn_implementation='sdpa' of the student returns no attention maps: using eager" in caplog.text
 
 
 @pytest.mark.parametrize("loss", ["attention_maps", "attention_kl"])
@@ -228,7 +228,7 @@ def test_dropout_of_attention_that_cannot_be_taken_out_of_the_maps(tmp_path):
     student = MPNetForSequenceClassification(MPNetConfig(**SIZES, num_hidden_layers=2, num_labels=3))
     message = refused(tmp_path, {"attention_maps": 1.0}, student=student)
     assert message == (
-        "kd_losses: the student, a MPNetForSequenceClassification, gives its attention maps after dropout "
+        "kd_losses: the student, a MPNetForSequenceClassification, returns its attention maps after dropout "
         "(attention_probs_dropout_prob=0.1): load it with attention_probs_dropout_prob=0.0."
     )
     student = tiny_bert(layers=2, output_attentions=True, **EAGER)
@@ -317,7 +317,7 @@ def test_a_model_without_attention(tmp_path):
     student.register_forward_hook(lambda module, args, outputs: type(outputs)(logits=outputs.logits))
     message = refused(tmp_path, {"attention_maps": 1.0}, teacher, student)
     assert message == (
-        "kd_losses: the student, a BertForSequenceClassification, gives no attentions: take losses of its logits."
+        "kd_losses: the student, a BertForSequenceClassification, returns no attentions: take losses of its logits."
     )
 
 
@@ -331,7 +331,7 @@ def test_a_model_without_queries_keys_and_values_apart(tmp_path):
     sizes = {"vocab_size": 200, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64, "pad_token_id": 0}
     student = GPT2ForSequenceClassification(GPT2Config(**sizes, num_labels=3))
     message = refused(tmp_path, {"relations": {"relation_heads": 4}}, student=student, vocab_size=200)
-    assert "need queries, keys and values apart, and the student, a GPT2ForSequenceClassification" in message
+    assert "need separate queries, keys and values, but the student, a GPT2ForSequenceClassification" in message
 
 
 def test_a_teacher_with_tokens_of_its_own(tmp_path):

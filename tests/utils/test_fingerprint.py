@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import BertForSequenceClassification
 
-from hf_kd_lambda.utils.fingerprint import batch_digest, examples_digest, fingerprint, model_digest
+from hf_kd_lambda.utils.fingerprint import (
+    NoDigestError,
+    batch_digest,
+    examples_digest,
+    fingerprint,
+    model_digest,
+)
 
 FEATURES = Features(
     {
@@ -193,3 +199,31 @@ def test_types_without_a_numpy_counterpart_have_a_digest():
 def test_parts_count_in_their_order():
     assert fingerprint(["a", "b"]) == fingerprint(iter(["a", "b"]))
     assert len({fingerprint(parts) for parts in (["a", "b"], ["b", "a"], ["ab"], ["a"], ["a", "b", ""])}) == 5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_weights_are_told_apart():
+    def quantised(seed):
+        torch.manual_seed(seed)
+        return torch.ao.quantization.quantize_dynamic(tiny_bert(), {torch.nn.Linear}, dtype=torch.qint8)
+
+    first, again, other = (model_digest(quantised(seed)) for seed in (0, 0, 1))
+    assert first == again != other
+    model = quantised(0)
+    weight, bias = model.classifier.weight(), model.classifier.bias()
+    model.classifier.set_weight_bias(weight, bias + 1)
+    assert model_digest(model) != first
+
+
+def test_a_plain_module_has_no_digest():
+    with pytest.raises(NoDigestError, match="a Linear has no configuration"):
+        model_digest(torch.nn.Linear(2, 2))
+
+
+def test_weights_of_an_unknown_kind_have_no_digest():
+    model = tiny_bert()
+    hook = model.register_state_dict_post_hook(lambda module, state, *_: state.update(packed=object()))
+    with pytest.raises(NoDigestError, match="weight packed is a object"):
+        model_digest(model)
+    hook.remove()
+    assert model_digest(model)

@@ -1,11 +1,10 @@
 """The task loss and the distillation losses, as sums over items divided by a given number of items.
 
-All share the divisor, so that λ weighs them alike however a batch is cut into micro-batches and ranks. An item is an
-example (or a position) that is not masked by the label -100. Losses of positions that are no items themselves, of
-hidden states say, are averaged over an example's positions and weighed by its number of items.
+All losses share the divisor, so that λ weighs them alike however a batch is split into micro-batches and ranks. An
+item is an example (or a position) that is not masked by the label -100. Losses of positions that are not items
+themselves, such as hidden states, are averaged over an example's positions and weighted by its number of items.
 
-All are pure functions of tensors, know nothing of models, and return scalars in fp32. What is the teacher's comes
-without gradient.
+All losses are pure functions of tensors and return scalars in fp32. The teacher's tensors have no gradient.
 """
 
 from hf_kd_lambda.losses.functional.attention import attention_kl_loss, attention_map_loss

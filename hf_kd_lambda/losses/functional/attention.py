@@ -1,6 +1,6 @@
 """Losses of the attention maps of transformers, `[examples, heads, length, length]`: rows are queries, columns keys.
 
-Neither rows nor columns at padding count. Where head counts differ, see `relation_loss`.
+Rows and columns at padding do not count. Where head counts differ, use `relation_loss`.
 """
 
 import torch
@@ -20,8 +20,8 @@ def attention_map_loss(
 ) -> Tensor:
     """Mean squared difference of the maps over heads, rows and columns (TinyBERT, Jiao et al. 2020, equation 7).
 
-    TinyBERT takes the scores before softmax, with which it converged faster. Models return probabilities, which are
-    the only choice for a causal model, whose scores are -∞ in part.
+    TinyBERT compares the scores before softmax, with which it converged faster. Models return probabilities, the only
+    choice for a causal model, where some scores are -∞.
 
     Args:
         student: `[examples, heads, length, length]`.
@@ -54,8 +54,9 @@ def attention_kl_loss(
 ) -> Tensor:
     """KL(teacher ‖ student) of the attention distributions in nats, mean over heads and rows.
 
-    MiniLM, Wang et al. 2020, equation 5. The maps are probabilities, no logits that a temperature could soften: no T².
-    Where a student's probability has underflowed to 0, its entry has no gradient: rather fp32 or bf16 than fp16.
+    MiniLM, Wang et al. 2020, equation 5. The maps are probabilities, not logits that a temperature could soften, so
+    there is no T². Where a student's probability has underflowed to 0, its entry has no gradient: prefer fp32 or bf16
+    to fp16.
 
     Args:
         student: `[examples, heads, length, length]`, rows of which sum to 1.
@@ -78,7 +79,7 @@ def attention_kl_loss(
 def _check_heads(student: Tensor, teacher: Tensor) -> None:
     if student.shape[1] != teacher.shape[1]:
         raise ValueError(
-            f"attention maps of {student.shape[1]} heads of the student and {teacher.shape[1]} of the teacher cannot "
+            f"attention maps: the student has {student.shape[1]} heads, the teacher {teacher.shape[1]}, which cannot "
             "be compared head by head: use relation_loss, which splits both into the same number of relation heads, "
             "or a student with as many heads."
         )

@@ -36,7 +36,7 @@ def attention_transfer_loss(
 ) -> Tensor:
     """|q_S/|q_S| − q_T/|q_T||² of the spatial attention maps q = Σ_c |A_c|² (Zagoruyko & Komodakis 2017, equation 2).
 
-    The distance is squared, as in the paper's code, which however takes the mean over pixels, not the sum.
+    The distance is squared, as in the paper's code; the code takes the mean over pixels instead of the sum.
 
     Args:
         student: `[examples, channels, height, width]`.
@@ -54,12 +54,12 @@ def attention_transfer_loss(
     advice = "compare layers of equal resolution, or pool the larger"
     _require_equal("feature maps' height and width", student.shape[2:], teacher.shape[2:], advice)
     student_map, teacher_map = (
-        F.normalize(zero_ignored(each.flatten(1), labels).view(each.shape).square().sum(1).flatten(1), dim=-1)
-        for each in (student, teacher)
+        F.normalize(zero_ignored(maps.flatten(1), labels).view(maps.shape).square().sum(1).flatten(1), dim=-1)
+        for maps in (student, teacher)
     )
     return sum_over_items((student_map - teacher_map).square().sum(-1), labels, weights) / num_items
 
 
 def _require_equal(what: str, student: Sequence[int], teacher: Sequence[int], advice: str) -> None:
     if tuple(student) != tuple(teacher):
-        raise ValueError(f"{what}: {tuple(student)} of the student, {tuple(teacher)} of the teacher: {advice}.")
+        raise ValueError(f"{what}: the student has {tuple(student)}, the teacher {tuple(teacher)}: {advice}.")

@@ -1,7 +1,8 @@
 """Losses of hidden states (hints), averaged over the attended positions of each example.
 
-All take the states of the student, projected to the teacher's width where it has another, and the teacher's: both
-`[examples, length, width]`. For one position alone, as PKD's [CLS], give `states[:, :1]` and `attention_mask[:, :1]`.
+All take the states of student and teacher, `[examples, length, width]`; the student's are projected to the teacher's
+width where the widths differ. For a single position, such as PKD's [CLS], give `states[:, :1]` and
+`attention_mask[:, :1]`.
 """
 
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ def hidden_mse_loss(
 ) -> Tensor:
     """Mean squared difference of the states over positions and width (TinyBERT, Jiao et al. 2020, equation 8).
 
-    Of the embeddings' output, `hidden_states[0]`, it is TinyBERT's embedding loss (equation 9).
+    Applied to the embeddings' output, `hidden_states[0]`, it is TinyBERT's embedding loss (equation 9).
 
     Args:
         student: `[examples, length, width]`, already projected to the teacher's width.

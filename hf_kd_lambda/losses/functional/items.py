@@ -1,7 +1,7 @@
 """What counts in a loss, and how much: items, and the positions of an example that share its items.
 
-What does not count is replaced by zeros before anything is computed from it: a weight of 0 alone would let NaN and
-infinity through, into the loss or into the gradient.
+Values that do not count are replaced by zeros before anything is computed from them: with a weight of 0 alone, NaN and
+infinity would pass into the loss or the gradient.
 """
 
 import torch
@@ -38,7 +38,7 @@ def sum_over_items(values: Tensor, labels: Tensor, weights: Tensor | None = None
 def position_weights(
     attention_mask: Tensor, labels: Tensor, num_items: Tensor | int, weights: Tensor | None = None
 ) -> Tensor:
-    """What each position counts, `[examples, length]` in fp32; 0 at padding and in examples without items.
+    """Weight of each position, `[examples, length]` in fp32; 0 at padding and in examples without items.
 
     The attended positions of an example share its items evenly: the sum of weighted values is the mean over each
     example's positions, times its number of items, summed and divided by `num_items`.
@@ -50,9 +50,8 @@ def position_weights(
         weights: of the items, of the labels' shape; None for 1.
     """
     attended = attention_mask.bool()
-    shares = items_of_examples(labels, weights) / attended.sum(
-        -1
-    )  # of padding alone not finite, and not taken by any position
+    # Not finite for an example of padding alone, where no position takes it.
+    shares = items_of_examples(labels, weights) / attended.sum(-1)
     return torch.where(attended, shares.unsqueeze(-1), 0.0) / num_items
 
 

@@ -15,7 +15,7 @@ SHIFTED = "shift_labels"  # the name that transformers has for them, by which it
 
 
 def targets(batch: Mapping[str, Any]) -> Tensor:
-    """What each example or position of a batch is to be predicted as: its label, of a causal model the next one."""
+    """The target of each example or position of a batch: its label; for a causal model, the next label."""
     return batch[SHIFTED] if SHIFTED in batch else batch["labels"]
 
 
@@ -49,9 +49,9 @@ def item_labels(labels: Tensor) -> ItemLabels:
 
 
 def next_labels(labels: Tensor) -> Tensor:
-    """The label that each position of a causal model predicts, that at i + 1, and -100 for the last position.
+    """The label that each position i of a causal model predicts: the label at i + 1, and -100 for the last position.
 
-    Labels are shifted since a cut through the logits would copy them.
+    Labels are shifted rather than logits, as slicing the logits would copy them.
 
     Args:
         labels: `[examples, length]`.

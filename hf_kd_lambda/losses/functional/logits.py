@@ -1,9 +1,10 @@
 """Losses of the logits: divergences of the softened distributions, in nats, and the distance of the logits themselves.
 
 A divergence of distributions softened by the temperature T is quadratic in the logits' differences divided by T, so
-that its gradient scales as 1/T² and T² keeps its size when T changes (Hinton et al. 2015, "Distilling the Knowledge in
-a Neural Network", section 2). That holds as long as T is large beside the spread of the logits. Below that softmax
-saturates, and the gradient of the KL, T²·(p_S − p_T)/T, falls with T. The distance of logits needs no T² at all.
+that its gradient scales as 1/T², and the factor T² keeps its size when T changes (Hinton et al. 2015, "Distilling the
+Knowledge in a Neural Network", section 2). That holds while T is large relative to the spread of the logits. For a
+smaller T, softmax saturates, and the gradient of the KL, T²·(p_S − p_T)/T, falls with T. The distance
+of logits needs no T² at all.
 
 Logits of −∞ exclude a class: see `distributions` for what that means in a divergence.
 """
@@ -51,10 +52,10 @@ def reverse_kl_loss(
     temperature: float,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """T²·KL(student ‖ teacher): seeks a mode of the teacher where `soft_target_loss` covers all (Gu et al. 2024).
+    """T²·KL(student ‖ teacher): mode-seeking, where `soft_target_loss` covers all modes (Gu et al. 2024).
 
-    Gu et al., "MiniLLM: Knowledge Distillation of Large Language Models", equation 1, here of each item's distribution
-    rather than of whole generated sequences.
+    Gu et al., "MiniLLM: Knowledge Distillation of Large Language Models", equation 1, here for each item's
+    distribution instead of whole generated sequences.
 
     Args:
         student_logits, teacher_logits, labels, num_items, temperature, weights: as for `soft_target_loss`.
@@ -79,7 +80,7 @@ def jensen_shannon_loss(
 
     The generalised Jensen-Shannon divergence of GKD (Agarwal et al. 2024, "On-Policy Distillation of Language Models",
     section 2). Divided by β it tends to KL(teacher ‖ student) as β → 0, divided by 1 − β to KL(student ‖ teacher) as
-    β → 1; it vanishes at both ends itself. Near agreement it is β(1 − β) times either KL, which T² does not make up.
+    β → 1; it is 0 at both ends. Near agreement it is β(1 − β) times either KL, which T² does not compensate.
 
     Args:
         student_logits, teacher_logits, labels, num_items, temperature, weights: as for `soft_target_loss`.
@@ -93,8 +94,8 @@ def jensen_shannon_loss(
     """
     if not 0 < beta < 1:
         raise ValueError(
-            f"beta={beta} must lie in (0, 1): at its ends the Jensen-Shannon divergence is 0. What it tends to there, "
-            "divided by its size, is soft_target_loss (0) and reverse_kl_loss (1)."
+            f"beta={beta} must lie in (0, 1): at 0 and 1 the Jensen-Shannon divergence is 0. Take soft_target_loss, "
+            "its limit at 0 relative to beta, or reverse_kl_loss, its limit at 1 relative to 1 - beta."
         )
     student, teacher = (_log_softened(logits, labels, temperature) for logits in (student_logits, teacher_logits))
     mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))

@@ -1,4 +1,4 @@
-"""The loss of how positions relate to each other, which models of unlike widths and head counts have in common."""
+"""The loss of relations between positions, for models of different widths and head counts."""
 
 import math
 
@@ -20,14 +20,14 @@ def relation_loss(
 ) -> Tensor:
     """KL(teacher ‖ student) of softmax(XXᵀ/√d) in nats, mean over relation heads and rows, X queries, keys or values.
 
-    The relations of MiniLMv2 (Wang et al. 2021, section 3.1): the vectors of all attention heads are put together
-    and split again, into as many heads of width d as one likes. Of values, split as the attention heads are, it is
-    MiniLM's value relation (Wang et al. 2020, section 3.2). √d is all the scaling there is: no T².
+    The relations of MiniLMv2 (Wang et al. 2021, section 3.1): the vectors of all attention heads are concatenated and
+    split again into any number of heads of width d. With values, split as the attention heads are, it is MiniLM's
+    value relation (Wang et al. 2020, section 3.2). √d is the only scaling, there is no T².
 
     Args:
         student: `[examples, length, width]`, the vectors of all attention heads side by side.
         teacher: `[examples, length, width]` of any width, without gradient.
-        attention_mask: `[examples, length]`, 0 at padding, which counts neither as row nor as column.
+        attention_mask: `[examples, length]`, 0 at padding, which counts as neither row nor column.
         labels: `[examples]` or `[examples, length]`: an example weighs as much as it has labels other than -100.
         num_items: what the sum over items is divided by.
         relation_heads: divides both widths.
@@ -44,7 +44,8 @@ def relation_loss(
         raise ValueError(f"relation_heads={relation_heads} must divide the widths of student and teacher, {widths}.")
     weights = position_weights(attention_mask, labels, num_items, weights)
     log_student, log_teacher = (
-        _log_relations(zero_unweighted(each, weights), attention_mask, relation_heads) for each in (student, teacher)
+        _log_relations(zero_unweighted(states, weights), attention_mask, relation_heads)
+        for states in (student, teacher)
     )
     divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(-1)
     return (weights * divergence.mean(1)).sum()
@@ -56,5 +57,5 @@ def _log_relations(states: Tensor, attention_mask: Tensor, relation_heads: int) 
     with torch.autocast(states.device.type, enabled=False):  # which would multiply matrices in half precision
         scores = vectors @ vectors.mT / math.sqrt(vectors.shape[-1])
     padding = ~attention_mask.bool()[:, None, None, :]
-    # The lowest number rather than -∞, the difference of two of which is NaN.
+    # The lowest number rather than −∞: the difference of two infinities is NaN.
     return scores.masked_fill(padding, torch.finfo(scores.dtype).min).log_softmax(-1)

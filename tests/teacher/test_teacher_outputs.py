@@ -1,0 +1,46 @@
+"""The teacher's outputs, and when they can be cached."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from helpers.tiny import tiny_bert
+from torch import nn
+from transformers import default_data_collator
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hf_kd_lambda.teacher.cache_format import KeptOutputs
+from hf_kd_lambda.teacher.teacher_outputs import SoftTargets
+
+
+class PlainTeacher(nn.Module):
+    """A teacher without a configuration."""
+
+    def forward(self, input_ids):
+        return SequenceClassifierOutput(logits=input_ids[:, :3].float())
+
+
+def cached(teacher, folder):
+    examples = Dataset.from_dict({"input_ids": [[index, 5, 6, 7] for index in range(5)]})
+    outputs = SoftTargets(teacher, Accelerator(cpu=True), (), KeptOutputs())
+    (result,) = outputs.add_to([examples], str(folder), 4, default_data_collator, lambda batch: batch, progress=False)
+    return result
+
+
+def test_a_teacher_without_identity_is_asked_at_each_step(tmp_path, caplog):
+    assert cached(PlainTeacher(), tmp_path).column_names == ["input_ids"]
+    assert "cache_teacher: the teacher runs at each step, since a PlainTeacher has no configuration" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_quantised_teacher_is_cached_by_its_weights(tmp_path):
+    def quantised():
+        return torch.ao.quantization.quantize_dynamic(tiny_bert(), {nn.Linear}, dtype=torch.qint8)
+
+    first, second = quantised(), quantised()
+    rows = [torch.tensor(cached(teacher, tmp_path)["teacher_logits"][:]) for teacher in (first, second)]
+    assert not torch.equal(*rows), "another teacher's outputs are not read"
+    again = torch.tensor(cached(first, tmp_path)["teacher_logits"][:])
+    assert torch.equal(again, rows[0])
+    assert len(list(tmp_path.iterdir())) == 2
