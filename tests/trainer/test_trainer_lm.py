@@ -20,7 +20,7 @@ from helpers.tiny_lm import (
 from transformers import DataCollatorForLanguageModeling
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from hf_kd_lambda.balancing.votes import Evidence, side_counts
+from hf_kd_lambda.balancing.votes import TeacherVotes, side_counts
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 MODEL_TYPES = ["llama", "gpt2"]
@@ -148,12 +148,12 @@ def test_votes_are_counted_at_the_positions_before_the_labels(tmp_path):
     labels = batch.pop("labels")
     with torch.no_grad():
         ours, theirs = (model(**batch).logits[:, :-1] for model in (student, teacher.eval()))
-    evidence = Evidence()
-    evidence.update(side_counts(ours, theirs, labels[:, 1:]))
+    votes = TeacherVotes()
+    votes.update(side_counts(ours, theirs, labels[:, 1:]))
     trainer = lm_trainer(tmp_path, teacher, student, lambda_rule="evidence", lambda_rule_kwargs={"gamma": 1.0})
     trainer.train()
     odds = logged(trainer.state.log_history, "odds")
-    assert odds[0] == pytest.approx(evidence.odds.item(), rel=1e-5)
+    assert odds[0] == pytest.approx(votes.odds.item(), rel=1e-5)
     assert len(set(odds)) >= 4
 
 
