@@ -32,7 +32,7 @@ STUDENT = {
 FETCH = """
 import json, sys
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-model, tokenizer = (each.from_pretrained(sys.argv[1]) for each in (AutoModelForSequenceClassification, AutoTokenizer))
+model, tokenizer = (kind.from_pretrained(sys.argv[1]) for kind in (AutoModelForSequenceClassification, AutoTokenizer))
 print(json.dumps(model(**tokenizer("a great film", return_tensors="pt")).logits.tolist()))
 """
 TRAINER = """
