@@ -285,7 +285,8 @@ def test_groups_get_what_each_would_get_alone(rule):
     alone = [torch.stack(weights(rule, gram(*entry))) for entry in entries]
     together = weights(rule, Gram(*map(torch.stack, zip(*(gram(*entry) for entry in entries), strict=True))))
     assert isinstance(together, Weights)
-    torch.testing.assert_close(torch.stack(together, dim=1), torch.stack(alone), rtol=0, atol=0)
+    # Not bit by bit: several numbers at once may go through other instructions than one does.
+    torch.testing.assert_close(torch.stack(together, dim=1), torch.stack(alone), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("rule", RULES)

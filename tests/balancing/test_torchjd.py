@@ -42,14 +42,16 @@ def without_regularization():
     return QuadprogProjector(reg_eps=0.0)
 
 
-# The reference, and how far it is off: all but CAGrad's, which comes from a conic solver, by rounding.
+# The reference, and how far it is off: all but CAGrad's, which comes from a conic solver, by rounding, which depends
+# on the processor: weights are up to 20, the ratio of the norms, and known to some 20 epsilons of it.
+ROUNDING = 1e-13
 REFERENCES = {
-    "mgda": (lambda: aggregation.MGDAWeighting(), 1e-14),
-    "imtl_g": (lambda: aggregation.IMTLGWeighting(), 1e-14),
-    "pcgrad": (lambda: aggregation.PCGradWeighting(), 0.0),
-    "upgrad": (lambda: aggregation.UPGradWeighting(projector=without_regularization()), 1e-14),
-    "dual_proj": (lambda: aggregation.DualProjWeighting(projector=without_regularization()), 1e-14),
-    "aligned_mtl": (lambda: aggregation.AlignedMTLWeighting(), 2e-15),
+    "mgda": (lambda: aggregation.MGDAWeighting(), ROUNDING),
+    "imtl_g": (lambda: aggregation.IMTLGWeighting(), ROUNDING),
+    "pcgrad": (lambda: aggregation.PCGradWeighting(), ROUNDING),
+    "upgrad": (lambda: aggregation.UPGradWeighting(projector=without_regularization()), ROUNDING),
+    "dual_proj": (lambda: aggregation.DualProjWeighting(projector=without_regularization()), ROUNDING),
+    "aligned_mtl": (lambda: aggregation.AlignedMTLWeighting(), ROUNDING),
     "cagrad": (lambda: aggregation.CAGradWeighting(c=rules.CAGrad.radius), 2e-4),
 }
 FEWER = 150  # where the reference calls a conic solver, which takes most of the time of these tests

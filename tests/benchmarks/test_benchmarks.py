@@ -72,8 +72,8 @@ def test_the_table_compares_runs_of_the_same_seed_and_medians_over_seeds(tmp_pat
         peaks = {"fp32": 6e9 * speed, "bf16": 12e9 * speed}
         (tmp_path / f"gemm_peak-{seed}.json").write_text(json.dumps(peaks))
     for line, seconds in ((Line("ours"), [20, 10, 11]), (Line("ours", "bf16"), [5]), (Line("plain"), [40, 20])):
-        for seed, each in enumerate(seconds):
-            figures = {"seconds": each, "accuracy": 0.9, "real_tokens": 10**3, "precision": line.precision}
+        for seed, taken in enumerate(seconds):
+            figures = {"seconds": taken, "accuracy": 0.9, "real_tokens": 10**3, "precision": line.precision}
             figures["parameters"] = {"non_embedding": 10**6}
             (tmp_path / f"{line.label}-{seed}.json").write_text(json.dumps(figures))
     rows = table(tmp_path).splitlines()[2:]

@@ -129,7 +129,7 @@ def test_optimizer_and_schedule_are_those_of_the_trainer(task, parts, tmp_path):
     trainer.create_optimizer_and_scheduler(num_training_steps=3)
     given = adamw(parts.student, task.learning_rate, task.weight_decay)
     for expected, group in zip(trainer.optimizer.param_groups, given.param_groups, strict=True):
-        assert {id(each) for each in expected["params"]} == {id(each) for each in group["params"]}
+        assert {id(parameter) for parameter in expected["params"]} == {id(parameter) for parameter in group["params"]}
         for name in ("weight_decay", "betas", "eps"):
             assert expected[name] == group[name]
     warmup = trainer.args.get_warmup_steps(3)

@@ -1,14 +1,12 @@
 """Running statistics under DDP: on every rank the same whether or not steps measure λ."""
 
 import json
-import os
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import run_two_ranks
 from safetensors.torch import load_file
 
 EVEN = {"lambda_min": 1.0, "lambda_max": 1.0}  # both losses weigh one half, as with the fixed rule
@@ -31,11 +29,7 @@ def statistics(tmp_path_factory):
     }
     compiled = {"torch_compile": True, "torch_compile_backend": "aot_eager"}
     runs["compiled 1"] = {**runs["every second measured 1"], **compiled}
-    worker = Path(__file__).with_name("batch_norm_worker.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    env = {**os.environ, "PYTHONPATH": str(worker.parents[1]), "OMP_NUM_THREADS": "1"}
-    command += [str(worker), str(folder), json.dumps(runs)]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    result = run_two_ranks(Path(__file__).with_name("batch_norm_worker.py"), str(folder), json.dumps(runs))
     assert result.returncode == 0, result.stderr[-4000:]
     return {name: [load_file(folder / f"{name} {rank}.safetensors") for rank in range(2)] for name in runs}
 
@@ -45,7 +39,7 @@ def statistics(tmp_path_factory):
 )
 def test_measuring_steps_send_buffers_as_the_trainers_own_do(statistics, rule, steps):
     plain, measured = statistics[f"plain {steps}"], statistics[f"{rule} {steps}"]
-    means = [each["resnet.embedder.embedder.normalization.running_mean"] for each in plain]
+    means = [buffers["resnet.embedder.embedder.normalization.running_mean"] for buffers in plain]
     assert not torch.equal(*means), "the last batch of each rank is its own"
     for expected, found in zip(plain, measured, strict=True):
         for name, buffer in expected.items():

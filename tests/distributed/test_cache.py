@@ -1,14 +1,12 @@
 """Two gloo processes that share the work of asking the teacher, against one that does all of it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from distributed.cache_worker import cache
+from helpers.processes import run_two_ranks
 
 
 @pytest.fixture(scope="module")
@@ -21,10 +19,7 @@ def alone(tmp_path_factory):
 def ranks(tmp_path_factory):
     """Of each rank what it had after computing, after reading, and where nothing can be written."""
     folder = tmp_path_factory.mktemp("ranks")
-    worker = Path(__file__).with_name("cache_worker.py")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    env = {**os.environ, "PYTHONPATH": str(worker.parents[1]), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run([*command, str(worker), str(folder)], env=env, capture_output=True, text=True, timeout=240)
+    result = run_two_ranks(Path(__file__).with_name("cache_worker.py"), str(folder))
     assert result.returncode == 0, result.stderr[-4000:]
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 

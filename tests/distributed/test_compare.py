@@ -1,12 +1,10 @@
 """A comparison whose runs are made by two processes together."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
 from helpers import small_jobs
+from helpers.processes import run_two_ranks
 
 from hf_kd_lambda.studies.comparison.run_results import read_runs
 
@@ -21,15 +19,7 @@ def test_each_run_is_made_by_both_processes_and_recorded_once(tmp_path):
         "seeds": [0],
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(comparison, sort_keys=False))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        [*command, str(SCRIPT), str(tmp_path / "small.yaml")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    result = run_two_ranks(SCRIPT, str(tmp_path / "small.yaml"))
     assert result.returncode == 0, result.stderr[-4000:]
     file = tmp_path / "comparison" / "results.jsonl"
     runs = read_runs(file)

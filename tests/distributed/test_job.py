@@ -1,14 +1,12 @@
 """Whole jobs and comparisons of two processes: sharded, with one rank that is late, and with one that fails."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import yaml
 from distributed.test_two_processes import FSDP2
 from helpers import small_jobs
+from helpers.processes import run_two_ranks
 from transformers import AutoModelForSequenceClassification
 
 from hf_kd_lambda.studies.comparison.plan import arguments
@@ -24,21 +22,13 @@ BEST = {
 }
 
 
-def run_two_processes(what: str, script: str, *argv: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    env = {**os.environ, "PYTHONPATH": str(WORKER.parents[1]), "OMP_NUM_THREADS": "1", "JOB_WORKER": what}
-    return subprocess.run(
-        [*command, str(WORKER), script, *argv], env=env, capture_output=True, text=True, timeout=240, check=False
-    )
-
-
 def scores(folder: Path) -> list[float]:
-    return [each["metrics"]["score"] for each in json.loads((folder / "results.json").read_text())["models"]]
+    return [model["metrics"]["score"] for model in json.loads((folder / "results.json").read_text())["models"]]
 
 
 def test_a_sharded_job_ends_with_whole_models(tmp_path):
     given = small_jobs.settings(tmp_path, student_without_kd=True, **FSDP2)
-    result = run_two_processes("shard", "distill", *arguments(given))
+    result = run_two_ranks(WORKER, "distill", *arguments(given), JOB_WORKER="shard")
     assert result.returncode == 0, result.stderr[-4000:]
     assert len(scores(tmp_path / "out")) == 3
     assert min(scores(tmp_path / "out")) > 0.5, "a third of the reviews is of each kind"
@@ -47,7 +37,7 @@ def test_a_sharded_job_ends_with_whole_models(tmp_path):
 
 
 def test_a_rank_may_be_late_to_the_best_checkpoint(tmp_path):
-    result = run_two_processes("slow", "distill", *arguments(small_jobs.settings(tmp_path, **BEST)))
+    result = run_two_ranks(WORKER, "distill", *arguments(small_jobs.settings(tmp_path, **BEST)), JOB_WORKER="slow")
     assert result.returncode == 0, result.stderr[-4000:]
     assert "Could not locate the best model" not in result.stderr
     assert len(scores(tmp_path / "out")) == 2
@@ -61,7 +51,7 @@ def test_an_error_of_one_rank_ends_a_comparison_of_several(tmp_path):
         "seeds": [0],
     }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(comparison))
-    result = run_two_processes("fail", "compare", str(tmp_path / "small.yaml"))
+    result = run_two_ranks(WORKER, "compare", str(tmp_path / "small.yaml"), JOB_WORKER="fail")
     assert result.returncode != 0
     assert "out of memory" in result.stderr
     file = tmp_path / "comparison" / "results.jsonl"

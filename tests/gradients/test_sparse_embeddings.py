@@ -22,8 +22,8 @@ class Tagger(nn.Module):
         self.heads = nn.ModuleList([nn.Linear(4, 2), nn.Linear(4, 2)])
 
     def forward(self, tokens, others=None):
-        hidden = [self.embedding(each).mean(1) for each in (tokens, tokens if others is None else others)]
-        first, second = (head(each) for head, each in zip(self.heads, hidden, strict=True))
+        hidden = [self.embedding(ids).mean(1) for ids in (tokens, tokens if others is None else others)]
+        first, second = (head(state) for head, state in zip(self.heads, hidden, strict=True))
         return SequenceClassifierOutput(logits=first, hidden_states=(second,))
 
 

@@ -72,7 +72,7 @@ def write_image_folder(folder: Path, side: int = 16, splits: tuple[str, ...] = (
 def tensors(count: int, side: int = 16) -> Dataset:
     """Images as pixel values, with labels, for a trainer without a job."""
     pixels, labels = images(count, side)
-    values = [(each[None] / 127.5 - 1).astype(np.float32) for each in pixels]
+    values = [(image[None] / 127.5 - 1).astype(np.float32) for image in pixels]
     return Dataset.from_dict({"pixel_values": values, "labels": labels})
 
 

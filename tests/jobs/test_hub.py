@@ -32,7 +32,7 @@ STUDENT = {
 FETCH = """
 import json, sys
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
-model, tokenizer = (each.from_pretrained(sys.argv[1]) for each in (AutoModelForSequenceClassification, AutoTokenizer))
+model, tokenizer = (kind.from_pretrained(sys.argv[1]) for kind in (AutoModelForSequenceClassification, AutoTokenizer))
 print(json.dumps(model(**tokenizer("a great film", return_tensors="pt")).logits.tolist()))
 """
 TRAINER = """
@@ -159,7 +159,7 @@ def test_a_pushed_student_predicts_the_same_elsewhere(server, run, distilled):
     assert fetched.returncode == 0, fetched.stderr
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     expected = model(**AutoTokenizer.from_pretrained(folder)("a great film", return_tensors="pt")).logits
-    assert torch.equal(torch.tensor(json.loads(fetched.stdout)), expected)
+    torch.testing.assert_close(torch.tensor(json.loads(fetched.stdout)), expected)  # it may have other threads
 
 
 def test_a_push_that_breaks_off_is_explained_and_can_be_repeated(server, run, distilled):

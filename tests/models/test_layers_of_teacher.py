@@ -27,7 +27,10 @@ SETTINGS_OF_MODEL_TYPE = {
     },
     "modernbert": {"local_attention": 4, "pad_token_id": 0},
     "distilbert": {"dim": 32, "n_heads": 2, "hidden_dim": 64},
-    **{each: {"pad_token_id": 0, "num_key_value_heads": 2} for each in ("gpt2", "llama", "mistral", "qwen2", "qwen3")},
+    **{
+        model_type: {"pad_token_id": 0, "num_key_value_heads": 2}
+        for model_type in ("gpt2", "llama", "mistral", "qwen2", "qwen3")
+    },
 }
 
 

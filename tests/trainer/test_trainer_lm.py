@@ -153,7 +153,7 @@ def test_votes_are_counted_at_the_positions_before_the_labels(tmp_path):
     trainer = lm_trainer(tmp_path, teacher, student, lambda_rule="evidence", lambda_rule_kwargs={"gamma": 1.0})
     trainer.train()
     odds = logged(trainer.state.log_history, "odds")
-    assert odds[0] == pytest.approx(evidence.odds.item(), rel=1e-5)
+    assert odds[0] == pytest.approx(votes.odds.item(), rel=1e-5)
     assert len(set(odds)) >= 4
 
 

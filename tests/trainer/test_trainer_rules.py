@@ -35,7 +35,10 @@ def gradients_of(student, teacher, batch):
     parameters = [p for p in student.parameters() if p.requires_grad]
     student.train()
     grads = [reference.gradients(loss, parameters) for loss in reference.losses(student, teacher.eval(), batch)]
-    return [[torch.zeros_like(p) if g is None else g for p, g in zip(parameters, each, strict=True)] for each in grads]
+    return [
+        [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, of_loss, strict=True)]
+        for of_loss in grads
+    ]
 
 
 def dots(task, kd, scales=None):
@@ -121,7 +124,7 @@ def test_adams_metric_measures_in_the_second_moments_of_the_step(tmp_path, max_g
             parameter.grad = grad
         optimizer.step()
     assert logged(logs, "lambda") == pytest.approx(lambdas[1:], rel=1e-4)
-    assert len({round(each, 3) for each in lambdas}) == STEPS + 1
+    assert len({round(lambda_, 3) for lambda_ in lambdas}) == STEPS + 1
 
 
 def combined(task, kd, lambda_, max_grad_norm):
@@ -226,7 +229,7 @@ def test_each_layer_has_a_lambda_of_its_own(tmp_path):
     for group in groups:
         assert logged(trainer.state.log_history, f"lambda/{group}") == pytest.approx(lambdas[group], rel=1e-5)
     assert (flat(trainer.model) - flat(twin)).norm() < 1e-6 * flat(twin).norm()
-    means = [torch.tensor(each).log().mean().exp().item() for each in zip(*lambdas.values(), strict=True)]
+    means = [torch.tensor(of_step).log().mean().exp().item() for of_step in zip(*lambdas.values(), strict=True)]
     assert logged(trainer.state.log_history, "lambda") == pytest.approx(means, rel=1e-5)
 
 
@@ -320,7 +323,8 @@ def test_a_regression_votes_as_well(tmp_path):
 def test_micro_batches_too_small_for_a_spread_are_warned_of(tmp_path, warnings, size, warned):
     args = config(tmp_path, lambda_rule="evidence", per_device_train_batch_size=size)
     make_trainer(args, *models(num_labels=1), examples(num_labels=1))
-    assert ["raise per_device_train_batch_size, or set lambda_rule" in each for each in warnings()] == [True] * warned
+    found = ["raise per_device_train_batch_size, or set lambda_rule" in warning for warning in warnings()]
+    assert found == [True] * warned
 
 
 def numbers_loss(outputs, labels, num_items_in_batch):

@@ -59,9 +59,9 @@ def divergence(student, teacher):
 def test_every_loss_is_that_of_all_patches(tmp_path):
     teacher, student = pair()
     with torch.no_grad():  # new weights are so small that all attention is alike
-        for name, each in [*teacher.named_parameters(), *student.named_parameters()]:
-            if name.endswith("weight") and each.dim() == 2:
-                each.normal_(std=0.4)
+        for name, parameter in [*teacher.named_parameters(), *student.named_parameters()]:
+            if name.endswith("weight") and parameter.dim() == 2:
+                parameter.normal_(std=0.4)
     twins, data = copy.deepcopy((student, teacher)), tensors(COUNT)
     trainer = train(config(tmp_path, kd_losses=ALL, max_steps=1), teacher, student, data)
 
@@ -103,7 +103,7 @@ def test_each_loss_alone_trains_and_falls(tmp_path, name):
 def test_a_narrower_student_is_projected_and_lambda_measured(tmp_path):
     teacher, student = pair(OF_WIDTH_8)
     trainer = make_trainer(config(tmp_path, kd_losses={"hidden_mse": 1.0}, max_steps=1), teacher, student, tensors(8))
-    assert {name: each.weight.shape for name, each in student.kd_projections.items()} == {
+    assert {name: layer.weight.shape for name, layer in student.kd_projections.items()} == {
         "1": (16, 8),
         "2": (16, 8),
     }
@@ -113,9 +113,9 @@ def test_a_narrower_student_is_projected_and_lambda_measured(tmp_path):
     ours = twin(pixels, output_hidden_states=True).projected_states
     theirs = teacher.eval()(pixels, output_hidden_states=True).hidden_states
     hidden = sum((ours[s] - theirs[t]).square().mean() for s, t in ((1, 2), (2, 3))) / 2
-    named = [each for name, each in twin.named_parameters() if "kd_projections" not in name]
+    named = [parameter for name, parameter in twin.named_parameters() if "kd_projections" not in name]
     gradients = torch.autograd.grad(hidden, named, allow_unused=True)
-    norm = torch.cat([each.flatten() for each in gradients if each is not None]).norm().item()
+    norm = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]).norm().item()
     assert logged(trainer.state.log_history, "kd_loss") == pytest.approx([hidden.item()], rel=1e-4)
     assert logged(trainer.state.log_history, "grad_norm_kd") == pytest.approx([norm], rel=1e-3)
 

@@ -180,8 +180,8 @@ def test_html_is_one_file(tmp_path):
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "make &lt;it&gt;" in text
     references = Page(text).references
-    assert sum(each.startswith("data:image/svg+xml;base64,") for each in references) == 6
-    assert all(each.startswith(("data:", "#")) for each in references)
+    assert sum(reference.startswith("data:image/svg+xml;base64,") for reference in references) == 6
+    assert all(reference.startswith(("data:", "#")) for reference in references)
     assert not re.search(r"https?:|@import|url\(", text)
 
 

@@ -138,7 +138,7 @@ def test_a_signal_ends_the_comparison_and_leaves_no_record_of_the_run(comparison
 def test_the_seed_decides_the_run(comparison):
     task = TaskRuns(comparison, "reviews")
     cell = Cell("reviews", "noisy_labels", "adaptive", 0)
-    first, again, other = (task.run(each) for each in (cell, cell, cell._replace(seed=1)))
+    first, again, other = (task.run(which) for which in (cell, cell, cell._replace(seed=1)))
     assert [entry["lambda"] for entry in first.log] == [entry["lambda"] for entry in again.log]
     assert [entry["task_loss"] for entry in first.log] == [entry["task_loss"] for entry in again.log]
     assert [entry["task_loss"] for entry in first.log] != [entry["task_loss"] for entry in other.log]

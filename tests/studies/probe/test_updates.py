@@ -110,7 +110,7 @@ def test_the_metric_of_training_is_the_one_that_is_probed():
     gradients = gradients_of(losses, list(model.parameters()))
     trained, fp32 = AdamMetric(optimizer), {"rtol": 1e-4, "atol": 1e-4}
     before = [trained(parameter) for parameter in gradients.parameters]
-    torch.testing.assert_close([each.double() for each in before], metric_before(optimizer, gradients), **fp32)
+    torch.testing.assert_close([metric.double() for metric in before], metric_before(optimizer, gradients), **fp32)
     pairs = zip(gradients.parameters, gradients.combined(*WEIGHTS), strict=True)
     of_step = [trained(parameter, grad).double() for parameter, grad in pairs]
     torch.testing.assert_close(of_step, metric_of_step(optimizer, gradients, WEIGHTS), **fp32)
