@@ -92,7 +92,8 @@ class DistillationJob:
     @cached_property
     def own_processor(self) -> Any | None:
         """The teacher's tokenizer or image processor, where it makes other inputs than the student's."""
-        shared = self.problem.share_inputs(self.teacher_processor, self.student_processor)
+        teacher, student = self.teacher_processor, self.student_processor
+        shared = self.problem.share_inputs(teacher, student, self.data, self.data_args.max_length)
         return None if shared else self.teacher_processor
 
     @cached_property

@@ -12,7 +12,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
@@ -20,7 +20,7 @@ from hf_kd_lambda.balancing.rules import loss_weights
 from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.balancing.votes import Evidence
 from hf_kd_lambda.data.collators import ShiftedLabels
-from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters
+from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, own_inputs
 from hf_kd_lambda.gradients.adam_metric import check_adam
 from hf_kd_lambda.gradients.cut import cut_outputs
 from hf_kd_lambda.gradients.gram import Gram
@@ -32,6 +32,7 @@ from hf_kd_lambda.losses.objective import Losses, Objective
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.intermediate_outputs import forward_flags, gives
 from hf_kd_lambda.models.labels import align_labels, own_label_names
+from hf_kd_lambda.models.padding import align_pad_token
 from hf_kd_lambda.models.projections import drop_projections, left_out
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card
@@ -131,6 +132,9 @@ class DistillationTrainer(Trainer):
                 check_columns(columns, teacher, model)
                 if TEACHER_LOGITS in columns and hasattr(dataset, "__getitem__"):  # and is no stream
                     check_teacher_logits(dataset[0][TEACHER_LOGITS], num_outputs)
+        processor, owns_inputs = self.processing_class, any(own_inputs(column_names(d)) for d in self._datasets())
+        if teacher is not None and not owns_inputs and getattr(processor, "pad_token", None) is not None:
+            align_pad_token(teacher, cast(PreTrainedTokenizerBase, processor))
         self._objective = Objective(
             args.kd_losses_for(num_outputs),
             args.temperature,
