@@ -168,7 +168,7 @@ def _examples(
     for number, row in _READERS[suffix][0](path, separator):
         values = {column: row.get(column) for column in features if column != ROW}
         if suffix in _TABLES and label is not None:
-            cell = values[label]
+            cell = str(values[label])
             values[label] = None if cell in _MISSING_LABELS else _PARSED[features[label].dtype](cell)
         yield {ROW: number, **values}
 

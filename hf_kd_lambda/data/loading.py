@@ -25,6 +25,8 @@ logger = logging.get_logger(__name__)
 FILE_SPLITS = ("train", "validation", "test")
 SPLITS = ("train", "validation", "validation_mismatched", "test")
 LARGEST_LABEL = 1e18  # of a regression: the sum of a batch's squared errors has to be finite in float32
+CUT = "__cut__"
+"""Column of whether the tokens of an example are truncated, while they are made."""
 LISTED = 12  # more classes than these are not named in a message
 
 
@@ -345,6 +347,17 @@ def held_out_rows(strata: Sequence[Hashable], share: float) -> list[int]:
 
 
 # --- what a run reads, in one line
+
+
+def report_splits(
+    splits: Mapping[str, Dataset],
+    label_names: Sequence[str] | None,
+    cut: Mapping[str, int] | None = None,
+    max_length: int | None = None,
+) -> None:
+    """Log `describe_split` of each split; `cut` has the numbers of truncated texts by the splits' names."""
+    for name, split in splits.items():
+        logger.warning(describe_split(name, split, label_names, (cut or {}).get(name, 0), max_length))
 
 
 def describe_split(
