@@ -123,6 +123,21 @@ def test_a_dataset_that_cannot_be_loaded_is_named(tmp_path):
             load_task_data(DataArguments(dataset=dataset), seed=0)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train.csv", "text,label\na,0\nx,b,1\n", r"train\.csv, row 3 \(the header is row 1\): there are 3 fields"),
+        ("train.csv", "text,label,text\na,0,b\n", r"train\.csv, row 1 .*: the header names 'text' twice"),
+        ("train.tsv", "text\tlabel\na\t0\t\n", r"train\.tsv, row 2 .*: there are 3 fields"),
+    ],
+)
+def test_a_table_in_a_folder_whose_columns_would_be_shifted_is_refused(tmp_path, name, content, message):
+    (tmp_path / "own").mkdir()
+    write(tmp_path / "own", name, content)
+    with pytest.raises(ValueError, match=f"dataset='{tmp_path / 'own'}'.*{message}"):
+        load_task_data(DataArguments(dataset=str(tmp_path / "own")), seed=0)
+
+
 def test_two_settings_cannot_name_one_column(tmp_path):
     path = write(tmp_path, "a.csv", "text,label\na,0\nb,1\n")
     with pytest.raises(ValueError, match="text_column and label_column are both 'text': name two columns"):
