@@ -130,6 +130,26 @@ def read_file(
     return Source(rows, name, counted)
 
 
+def check_table(source: str, path: str) -> None:
+    """Refuse a csv or tsv whose rows do not fit its header, and whose columns pandas would shift or rename.
+
+    Args:
+        source: that has the file, for the message.
+        path: other files are not looked at.
+
+    Raises:
+        ValueError: names the file and the row.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in _TABLES:
+        read, counted = _READERS[suffix]
+        try:
+            for _ in read(path, "\t" if suffix == ".tsv" else ","):
+                pass
+        except _RowError as error:
+            raise ValueError(f"{source}: {path}, {counted.format(error.row)}: {error}") from error
+
+
 def _features(name: str, path: str, suffix: str, separator: str, columns: Sequence[Column]) -> Features:
     """The types of the columns that are kept, from all rows."""
     if suffix == ".parquet":
@@ -168,8 +188,8 @@ def _examples(
     for number, row in _READERS[suffix][0](path, separator):
         values = {column: row.get(column) for column in features if column != ROW}
         if suffix in _TABLES and label is not None:
-            cell = values[label]
-            values[label] = None if cell in _MISSING_LABELS else _PARSED[features[label].dtype](str(cell))
+            cell = str(values[label])
+            values[label] = None if cell in _MISSING_LABELS else _PARSED[features[label].dtype](cell)
         yield {ROW: number, **values}
 
 

@@ -9,21 +9,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Image
 from datasets.table import embed_table_storage
-from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED_IMAGES
 from hf_kd_lambda.data.files import Column, Source
 from hf_kd_lambda.data.loading import (
     TaskData,
-    describe_split,
     encode_labels,
     find_classes,
     load_splits,
+    report_splits,
     select_examples,
 )
-
-logger = logging.get_logger(__name__)
 
 _AT_ONCE = 64  # images that are decoded together
 
@@ -60,8 +57,7 @@ def load_image_data(args: DataArguments, seed: int) -> TaskData:
         raise ValueError(f"label_column={args.label_column!r} holds floats: images are classified, give classes.")
     encoded = {name: encode_labels(source, classes) for name, source in sources.items()}
     splits = select_examples(encoded, args, seed, encoded["train"]["label"][:])
-    for name, split in splits.items():
-        logger.warning(describe_split(name, split, classes.names))
+    report_splits(splits, classes.names)
     return TaskData(splits, classes.names, None)
 
 

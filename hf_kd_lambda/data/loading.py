@@ -1,10 +1,11 @@
 """What all kinds of examples have in common: splits, columns, labels, a hold-out, and how many examples to take."""
 
+import contextlib
 import glob
 import math
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,19 +13,21 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, LargeList, List, Value, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import SEED
-from hf_kd_lambda.data.files import ROW, Column, Source, check_columns, read_file
+from hf_kd_lambda.data.files import ROW, Column, Source, check_columns, check_table, read_file
 
 logger = logging.get_logger(__name__)
 
 FILE_SPLITS = ("train", "validation", "test")
 SPLITS = ("train", "validation", "validation_mismatched", "test")
 LARGEST_LABEL = 1e18  # of a regression: the sum of a batch's squared errors has to be finite in float32
+CUT = "__cut__"
+"""Column of whether the tokens of an example are truncated, while they are made."""
 LISTED = 12  # more classes than these are not named in a message
 
 
@@ -125,13 +128,26 @@ def _stored_splits(
     folder = Path(args.dataset).expanduser().resolve()
     if folder.is_dir() and glob.has_magic(str(folder)):
         raise ValueError(f"dataset={args.dataset!r}: *, ? and [ in the folder's path are read as patterns: rename it.")
-    try:
-        splits = dict(load_dataset(args.dataset, args.dataset_config or args.task))
-    except (DatasetsError, OSError, RuntimeError, ValueError, pa.ArrowException) as error:
-        raise ValueError(f"dataset={args.dataset!r} cannot be loaded: {error.__cause__ or error}") from error
+    config = args.dataset_config or args.task
+    if folder.is_dir():
+        with _named(args.dataset):
+            files = load_dataset_builder(args.dataset, config).config.data_files or {}
+        for path in {path for paths in files.values() for path in paths}:
+            check_table(f"dataset={args.dataset!r}", path)
+    with _named(args.dataset):
+        splits = dict(load_dataset(args.dataset, config))
     if "validation_matched" in splits:  # of MNLI
         splits["validation"] = splits.pop("validation_matched")
     return splits
+
+
+@contextlib.contextmanager
+def _named(dataset: str) -> Iterator[None]:
+    """Whatever `datasets` raises, as one error that names the setting."""
+    try:
+        yield
+    except (DatasetsError, OSError, RuntimeError, ValueError, pa.ArrowException) as error:
+        raise ValueError(f"dataset={dataset!r} cannot be loaded: {error.__cause__ or error}") from error
 
 
 def _has_labels(test: Dataset, columns: Sequence[Column]) -> bool:
@@ -345,6 +361,17 @@ def held_out_rows(strata: Sequence[Hashable], share: float) -> list[int]:
 
 
 # --- what a run reads, in one line
+
+
+def report_splits(
+    splits: Mapping[str, Dataset],
+    label_names: Sequence[str] | None,
+    cut: Mapping[str, int] | None = None,
+    max_length: int | None = None,
+) -> None:
+    """Log `describe_split` of each split; `cut` has the numbers of truncated texts by the splits' names."""
+    for name, split in splits.items():
+        logger.warning(describe_split(name, split, label_names, (cut or {}).get(name, 0), max_length))
 
 
 def describe_split(

@@ -10,7 +10,7 @@ from transformers.utils import logging
 from hf_kd_lambda.data import bundled
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.files import Column, Source
-from hf_kd_lambda.data.loading import TaskData, describe_split, load_splits, select_examples
+from hf_kd_lambda.data.loading import TaskData, load_splits, report_splits, select_examples
 from hf_kd_lambda.losses.functional import IGNORED
 
 logger = logging.get_logger(__name__)
@@ -36,8 +36,7 @@ def load_texts(args: DataArguments, seed: int) -> TaskData:
     sources = load_splits(args, [column], _FORMATS, {"quickstart": bundled.load_tweets})
     splits = {name: _texts(source, name, column) for name, source in sources.items()}
     chosen = select_examples(splits, args, seed, None)
-    for name, split in chosen.items():
-        logger.warning(describe_split(name, split, None))
+    report_splits(chosen, None)
     return TaskData(chosen, None, None)
 
 

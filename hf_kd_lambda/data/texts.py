@@ -7,26 +7,23 @@ from typing import Any, NamedTuple
 
 from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from hf_kd_lambda.data import bundled
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.columns import TEACHER_PREFIX
 from hf_kd_lambda.data.files import Column, Source
 from hf_kd_lambda.data.loading import (
+    CUT,
     TaskData,
-    describe_split,
     encode_labels,
     find_classes,
     load_splits,
+    report_splits,
     select_examples,
 )
 from hf_kd_lambda.utils.names import suggestion
 
-logger = logging.get_logger(__name__)
-
 _FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
-_CUT = "__cut__"
 
 
 class GlueTask(NamedTuple):
@@ -134,13 +131,12 @@ def tokenize(
         if teacher_tokenizer is not None:
             own, _ = _tokens(teacher_tokenizer, texts, max_length)
             tokens |= {TEACHER_PREFIX + name: column for name, column in own.items()}
-        return tokens | {_CUT: cut}
+        return tokens | {CUT: cut}
 
     tokens = data.splits.map(encode, batched=True, remove_columns=text_columns, desc="Tokenising")
     limit = min(max_length, tokenizer.model_max_length)
-    for name, split in data.splits.items():
-        logger.warning(describe_split(name, split, data.label_names, sum(tokens[name][_CUT][:]), limit))
-    return tokens.remove_columns(_CUT).rename_column("label", "labels")
+    report_splits(data.splits, data.label_names, {name: sum(split[CUT][:]) for name, split in tokens.items()}, limit)
+    return tokens.remove_columns(CUT).rename_column("label", "labels")
 
 
 def _tokens(

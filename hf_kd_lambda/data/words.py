@@ -12,7 +12,6 @@ from hf_kd_lambda.data.files import Column, Source
 from hf_kd_lambda.data.loading import (
     Classes,
     TaskData,
-    describe_split,
     find_classes,
     labels_of,
     load_splits,
@@ -56,8 +55,6 @@ def load_token_data(args: DataArguments, seed: int) -> TaskData:
     assert classes is not None, "no label is a float"
     splits = {name: _without_empty(_encode_labels(source, classes), name) for name, source in sources.items()}
     chosen = select_examples(splits, args, seed, _rarest(splits["train"]["label"][:]))
-    for name, split in chosen.items():
-        logger.warning(describe_split(name, split, classes.names))
     return TaskData(chosen, classes.names, task=None)
 
 

@@ -59,7 +59,7 @@ class DistillationJob:
         with config.main_process_first(desc="loading the data"):
             self.data = self.problem.load_data(data, config.seed if config.data_seed is None else config.data_seed)
         self.compute_metrics = self.problem.metrics(self.data)
-        self.loader = ModelLoader(models, self.problem, data.problem, self.data)
+        self.loader = ModelLoader(models, self.problem, data.problem, self.data, data.max_length)
         self.settings = settings_of(models, data, self.config)
 
     @cached_property

@@ -24,13 +24,17 @@ class ModelLoader:
         problem: the kind of problem.
         problem_name: its name in the settings.
         data: names the labels.
+        max_length: tokens to which texts are cut.
     """
 
-    def __init__(self, models: ModelArguments, problem: Task, problem_name: str, data: TaskData) -> None:
+    def __init__(
+        self, models: ModelArguments, problem: Task, problem_name: str, data: TaskData, max_length: int
+    ) -> None:
         self.models = models
         self.problem = problem
         self.problem_name = problem_name
         self.data = data
+        self.max_length = max_length
 
     @cached_property
     def teacher_processor(self) -> Any:
@@ -45,7 +49,7 @@ class ModelLoader:
     @cached_property
     def own_processor(self) -> Any | None:
         """The teacher's tokenizer or image processor if its inputs differ from the student's; else None."""
-        shared = self.problem.share_inputs(self.teacher_processor, self.student_processor)
+        shared = self.problem.share_inputs(self.teacher_processor, self.student_processor, self.data, self.max_length)
         return None if shared else self.teacher_processor
 
     def teacher(self, new_head: bool = False) -> PreTrainedModel:

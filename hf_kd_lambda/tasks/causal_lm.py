@@ -16,8 +16,8 @@ from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import resolve_checkpoint
 from hf_kd_lambda.data.loading import TaskData
 from hf_kd_lambda.data.text_blocks import cut_blocks, load_texts
-from hf_kd_lambda.models.labels import have_same_vocabulary
 from hf_kd_lambda.tasks.metrics.next_token import next_token_metrics, next_token_predictions
+from hf_kd_lambda.tasks.same_tokens import make_same_tokens
 from hf_kd_lambda.tasks.task import Collator, Metrics, Task
 
 
@@ -39,20 +39,19 @@ class CausalLM(Task):
         except (OSError, ValueError) as error:
             raise OSError(f"cannot load teacher or student {checkpoint!r} as a language model: {error}") from error
 
-    def load_processor(self, checkpoint: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-        """A tokenizer that can pad: with its end of text, where it has nothing else."""
-        tokenizer = super().load_processor(checkpoint, trust_remote_code)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        return tokenizer
-
     def load_data(self, args: DataArguments, seed: int) -> TaskData:
         """See `load_texts`."""
         return load_texts(args, seed)
 
-    def share_inputs(self, teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> bool:
-        """Whether the vocabularies are the same."""
-        return have_same_vocabulary(teacher, student)
+    def share_inputs(
+        self,
+        teacher: PreTrainedTokenizerBase,
+        student: PreTrainedTokenizerBase,
+        data: TaskData | None = None,
+        max_length: int | None = None,
+    ) -> bool:
+        """Whether the tokens are the same."""
+        return make_same_tokens(teacher, student, None if data is None else data.splits)
 
     def encode(
         self,
@@ -64,13 +63,13 @@ class CausalLM(Task):
         """See `cut_blocks`.
 
         Raises:
-            ValueError: the teacher has a vocabulary of its own, so that it does not predict the student's tokens.
+            ValueError: the teacher has tokens of its own, so that it does not predict the student's tokens.
         """
         if teacher is not None:
             raise ValueError(
-                f"the teacher's tokenizer ({teacher.name_or_path}) has {len(teacher)} tokens, the student's "
-                f"({student.name_or_path}) {len(student)}, and not the same ones: a language model can only teach one "
-                "of its own vocabulary. Take a student of the teacher's family, or student_layers."
+                f"the teacher's tokenizer ({teacher.name_or_path}, {len(teacher)} tokens) and the student's "
+                f"({student.name_or_path}, {len(student)}) do not make the same tokens: a language model can only "
+                "teach one of its own tokens. Take a student of the teacher's family, or student_layers."
             )
         return cut_blocks(data, student, args.max_length)
 

@@ -67,7 +67,9 @@ class ImageClassification(Task):
             check_known(kind, AUGMENTATIONS, "augment")
         return load_image_data(args, seed)
 
-    def share_inputs(self, teacher: Any, student: Any) -> bool:
+    def share_inputs(
+        self, teacher: Any, student: Any, data: TaskData | None = None, max_length: int | None = None
+    ) -> bool:
         """Whether size, normalisation and all else that makes pixel values are the same."""
         return teacher.to_dict() == student.to_dict()
 

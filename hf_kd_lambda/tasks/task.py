@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from datasets import Dataset, DatasetDict
 from torch import Tensor
-from transformers import EvalPrediction, PreTrainedModel
+from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import resolve_checkpoint
@@ -15,6 +15,9 @@ from hf_kd_lambda.data.columns import forward_parameters, token_counts
 from hf_kd_lambda.data.loading import TaskData
 from hf_kd_lambda.models.from_scratch import model_from_scratch, with_tokens
 from hf_kd_lambda.models.labels import load_classifier
+from hf_kd_lambda.models.padding import ensure_pad_token
+
+PADDING_TOLERANCE = 1e-3  # of logits, relative to the largest above 1: far above rounding in float32
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 Metrics = Callable[[EvalPrediction], dict[str, float]]
@@ -85,14 +88,18 @@ class Task(ABC):
 
         Raises:
             OSError: the checkpoint has none.
+            ValueError: a tokenizer cannot pad.
         """
         try:
-            return self.processor_class.from_pretrained(
+            processor = self.processor_class.from_pretrained(
                 resolve_checkpoint(checkpoint), trust_remote_code=trust_remote_code
             )
         except (OSError, ValueError) as error:
             kind = self.processor_class.__name__.removeprefix("Auto")
             raise OSError(f"cannot load the {kind} of teacher or student {checkpoint!r}: {error}") from error
+        if isinstance(processor, PreTrainedTokenizerBase):
+            ensure_pad_token(processor)
+        return processor
 
     @abstractmethod
     def load_data(self, args: DataArguments, seed: int) -> TaskData:
@@ -107,8 +114,16 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def share_inputs(self, teacher: Any, student: Any) -> bool:
-        """Whether the two processors make the same inputs, so that a batch needs one set of them."""
+    def share_inputs(
+        self, teacher: Any, student: Any, data: TaskData | None = None, max_length: int | None = None
+    ) -> bool:
+        """Whether the two processors make the same inputs, so that a batch needs one set of them.
+
+        Args:
+            teacher, student: their processors.
+            data: whose texts they are compared on, too.
+            max_length: to which texts are cut.
+        """
 
     @abstractmethod
     def encode(self, data: TaskData, args: DataArguments, student: Any, teacher: Any | None) -> DatasetDict:
@@ -127,7 +142,7 @@ class Task(ABC):
 
     @torch.no_grad()
     def check_inputs(self, who: str, model: PreTrainedModel, processor: Any, examples: Dataset) -> None:
-        """Put the longest example through a model.
+        """Put the longest example through a model, alone and in a batch with the shortest one.
 
         Args:
             who: teacher or student.
@@ -135,16 +150,33 @@ class Task(ABC):
             examples: encoded.
 
         Raises:
-            ValueError: it cannot read what its processor makes of them; names the setting and the fix.
+            ValueError: it cannot read what its processor makes of them, or reads the padding of a batch; names the
+                setting and the fix.
         """
         lengths = token_counts(examples)
-        batch = self.collator(processor, None)([examples[lengths.index(max(lengths))]])
+        ends = {lengths.index(max(lengths)), lengths.index(min(lengths))}
+        rows = sorted(ends, key=lengths.__getitem__, reverse=True)
+        collate = self.collator(processor, None)
+        batches = [collate([examples[row]]) for row in rows]
         was_training = model.training
+        model.eval()
         try:
-            model.eval()(**{name: batch[name].to(model.device) for name in forward_parameters(model) & batch.keys()})
+            alone = [_logits_of_rows(model, batch)[0] for batch in batches]
+            together = _logits_of_rows(model, collate([examples[row] for row in rows])) if len(rows) > 1 else alone
         except (IndexError, RuntimeError, ValueError) as error:
-            raise ValueError(f"{who}: {self.unreadable(who, model, batch)} ({error}).") from None
-        model.train(was_training)
+            raise ValueError(f"{who}: {self.unreadable(who, model, batches[0])} ({error}).") from None
+        finally:
+            model.train(was_training)
+        for expected, found in zip(alone, together, strict=True):
+            scale = max(1.0, expected.nan_to_num(0, 0, 0).abs().max().item())
+            if not torch.allclose(found, expected, rtol=0, atol=PADDING_TOLERANCE * scale, equal_nan=True):
+                difference = (expected - found).abs().nan_to_num().max().item()
+                raise ValueError(
+                    f"{who}: a {type(model).__name__} gives an example other logits in a padded batch than alone (by "
+                    f"{difference:.2g}), so that it reads the padding: set pad_token_id={processor.pad_token_id} in "
+                    f"its config.json, now {model.config.get_text_config().pad_token_id}, and padding_side='right' in "
+                    f"its tokenizer_config.json, now {processor.padding_side!r}."
+                )
 
     def unreadable(self, who: str, model: PreTrainedModel, batch: Mapping[str, Tensor]) -> str:
         """What to say of a model that cannot read a batch of one example."""
@@ -161,3 +193,12 @@ class Task(ABC):
     @abstractmethod
     def chance(self, data: TaskData) -> tuple[str, float]:
         """The name of a metric on the reported split, and what it is without knowledge."""
+
+
+def _logits_of_rows(model: PreTrainedModel, batch: Mapping[str, Any]) -> list[Tensor]:
+    """The logits of each example of a batch, of tokens those that are no padding."""
+    inputs = {name: batch[name].to(model.device) for name in forward_parameters(model) & batch.keys()}
+    logits = model(**inputs).logits.float()
+    if logits.dim() < 3 or "attention_mask" not in batch:
+        return list(logits)
+    return [row[mask.bool()] for row, mask in zip(logits, batch["attention_mask"].to(logits.device), strict=True)]

@@ -4,14 +4,15 @@ from collections import Counter
 from typing import ClassVar
 
 from datasets import DatasetDict
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.collators import DistillationCollator
 from hf_kd_lambda.data.loading import TaskData
 from hf_kd_lambda.data.texts import load_task_data, tokenize
-from hf_kd_lambda.models.labels import have_same_vocabulary
+from hf_kd_lambda.models.padding import align_pad_token
 from hf_kd_lambda.tasks.metrics.glue import compute_metrics_for
+from hf_kd_lambda.tasks.same_tokens import cut_alike, make_same_tokens
 from hf_kd_lambda.tasks.task import Collator, Metrics, Task
 
 
@@ -25,9 +26,27 @@ class TextClassification(Task):
         """See `load_task_data`."""
         return load_task_data(args, seed)
 
-    def share_inputs(self, teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> bool:
-        """Whether vocabularies and kinds of inputs are the same: DistilBERT's lack BERT's `token_type_ids`."""
-        return have_same_vocabulary(teacher, student) and teacher.model_input_names == student.model_input_names
+    def load_model(
+        self, checkpoint: str, data: TaskData, trust_remote_code: bool = False, new_head: bool = False
+    ) -> PreTrainedModel:
+        """See `Task`; the model knows the token that its tokenizer pads with, see `align_pad_token`."""
+        model = super().load_model(checkpoint, data, trust_remote_code, new_head)
+        align_pad_token(model, self.load_processor(checkpoint, trust_remote_code))
+        return model
+
+    def share_inputs(
+        self,
+        teacher: PreTrainedTokenizerBase,
+        student: PreTrainedTokenizerBase,
+        data: TaskData | None = None,
+        max_length: int | None = None,
+    ) -> bool:
+        """Whether the tokens of all texts, cut and padded, are the same, and the kinds of inputs.
+
+        DistilBERT's lack BERT's `token_type_ids`.
+        """
+        same = make_same_tokens(teacher, student, None if data is None else data.splits)
+        return same and cut_alike(teacher, student, max_length)
 
     def encode(
         self,

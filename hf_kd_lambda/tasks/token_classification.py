@@ -16,11 +16,11 @@ from transformers import (
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import resolve_checkpoint
-from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.data.loading import CUT, TaskData, report_splits
 from hf_kd_lambda.data.words import load_token_data
 from hf_kd_lambda.losses.functional import IGNORED
-from hf_kd_lambda.models.labels import have_same_vocabulary
 from hf_kd_lambda.tasks.metrics.entities import marks_entities, token_metrics_for
+from hf_kd_lambda.tasks.same_tokens import make_same_tokens
 from hf_kd_lambda.tasks.task import Collator, Metrics, Task
 
 
@@ -54,9 +54,15 @@ class TokenClassification(Task):
         """See `load_token_data`."""
         return load_token_data(args, seed)
 
-    def share_inputs(self, teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> bool:
-        """Whether the vocabularies are the same; `token_type_ids`, which not all models take, are 0 anyway."""
-        return have_same_vocabulary(teacher, student)
+    def share_inputs(
+        self,
+        teacher: PreTrainedTokenizerBase,
+        student: PreTrainedTokenizerBase,
+        data: TaskData | None = None,
+        max_length: int | None = None,
+    ) -> bool:
+        """Whether the tokens are the same; `token_type_ids`, which not all models take, are 0 anyway."""
+        return make_same_tokens(teacher, student, None if data is None else data.splits)
 
     def encode(
         self,
@@ -72,18 +78,22 @@ class TokenClassification(Task):
         """
         if teacher is not None:
             raise ValueError(
-                f"the tokenizers of teacher and student, {teacher.name_or_path!r} and {student.name_or_path!r}, have "
-                "different vocabularies, so that their tokens are not to be compared one by one: choose a student "
+                f"the tokenizers of teacher and student, {teacher.name_or_path!r} and {student.name_or_path!r}, make "
+                "different tokens, which cannot be compared one by one: choose a student "
                 "with the teacher's tokenizer, or set student_layers."
             )
         max_length = min(args.max_length, student.model_max_length)
 
-        def encode(batch: Mapping[str, list[Any]]) -> dict[str, list[list[int]]]:
+        def encode(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
             tokens = student(batch["words"], is_split_into_words=True, truncation=True, max_length=max_length)
             labels = [labels_of_pieces(tokens.word_ids(row), own) for row, own in enumerate(batch["label"])]
-            return {**tokens, "labels": labels}
+            cut = [bool(encoding.overflowing) for encoding in tokens.encodings]
+            return {**tokens, "labels": labels, CUT: cut}
 
-        return data.splits.map(encode, batched=True, remove_columns=["words", "label"], desc="Tokenising")
+        tokens = data.splits.map(encode, batched=True, remove_columns=["words", "label"], desc="Tokenising")
+        cut = {name: sum(split[CUT][:]) for name, split in tokens.items()}
+        report_splits(data.splits, data.label_names, cut, max_length)
+        return tokens.remove_columns(CUT)
 
     def collator(self, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None) -> Collator:
         """Pads tokens and labels of a batch to its longest."""

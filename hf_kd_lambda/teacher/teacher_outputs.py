@@ -13,6 +13,7 @@ from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_para
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.models.intermediate_outputs import forward_flags
 from hf_kd_lambda.models.labels import freeze
+from hf_kd_lambda.models.protocol import as_model_output, model_device
 from hf_kd_lambda.teacher.cache import DEFAULT_FOLDER, TeacherCache
 from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows
 from hf_kd_lambda.teacher.cache_format import CacheFormat
@@ -56,10 +57,11 @@ class TeacherOutputs:
             return self.cache_format.batch(batch)
         if self.teacher is None:
             raise ValueError(f"these examples have no column {TEACHER_LOGITS}, and there is no teacher: give either.")
-        if self.teacher.device != self.accelerator.device:
+        if model_device(self.teacher) != self.accelerator.device:
             self.teacher.to(self.accelerator.device)
         with self.accelerator.autocast():
             outputs = self.teacher(**teacher_inputs(batch, self.inputs), **forward_flags(self.needs))
+        outputs = as_model_output(outputs, self.teacher, "teacher")
         # Logits that the examples bring win: a user may have changed them.
         logits = batch.get(TEACHER_LOGITS, outputs.logits.float())
         return TeacherBatch(logits, inner={name: value for name, value in outputs.items() if name != "logits"})

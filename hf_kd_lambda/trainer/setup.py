@@ -8,18 +8,20 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kd_lambda.balancing.balancer import Balancer
 from hf_kd_lambda.balancing.rules import make_rule
 from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.data.collators import ShiftedLabels, UnlabelledExamples
-from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters
+from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, own_inputs
 from hf_kd_lambda.gradients.layer_groups import layer_groups
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.objective import Objective
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.labels import align_labels, own_label_names
+from hf_kd_lambda.models.padding import align_pad_token
+from hf_kd_lambda.models.protocol import check_model, model_config
 from hf_kd_lambda.teacher.cache_format import CacheFormat
 from hf_kd_lambda.teacher.checks import check_apart, check_columns, check_next_tokens, check_teacher_logits
 from hf_kd_lambda.teacher.collator import ColumnCollator
@@ -43,6 +45,33 @@ def own_arguments(args: DistillationConfig) -> DistillationConfig:
     return args
 
 
+def check_student_model(model: nn.Module) -> nn.Module:
+    """The student, without the wrapper of `torch.compile`.
+
+    Raises:
+        ValueError: see `check_model`; or it has no configuration that tells its labels.
+    """
+    model = check_model(model, "student")
+    if model_config(model) is None:
+        raise ValueError(
+            f"the student, a {type(model).__name__}, has no config with num_labels and id2label: make it a "
+            "PreTrainedModel, or give it a PreTrainedConfig as config."
+        )
+    return model
+
+
+def align_padding(teacher: PreTrainedModel | None, processor: Any | None, datasets: Sequence[Any]) -> None:
+    """Have the teacher know the padding token of the tokenizer, unless the datasets bring its own inputs.
+
+    Raises:
+        ValueError: see `align_pad_token`.
+    """
+    has_own_inputs = any(own_inputs(column_names(dataset)) for dataset in datasets)
+    has_pad_token = getattr(processor, "pad_token", None) is not None
+    if teacher is not None and model_config(teacher) is not None and has_pad_token and not has_own_inputs:
+        align_pad_token(teacher, cast(PreTrainedTokenizerBase, processor))
+
+
 def align_models(student: Any, teacher: PreTrainedModel | None) -> int:
     """Refuse models that do not fit each other, and bring the teacher's labels into the student's order.
 
@@ -59,7 +88,7 @@ def align_models(student: Any, teacher: PreTrainedModel | None) -> int:
         if causal:
             check_next_tokens(teacher, student)
             teacher.config.use_cache = False  # keys and values are for generation
-        else:
+        elif model_config(teacher) is not None:  # a plain module has its classes in the order of the student's labels
             align_labels(teacher, own_label_names(student))
     return student.config.vocab_size if causal else student.config.num_labels
 

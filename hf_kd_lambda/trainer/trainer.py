@@ -23,6 +23,7 @@ from hf_kd_lambda.losses.functional.labels import item_labels, targets
 from hf_kd_lambda.losses.objective import NO_WEIGHTS, BatchLosses, Objective
 from hf_kd_lambda.models.intermediate_outputs import forward_flags, gives
 from hf_kd_lambda.models.projections import PROJECTED, drop_projections, left_out
+from hf_kd_lambda.models.protocol import as_model_output, check_model
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card
 from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
@@ -88,9 +89,12 @@ class DistillationTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         check_given_model(model)
+        model = setup.check_student_model(model)
+        teacher = None if teacher is None else cast(PreTrainedModel, check_model(teacher, "teacher"))
         super().__init__(model, setup.own_arguments(args), **kwargs)
         check_strategy(self.args, self.accelerator)
         num_outputs = setup.align_models(model, teacher)
+        setup.align_padding(teacher, self.processing_class, self._datasets())
         setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
         warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2)
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
@@ -182,7 +186,8 @@ class DistillationTrainer(Trainer):
             cuts_graph: whether the losses' graph ends at the student's outputs.
         """
         accepted = {name: value for name, value in inputs.items() if name in self._student_inputs}
-        outputs, cut = model(**accepted, **forward_flags(self._objective.needs)), None
+        outputs = model(**accepted, **forward_flags(self._objective.needs))
+        outputs, cut = as_model_output(outputs, model, "student"), None
         if cuts_graph:
             outputs, cut = cut_outputs(outputs)
         teacher, items = self._teacher_outputs(inputs), item_labels(targets(inputs))

@@ -1,5 +1,8 @@
 """Images with labels, from where they lie, and what is wrong with them."""
 
+import io
+import struct
+import zlib
 from collections import Counter
 from importlib.util import find_spec
 
@@ -7,9 +10,10 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value, load_dataset
 from helpers.tiny_images import NAMES, image_dataset, write_image_folder
+from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 
-from hf_kd_lambda.data import bundled, loading
+from hf_kd_lambda.data import bundled, images, loading
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.images import load_image_data
 
@@ -206,3 +210,72 @@ def test_too_few_images_to_hold_some_out(monkeypatch):
 
 def test_the_folders_of_classes_are_what_datasets_reads(tmp_path):
     assert "image" in load_dataset(write_image_folder(tmp_path / "images"))["train"].column_names
+
+
+def test_a_column_without_images_is_named(monkeypatch):
+    split = image_dataset(9).add_column("name", ["a"] * 9)
+    with pytest.raises(ValueError, match=r"column 'name' of the train split holds Value.*no images: set image_column"):
+        load_splits(monkeypatch, {"image_column": "name"}, train=split)
+
+
+# --- images that cannot be decoded
+
+
+def as_bytes(image, kind="PNG"):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def stored(*files):
+    rows = {"image": [{"bytes": file, "path": None} for file in files], "label": [i % 2 for i in range(len(files))]}
+    split = Dataset.from_dict(rows, Features({"image": Image(decode=False), "label": INTEGER}))
+    return split.cast_column("image", Image())
+
+
+def png_header(width, height):
+    """A PNG that says to be of this size, and has next to nothing in it."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    data = b"IDAT" + zlib.compress(b"\0" * 10)
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+
+
+NOISE = PILImage.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (as_bytes(NOISE)[:2000], "is damaged"),
+        (as_bytes(NOISE, "JPEG")[:700], "is damaged"),
+        (as_bytes(NOISE, "GIF")[:900], "is damaged"),
+        (png_header(200, 200), "is damaged"),
+        (png_header(60_000, 60_000), "is too large to decode safely"),
+        (png_header(10_000, 9_000), "too many to decode safely|is damaged"),
+        (b"", "is no image that Pillow can read"),
+        (as_bytes(NOISE)[:20], "is no image|is damaged"),
+    ],
+    ids=["png", "jpeg", "gif", "header", "bomb", "large", "empty", "head"],
+)
+def test_images_that_cannot_be_decoded_are_named(monkeypatch, file, message):
+    good = as_bytes(NOISE)
+    with pytest.raises(ValueError, match=rf"train split, row 3 \(counted from 0\): the image.*({message})"):
+        load_splits(monkeypatch, train=stored(good, good, good, file))
+
+
+def test_more_pixels_than_pillow_deems_safe(monkeypatch):
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 64 * 64 - 1)
+    with pytest.raises(ValueError, match=r"row 0 .*: the image has 64 × 64 pixels, too many to decode safely"):
+        load_splits(monkeypatch, train=stored(as_bytes(NOISE), as_bytes(NOISE)))
+
+
+def test_images_are_decoded_once_for_all_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder, counts = write_image_folder(tmp_path / "images"), []
+    for _ in range(2):
+        decoded = []
+        monkeypatch.setattr(images, "_problem_of", lambda image, decoded=decoded: decoded.append(image))
+        load(folder)
+        counts.append(len(decoded))
+    assert counts == [84, 0]

@@ -97,7 +97,7 @@ def test_two_tokenizers_are_refused_before_training(tmp_path):
     student.save_pretrained(tmp_path / "student")
     tokenizer.save_pretrained(tmp_path / "student")
     other = {"student": str(tmp_path / "student"), "student_layers": None}
-    with pytest.raises(ValueError, match=r"pretrained' and '.*student', have different vocabularies.*student_layers"):
+    with pytest.raises(ValueError, match=r"pretrained' and '.*student', make different tokens.*student_layers"):
         job(token_settings(tmp_path, **other)).check()
 
 

@@ -148,8 +148,8 @@ def test_votes_are_counted_at_the_positions_before_the_labels(tmp_path):
     labels = batch.pop("labels")
     with torch.no_grad():
         ours, theirs = (model(**batch).logits[:, :-1] for model in (student, teacher.eval()))
-    evidence = TeacherVotes()
-    evidence.update(side_counts(ours, theirs, labels[:, 1:]))
+    votes = TeacherVotes()
+    votes.update(side_counts(ours, theirs, labels[:, 1:]))
     trainer = lm_trainer(tmp_path, teacher, student, lambda_rule="evidence", lambda_rule_kwargs={"gamma": 1.0})
     trainer.train()
     odds = logged(trainer.state.log_history, "odds")

@@ -1,0 +1,80 @@
+"""Whether two tokenizers make the same tokens of the same texts, so that one set of inputs serves both models."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from datasets import DatasetDict
+from transformers import PreTrainedTokenizerBase
+
+from hf_kd_lambda.models.labels import have_same_vocabulary
+
+SAMPLE = 100  # texts of each split, beside its longest and its shortest
+# What normalisers, special tokens and templates treat in different ways: case, accents, width, white space, controls.
+PROBES = (
+    "",
+    " ",
+    "The THE the tHe",
+    "ÀÉÎÕÜ àéîõü Straße Ǆ İ ı",
+    "  two  spaces\tand\na line\r\n ",
+    "don't \"quote\" ``this'' — it’s 1,234.56 e-mail@x.org",
+    "你好世界 Ｆｕｌｌ ﬁ ½ ™ \u00ad\u200b\u0007",
+    "<s> </s> [CLS] [SEP] [MASK] <pad> [PAD] <unk> <|endoftext|>",
+)
+
+Texts = tuple[Any, ...]
+
+
+def make_same_tokens(
+    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, data: DatasetDict | None = None
+) -> bool:
+    """Whether vocabularies are the same, and the tokens of sample texts, special ones included.
+
+    Args:
+        teacher, student: their tokenizers.
+        data: has the texts in `text` and `text_pair`, or in `words`. None for texts of ours alone.
+    """
+    if not have_same_vocabulary(teacher, student):
+        return False
+    probes: list[Texts] = [(probe,) for probe in PROBES] + list(zip(PROBES, reversed(PROBES), strict=True))
+    samples = [probes, *(list(_sample(split)) for split in (data or {}).values())]
+    return all(_ids(teacher, texts) == _ids(student, texts) for texts in samples)
+
+
+def cut_alike(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, max_length: int | None) -> bool:
+    """Whether two tokenizers are set to normalise, cut and pad texts alike.
+
+    Args:
+        teacher, student: their tokenizers.
+        max_length: to which texts are cut where the tokenizer's own limit is higher; None for its own alone.
+    """
+
+    def settings(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+        length = tokenizer.model_max_length
+        steps = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
+        return [
+            *(steps.get(name) for name in ("normalizer", "pre_tokenizer", "post_processor")),
+            *(tokenizer.model_input_names, tokenizer.pad_token_id, tokenizer.all_special_ids),
+            *(tokenizer.padding_side, tokenizer.truncation_side),
+            length if max_length is None else min(length, max_length),
+        ]
+
+    return settings(teacher) == settings(student)
+
+
+def _sample(split: Any) -> Iterator[Texts]:
+    columns = [column for column in ("text", "text_pair", "words") if column in split.column_names]
+    lengths = [len(first) for first in split[columns[0]][:]]
+    by_length = sorted(range(len(split)), key=lengths.__getitem__)
+    ends = by_length[:5] + by_length[-5:]
+    spread = range(0, len(split), max(1, len(split) // SAMPLE))
+    chosen = split.select(sorted({*ends, *spread}))
+    return zip(*(chosen[column][:] for column in columns), strict=True)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Texts]) -> list[list[int]]:
+    """Tokens of texts, pairs or lists of words."""
+    return [
+        tokenizer(*texts, is_split_into_words=isinstance(texts[0], list), verbose=False).input_ids
+        for texts in examples
+    ]
