@@ -168,7 +168,7 @@ def _html(page: Section, folder: Path) -> str:
         return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
 
     environment = Environment(
-        loader=PackageLoader("hf_kd_lambda.comparison", "."),
+        loader=PackageLoader("hf_kd_lambda.studies.comparison", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
