@@ -13,6 +13,7 @@ from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.yaml_file import YamlFile
 from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.config_checks import check_training_arguments
 
 Settings = tuple[ModelArguments, DataArguments, DistillationConfig]
 
@@ -68,7 +69,9 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     # Text takes the way of the command line, and so its types; argparse leaves defaults alone that are no text.
     texts = [f"--{name}={value}" for name, value in in_file.items() if isinstance(value, str)]
     parser.set_defaults(**{name: value for name, value in in_file.items() if not isinstance(value, str)})
-    settings = parser.parse_dict(vars(parser.parse_args(texts + command_line)))
+    values = parser.parse_args(texts + command_line)
+    check_training_arguments(values)  # before TrainingArguments computes with them
+    settings = parser.parse_dict(vars(values))
     _expand_home(settings)
     return settings
 

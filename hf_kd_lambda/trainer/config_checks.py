@@ -1,6 +1,7 @@
 """Ranges of the numbers in TrainingArguments that training uses, so that none of them fails hours later."""
 
 import math
+from argparse import Namespace
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -51,8 +52,11 @@ _RANGES = {
 }
 
 
-def check_training_arguments(args: TrainingArguments) -> None:
+def check_training_arguments(args: TrainingArguments | Namespace) -> None:
     """Refuse numbers that TrainingArguments accepts and training cannot use.
+
+    Args:
+        args: the arguments, or the values from which they are made.
 
     Raises:
         ValueError: names the setting, its value and its range.

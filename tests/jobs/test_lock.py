@@ -28,7 +28,9 @@ with locked("output_dir", Path(sys.argv[1])):
 def holder(tmp_path):
     """Another process that has the folder."""
     root = str(Path(__file__).parents[2])
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=root)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=root
+    )
     assert process.stdout.readline() == "locked\n"
     yield process
     process.kill()
