@@ -241,6 +241,16 @@ class DistillationConfig(TrainingArguments):
             self.dataloader_num_workers = 0 if self.use_cpu else min(4, cores)
         super().__post_init__()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled, as into `training_args.bin`: all but the token."""
+        return self.__dict__ | {"hub_token": None}
+
+    def __copy__(self) -> "DistillationConfig":
+        """A copy with the token, which `copy.copy` would otherwise take from the pickled state."""
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
     @property
     def rule(self) -> Rule:
         """The rule for λ, with its hyper-parameters."""
