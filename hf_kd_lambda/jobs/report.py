@@ -103,9 +103,7 @@ def plain(value: Any) -> Any:
         return {plain(key): plain(item) for key, item in value.items()}
     if isinstance(value, list):
         return [plain(item) for item in value]
-    return (
-        re.sub(r"[`<>|#\s]+", lambda found: " " if found[0].isspace() else "_", value) if type(value) is str else value
-    )
+    return " ".join(re.sub(r"[`<>|#]+", "_", value).split()) if type(value) is str else value
 
 
 def _origin(name: str) -> Origin:
