@@ -1,10 +1,14 @@
 """The command `hf-kd-lambda`: dispatches to the module of a sub-command, which parses the rest of the line."""
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import FrameType, ModuleType
+from typing import NoReturn
 
-from hf_kd_lambda.jobs.errors import ending_in_one_line
+from hf_kd_lambda.jobs.errors import INTERRUPTED, ending_in_one_line
 from hf_kd_lambda.utils.names import check_known
 
 COMMANDS = {
@@ -34,8 +38,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     with ending_in_one_line(with_traceback):
         name, *rest = arguments
         check_known(name, COMMANDS, "command")
-        module, _ = COMMANDS[name]
-        import_module(module).main(rest)
+        _imported(COMMANDS[name][0]).main(rest)
+
+
+def _imported(module: str) -> ModuleType:
+    """Import a module; Ctrl-C ends the program at once, since libraries swallow a KeyboardInterrupt in an import."""
+    previous = signal.signal(signal.SIGINT, _leave)
+    try:
+        return import_module(module)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    print(INTERRUPTED, file=sys.stderr, flush=True)
+    os._exit(128 + number)
 
 
 def usage() -> str:

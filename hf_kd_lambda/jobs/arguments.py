@@ -1,5 +1,6 @@
 """Models and data of a job. The `help` of a field is the only place where it is documented."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,10 +96,10 @@ class ModelArguments:
             )
         if self.student_layers is not None and not self.student_layers:
             raise ValueError("student_layers=[] keeps no layer: name at least one, e.g. [0, 5].")
-        if self.teacher_epochs <= 0:
-            raise ValueError(f"teacher_epochs={self.teacher_epochs} must be positive.")
-        if self.teacher_learning_rate <= 0:
-            raise ValueError(f"teacher_learning_rate={self.teacher_learning_rate} must be positive.")
+        for name in ("teacher_epochs", "teacher_learning_rate"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name}={value} must be a positive finite number.")
 
     def _require_one(self, checkpoint: str, *others: str) -> None:
         given = {name: getattr(self, name) for name in (checkpoint, *others)}

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 LONGEST = 1000  # characters of a message
+INTERRUPTED = "interrupted; rerun the same command to start again, or to resume from its last checkpoint."
 EXPECTED = (ValueError, OSError, ModuleNotFoundError)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What safetensors and torch.save raise is neither an OSError nor has its number.
@@ -52,10 +53,7 @@ def ending_in_one_line(with_traceback: bool = False) -> Iterator[None]:
     except KeyboardInterrupt:
         if with_traceback:
             raise
-        print(
-            "interrupted; rerun the same command to start again, or to resume from its last checkpoint.",
-            file=sys.stderr,
-        )
+        print(INTERRUPTED, file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if with_traceback:

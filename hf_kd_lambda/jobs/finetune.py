@@ -11,6 +11,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArgum
 from transformers.utils import logging
 
 from hf_kd_lambda.jobs.errors import TrainingStoppedError
+from hf_kd_lambda.jobs.manifest import WriteManifests, write_manifest
 from hf_kd_lambda.jobs.run_folder import last_checkpoint, record_run, remove_checkpoints
 from hf_kd_lambda.models.adapters import merge_adapters
 from hf_kd_lambda.trainer.epoch_order import EpochOrder
@@ -21,23 +22,31 @@ logger = logging.get_logger(__name__)
 
 
 def train_on(trainer: Trainer) -> None:
-    """Train from the last whole checkpoint in the trainer's folder, or from the start where there is none.
+    """Train from the last complete checkpoint in the trainer's folder, or from the start where there is none.
 
     Adapters are merged into the model at the end.
 
     Raises:
         TrainingStoppedError: Ctrl-C or SIGTERM ended training.
+        ValueError: there was nothing to train.
     """
-    checkpoint = last_checkpoint(Path(str(trainer.args.output_dir)))
+    folder = Path(str(trainer.args.output_dir))
+    checkpoint = last_checkpoint(folder, with_best=trainer.args.load_best_model_at_end)
     if checkpoint is not None:
         logger.warning(f"going on from {checkpoint}")
+    trainer.add_callback(WriteManifests)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # The first process to end makes the launcher stop others, which still save; or it goes on to remove checkpoints of
     # which others, with load_best_model_at_end, still read the best.
     PartialState().wait_for_everyone()
     received = signal_received(trainer.callback_handler.callbacks)
     if received is not None:
-        raise TrainingStoppedError(received, str(trainer.args.output_dir))
+        raise TrainingStoppedError(received, str(folder))
+    if trainer.state.global_step == 0:
+        raise ValueError(
+            f"num_train_epochs={trainer.args.num_train_epochs}, max_steps={trainer.args.max_steps}: no step was "
+            "trained: raise them."
+        )
     merge_adapters(trainer)
 
 
@@ -87,5 +96,6 @@ def finetune(
     trainer.save_state()
     if args.should_save:
         record_run(folder, settings, finished=True)
+        write_manifest(folder)
         remove_checkpoints(folder)
     PartialState().wait_for_everyone()

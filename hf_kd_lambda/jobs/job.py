@@ -15,11 +15,13 @@ from transformers.utils import logging
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.columns import TEACHER_PREFIX
 from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.jobs.checks import check_folders, check_labels, check_settings, check_tokens, check_trainer
 from hf_kd_lambda.jobs.evaluate import evaluate_model
 from hf_kd_lambda.jobs.finetune import finetune, train_on
 from hf_kd_lambda.jobs.hub import make_repository, push_student, repository_of
 from hf_kd_lambda.jobs.identity import settings_of, student_identity, teacher_identity
 from hf_kd_lambda.jobs.loading import ModelLoader
+from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.jobs.report import MAIN_METRIC, card_facts, write_report
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 from hf_kd_lambda.models.labels import warn_if_at_chance
@@ -48,6 +50,7 @@ class DistillationJob:
         self.models = models
         self.data_args = data
         check_known(data.problem, TASKS, "problem")
+        check_settings(models, data, config)
         self.problem = TASKS[data.problem]
         self.repository = repository_of(config)
         # The Trainer would push the whole folder, its teacher included.
@@ -55,6 +58,7 @@ class DistillationJob:
         self.folder = Path(str(config.output_dir))
         self.teacher_folder = Path(models.teacher_dir or self.folder / "teacher")
         self.baseline_folder = self.folder / "without_kd"
+        check_folders(self.folder, self.teacher_folder, self.baseline_folder)
         set_seed(config.seed)
         with config.main_process_first(desc="loading the data"):
             self.data = self.problem.load_data(data, config.seed if config.data_seed is None else config.data_seed)
@@ -96,29 +100,21 @@ class DistillationJob:
             OSError: a checkpoint cannot be loaded.
             PushError: the Hub does not accept the student.
         """
-        if self.teacher_folder.resolve() == self.folder.resolve():
-            raise ValueError(f"teacher_dir={str(self.teacher_folder)!r} is output_dir, too: choose another.")
-        if self.data_args.augment and self.config.dataloader_persistent_workers:
-            raise ValueError(
-                "dataloader_persistent_workers=True: workers that persist do not learn of the next epoch, and would "
-                f"repeat the first one's augment={self.data_args.augment}: leave it out."
-            )
-        if self.config.resume_from_checkpoint is not None:
-            raise ValueError(
-                f"resume_from_checkpoint={self.config.resume_from_checkpoint!r}: a run goes on from the last "
-                "checkpoint in its output_dir by itself: leave it out."
-            )
-        claim_folder("output_dir", self.folder, self.student_settings)
-        if self.models.student_without_kd:
-            claim_folder("output_dir", self.baseline_folder, self.student_settings)
+        with locked("output_dir", self.folder):
+            self._claim_folders()
+        check_labels(self.models, self.config, self.tokens["train"])
         teacher = self.loader.teacher(new_head=self.models.teacher_finetune)
-        if self.models.teacher_finetune:
-            claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings)
         student = self.load_student(teacher)
-        for split in self.tokens:
-            self.problem.check_inputs("teacher", teacher, self.loader.teacher_processor, self.teacher_tokens[split])
-            self.problem.check_inputs("student", student, self.loader.student_processor, self.tokens[split])
-        check_saving(self.make_trainer(teacher, student).accelerator)
+        for who, model, processor, tokens in (
+            ("teacher", teacher, self.loader.teacher_processor, self.teacher_tokens),
+            ("student", student, self.loader.student_processor, self.tokens),
+        ):
+            check_tokens(who, processor, model, tokens["train"])
+            for split in tokens:
+                self.problem.check_inputs(who, model, processor, tokens[split])
+        trainer = self.make_trainer(teacher, student)
+        check_saving(trainer.accelerator)
+        check_trainer(trainer)
         if self.repository is not None and PartialState().is_main_process:
             self.repository = make_repository(self.repository, self.config.hub_private_repo)
         PartialState().wait_for_everyone()
@@ -132,7 +128,13 @@ class DistillationJob:
         Raises:
             TrainingStoppedError: Ctrl-C or SIGTERM ended training; a checkpoint was saved.
             PushError: the student is finished, but not on the Hub.
+            ValueError: another command uses the folder, or has used it since `check`.
         """
+        with locked("output_dir", self.folder):
+            return self._run()
+
+    def _run(self) -> list[ModelReport]:
+        self._claim_folders()
         if self.config.should_save:
             record_run(self.folder, self.student_settings, finished=False)
         teacher = self.load_teacher()
@@ -167,19 +169,11 @@ class DistillationJob:
         """The teacher; with `teacher_finetune`, fine-tuned on the task unless that was done before."""
         if not self.models.teacher_finetune:
             return self.loader.teacher()
-        if claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings):
-            logger.warning(f"reusing the teacher in {self.teacher_folder}, which was fine-tuned with these settings")
-        else:
-            if self.models.teacher_architecture is not None:
-                set_seed(self.config.seed)  # else its weights would depend on what was drawn before
-            teacher = self.loader.teacher(new_head=True)
-            args = self._plain_arguments(
-                self.teacher_folder,
-                learning_rate=self.models.teacher_learning_rate,
-                num_train_epochs=self.models.teacher_epochs,
-                max_steps=-1,
-            )
-            self._finetune(teacher, args, self.teacher_tokens, self.loader.teacher_processor, self.teacher_settings)
+        with locked("teacher_dir", self.teacher_folder, wait=True):
+            if claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings):
+                logger.warning(f"reusing the teacher in {self.teacher_folder}, fine-tuned with these settings")
+            else:
+                self._finetune_teacher()
         return self.loader.from_folder("teacher_dir", self.teacher_folder)
 
     def load_student(self, teacher: PreTrainedModel) -> PreTrainedModel:
@@ -217,6 +211,25 @@ class DistillationJob:
             compute_metrics=self.compute_metrics,
             preprocess_logits_for_metrics=self.problem.preprocess_logits,
         )
+
+    def _claim_folders(self) -> None:
+        claim_folder("output_dir", self.folder, self.student_settings)
+        if self.models.student_without_kd:
+            claim_folder("output_dir", self.baseline_folder, self.student_settings)
+        if self.models.teacher_finetune:
+            claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings)
+
+    def _finetune_teacher(self) -> None:
+        if self.models.teacher_architecture is not None:
+            set_seed(self.config.seed)  # else its weights would depend on what was drawn before
+        teacher = self.loader.teacher(new_head=True)
+        args = self._plain_arguments(
+            self.teacher_folder,
+            learning_rate=self.models.teacher_learning_rate,
+            num_train_epochs=self.models.teacher_epochs,
+            max_steps=-1,
+        )
+        self._finetune(teacher, args, self.teacher_tokens, self.loader.teacher_processor, self.teacher_settings)
 
     def _finetune(
         self,

@@ -1,17 +1,17 @@
 """Settings from a YAML file, overridden by the command line; what is unknown is refused."""
 
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.jobs.yaml_file import YamlFile
+from hf_kd_lambda.trainer.argument_ranges import check_training_arguments
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.names import suggestion
 
@@ -27,6 +27,10 @@ _REPLACED = {
     "dataset": ("train_file", "validation_file", "test_file"),
     "train_file": ("dataset",),
 }
+_PATHS = [
+    *("teacher", "student", "teacher_dir", "dataset", "train_file", "validation_file", "test_file"),
+    *("output_dir", "teacher_cache_dir"),
+]
 
 
 class _Parser(HfArgumentParser):
@@ -42,15 +46,6 @@ class _Parser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-5 is a number, as in YAML 1.2; PyYAML's 1.1 takes it for text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 def parse(argv: Sequence[str] | None = None) -> Settings:
@@ -74,7 +69,11 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     # Text takes the way of the command line, and so its types; argparse leaves defaults alone that are no text.
     texts = [f"--{name}={value}" for name, value in in_file.items() if isinstance(value, str)]
     parser.set_defaults(**{name: value for name, value in in_file.items() if not isinstance(value, str)})
-    return parser.parse_dict(vars(parser.parse_args(texts + command_line)))
+    values = parser.parse_args(texts + command_line)
+    check_training_arguments(values)  # before TrainingArguments computes with them
+    settings = parser.parse_dict(vars(values))
+    _expand_home(settings)
+    return settings
 
 
 def _is_yaml(argument: str) -> bool:
@@ -89,25 +88,24 @@ def _names(command_line: Sequence[str]) -> set[str]:
 
 def _read(path: str, types: dict[str, Any]) -> dict[str, Any]:
     """Settings of a YAML file: scalars as the text that they are, null, lists and mappings as Python has them."""
-    if not Path(path).is_file():
-        raise ValueError(f"there is no file {path}.")
+    file = YamlFile(Path(path).expanduser())
     settings: dict[str, Any] = {}
-    try:
-        loader = _Loader(Path(path).read_text(encoding="utf-8"))
-        root = loader.get_single_node() or yaml.MappingNode("", [])
-        if not isinstance(root, yaml.MappingNode):
-            raise ValueError(f"{path} holds no settings: write one `name: value` on each line.")
-        for key, node in root.value:
-            name, value = key.value, loader.construct_object(node, deep=True)
-            _check_known(name, types, f"in {path}")
-            if name in settings:
-                raise ValueError(f"{name!r} is set twice in {path}, again on line {key.start_mark.line + 1}.")
-            settings[name] = value if value is None or isinstance(value, list | dict) else node.value
-            if not _admits(types[name], settings[name]):
-                raise ValueError(f"{name}={settings[name]!r} in {path} must be {_describe(types[name])}.")
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+    for name, node in file.items:
+        _check_known(name, types, f"in {path}")
+        value = file.value(node)
+        settings[name] = value if value is None or isinstance(value, list | dict) else node.value
+        if not _admits(types[name], settings[name]):
+            raise ValueError(f"{name}={settings[name]!r} in {path} must be {_describe(types[name])}.")
     return settings
+
+
+def _expand_home(settings: Settings) -> None:
+    """Replace a leading `~` of a path, which a shell does not replace everywhere."""
+    for group in settings:
+        for name in _PATHS:
+            value = getattr(group, name, None)
+            if isinstance(value, str) and value.startswith("~"):
+                setattr(group, name, str(Path(value).expanduser()))
 
 
 def _check_known(name: str, known: Iterable[str], where: str) -> None:

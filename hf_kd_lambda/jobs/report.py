@@ -1,5 +1,6 @@
 """What a finished job leaves to read: the figure of λ, the model card, results.json and the text of the terminal."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.reports.figure import plot_lambda
-from hf_kd_lambda.reports.model_card import CARD, FIGURE, CardFacts, model_card, origin_of, without_folders
+from hf_kd_lambda.reports.model_card import CARD, FIGURE, CardFacts, Origin, model_card, origin_of, without_folders
 from hf_kd_lambda.reports.results import ModelReport, results_table, write_results
 from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
 from hf_kd_lambda.utils.versions import versions
@@ -79,24 +80,38 @@ def card_facts(
     processes = f" --num_processes {num_processes}" if num_processes > 1 else ""
     sources = (data.dataset, data.train_file, data.validation_file, data.test_file)
     return CardFacts(
-        name=name,
-        teacher=origin_of(models.teacher, BUNDLED) if models.teacher else None,
-        student=origin_of(models.student, BUNDLED) if models.student else None,
+        name=plain(name),
+        teacher=_origin(models.teacher) if models.teacher else None,
+        student=_origin(models.student) if models.student else None,
         layers=models.student_layers,
         teacher_finetuned=models.teacher_finetune,
-        datasets=[origin_of(source, BUNDLED) for source in sources if source],
-        dataset_config=(data.dataset_config or data.task) if data.dataset else None,
+        datasets=[_origin(source) for source in sources if source],
+        dataset_config=plain(data.dataset_config or data.task) if data.dataset else None,
         split=_split_on_the_hub(data, split),
         main_metric=MAIN_METRIC,
         chance=chance,
         reports=reports,
         metrics=reports[-1].metrics,
         log_history=log_history,
-        settings={key: value for key, value in settings.items() if key != "teacher_dir"},
+        settings={key: plain(value) for key, value in settings.items() if key != "teacher_dir"},
         command=f"accelerate launch{processes} scripts/distill.py student.yaml",
         versions=versions(),
         pipeline_tag=data.problem,
     )
+
+
+def plain(value: Any) -> Any:
+    """A user's names and texts without what a card's Markdown would read as a fence, a heading, a table or HTML."""
+    if isinstance(value, Mapping):
+        return {plain(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return " ".join(re.sub(r"[`<>|#]+", "_", value).split()) if type(value) is str else value
+
+
+def _origin(name: str) -> Origin:
+    origin = origin_of(name, BUNDLED)
+    return origin._replace(name=plain(origin.name))
 
 
 def _split_on_the_hub(data: DataArguments, split: str) -> str:

@@ -1,4 +1,4 @@
-"""Whose checkpoints lie in a folder, which of them is whole, and whether a run may go on from it."""
+"""The folder of a run: whose checkpoints lie in it, which are complete, and whether a run may resume from it."""
 
 import json
 import os
@@ -10,23 +10,58 @@ from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, logging
+
+from hf_kd_lambda.jobs.manifest import damage, has_manifest
+
+logger = logging.get_logger(__name__)
 
 RECORD_FILE = "run.json"
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The latest checkpoint that was written to its end; None where there is none.
+def last_checkpoint(folder: Path, with_best: bool = False) -> Path | None:
+    """The latest checkpoint that is as it was written; None if there is none.
 
-    A process killed while it saves leaves a folder without a readable `trainer_state.json`, which is passed over.
+    The others are left out, with a warning. Checkpoints without a manifest, written by an earlier version or by a
+    process that was killed while it saved, are used only if `trainer_state.json` is readable and no checkpoint with a
+    manifest is complete.
+
+    Args:
+        folder: of the run.
+        with_best: also require that the best checkpoint until then is as it was written, because training ends with
+            its weights.
     """
-    for checkpoint in reversed(_checkpoints(folder)):
-        try:
-            TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
-        except (OSError, ValueError):
-            continue
-        return checkpoint
+    latest_first = _checkpoints(folder)[::-1]
+    for checkpoint in sorted(latest_first, key=lambda path: not has_manifest(path)):  # which keeps that order
+        reason = _damage(checkpoint) or (_damage_of_best(checkpoint) if with_best else None)
+        if reason is None:
+            return checkpoint
+        logger.warning(f"{checkpoint} is damaged and is left out: {reason}.")
     return None
+
+
+def _damage(checkpoint: Path) -> str | None:
+    if has_manifest(checkpoint):
+        return damage(checkpoint)
+    return f"{TRAINER_STATE_NAME} cannot be read" if _state(checkpoint) is None else None
+
+
+def _damage_of_best(checkpoint: Path) -> str | None:
+    state = _state(checkpoint)
+    if state is None or not state.best_model_checkpoint:
+        return None
+    best = checkpoint.with_name(Path(state.best_model_checkpoint).name)
+    if not best.is_dir():
+        return f"the best checkpoint until then, {best.name}, is missing"
+    reason = _damage(best)
+    return f"the best checkpoint until then, {best.name}, is damaged ({reason})" if reason else None
+
+
+def _state(checkpoint: Path) -> TrainerState | None:
+    try:
+        return TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def claim_folder(setting: str, folder: Path, settings: Mapping[str, Any]) -> bool:
@@ -61,6 +96,8 @@ def claim_folder(setting: str, folder: Path, settings: Mapping[str, Any]) -> boo
             f"{setting}={str(folder)!r} holds a run with another {', '.join(changed)}: choose another {setting}, "
             "or remove that run."
         )
+    if record["finished"] and has_manifest(folder) and (reason := damage(folder)):
+        raise ValueError(f"{setting}={str(folder)!r} is damaged: {reason}: remove it to make it again.")
     return record["finished"]
 
 

@@ -3,6 +3,7 @@
 `label_names` are the names of the classes in the data's order; None stands for regression with one output.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def load_classifier(
 
     Raises:
         OSError: there is no such checkpoint.
-        ValueError: the checkpoint's own head is for other labels.
+        ValueError: the checkpoint's own head is for other labels, or weights below the head are missing.
     """
     try:
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
@@ -59,6 +60,7 @@ def load_classifier(
         output_loading_info=True,
     )
     name, head = _output_layer(model)
+    _check_complete(checkpoint, model, info, new_head or f"{name}.weight" in info["missing_keys"])
     if new_head:
         head.reset_parameters()
         return model
@@ -71,6 +73,24 @@ def load_classifier(
         return load_classifier(checkpoint, label_names, trust_remote_code, True, auto_class)
     align_labels(model, label_names)
     return model
+
+
+def _check_complete(checkpoint: str, model: PreTrainedModel, info: Mapping[str, Any], new_head: bool) -> None:
+    """Refuse a checkpoint whose weights leave a part of the model random, other than a new head.
+
+    Raises:
+        ValueError: names the first such weights.
+    """
+    encoder = f"{model.base_model_prefix}."
+    random = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
+    # A pooler leads to the head, and checkpoints without a head often lack it.
+    of_head = {key for key in random if new_head and (not key.startswith(encoder) or ".pooler." in key)}
+    if missing := sorted(random - of_head):
+        raise ValueError(
+            f"{checkpoint!r} is incomplete: its weights lack, or have in another shape, {len(missing)} of the "
+            f"parameters that its config.json describes, such as {missing[0]}, which would be random. Give the "
+            "weights and the config.json of the same model."
+        )
 
 
 def align_labels(model: PreTrainedModel, label_names: list[str] | None) -> None:

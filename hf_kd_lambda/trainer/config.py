@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 from hf_kd_lambda.balancing.rules import RULES, Rule, make_rule
 from hf_kd_lambda.losses.base import KDLoss
 from hf_kd_lambda.losses.registry import OF_DISTRIBUTIONS, make_kd_losses
+from hf_kd_lambda.trainer.argument_ranges import check_training_arguments
 from hf_kd_lambda.trainer.config_checks import (
     check_cache,
     check_choices,
@@ -205,6 +206,7 @@ class DistillationConfig(TrainingArguments):
     def __post_init__(self) -> None:
         self.lambda_rule_kwargs = as_mapping(self.lambda_rule_kwargs, "lambda_rule_kwargs", '{"gamma": 1.0}')
         self.kd_losses = as_mapping(self.kd_losses, "kd_losses", '{"soft_targets": 1.0}')
+        check_training_arguments(self)
         check_ranges(self)
         check_choices(self, _CHOICES)
         check_rule(self)
@@ -213,6 +215,16 @@ class DistillationConfig(TrainingArguments):
         resolve_best_model(self)
         resolve_device(self)
         super().__post_init__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled, as into `training_args.bin`: all but the token."""
+        return self.__dict__ | {"hub_token": None}
+
+    def __copy__(self) -> "DistillationConfig":
+        """A copy with the token, which `copy.copy` would otherwise take from the pickled state."""
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
 
     @cached_property
     def rule(self) -> Rule:

@@ -1,6 +1,9 @@
 """Whole jobs and comparisons of two processes: sharded, with one rank that is late, and with one that fails."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -56,3 +59,18 @@ def test_an_error_of_one_rank_ends_a_comparison_of_several(tmp_path):
     assert "out of memory" in result.stderr
     file = tmp_path / "comparison" / "results.jsonl"
     assert not file.exists() or read_runs(file) == []
+
+
+def test_the_command_starts_its_processes(tmp_path):
+    command = [sys.executable, "-m", "hf_kd_lambda.cli", "distill", "--num_processes", "2"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    given = arguments(small_jobs.settings(tmp_path))
+    result = subprocess.run([*command, *given], env=env, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["num_processes"] == 2
+    wrong = subprocess.run(
+        [*command, *given, "--temperature", "0"], env=env, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert wrong.returncode == 1
+    assert "error: temperature=0" in wrong.stderr
+    assert "Traceback" not in wrong.stderr

@@ -1,5 +1,6 @@
 """Pushing: what arrives on the Hub, and what a user is told where it does not."""
 
+import copy
 import hashlib
 import json
 import os
@@ -201,6 +202,13 @@ def test_no_token_is_written_anywhere(server, distilled):
     for path in folder.rglob("*"):
         assert path.is_dir() or TOKEN.encode() not in path.read_bytes()
     assert all(TOKEN.encode() not in received for received in server.received), "it belongs into a header alone"
+
+
+def test_the_token_of_a_config_is_not_pickled(tmp_path):
+    config = DistillationConfig(str(tmp_path), hub_token=TOKEN)
+    torch.save(config, tmp_path / "training_args.bin")
+    assert TOKEN.encode() not in (tmp_path / "training_args.bin").read_bytes()
+    assert copy.copy(config).hub_token == TOKEN  # the trainer's own copy, which pushes
 
 
 def test_a_repository_that_cannot_be_made_is_refused_before_training(tmp_path, monkeypatch):

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from hf_kd_lambda.jobs.parser import Settings, parse
+from hf_kd_lambda.jobs.yaml_file import YamlFile
 from hf_kd_lambda.studies.comparison.regimes import REGIMES
 from hf_kd_lambda.studies.comparison.run_results import Cell
 from hf_kd_lambda.trainer.config import DistillationConfig
@@ -149,14 +148,8 @@ def load_comparison(file: Path, glue: str | None = None, output_dir: str | None 
     Raises:
         ValueError: there is no such file, it is no such YAML, or as `Comparison` says.
     """
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{file} cannot be read ({error.strerror}).") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is no valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds no comparison: it needs tasks and rules.")
+    parts = YamlFile(file)
+    content = {name: parts.value(node) for name, node in parts.items}
     known = [part.name for part in fields(Comparison) if part.name != "glue"]
     for name in content:
         check_known(name, known, f"part of {file}:")

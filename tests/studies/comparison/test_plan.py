@@ -98,7 +98,7 @@ def test_what_cannot_work_is_refused_before_the_first_run(tmp_path, changed, mes
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("[1, 2]", "holds no comparison"), ("a: [", "no valid YAML"), ("rules: {}", "lacks out")]
+    ("content", "message"), [("[1, 2]", "holds no settings"), ("a: [", "no valid YAML"), ("rules: {}", "lacks out")]
 )
 def test_a_file_that_is_no_comparison_is_refused(tmp_path, content, message):
     (tmp_path / "file.yaml").write_text(content)
@@ -107,7 +107,7 @@ def test_a_file_that_is_no_comparison_is_refused(tmp_path, content, message):
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="there is no file"):
         load_comparison(tmp_path / "none.yaml")
 
 

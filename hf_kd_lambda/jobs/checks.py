@@ -1,0 +1,214 @@
+"""What a job refuses, or warns of, before it trains."""
+
+import copy
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.trainer_utils import SaveStrategy
+from transformers.utils import logging
+
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.trainer.argument_ranges import check_training_arguments
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
+
+logger = logging.get_logger(__name__)
+
+TRIED = 100  # examples whose tokens are looked at
+FEW = 8  # examples of an evaluation that only shows the names of its metrics
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
+# Settings of TrainingArguments that a job does not read: what it does instead.
+_UNUSED = {
+    "do_train": "a job always trains",
+    "do_predict": "a job evaluates on the reported split at its end",
+}
+
+
+def check_settings(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> None:
+    """Refuse settings that no data and no model could make right.
+
+    Raises:
+        ValueError: names the setting, its value and the fix.
+    """
+    check_training_arguments(config)
+    if not config.learning_rate > 0:
+        raise ValueError(f"learning_rate={config.learning_rate} trains nothing: it must be positive.")
+    if config.save_only_model:
+        raise ValueError("save_only_model=True keeps no optimizer, so that no run could resume: leave it out.")
+    if config.ignore_data_skip:
+        raise ValueError(
+            "ignore_data_skip=True would repeat examples in a run that resumes, and end with other weights: leave it "
+            "out."
+        )
+    if config.resume_from_checkpoint is not None:
+        raise ValueError(
+            f"resume_from_checkpoint={config.resume_from_checkpoint!r}: a run goes on from the last checkpoint in its "
+            "output_dir by itself: leave it out."
+        )
+    if data.augment and config.dataloader_persistent_workers:
+        raise ValueError(
+            "dataloader_persistent_workers=True: workers that persist do not learn of the next epoch, and would "
+            f"repeat the first one's augment={data.augment}: leave it out."
+        )
+    if config.load_best_model_at_end and config.eval_strategy == "no":
+        raise ValueError("load_best_model_at_end=True needs evaluations: set eval_strategy to epoch or steps.")
+    _warn_of_settings_without_effect(models, config)
+
+
+def check_folders(folder: Path, teacher_folder: Path, baseline_folder: Path) -> None:
+    """Refuse a `teacher_dir` whose model could be taken for a student's, or the reverse.
+
+    Raises:
+        ValueError: names the setting and the fix.
+    """
+    teacher, students = (
+        teacher_folder.resolve(),
+        {folder.resolve(): "output_dir", baseline_folder.resolve(): "the folder of the student without KD"},
+    )
+    for student, words in students.items():
+        if teacher == student:
+            raise ValueError(f"teacher_dir={str(teacher_folder)!r} is {words}, too: choose another.")
+        for inner, outer in ((teacher, student), (student, teacher)):
+            if inner.parent == outer and _CHECKPOINT.fullmatch(inner.name):
+                raise ValueError(
+                    f"teacher_dir={str(teacher_folder)!r} and {words} {str(student)!r}: {inner.name} could be taken "
+                    "for a checkpoint of the other: choose another teacher_dir."
+                )
+
+
+def check_tokens(who: str, processor: Any, model: PreTrainedModel, examples: Dataset) -> None:
+    """Refuse a tokenizer that knows no word of the texts, or more tokens than its model.
+
+    Args:
+        who: teacher or student.
+        processor: its tokenizer; an image processor passes.
+        model: the model.
+        examples: encoded by it.
+
+    Raises:
+        ValueError: names the setting and the fix.
+    """
+    if not isinstance(processor, PreTrainedTokenizerBase):
+        return
+    fix = f"give the {who} the folder of a model with its own tokenizer files (tokenizer.json, tokenizer_config.json)"
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    if len(processor) > embeddings:
+        raise ValueError(
+            f"{who}: its tokenizer has {len(processor)} tokens, its model embeddings of {embeddings}: {fix}."
+        )
+    unknown, special = processor.unk_token_id, set(processor.all_special_ids)
+    found = {token for tokens in examples[:TRIED]["input_ids"] for token in tokens}
+    if unknown is not None and unknown in found and found <= special:
+        raise ValueError(f"{who}: its tokenizer knows no word of the first {TRIED} examples: {fix}.")
+
+
+def check_labels(models: ModelArguments, config: DistillationConfig, examples: Dataset) -> None:
+    """Refuse examples without any label where labels alone are learned.
+
+    Raises:
+        ValueError: names what learns from the labels.
+    """
+    if any(_has_label(label) for label in examples["labels"]):
+        return
+    learners = {
+        "teacher_finetune=True": models.teacher_finetune,
+        "student_without_kd=True": models.student_without_kd,
+        f"lambda_rule='fixed', kd_weight={config.kd_weight}": config.lambda_rule == "fixed" and config.kd_weight == 0,
+    }
+    for setting, learns in learners.items():
+        if learns:
+            raise ValueError(
+                f"{setting} learns from labels alone, and every label of the train split is {IGNORED}, which means "
+                "ignored: give labels, or leave it out."
+            )
+
+
+def check_trainer(trainer: DistillationTrainer) -> None:
+    """Build what training builds, on a trainer that is thrown away.
+
+    Raises:
+        ValueError: names the setting and what is wrong.
+    """
+    config = trainer.args
+    batches = len(trainer.get_train_dataloader()) if hasattr(trainer.train_dataset, "__len__") else 1
+    if not batches:
+        raise ValueError(
+            f"per_device_train_batch_size={config.per_device_train_batch_size}: the {len(trainer.train_dataset)} "
+            "training examples fill no batch, and dataloader_drop_last=True drops the rest: lower it."
+        )
+    try:
+        trainer.create_optimizer()
+    except Exception as error:  # whatever a library raises
+        settings = f"optim={str(config.optim.value)!r}, optim_args={config.optim_args!r}"
+        raise ValueError(f"{settings}: the optimizer cannot be made ({error}): change them.") from error
+    try:
+        trainer.create_scheduler(num_training_steps=1000, optimizer=trainer.optimizer)
+    except Exception as error:
+        kind = getattr(config.lr_scheduler_type, "value", config.lr_scheduler_type)
+        settings = f"lr_scheduler_type={str(kind)!r}, lr_scheduler_kwargs={config.lr_scheduler_kwargs!r}"
+        raise ValueError(f"{settings}: the scheduler cannot be made ({error}): change them.") from error
+    _check_optim_args(config)
+    _check_best_metric(trainer)
+
+
+def _check_optim_args(config: DistillationConfig) -> None:
+    """Refuse arguments that the optimizer would not get."""
+    if not config.optim_args:
+        return
+    without = copy.copy(config)
+    without.optim_args = None
+    if Trainer.get_optimizer_cls_and_kwargs(config) == Trainer.get_optimizer_cls_and_kwargs(without):
+        raise ValueError(
+            f"optim_args={config.optim_args!r} does not reach optim={str(config.optim.value)!r}: leave it out, or set "
+            "learning_rate, weight_decay, adam_beta1 and the like."
+        )
+
+
+def _check_best_metric(trainer: DistillationTrainer) -> None:
+    """Look up `metric_for_best_model` in the metrics of a small evaluation."""
+    config = trainer.args
+    metric = config.metric_for_best_model
+    if metric is None or trainer.accelerator.is_fsdp2:  # which would shard the model that is to be thrown away
+        return
+    few = trainer.eval_dataset.select(range(min(len(trainer.eval_dataset), FEW * config.world_size)))
+    disabled, config.disable_tqdm = config.disable_tqdm, True
+    metrics = trainer.evaluation_loop(trainer.get_eval_dataloader(few), "check").metrics or {}
+    config.disable_tqdm = disabled
+    names = sorted(name.removeprefix("eval_") for name in metrics)
+    if metric.removeprefix("eval_") not in names:
+        raise ValueError(
+            f"metric_for_best_model={metric!r} is none of the metrics of an evaluation: {', '.join(names)}."
+        )
+
+
+def _has_label(label: Any) -> bool:
+    return any(map(_has_label, label)) if isinstance(label, list) else label != IGNORED
+
+
+def _warn_of_settings_without_effect(models: ModelArguments, config: DistillationConfig) -> None:
+    defaults: Mapping[str, Any] = {
+        field.name: field.default
+        for kind in (ModelArguments, DistillationConfig)
+        for field in kind.__dataclass_fields__.values()
+    }
+    best = config.load_best_model_at_end or config.save_strategy == SaveStrategy.BEST
+    without_effect = {
+        **_UNUSED,
+        "teacher_dir": None if models.teacher_finetune else "teacher_finetune is false",
+        "teacher_epochs": None if models.teacher_finetune else "teacher_finetune is false",
+        "teacher_learning_rate": None if models.teacher_finetune else "teacher_finetune is false",
+        "eval_steps": None if config.eval_strategy == "steps" else f"eval_strategy is {config.eval_strategy.value}",
+        "save_steps": None if config.save_strategy == "steps" else f"save_strategy is {config.save_strategy.value}",
+        "metric_for_best_model": None if best else "load_best_model_at_end is false",
+        "dataloader_prefetch_factor": None if config.dataloader_num_workers else "dataloader_num_workers is 0",
+    }
+    for name, reason in without_effect.items():
+        value = getattr(models, name, getattr(config, name, None))
+        if reason is not None and value != defaults.get(name, value):
+            logger.warning(f"{name}={value!r} has no effect: {reason}.")

@@ -1,0 +1,81 @@
+"""Manifests of checkpoints: size and hash of every file, by which a damaged checkpoint is recognised."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+MANIFEST = "manifest.json"
+
+
+class WriteManifests(TrainerCallback):
+    """Writes the manifest of each checkpoint when all processes have saved their part of it."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Wait for the other processes, then write the manifest."""
+        PartialState().wait_for_everyone()
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        if args.should_save and folder.is_dir():
+            write_manifest(folder)
+
+
+def write_manifest(folder: Path) -> None:
+    """Write a folder's files and then its manifest to the disk, so that a manifest is never older than a file."""
+    files = {str(path.relative_to(folder)): _entry(path, to_disk=True) for path in _files(folder)}
+    temporary = folder / f"{MANIFEST}.tmp"
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump({"files": files}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / MANIFEST)
+    _to_disk(folder)
+
+
+def has_manifest(folder: Path) -> bool:
+    """Whether a checkpoint was written to its end by a version that writes manifests."""
+    return (folder / MANIFEST).exists()
+
+
+def damage(folder: Path) -> str | None:
+    """The first difference between a folder and its manifest, in words; None if there is none."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        for name, entry in files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != entry["size"]:
+                return f"{name} has {path.stat().st_size} bytes instead of {entry['size']}"
+            if _entry(path)["sha256"] != entry["sha256"]:
+                return f"the content of {name} has changed"
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return f"{MANIFEST} cannot be read"
+    return None if files else f"{MANIFEST} is empty"
+
+
+def _files(folder: Path) -> list[Path]:
+    """All but hidden files, such as locks, the manifest itself, and checkpoints inside."""
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    left_out = (".", MANIFEST, "checkpoint-")
+    return [folder / path for path in files if not any(part.startswith(left_out) for part in path.parts)]
+
+
+def _entry(path: Path, to_disk: bool = False) -> dict[str, Any]:
+    with path.open("rb") as file:
+        if to_disk:
+            os.fsync(file.fileno())
+        return {"size": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _to_disk(folder: Path) -> None:
+    if os.name != "posix":  # elsewhere folders cannot be opened
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,82 @@
+"""What a job refuses before it trains, as functions of plain values; test_fuzz.py has the whole commands."""
+
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from helpers.small_jobs import job, settings
+
+from hf_kd_lambda.jobs.checks import check_folders, check_labels
+from hf_kd_lambda.jobs.lock import locked
+from hf_kd_lambda.jobs.manifest import write_manifest
+from hf_kd_lambda.jobs.parser import parse
+from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
+from hf_kd_lambda.studies.comparison.plan import arguments
+
+IGNORED = Dataset.from_dict({"labels": [[-100, -100], [-100]]})
+NO_KD = {"lambda_rule": "fixed", "kd_weight": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("changed", "learner"),
+    [
+        ({"teacher_finetune": True}, "teacher_finetune=True"),
+        ({"student_without_kd": True}, "student_without_kd=True"),
+        (NO_KD, r"lambda_rule='fixed', kd_weight=0\.0"),
+    ],
+)
+def test_labels_that_are_all_ignored_teach_nothing(tmp_path, changed, learner):
+    models, _, config = parse(arguments(settings(tmp_path) | {"teacher_finetune": False} | changed))
+    with pytest.raises(ValueError, match=f"{learner} learns from labels alone, and every label"):
+        check_labels(models, config, IGNORED)
+    check_labels(models, config, Dataset.from_dict({"labels": [[-100, -100], [-100, 3]]}))
+
+
+def test_a_teacher_alone_may_teach_without_labels(tmp_path):
+    models, _, config = parse(arguments(settings(tmp_path, teacher_finetune=False)))
+    check_labels(models, config, IGNORED)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [("out", "out"), ("out/checkpoint-3", "out"), ("out", "out/checkpoint-3"), ("out/x", "out")],
+)
+def test_a_teacher_in_the_place_of_a_student_is_refused(tmp_path, teacher, student):
+    folder = tmp_path / student
+    for baseline in (folder / "x", folder / "without_kd"):
+        if teacher == "out/x" and baseline.name != "x":
+            check_folders(folder, tmp_path / teacher, baseline)
+            continue
+        with pytest.raises(ValueError, match=r"teacher_dir='.*: choose another"):
+            check_folders(folder, tmp_path / teacher, baseline)
+
+
+def test_a_second_command_on_a_folder_is_refused(tmp_path):
+    given = settings(tmp_path)
+    with locked("output_dir", tmp_path / "out"):
+        for start in (job(given).check, job(given).run):
+            with pytest.raises(ValueError, match=r"output_dir='.*' is in use by process"):
+                start()
+    job(given).check()
+
+
+def test_a_damaged_teacher_is_not_reused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(bytes(100))
+    record_run(tmp_path, {"a": 1}, finished=True)
+    assert claim_folder("teacher_dir", tmp_path, {"a": 1})  # of an earlier version, without a manifest
+    write_manifest(tmp_path)
+    assert claim_folder("teacher_dir", tmp_path, {"a": 1})
+    Path(tmp_path / "model.safetensors").write_bytes(bytes(99) + b"\1")
+    with pytest.raises(ValueError, match=r"teacher_dir='.*' is damaged: the content of model.safetensors has changed"):
+        claim_folder("teacher_dir", tmp_path, {"a": 1})
+
+
+def test_settings_without_effect_are_named(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("hf_kd_lambda.jobs.checks.logger.warning", said.append)
+    job(settings(tmp_path, eval_steps=7, metric_for_best_model="score", teacher_epochs=2))
+    assert said == [
+        "eval_steps=7.0 has no effect: eval_strategy is no.",
+        "metric_for_best_model='score' has no effect: load_best_model_at_end is false.",
+    ]
