@@ -32,7 +32,9 @@ def settings_table(group: type) -> str:
     """A row for each setting that a dataclass adds, or whose default it changes: name, default and `help`."""
     fields = {field.name: field for field in dataclasses.fields(group)}
     own = [fields[name] for name in group.__annotations__ if name in fields]  # in the order of the source
-    rows = [(f"`{field.name}`", f"`{field.default}`", field.metadata["help"]) for field in own if "help" in field.metadata]
+    rows = [
+        (f"`{field.name}`", f"`{field.default}`", field.metadata["help"]) for field in own if "help" in field.metadata
+    ]
     return markdown_table(("setting", "default", "meaning"), rows)
 
 
@@ -40,22 +42,25 @@ def rules_table() -> str:
     """A row for each rule: its weights and summary as in the docstrings, what it needs, and its paper."""
     papers = _papers("rules")
     rows = [
-        (f"`{name}`", _first_line(rule.weights), _summary(rule), _settings(rule), _needs(rule), papers.get(name, "–"))
+        (
+            _name(name, rule),
+            _first_line(rule.weights).rstrip("."),
+            _summary(rule) + _needs(rule),
+            papers.get(name, "–"),
+        )
         for name, rule in RULES.items()
     ]
-    return markdown_table(
-        ("rule", "weights (w_T, w_D)", "in words", "hyper-parameters", "needs beyond a, b, c", "source"), rows
-    )
+    return markdown_table(("rule, hyper-parameters", "weights (w_T, w_D)", "in words", "source"), rows)
 
 
 def losses_table() -> str:
     """A row for each KD loss: its summary as in the docstring, the outputs it compares, and its paper."""
     papers = _papers("losses")
     rows = [
-        (f"`{name}`", _loss_summary(loss), _compared(loss), _settings(loss), papers.get(name, "–"))
+        (_name(name, loss), _loss_summary(loss), _compared(loss), papers.get(name, "–"))
         for name, loss in KD_LOSSES.items()
     ]
-    return markdown_table(("loss", "in words", "compares", "hyper-parameters and defaults", "source"), rows)
+    return markdown_table(("loss, hyper-parameters", "in words", "compares", "source"), rows)
 
 
 def log_keys_table() -> str:
@@ -75,7 +80,12 @@ def write_tables(folder: Path) -> None:
     """Write each table to a Markdown file of its own, which the pages include."""
     folder.mkdir(exist_ok=True)
     tables = {f"settings_{name}": settings_table(group) for name, group in SETTINGS.items()}
-    tables |= {"rules": rules_table(), "losses": losses_table(), "log_keys": log_keys_table(), "limits": limits_table()}
+    tables |= {
+        "rules": rules_table(),
+        "losses": losses_table(),
+        "log_keys": log_keys_table(),
+        "limits": limits_table(),
+    }
     for name, table in tables.items():
         (folder / f"{name}.md").write_text(table, encoding="utf-8")
 
@@ -106,12 +116,15 @@ def _compared(loss: type[KDLoss]) -> str:
     return ", ".join(name.replace("_", " ") for name in loss.needs) or "logits"
 
 
-def _settings(kind: type[Rule] | type[KDLoss]) -> str:
+def _name(name: str, kind: type[Rule] | type[KDLoss]) -> str:
+    """The name, and the hyper-parameters with their defaults; `weight`, which every KD loss has, is left out."""
     settings = [f"`{field.name}={field.default!r}`" for field in dataclasses.fields(kind) if field.name != "weight"]
-    return ", ".join(settings) or "–"
+    return " ".join([f"**`{name}`**", *settings])
 
 
 def _needs(rule: type[Rule]) -> str:
+    """What a rule needs beyond a, b and c, as a sentence."""
+    needs = " and ".join(name.replace("_", " ") for name in rule.needs)
     if not rule.measures:
-        return "no gradients" + "".join(f", {name}" for name in rule.needs)
-    return ", ".join(name.replace("_", " ") for name in rule.needs) or "–"
+        return f" Needs no gradients{', but ' + needs if needs else ''}."
+    return f" Needs {needs}." if needs else ""

@@ -46,8 +46,8 @@ class DistillationConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "What the KD loss is the weighted sum of, by name: of each its weight, or its hyper-parameters, "
-            "for example `{soft_targets: 1, hidden_mse: {weight: 0.5, layers: last}}`. All losses: docs/reference/losses.md. "
-            "Default: `soft_targets`; of a regression `logit_mse`."
+            "for example `{soft_targets: 1, hidden_mse: {weight: 0.5, layers: last}}`. All losses: "
+            "docs/reference/losses.md. Default: `soft_targets`; of a regression `logit_mse`."
         },
     )
     lambda_rule: str = field(
