@@ -12,7 +12,7 @@ sys.path.insert(0, str(HERE.parent / "scripts"))
 from docs_tables import write_tables  # noqa: E402
 
 project = "hf-kd-lambda"
-author = "The hf-kd-lambda authors"
+author = project_copyright = "The hf-kd-lambda authors"
 version = release = installed_version(project)
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -23,7 +23,7 @@ html_theme_options = {"navigation_with_keys": True}
 html_static_path = ["_static"]
 html_css_files = ["tables.css"]
 
-myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
+myst_enable_extensions = ["attrs_inline"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # tests/docs runs the notebook; the page shows the outputs that are saved in it
 

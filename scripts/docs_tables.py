@@ -41,22 +41,25 @@ def rules_table() -> str:
     """A row for each rule: its weights and summary as in the docstrings, what it needs, and its paper."""
     papers = _papers("rules")
     rows = [
-        (f"`{name}`", _first_line(rule.weights), _summary(rule), _settings(rule), _needs(rule), papers.get(name, "–"))
+        (
+            _name(name, rule),
+            _first_line(rule.weights).rstrip("."),
+            _summary(rule) + _needs(rule),
+            papers.get(name, "–"),
+        )
         for name, rule in RULES.items()
     ]
-    return markdown_table(
-        ("rule", "weights (w_T, w_D)", "in words", "hyper-parameters", "needs beyond a, b, c", "source"), rows
-    )
+    return markdown_table(("rule, hyper-parameters", "weights (w_T, w_D)", "in words", "source"), rows)
 
 
 def losses_table() -> str:
     """A row for each KD loss: its summary as in the docstring, the outputs it compares, and its paper."""
     papers = _papers("losses")
     rows = [
-        (f"`{name}`", _loss_summary(loss), _compared(loss), _settings(loss), papers.get(name, "–"))
+        (_name(name, loss), _loss_summary(loss), _compared(loss), papers.get(name, "–"))
         for name, loss in KD_LOSSES.items()
     ]
-    return markdown_table(("loss", "in words", "compares", "hyper-parameters and defaults", "source"), rows)
+    return markdown_table(("loss, hyper-parameters", "in words", "compares", "source"), rows)
 
 
 def log_keys_table() -> str:
@@ -110,12 +113,15 @@ def _compared(loss: type[KDLoss]) -> str:
     return ", ".join(name.replace("_", " ") for name in loss.needs) or "logits"
 
 
-def _settings(kind: type[Rule] | type[KDLoss]) -> str:
+def _name(name: str, kind: type[Rule] | type[KDLoss]) -> str:
+    """The name, and the hyper-parameters with their defaults; `weight`, which every KD loss has, is left out."""
     settings = [f"`{field.name}={field.default!r}`" for field in dataclasses.fields(kind) if field.name != "weight"]
-    return ", ".join(settings) or "–"
+    return " ".join([f"**`{name}`**", *settings])
 
 
 def _needs(rule: type[Rule]) -> str:
+    """What a rule needs beyond a, b and c, as a sentence."""
+    needs = " and ".join(name.replace("_", " ") for name in rule.needs)
     if not rule.measures:
-        return "no gradients" + "".join(f", {name}" for name in rule.needs)
-    return ", ".join(name.replace("_", " ") for name in rule.needs) or "–"
+        return f" Needs no gradients{', but ' + needs if needs else ''}."
+    return f" Needs {needs}." if needs else ""
