@@ -45,7 +45,7 @@ def test_what_must_be_positive_and_finite(tmp_path, name, value):
         ({"kd_weight": -1.0, "lambda_form": "additive"}, r"kd_weight=-1\.0 must lie in \[0, inf\] .* 'additive'"),
         ({"kd_weight": math.inf, "lambda_form": "additive"}, "kd_weight=inf"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size=0 must be at least 1"),
-        ({"learning_rate": -1.0}, r"learning_rate=-1\.0 must not be negative"),
+        ({"learning_rate": -1.0}, r"learning_rate=-1\.0 must be a finite number of at least 0"),
     ],
 )
 def test_what_is_out_of_range_is_named_with_its_value(tmp_path, settings, message):
@@ -183,8 +183,8 @@ def test_a_machine_without_an_accelerator_trains_on_its_cpu(tmp_path, monkeypatc
         ({}, "no student: set student to a checkpoint, or student_layers"),
         ({"student": "a", "student_layers": [0]}, r"student='a' and student_layers=\[0\] both name a student"),
         ({"student_layers": []}, r"student_layers=\[\] keeps no layer"),
-        ({"student": "a", "teacher_epochs": 0}, "teacher_epochs=0 must be positive"),
-        ({"student": "a", "teacher_learning_rate": -1e-5}, "teacher_learning_rate=-1e-05 must be positive"),
+        ({"student": "a", "teacher_epochs": 0}, "teacher_epochs=0 must be a positive finite number"),
+        ({"student": "a", "teacher_learning_rate": -1e-5}, "teacher_learning_rate=-1e-05 must be a positive finite number"),
     ],
 )
 def test_models_that_make_no_sense_are_refused(settings, message):
