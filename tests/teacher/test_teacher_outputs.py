@@ -9,8 +9,8 @@ from torch import nn
 from transformers import default_data_collator
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_kd_lambda.teacher.cache_format import KeptOutputs
-from hf_kd_lambda.teacher.teacher_outputs import SoftTargets
+from hf_kd_lambda.teacher.cache_format import CacheFormat
+from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
 
 
 class PlainTeacher(nn.Module):
@@ -22,12 +22,12 @@ class PlainTeacher(nn.Module):
 
 def cached(teacher, folder):
     examples = Dataset.from_dict({"input_ids": [[index, 5, 6, 7] for index in range(5)]})
-    outputs = SoftTargets(teacher, Accelerator(cpu=True), (), KeptOutputs())
+    outputs = TeacherOutputs(teacher, Accelerator(cpu=True), (), CacheFormat())
     (result,) = outputs.add_to([examples], str(folder), 4, default_data_collator, lambda batch: batch, progress=False)
     return result
 
 
-def test_a_teacher_without_identity_is_asked_at_each_step(tmp_path, caplog):
+def test_a_teacher_without_identity_runs_at_each_step(tmp_path, caplog):
     assert cached(PlainTeacher(), tmp_path).column_names == ["input_ids"]
     assert "cache_teacher: the teacher runs at each step, since a PlainTeacher has no configuration" in caplog.text
     assert not list(tmp_path.iterdir())

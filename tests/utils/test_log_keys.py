@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from hf_kd_lambda.balancing.rules import Adaptive, Evidence, Taylor2
+from hf_kd_lambda.balancing.rules.registry import RULES
 from hf_kd_lambda.balancing.state import LambdaState, Measurement
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.trainer.log_buffers import EvaluationRecord, StepRecord
@@ -31,7 +31,7 @@ def written(rule):
 
 
 def test_every_key_that_training_logs_is_described_and_no_other():
-    keys = {general(key) for rule in (Adaptive(), Evidence(), Taylor2()) for key in written(rule)}
+    keys = {general(key) for rule in RULES.values() if rule.measures for key in written(rule())}
     assert keys == LOG_KEYS.keys()
 
 
