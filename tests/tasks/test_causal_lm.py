@@ -182,7 +182,7 @@ def test_metrics_need_no_logits_of_a_whole_evaluation(tmp_path):
     kept = {"compute_metrics": next_token_metrics, "preprocess_logits_for_metrics": next_token_predictions}
     trainer = lm_trainer(tmp_path, teacher, student, kwargs=kept, per_device_eval_batch_size=5)
     output = trainer.predict(data)
-    assert [each.shape for each in output.predictions] == [output.label_ids.shape] * 2
+    assert [prediction.shape for prediction in output.predictions] == [output.label_ids.shape] * 2
     (batch,) = padded_batches(data, 12)
     labels = batch.pop("labels")[:, 1:]
     logits = student.eval()(**batch).logits[:, :-1][labels != -100]

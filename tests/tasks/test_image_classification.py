@@ -93,7 +93,7 @@ def test_a_job_leaves_what_a_transformers_user_expects(run):
     assert AutoModelForImageClassification.from_pretrained(out).config.id2label == LABELS["id2label"]
     assert saved_processor(out).size["height"] == 16
     path = next((out.parent / "images" / "test" / "bright").iterdir())
-    assert {each["label"] for each in pipeline("image-classification", str(out))(str(path))} == set(NAMES)
+    assert {found["label"] for found in pipeline("image-classification", str(out))(str(path))} == set(NAMES)
 
 
 def test_a_saved_student_scores_as_in_its_job(run):
@@ -234,7 +234,9 @@ def test_images_are_drawn_at_random_and_the_setting_stays_what_it_is(tmp_path, m
     monkeypatch.setattr(Trainer, "_get_train_sampler", watched)
     small = job(image_settings(tmp_path, student_without_kd=True))
     small.run()
-    assert [type(each) for each in samplers] == [RandomSampler] * 3  # teacher, student without KD, student with KD
+    assert [type(sampler) for sampler in samplers] == [
+        RandomSampler
+    ] * 3  # teacher, student without KD, student with KD
     assert small.config.train_sampling_strategy == "group_by_length"
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["settings"]["train_sampling_strategy"] == "group_by_length"

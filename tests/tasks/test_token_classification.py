@@ -207,7 +207,7 @@ def test_agreement_is_over_words_alone(finished):
     predict = [pipeline("token-classification", path, ignore_labels=[]) for path in checkpoints.values()]
     agree = total = 0
     for row in map(json.loads, Path(args.test_file).read_text().splitlines()):
-        teacher, student = (each(" ".join(row["tokens"])) for each in predict)
+        teacher, student = (tag(" ".join(row["tokens"])) for tag in predict)
         firsts = [i for i, piece in enumerate(teacher) if not piece["word"].startswith("##")]
         agree += sum(teacher[i]["entity"] == student[i]["entity"] for i in firsts)
         total += len(firsts)
