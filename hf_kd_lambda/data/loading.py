@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import SEED
-from hf_kd_lambda.data.files import ROW, Column, Source, require_columns, check_table, read_file
+from hf_kd_lambda.data.files import ROW, Column, Source, check_table, read_file, require_columns
 
 logger = logging.get_logger(__name__)
 
