@@ -62,7 +62,7 @@ class Source(NamedTuple):
         return f"{self.name}, {self.counted.format(number)}"
 
 
-def check_columns(source: str, columns: Iterable[Column], found: Sequence[str]) -> None:
+def require_columns(source: str, columns: Iterable[Column], found: Sequence[str]) -> None:
     """Refuse columns that are not there.
 
     Args:
@@ -177,7 +177,7 @@ def _features(name: str, path: str, suffix: str, separator: str, columns: Sequen
         types = {column.name: _type(column.name, kinds[column.name], is_table) for column in columns}
     if is_empty:
         raise ValueError(f"{name} is empty: it has no rows.")
-    check_columns(name, columns, found)
+    require_columns(name, columns, found)
     return Features({ROW: Value("int64"), **types})
 
 

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import SEED
-from hf_kd_lambda.data.files import ROW, Column, Source, check_columns, check_table, read_file
+from hf_kd_lambda.data.files import ROW, Column, Source, check_table, read_file, require_columns
 
 logger = logging.get_logger(__name__)
 
@@ -28,7 +28,7 @@ SPLITS = ("train", "validation", "validation_mismatched", "test")
 LARGEST_LABEL = 1e18  # of a regression: the sum of a batch's squared errors has to be finite in float32
 CUT = "__cut__"
 """Column of whether the tokens of an example are truncated, while they are made."""
-LISTED = 12  # more classes than these are not named in a message
+NAMED_CLASSES = 12  # more classes than these are not named in a message
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def load_splits(
     for name in [name for name in SPLITS if name in stored]:
         rows = stored[name]
         if name != "test" or _has_labels(rows, columns):
-            check_columns(f"the {name} split", columns, rows.column_names)
+            require_columns(f"the {name} split", columns, rows.column_names)
             sources[name] = Source(rows, f"{name} split")
     for name in FILE_SPLITS:
         if (path := getattr(args, f"{name}_file")) is not None:
@@ -196,7 +196,7 @@ class Classes:
 
     def refuse(self, where: str, label: object) -> ValueError:
         """The error of a label that is none of the classes."""
-        names = ", ".join(self.names[:LISTED]) + (", …" if len(self.names) > LISTED else "")
+        names = ", ".join(self.names[:NAMED_CLASSES]) + (", …" if len(self.names) > NAMED_CLASSES else "")
         if isinstance(label, int | float) and not self.are_integers:
             return ValueError(f"{where}: label {label!r} is a number, the train split's are names: {names}.")
         return ValueError(
@@ -235,7 +235,7 @@ def find_classes(labels: Iterable[Any], feature: Any, known: Sequence[str] | Non
     if any(isinstance(label, str | bool) for label in found):
         return Classes(_in_order(map(str, found)), are_integers=False)
     if found != set(range(len(found))):
-        listed = ", ".join(map(str, sorted(found)[:LISTED])) + (", …" if len(found) > LISTED else "")
+        listed = ", ".join(map(str, sorted(found)[:NAMED_CLASSES])) + (", …" if len(found) > NAMED_CLASSES else "")
         raise ValueError(
             f"the labels of the train split are {listed}: integer labels must be 0 to n-1, each at least once. Number "
             "them so, or use names."
@@ -399,6 +399,6 @@ def describe_split(
 
 def _count_classes(labels: Sequence[Any], names: Sequence[str]) -> str:
     counts = Counter(label for item in labels for label in (item if isinstance(item, list) else [item]))
-    if len(names) > LISTED:
+    if len(names) > NAMED_CLASSES:
         return f"{len(names)} classes of {min(counts[i] for i in range(len(names)))} to {max(counts.values())}"
     return "; ".join(f"{name} {counts[index]}" for index, name in enumerate(names))

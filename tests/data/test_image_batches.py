@@ -116,5 +116,5 @@ def test_seed_and_image_alone_decide_what_is_changed():
 
     assert read(0, range(12)) == read(0, reversed(range(12)))
     assert read(0, range(12)) != read(1, range(12))
-    moves = {tuple(np.argwhere(np.frombuffer(each, np.uint8).reshape(16, 16))[0]) for each in read(0, range(12))}
+    moves = {tuple(np.argwhere(np.frombuffer(image, np.uint8).reshape(16, 16))[0]) for image in read(0, range(12))}
     assert len(moves) > 1, "images of one epoch are not all moved alike"

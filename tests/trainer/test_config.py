@@ -184,7 +184,10 @@ def test_a_machine_without_an_accelerator_trains_on_its_cpu(tmp_path, monkeypatc
         ({"student": "a", "student_layers": [0]}, r"student='a' and student_layers=\[0\] both name a student"),
         ({"student_layers": []}, r"student_layers=\[\] keeps no layer"),
         ({"student": "a", "teacher_epochs": 0}, "teacher_epochs=0 must be a positive finite number"),
-        ({"student": "a", "teacher_learning_rate": -1e-5}, "teacher_learning_rate=-1e-05 must be a positive finite number"),
+        (
+            {"student": "a", "teacher_learning_rate": -1e-5},
+            "teacher_learning_rate=-1e-05 must be a positive finite number",
+        ),
     ],
 )
 def test_models_that_make_no_sense_are_refused(settings, message):

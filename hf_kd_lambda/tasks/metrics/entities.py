@@ -27,8 +27,8 @@ def token_metrics_for(label_names: Sequence[str]) -> Callable[[EvalPrediction], 
         if not of_entities:
             return metric.compute(predictions=predictions[labelled], references=labels[labelled])
         found, true = (
-            [[label_names[label] for label in row[kept]] for row, kept in zip(each, labelled, strict=True)]
-            for each in (predictions, labels)
+            [[label_names[label] for label in row[kept]] for row, kept in zip(classes, labelled, strict=True)]
+            for classes in (predictions, labels)
         )
         scores = entity_scores(found, true)
         accuracy = float(accuracy_score(labels[labelled], predictions[labelled]))
@@ -48,9 +48,9 @@ def entity_scores(found: Sequence[Sequence[str]], true: Sequence[Sequence[str]])
     Args:
         found, true: labels in BIO of each sentence.
     """
-    pairs = [(entities(each), entities(expected)) for each, expected in zip(found, true, strict=True)]
-    right = sum(len(each & expected) for each, expected in pairs)
-    num_found, num_true = (sum(map(len, each)) for each in zip(*pairs, strict=True))
+    pairs = [(entities(labels), entities(expected)) for labels, expected in zip(found, true, strict=True)]
+    right = sum(len(spans & expected) for spans, expected in pairs)
+    num_found, num_true = (sum(map(len, spans)) for spans in zip(*pairs, strict=True))
     return {
         "precision": right / max(num_found, 1),
         "recall": right / max(num_true, 1),
