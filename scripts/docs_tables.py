@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from hf_kd_lambda.balancing.rules.base import Rule
 from hf_kd_lambda.losses import functional
 from hf_kd_lambda.losses.base import KDLoss
 from hf_kd_lambda.losses.registry import KD_LOSSES
-from hf_kd_lambda.utils.log_keys import LIMITS, LOG_KEYS
+from hf_kd_lambda.studies.comparison.regimes import REGIMES
+from hf_kd_lambda.utils.log_keys import EVALUATION_KEYS, LIMITS, LOG_KEYS
 
 PAPERS = Path(__file__).parents[1] / "docs" / "papers.yaml"
 SETTINGS = {"distillation": DistillationConfig, "models": ModelArguments, "data": DataArguments}
@@ -62,15 +63,25 @@ def losses_table() -> str:
     return markdown_table(("loss, hyper-parameters", "in words", "compares", "source"), rows)
 
 
-def log_keys_table() -> str:
-    """A row for each key that training logs."""
-    return markdown_table(("key", "meaning"), [(f"`{key}`", meaning) for key, meaning in LOG_KEYS.items()])
+def keys_table(keys: Mapping[str, str]) -> str:
+    """A row for each key that training or an evaluation logs."""
+    return markdown_table(("key", "meaning"), [(f"`{key}`", meaning) for key, meaning in keys.items()])
 
 
 def limits_table() -> str:
     """A row for each reason why λ can differ from what its rule proposes."""
     rows = [(f"`{limit.key}`", f"λ was {limit.words}", limit.advice) for limit in LIMITS.values()]
     return markdown_table(("key", "meaning", "what you can do"), rows)
+
+
+def regimes_table() -> str:
+    """A row for each regime of a comparison: its parameters, and its summary as in the docstring."""
+    rows = []
+    for name, regime in REGIMES.items():
+        parameters = inspect.signature(regime).parameters.values()
+        settings = [f"`{p.name}={p.default}`" for p in parameters if p.default is not p.empty]
+        rows.append((" ".join([f"**`{name}`**", *settings]), _summary(regime)))
+    return markdown_table(("regime, parameters", "training examples"), rows)
 
 
 def write_tables(folder: Path) -> None:
@@ -80,8 +91,10 @@ def write_tables(folder: Path) -> None:
     tables |= {
         "rules": rules_table(),
         "losses": losses_table(),
-        "log_keys": log_keys_table(),
+        "log_keys": keys_table(LOG_KEYS),
+        "evaluation_keys": keys_table(EVALUATION_KEYS),
         "limits": limits_table(),
+        "regimes": regimes_table(),
     }
     for name, table in tables.items():
         (folder / f"{name}.md").write_text(table, encoding="utf-8")

@@ -13,7 +13,6 @@ from docs_tables import markdown_table
 
 from hf_kd_lambda.studies.comparison import merit
 from hf_kd_lambda.studies.comparison.merit import Group
-from hf_kd_lambda.studies.comparison.regimes import REGIMES
 from hf_kd_lambda.studies.comparison.run_results import Run, read_runs
 
 ROOT = Path(__file__).parents[1]
@@ -37,8 +36,9 @@ def sst2_table() -> str:
     """Mean scores on SST-2 of fixed weights and of the default rule, by regime."""
     runs = _runs("compare")
     rules = ["no KD", "fixed 0.1", "fixed 0.5", "fixed 0.9", "evidence"]
-    head = ["weight of the KD loss", *(name.replace("_", " ") for name in REGIMES)]
-    rows = [[_rule_name(rule), *(_score(runs, Group("sst2", regime), rule) for regime in REGIMES)] for rule in rules]
+    groups = [group for group in merit.groups(runs) if group.task == "sst2"]
+    head = ["weight of the KD loss", *(group.regime.replace("_", " ") for group in groups)]
+    rows = [[_rule_name(rule), *(_score(runs, group, rule) for group in groups)] for rule in rules]
     return markdown_table(head, rows)
 
 

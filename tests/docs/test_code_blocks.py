@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from hf_kd_lambda import DataArguments, DistillationConfig, ModelArguments
 from hf_kd_lambda.balancing.rules import RULES
 from hf_kd_lambda.losses.registry import KD_LOSSES
-from hf_kd_lambda.tasks import PROBLEMS
+from hf_kd_lambda.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -39,7 +39,7 @@ def name_of(page: Path) -> str:
 @pytest.fixture
 def _registries():
     """Take out afterwards what a page adds to the registries."""
-    before = [(registry, dict(registry)) for registry in (RULES, KD_LOSSES, PROBLEMS)]
+    before = [(registry, dict(registry)) for registry in (RULES, KD_LOSSES, TASKS)]
     yield
     for registry, entries in before:
         registry.clear()

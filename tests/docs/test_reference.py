@@ -48,3 +48,11 @@ def test_what_works_with_what_names_tests_and_configs_that_exist():
     assert [row for row in rows if ".py` |" not in row] == []
     assert [test for test in tests if not (ROOT / "tests" / test).is_file()] == []
     assert [name for name in re.findall(r"`(configs/\w+\.yaml)`", page) if not (ROOT / name).is_file()] == []
+
+
+def test_the_map_of_the_code_names_files_that_exist():
+    page = (ROOT / "docs/developers/map.md").read_text(encoding="utf-8")
+    package, tests = ROOT / "hf_kd_lambda", "tests/"
+    paths = [path for path in re.findall(r"`([\w/]+(?:\.py|/))`", page) if not path.startswith(tests)]
+    assert len(paths) > 30
+    assert [path for path in paths if not (package / path).exists()] == []
