@@ -8,7 +8,8 @@ from torch import Tensor
 
 from hf_kd_lambda.balancing.rules import Rule, loss_weights
 from hf_kd_lambda.balancing.state import LambdaState, Measurement
-from hf_kd_lambda.balancing.trust import Reliabilities, in_chunks
+from hf_kd_lambda.balancing.teacher_signal import count_signal
+from hf_kd_lambda.balancing.trust import in_chunks
 from hf_kd_lambda.balancing.votes import check_votes, count_votes
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.losses.base import TeacherBatch
@@ -111,16 +112,26 @@ class Balancer:
         weights, votes, trust = NO_WEIGHTS, self.state.votes, self.state.trust
         if votes is not None and not votes.closed:
             check_votes(student_logits, items.task)
-            self._add(count_votes(student_logits, teacher, items.task))
+            votes_and_signal = (count_votes(student_logits, teacher, items.task), count_signal(teacher, items.kd))
+            self._add(torch.cat(votes_and_signal))
         if trust is not None:
             agreement = in_chunks(trust.agreement, student_logits, teacher, items.task, items.kd.ne(IGNORED))
             weights = ItemWeights(*trust.normalise(trust.trust(agreement)))
             self._add(trust.counts(agreement))
         if ends_step and self._counts is not None:
-            counts: Tensor = sum_over_ranks(self._counts)
-            (votes or cast(Reliabilities, trust)).update(counts)
+            self._update_judges(sum_over_ranks(self._counts))
             self.drop_counts()
         return weights
+
+    def _update_judges(self, counts: Tensor) -> None:
+        """Hand the counts of a step to what judges label and teacher."""
+        state = cast(LambdaState, self.state)
+        if state.trust is not None:
+            state.trust.update(counts)
+        if state.votes is not None and state.teacher_signal is not None:
+            votes, signal = counts.split(2)
+            state.votes.update(votes)
+            state.teacher_signal.update(signal)
 
     def _add(self, counts: Tensor) -> None:
         self._counts = counts if self._counts is None else self._counts + counts

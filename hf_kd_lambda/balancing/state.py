@@ -13,6 +13,7 @@ from hf_kd_lambda.balancing.moving_average import MovingAverage
 from hf_kd_lambda.balancing.rules import MGDA, Rule, Weights, feasible_interval, loss_weights
 from hf_kd_lambda.balancing.signal import Signal, bounded_signal
 from hf_kd_lambda.balancing.smoothness import Smoothness
+from hf_kd_lambda.balancing.teacher_signal import TeacherSignal
 from hf_kd_lambda.balancing.trust_values import make_reliabilities
 from hf_kd_lambda.balancing.votes import TeacherVotes
 from hf_kd_lambda.gradients.gram import Gram
@@ -76,6 +77,7 @@ class LambdaState:
         self.skipped = torch.zeros((), dtype=torch.int32)
         self.counts = torch.zeros(1 + len(LIMIT_NAMES))
         self.votes = TeacherVotes() if "odds" in rule.needs else None
+        self.teacher_signal = TeacherSignal() if "odds" in rule.needs else None
         self.trust = make_reliabilities(classes) if "trust_factor" in rule.needs else None
         self.smoothness = Smoothness() if "smoothness" in rule.needs else None
         self.split = None if losses is None else KDSplit(losses, decay, mgda=isinstance(rule, MGDA))
@@ -138,10 +140,14 @@ class LambdaState:
         """Set λ and the weights' total where `usable`; return what limited λ, as indices of `LIMIT_NAMES`."""
         signal = self.signal
         weights: Weights = self.rule(signal.gram, **self._needs(signal))
-        proposed = weights.kd / weights.task
+        factor = self.skipped.new_ones((), dtype=torch.float32)
+        if self.teacher_signal is not None:
+            factor = self.teacher_signal.factor
+        proposed = factor * weights.kd / weights.task
         low, high = self.lambda_ / self.max_factor, self.lambda_ * self.max_factor
         slowed = torch.where(first, proposed, torch.minimum(torch.maximum(proposed, low), high))
-        bounded = slowed.clamp(*self.bounds)
+        lowest_lambda = factor * self.bounds[0]  # a teacher that tells nothing is given no weight
+        bounded = slowed.clamp(min=lowest_lambda).clamp(max=self.bounds[1])
         usable = usable & bounded.isfinite()
         self.lambda_ = torch.where(usable, bounded, self.lambda_)
         self.total = torch.where(usable, weights.task + weights.kd, self.total)
@@ -151,7 +157,7 @@ class LambdaState:
         holds = {
             "clipped": on_edge & self.rule.clips,
             "slowed": slowed != proposed,
-            "floor": slowed < self.bounds[0],
+            "floor": slowed < lowest_lambda,
             "ceiling": slowed > self.bounds[1],
             "held": ~usable,
         }
@@ -183,7 +189,13 @@ class LambdaState:
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"grams": self.grams, "losses": self.losses}
-        parts |= {"evidence": self.votes, "trust": self.trust, "smoothness": self.smoothness, "split": self.split}
+        parts |= {
+            "evidence": self.votes,
+            "teacher_signal": self.teacher_signal,
+            "trust": self.trust,
+            "smoothness": self.smoothness,
+            "split": self.split,
+        }
         return {name: part for name, part in parts.items() if part is not None}
 
     def to(self, device: torch.device) -> None:
@@ -203,7 +215,8 @@ class LambdaState:
         for name in _TENSORS:
             setattr(self, name, torch.tensor(state[name], dtype=getattr(self, name).dtype))
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            if name in state:  # version 0.1.0 saved no teacher_signal
+                part.load_state_dict(state[name])
 
 
 _TENSORS = ("lambda_", "total", "first_losses", "skipped", "counts")

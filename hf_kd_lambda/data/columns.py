@@ -12,8 +12,9 @@ from transformers.trainer_utils import unwrap_peft_model
 TEACHER_PREFIX = "teacher_"
 TEACHER_LOGITS = "teacher_logits"
 TEACHER_OUTPUTS = "teacher_outputs"
-KEPT = (TEACHER_LOGITS, TEACHER_OUTPUTS)
-"""What the teacher said; see `KeptOutputs`."""
+TEACHER_INPUTS_DIGEST = "teacher_inputs_digest"
+KEPT = (TEACHER_LOGITS, TEACHER_OUTPUTS, TEACHER_INPUTS_DIGEST)
+"""Outputs of the teacher, see `CacheFormat`, and a digest of the inputs that they were computed from."""
 LABELS = ("label", "label_ids", "labels", "shift_labels")
 
 

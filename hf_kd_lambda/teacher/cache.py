@@ -1,6 +1,6 @@
 """What the teacher says of each example, computed once for all epochs, and for later runs that ask the same."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,14 +16,16 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX, token_counts
+from hf_kd_lambda.data.columns import LABELS, TEACHER_INPUTS_DIGEST, TEACHER_PREFIX, token_counts
 from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows, keep_outputs, load_outputs
+from hf_kd_lambda.teacher.row_digest import row_digests
 from hf_kd_lambda.utils.fingerprint import batch_digest, examples_digest, fingerprint
 
 logger = logging.get_logger(__name__)
 
 DEFAULT_FOLDER = Path(HF_HOME) / "hf_kd_lambda"
-_PROBED = 32  # examples that are put into a batch twice
+_PROBED = 16  # examples of each kind that are put into a batch twice
+OTHER_ROWS = "data_collator sorts, drops, merges or changes rows"
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,28 @@ class TeacherCache:
             raise CacheUnavailableError(f"{type(examples).__name__} is no datasets.Dataset")
         if examples.format["type"] == "custom":
             raise CacheUnavailableError("they are transformed on the fly, maybe at random")
-        first = range(min(_PROBED, len(examples)))
-        batches = [self.collate([examples[row] for row in first]) for _ in range(2)]
+        probes = self._probes(examples)
+        batches = [self.collate([examples[row] for row in probes]) for _ in range(2)]
         digests = {batch_digest(_tensors_but_labels(batch)) for batch in batches}
         if len(digests) > 1:
             raise CacheUnavailableError("they are augmented at random: the same examples give another batch each time")
+        self._check_rows(batches[0], [examples[row] for row in probes])
         return digests.pop()
+
+    def _probes(self, examples: Dataset) -> list[int]:
+        """Indices of examples that are put into a batch twice: the first, the longest, and some in between."""
+        lengths = token_counts(examples, (f"{TEACHER_PREFIX}input_ids", "input_ids"))
+        longest = sorted(range(len(lengths)), key=lengths.__getitem__)[-_PROBED:]
+        spread = range(0, len(lengths), max(len(lengths) // _PROBED, 1))
+        return sorted({*range(min(_PROBED, len(lengths))), *longest, *spread})
+
+    def _check_rows(self, batch: Mapping[str, Any], examples: list[Any]) -> list[bytes]:
+        """Refuse a collator whose row i is not example i; return the digests of the rows."""
+        digests = row_digests(batch)
+        alone = [digest for example in examples for digest in row_digests(self.collate([example]))]
+        if digests != alone:
+            raise CacheUnavailableError(OTHER_ROWS)
+        return digests
 
     def _load(self, name: str, examples: int) -> Dataset | None:
         """What all ranks find, or None."""
@@ -100,20 +118,46 @@ class TeacherCache:
         rounds = -(-len(batches) // ranks)
         share += batches[:1] * (rounds - len(share))  # a rank that is done still takes part in the last exchange
         # With a generator of its own, since it would draw a number from that of training.
-        loader = DataLoader(examples, batch_sampler=share, collate_fn=self.collate, generator=torch.Generator())
+        loader = DataLoader(examples, batch_sampler=share, collate_fn=self._collate, generator=torch.Generator())
         shows = self.progress and self.accelerator.is_local_main_process
         bar = tqdm(loader, desc="Teacher's outputs", disable=not shows)
-        outputs = (rows for batch in bar for rows in gather_object([self.predict(batch)]))
+        outputs = (rows for batch, digests in bar for rows in gather_object([self._rows(batch, digests)]))
         reason = "nodes that share no disk"
         if self.accelerator.is_local_main_process:
             try:
-                keep_outputs(self.folder, name, batches, outputs, lengths)
+                keep_outputs(self.folder, name, batches, _require_rows(outputs), lengths)
             except (OSError, CacheUnavailableError) as error:
                 reason = str(error)
         for _ in outputs if ranks > 1 else ():  # the others wait for this one's share, whether or not it keeps theirs
             pass
         self.accelerator.wait_for_everyone()
         return reason
+
+    def _collate(self, examples: list[Any]) -> tuple[dict[str, Any], list[bytes]]:
+        """A batch and the digests of its rows; none where its rows are not the examples."""
+        batch = self.collate(examples)
+        try:
+            return batch, self._check_rows(batch, examples)
+        except CacheUnavailableError:
+            return batch, []  # not raised here, since all ranks go on to the end together
+
+    def _rows(self, batch: dict[str, Any], digests: list[bytes]) -> Rows:
+        """The columns of a batch; none where its rows are not the examples."""
+        if not digests:
+            return {}
+        return self.predict(batch) | {TEACHER_INPUTS_DIGEST: [*digests]}
+
+
+def _require_rows(outputs: Iterable[Rows]) -> Iterator[Rows]:
+    """The rows of each batch.
+
+    Raises:
+        CacheUnavailableError: a batch has none.
+    """
+    for rows in outputs:
+        if not rows:
+            raise CacheUnavailableError(OTHER_ROWS)
+        yield rows
 
 
 def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

@@ -3,12 +3,20 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-from torch import nn
+from datasets import Dataset
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from hf_kd_lambda.data.columns import KEPT, TEACHER_LOGITS, own_inputs
+from hf_kd_lambda.losses.functional.distributions import squared_distance_from_uniform
 from hf_kd_lambda.models.causal import is_causal
+
+logger = logging.get_logger(__name__)
 
 
 def check_apart(teacher: nn.Module, student: nn.Module) -> None:
@@ -17,8 +25,8 @@ def check_apart(teacher: nn.Module, student: nn.Module) -> None:
     Raises:
         ValueError: they share parameters.
     """
-    taught = {id(each): name for name, each in student.named_parameters()}
-    if shared := [taught[id(each)] for each in teacher.parameters() if id(each) in taught]:
+    trained = {id(parameter): name for name, parameter in student.named_parameters()}
+    if shared := [trained[id(weight)] for weight in teacher.parameters() if id(weight) in trained]:
         raise ValueError(
             f"teacher and student share {len(shared)} parameter(s), such as {shared[0]}, and the teacher is frozen "
             "while the student is trained: give the student a copy (copy.deepcopy)."
@@ -91,3 +99,45 @@ def check_teacher_logits(logits: Sequence[Any], labels: int) -> None:
             f"{TEACHER_LOGITS} has {values} values {'a token' if tokens else 'an example'}, and the student {labels} "
             "output(s): give the logits of a teacher for the same labels, in their order."
         )
+
+
+def check_finite_logits(examples: Dataset) -> None:
+    """Refuse cached or given teacher logits that are NaN or +∞; −∞ excludes a class.
+
+    Raises:
+        ValueError: names the example.
+    """
+    row = 0
+    for table in examples.select_columns([TEACHER_LOGITS]).with_format("arrow").iter(1000):
+        logits = table[TEACHER_LOGITS].combine_chunks()
+        owners = np.arange(len(logits))
+        while not pa.types.is_floating(logits.type) and not pa.types.is_integer(logits.type):
+            owners = owners[pc.list_parent_indices(logits).to_numpy()]
+            logits = pc.list_flatten(logits)
+        values = logits.to_numpy(zero_copy_only=False)
+        wrong = np.isnan(values) | np.isposinf(values)
+        if wrong.any():
+            first = int(wrong.argmax())
+            raise ValueError(
+                f"{TEACHER_LOGITS} of example {row + int(owners[first])} (counted from 0) contain {values[first]}: "
+                "check the teacher's weights and this example's inputs; if precision is fp16, set it to fp32 or bf16."
+            )
+        row += table.num_rows
+
+
+def warn_of_uninformative(examples: Dataset, least: float = 0.01) -> None:
+    """Warn of a teacher that gives nearly the same logits to all classes.
+
+    Args:
+        examples: with one row of teacher logits each; others are not looked at.
+        least: mean squared distance from the uniform distribution, see `squared_distance_from_uniform`.
+    """
+    logits = examples.select_columns([TEACHER_LOGITS]).with_format("torch")[:2000][TEACHER_LOGITS]
+    if isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[-1] > 1:
+        distance = squared_distance_from_uniform(logits.float()).mean().item()
+        if distance < least:
+            logger.warning(
+                f"the teacher gives nearly the same logits to all classes (its mean squared distance from the uniform "
+                f"distribution is {distance:.2g}, of at most 1), so that nothing can be learned from it: fine-tune it "
+                "first, for a job with teacher_finetune: true."
+            )

@@ -7,7 +7,15 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from hf_kd_lambda.data.columns import KEPT, LABELS, TEACHER_LOGITS, TEACHER_OUTPUTS, TEACHER_PREFIX
+from hf_kd_lambda.data.columns import (
+    KEPT,
+    LABELS,
+    TEACHER_INPUTS_DIGEST,
+    TEACHER_LOGITS,
+    TEACHER_OUTPUTS,
+    TEACHER_PREFIX,
+)
+from hf_kd_lambda.teacher.row_digest import row_digests
 
 
 class ColumnCollator:
@@ -42,7 +50,18 @@ class ColumnCollator:
         if TEACHER_OUTPUTS in examples[0]:
             rows = [unpacked(example[TEACHER_OUTPUTS]) for example in examples]
             batch[TEACHER_OUTPUTS] = {name: _batched([row[name] for row in rows], mask) for name in rows[0]}
+        if TEACHER_INPUTS_DIGEST in examples[0]:
+            self._check_rows(batch, [example[TEACHER_INPUTS_DIGEST] for example in examples])
         return batch
+
+    def _check_rows(self, batch: dict[str, Any], expected: list[bytes]) -> None:
+        """Refuse rows of other inputs than those that the cached outputs were computed from."""
+        if row_digests(batch) != expected:
+            raise ValueError(
+                "data_collator makes a batch whose rows are not the examples that the teacher's outputs were cached "
+                "for: it sorts, drops, merges or changes rows. Set cache_teacher to False, and the teacher runs at "
+                "each step."
+            )
 
     def _given(self, example: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in example.items() if name not in KEPT and self._is_kept(name)}

@@ -17,6 +17,7 @@ from hf_kd_lambda.models.protocol import as_model_output, model_device
 from hf_kd_lambda.teacher.cache import DEFAULT_FOLDER, TeacherCache
 from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows
 from hf_kd_lambda.teacher.cache_format import CacheFormat
+from hf_kd_lambda.teacher.checks import check_finite_logits, warn_of_uninformative
 from hf_kd_lambda.utils.fingerprint import NoDigestError, model_digest
 
 logger = logging.get_logger(__name__)
@@ -124,7 +125,11 @@ class TeacherOutputs:
         if examples is None or self.are_cached(column_names(examples)):
             return examples
         try:
-            return cache.add_to(examples)
+            cached = cache.add_to(examples)
         except CacheUnavailableError as reason:
             logger.warning(f"cache_teacher: the teacher runs at each step for these examples, since {reason}.")
             return examples
+        if TEACHER_LOGITS in cached.column_names:
+            check_finite_logits(cached)
+            warn_of_uninformative(cached)
+        return cached

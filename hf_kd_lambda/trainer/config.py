@@ -188,6 +188,9 @@ class DistillationConfig(TrainingArguments):
             "windows of 50 batches; where the examples are no tokens, `random`."
         },
     )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide losses that are not finite in the logs. Training stops at them anyway."}
+    )
     dataloader_num_workers: int | None = field(
         default=None,
         metadata={

@@ -42,7 +42,7 @@ class StepRecord:
         with_noise: bool,
         average: Callable[[Tensor], Tensor],
     ) -> dict[str, float]:
-        """What to log, without what is not finite; the losses, averaged over steps, begin anew.
+        """What to log, without numbers of λ that are not finite; the losses, averaged over steps, begin anew.
 
         Args:
             weights: (w_task, w_kd) in force.
@@ -65,7 +65,12 @@ class StepRecord:
                 scalars["snr_task"], scalars["snr_kd"] = state.signal_to_noise
             scalars |= {f"lambda/{name}": value for name, value in zip(names, state.lambdas, strict=False)}
         values = torch.stack([value.float() for value in scalars.values()]).tolist()  # the one wait for the device
-        return {name: value for name, value in zip(scalars, values, strict=True) if math.isfinite(value)}
+        # Losses that are not finite must be seen; λ's other numbers are then without meaning.
+        return {
+            name: value
+            for name, value in zip(scalars, values, strict=True)
+            if math.isfinite(value) or name in self._names
+        }
 
 
 class EvaluationRecord:

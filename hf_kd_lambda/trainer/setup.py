@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 import torch
+from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,7 +24,13 @@ from hf_kd_lambda.models.labels import align_labels, own_label_names
 from hf_kd_lambda.models.padding import align_pad_token
 from hf_kd_lambda.models.protocol import check_model, model_config
 from hf_kd_lambda.teacher.cache_format import CacheFormat
-from hf_kd_lambda.teacher.checks import check_apart, check_columns, check_next_tokens, check_teacher_logits
+from hf_kd_lambda.teacher.checks import (
+    check_apart,
+    check_columns,
+    check_finite_logits,
+    check_next_tokens,
+    check_teacher_logits,
+)
 from hf_kd_lambda.teacher.collator import ColumnCollator
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.limits import check_problem, check_top_logits
@@ -121,6 +128,8 @@ def check_datasets(
             is_stream = not hasattr(dataset, "__getitem__")
             if TEACHER_LOGITS in columns and not is_stream:
                 check_teacher_logits(dataset[0][TEACHER_LOGITS], num_outputs)
+            if TEACHER_LOGITS in columns and isinstance(dataset, Dataset):
+                check_finite_logits(dataset)
 
 
 def build_collator(

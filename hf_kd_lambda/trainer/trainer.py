@@ -31,6 +31,7 @@ from hf_kd_lambda.trainer import setup
 from hf_kd_lambda.trainer.card import facts_of_trainer
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.epoch_order import EpochOrder
+from hf_kd_lambda.trainer.finite_losses import FiniteLosses
 from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 from hf_kd_lambda.trainer.limits import check_given_model, check_strategy, check_student, warn_of_blind_measurements
 from hf_kd_lambda.trainer.log_buffers import EvaluationRecord, StepRecord
@@ -77,6 +78,7 @@ class DistillationTrainer(Trainer):
     train_dataset: Any
     eval_dataset: Any
     _step: MeasuringStep | None
+    _finite: FiniteLosses
     _step_record: StepRecord
     _evaluation_record: EvaluationRecord
 
@@ -137,7 +139,9 @@ class DistillationTrainer(Trainer):
             The loss to log. On a measuring step it is 0 until the last micro-batch, when the weights are known.
         """
         if not self.balancer.measures_at(self.state.global_step):
-            return super().training_step(model, inputs, num_items_in_batch)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            self._finite.check(loss, self.state.global_step, skips=self.accelerator.scaler is not None)
+            return loss
         model.train()
         optimizer = cast(AcceleratedOptimizer, self.optimizer)
         optimizer.train()
@@ -154,6 +158,7 @@ class DistillationTrainer(Trainer):
         # All-reduce, Gram matrix, λ, and the combined gradient in `.grad`.
         self._step_record.gram = step.finish(self.balancer)
         self._step_record.add(step.losses, ends_step=True)
+        self._finite.check(step.losses, self.state.global_step, skips=True)
         return torch.dot(step.losses[:2], torch.stack(self.loss_weights))
 
     def compute_loss(
@@ -351,6 +356,7 @@ class DistillationTrainer(Trainer):
 
     def _begin_step_records(self) -> None:
         self._step = None
+        self._finite = FiniteLosses()
         self._step_record = StepRecord(self._objective.names, self.args.device)
 
     @contextlib.contextmanager

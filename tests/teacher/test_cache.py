@@ -72,7 +72,7 @@ def online(teacher, examples, **settings):
 
 
 def assert_logits(cached, teacher, examples):
-    assert cached.column_names == [*examples.column_names, "teacher_logits"]
+    assert cached.column_names == [*examples.column_names, "teacher_logits", "teacher_inputs_digest"]
     assert cached.with_format(None)["input_ids"][:] == examples.with_format(None)["input_ids"][:]
     logits = torch.tensor(cached.with_format(None)["teacher_logits"][:])
     expected = torch.cat([outputs.logits for outputs in online(teacher, examples)])
@@ -159,7 +159,7 @@ def test_the_format_of_the_examples_is_kept(teacher, examples, tmp_path, all_col
     data = examples.with_format("torch", kept, output_all_columns=all_columns, device="cpu")
     before = data.format
     cached = cache(tmp_path, teacher).add_to(data)
-    assert cached.format == {**before, "columns": [*kept, "teacher_logits"]}
+    assert cached.format == {**before, "columns": [*kept, "teacher_logits", "teacher_inputs_digest"]}
     assert set(cached[0]) == {*kept, "teacher_logits"} | ({"labels"} if all_columns else set())
     assert data.format == before
 

@@ -26,3 +26,17 @@ def log_distribution(logits: Tensor) -> Tensor:
         logits: `[..., classes]` in fp32.
     """
     return logits.log_softmax(-1).nan_to_num(nan=math.nan, posinf=math.inf, neginf=EXCLUDED)
+
+
+def squared_distance_from_uniform(logits: Tensor) -> Tensor:
+    """(K·Σp² − 1)/(K − 1) `[...]` of a distribution p over K classes: 0 if it is uniform, 1 if one class is certain.
+
+    It is 1 where there is one output.
+
+    Args:
+        logits: `[..., K]`.
+    """
+    classes = logits.shape[-1]
+    if classes == 1:
+        return torch.ones_like(logits[..., 0])
+    return ((classes * logits.softmax(-1).square().sum(-1) - 1) / (classes - 1)).clamp(min=0.0)

@@ -1,0 +1,163 @@
+"""Inputs that would end in a wrong student: they are handled right, or refused by name."""
+
+import copy
+import json
+
+import pytest
+import torch
+from helpers.small_runs import config, examples, flat, logged, make_trainer, models, train
+from torch import nn
+from transformers import default_data_collator
+
+from hf_kd_lambda.trainer.finite_losses import FiniteLosses, NotFiniteError
+
+VALUES = [float("nan"), float("inf")]
+
+
+def cached_in(folder, **settings):
+    return config(folder / "run", teacher_cache_dir=str(folder / "cache"), **settings)
+
+
+# --- non-finite values
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_a_column_of_teacher_logits_that_is_not_finite_is_refused_by_example(tmp_path, value):
+    data = examples(16)
+    logits = [[0.0, 1.0, 2.0]] * 16
+    logits[11] = [0.0, value, 2.0]
+    with pytest.raises(ValueError, match=rf"teacher_logits of example 11 \(counted from 0\) contain {value}"):
+        make_trainer(config(tmp_path), None, models()[1], data.add_column("teacher_logits", logits))
+
+
+def test_a_teacher_that_answers_nan_is_refused_before_training(tmp_path):
+    teacher, student = models()
+    before = flat(student)
+    teacher.classifier.weight.data[0, 0] = float("nan")
+    trainer = make_trainer(cached_in(tmp_path), teacher, student, examples())
+    with pytest.raises(ValueError, match=r"teacher_logits of example 0 .* check the teacher"):
+        trainer.train()
+    assert torch.equal(before, flat(student))
+
+
+@pytest.mark.parametrize("interval", [1, 100], ids=["measuring", "ordinary"])
+def test_training_stops_at_losses_that_stay_nan_and_the_student_is_kept(tmp_path, interval):
+    teacher, student = models()
+    teacher.classifier.weight.data[0, 0] = float("nan")
+    args = config(tmp_path, cache_teacher=False, lambda_interval=interval, num_train_epochs=4)
+    trainer = make_trainer(args, teacher, student, examples())
+    with pytest.raises(NotFiniteError, match=r"the loss of optimizer step .* is not finite .* lower learning_rate"):
+        trainer.train()
+    assert flat(trainer.model).isfinite().all()
+    assert len(logged(trainer.state.log_history, "kd_loss")) == trainer.state.global_step, "logs hide nothing"
+
+
+def test_a_diverging_run_stops(tmp_path):
+    args = config(tmp_path, learning_rate=1e30, lambda_interval=100, num_train_epochs=4)
+    with pytest.raises(NotFiniteError):
+        train(args, *models(), examples())
+
+
+def test_single_steps_that_are_skipped_anyway_may_pass():
+    finite, bad, good = FiniteLosses(), torch.tensor(float("nan")), torch.tensor(1.0)
+    for _ in range(3):
+        for _ in range(9):
+            finite.check(bad, 0, skips=True)
+        finite.check(good, 0, skips=True)
+    with pytest.raises(NotFiniteError, match="step 8 is not finite"):
+        finite.check(bad, 7, skips=False)
+
+
+# --- a teacher that tells nothing
+
+
+RULES = {"evidence": {"lambda_rule": "evidence"}, "no KD": {"lambda_rule": "fixed", "kd_weight": 0}}
+
+
+def separable(count=64):
+    """Examples whose first token decides the class."""
+    data = examples(count)
+    return data.remove_columns("labels").add_column("labels", [ids[0] % 3 for ids in data["input_ids"]])
+
+
+@pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
+def test_the_default_rule_gives_no_weight_to_a_teacher_that_tells_nothing(tmp_path, optim):
+    rate = 0.03 if optim == "sgd" else 3e-3
+    settings = {"optim": optim, "learning_rate": rate, "max_steps": 90, "logging_steps": 30, "lambda_interval": 8}
+    data, found = separable(), {name: [] for name in RULES}
+    for seed in range(3):
+        teacher, _ = models()
+        torch.manual_seed(seed)
+        student = models()[1]
+        nn.init.normal_(student.classifier.weight, std=0.3)
+        teacher.classifier.weight.data *= 1e-4  # nearly equal logits for all classes
+        nn.init.zeros_(teacher.classifier.bias)
+        for name, rule in (
+            ("evidence", {"lambda_rule": "evidence"}),
+            ("no KD", {"lambda_rule": "fixed", "kd_weight": 0}),
+        ):
+            args = config(tmp_path / f"{name}{seed}", seed=seed, cache_teacher=False, **settings, **rule)
+            trainer = train(args, teacher, copy.deepcopy(student), data, eval_dataset=data)
+            found[name].append(trainer.evaluate()["eval_task_loss"])
+            if name == "evidence":
+                assert logged(trainer.state.log_history, "lambda")[-1] < 0.05
+    for ours, without in zip(*found.values(), strict=True):
+        assert ours <= without + 0.05
+
+
+def test_a_cache_of_a_teacher_that_tells_nothing_is_warned_of(tmp_path, caplog):
+    teacher, student = models()
+    teacher.classifier.weight.data *= 1e-4
+    make_trainer(cached_in(tmp_path), teacher, student, examples()).cache_teacher()
+    assert "the teacher gives nearly the same logits to all classes" in caplog.text
+
+
+# --- collators
+
+
+def longest_first(rows):
+    """A collator that sorts its batch, here by the first token."""
+    return default_data_collator(sorted(rows, key=lambda row: -row["input_ids"][0]))
+
+
+def without_the_last(rows):
+    return default_data_collator(rows[:-1] if len(rows) > 1 else rows)
+
+
+def late_windows(rows):
+    """A collator that changes only inputs that begin with a certain token, as one that cuts long texts at random."""
+    changed = [dict(row) for row in rows]
+    for row in changed:
+        if row["input_ids"][0] % 7 == 0:
+            row["input_ids"] = [*row["input_ids"][:-1], int(torch.randint(5, 20, ()))]
+    return default_data_collator(changed)
+
+
+@pytest.mark.parametrize("collate", [longest_first, without_the_last, late_windows])
+def test_a_collator_that_changes_rows_leaves_the_teacher_online(tmp_path, caplog, collate):
+    teacher, student = models()
+    online = train(
+        config(tmp_path / "online", cache_teacher=False), copy.deepcopy(teacher), copy.deepcopy(student), examples()
+    )
+    trainer = make_trainer(cached_in(tmp_path), teacher, student, examples())
+    trainer.data_collator.collate.collate = collate
+    assert not trainer.cache_teacher()
+    assert "cache_teacher: the teacher runs at each step for these examples, since" in caplog.text
+    trainer.train()
+    if collate is longest_first:
+        first = [entry["kd_loss"] for entry in (online.state.log_history[0], trainer.state.log_history[0])]
+        assert first[0] == pytest.approx(first[1], rel=1e-5), "the same examples in another order"
+
+
+def test_a_collator_that_changes_after_the_cache_was_made_is_refused(tmp_path):
+    teacher, student = models()
+    trainer = make_trainer(cached_in(tmp_path), teacher, student, examples())
+    assert trainer.cache_teacher()
+    trainer.data_collator.collate.collate = longest_first
+    with pytest.raises(ValueError, match="data_collator makes a batch whose rows are not the examples"):
+        trainer.train()
+
+
+def test_numbers_of_a_run_are_json(tmp_path):
+    trainer = train(config(tmp_path, lambda_rule="evidence"), *models(), examples())
+    json.loads(json.dumps(trainer.state.log_history), parse_constant=lambda name: pytest.fail(name))
