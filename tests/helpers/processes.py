@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
+# The package beside the tests comes first, whichever is installed.
+PYTHONPATH = os.pathsep.join([str(TESTS.parent), str(TESTS)])
 
 KILLER = """
 import os, signal, sys
@@ -35,12 +37,12 @@ job.run()
 
 def run_python(*command: str) -> subprocess.CompletedProcess:
     """Run Python with this command line, in one thread."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
     return subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=200)
 
 
 def run_two_ranks(worker: Path, *argv: str, **environment: str) -> subprocess.CompletedProcess:
     """Run a script, which may import from the folder of tests, as two ranks on this machine."""
-    env = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1", **environment}
+    env = {**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1", **environment}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     return subprocess.run([*command, str(worker), *argv], env=env, capture_output=True, text=True, timeout=280)

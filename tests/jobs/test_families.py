@@ -177,7 +177,7 @@ def test_roberta_teaches_a_new_bert_its_byte_pairs(tmp_path):
 def test_token_types_of_pairs_reach_the_model_that_takes_them(tmp_path):
     pairs = {"text_pair_column": "kind", "label_column": "stars", "max_steps": 1}
     whole = small_job(tmp_path, student_architecture=json.dumps(DISTILBERT), **pairs)
-    teacher = whole._begin("teacher", new_head=True)
+    teacher = whole.loader.teacher(new_head=True)
     student, seen = whole.load_student(teacher), defaultdict(list)
     for who, model in (("teacher", teacher), ("student", student)):
         model.register_forward_pre_hook(lambda _, args, inputs, who=who: seen[who].append(inputs), with_kwargs=True)
@@ -231,7 +231,7 @@ def test_a_teacher_may_have_more_embeddings_than_tokens(tmp_path):
     save_checkpoint(tiny_bert(2, vocab_size=len(VOCABULARY) + 5), tmp_path / "pretrained")
     whole = job(given)
     whole.check()
-    assert whole.load_student(whole._begin("teacher", new_head=True)).config.vocab_size == len(VOCABULARY) + 5
+    assert whole.load_student(whole.loader.teacher(new_head=True)).config.vocab_size == len(VOCABULARY) + 5
 
 
 # --- what is refused before training

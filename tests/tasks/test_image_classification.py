@@ -156,7 +156,8 @@ def test_a_teacher_of_another_kind_and_size_sees_its_own_images(tmp_path, teache
     )
     small = job(given)
     small.check()
-    trainer = small.make_trainer(small._begin("teacher"), small._begin("student"))
+    untrained = small.loader.teacher()
+    trainer = small.make_trainer(untrained, small.load_student(untrained))
     batch = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
     for name, model in (("teacher_pixel_values", teacher), ("pixel_values", student)):
         side = model["image_size"]
@@ -278,7 +279,8 @@ def test_pixel_values_have_no_length(tmp_path, column):
 
 def trainer_of(given):
     small = job(given)
-    return small.make_trainer(small._begin("teacher"), small._begin("student"))
+    teacher = small.loader.teacher()
+    return small.make_trainer(teacher, small.load_student(teacher))
 
 
 def test_logits_are_cached_without_augmentation(tmp_path):
@@ -290,7 +292,7 @@ def test_logits_are_cached_without_augmentation(tmp_path):
 def test_logits_are_not_cached_with_augmentation_and_the_reason_is_logged(tmp_path, caplog):
     trainer = trainer_of(image_settings(tmp_path, augment=["crop"]))
     assert not trainer.cache_teacher()
-    assert "of these examples they are transformed on the fly, maybe at random" in caplog.text.replace("since ", "")
+    assert "for these examples, since they are transformed on the fly, maybe at random" in caplog.text
     assert "teacher_logits" not in trainer.train_dataset.column_names
     assert "teacher_logits" in trainer.eval_dataset.column_names
 
@@ -435,5 +437,5 @@ def test_labels_of_a_checkpoint_in_another_order_are_permuted(tmp_path):
     pixels = torch.randn(2, 1, 16, 16)
     order = [NAMES.index(name) for name in sorted(NAMES)]
     assert order != [0, 1, 2]
-    found = small._begin("teacher").eval()(pixels).logits
+    found = small.loader.teacher().eval()(pixels).logits
     np.testing.assert_allclose(found.detach(), model(pixels).logits.detach()[:, order], rtol=1e-5, atol=1e-6)
