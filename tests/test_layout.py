@@ -110,3 +110,27 @@ def test_a_planted_violation_is_found(tmp_path, part, line, expected):
     graph = imports_by_part(tmp_path)
     assert violations(graph) == ([] if expected is None else [expected])
     assert (graph.keys() <= set().union(*LEVELS)) == (expected is not None)
+
+
+SHARED_NAMES = {"main", "DESCRIPTION", "logger"}
+"""What each command and each module may define for itself."""
+
+
+def public_names(path: Path) -> set[str]:
+    """Functions, classes and constants that a module defines at its top level, without a leading underscore."""
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in names if not name.startswith("_")} - SHARED_NAMES
+
+
+def test_no_two_things_share_a_name():
+    owners: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for name in public_names(path):
+            owners.setdefault(name, []).append(str(path.relative_to(PACKAGE)))
+    assert {name: places for name, places in owners.items() if len(places) > 1} == {}

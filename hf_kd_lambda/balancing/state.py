@@ -19,7 +19,8 @@ from hf_kd_lambda.balancing.votes import TeacherVotes
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.utils.log_keys import LIMIT_KEYS, LIMIT_NAMES
 
-SMALLEST = torch.finfo(torch.float32).tiny  # a squared norm below it has lost digits, and its average may vanish
+SMALLEST_SQUARED_NORM = torch.finfo(torch.float32).tiny
+"""A squared norm below it has lost digits, and its average may vanish."""
 ON_EDGE = 1e-5  # relative distance from an end of the feasible interval at which λ counts as clipped to it
 
 
@@ -112,7 +113,7 @@ class LambdaState:
         entries = torch.stack(measured.gram)
         norms = entries[:2] if measured.norms is None else measured.norms
         finite = entries.isfinite().all() & norms.isfinite().all()
-        usable = finite & (norms > SMALLEST).all(dim=0)
+        usable = finite & (norms > SMALLEST_SQUARED_NORM).all(dim=0)
         first = self.grams.is_empty
         self.grams.update(torch.cat([entries, norms]), usable)
         self._take_losses(measured.losses, finite)

@@ -43,7 +43,8 @@ from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional.chunked import CHUNK_LOGITS
 from hf_kd_lambda.losses.functional.items import IGNORED
 
-SMALLEST = 1e-6  # distance of a reliability from 0 and 1, where a single item could rule a source out for good
+RELIABILITY_MARGIN = 1e-6
+"""Distance of a reliability from 0 and 1, where a single item could rule a source out for good."""
 GRID_ITEMS = 256  # items whose likelihoods are computed on the whole grid at a time: 3 MB
 
 
@@ -181,7 +182,7 @@ def posterior(
         student: γ, a scalar; 1 takes the student's distribution as it is.
     """
     alpha, beta, gamma = (
-        torch.as_tensor(x, device=agreement.lifts.device).clamp(SMALLEST, 1 - SMALLEST)
+        torch.as_tensor(x, device=agreement.lifts.device).clamp(RELIABILITY_MARGIN, 1 - RELIABILITY_MARGIN)
         for x in (label, teacher, student)
     )
     alpha = alpha[agreement.label] if alpha.dim() else alpha

@@ -29,7 +29,7 @@ from hf_kd_lambda.losses.functional.items import IGNORED
 
 FEWEST = 10  # items with a label before variances are used; until then nothing has a lift
 FLOOR = 1e-3  # smallest variance of a difference, relative to that of the labels
-LARGEST = 60.0  # logarithm of the largest lift: e⁶⁰ = 10²⁶, whose products fp32 still holds
+LARGEST_LOG_LIFT = 60.0  # logarithm of the largest lift: e⁶⁰ = 10²⁶, whose products fp32 still holds
 
 
 class Spread(NamedTuple):
@@ -126,7 +126,7 @@ def value_lifts(values: Tensor, labelled: Tensor, counted: Tensor, spread: Sprea
     label_teacher, label_student = (torch.where(labelled, x, by_chance) for x in (label_teacher, label_student))
     all_three = torch.where(labelled, all_three, teacher_student)
     logs = torch.stack([by_chance, label_teacher, label_student, teacher_student, all_three], dim=-1)
-    return torch.where(counted.unsqueeze(-1), logs.clamp(max=LARGEST).exp(), 1.0)
+    return torch.where(counted.unsqueeze(-1), logs.clamp(max=LARGEST_LOG_LIFT).exp(), 1.0)
 
 
 def _log_normal(distance: Tensor, variance: Tensor) -> Tensor:

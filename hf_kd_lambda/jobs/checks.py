@@ -21,7 +21,7 @@ from hf_kd_lambda.trainer.trainer import DistillationTrainer
 logger = logging.get_logger(__name__)
 
 TRIED = 100  # examples whose tokens are looked at
-FEW = 8  # examples of an evaluation that only shows the names of its metrics
+FEW_TOKENS = 8  # examples of an evaluation that only shows the names of its metrics
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 # Settings of TrainingArguments that a job does not read: what it does instead.
 _UNUSED = {
@@ -176,7 +176,7 @@ def _check_best_metric(trainer: DistillationTrainer) -> None:
     metric = config.metric_for_best_model
     if metric is None or trainer.accelerator.is_fsdp2:  # which would shard the model that is to be thrown away
         return
-    few = trainer.eval_dataset.select(range(min(len(trainer.eval_dataset), FEW * config.world_size)))
+    few = trainer.eval_dataset.select(range(min(len(trainer.eval_dataset), FEW_TOKENS * config.world_size)))
     disabled, config.disable_tqdm = config.disable_tqdm, True
     metrics = trainer.evaluation_loop(trainer.get_eval_dataloader(few), "check").metrics or {}
     config.disable_tqdm = disabled

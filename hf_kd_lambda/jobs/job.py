@@ -22,7 +22,7 @@ from hf_kd_lambda.jobs.hub import make_repository, push_student, repository_of
 from hf_kd_lambda.jobs.identity import settings_of, student_identity, teacher_identity
 from hf_kd_lambda.jobs.loading import ModelLoader
 from hf_kd_lambda.jobs.lock import locked
-from hf_kd_lambda.jobs.report import MAIN_METRIC, card_facts, write_report
+from hf_kd_lambda.jobs.report import MAIN_METRIC, card_facts, write_job_report
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 from hf_kd_lambda.models.labels import warn_if_at_chance
 from hf_kd_lambda.reports.agreement import teacher_agreement
@@ -266,7 +266,7 @@ class DistillationJob:
             name, self.models, self.data_args, self.settings, split, world_size, reports, history, chance
         )
         examples = {name: len(examples) for name, examples in self.tokens.items()}
-        write_report(self.folder, card, split, self.data_args.task, examples, self.settings)
+        write_job_report(self.folder, card, split, self.data_args.task, examples, self.settings)
 
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
         """Arguments of a plain Trainer; only the distillation itself is reported to trackers and pushed."""

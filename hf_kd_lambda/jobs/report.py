@@ -18,7 +18,7 @@ MAIN_METRIC = "score"
 RESULTS = "results.json"
 
 
-def write_report(
+def write_job_report(
     folder: Path,
     card: CardFacts,
     split: str,

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-LARGEST = 1_000_000  # bytes
+LARGEST_FILE = 1_000_000  # bytes
 MOST_NODES = 10_000  # once aliases are written out
 
 
@@ -37,8 +37,8 @@ class YamlFile:
         if not path.is_file():
             raise ValueError(f"there is no file {path}.")
         try:
-            if path.stat().st_size > LARGEST:
-                raise ValueError(f"{path} has more than {LARGEST} bytes, and is no file of settings.")
+            if path.stat().st_size > LARGEST_FILE:
+                raise ValueError(f"{path} has more than {LARGEST_FILE} bytes, and is no file of settings.")
             self._loader = _Loader(path.read_text(encoding="utf-8"))
             root = self._loader.get_single_node() or yaml.MappingNode("", [])
             self._check(root)

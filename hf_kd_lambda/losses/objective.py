@@ -36,7 +36,7 @@ class BatchLosses(NamedTuple):
         return torch.stack([self.task, self.kd, *self.parts])
 
 
-def check_labels(logits: Tensor, labels: Tensor) -> None:
+def check_label_shape(logits: Tensor, labels: Tensor) -> None:
     """Refuse labels that are not one an item, by which items could not be counted.
 
     Args:
@@ -132,7 +132,7 @@ class Objective:
         weights: Tensor | None = None,
     ) -> LossInputs:
         """What a KD loss is computed from; arguments and errors as for a call."""
-        check_labels(student["logits"], targets(inputs))
+        check_label_shape(student["logits"], targets(inputs))
         items = item_labels(targets(inputs))
         labels = items.kd
         if any(loss.uses_labels for loss in self.kd_losses.values()):

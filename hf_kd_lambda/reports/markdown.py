@@ -7,19 +7,19 @@ import re
 _SPECIAL = re.compile(r"[\\`*|#~$<>&]|\](?=[(\[:])|(?<![^\W_])_+|_+(?![^\W_])")
 
 
-def one_line(text: str) -> str:
+def on_one_line(text: str) -> str:
     """A text without line breaks, tabs and control characters, which would end a heading or a row."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def escaped(text: str) -> str:
     """A text as one line of Markdown that shows it as it is: no markup, HTML or new table column in it counts."""
-    return _SPECIAL.sub(lambda match: "".join(f"\\{char}" for char in match.group()), one_line(text))
+    return _SPECIAL.sub(lambda match: "".join(f"\\{char}" for char in match.group()), on_one_line(text))
 
 
 def code_span(text: str) -> str:
     """A text as inline code, also in a table."""
-    line = one_line(text)
+    line = on_one_line(text)
     if "`" not in line:
         return f"`{line}`".replace("|", "\\|")
     fence = "`" * (_longest_run(line) + 1)

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, one_line
+from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, on_one_line
 from hf_kd_lambda.reports.results import ModelReport, markdown_table
 from hf_kd_lambda.reports.summary import explain_lambda
 
@@ -142,7 +142,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         base_model_relation="finetune" if bases else None,
         datasets=[dataset.name for dataset in facts.datasets if dataset.on_hub] or None,
         metrics=list(dict.fromkeys(HUB_METRICS[name] for name in known)) or None,
-        model_name=one_line(facts.name) if scores else None,
+        model_name=on_one_line(facts.name) if scores else None,
         eval_results=scores or None,
     )
 

@@ -16,7 +16,7 @@ from hf_kd_lambda.trainer.config import DistillationConfig
 
 logger = logging.get_logger(__name__)
 
-FEW = 8  # examples, whose standard deviation is known within a quarter
+FEW_EXAMPLES = 8  # examples, whose standard deviation is known within a quarter
 ADAM_OPTIMIZERS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
 
 
@@ -143,16 +143,16 @@ def check_student(student: nn.Module, optimizer: Optimizer | None) -> None:
     Raises:
         ValueError: it was sharded when it was loaded, or the optimizer has only some of the trainable parameters.
     """
-    trained = {name: each for name, each in student.named_parameters() if each.requires_grad}
-    if any(isinstance(each, DTensor) for each in trained.values()):
+    trained = {name: parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
+    if any(isinstance(parameter, DTensor) for parameter in trained.values()):
         raise ValueError(
             "the student was sharded when it was loaded, and the Trainer does not know: load it without "
             "distributed_config, tp_plan and the like, and let `accelerate launch` shard it (FSDP2)."
         )
     if optimizer is None:
         return
-    stepped = {id(each) for group in optimizer.param_groups for each in group["params"]}
-    if missing := [name for name, each in trained.items() if id(each) not in stepped]:
+    stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if missing := [name for name, parameter in trained.items() if id(parameter) not in stepped]:
         raise ValueError(
             f"optimizers: {len(missing)} trainable parameter(s), such as {missing[0]}, are not in the optimizer: "
             "freeze them (requires_grad_(False)), or give optimizer_cls_and_kwargs instead, from which the Trainer "
@@ -169,7 +169,7 @@ def warn_of_blind_measurements(args: DistillationConfig, num_outputs: int, is_sh
             "gram_estimator='unbiased' finds one micro-batch a step, which cannot tell noise from signal, so that the "
             "biased Gram matrix is used: raise gradient_accumulation_steps."
         )
-    if "odds" in args.rule.needs and num_outputs == 1 and args.per_device_train_batch_size < FEW:
+    if "odds" in args.rule.needs and num_outputs == 1 and args.per_device_train_batch_size < FEW_EXAMPLES:
         logger.warning(
             f"lambda_rule={args.lambda_rule!r} holds the teacher's numbers against the mean and spread of a "
             f"micro-batch's labels, of which its {args.per_device_train_batch_size} examples tell little: raise "

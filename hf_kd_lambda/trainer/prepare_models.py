@@ -90,7 +90,7 @@ def _named(loss: str) -> Iterator[None]:
 
 def _check_sizes(loss: HiddenLoss, student: dict[str, Any], teacher: dict[str, Any]) -> None:
     """Refuse pairs of feature maps of unlike height and width, of unlike numbers of tokens, and of maps and tokens."""
-    of_student, of_teacher = ([_size(state) for state in each["hidden_states"]] for each in (student, teacher))
+    of_student, of_teacher = ([_size(state) for state in outputs["hidden_states"]] for outputs in (student, teacher))
     if {*of_student[1:]} & {*of_teacher[1:]}:
         fix = "name pairs of equal size in layers"
     else:
@@ -123,5 +123,5 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.cpu()
     if isinstance(value, dict):
-        return {name: _on_cpu(each) for name, each in value.items()}
+        return {name: _on_cpu(output) for name, output in value.items()}
     return tuple(map(_on_cpu, value))

@@ -20,7 +20,7 @@ def sampling_strategy(args: TrainingArguments, datasets: Iterable[Any], processo
     asked = args.train_sampling_strategy
     names = getattr(processor, "model_input_names", ["input_ids"])
     if asked == "group_by_length" and not all(
-        _has_lengths(each, names[0], args.length_column_name) for each in datasets
+        _has_lengths(dataset, names[0], args.length_column_name) for dataset in datasets
     ):
         return "random"
     return asked

@@ -101,4 +101,4 @@ class SaveOnSignal(TrainerCallback):
 
 def signal_received(callbacks: Iterable[TrainerCallback]) -> signal.Signals | None:
     """The signal that ended training early, among the callbacks of a trainer; None if it ran to its end."""
-    return next((each.received for each in callbacks if isinstance(each, SaveOnSignal)), None)
+    return next((callback.received for callback in callbacks if isinstance(callback, SaveOnSignal)), None)

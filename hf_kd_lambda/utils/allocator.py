@@ -4,7 +4,7 @@ import ctypes
 import os
 
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's malloc.h
-LARGEST = 2**30  # bytes
+LARGEST_FREED = 2**30  # bytes
 
 
 def keep_freed_memory() -> bool:
@@ -20,4 +20,6 @@ def keep_freed_memory() -> bool:
     if os.name != "posix" or "MALLOC_MMAP_THRESHOLD_" in os.environ:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(MMAP_THRESHOLD, LARGEST) and mallopt(TRIM_THRESHOLD, LARGEST))
+    return mallopt is not None and bool(
+        mallopt(MMAP_THRESHOLD, LARGEST_FREED) and mallopt(TRIM_THRESHOLD, LARGEST_FREED)
+    )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, one_line
+from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, on_one_line
 
 
 @pytest.mark.parametrize(
@@ -37,4 +37,4 @@ def test_code_has_a_fence_longer_than_any_inside():
 
 
 def test_one_line_is_one_line():
-    assert one_line("  a\n---\n\tb ") == "a --- b"
+    assert on_one_line("  a\n---\n\tb ") == "a --- b"

@@ -39,7 +39,7 @@ def attention_map_loss(
     """
     _check_heads(student, teacher)
     weights = position_weights(attention_mask, labels, num_items, weights)
-    student, teacher = (_zero_uncounted(each, attention_mask, weights) for each in (student, teacher))
+    student, teacher = (_zero_uncounted(maps, attention_mask, weights) for maps in (student, teacher))
     columns = attention_mask.bool().sum(-1, keepdim=True).clamp(min=1)
     return (weights * (student - teacher).square().mean(1).sum(-1) / columns).sum()
 
@@ -70,7 +70,7 @@ def attention_kl_loss(
     """
     _check_heads(student, teacher)
     weights = position_weights(attention_mask, labels, num_items, weights)
-    student, teacher = (_zero_uncounted(each, attention_mask, weights) for each in (student, teacher))
+    student, teacher = (_zero_uncounted(maps, attention_mask, weights) for maps in (student, teacher))
     log_student = student.clamp(min=torch.finfo(student.dtype).tiny).log()
     divergence = F.kl_div(log_student, teacher, reduction="none").sum(-1)
     return (weights * divergence.mean(1)).sum()

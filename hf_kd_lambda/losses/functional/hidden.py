@@ -80,5 +80,7 @@ def pkd_loss(
         A scalar in fp32.
     """
     weights = position_weights(attention_mask, labels, num_items, weights)
-    unit_student, unit_teacher = (F.normalize(zero_unweighted(each, weights), dim=-1) for each in (student, teacher))
+    unit_student, unit_teacher = (
+        F.normalize(zero_unweighted(states, weights), dim=-1) for states in (student, teacher)
+    )
     return (weights * (unit_student - unit_teacher).square().sum(-1)).sum()

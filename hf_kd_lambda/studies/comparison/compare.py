@@ -14,7 +14,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hf_kd_lambda.jobs.errors import TrainingStoppedError
-from hf_kd_lambda.studies.comparison.comparison_report import write_report
+from hf_kd_lambda.studies.comparison.comparison_report import write_comparison_report
 from hf_kd_lambda.studies.comparison.plan import Comparison, load_comparison
 from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, Run, append_run, finished, read_runs
 from hf_kd_lambda.studies.comparison.runs import TaskRuns
@@ -61,7 +61,9 @@ def main(argv: Sequence[str]) -> None:
         except TrainingStoppedError as stop:
             stopped = stop
     if PartialState().is_main_process:
-        print(write_report(Path(comparison.output_dir), shlex.join(["python", "scripts/compare.py", *argv])))
+        print(
+            write_comparison_report(Path(comparison.output_dir), shlex.join(["python", "scripts/compare.py", *argv]))
+        )
     if stopped:
         raise stopped
 

@@ -21,7 +21,7 @@ from hf_kd_lambda.studies.comparison.run_results import Run, finished, is_fixed
 # The sweep is blue, the darker the higher its λ; the other rules have the other colours of Okabe and Ito, and markers.
 SWEEP, SWEEP_STYLES = matplotlib.colormaps["Blues"], ("-", (0, (5, 1.5)), (0, (1, 1)))
 OURS = (KD_COLOR, LAMBDA_COLOR, "#E69F00", "#000000", COSINE_COLOR, "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+RULE_MARKERS = ("o", "s", "^", "D", "v", "P")
 # Without its brightest end, which on a dark page, where the picture is inverted, would look like no run at all.
 LAMBDAS = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.88, 256)))
 COLUMNS = 3  # of panels
@@ -42,7 +42,7 @@ def plot_regret(runs: Sequence[Run], path: Path) -> None:
     order = sorted(means, key=lambda rule: means[rule])
     dots: dict[str, dict[str, Any]] = {
         task: {"label": task, "color": color, "marker": marker, "markersize": 4, "linestyle": "", "alpha": 0.75}
-        for task, color, marker in zip(_tasks(runs), cycle(OURS), cycle(MARKERS), strict=False)
+        for task, color, marker in zip(_tasks(runs), cycle(OURS), cycle(RULE_MARKERS), strict=False)
     }
     figure = Figure(figsize=(9, 1.5 + 0.36 * len(order)), dpi=130, layout="constrained")
     axes = figure.subplots()
@@ -86,7 +86,7 @@ def plot_scores(runs: Sequence[Run], task: str, path: Path) -> None:
     _plot_curves(runs, task, path, _mean_score, "score in points")
 
 
-def plot_lambda(runs: Sequence[Run], task: str, path: Path) -> None:
+def plot_lambda_by_rule(runs: Sequence[Run], task: str, path: Path) -> None:
     """Draws λ over the optimizer steps, in the panels and colours of the scores; a λ of 0 is left out.
 
     Args:
@@ -97,11 +97,11 @@ def plot_lambda(runs: Sequence[Run], task: str, path: Path) -> None:
     _plot_curves(runs, task, path, _mean_log_lambda, "λ", yscale="log")
 
 
-Curve = tuple[list[float], np.ndarray]
+CurveOf = tuple[list[float], np.ndarray]
 
 
 def _plot_curves(
-    runs: Sequence[Run], task: str, path: Path, curve: Callable[[Iterable[Run]], Curve], title: str, **scale: str
+    runs: Sequence[Run], task: str, path: Path, curve: Callable[[Iterable[Run]], CurveOf], title: str, **scale: str
 ) -> None:
     regimes = [group for group in merit.groups(finished(runs)) if group.task == task]
     columns = min(COLUMNS, len(regimes))
@@ -141,23 +141,27 @@ def _looks(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
         for rule, shade, style in zip(fixed, shades, cycle(SWEEP_STYLES), strict=False)
     }
     for place, rule in enumerate(rule for rule in merit.rules(runs) if rule not in fixed):
-        looks[rule] = {"color": OURS[place % len(OURS)], "marker": MARKERS[place % len(MARKERS)], "markersize": 4}
+        looks[rule] = {
+            "color": OURS[place % len(OURS)],
+            "marker": RULE_MARKERS[place % len(RULE_MARKERS)],
+            "markersize": 4,
+        }
         looks[rule] |= {"linewidth": 2, "linestyle": ("-", "--", ":")[place // len(OURS) % 3]}
     return looks
 
 
-def _mean_score(runs: Iterable[Run]) -> Curve:
+def _mean_score(runs: Iterable[Run]) -> CurveOf:
     return _mean([{entry["step"]: 100 * entry["score"] for entry in run.evaluations} for run in runs])
 
 
-def _mean_log_lambda(runs: Iterable[Run]) -> Curve:
+def _mean_log_lambda(runs: Iterable[Run]) -> CurveOf:
     """The geometric mean over seeds, smoothed where it is long."""
     logs = [{entry["step"]: math.log(entry["lambda"]) for entry in run.log if _has_lambda(entry)} for run in runs]
     steps, values = _mean(logs)
     return steps, np.exp(moving_average(values) if len(values) > SMOOTH_ABOVE else values)
 
 
-def _mean(curves: Sequence[dict[float, float]]) -> Curve:
+def _mean(curves: Sequence[dict[float, float]]) -> CurveOf:
     """The mean at the steps that all curves have."""
     steps = sorted(set.intersection(*map(set, curves))) if curves else []
     return steps, np.array([np.mean([curve[step] for curve in curves]) for step in steps])

@@ -62,7 +62,7 @@ class Section(NamedTuple):
     folded: bool = False
 
 
-def write_report(folder: Path, command: str) -> str:
+def write_comparison_report(folder: Path, command: str) -> str:
     """Write report.md, report.html and figures/ beside the runs of a comparison, whether it is whole or not.
 
     Args:
@@ -126,7 +126,7 @@ def _sections(runs: Sequence[Run], folder: Path) -> list[Section]:
 
 def _regret(runs: Sequence[Run], drawn: Path) -> Section:
     groups = merit.groups(runs)
-    unswept = [str(group) for group in groups if not merit.sweep(runs, group)]
+    unswept = [str(group) for group in groups if not merit.fixed_sweep(runs, group)]
     uneven = [str(group) for group in groups if merit.is_uneven(runs, group)]
     notes = [*REGRET]
     notes += [f"Without a whole sweep at any seed, and so without a regret: {'; '.join(unswept)}."] if unswept else []
@@ -143,7 +143,7 @@ def _task(runs: Sequence[Run], task: str, drawn: Path) -> Section:
     pictures = []
     if any(run.task == task for run in finished(runs)):
         figures.plot_scores(runs, task, drawn / f"scores_{slug}")
-        figures.plot_lambda(runs, task, drawn / f"lambda_{slug}")
+        figures.plot_lambda_by_rule(runs, task, drawn / f"lambda_{slug}")
         pictures = [
             (f"scores_{slug}", f"{task}: score over the optimizer steps, the mean over seeds"),
             (f"lambda_{slug}", f"{task}: λ over the optimizer steps, the geometric mean over seeds"),
@@ -155,7 +155,7 @@ def _task(runs: Sequence[Run], task: str, drawn: Path) -> Section:
 def _group(runs: Sequence[Run], group: Group) -> Section:
     teacher = mean(run.teacher_score for run in runs if merit.group_of(run) == group)
     notes = [] if teacher is None else [f"The teacher scores {100 * teacher:.2f}."]
-    if not merit.sweep(runs, group):
+    if not merit.fixed_sweep(runs, group):
         notes.append("There is no best fixed rule: the whole sweep has not finished at any seed.")
     if merit.is_uneven(runs, group):
         notes.append("Seeds differ between the rules.")

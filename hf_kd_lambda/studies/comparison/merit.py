@@ -111,7 +111,7 @@ def of_rule(runs: Iterable[Run], group: Group, rule: str) -> dict[int, Run]:
     return {run.seed: run for run in finished(runs) if run.rule == rule and group_of(run) == group}
 
 
-def sweep(runs: Sequence[Run], group: Group) -> dict[str, dict[int, Run]]:
+def fixed_sweep(runs: Sequence[Run], group: Group) -> dict[str, dict[int, Run]]:
     """The runs of the fixed rules in a group, at the seeds at which all of them finished.
 
     A fixed rule that failed at every seed is left out. As long as one has not been run at all, there is no sweep: the
@@ -131,7 +131,7 @@ def sweep(runs: Sequence[Run], group: Group) -> dict[str, dict[int, Run]]:
 
 def best_fixed(runs: Sequence[Run], group: Group) -> dict[int, Run]:
     """The runs of the fixed rule with the highest mean score, by seed; none where there is no sweep."""
-    return max(sweep(runs, group).values(), key=lambda seeds: mean_points(seeds.values()), default={})
+    return max(fixed_sweep(runs, group).values(), key=lambda seeds: mean_points(seeds.values()), default={})
 
 
 def is_uneven(runs: Sequence[Run], group: Group) -> bool:
@@ -144,7 +144,7 @@ def regrets(runs: Sequence[Run], rule: str) -> dict[Group, Regret]:
     """Best mean score of the sweep less the rule's, both over the seeds that they share, for each group with such."""
     found = {}
     for group in groups(runs):
-        ours, theirs = of_rule(runs, group, rule), sweep(runs, group)
+        ours, theirs = of_rule(runs, group, rule), fixed_sweep(runs, group)
         common = [seed for seed in next(iter(theirs.values()), {}) if seed in ours]
         if common:
             best = max(mean_points(seeds[seed] for seed in common) for seeds in theirs.values())
@@ -156,7 +156,7 @@ def sweep_cost(runs: Sequence[Run], rule: str) -> SweepCost | None:
     """Seconds of the whole sweep over those of one run of the rule, the mean over groups and seeds with both."""
     ratios = []
     for group in groups(runs):
-        ours, theirs = of_rule(runs, group, rule), sweep(runs, group).values()
+        ours, theirs = of_rule(runs, group, rule), fixed_sweep(runs, group).values()
         seeds = [seed for seed in next(iter(theirs), {}) if seed in ours]
         ratios += [sum(fixed[seed].seconds for fixed in theirs) / ours[seed].seconds for seed in seeds]
     return SweepCost(fmean(ratios), len(ratios)) if ratios else None
@@ -181,7 +181,7 @@ def against_tuned(runs: Sequence[Run], rule: str) -> list[float]:
     """
     differences = []
     for group in groups(runs):
-        ours, theirs = of_rule(runs, group, rule), sweep(runs, group)
+        ours, theirs = of_rule(runs, group, rule), fixed_sweep(runs, group)
         seeds = list(next(iter(theirs.values()), {}))
         of_group = []
         for seed in seeds:

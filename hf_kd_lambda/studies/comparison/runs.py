@@ -99,7 +99,7 @@ class TaskRuns:
             losses = config.kd_losses_for(self.job.data.num_labels).values()
             teacher = copy.deepcopy(self.teacher) if any(loss.needs for loss in losses) else None  # it may get hooks
             trainer = self.job.make_trainer(teacher, student, config, spoiled(train, cell), evaluated)
-            curve = Curve()
+            curve = RunCurve()
             trainer.add_callback(curve)
             trainer.remove_callback(PrinterCallback)  # the record has it all
             train_on(trainer)
@@ -144,7 +144,7 @@ class TaskRuns:
         )
 
 
-class Curve(TrainerCallback):
+class RunCurve(TrainerCallback):
     """The evaluations of a run, over its steps and over the seconds that it spent on training.
 
     Attributes:

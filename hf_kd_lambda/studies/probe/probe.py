@@ -19,7 +19,7 @@ from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse
 from hf_kd_lambda.jobs.run_folder import claim_folder
-from hf_kd_lambda.studies.probe.probe_report import Stage, write_report
+from hf_kd_lambda.studies.probe.probe_report import Stage, write_probe_report
 from hf_kd_lambda.studies.probe.slopes import measure_slopes
 from hf_kd_lambda.studies.probe.steps import Gradients, gradients_of, losses_on
 from hf_kd_lambda.studies.probe.sweep import sweep
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     teacher = job.load_teacher()
     stages = {stage: probe(job, teacher, checkpoint) for stage, checkpoint in checkpoints.items()}
     command = shlex.join(["python", "scripts/probe_lambda.py", *argv])
-    print(write_report(args.report_dir, Path(str(config.output_dir)).name, command, stages))
+    print(write_probe_report(args.report_dir, Path(str(config.output_dir)).name, command, stages))
 
 
 def probed_job(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> DistillationJob:

@@ -13,10 +13,10 @@ from hf_kd_lambda.studies.probe.sweep import CURVATURE, R_SQUARED, Sweep
 from hf_kd_lambda.studies.probe.updates import gram_of
 
 CHANGES = {"ΔL_T / η": TASK_COLOR, "ΔL_D / η": KD_COLOR, "Δ(L_T + λ·L_D) / η": LAMBDA_COLOR}
-MARKERS = ("o", "x", "+")  # of the first whole decades of the learning rate
+STAGE_MARKERS = ("o", "x", "+")  # of the first whole decades of the learning rate
 STAGE_COLORS = ("#56B4E9", "#0072B2", "#000000")
 STYLES = ("-", "-.", "--", ":")  # of the metrics
-SMALLEST = 1e-16  # on a logarithmic axis
+SMALLEST_DRAWN = 1e-16  # on a logarithmic axis
 
 
 def plot_parabolas(sweeps: Mapping[str, Sweep], path: Path, title: str, scaled: bool = False) -> Path:
@@ -54,7 +54,7 @@ def _draw_changes(axes: Axes, sweep: Sweep, name: str, scaled: bool) -> None:
         line = sweep.predicted(metric, scaled)[0, index] / sweep.learning_rates[0]
         axes.plot(sweep.lambdas, line, style, color=CHANGES[name], label=f"predicted: {metric}")
     limits = axes.get_ylim()
-    for place, marker in zip(_decades(sweep), MARKERS, strict=False):
+    for place, marker in zip(_decades(sweep), STAGE_MARKERS, strict=False):
         rate = sweep.learning_rates[place]
         looks: dict[str, Any] = {"color": "black", "markersize": 4, "fillstyle": "none"}
         label = f"measured, η = {rate:.0e}"
@@ -98,7 +98,7 @@ def _draw_errors(panels: list[Axes], sweeps: Mapping[str, Sweep], scaled: bool) 
     last = list(sweeps)[-1]
     for (stage, sweep), color in zip(sweeps.items(), STAGE_COLORS, strict=False):
         rates = sweep.learning_rates
-        misfit = (1 - sweep.fit().r_squared[:, 2]).clamp(min=SMALLEST)
+        misfit = (1 - sweep.fit().r_squared[:, 2]).clamp(min=SMALLEST_DRAWN)
         fit.plot(rates, misfit, color=color, marker=".", label=stage)
         for metric, style in zip(sweep.products, STYLES, strict=False):
             looks: dict[str, Any] = {"color": color, "linestyle": style, "marker": "."}

@@ -16,7 +16,7 @@ from hf_kd_lambda.studies.probe.slopes import Slopes
 from hf_kd_lambda.studies.probe.sweep import CURVATURE, R_SQUARED, Sweep
 from hf_kd_lambda.studies.probe.updates import gram_of
 
-Rows = list[list[str]]
+TableRows = list[list[str]]
 
 PAGE = """# λ probed in the run {name}
 
@@ -64,7 +64,7 @@ class Stage(NamedTuple):
     """Of AdamW on several batches, in the same metrics."""
 
 
-def write_report(folder: Path, name: str, command: str, stages: Mapping[str, Stage]) -> str:
+def write_probe_report(folder: Path, name: str, command: str, stages: Mapping[str, Stage]) -> str:
     """Writes `<name>.md` and its figures.
 
     Args:
@@ -135,7 +135,7 @@ def _adamw_table(sweeps: Mapping[str, Sweep]) -> str:
     return _markdown(rows)
 
 
-def _by_rate(stage: str, sweep: Sweep, errors: Tensor) -> Rows:
+def _by_rate(stage: str, sweep: Sweep, errors: Tensor) -> TableRows:
     """A row for each learning rate, of the `[rates, columns]` errors."""
     fits = sweep.fit().r_squared[:, 2].tolist()
     lines = zip(sweep.learning_rates, fits, errors.tolist(), strict=True)

@@ -12,7 +12,7 @@ from helpers.compared_runs import failed, made_up_run, whole_grid, write_runs
 from matplotlib.figure import Figure
 
 from hf_kd_lambda.studies.comparison import comparison_figures
-from hf_kd_lambda.studies.comparison.comparison_report import write_report
+from hf_kd_lambda.studies.comparison.comparison_report import write_comparison_report
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 CHROMIUM = shutil.which("chromium")
@@ -45,7 +45,7 @@ def everything_in(folder):
 
 
 def test_page_holds_what_decides(tmp_path):
-    page = write_report(write_runs(tmp_path, whole_grid()), "make it")
+    page = write_comparison_report(write_runs(tmp_path, whole_grid()), "make it")
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == page
     assert "Written by: make it" in page
     assert "24 runs, of which 0 failed. Tasks: t, u. Regimes: r, s." in page
@@ -67,7 +67,7 @@ def test_page_holds_what_decides(tmp_path):
 
 
 def test_page_holds_each_group(tmp_path):
-    page = write_report(write_runs(tmp_path, whole_grid()), "make it")
+    page = write_comparison_report(write_runs(tmp_path, whole_grid()), "make it")
     assert "The teacher scores 90.00." in page
     best = row(page, "t, r", "high ★")
     # 99 % of 75.5 is reached at the last step by seed 1, which scores 76, and by seed 0, which scores 75.
@@ -81,7 +81,7 @@ def test_page_holds_each_group(tmp_path):
 def test_a_comparison_cut_short_says_what_it_rests_on(tmp_path):
     runs = [run for run in whole_grid() if run.cell not in {("t", "s", "adaptive", 1), ("u", "r", "adaptive", 0)}]
     runs = [run for run in runs if run.cell[:2] != ("u", "s") or run.rule == "low"]
-    page = write_report(write_runs(tmp_path, runs), "make it")
+    page = write_comparison_report(write_runs(tmp_path, runs), "make it")
     assert row(page, "Regret and sweep cost", "adaptive")[4:] == ["3", "4", "×2.0", "4"]
     assert "and so without a regret: u, s." in page
     assert "Seeds differ between the rules in: t, s; u, r; u, s." in page
@@ -93,7 +93,7 @@ def test_a_comparison_cut_short_says_what_it_rests_on(tmp_path):
 def test_failed_runs_are_listed_and_nothing_else(tmp_path):
     broken = ("t", "r", "adaptive", 1)
     runs = [failed(run, "OSError: <a|b>\nno disk") if run.cell == broken else run for run in whole_grid()]
-    page = write_report(write_runs(tmp_path, runs), "make it")
+    page = write_comparison_report(write_runs(tmp_path, runs), "make it")
     assert "| t | r | adaptive | 1 | OSError: &lt;a\\|b&gt; no disk |" in page
     assert "24 runs, of which 1 failed." in page
     assert row(page, "t, r", "adaptive")[2] == "1 of 2"
@@ -103,15 +103,15 @@ def test_failed_runs_are_listed_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("runs", [[], [failed(run) for run in whole_grid()], [made_up_run("low")]])
 def test_there_is_a_page_however_little_was_run(tmp_path, runs):
-    page = write_report(write_runs(tmp_path, runs), "make it")
+    page = write_comparison_report(write_runs(tmp_path, runs), "make it")
     assert f"{len(runs)} runs" in page
     assert (tmp_path / "report.html").exists()
 
 
 def test_writing_again_changes_no_byte(tmp_path):
-    write_report(write_runs(tmp_path, whole_grid(tasks=("t",))), "make it")
+    write_comparison_report(write_runs(tmp_path, whole_grid(tasks=("t",))), "make it")
     first = everything_in(tmp_path)
-    write_report(tmp_path, "make it")
+    write_comparison_report(tmp_path, "make it")
     assert everything_in(tmp_path) == first
     names = {"regret", "scores_t", "lambda_t", "lambda_heat_map"}
     pictures = {f"figures/{name}.{kind}" for name in names for kind in ("png", "svg")}
@@ -121,7 +121,7 @@ def test_writing_again_changes_no_byte(tmp_path):
 
 
 def test_curves_are_means_over_seeds(tmp_path, drawn):
-    write_report(write_runs(tmp_path, whole_grid()), "make it")
+    write_comparison_report(write_runs(tmp_path, whole_grid()), "make it")
     panels = drawn["scores_t"].axes
     assert [panel.get_title() for panel in panels] == ["r", "s"]
     low, high, adaptive = panels[0].lines
@@ -134,7 +134,7 @@ def test_curves_are_means_over_seeds(tmp_path, drawn):
 
 def test_regrets_are_drawn_with_the_best_rule_on_top(tmp_path, drawn):
     runs = [run for run in whole_grid() if run.regime == "r"]
-    write_report(write_runs(tmp_path, runs), "make it")
+    write_comparison_report(write_runs(tmp_path, runs), "make it")
     (axes,) = drawn["regret"].axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["high", "adaptive", "low"]
     means = [line.get_xdata()[0] for line in axes.lines if line.get_label() == "mean"]
@@ -142,7 +142,7 @@ def test_regrets_are_drawn_with_the_best_rule_on_top(tmp_path, drawn):
 
 
 def test_heat_map_has_a_row_for_each_run_that_measures(tmp_path, drawn):
-    write_report(write_runs(tmp_path, whole_grid()), "make it")
+    write_comparison_report(write_runs(tmp_path, whole_grid()), "make it")
     *panels, _ = drawn["lambda_heat_map"].axes
     assert [panel.get_title() for panel in panels] == ["t", "u"]
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["r: adaptive", "s: adaptive"]
@@ -176,7 +176,7 @@ class Page(HTMLParser):
 
 
 def test_html_is_one_file(tmp_path):
-    write_report(write_runs(tmp_path, whole_grid()), "make <it>")
+    write_comparison_report(write_runs(tmp_path, whole_grid()), "make <it>")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "make &lt;it&gt;" in text
     references = Page(text).references
@@ -198,7 +198,7 @@ def test_html_is_one_file(tmp_path):
 def test_a_click_on_a_header_sorts(tmp_path, column, clicks, expected, order):
     # As text, +12 comes before +2, and 0 before both.
     runs = [made_up_run(*cell) for cell in (("low", 0, 0.6), ("high", 0, 0.72), ("adaptive", 0, 0.7))]
-    write_report(write_runs(tmp_path, runs), "make it")
+    write_comparison_report(write_runs(tmp_path, runs), "make it")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     click = f'document.querySelectorAll("th button")[{column}].click();'
     # Out of order, so that each order is the click's own.
@@ -221,7 +221,7 @@ def test_a_committed_report_is_what_its_runs_say(tmp_path, committed):
     shutil.copy(committed, tmp_path)
     report = committed.with_name("report.md").read_text(encoding="utf-8")
     (command,) = re.findall(r"^Written by: (.*)$", report, re.MULTILINE)
-    assert write_report(tmp_path, html.unescape(command)) == report
+    assert write_comparison_report(tmp_path, html.unescape(command)) == report
     pages = [(folder / "report.html").read_text(encoding="utf-8") for folder in (tmp_path, committed.parent)]
     assert without_pictures(pages[0]) == without_pictures(pages[1])
 

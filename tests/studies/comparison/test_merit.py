@@ -54,18 +54,18 @@ def test_regret_is_over_the_seeds_that_rule_and_sweep_share():
 
 def test_half_a_sweep_is_none():
     unswept = [run for run in BOTH if run.cell[1:3] != ("s", "low")]
-    assert merit.sweep(unswept, OTHER) == {}
+    assert merit.fixed_sweep(unswept, OTHER) == {}
     assert merit.best_fixed(unswept, OTHER) == {}
     assert list(merit.regrets(unswept, "adaptive")) == [GROUP]
     no_common_seed = without(RUNS, ("high", 0), ("low", 1))
-    assert merit.sweep(no_common_seed, GROUP) == {}
+    assert merit.fixed_sweep(no_common_seed, GROUP) == {}
 
 
 def test_failed_runs_count_nowhere():
     seed_failed = [failed(run) if (run.rule, run.seed) == ("high", 0) else run for run in RUNS]
     assert merit.regrets(seed_failed, "adaptive") == merit.regrets(without(RUNS, ("high", 0)), "adaptive")
     rule_failed = [failed(run) if run.rule == "high" else run for run in RUNS]
-    assert list(merit.sweep(rule_failed, GROUP)) == ["low"]  # its other rule has been tried
+    assert list(merit.fixed_sweep(rule_failed, GROUP)) == ["low"]  # its other rule has been tried
     assert merit.regrets(rule_failed, "adaptive") == {GROUP: Regret(pytest.approx(75 - 78), 2)}
     assert merit.regrets(rule_failed, "high") == {}
     all_failed = [failed(run) for run in RUNS]

@@ -11,7 +11,7 @@ from hf_kd_lambda.jobs.finetune import TrainingStoppedError
 from hf_kd_lambda.studies.comparison.compare import compare
 from hf_kd_lambda.studies.comparison.plan import Comparison
 from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, read_runs
-from hf_kd_lambda.studies.comparison.runs import Curve, TaskRuns, spoiled
+from hf_kd_lambda.studies.comparison.runs import RunCurve, TaskRuns, spoiled
 
 RULES = {
     "no KD": {"lambda_rule": "fixed", "kd_weight": 0.0},
@@ -129,7 +129,7 @@ def test_a_failed_run_is_recorded_does_not_end_the_others_and_is_made_anew(compa
 
 
 def test_a_signal_ends_the_comparison_and_leaves_no_record_of_the_run(comparison, monkeypatch):
-    monkeypatch.setattr(Curve, "on_train_begin", lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(RunCurve, "on_train_begin", lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(TrainingStoppedError):
         compare(comparison)
     assert runs_of(comparison) == {}

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 from hf_kd_lambda.studies.comparison.plan import arguments
 from hf_kd_lambda.studies.probe import probe_figures
-from hf_kd_lambda.studies.probe.probe_report import Stage, write_report
+from hf_kd_lambda.studies.probe.probe_report import Stage, write_probe_report
 from hf_kd_lambda.studies.probe.slopes import Slopes
 from hf_kd_lambda.studies.probe.sweep import Sweep
 
@@ -77,7 +77,7 @@ def test_the_page_says_how_far_the_prediction_holds(tmp_path):
     measured = torch.tensor([[2, -1], [-1, 16]], dtype=torch.double)
     adamw = made_up_sweep(("Adam", "Euclidean"))
     stage = Stage(made_up_sweep(), adamw, [Slopes(measured, adamw.products)] * 8)
-    page = write_report(tmp_path / "new", "run", "make it", {"early": stage})
+    page = write_probe_report(tmp_path / "new", "run", "make it", {"early": stage})
     folder = tmp_path / "new"
     assert (folder / "run.md").read_text(encoding="utf-8") == page
     assert "`make it`" in page
