@@ -9,11 +9,10 @@ from torch import Tensor
 from hf_kd_lambda.balancing.rules import Rule, loss_weights
 from hf_kd_lambda.balancing.state import LambdaState, Measurement
 from hf_kd_lambda.balancing.teacher_signal import count_signal
-from hf_kd_lambda.balancing.trust import in_chunks
+from hf_kd_lambda.balancing.trust import agreement_of
 from hf_kd_lambda.balancing.votes import check_votes, count_votes
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.losses.base import TeacherBatch
-from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import ItemLabels
 from hf_kd_lambda.losses.objective import NO_WEIGHTS, ItemWeights
 
@@ -115,9 +114,10 @@ class Balancer:
             votes_and_signal = (count_votes(student_logits, teacher, items.task), count_signal(teacher, items.kd))
             self._add(torch.cat(votes_and_signal))
         if trust is not None:
-            agreement = in_chunks(trust.agreement, student_logits, teacher, items.task, items.kd.ne(IGNORED))
-            weights = ItemWeights(*trust.normalise(trust.trust(agreement)))
-            self._add(trust.counts(agreement))
+            agreement = agreement_of(student_logits, teacher, items)
+            of_items = trust.trust(agreement)
+            weights = ItemWeights(*trust.weights(of_items))
+            self._add(torch.cat([trust.counts(agreement, of_items), count_signal(teacher, items.kd)]))
         if ends_step and self._counts is not None:
             self._update_judges(sum_over_ranks(self._counts))
             self.drop_counts()
@@ -126,12 +126,10 @@ class Balancer:
     def _update_judges(self, counts: Tensor) -> None:
         """Hand the counts of a step to what judges label and teacher."""
         state = cast(LambdaState, self.state)
-        if state.trust is not None:
-            state.trust.update(counts)
-        if state.votes is not None and state.teacher_signal is not None:
-            votes, signal = counts.split(2)
-            state.votes.update(votes)
-            state.teacher_signal.update(signal)
+        judge = state.votes or state.trust
+        if judge is not None and state.teacher_signal is not None:
+            judge.update(counts[:-2])
+            state.teacher_signal.update(counts[-2:])
 
     def _add(self, counts: Tensor) -> None:
         self._counts = counts if self._counts is None else self._counts + counts

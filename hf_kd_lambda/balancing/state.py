@@ -14,7 +14,7 @@ from hf_kd_lambda.balancing.rules import MGDA, Rule, Weights, feasible_interval,
 from hf_kd_lambda.balancing.signal import Signal, bounded_signal
 from hf_kd_lambda.balancing.smoothness import Smoothness
 from hf_kd_lambda.balancing.teacher_signal import TeacherSignal
-from hf_kd_lambda.balancing.trust_values import make_reliabilities
+from hf_kd_lambda.balancing.trust import Reliabilities
 from hf_kd_lambda.balancing.votes import TeacherVotes
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.utils.log_keys import LIMIT_KEYS, LIMIT_NAMES
@@ -50,7 +50,6 @@ class LambdaState:
         form: of the weights, see `loss_weights`.
         groups: number of groups of parameters with a λ each; None for one λ.
         losses: weights of the KD losses, where each has a λ of its own; None for one λ. See `KDSplit`.
-        classes: number of the student's outputs, for trust; None for many, such as a vocabulary.
     """
 
     def __init__(
@@ -63,7 +62,6 @@ class LambdaState:
         form: str = "convex",
         groups: int | None = None,
         losses: Sequence[float] | None = None,
-        classes: int | None = None,
     ) -> None:
         shape = () if groups is None else (groups,)
         self.rule = rule
@@ -78,8 +76,8 @@ class LambdaState:
         self.skipped = torch.zeros((), dtype=torch.int32)
         self.counts = torch.zeros(1 + len(LIMIT_NAMES))
         self.votes = TeacherVotes() if "odds" in rule.needs else None
-        self.teacher_signal = TeacherSignal() if "odds" in rule.needs else None
-        self.trust = make_reliabilities(classes) if "trust_factor" in rule.needs else None
+        self.teacher_signal = TeacherSignal() if {"odds", "trust_ratio"} & {*rule.needs} else None
+        self.trust = Reliabilities() if "trust_ratio" in rule.needs else None
         self.smoothness = Smoothness() if "smoothness" in rule.needs else None
         self.split = None if losses is None else KDSplit(losses, decay, mgda=isinstance(rule, MGDA))
 
@@ -132,7 +130,7 @@ class LambdaState:
         if self.votes is not None:
             needs["odds"] = self.votes.odds
         if self.trust is not None:
-            needs["trust_factor"] = self.trust.factor
+            needs["trust_ratio"] = self.trust.ratio
         if self.smoothness is not None:
             needs["smoothness"] = self.smoothness.value
         return {name: needs[name] for name in self.rule.needs}

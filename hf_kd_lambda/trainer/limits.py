@@ -180,3 +180,20 @@ def warn_of_blind_measurements(args: DistillationConfig, num_outputs: int, is_sh
             f"lambda_rule={args.lambda_rule!r} compares what the losses do with what the Gram matrix predicts, and "
             f"of optim={args.optim.value!r} only Adam's metric predicts it: set gram_metric to adam."
         )
+
+
+def check_trust(args: DistillationConfig, num_outputs: int, has_own_task_loss: bool) -> None:
+    """Refuse the rule `trust` where it cannot weigh the items.
+
+    Raises:
+        ValueError: the student has one output, or the task loss is the user's own.
+    """
+    if args.lambda_rule != "trust":
+        return
+    if num_outputs == 1:
+        raise ValueError("lambda_rule='trust' needs classes, and a regression has none: set lambda_rule to evidence.")
+    if has_own_task_loss:
+        raise ValueError(
+            "lambda_rule='trust' weighs the items of the task loss, which it cannot do in compute_loss_func: leave "
+            "either out."
+        )

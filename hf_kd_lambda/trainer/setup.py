@@ -37,8 +37,6 @@ from hf_kd_lambda.trainer.limits import check_problem, check_top_logits
 from hf_kd_lambda.trainer.prepare_models import prepare_models
 from hf_kd_lambda.trainer.sampling import sampling_strategy
 
-MOST_CLASSES = 1000
-"""With more classes, such as a vocabulary, there are too few items of each for a reliability of its own."""
 Collate = Callable[[list[Any]], dict[str, Any]]
 
 
@@ -203,7 +201,6 @@ def lambda_settings(
     args: DistillationConfig,
     names: Sequence[str] = (),
     kd_weights: Sequence[float] = (),
-    num_outputs: int | None = None,
 ) -> dict[str, Any]:
     """The JSON values that make λ's state: name and hyper-parameters of the rule, and arguments of `LambdaState`.
 
@@ -211,7 +208,6 @@ def lambda_settings(
         args: of the run.
         names: see `lambda_names`.
         kd_weights: of the KD losses in their sum.
-        num_outputs: of the student.
     """
     weight = args.kd_weight
     convex = weight / (1 - weight) if weight < 1 else args.lambda_max
@@ -225,7 +221,6 @@ def lambda_settings(
         "form": args.lambda_form,
         "groups": len(names) if args.lambda_scope == "layer" else None,
         "losses": list(kd_weights) if args.lambda_scope == "loss" else None,
-        "classes": num_outputs if num_outputs is not None and num_outputs <= MOST_CLASSES else None,
     }
 
 

@@ -33,7 +33,13 @@ from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.epoch_order import EpochOrder
 from hf_kd_lambda.trainer.finite_losses import FiniteLosses
 from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
-from hf_kd_lambda.trainer.limits import check_given_model, check_strategy, check_student, warn_of_blind_measurements
+from hf_kd_lambda.trainer.limits import (
+    check_given_model,
+    check_strategy,
+    check_student,
+    check_trust,
+    warn_of_blind_measurements,
+)
 from hf_kd_lambda.trainer.log_buffers import EvaluationRecord, StepRecord
 from hf_kd_lambda.trainer.measuring_step import MeasuringStep
 from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, signal_received
@@ -98,6 +104,7 @@ class DistillationTrainer(Trainer):
         num_outputs = setup.align_models(model, teacher)
         setup.align_padding(teacher, self.processing_class, self._datasets())
         setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
+        check_trust(self.args, num_outputs, self.compute_loss_func is not None)
         warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2)
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, args.remove_unused_columns)
@@ -116,7 +123,7 @@ class DistillationTrainer(Trainer):
         self._teacher_outputs = TeacherOutputs(teacher, self.accelerator, objective.needs, cache_format)
         self._student_inputs = forward_parameters(model)
         names = setup.lambda_names(self.args, model, objective)
-        settings = setup.lambda_settings(self.args, names, objective.weights, num_outputs)
+        settings = setup.lambda_settings(self.args, names, objective.weights)
         self.balancer = setup.build_balancer(self.args, names, settings)
         for callback in (SaveOnSignal(), EpochOrder()):
             self.add_callback(callback)

@@ -39,8 +39,8 @@ class Rule(ABC):
             divided by its first value; `smoothness` `[2]`, s = β·η, with β such that the loss lies β|d|²/2 above its
             tangent, on average over the steps taken; `signal_share` `[2]` or `[2, groups]`, in (0, 1], the part of a
             and b that is no noise; `odds` `[]`, how much more often the student, on examples it has not been trained
-            on, sides with the teacher than with the label; `trust_factor` `[]`, how far the teacher can be trusted
-            more than the labels.
+            on, sides with the teacher than with the label; `trust_ratio` `[]`, β/α of the
+            reliabilities of teacher and labels.
         measures: whether a rule needs gradients. One that does not takes only shape, dtype and device of the matrix.
         clips: whether a rule keeps λ in `feasible_interval`, which it otherwise would leave.
     """

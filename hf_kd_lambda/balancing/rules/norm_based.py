@@ -173,11 +173,12 @@ class Trust(Scaled):
     """One λ for each item: that of the step, times the trust in the teacher on the item over that in its label.
 
     This rule is ours, not published elsewhere; `balancing.trust` has the model. It gives λ of the step. The items of
-    both losses are weighted by their trust, divided by its mean, so that both gradients are of weighted losses.
+    both losses are weighted by their trust, divided by its mean, so that both gradients are of weighted losses and
+    λ of an item is κ√(a/b)·r_T/r_L.
     """
 
-    needs: ClassVar[tuple[str, ...]] = ("trust_factor",)
+    needs: ClassVar[tuple[str, ...]] = ("trust_ratio",)
 
-    def weights(self, gram: Gram, trust_factor: Tensor) -> Weights:
-        """(1, κ√(a/b)·f), f = `Reliabilities.factor`."""
-        return Weights.additive(self.kappa * length_ratio(gram) * trust_factor)
+    def weights(self, gram: Gram, trust_ratio: Tensor) -> Weights:
+        """(1, κ√(a/b)·β/α), with α and β the reliabilities of labels and teacher."""
+        return Weights.additive(self.kappa * length_ratio(gram) * trust_ratio)
