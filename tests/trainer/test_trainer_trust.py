@@ -1,0 +1,127 @@
+"""The rule `trust` in training: against a plain loop, under accumulation, after resuming, and where it is refused."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import reference
+from helpers.small_runs import (
+    BATCH,
+    LEARNING_RATE,
+    batches,
+    config,
+    examples,
+    flat,
+    logged,
+    make_trainer,
+    models,
+    train,
+)
+
+from hf_kd_lambda.balancing.teacher_signal import TeacherSignal, count_signal
+from hf_kd_lambda.balancing.trust import Reliabilities, agreement_of
+from hf_kd_lambda.losses.base import TeacherBatch
+from hf_kd_lambda.losses.functional.labels import item_labels
+
+TRUST = {"lambda_rule": "trust", "gram_decay": 0.0, "lambda_max_change": 100.0}
+
+
+def plain_loop(student, teacher, data):
+    """λ of each step; both losses are weighted by trust before their gradients are measured."""
+    parameters, state, signal, lambdas = list(student.parameters()), Reliabilities(), TeacherSignal(), []
+    for batch in batches(data):
+        student.train()
+        labels = batch["labels"]
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        logits = student(**inputs).logits
+        with torch.no_grad():
+            soft = teacher(**inputs).logits
+        numbers = agreement_of(logits.detach(), TeacherBatch(soft), item_labels(labels))
+        trust = state.trust(numbers)
+        of_label, of_teacher = state.weights(trust)
+        state.update(state.counts(numbers, trust))
+        signal.update(count_signal(TeacherBatch(soft), labels))
+        task = (of_label * F.cross_entropy(logits, labels, reduction="none")).mean()
+        log_student, target = (
+            (logits / reference.TEMPERATURE).log_softmax(-1),
+            (soft / reference.TEMPERATURE).softmax(-1),
+        )
+        divergence = F.kl_div(log_student, target, reduction="none").sum(-1)
+        kd = reference.TEMPERATURE**2 * (of_teacher * divergence).mean()
+        task_grads, kd_grads = (reference.gradients(loss, parameters) for loss in (task, kd))
+        a, b, _ = reference.gram_of(task_grads, kd_grads)
+        factor = signal.factor.item()
+        lambdas.append(min(max(factor * (a / b) ** 0.5 * state.ratio.item(), factor * 0.1), 10.0))
+        with torch.no_grad():
+            for parameter, one, other in zip(parameters, task_grads, kd_grads, strict=True):
+                parameter -= LEARNING_RATE * (one + lambdas[-1] * other) / (1 + lambdas[-1])
+    return lambdas, state
+
+
+def test_a_run_equals_the_plain_loop(tmp_path):
+    teacher, student = models()
+    twin = copy.deepcopy(student)
+    trainer = train(config(tmp_path, **TRUST), teacher, student, examples())
+    lambdas, state = plain_loop(twin, teacher, examples())
+    history = trainer.state.log_history
+    assert logged(history, "lambda") == pytest.approx(lambdas, rel=1e-5)
+    assert logged(history, "label_reliability")[-1] == pytest.approx(state.label.item(), rel=1e-5)
+    assert logged(history, "teacher_reliability")[-1] == pytest.approx(state.teacher.item(), rel=1e-5)
+    torch.testing.assert_close(flat(trainer.model), flat(twin), rtol=1e-5, atol=1e-7)
+
+
+def test_accumulation_changes_nothing(tmp_path):
+    teacher, student = models()
+    whole = train(config(tmp_path / "whole", **TRUST), teacher, copy.deepcopy(student), examples())
+    parts = {"per_device_train_batch_size": BATCH // 4, "gradient_accumulation_steps": 4}
+    cut = train(config(tmp_path / "cut", **TRUST, **parts), teacher, copy.deepcopy(student), examples())
+    for name in ("task_loss", "kd_loss", "lambda", "label_reliability"):
+        expected = logged(whole.state.log_history, name)
+        assert logged(cut.state.log_history, name) == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(flat(cut.model), flat(whole.model), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("step", [4, 9], ids=["in the first pass", "in the second"])
+def test_a_resumed_run_is_the_whole_one(tmp_path, step):
+    teacher, student = models()
+    settings = {**TRUST, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": step}
+    whole = train(config(tmp_path, **settings), teacher, copy.deepcopy(student), examples())
+    resumed = make_trainer(config(tmp_path, **settings), teacher, copy.deepcopy(student), examples())
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+    assert torch.equal(flat(resumed.model), flat(whole.model))
+    assert resumed.lambda_state.trust.state_dict() == whole.lambda_state.trust.state_dict()
+
+
+def test_reliabilities_stay_as_they_are_after_the_first_pass(tmp_path):
+    trainer = train(config(tmp_path, **TRUST, num_train_epochs=3), *models(), examples())
+    found = logged(trainer.state.log_history, "label_reliability")
+    assert len(set(found[:6])) == 6
+    assert set(found[6:]) == {found[5]}
+
+
+def test_wrong_labels_and_a_wrong_teacher_get_little_weight(tmp_path):
+    teacher, student = models()
+    data = examples(200)
+    with torch.no_grad():
+        answers = teacher(**{n: v for n, v in batches(data, 200)[0].items() if n != "labels"}).logits.argmax(-1)
+    # The labels are the teacher's answers, a third of them moved to another class.
+    labels = [(answer + (row % 3 == 0)) % 3 for row, answer in enumerate(answers.tolist())]
+    data = data.remove_columns("labels").add_column("labels", labels)
+    args = config(tmp_path, **TRUST, learning_rate=0.1, num_train_epochs=1)
+    trainer = train(args, teacher, student, data)
+    state = trainer.lambda_state.trust
+    assert state.label < 0.8 < state.teacher
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "kwargs", "message"),
+    [
+        (1, {}, "lambda_rule='trust' needs classes"),
+        (3, {"compute_loss_func": lambda outputs, labels, num_items_in_batch: None}, "leave either out"),
+    ],
+    ids=["regression", "own loss"],
+)
+def test_what_cannot_be_weighed_is_refused(tmp_path, num_labels, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(config(tmp_path, **TRUST), *models(num_labels), examples(num_labels=num_labels), **kwargs)
