@@ -26,6 +26,9 @@ EVALUATION = ["greater_is_better", "eval_strategy", "eval_steps", "save_strategy
 # Settings of DistillationConfig that change where outputs lie, not what they are.
 _CACHING = {"cache_teacher", "teacher_cache_dir"}
 
+# Settings that decide the examples alone, whose digest is compared; a run of version 0.1.0 does not name them.
+_IN_EXAMPLES = {"delimiter", "validation_share"}
+
 
 def settings_of(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> dict[str, Any]:
     """All settings that decide the student."""
@@ -39,7 +42,8 @@ def settings_of(models: ModelArguments, data: DataArguments, config: Distillatio
 
 def student_identity(settings: Mapping[str, Any], num_processes: int, examples: Dataset) -> dict[str, Any]:
     """What decides the student: the settings, the number of processes and the encoded training examples."""
-    return {**settings, "num_processes": num_processes, "examples": digest(examples)}
+    decisive = {name: value for name, value in settings.items() if name not in _IN_EXAMPLES}
+    return {**decisive, "num_processes": num_processes, "examples": digest(examples)}
 
 
 def teacher_identity(settings: Mapping[str, Any], label_names: list[str] | None, examples: Dataset) -> dict[str, Any]:
