@@ -24,7 +24,7 @@ from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse
 from hf_kd_lambda.trainer.config import DistillationConfig
-from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
+from hf_kd_lambda.trainer.setup import lambda_settings, lambda_state
 
 INTERVALS = (1, 2, 4, 8, 16)
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -124,7 +124,7 @@ SCHEDULES: dict[str, Callable[[], Measures]] = {
 
 def replay(grams: Sequence[Sequence[float]], config: DistillationConfig, measures: Measures) -> Replay:
     """What λ would have been, had only some of the steps measured."""
-    state = LambdaCheckpoint.from_config(config).lambda_state
+    state = lambda_state(lambda_settings(config))
     lambdas: list[float] = []
     measured = 0
     for step, entries in enumerate(grams):

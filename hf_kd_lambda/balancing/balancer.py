@@ -1,7 +1,7 @@
 """λ over a run: when it is measured, how votes reach it, and which weights of the losses are in force."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,8 +88,6 @@ class Balancer:
         student_logits: Tensor,
         teacher: TeacherBatch,
         items: ItemLabels,
-        ends_step: bool,
-        sum_over_ranks: Callable[[Tensor], Tensor],
     ) -> ItemWeights:
         """Take in what label, teacher and student say about a micro-batch, for the rules that ask for it.
 
@@ -97,8 +95,6 @@ class Balancer:
             student_logits: `[examples, (length,) classes]`, before the step.
             teacher: its outputs for the same micro-batch.
             items: labels `[examples, (length)]` of both losses.
-            ends_step: whether this is the step's last micro-batch.
-            sum_over_ranks: sums a tensor over all ranks.
 
         Returns:
             Weights of the items of both losses.
@@ -118,18 +114,22 @@ class Balancer:
             of_items = trust.trust(agreement)
             weights = ItemWeights(*trust.weights(of_items))
             self._add(torch.cat([trust.counts(agreement, of_items), count_signal(teacher, items.kd)]))
-        if ends_step and self._counts is not None:
-            self._update_judges(sum_over_ranks(self._counts))
-            self.drop_counts()
         return weights
 
-    def _update_judges(self, counts: Tensor) -> None:
-        """Hand the counts of a step to what judges label and teacher."""
-        state = cast(LambdaState, self.state)
-        judge = state.votes or state.trust
-        if judge is not None and state.teacher_signal is not None:
+    def end_step(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
+        """Hand what was counted in the micro-batches of a step to what judges label and teacher.
+
+        Args:
+            sum_over_ranks: sums a tensor over all ranks.
+        """
+        if self.state is None or self._counts is None:
+            return
+        counts = sum_over_ranks(self._counts)
+        judge = self.state.votes or self.state.trust
+        if judge is not None and self.state.teacher_signal is not None:
             judge.update(counts[:-2])
-            state.teacher_signal.update(counts[-2:])
+            self.state.teacher_signal.update(counts[-2:])
+        self.drop_counts()
 
     def _add(self, counts: Tensor) -> None:
         self._counts = counts if self._counts is None else self._counts + counts

@@ -3,12 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX
-from hf_kd_lambda.losses.functional.items import IGNORED
 from hf_kd_lambda.losses.functional.labels import SHIFTED, UNLABELLED, next_labels
 
 
@@ -59,10 +57,9 @@ class ShiftedLabels:
 
 
 class UnlabelledExamples:
-    """Gives a label of -100, or NaN for regression, to examples without one, so that a batch can be made of them.
+    """Gives a label of -100, or NaN for regression, to examples whose label is None, so that a batch can be made.
 
-    An example is without a label where its label is None, or where the batch has no labels at all. The KD loss alone
-    learns from it: see `item_labels`.
+    The KD loss alone learns from them: see `item_labels`.
 
     Args:
         collate: from examples to a batch.
@@ -78,13 +75,7 @@ class UnlabelledExamples:
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
         """The batch."""
-        batch = dict(self.collate([self._labelled(example) for example in examples]))
-        if "labels" in batch:
-            return batch
-        if self.is_token_level:
-            is_token = batch["attention_mask"].bool()
-            return batch | {"labels": torch.where(is_token, UNLABELLED, IGNORED)}
-        return batch | {"labels": torch.full((len(examples),), self.missing)}
+        return dict(self.collate([self._labelled(example) for example in examples]))
 
     def _labelled(self, example: Any) -> Any:
         if not isinstance(example, Mapping):

@@ -123,6 +123,16 @@ class Objective:
         task = self._task_loss(student, inputs, num_items, item_weights.task)
         return BatchLosses(task, kd, parts if len(parts) > 1 else [])
 
+    @staticmethod
+    def items(student: Mapping[str, Any], inputs: Mapping[str, Any]) -> ItemLabels:
+        """The labels of a batch for each loss.
+
+        Raises:
+            ValueError: there is not one label for each item of the student's logits.
+        """
+        check_label_shape(student["logits"], targets(inputs))
+        return item_labels(targets(inputs))
+
     def loss_inputs(
         self,
         student: Mapping[str, Any],
@@ -132,8 +142,7 @@ class Objective:
         weights: Tensor | None = None,
     ) -> LossInputs:
         """What a KD loss is computed from; arguments and errors as for a call."""
-        check_label_shape(student["logits"], targets(inputs))
-        items = item_labels(targets(inputs))
+        items = self.items(student, inputs)
         labels = items.kd
         if any(loss.uses_labels for loss in self.kd_losses.values()):
             labels = torch.where(items.kd.eq(items.task), labels, teacher.logits.argmax(-1))

@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import unwrap_peft_model
 
 from hf_kd_lambda.balancing.balancer import Balancer
 from hf_kd_lambda.balancing.rules import make_rule
@@ -130,6 +131,11 @@ def check_datasets(
                 check_finite_logits(dataset)
 
 
+def is_token_level(student: nn.Module) -> bool:
+    """Whether each token has a label."""
+    return "TokenClassification" in type(unwrap_peft_model(student)).__name__
+
+
 def build_collator(
     collate: Collate, student: nn.Module, teacher: PreTrainedModel | None, drops_columns: bool
 ) -> ColumnCollator:
@@ -144,7 +150,7 @@ def build_collator(
         collate = ShiftedLabels(collate)
     else:
         missing = math.nan if cast(Any, student).config.num_labels == 1 else IGNORED
-        collate = UnlabelledExamples(collate, missing, "TokenClassification" in type(student).__name__)
+        collate = UnlabelledExamples(collate, missing, is_token_level(student))
     inputs = forward_parameters(student) | (set() if teacher is None else forward_parameters(teacher))
     return ColumnCollator(collate, inputs if drops_columns else None)
 

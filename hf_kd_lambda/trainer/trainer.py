@@ -19,7 +19,7 @@ from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.data.columns import column_names, forward_parameters
 from hf_kd_lambda.gradients.adam_metric import check_adam
 from hf_kd_lambda.gradients.cut import Cut, cut_outputs
-from hf_kd_lambda.losses.functional.labels import item_labels, targets
+from hf_kd_lambda.losses.functional.labels import item_labels, targets, with_labels
 from hf_kd_lambda.losses.objective import NO_WEIGHTS, BatchLosses, Objective
 from hf_kd_lambda.models.intermediate_outputs import forward_flags, gives
 from hf_kd_lambda.models.projections import PROJECTED, drop_projections, left_out
@@ -147,6 +147,7 @@ class DistillationTrainer(Trainer):
         """
         if not self.balancer.measures_at(self.state.global_step):
             loss = super().training_step(model, inputs, num_items_in_batch)
+            self._end_observation()
             self._finite.check(loss, self.state.global_step, skips=self.accelerator.scaler is not None)
             return loss
         model.train()
@@ -159,6 +160,7 @@ class DistillationTrainer(Trainer):
             _, losses, cut = self._forward(model, inputs, num_items_in_batch, cuts_graph=True)
             # Two backward passes: one of each loss, from the cut through the student.
             step.backward(cast(Cut, cut), losses)
+        self._end_observation()
         if not self.accelerator.sync_gradients:
             self._step = step  # not before, as `auto_find_batch_size` starts the step again where memory ran out
             return torch.zeros((), device=self.args.device)
@@ -202,14 +204,12 @@ class DistillationTrainer(Trainer):
         outputs, cut = as_model_output(outputs, model, "student"), None
         if cuts_graph:
             outputs, cut = cut_outputs(outputs)
-        teacher, items = self._teacher_outputs(inputs), item_labels(targets(inputs))
+        teacher, items = self._teacher_outputs(inputs), self._objective.items(outputs, inputs)
         # In evaluation the Trainer counts labels alone.
         counts = items.counts if num_items_in_batch is None or not model.training else num_items_in_batch
         weights = NO_WEIGHTS
         if model.training:
-            sum_over_ranks = partial(self.accelerator.reduce, reduction="sum")
-            ends_step = self.accelerator.sync_gradients
-            weights = self.balancer.observe(outputs.logits.detach(), teacher, items, ends_step, sum_over_ranks)
+            weights = self.balancer.observe(outputs.logits.detach(), teacher, items)
         losses = self._objective(outputs, teacher, inputs, counts, self.balancer.kd_weights, weights)
         if not model.training:
             gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()
@@ -224,6 +224,7 @@ class DistillationTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
+        batches = [with_labels(batch, setup.is_token_level(cast(nn.Module, self.model))) for batch in batches]
         counts = torch.stack([item_labels(targets(batch)).counts for batch in batches]).sum(0).to(device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             # DDP's average divides by the number of ranks once more.
@@ -356,6 +357,11 @@ class DistillationTrainer(Trainer):
     def stopped_by(self) -> Signals | None:
         """The signal that ended training early, or None."""
         return signal_received(self.callback_handler.callbacks)
+
+    def _end_observation(self) -> None:
+        """After the backward pass of a step's last micro-batch, hand what was counted in it to votes or trust."""
+        if self.accelerator.sync_gradients:
+            self.balancer.end_step(partial(self.accelerator.reduce, reduction="sum"))
 
     def _datasets(self) -> list[Any]:
         evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]

@@ -25,10 +25,11 @@ NEEDS = {
     "smoothness": (0.3, 0.6),
     "signal_share": (0.2, 0.5),
     "odds": 1.5,
+    "trust_ratio": 1.2,
 }
 MEASURED = [name for name, rule in RULES.items() if rule.measures]
 # λ·g_D keeps its share of the update if one of the losses is scaled.
-SCALE_FREE = ["norm_ratio", "adaptive", "imtl_g", "nash", "config", "gradnorm", "snr", "evidence"]
+SCALE_FREE = ["norm_ratio", "adaptive", "imtl_g", "nash", "config", "gradnorm", "snr", "evidence", "trust"]
 SYMMETRIC = ["mgda", "pcgrad", "cagrad", "imtl_g", "nash", "config", "upgrad", "dual_proj", "aligned_mtl", "dto"]
 FEASIBLE = ["adaptive", "taylor2", "mgda", "pcgrad", "imtl_g", "nash", "config", "upgrad", "dual_proj", "dto"]
 
@@ -103,6 +104,7 @@ def at_least(left, right):
         ("snr", (16, 4, 2), {"signal_share": (0.5, 0.25)}, (1, 1)),
         ("snr", (16, 4, 2), {"signal_share": (0.25, 0.5), "kappa": 0.5}, (1, 2)),
         ("evidence", (16, 4, 2), {"odds": 1.5}, (1, 4.5)),
+        ("trust", (16, 4, 2), {"trust_ratio": 1.25}, (1, 2.5)),
         ("evidence", (16, 4, 2), {"odds": 1.5, "gamma": 1, "kappa": 2.0}, (1, 6)),
     ],
 )
@@ -375,7 +377,13 @@ def test_gradients_that_are_equal_but_for_rounding_weigh_the_same(rule, size, dt
     value = torch.tensor(size, dtype=dtype)
     matrices = [Gram(*(moved(value, n) for n in steps)) for steps in itertools.product(range(-2, 3), repeat=3)]
     matrix = Gram(*map(torch.stack, zip(*matrices, strict=True)))
-    needs = NEEDS | {"losses": (1.0, 1.0), "rates": (1.0, 1.0), "signal_share": (0.5, 0.5), "odds": 1.0}
+    needs = NEEDS | {
+        "losses": (1.0, 1.0),
+        "rates": (1.0, 1.0),
+        "signal_share": (0.5, 0.5),
+        "odds": 1.0,
+        "trust_ratio": 1.0,
+    }
     task, kd = weights(rule, matrix, needs)
     torch.testing.assert_close(kd / (task + kd), torch.full_like(kd, 0.5), rtol=0, atol=1 / 32)
 

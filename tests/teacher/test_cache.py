@@ -160,14 +160,16 @@ def test_the_format_of_the_examples_is_kept(teacher, examples, tmp_path, all_col
     before = data.format
     cached = cache(tmp_path, teacher).add_to(data)
     assert cached.format == {**before, "columns": [*kept, "teacher_logits", "teacher_inputs_digest"]}
-    assert set(cached[0]) == {*kept, "teacher_logits"} | ({"labels"} if all_columns else set())
+    assert set(cached[0]) == {*kept, "teacher_logits", "teacher_inputs_digest"} | (
+        {"labels"} if all_columns else set()
+    )
     assert data.format == before
 
 
 def test_hidden_states_are_kept_for_each_token(teacher, examples, tmp_path):
     kept = CacheFormat(hidden_states=(True, False, True))
     cached = cache(tmp_path, teacher, Predict(teacher, kept)).add_to(examples)
-    assert cached.column_names == [*examples.column_names, *kept.columns]
+    assert cached.column_names == [*examples.column_names, *kept.columns, "teacher_inputs_digest"]
     for row, outputs in zip(cached, online(teacher, examples, output_hidden_states=True), strict=True):
         for layer in (0, 2):
             state = unpacked(row["teacher_outputs"])[f"hidden_states.{layer}"]
@@ -177,7 +179,7 @@ def test_hidden_states_are_kept_for_each_token(teacher, examples, tmp_path):
 def test_only_what_the_examples_lack_is_added(teacher, examples, tmp_path):
     told = examples.add_column("teacher_logits", [[7.0, 8.0, 9.0]] * COUNT)
     cached = cache(tmp_path, teacher, Predict(teacher, CacheFormat((True, False, True)))).add_to(told)
-    assert cached.column_names == [*told.column_names, "teacher_outputs"]
+    assert cached.column_names == [*told.column_names, "teacher_outputs", "teacher_inputs_digest"]
     assert cached["teacher_logits"][:] == told["teacher_logits"][:]
 
 

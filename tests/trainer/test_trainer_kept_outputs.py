@@ -86,7 +86,7 @@ def test_the_size_is_stated_before(tmp_path, caplog):
     run(bert_trainer(tmp_path, **kept_in(tmp_path, cache_hidden_states=True, kd_losses=HIDDEN)))
     (message, *_) = [each.getMessage() for each in caplog.records if each.getMessage().startswith("keeping")]
     *_, size, unit = message.split()
-    assert message.startswith("keeping teacher_logits, teacher_outputs of 48 examples")
+    assert message.startswith("keeping teacher_logits, teacher_outputs, teacher_inputs_digest of 48 examples")
     assert unit == "MB"
     assert float(size) == pytest.approx(48 * 3 * 10 * 32 * 2 / 1e6, rel=0.2)  # and the names of what is kept
 
@@ -94,14 +94,14 @@ def test_the_size_is_stated_before(tmp_path, caplog):
 def test_without_the_setting_the_teacher_answers_and_the_setting_is_named(tmp_path, caplog):
     _, calls = run(bert_trainer(tmp_path, **kept_in(tmp_path, kd_losses=HIDDEN)))
     assert calls == [True] * 6
-    assert "hidden_states (cache_hidden_states keeps them)" in caplog.text
+    assert "hidden_states (set cache_hidden_states to cache them)" in caplog.text
 
 
 def test_attention_maps_are_asked_for_whatever_the_setting(tmp_path, caplog):
     settings = kept_in(tmp_path, cache_hidden_states=True, kd_losses={"hidden_mse": 1, "attention_maps": 1})
     _, calls = run(bert_trainer(tmp_path, **settings))
     assert calls == [True] * 6
-    assert "more is needed of it than its logits: attentions, hidden_states." in caplog.text
+    assert "kd_losses need more than its logits: attentions, hidden_states." in caplog.text
 
 
 # --- the largest logits of language models

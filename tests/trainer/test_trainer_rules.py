@@ -335,7 +335,7 @@ def test_labels_that_are_no_classes_are_refused_before_a_step(tmp_path):
     data = examples().cast_column("labels", Value("float32"))
     args = config(tmp_path, lambda_rule="evidence")
     trainer = make_trainer(args, *models(), data, compute_loss_func=numbers_loss)
-    with pytest.raises(ValueError, match=r"do not say which of 3 classes is: set lambda_rule to adaptive"):
+    with pytest.raises(ValueError, match=r"do not name one of 3 classes: set lambda_rule to adaptive"):
         trainer.train()
     assert trainer.state.global_step == 0
     train(config(tmp_path, lambda_rule="adaptive"), *models(), data, compute_loss_func=numbers_loss)

@@ -77,6 +77,8 @@ def test_a_step_is_that_of_the_plain_computation(tmp_path, rule):
     needs = {"odds": trainer.lambda_state.votes.odds} if rule == "evidence" else {}
     weights = RULES[rule].weights(Gram(grads[0] @ grads[0], kd @ kd, grads[0] @ kd), **needs)
     lambda_ = weights.kd / weights.task
+    if rule == "evidence":
+        lambda_ = trainer.lambda_state.teacher_signal.factor * lambda_
     step = (grads[0] + lambda_ * kd) / (1 + lambda_)
     moved = flat(twin) - flat(trainer.model)
     assert (moved - LEARNING_RATE * step).norm() < 1e-3 * moved.norm()

@@ -48,6 +48,23 @@ def item_labels(labels: Tensor) -> ItemLabels:
     return ItemLabels(labels.masked_fill(unlabelled, IGNORED), labels.masked_fill(unlabelled, 0))
 
 
+def with_labels(batch: Mapping[str, Any], is_token_level: bool) -> dict[str, Any]:
+    """A batch of training; where it has no labels at all, those of examples without a label.
+
+    Args:
+        batch: tensors `[examples, ...]` by name.
+        is_token_level: whether each token has a label. Then every token that the `attention_mask` keeps is an item.
+    """
+    if SHIFTED in batch or batch.get("labels") is not None:
+        return dict(batch)
+    if is_token_level:
+        labels = torch.where(batch["attention_mask"].bool(), UNLABELLED, IGNORED)
+    else:
+        first = next(value for value in batch.values() if isinstance(value, Tensor))
+        labels = torch.full((len(first),), IGNORED, device=first.device)
+    return {**batch, "labels": labels}
+
+
 def next_labels(labels: Tensor) -> Tensor:
     """The label that each position i of a causal model predicts: the label at i + 1, and -100 for the last position.
 
