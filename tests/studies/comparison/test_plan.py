@@ -126,7 +126,9 @@ def test_settings_of_all_kinds_come_through_the_command_line():
     assert config.rule.gamma == 1.0
 
 
-@pytest.mark.parametrize("name", ["compare_rules", "compare_forms", "compare_tuning", "compare_variants"])
+@pytest.mark.parametrize(
+    "name", ["compare_rules", "compare_forms", "compare_tuning", "compare_variants", "compare_trust"]
+)
 def test_the_shipped_comparisons_are_valid(name):
     comparison = load_comparison(CONFIGS / f"{name}.yaml")
     assert comparison.output_dir == f"benchmarks/{name.replace('compare_rules', 'compare')}"
@@ -138,4 +140,5 @@ def test_the_shipped_comparison_has_a_sweep_of_fixed_weights_a_schedule_and_rule
     assert {rule.kd_weight for rule in rules.values() if rule.lambda_rule == "fixed"} == {0, 0.1, 0.5, 0.9}
     assert {rule.lambda_rule for rule in rules.values()} >= {"linear", "adaptive", "evidence"}
     assert len(comparison.seeds) >= 3
-    assert set(comparison.regimes) == set(REGIMES)
+    of_trust = load_comparison(CONFIGS / "compare_trust.yaml")
+    assert set(comparison.regimes) < set(of_trust.regimes) == set(REGIMES)
