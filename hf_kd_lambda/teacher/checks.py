@@ -75,8 +75,8 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
         )
     # Of some image models `vocab_size` is that of a codebook.
     read_tokens = all(getattr(model, "main_input_name", "input_ids") == "input_ids" for model in (teacher, student))
-    sizes = [getattr(model.config, "vocab_size", None) for model in (teacher, student)]
-    if read_tokens and sizes[0] != sizes[1] and not own_inputs(columns):
+    sizes = [getattr(getattr(model, "config", None), "vocab_size", None) for model in (teacher, student)]
+    if read_tokens and None not in sizes and sizes[0] != sizes[1] and not own_inputs(columns):
         raise ValueError(
             f"the teacher's vocabulary has {sizes[0]} tokens, the student's {sizes[1]}, so one cannot read the "
             "other's input_ids: tokenise for the teacher too, into columns named teacher_input_ids and so on."

@@ -33,6 +33,23 @@ def check_given_model(student: nn.Module | None) -> None:
         )
 
 
+def check_overrides(kind: Any, base: Any) -> None:
+    """Refuse a subclass whose own loss would be left out of measuring steps.
+
+    Args:
+        kind: the class of the trainer.
+        base: `DistillationTrainer`.
+
+    Raises:
+        ValueError: it overrides `compute_loss`.
+    """
+    if kind.compute_loss is not base.compute_loss:
+        raise ValueError(
+            f"{kind.__name__} overrides compute_loss, which measuring steps do not call: give compute_loss_func for "
+            "another task loss, and kd_losses for another KD loss."
+        )
+
+
 def check_problem(student: PreTrainedConfig) -> None:
     """Refuse a task whose labels have no soft targets in the sense of Hinton et al.
 

@@ -35,6 +35,7 @@ from hf_kd_lambda.trainer.finite_losses import FiniteLosses
 from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 from hf_kd_lambda.trainer.limits import (
     check_given_model,
+    check_overrides,
     check_strategy,
     check_student,
     check_trust,
@@ -96,6 +97,7 @@ class DistillationTrainer(Trainer):
         teacher: PreTrainedModel | None = None,
         **kwargs: Any,
     ) -> None:
+        check_overrides(type(self), DistillationTrainer)
         check_given_model(model)
         model = setup.check_student_model(model)
         teacher = None if teacher is None else cast(PreTrainedModel, check_model(teacher, "teacher"))

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import default_data_collator
 
 from hf_kd_lambda.trainer.finite_losses import FiniteLosses, NotFiniteError
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 VALUES = [float("nan"), float("inf")]
 
@@ -161,3 +162,33 @@ def test_a_collator_that_changes_after_the_cache_was_made_is_refused(tmp_path):
 def test_numbers_of_a_run_are_json(tmp_path):
     trainer = train(config(tmp_path, lambda_rule="evidence"), *models(), examples())
     json.loads(json.dumps(trainer.state.log_history), parse_constant=lambda name: pytest.fail(name))
+
+
+# --- whose loss, whose outputs
+
+
+def test_an_overridden_loss_is_refused_by_name(tmp_path):
+    kind = type("OwnTrainer", (DistillationTrainer,), {"compute_loss": lambda self, *args, **kwargs: torch.zeros(())})
+    teacher, student = models()
+    with pytest.raises(ValueError, match=r"OwnTrainer overrides compute_loss, .* give compute_loss_func"):
+        kind(student, config(tmp_path), teacher=teacher, train_dataset=examples())
+
+
+class Ensemble(nn.Module):
+    """A plain module that answers with the mean of its members' logits."""
+
+    def __init__(self, *members):
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, input_ids, attention_mask):
+        return torch.stack([member(input_ids, attention_mask).logits for member in self.members]).mean(0)
+
+
+def test_a_plain_module_teaches_as_an_ensemble(tmp_path, caplog):
+    teacher, student = models()
+    alone = train(config(tmp_path / "alone", cache_teacher=False), teacher, copy.deepcopy(student), examples())
+    twice = Ensemble(copy.deepcopy(teacher), copy.deepcopy(teacher))
+    ensemble = train(cached_in(tmp_path), twice, copy.deepcopy(student), examples())
+    torch.testing.assert_close(flat(ensemble.model), flat(alone.model), rtol=1e-5, atol=1e-7)
+    assert "cache_teacher: the teacher runs at each step" in caplog.text
