@@ -1,5 +1,7 @@
 """What cannot work is refused before training starts, with a message that says what to change."""
 
+from typing import Any
+
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
