@@ -8,6 +8,7 @@ import pytest
 
 FAULTS = """
 import resource, torch
+from hf_kd_lambda import DistillationTrainer  # the heap of a process that trains
 from hf_kd_lambda.utils.allocator import keep_freed_memory
 print(keep_freed_memory())
 for _ in range(3):
@@ -30,12 +31,13 @@ def run(**environment):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="page faults as Linux counts them")
 def test_freed_blocks_are_used_again_unless_the_user_said_otherwise():
-    runs = [
-        run() for _ in range(4)
-    ]  # where the heap cannot grow, since something lies above it, glibc maps blocks anyway
-    if not all(kept for kept, _ in runs):
-        pytest.skip("the allocator is not glibc's")
-    assert min(faults for _, faults in runs) < PAGES / 20
+    for _ in range(5):  # where something lies above the heap, it cannot grow, and glibc maps blocks anyway
+        kept, faults = run()
+        if not kept:
+            pytest.skip("the allocator is not glibc's")
+        if faults < PAGES / 20:
+            break
+    assert faults < PAGES / 20
     kept, faults = run(MALLOC_MMAP_THRESHOLD_="65536")
     assert not kept
     assert faults > PAGES / 600  # of huge pages, if the kernel gives such
