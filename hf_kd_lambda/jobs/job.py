@@ -220,8 +220,7 @@ class DistillationJob:
             claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings)
 
     def _finetune_teacher(self) -> None:
-        if self.models.teacher_architecture is not None:
-            set_seed(self.config.seed)  # else its weights would depend on what was drawn before
+        set_seed(self.config.seed)  # else its new weights would depend on what was drawn before, by checks too
         teacher = self.loader.teacher(new_head=True)
         args = self._plain_arguments(
             self.teacher_folder,

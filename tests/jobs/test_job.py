@@ -48,6 +48,16 @@ def test_a_fine_tuned_teacher_is_reused(tmp_path):
     assert weights.stat().st_mtime_ns == written
 
 
+def test_what_was_drawn_before_does_not_change_the_teacher(tmp_path):
+    """Checks before training draw random numbers: of dropout, of the order of examples."""
+    heads = []
+    for drawn in (0, 7):
+        run = job(settings(tmp_path, output_dir=str(tmp_path / str(drawn))))
+        torch.rand(drawn)
+        heads.append(run.load_teacher().classifier.weight)
+    torch.testing.assert_close(*heads, rtol=0, atol=0)
+
+
 def test_a_student_is_made_of_layers_or_loaded(tmp_path):
     teacher = tiny_bert(3, layers=4, id2label=dict(enumerate(["praise", "rant", "shrug"])))
     built = job(settings(tmp_path)).load_student(teacher)
