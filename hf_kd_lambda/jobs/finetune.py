@@ -1,4 +1,4 @@
-"""Plain fine-tuning on the task loss: the teacher before distillation, or the student without it."""
+"""Run any trainer from its last checkpoint; and fine-tune on the task loss alone, without distillation."""
 
 import copy
 from collections.abc import Callable, Mapping
