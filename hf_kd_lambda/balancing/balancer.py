@@ -1,16 +1,15 @@
 """λ over a run: when it is measured, how votes reach it, and which weights of the losses are in force."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from hf_kd_lambda.balancing.judge import Judge
 from hf_kd_lambda.balancing.rules import Rule, loss_weights
 from hf_kd_lambda.balancing.state import LambdaState, Measurement
-from hf_kd_lambda.balancing.teacher_signal import count_signal
-from hf_kd_lambda.balancing.trust import agreement_of
-from hf_kd_lambda.balancing.votes import check_votes, count_votes
+from hf_kd_lambda.balancing.teacher_signal import TeacherSignal, count_signal
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional.labels import ItemLabels
@@ -102,18 +101,11 @@ class Balancer:
         Raises:
             ValueError: see `check_votes`.
         """
-        if self.state is None:
+        if self.state is None or self.state.judge is None:
             return NO_WEIGHTS
-        weights, votes, trust = NO_WEIGHTS, self.state.votes, self.state.trust
-        if votes is not None and not votes.closed:
-            check_votes(student_logits, items.task)
-            votes_and_signal = (count_votes(student_logits, teacher, items.task), count_signal(teacher, items.kd))
-            self._add(torch.cat(votes_and_signal))
-        if trust is not None:
-            agreement = agreement_of(student_logits, teacher, items)
-            of_items = trust.trust(agreement)
-            weights = ItemWeights(*trust.weights(of_items))
-            self._add(torch.cat([trust.counts(agreement, of_items), count_signal(teacher, items.kd)]))
+        weights, counts = self.state.judge.observe(student_logits, teacher, items)
+        if counts is not None:
+            self._add(torch.cat([counts, count_signal(teacher, items.kd)]))
         return weights
 
     def end_step(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
@@ -122,13 +114,11 @@ class Balancer:
         Args:
             sum_over_ranks: sums a tensor over all ranks.
         """
-        if self.state is None or self._counts is None:
+        if self._counts is None:
             return
-        counts = sum_over_ranks(self._counts)
-        judge = self.state.votes or self.state.trust
-        if judge is not None and self.state.teacher_signal is not None:
-            judge.update(counts[:-2])
-            self.state.teacher_signal.update(counts[-2:])
+        counts, state = sum_over_ranks(self._counts), cast(LambdaState, self.state)
+        cast(Judge, state.judge).update(counts[:-2])
+        cast(TeacherSignal, state.teacher_signal).update(counts[-2:])
         self.drop_counts()
 
     def _add(self, counts: Tensor) -> None:
@@ -140,9 +130,8 @@ class Balancer:
 
     def close_the_vote(self) -> None:
         """Count no more: the student has been trained on all examples, and knows their labels."""
-        for judge in (None, None) if self.state is None else (self.state.votes, self.state.trust):
-            if judge is not None:
-                judge.closed = True
+        if self.state is not None and self.state.judge is not None:
+            self.state.judge.closed = True
 
     def load(self, saved: dict[str, Any]) -> None:
         """Take over λ's state, as `LambdaState.state_dict` returned it."""

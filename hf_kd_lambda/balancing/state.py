@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_kd_lambda.balancing.judge import Judge
 from hf_kd_lambda.balancing.kd_split import KDSplit
 from hf_kd_lambda.balancing.moving_average import MovingAverage
 from hf_kd_lambda.balancing.rules import MGDA, Rule, Weights, feasible_interval, loss_weights
@@ -76,10 +77,15 @@ class LambdaState:
         self.skipped = torch.zeros((), dtype=torch.int32)
         self.counts = torch.zeros(1 + len(LIMIT_NAMES))
         self.votes = TeacherVotes() if "odds" in rule.needs else None
-        self.teacher_signal = TeacherSignal() if {"odds", "trust_ratio"} & {*rule.needs} else None
         self.trust = Reliabilities() if "trust_ratio" in rule.needs else None
+        self.teacher_signal = None if self.judge is None else TeacherSignal()
         self.smoothness = Smoothness() if "smoothness" in rule.needs else None
         self.split = None if losses is None else KDSplit(losses, decay, mgda=isinstance(rule, MGDA))
+
+    @property
+    def judge(self) -> Judge | None:
+        """What judges label and teacher for the rule, votes or trust; None where the rule asks for neither."""
+        return self.votes or self.trust
 
     @property
     def weights(self) -> tuple[Tensor, Tensor]:
@@ -127,10 +133,8 @@ class LambdaState:
         """What the rule needs beyond the Gram matrix."""
         losses = self.losses.value
         needs = {"losses": losses, "rates": losses / self.first_losses, "signal_share": signal.share}
-        if self.votes is not None:
-            needs["odds"] = self.votes.odds
-        if self.trust is not None:
-            needs["trust_ratio"] = self.trust.ratio
+        if self.judge is not None:
+            needs |= self.judge.needs
         if self.smoothness is not None:
             needs["smoothness"] = self.smoothness.value
         return {name: needs[name] for name in self.rule.needs}
@@ -177,11 +181,8 @@ class LambdaState:
         self.counts = torch.zeros_like(self.counts)
         logs = dict(zip(("lambda_conflict", *LIMIT_KEYS), shares, strict=True))
         logs["lambda_skipped"] = self.skipped
-        if self.votes is not None:
-            logs["evidence_teacher"], logs["evidence_label"] = self.votes.counts
-            logs["odds"] = self.votes.odds
-        if self.trust is not None:
-            logs["label_reliability"], logs["teacher_reliability"] = self.trust.label, self.trust.teacher
+        if self.judge is not None:
+            logs |= self.judge.logs
         if self.smoothness is not None:
             logs["smoothness_task"], logs["smoothness_kd"] = self.smoothness.value
         return logs

@@ -26,15 +26,17 @@ References:
     find wrong labels. The soft annotators and the student as the third one are ours.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from hf_kd_lambda.balancing.judge import Judge
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional import IGNORED
-from hf_kd_lambda.losses.functional.chunked import CHUNK_LOGITS
+from hf_kd_lambda.losses.functional.chunked import chunks
 from hf_kd_lambda.losses.functional.labels import ItemLabels
+from hf_kd_lambda.losses.objective import ItemWeights
 
 
 class Agreement(NamedTuple):
@@ -72,15 +74,13 @@ def agreement_of(student_logits: Tensor, teacher: TeacherBatch, items: ItemLabel
         teacher: its outputs for the same batch, at temperature 1.
         items: labels `[examples, (length)]`.
     """
-    classes = student_logits.shape[-1]
-    size = max(1, CHUNK_LOGITS // classes)
-    tensors = (student_logits, items.task.unsqueeze(-1), items.kd.unsqueeze(-1), *teacher.chunked)
+    tensors = (student_logits, items.kd, *teacher.chunked)
     parts = [
-        _of_chunk(student, teacher.logits_of(*chunk), ItemLabels(task.squeeze(-1), kd.squeeze(-1)))
-        for student, task, kd, *chunk in zip(*(tensor.flatten(0, -2).split(size) for tensor in tensors), strict=True)
+        _of_chunk(student, teacher.logits_of(*chunk), ItemLabels(task, kd))
+        for student, kd, *chunk, task in chunks(tensors, items.task)
     ]
     q, p, qp, labelled, counted = (torch.cat(part).view(items.kd.shape) for part in zip(*parts, strict=True))
-    return Agreement(q, p, qp, labelled, counted, classes)
+    return Agreement(q, p, qp, labelled, counted, student_logits.shape[-1])
 
 
 def _of_chunk(student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels) -> tuple[Tensor, ...]:
@@ -116,28 +116,24 @@ def item_trust(agreement: Agreement, label: Tensor, teacher: Tensor) -> ItemTrus
     )
 
 
-class Reliabilities:
+class Reliabilities(Judge):
     """α and β of a run, estimated while it trains: how much of the labels, and of the teacher, is informative.
 
-    The M step takes the means of r_L and r_T over the items so far. Older items fade, because the student gets better
-    at judging, and because r_L and r_T of the first items come from the initial α and β: the later half of all items
-    makes seven eighths of the means. Only the first pass over the data counts; afterwards the student knows the labels
-    of all examples, and `closed` keeps α and β as they are. Sums are additive over micro-batches and ranks.
-
-    Attributes:
-        closed: whether the student has been trained on all examples.
+    The M step takes the means of r_L and r_T over the items so far. Older items fade, also because their r_L and r_T
+    come from the initial α and β: the later half of all items makes seven eighths of the means. After the first pass α
+    and β stay as they are.
 
     Args:
         initial: α and β before any item, in (0, 1).
         prior: number of items that `initial` counts for, > 0.
     """
 
+    fading = 2
+
     def __init__(self, initial: float = 0.8, prior: float = 5.0) -> None:
+        super().__init__(4)  # Σr_L, labelled items, Σr_T, items
         self.initial = initial
         self.prior = prior
-        self.sums = torch.zeros(4)  # Σr_L, labelled items, Σr_T, items
-        self.seen = torch.zeros(())
-        self.closed = False
 
     @property
     def label(self) -> Tensor:
@@ -154,13 +150,29 @@ class Reliabilities:
         """β/α, a scalar: λ of an item is the step's √(a/b) times r_T/r_L, as its losses weigh r_L/α and r_T/β."""
         return self.teacher / self.label
 
+    @property
+    def needs(self) -> dict[str, Tensor]:
+        """The ratio of the reliabilities."""
+        return {"trust_ratio": self.ratio}
+
+    @property
+    def logs(self) -> dict[str, Tensor]:
+        """Both reliabilities."""
+        return {"label_reliability": self.label, "teacher_reliability": self.teacher}
+
+    def observe(self, student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels) -> tuple[ItemWeights, Tensor]:
+        """Weights by the trust in each item, and what the items contribute to the means."""
+        agreement = agreement_of(student_logits, teacher, items)
+        trust = self.trust(agreement)
+        return self.weights(trust), self.counts(agreement, trust)
+
     def trust(self, agreement: Agreement) -> ItemTrust:
         """r_L and r_T of items, by α and β so far."""
         return item_trust(agreement, self.label, self.teacher)
 
-    def weights(self, trust: ItemTrust) -> tuple[Tensor, Tensor]:
+    def weights(self, trust: ItemTrust) -> ItemWeights:
         """Weights of the items of task loss and KD loss, `[...]` each: trust divided by its mean, so that it is 1."""
-        return trust.label / self.label, trust.teacher / self.teacher
+        return ItemWeights(trust.label / self.label, trust.teacher / self.teacher)
 
     @staticmethod
     def counts(agreement: Agreement, trust: ItemTrust) -> Tensor:
@@ -168,30 +180,7 @@ class Reliabilities:
         parts = (trust.label, agreement.labelled, trust.teacher, agreement.counted)
         return torch.stack([part.float().sum() for part in parts])
 
-    def update(self, counts: Tensor) -> None:
-        """The M step: take in the counts of one optimizer step, unless they are not finite, or the first pass is over.
-
-        Args:
-            counts: from `counts`, summed over micro-batches and ranks.
-        """
-        self.to(counts.device)
-        if self.closed:
-            return
-        usable = counts.isfinite().all()
-        seen = self.seen + counts[3]
-        kept = (self.seen / seen.clamp(min=1)).square()
-        self.sums = torch.where(usable, kept * self.sums + counts, self.sums)
-        self.seen = torch.where(usable, seen, self.seen)
-
-    def to(self, device: torch.device) -> None:
-        """Move the state to the device of the logits."""
-        self.sums, self.seen = self.sums.to(device), self.seen.to(device)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state as JSON values, whose numbers hold an fp32 exactly."""
-        return {"sums": self.sums.tolist(), "seen": self.seen.item(), "closed": self.closed}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        self.sums, self.seen = torch.tensor(state["sums"]), torch.tensor(state["seen"])
-        self.closed = state["closed"]
+    @staticmethod
+    def items(counts: Tensor) -> Tensor:
+        """The number of items."""
+        return counts[3]

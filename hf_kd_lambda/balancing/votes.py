@@ -14,15 +14,14 @@ Its limit: the student is trained by the two that it judges. A mistake that the 
 the teacher, and taken for truth; so is a rule in wrong labels. Mistakes that follow no rule are what is found.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from hf_kd_lambda.balancing.judge import TINY, Judge
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional import IGNORED, sum_over_chunks
-
-TINY = torch.finfo(torch.float32).tiny
+from hf_kd_lambda.losses.functional.labels import ItemLabels
+from hf_kd_lambda.losses.objective import NO_WEIGHTS, ItemWeights
 
 
 @torch.no_grad()
@@ -125,67 +124,57 @@ def check_votes(logits: Tensor, labels: Tensor) -> None:
         )
 
 
-class TeacherVotes:
+class TeacherVotes(Judge):
     """The soft counts of a run, and the odds that they give.
 
     Odds are (teacher + prior)/(label + prior). A prior of 5 each, as of Beta(5, 5), says that before any vote they are
     even within a factor of two, one standard deviation; some ten votes weigh as much as it.
 
-    Votes are forgotten, because the student gets better at judging: a vote weighs in proportion to the number of votes
-    cast up to it, so that the later half makes three quarters of the counts. Such a memory grows with the run. It
-    needs no half-life, which would have to be another one for 10 votes per step than for 10,000 (tokens), and the odds
-    become sharper with every vote instead of staying as noisy as a fixed memory is long.
-
-    Only the first pass over the data is evidence; of an example that it was trained on, the student remembers the
-    label and the teacher. So the vote is closed after it, and the odds then stay as they are. A fold held out and
-    rotated with the epochs would not prolong it: from the second pass on, every fold has been trained on. Only one
-    that is never trained on would, for examples lost and a forward pass more; by then, hundreds of votes have been
-    cast on labels and a teacher that do not change.
-
-    What is counted is scalar tensors on the logits' device, so that updating it waits for nothing.
-
-    Attributes:
-        closed: whether the student has been trained on all examples, so that there is nothing to count any more.
+    A vote weighs in proportion to the number of votes cast up to it, so that the later half makes three quarters of
+    the counts: the odds become sharper with every vote instead of staying as noisy as a fixed memory is long.
 
     Args:
         prior: votes that each side has from the start, > 0.
     """
 
+    fading = 1
+    saved_as = ("counts", "cast")
+
     def __init__(self, prior: float = 5.0) -> None:
+        super().__init__(2)
         self.prior = prior
-        self.counts = torch.zeros(2)
-        self.cast = torch.zeros(())
-        self.closed = False
 
     @property
     def odds(self) -> Tensor:
         """Odds that the teacher is right where it and the label disagree: a scalar tensor, 1 before any vote."""
-        teacher, label = self.counts + self.prior
+        teacher, label = self.sums + self.prior
         return teacher / label
 
-    def update(self, votes: Tensor) -> None:
-        """Take in the votes of one step. Votes that are not finite are ignored.
+    @property
+    def needs(self) -> dict[str, Tensor]:
+        """The odds."""
+        return {"odds": self.odds}
 
-        Args:
-            votes: `(2,)`, from `side_counts`, summed over micro-batches and ranks.
+    @property
+    def logs(self) -> dict[str, Tensor]:
+        """The odds, and the votes of both sides."""
+        teacher, label = self.sums
+        return {"evidence_teacher": teacher, "evidence_label": label, "odds": self.odds}
+
+    def observe(
+        self, student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels
+    ) -> tuple[ItemWeights, Tensor | None]:
+        """No weights, and `(2,)`: the votes for teacher and label.
+
+        Raises:
+            ValueError: see `check_votes`.
         """
-        self.to(votes.device)
-        usable = votes.isfinite().all()
-        cast = self.cast + votes.sum()
-        kept = self.cast / cast.clamp(min=TINY)
-        self.counts = torch.where(usable, kept * self.counts + votes, self.counts)
-        self.cast = torch.where(usable, cast, self.cast)
+        if self.closed:
+            return NO_WEIGHTS, None
+        check_votes(student_logits, items.task)
+        return NO_WEIGHTS, count_votes(student_logits, teacher, items.task)
 
-    def to(self, device: torch.device) -> None:
-        """Move the state to the device of the logits."""
-        self.counts, self.cast = self.counts.to(device), self.cast.to(device)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state as JSON values, whose numbers hold an fp32 exactly."""
-        return {"counts": self.counts.tolist(), "cast": self.cast.item(), "closed": self.closed}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
-        self.counts = torch.tensor(state["counts"])
-        self.cast = torch.tensor(state["cast"])
-        self.closed = state["closed"]
+    @staticmethod
+    def items(counts: Tensor) -> Tensor:
+        """The votes cast."""
+        return counts.sum()

@@ -90,7 +90,7 @@ def test_cached_top_logits_and_chunks_give_the_same(monkeypatch):
     labels = torch.randint(7, (3, 5))
     top, indices = teacher.log_softmax(-1).topk(7)
     whole = agreement_of(student, TeacherBatch(teacher), item_labels(labels))
-    monkeypatch.setattr("hf_kd_lambda.balancing.trust.CHUNK_LOGITS", 14)
+    monkeypatch.setattr("hf_kd_lambda.losses.functional.chunked.CHUNK_LOGITS", 14)
     cached = agreement_of(student, TeacherBatch(None, TopLogits(top, indices, 7, 1.0)), item_labels(labels))
     for one, other in zip(whole[:-1], cached[:-1], strict=True):
         torch.testing.assert_close(one, other)

@@ -171,13 +171,13 @@ class TestTeacherVotes:
         evidence = TeacherVotes()
         for each in (votes(4, 0), votes(2, 2), votes(0, 8)):  # 4, 8 and 16 cast
             evidence.update(each)
-        assert_close(evidence.counts, votes(4 * 4 / 16 + 2 * 8 / 16, 2 * 8 / 16 + 8))
+        assert_close(evidence.sums, votes(4 * 4 / 16 + 2 * 8 / 16, 2 * 8 / 16 + 8))
 
     def test_the_later_half_of_the_votes_makes_three_quarters_of_the_counts(self):
         evidence = TeacherVotes()
         for step in range(1000):
             evidence.update(votes(1, 0) if step < 500 else votes(0, 1))
-        assert_close(evidence.counts / evidence.counts.sum(), votes(0.25, 0.75), rtol=0.01, atol=0)
+        assert_close(evidence.sums / evidence.sums.sum(), votes(0.25, 0.75), rtol=0.01, atol=0)
 
     def test_how_many_votes_come_with_a_step_hardly_matters(self):
         generator = torch.Generator().manual_seed(0)
@@ -224,11 +224,11 @@ class TestTeacherVotes:
             restored.update(each)
             assert restored.odds.item() == evidence.odds.item()
         assert restored.state_dict() == evidence.state_dict()
-        assert restored.counts.dtype == restored.cast.dtype == torch.float32
+        assert restored.sums.dtype == restored.seen.dtype == torch.float32
 
     def test_the_state_follows_the_logits_device_and_waits_for_nothing(self):
         evidence = TeacherVotes()  # the meta device has no values to wait for
         student, teacher, labels = (x.to("meta") for x in random_batch(4))
         evidence.update(side_counts(student, teacher, labels))
         evidence.update(side_counts(student[..., :1], teacher[..., :1], labels.float()))
-        assert {evidence.odds.device.type, evidence.counts.device.type, evidence.cast.device.type} == {"meta"}
+        assert {evidence.odds.device.type, evidence.sums.device.type, evidence.seen.device.type} == {"meta"}

@@ -377,7 +377,7 @@ def test_votes_are_counted_between_measurements_too(tmp_path):
     every = train(config(tmp_path, lambda_rule="evidence", lambda_min=1.0, lambda_max=1.0), *models(), examples())
     args = config(tmp_path, lambda_rule="evidence", lambda_min=1.0, lambda_max=1.0, lambda_interval=5)
     some = train(args, *models(), examples())
-    cast = [trainer.lambda_state.votes.cast.item() for trainer in (every, some)]
+    cast = [trainer.lambda_state.votes.seen.item() for trainer in (every, some)]
     assert cast[0] == pytest.approx(cast[1], rel=1e-4)
 
 

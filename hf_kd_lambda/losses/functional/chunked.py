@@ -6,8 +6,8 @@ the vocabulary exist for one chunk at a time. Padding is masked like every other
 """
 
 import math
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -81,16 +81,29 @@ def sum_over_chunks(
     """
     if labels.dim() == 1:
         return loss(*tensors, labels)
+    return torch.stack(
+        [
+            checkpoint(loss, *chunk, use_reentrant=False, preserve_rng_state=False)
+            for chunk in chunks(tensors, labels, chunk_size)
+        ]
+    ).sum(dim=0)
+
+
+def chunks(
+    tensors: tuple[Tensor | None, ...], labels: Tensor, chunk_size: int | None = None
+) -> Iterable[tuple[Any, ...]]:
+    """Tensors and labels of some positions at a time, as `[items, ...]`; of whole examples all at once.
+
+    Args:
+        tensors, labels, chunk_size: see `sum_over_chunks`.
+    """
+    if labels.dim() == 1:
+        return [(*tensors, labels)]
     size = chunk_size or max(1, CHUNK_LOGITS // cast(Tensor, tensors[0]).shape[-1])
     # `split` has one backward for all chunks; that of a slice would make a gradient of all logits for every chunk.
     last = labels.flatten(0, 1).split(size)
     others = ([None] * len(last) if values is None else values.flatten(0, 1).split(size) for values in tensors)
-    return torch.stack(
-        [
-            checkpoint(loss, *chunk, use_reentrant=False, preserve_rng_state=False)
-            for chunk in zip(*others, last, strict=True)
-        ]
-    ).sum(dim=0)
+    return zip(*others, last, strict=True)
 
 
 def _log_top_and_tail(logits: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
