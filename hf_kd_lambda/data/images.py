@@ -12,15 +12,12 @@ from datasets.table import embed_table_storage
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED_IMAGES
-from hf_kd_lambda.data.files import Column, Source
-from hf_kd_lambda.data.loading import (
-    TaskData,
-    encode_labels,
-    find_classes,
-    load_splits,
-    report_splits,
-    select_examples,
-)
+from hf_kd_lambda.data.classes import encode_labels, find_classes
+from hf_kd_lambda.data.selection import select_examples
+from hf_kd_lambda.data.sources import Column, Source
+from hf_kd_lambda.data.split_report import report_splits
+from hf_kd_lambda.data.splits import load_splits
+from hf_kd_lambda.data.task_data import TaskData
 
 _AT_ONCE = 64  # images that are decoded together
 

@@ -1,6 +1,5 @@
 """Texts of a language model: from the Hub, a folder or files, then joined into blocks of tokens."""
 
-import reprlib
 from collections.abc import Mapping
 
 from datasets import Dataset, DatasetDict, Features, List, Value
@@ -9,8 +8,11 @@ from transformers.utils import logging
 
 from hf_kd_lambda.data import bundled
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.files import Column, Source
-from hf_kd_lambda.data.loading import TaskData, load_splits, report_splits, select_examples
+from hf_kd_lambda.data.selection import select_examples
+from hf_kd_lambda.data.sources import Column, Source, check_values, is_text
+from hf_kd_lambda.data.split_report import report_splits
+from hf_kd_lambda.data.splits import load_splits
+from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.losses.functional import IGNORED
 
 logger = logging.get_logger(__name__)
@@ -70,11 +72,7 @@ def cut_blocks(data: TaskData, tokenizer: PreTrainedTokenizerBase, length: int) 
 
 def _texts(source: Source, name: str, column: Column) -> Dataset:
     """The texts that are not empty."""
-    for row, value in enumerate(source.rows["text"][:]):
-        if not isinstance(value, str):
-            raise ValueError(
-                f"{source.where(row)}: column {column.name!r} holds {reprlib.repr(value)}, which is no text."
-            )
+    check_values(source, column, is_text, "text")
     split = source.rows.select_columns(["text"]).filter(lambda text: bool(text.strip()), input_columns="text")
     if len(split) == 0:
         raise ValueError(f"the {name} split has no text.")

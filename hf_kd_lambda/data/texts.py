@@ -1,7 +1,6 @@
 """Labelled texts from the Hub, a folder or files, checked and with uniform columns; and their tokens."""
 
 import math
-import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,17 +9,13 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_kd_lambda.data import bundled
 from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.classes import encode_labels, find_classes
 from hf_kd_lambda.data.columns import TEACHER_PREFIX
-from hf_kd_lambda.data.files import Column, Source
-from hf_kd_lambda.data.loading import (
-    CUT,
-    TaskData,
-    encode_labels,
-    find_classes,
-    load_splits,
-    report_splits,
-    select_examples,
-)
+from hf_kd_lambda.data.selection import select_examples
+from hf_kd_lambda.data.sources import Column, Source, check_values, is_text
+from hf_kd_lambda.data.split_report import CUT, report_splits
+from hf_kd_lambda.data.splits import load_splits
+from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.utils.names import suggestion
 
 _FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -59,14 +54,14 @@ def load_task_data(args: DataArguments, seed: int) -> TaskData:
             a label is out of range. The message names the split or file, the row and the value.
     """
     glue = glue_task(args.task)
-    columns = [Column(args.text_column or (glue.text_column if glue else "text"), "text", "text_column")]
+    texts = [Column(args.text_column or (glue.text_column if glue else "text"), "text", "text_column")]
     if pair_column := args.text_pair_column or (glue.text_pair_column if glue else None):
-        columns.append(Column(pair_column, "text_pair", "text_pair_column"))
-    columns.append(Column(args.label_column, "label", "label_column"))
+        texts.append(Column(pair_column, "text_pair", "text_pair_column"))
+    label = Column(args.label_column, "label", "label_column")
 
-    sources = load_splits(args, columns, _FORMATS, {"quickstart": bundled.load_tweets})
+    sources = load_splits(args, [*texts, label], _FORMATS, {"quickstart": bundled.load_tweets})
     for source in sources.values():
-        _check_values(source, columns)
+        _check(source, texts, label)
     train = sources["train"].rows
     is_regression = glue is not None and glue.label_names is None
     classes = (
@@ -90,19 +85,10 @@ def glue_task(task: str | None) -> GlueTask | None:
     return None if task is None else GLUE_TASKS[task]
 
 
-def _check_values(source: Source, columns: list[Column]) -> None:
-    for column in columns:
-        is_usable = _is_label if column.uniform == "label" else _is_text
-        for index, value in enumerate(source.rows[column.uniform][:]):
-            if not is_usable(value):
-                raise ValueError(
-                    f"{source.where(index)}: column {column.name!r} holds {reprlib.repr(value)}, which is no "
-                    f"{'label' if column.uniform == 'label' else 'text'}."
-                )
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def _check(source: Source, texts: list[Column], label: Column) -> None:
+    for column in texts:
+        check_values(source, column, is_text, "text")
+    check_values(source, label, _is_label, "label")
 
 
 def _is_label(value: object) -> bool:

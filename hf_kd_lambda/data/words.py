@@ -1,6 +1,5 @@
 """Lists of words with a label for each, from the Hub, a folder or files, checked and with uniform columns."""
 
-import reprlib
 from collections import Counter
 from typing import Any
 
@@ -8,16 +7,11 @@ from datasets import Dataset, LargeList, List
 from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.files import Column, Source
-from hf_kd_lambda.data.loading import (
-    Classes,
-    TaskData,
-    find_classes,
-    labels_of,
-    load_splits,
-    number_of,
-    select_examples,
-)
+from hf_kd_lambda.data.classes import Classes, find_classes, labels_of, number_of
+from hf_kd_lambda.data.selection import select_examples
+from hf_kd_lambda.data.sources import Column, Source, check_values
+from hf_kd_lambda.data.splits import load_splits
+from hf_kd_lambda.data.task_data import TaskData
 
 logger = logging.get_logger(__name__)
 
@@ -60,16 +54,14 @@ def load_token_data(args: DataArguments, seed: int) -> TaskData:
 
 def _check_values(source: Source, words: Column, labels: Column) -> None:
     """Refuse rows without words, or without a label for each."""
+    check_values(source, words, lambda value: _are_all(value, str), "list of words")
+    check_values(source, labels, lambda value: _are_all(value, int | str), "list of labels")
     for row, (own_words, own_labels) in enumerate(zip(source.rows["words"][:], source.rows["label"][:], strict=True)):
-        if not _are_all(own_words, str):
-            problem = f"{words.name!r} holds {reprlib.repr(own_words)}, which is no list of words"
-        elif not _are_all(own_labels, int | str):
-            problem = f"{labels.name!r} holds {reprlib.repr(own_labels)}, which is no list of labels"
-        elif len(own_words) != len(own_labels):
-            problem = f"{labels.name!r} holds {len(own_labels)} labels for {len(own_words)} words"
-        else:
-            continue
-        raise ValueError(f"{source.where(row)}: column {problem}.")
+        if len(own_words) != len(own_labels):
+            raise ValueError(
+                f"{source.where(row)}: column {labels.name!r} holds {len(own_labels)} labels for {len(own_words)} "
+                "words."
+            )
 
 
 def _are_all(values: object, kind: Any) -> bool:

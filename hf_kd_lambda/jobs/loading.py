@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from transformers import PreTrainedModel
 
-from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.models.adapters import add_adapters
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers

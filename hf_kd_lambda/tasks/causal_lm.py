@@ -6,7 +6,6 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     DataCollatorForTokenClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -14,18 +13,17 @@ from transformers import (
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import resolve_checkpoint
-from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.data.text_blocks import cut_blocks, load_texts
 from hf_kd_lambda.tasks.metrics.next_token import next_token_metrics, next_token_predictions
-from hf_kd_lambda.tasks.same_tokens import make_same_tokens
-from hf_kd_lambda.tasks.task import Collator, Metrics, Task
+from hf_kd_lambda.tasks.task import Collator, Metrics
+from hf_kd_lambda.tasks.text_task import TextTask
 
 
-class CausalLM(Task):
+class CausalLM(TextTask):
     """Causal language modelling."""
 
     auto_class: ClassVar = AutoModelForCausalLM
-    processor_class: ClassVar = AutoTokenizer
     preprocess_logits: ClassVar = staticmethod(next_token_predictions)
 
     def load_model(
@@ -42,16 +40,6 @@ class CausalLM(Task):
     def load_data(self, args: DataArguments, seed: int) -> TaskData:
         """See `load_texts`."""
         return load_texts(args, seed)
-
-    def share_inputs(
-        self,
-        teacher: PreTrainedTokenizerBase,
-        student: PreTrainedTokenizerBase,
-        data: TaskData | None = None,
-        max_length: int | None = None,
-    ) -> bool:
-        """Whether the tokens are the same."""
-        return make_same_tokens(teacher, student, None if data is None else data.splits)
 
     def encode(
         self,

@@ -14,7 +14,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.image_batches import AUGMENTATIONS, PIXELS, Augmentation, ImageCollator, image_processor_for
 from hf_kd_lambda.data.images import load_image_data
-from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.models.from_scratch import config_of, model_from_scratch
 from hf_kd_lambda.tasks.metrics.glue import compute_metrics_for
 from hf_kd_lambda.tasks.task import Collator, Metrics, Task

@@ -12,7 +12,7 @@ from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBas
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import resolve_checkpoint
 from hf_kd_lambda.data.columns import forward_parameters, token_counts
-from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.models.from_scratch import model_from_scratch, with_tokens
 from hf_kd_lambda.models.labels import load_classifier
 from hf_kd_lambda.models.padding import ensure_pad_token

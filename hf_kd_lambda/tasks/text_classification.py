@@ -4,23 +4,23 @@ from collections import Counter
 from typing import ClassVar
 
 from datasets import DatasetDict
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.collators import DistillationCollator
-from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.data.texts import load_task_data, tokenize
 from hf_kd_lambda.models.padding import align_pad_token
 from hf_kd_lambda.tasks.metrics.glue import compute_metrics_for
-from hf_kd_lambda.tasks.same_tokens import cut_alike, make_same_tokens
-from hf_kd_lambda.tasks.task import Collator, Metrics, Task
+from hf_kd_lambda.tasks.same_tokens import cut_alike
+from hf_kd_lambda.tasks.task import Collator, Metrics
+from hf_kd_lambda.tasks.text_task import TextTask
 
 
-class TextClassification(Task):
+class TextClassification(TextTask):
     """Sequence classification and regression."""
 
     auto_class: ClassVar = AutoModelForSequenceClassification
-    processor_class: ClassVar = AutoTokenizer
 
     def load_data(self, args: DataArguments, seed: int) -> TaskData:
         """See `load_task_data`."""
@@ -45,8 +45,7 @@ class TextClassification(Task):
 
         DistilBERT's lack BERT's `token_type_ids`.
         """
-        same = make_same_tokens(teacher, student, None if data is None else data.splits)
-        return same and cut_alike(teacher, student, max_length)
+        return super().share_inputs(teacher, student, data) and cut_alike(teacher, student, max_length)
 
     def encode(
         self,

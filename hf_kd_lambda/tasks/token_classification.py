@@ -9,26 +9,25 @@ from datasets import DatasetDict
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     AutoModelForTokenClassification,
-    AutoTokenizer,
     DataCollatorForTokenClassification,
     PreTrainedTokenizerBase,
 )
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import resolve_checkpoint
-from hf_kd_lambda.data.loading import CUT, TaskData, report_splits
+from hf_kd_lambda.data.split_report import CUT, report_splits
+from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.data.words import load_token_data
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.tasks.metrics.entities import marks_entities, token_metrics_for
-from hf_kd_lambda.tasks.same_tokens import make_same_tokens
-from hf_kd_lambda.tasks.task import Collator, Metrics, Task
+from hf_kd_lambda.tasks.task import Collator, Metrics
+from hf_kd_lambda.tasks.text_task import TextTask
 
 
-class TokenClassification(Task):
+class TokenClassification(TextTask):
     """Token classification. The first piece of a word carries its label, all else is neither learned nor scored."""
 
     auto_class: ClassVar = AutoModelForTokenClassification
-    processor_class: ClassVar = AutoTokenizer
 
     def load_processor(self, checkpoint: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
         """A tokenizer that takes words one by one.
@@ -53,16 +52,6 @@ class TokenClassification(Task):
     def load_data(self, args: DataArguments, seed: int) -> TaskData:
         """See `load_token_data`."""
         return load_token_data(args, seed)
-
-    def share_inputs(
-        self,
-        teacher: PreTrainedTokenizerBase,
-        student: PreTrainedTokenizerBase,
-        data: TaskData | None = None,
-        max_length: int | None = None,
-    ) -> bool:
-        """Whether the tokens are the same; `token_type_ids`, which not all models take, are 0 anyway."""
-        return make_same_tokens(teacher, student, None if data is None else data.splits)
 
     def encode(
         self,

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_kd_lambda.data.collators import DistillationCollator
-from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.data.texts import tokenize
 
 BERT_INPUTS = ["input_ids", "token_type_ids", "attention_mask"]

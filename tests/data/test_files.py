@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
-from hf_kd_lambda.data.files import Column, read_file
+from hf_kd_lambda.data.files import read_file
+from hf_kd_lambda.data.sources import Column
 
 COLUMNS = [Column("text", "text", "text_column"), Column("label", "label", "label_column")]
 FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt")

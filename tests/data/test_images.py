@@ -13,7 +13,7 @@ from helpers.tiny_images import NAMES, image_dataset, write_image_folder
 from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 
-from hf_kd_lambda.data import bundled, images, loading
+from hf_kd_lambda.data import bundled, images
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.images import load_image_data
 
@@ -26,7 +26,7 @@ def load(dataset, **settings):
 
 def load_splits(monkeypatch, settings=None, **splits):
     """Load these splits as if they were the Hub's."""
-    monkeypatch.setattr(loading, "load_dataset", lambda *_: DatasetDict(splits))
+    monkeypatch.setattr("hf_kd_lambda.data.splits.load_dataset", lambda *_: DatasetDict(splits))
     return load("org/images", **(settings or {}))
 
 

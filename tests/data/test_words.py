@@ -177,7 +177,7 @@ def test_labels_of_texts_are_refused():
 
 def test_a_dataset_without_validation_split_can_be_given_one(tmp_path, monkeypatch):
     splits = DatasetDict({"train": with_names(ROWS, NAMES)})
-    monkeypatch.setattr("hf_kd_lambda.data.loading.load_dataset", lambda *_, **__: splits)
+    monkeypatch.setattr("hf_kd_lambda.data.splits.load_dataset", lambda *_, **__: splits)
     with pytest.raises(
         ValueError, match=r"dataset='own' has no validation split, and none can be held out: validation_share=0.1 of 3"
     ):

@@ -7,7 +7,7 @@ from tokenizers.normalizers import Replace
 from tokenizers.processors import TemplateProcessing
 from transformers import BertTokenizerFast
 
-from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.tasks import TASKS
 
 TEXT, WORDS, LM = (TASKS[name] for name in ("text-classification", "token-classification", "text-generation"))

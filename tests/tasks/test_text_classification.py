@@ -7,7 +7,7 @@ from helpers.tiny import save_checkpoint, tiny_bert, tiny_tokenizer
 from helpers.tiny_decoders import decoder
 
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.loading import TaskData
+from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.tasks import TASKS
 
 TASK = TASKS["text-classification"]

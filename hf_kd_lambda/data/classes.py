@@ -1,0 +1,144 @@
+"""The classes of a task, and labels as numbers: indices of the classes, or the numbers of a regression."""
+
+import math
+import reprlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, LargeList, List, Value
+
+from hf_kd_lambda.data.sources import Source
+
+LARGEST_LABEL = 1e18  # of a regression: the sum of a batch's squared errors has to be finite in float32
+NAMED_CLASSES = 12  # more classes than these are not named in a message
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a task.
+
+    Args:
+        names: in the order of the outputs.
+        are_integers: whether the train split gives integers, the indices of the names, and not the names themselves.
+    """
+
+    names: list[str]
+    are_integers: bool
+
+    def index(self, label: object) -> int | None:
+        """The output of a label; None where it is none of the classes."""
+        if self.are_integers and isinstance(label, int) and not isinstance(label, bool):
+            return label if 0 <= label < len(self.names) else None
+        if not isinstance(label, str | int):
+            return None
+        return self._indices.get(str(label))
+
+    @cached_property
+    def _indices(self) -> dict[str, int]:
+        return {name: index for index, name in enumerate(self.names)}
+
+    def refuse(self, where: str, label: object) -> ValueError:
+        """The error of a label that is none of the classes."""
+        names = ", ".join(self.names[:NAMED_CLASSES]) + (", …" if len(self.names) > NAMED_CLASSES else "")
+        if isinstance(label, int | float) and not self.are_integers:
+            return ValueError(f"{where}: label {label!r} is a number, the train split's are names: {names}.")
+        return ValueError(
+            f"{where}: label {reprlib.repr(label)} is none of the classes 0 to {len(self.names) - 1} ({names})."
+        )
+
+
+def find_classes(labels: Iterable[Any], feature: Any, known: Sequence[str] | None = None) -> Classes | None:
+    """The classes of the train split.
+
+    Their names are those of the dataset, those that are known, or the labels in their order, which is that of the
+    numbers where all are numbers.
+
+    Args:
+        labels: of the train split, none missing.
+        feature: their type.
+        known: names of the task.
+
+    Returns:
+        None for floats, which are a regression.
+
+    Raises:
+        ValueError: there is one class alone, or integers that are not 0 to n-1.
+    """
+    if isinstance(feature, ClassLabel):
+        return Classes(list(feature.names), are_integers=True)
+    if known is not None:
+        return Classes(list(known), are_integers=True)
+    found = set(labels)
+    if any(isinstance(label, float) for label in found):
+        return None
+    if len(found) == 1:
+        raise ValueError(
+            f"every label of the train split is {next(iter(found))!r}: a classifier needs two classes or more."
+        )
+    if any(isinstance(label, str | bool) for label in found):
+        return Classes(_in_order(map(str, found)), are_integers=False)
+    if found != set(range(len(found))):
+        listed = ", ".join(map(str, sorted(found)[:NAMED_CLASSES])) + (", …" if len(found) > NAMED_CLASSES else "")
+        raise ValueError(
+            f"the labels of the train split are {listed}: integer labels must be 0 to n-1, each at least once. Number "
+            "them so, or use names."
+        )
+    return Classes([str(label) for label in sorted(found)], are_integers=True)
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    names = sorted(names)
+    try:
+        numbers = {name: float(name) for name in names}
+    except ValueError:
+        return names
+    return sorted(names, key=numbers.__getitem__) if all(map(math.isfinite, numbers.values())) else names
+
+
+def labels_of(source: Source, classes: Classes | None) -> list[Any]:
+    """Labels of the rows; indices of other names as these names."""
+    feature, labels = source.rows.features["label"], source.rows["label"][:]
+    inner = feature.feature if isinstance(feature, LargeList | List) else feature
+    if not isinstance(inner, ClassLabel) or classes is None or inner.names == classes.names:
+        return labels
+
+    def name_of(label: Any) -> Any:
+        if isinstance(label, list):
+            return [name_of(item) for item in label]
+        return inner.names[label] if isinstance(label, int) and 0 <= label < len(inner.names) else label
+
+    return [name_of(label) for label in labels]
+
+
+def encode_labels(source: Source, classes: Classes | None) -> Dataset:
+    """Labels as indices of the classes, or as float32 for a regression.
+
+    Raises:
+        ValueError: a label is none of the classes, or no number that can be learned.
+    """
+    labels = labels_of(source, classes)
+    encoded = [number_of(source.where, index, label, classes) for index, label in enumerate(labels)]
+    column, feature = np.asarray(encoded, np.float32), Value("float32")
+    if classes is not None:
+        column, feature = np.asarray(encoded, np.int64), ClassLabel(names=classes.names)
+    return source.rows.remove_columns("label").add_column("label", column, feature=feature)
+
+
+def number_of(where: Callable[[int], str], index: int, label: Any, classes: Classes | None) -> int | float:
+    """What a model learns of a label: the index of a class, or for a regression a number."""
+    if classes is not None:
+        code = classes.index(label)
+        if code is None:
+            raise classes.refuse(where(index), label)
+        return code
+    if not isinstance(label, int | float):
+        raise ValueError(f"{where(index)}: label {label!r} is no number, as a regression needs.")
+    if not abs(label) <= LARGEST_LABEL:
+        raise ValueError(
+            f"{where(index)}: label {label!r} is too large to be learned in float32, where squares of numbers above "
+            f"{LARGEST_LABEL:.0e} are infinite: scale the labels."
+        )
+    return label

@@ -1,0 +1,74 @@
+"""The types of columns, from the values that a file holds."""
+
+import re
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from datasets import List, Value
+
+from hf_kd_lambda.data.readers import RowError
+
+MISSING_LABELS = ("", "nan", "NaN")
+_INTEGER = re.compile(r"[+-]?\d{1,18}")
+_FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
+_PARSED: dict[str, Callable[[str], Any]] = {"string": str, "int64": int, "float64": float}
+
+
+def kind_of(value: object) -> str:
+    """How the type of a value is called, `null` of what is missing."""
+    if value is None:
+        return "null"
+    if isinstance(value, list):
+        kinds = {kind_of(item) for item in value} - {"null"}
+        if len(kinds) > 1 and kinds != {"int64", "float64"}:
+            raise ValueError(f"{reprlib.repr(value)}, values of several types")
+        return f"list of {'float64' if len(kinds) > 1 else kinds.pop() if kinds else 'null'}"
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{reprlib.repr(value)}, a number of more than 64 bits")
+    if isinstance(value, str):
+        value.encode()  # fails for half of a character, as \ud800 is
+    kind = _KINDS.get(type(value))
+    if kind is None:
+        raise ValueError(f"{reprlib.repr(value)}, which is no text, number or list of them")
+    return kind
+
+
+_KINDS: dict[type, str] = {bool: "bool", int: "int64", float: "float64", str: "string"}
+
+
+def kind_of_cell(value: str | None) -> str:
+    """Likewise of the text in a cell of labels."""
+    if value is None or value in MISSING_LABELS:
+        return "null"
+    return "int64" if _INTEGER.fullmatch(value.strip()) else "float64" if _FLOAT.fullmatch(value.strip()) else "string"
+
+
+def column_type(column: str, kinds: Mapping[str, int], is_table: bool) -> Value | List:
+    """The type of a column, from the first row of each kind that it holds."""
+    kinds = {kind: row for kind, row in kinds.items() if kind != "null"}
+    if len(kinds) > 1:
+        kinds = {kind: row for kind, row in kinds.items() if kind != "list of null"}
+    if len(kinds) > 1 and is_table and "string" in kinds:
+        return Value("string")
+    if kinds.keys() == {"int64", "float64"} or kinds.keys() == {"list of int64", "list of float64"}:
+        kinds = {kind: row for kind, row in kinds.items() if "float64" in kind}
+    if len(kinds) > 1:
+        (kind, _), (other, row), *_ = sorted(kinds.items(), key=lambda item: item[1])
+        raise RowError(row, f"column {column!r} has type {other}, above {kind}: give all rows one type.")
+    kind = next(iter(kinds), "string")
+    *lists, dtype = kind.split("list of ")
+    feature: Value | List = Value("string" if dtype == "null" else dtype)
+    for _ in lists:
+        feature = List(feature)
+    return feature
+
+
+def label_of_cell(cell: str, dtype: str) -> Any:
+    """The label that a cell of a csv or tsv stands for; None where it is empty.
+
+    Args:
+        cell: its text.
+        dtype: of the column, see `column_type`.
+    """
+    return None if cell in MISSING_LABELS else _PARSED[dtype](cell)

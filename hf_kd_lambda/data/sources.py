@@ -1,0 +1,93 @@
+"""Rows of examples: the columns that a task reads, and how messages name a row."""
+
+import reprlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+
+ROW = "__row__"
+"""Column of the number by which a file's readers know a row: see `Source`."""
+
+
+class Column(NamedTuple):
+    """A column that a task reads.
+
+    Attributes:
+        name: in the data.
+        uniform: once loaded.
+        setting: that gives the name.
+    """
+
+    name: str
+    uniform: str
+    setting: str
+
+
+class Source(NamedTuple):
+    """The rows of a split, and how messages name them.
+
+    Attributes:
+        rows: from a file, with the column ROW.
+        name: of the split or the file.
+        counted: how a row is numbered.
+    """
+
+    rows: Dataset
+    name: str
+    counted: str = "row {} (counted from 0)"
+
+    def where(self, index: int) -> str:
+        """The place of a row, for messages."""
+        number = self.rows[ROW][index] if ROW in self.rows.column_names else index
+        return f"{self.name}, {self.counted.format(number)}"
+
+
+def require_columns(source: str, columns: Iterable[Column], found: Sequence[str]) -> None:
+    """Refuse columns that are not there.
+
+    Args:
+        source: of the rows, for the message.
+        columns: that are needed.
+        found: that there are.
+
+    Raises:
+        ValueError: one is missing; names the setting.
+    """
+    for column in columns:
+        if column.name not in found:
+            one = len(found) == 1 and any(mark in found[0] for mark in ",;|\t")
+            hint = " Or set delimiter: the header is one field." if one else ""
+            raise ValueError(
+                f"{source} has no column {column.name!r}, only {', '.join(map(str, found))}: "
+                f"set {column.setting}.{hint}"
+            )
+
+
+def label_column(columns: Iterable[Column]) -> str | None:
+    """The name that the column of the labels has in the data; None where a task reads none."""
+    return next((column.name for column in columns if column.uniform == "label"), None)
+
+
+def check_values(source: Source, column: Column, is_usable: Callable[[Any], bool], kind: str) -> None:
+    """Refuse values that a task cannot read.
+
+    Args:
+        source: of the rows, with uniform columns.
+        column: to look at.
+        is_usable: whether a value can be read.
+        kind: of value that is read, for the message.
+
+    Raises:
+        ValueError: names the row, the column and the value.
+    """
+    for row, value in enumerate(source.rows[column.uniform][:]):
+        if not is_usable(value):
+            raise ValueError(
+                f"{source.where(row)}: column {column.name!r} holds {reprlib.repr(value)}, which is no {kind}."
+            )
+
+
+def is_text(value: object) -> bool:
+    """Whether a value is a text."""
+    return isinstance(value, str)

@@ -1,0 +1,56 @@
+"""What a run reads, in one line for each split."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets import Dataset
+from transformers.utils import logging
+
+from hf_kd_lambda.data.classes import NAMED_CLASSES
+
+logger = logging.get_logger(__name__)
+
+CUT = "__cut__"
+"""Column of whether the tokens of an example are truncated, while they are made."""
+
+
+def report_splits(
+    splits: Mapping[str, Dataset],
+    label_names: Sequence[str] | None,
+    cut: Mapping[str, int] | None = None,
+    max_length: int | None = None,
+) -> None:
+    """Log `describe_split` of each split; `cut` has the numbers of truncated texts by the splits' names."""
+    for name, split in splits.items():
+        logger.warning(describe_split(name, split, label_names, (cut or {}).get(name, 0), max_length))
+
+
+def describe_split(
+    name: str, split: Dataset, label_names: Sequence[str] | None, cut: int = 0, max_length: int | None = None
+) -> str:
+    """One line on a split: examples, classes, empty and truncated texts.
+
+    Args:
+        name: of the split.
+        split: with its uniform columns.
+        label_names: of the classes.
+        cut: number of texts that are truncated.
+        max_length: to which they are, in tokens.
+    """
+    parts = [f"{len(split)} examples"]
+    if label_names is not None and "label" in split.column_names:
+        parts.append(_count_classes(split["label"][:], label_names))
+    texts = [column for column in ("text", "text_pair") if column in split.column_names]
+    if empty := sum(not text.strip() for column in texts for text in split[column][:]):
+        parts.append(f"{empty} empty texts")
+    if cut:
+        parts.append(f"{cut} truncated to {max_length} tokens")
+    return f"{name}: {', '.join(parts)}"
+
+
+def _count_classes(labels: Sequence[Any], names: Sequence[str]) -> str:
+    counts = Counter(label for item in labels for label in (item if isinstance(item, list) else [item]))
+    if len(names) > NAMED_CLASSES:
+        return f"{len(names)} classes of {min(counts[i] for i in range(len(names)))} to {max(counts.values())}"
+    return "; ".join(f"{name} {counts[index]}" for index, name in enumerate(names))

@@ -1,0 +1,41 @@
+"""The examples of a task, once loaded and checked."""
+
+from dataclasses import dataclass
+
+from datasets import DatasetDict
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Labelled examples of one task.
+
+    Args:
+        splits: train, validation, perhaps test, for MNLI also validation_mismatched; with the columns text, perhaps
+            text_pair, and label (a class, or a float for a regression).
+        label_names: names of the classes in the order of the labels; None for a regression.
+        task: GLUE task; None for own data.
+    """
+
+    splits: DatasetDict
+    label_names: list[str] | None
+    task: str | None
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the label is a number to be predicted."""
+        return self.label_names is None
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes; 1 for a regression."""
+        return 1 if self.label_names is None else len(self.label_names)
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether an example is a pair of texts."""
+        return "text_pair" in self.splits["train"].column_names
+
+    @property
+    def report_split(self) -> str:
+        """Split whose score is reported: test where its labels are known, else validation."""
+        return "test" if "test" in self.splits else "validation"

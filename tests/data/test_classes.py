@@ -1,0 +1,90 @@
+"""Classes and their order, and labels as numbers."""
+
+import pytest
+from datasets import ClassLabel, Dataset
+
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.classes import encode_labels, find_classes
+from hf_kd_lambda.data.sources import Source
+from hf_kd_lambda.data.texts import load_task_data
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write(folder, name, content):
+    (folder / name).write_text(content)
+    return str(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["10", "2", "1"], ["1", "2", "10"]),
+        (["1.5", "10", "-3"], ["-3", "1.5", "10"]),
+        (["b", "10", "2"], ["10", "2", "b"]),
+        (["nan", "10", "2"], ["10", "2", "nan"]),
+        (list(range(11)), [str(i) for i in range(11)]),
+        ([True, False], ["False", "True"]),
+    ],
+)
+def test_names_that_are_numbers_are_in_the_order_of_the_numbers(labels, names):
+    assert find_classes(labels, None).names == names
+
+
+def test_classes_have_one_order_whatever_the_format(tmp_path):
+    """The same labels, as cells, as texts and as integers, and each format validated by each other."""
+    labels = [str(i) for i in range(11)]
+    files = {
+        "csv": write(tmp_path, "a.csv", "text,label\n" + "".join(f"t{x},{x}\n" for x in labels)),
+        "names": write(tmp_path, "a.jsonl", "".join(f'{{"text": "t{x}", "label": "{x}"}}\n' for x in labels)),
+        "integers": write(tmp_path, "b.jsonl", "".join(f'{{"text": "t{x}", "label": {x}}}\n' for x in labels)),
+    }
+    for train in files.values():
+        for validation in files.values():
+            data = load_task_data(DataArguments(train_file=train, validation_file=validation), seed=0)
+            assert data.label_names == labels
+            assert data.splits["validation"]["label"][:] == list(range(11))
+
+
+def encoded(train, validation, train_type=None, validation_type=None):
+    def source(labels, feature, name):
+        split = Dataset.from_dict({"text": ["a"] * len(labels), "label": labels})
+        return Source(split if feature is None else split.cast_column("label", feature), name)
+
+    first, second = source(train, train_type, "train split"), source(validation, validation_type, "validation split")
+    classes = find_classes(first.rows["label"][:], first.rows.features["label"])
+    return encode_labels(second, classes)["label"][:]
+
+
+def test_integers_stand_for_names_only_where_the_train_split_has_integers():
+    with pytest.raises(ValueError, match=r"row 0 .*: label 1 is a number, the train split's are names: neg, pos"):
+        encoded(["neg", "pos"], [1, 0])
+    assert encoded([0, 1], [1, 0], ClassLabel(names=["neg", "pos"])) == [1, 0]
+    assert encoded(["2", "10"], [2, 10]) == [0, 1]
+    with pytest.raises(ValueError, match="label 1 is a number"):
+        encoded(["2", "10"], [1])
+    assert encoded([0, 1, 2], ["2", "0"]) == [2, 0]
+    assert encoded([0, 1], [0, 1], ClassLabel(names=["a", "b"]), ClassLabel(names=["b", "a"])) == [1, 0]
+
+
+def test_names_in_a_message_are_few():
+    names = [f"class{i}" for i in range(500)]
+    with pytest.raises(ValueError, match="label 'x' is none of the classes 0 to 499") as error:
+        encoded(names, ["x"])
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("label", [1e20, -1e20, 3e38, 1e300, float("inf"), float("nan")])
+def test_numbers_that_float32_cannot_square_are_refused(label):
+    assert encoded([0.5, 1e15], [1e15]) == [pytest.approx(1e15)]
+    with pytest.raises(ValueError, match=r"validation split, row 1 .*: label .* is too large"):
+        encoded([0.5, 1.0], [0.5, label])
+
+
+def test_a_label_too_large_names_file_and_row(tmp_path):
+    path = write(tmp_path, "a.csv", "text,label\na,0.5\nb,1e20\n")
+    with pytest.raises(ValueError, match=r"train_file='.*a\.csv', row 3 \(the header is row 1\): label 1e\+20"):
+        load_task_data(DataArguments(train_file=path, validation_file=path), seed=0)
