@@ -1,11 +1,10 @@
 """Saved models on any split."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from helpers.processes import run_python
 from helpers.small_jobs import job, settings
 
 from hf_kd_lambda.data.arguments import DataArguments
@@ -62,9 +61,15 @@ def test_the_split_is_the_one_asked_for(run):
 def test_the_script_prints_a_table_and_writes_json(run):
     folder, data, results = run
     file = folder.parent / "evaluation.json"
-    command = ["scripts/evaluate_model.py", str(folder), *arguments(data), "--teacher", str(folder / "teacher")]
+    command = [
+        str(ROOT / "scripts" / "evaluate_model.py"),
+        str(folder),
+        *arguments(data),
+        "--teacher",
+        str(folder / "teacher"),
+    ]
     command += ["--json", str(file), "--split", "test"]
-    result = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    result = run_python(*command)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("On the test split:\nmodel")
     written = json.loads(file.read_text())

@@ -1,11 +1,11 @@
 """A student as ONNX, where the [onnx] extra is installed."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import run_python
 from helpers.tiny import save_checkpoint, tiny_batch, tiny_bert, tiny_tokenizer
 from transformers import BertForTokenClassification
 
@@ -27,8 +27,7 @@ def test_the_script_writes_a_file_that_says_what_the_model_does(tmp_path, studen
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     folder = save_checkpoint(student, tmp_path)
-    command = [sys.executable, "scripts/export_onnx.py", folder]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    result = run_python(str(ROOT / "scripts" / "export_onnx.py"), folder)
     assert result.returncode == 0, result.stderr
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
     for size, length in ((1, 4), (5, 12)):
@@ -45,8 +44,7 @@ def test_another_kind_of_model_is_refused(tmp_path):
     torch.manual_seed(0)
     tagger = BertForTokenClassification(tiny_bert(num_labels=3, layers=1).config)
     folder = save_checkpoint(tagger, tmp_path)
-    command = [sys.executable, "scripts/export_onnx.py", folder]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    result = run_python(str(ROOT / "scripts" / "export_onnx.py"), folder)
     assert result.returncode != 0
     assert "holds no text classifier" in result.stderr
     assert not (tmp_path / "model.onnx").exists()

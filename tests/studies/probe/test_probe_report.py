@@ -1,12 +1,10 @@
 """Figures and page of the probe, and the command that makes them."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import run_python
 from helpers.small_jobs import settings
 from matplotlib.figure import Figure
 from matplotlib.image import imread
@@ -91,16 +89,15 @@ def test_the_page_says_how_far_the_prediction_holds(tmp_path):
 
 
 def test_the_command_trains_and_probes_and_reuses_the_run(tmp_path):
-    command = [sys.executable, str(SCRIPT), *arguments(settings(tmp_path)), "--report_dir", str(tmp_path / "report")]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    first = subprocess.run(command, env=env, capture_output=True, text=True, timeout=250)
+    command = [str(SCRIPT), *arguments(settings(tmp_path)), "--report_dir", str(tmp_path / "report")]
+    first = run_python(*command)
     assert first.returncode == 0, first.stderr[-2000:]
     assert (tmp_path / "report" / "out.md").read_text(encoding="utf-8").strip() in first.stdout
     for stage in (2, 6, 12):
         assert f"- step {stage}: up to η = " in first.stdout
     trained = tmp_path / "out" / "probe" / "model.safetensors"
     written = trained.stat().st_mtime_ns
-    again = subprocess.run([*command, "--steps", "4", "5"], env=env, capture_output=True, text=True, timeout=250)
+    again = run_python(*command, "--steps", "4", "5")
     assert again.returncode == 1
     assert again.stderr.splitlines()[-1].startswith("error: steps [5] have no checkpoint")
     assert trained.stat().st_mtime_ns == written
