@@ -1,6 +1,5 @@
 """Files of examples; what is wrong with one is named by setting, file and row."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from datasets.exceptions import DatasetGenerationError
 from hf_kd_lambda.data.file_types import column_type, kind_of, kind_of_cell, label_of_cell
 from hf_kd_lambda.data.readers import READERS, TABLES, RowError, duplicate
 from hf_kd_lambda.data.sources import ROW, Column, Source, label_column, require_columns
+from hf_kd_lambda.utils.fingerprint import file_digest
 
 
 def read_file(
@@ -40,12 +40,10 @@ def read_file(
     counted = READERS[suffix][1]
     separator = delimiter or ("\t" if suffix == ".tsv" else ",")
     try:
-        with Path(path).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
         features = _features(name, path, suffix, separator, columns)
         label = label_column(columns)
         arguments = {"path": path, "suffix": suffix, "separator": separator, "label": label}
-        arguments |= {"features": features, "digest": digest}
+        arguments |= {"features": features, "digest": file_digest(path)}
         rows = Dataset.from_generator(_examples, features=features, gen_kwargs=arguments)
     except RowError as error:
         raise ValueError(f"{name}, {counted.format(error.row)}: {error}") from error

@@ -67,10 +67,8 @@ def check_folders(folder: Path, teacher_folder: Path, baseline_folder: Path) -> 
     Raises:
         ValueError: names the setting and the fix.
     """
-    teacher, students = (
-        teacher_folder.resolve(),
-        {folder.resolve(): "output_dir", baseline_folder.resolve(): "the folder of the student without KD"},
-    )
+    teacher = teacher_folder.resolve()
+    students = {folder.resolve(): "output_dir", baseline_folder.resolve(): "the folder of the student without KD"}
     for student, words in students.items():
         if teacher == student:
             raise ValueError(f"teacher_dir={str(teacher_folder)!r} is {words}, too: choose another.")

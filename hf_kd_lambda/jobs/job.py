@@ -252,7 +252,7 @@ class DistillationJob:
 
     def _evaluate_student(self, name: str, folder: Path, teacher_logits: Tensor) -> ModelReport:
         # Loaded from disk: the report is about the files that a user gets.
-        student = self.problem.auto_class.from_pretrained(folder, trust_remote_code=self.models.trust_remote_code)
+        student = self.loader.from_folder("output_dir", folder)
         report, logits = self._evaluate(name, student, self.loader.student_processor, self.tokens)
         report.metrics["teacher_agreement"] = teacher_agreement(logits, teacher_logits)
         return report

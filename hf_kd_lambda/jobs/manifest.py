@@ -1,6 +1,5 @@
 """Manifests of checkpoints: size and hash of every file, by which a damaged checkpoint is recognised."""
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any
 
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_kd_lambda.utils.fingerprint import file_digest
 
 MANIFEST = "manifest.json"
 
@@ -25,7 +26,7 @@ class WriteManifests(TrainerCallback):
 
 def write_manifest(folder: Path) -> None:
     """Write a folder's files and then its manifest to the disk, so that a manifest is never older than a file."""
-    files = {str(path.relative_to(folder)): _entry(path, to_disk=True) for path in _files(folder)}
+    files = {str(path.relative_to(folder)): _entry(path) for path in _files(folder)}
     temporary = folder / f"{MANIFEST}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
         json.dump({"files": files}, file, indent=1)
@@ -50,7 +51,7 @@ def damage(folder: Path) -> str | None:
                 return f"{name} is missing"
             if path.stat().st_size != entry["size"]:
                 return f"{name} has {path.stat().st_size} bytes instead of {entry['size']}"
-            if _entry(path)["sha256"] != entry["sha256"]:
+            if file_digest(path) != entry["sha256"]:
                 return f"the content of {name} has changed"
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return f"{MANIFEST} cannot be read"
@@ -64,11 +65,11 @@ def _files(folder: Path) -> list[Path]:
     return [folder / path for path in files if not any(part.startswith(left_out) for part in path.parts)]
 
 
-def _entry(path: Path, to_disk: bool = False) -> dict[str, Any]:
+def _entry(path: Path) -> dict[str, Any]:
+    """Size and hash of a file, once its content is on the disk."""
     with path.open("rb") as file:
-        if to_disk:
-            os.fsync(file.fileno())
-        return {"size": os.fstat(file.fileno()).st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        os.fsync(file.fileno())
+    return {"size": path.stat().st_size, "sha256": file_digest(path)}
 
 
 def _to_disk(folder: Path) -> None:

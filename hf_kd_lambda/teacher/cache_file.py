@@ -1,6 +1,5 @@
 """A teacher's outputs on disk: one memory-mapped Arrow file for each fingerprint, whole or not there."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,6 +14,8 @@ from datasets import Dataset
 from datasets.arrow_writer import ArrowWriter
 from torch import Tensor
 from transformers.utils import logging
+
+from hf_kd_lambda.utils.fingerprint import file_digest
 
 logger = logging.get_logger(__name__)
 
@@ -42,7 +43,7 @@ def load_outputs(folder: Path, name: str, examples: int) -> Dataset | None:
         return None
     with suppress(OSError, ValueError, KeyError, TypeError):
         record = json.loads((entry / _RECORD).read_text())
-        if record["examples"] == examples and record["sha256"] == _checksum(entry / _DATA):
+        if record["examples"] == examples and record["sha256"] == file_digest(entry / _DATA):
             return Dataset.from_file(str(entry / _DATA))
     logger.warning(f"{entry} is torn or not ours: what the teacher says is computed anew.")
     return None
@@ -71,7 +72,7 @@ def keep_outputs(
         entry.mkdir()
         order = _write_computed(computed, batches, outputs, lengths)
         _write_ordered(entry / _DATA, Dataset.from_file(str(computed)), order)
-        record = {"examples": len(order), "sha256": _checksum(entry / _DATA)}
+        record = {"examples": len(order), "sha256": file_digest(entry / _DATA)}
         (entry / _RECORD).write_text(json.dumps(record) + "\n")
         try:
             os.rename(entry, folder / name)
@@ -117,8 +118,3 @@ def _state_size(folder: Path, rows: Rows, lengths: Sequence[int]) -> None:
     logger.warning(f"keeping {', '.join(rows)} of {len(lengths)} examples in {folder}: {size / 1e6:.1f} MB")
     if 2 * size > shutil.disk_usage(folder).free:  # twice: as computed, and in the examples' order
         raise CacheUnavailableError(f"writing them takes {2 * size / 1e6:.0f} MB, more than the disk has free")
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

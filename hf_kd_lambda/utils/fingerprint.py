@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,6 +21,12 @@ class NoDigestError(ValueError):
 def fingerprint(parts: Iterable[str]) -> str:
     """One fingerprint of several, in their order."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:DIGITS]
+
+
+def file_digest(path: Path | str) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def model_digest(model: nn.Module) -> str:
