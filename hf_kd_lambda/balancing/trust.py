@@ -35,6 +35,7 @@ from hf_kd_lambda.balancing.judge import Judge
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.chunked import chunks
+from hf_kd_lambda.losses.functional.distributions import possible_classes
 from hf_kd_lambda.losses.functional.labels import ItemLabels
 from hf_kd_lambda.losses.objective import ItemWeights
 
@@ -52,8 +53,8 @@ class Agreement(NamedTuple):
     """Boolean: items with a label."""
     counted: Tensor
     """Boolean: what is an item."""
-    classes: int
-    """K"""
+    classes: Tensor
+    """K, without those that a logit of −∞ excludes."""
 
 
 class ItemTrust(NamedTuple):
@@ -79,8 +80,7 @@ def agreement_of(student_logits: Tensor, teacher: TeacherBatch, items: ItemLabel
         _of_chunk(student, teacher.logits_of(*chunk), ItemLabels(task, kd))
         for student, kd, *chunk, task in chunks(tensors, items.task)
     ]
-    q, p, qp, labelled, counted = (torch.cat(part).view(items.kd.shape) for part in zip(*parts, strict=True))
-    return Agreement(q, p, qp, labelled, counted, student_logits.shape[-1])
+    return Agreement(*(torch.cat(part).view(items.kd.shape) for part in zip(*parts, strict=True)))
 
 
 def _of_chunk(student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels) -> tuple[Tensor, ...]:
@@ -92,7 +92,8 @@ def _of_chunk(student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels)
         for logits in (student_logits, teacher_logits)
     )
     of_label = (torch.where(labelled, view.gather(-1, label).squeeze(-1), 0.0) for view in (student, teacher))
-    return *of_label, (student * teacher).sum(-1), labelled, counted
+    classes = possible_classes(student_logits).clamp(min=1)
+    return *of_label, (student * teacher).sum(-1), labelled, counted, classes
 
 
 @torch.no_grad()

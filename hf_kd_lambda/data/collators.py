@@ -3,11 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX
 from hf_kd_lambda.losses.functional.labels import SHIFTED, UNLABELLED, next_labels
+from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, SPAN_LABELS, span_labels
 
 
 class DistillationCollator:
@@ -54,6 +56,32 @@ class ShiftedLabels:
         if "labels" in batch and SHIFTED not in batch:
             batch[SHIFTED] = next_labels(batch["labels"])
         return batch
+
+
+class SpanLabels:
+    """Adds `labels` `[examples, 2]`, start and end of each answer, to a batch of question answering.
+
+    It also adds a mask of where answers may be, if the batch has none: all tokens but padding.
+
+    Args:
+        collate: from examples to a batch; where `start_positions` or `end_positions` are None, -101 is collated.
+    """
+
+    def __init__(self, collate: Callable[[list[Any]], Any]) -> None:
+        self.collate = collate
+        self.tokenizer = getattr(collate, "tokenizer", None)  # which the Trainer saves where it has none of its own
+
+    def __call__(self, examples: list[Any]) -> dict[str, Any]:
+        """The batch."""
+        batch = dict(self.collate([_with_spans(example) for example in examples]))
+        mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
+        return {ANSWER_MASK: mask, **batch, "labels": span_labels(batch)}
+
+
+def _with_spans(example: Any) -> Any:
+    if not isinstance(example, Mapping):
+        return example
+    return {name: UNLABELLED if name in SPAN_LABELS and value is None else value for name, value in example.items()}
 
 
 class UnlabelledExamples:

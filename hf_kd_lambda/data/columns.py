@@ -15,13 +15,13 @@ TEACHER_OUTPUTS = "teacher_outputs"
 TEACHER_INPUTS_DIGEST = "teacher_inputs_digest"
 KEPT = (TEACHER_LOGITS, TEACHER_OUTPUTS, TEACHER_INPUTS_DIGEST)
 """Outputs of the teacher, see `CacheFormat`, and a digest of the inputs that they were computed from."""
-LABELS = ("label", "label_ids", "labels", "shift_labels")
+LABELS = ("label", "label_ids", "labels", "shift_labels", "start_positions", "end_positions")
 
 
 def forward_parameters(model: nn.Module) -> set[str]:
-    """Names of the inputs that a model's `forward` takes, but for the labels, which the trainer keeps to itself."""
+    """Names of the inputs that a model's `forward` takes, without labels, from which it would compute a loss."""
     # The forward of PEFT's wrappers passes on more than it names.
-    return set(inspect.signature(unwrap_peft_model(model).forward).parameters) - {"labels"}
+    return set(inspect.signature(unwrap_peft_model(model).forward).parameters) - set(LABELS)
 
 
 def column_names(dataset: Any) -> Collection[str]:

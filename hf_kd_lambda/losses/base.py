@@ -9,6 +9,8 @@ from typing import Any, ClassVar, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from hf_kd_lambda.losses.functional.spans import logits_of_items
+
 HALF_TINY = torch.finfo(torch.half).tiny
 PROJECTED = "projected_states"
 """Name of the outputs that are the student's hidden states, those projected that have a projection."""
@@ -50,6 +52,11 @@ class TeacherBatch(NamedTuple):
     def logits(self) -> Tensor:
         """All logits, `[examples, (length,) classes]`; estimated where only the largest are cached."""
         return self.logits_of(*self.chunked)
+
+    def of_items(self, batch: Mapping[str, Any]) -> "TeacherBatch":
+        """The same with logits of items, see `logits_of_items`."""
+        logits = self.all_logits
+        return self if logits is None else self._replace(all_logits=logits_of_items(logits, batch))
 
     @property
     def chunked(self) -> tuple[Tensor, ...]:

@@ -6,14 +6,17 @@ A model is a `torch.nn.Module`, of Transformers or plain:
   returns logits `[examples, ..., classes]`, or `[examples, 1]` for a regression: as a `ModelOutput` or mapping with
   the key `logits`, as an object with that attribute, as a bare tensor, or as a tuple. In a tuple, the logits are the
   first tensor of at least two dimensions, so that a loss may come before them.
+- For question answering, `forward` takes `start_positions`, which it is not given, and returns a mapping with
+  `start_logits` and `end_logits` `[examples, length]`. Together they are the logits `[examples, length, 2]`.
 - A student has trainable parameters. A teacher needs none, as an ensemble or a table of answers.
 - `config` is optional. Where there is one, `num_labels` (`vocab_size` for a causal language model) is the number of
   outputs and `id2label` their order. Without it, the logits tell the number, and the classes must be in the order of
   the data's labels.
 
-Not supported: encoder-decoders that generate text, question answering (two logits per token), encoders without a head.
+Not supported: encoder-decoders that generate text, questions about tables and documents, encoders without a head.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,7 +31,14 @@ from hf_kd_lambda.models.causal import is_causal
 
 logger = logging.get_logger(__name__)
 
-_SUPPORTED_TASKS = ("CAUSAL_LM", "SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION", "IMAGE_CLASSIFICATION")
+_SUPPORTED_TASKS = (
+    "CAUSAL_LM",
+    "SEQUENCE_CLASSIFICATION",
+    "TOKEN_CLASSIFICATION",
+    "QUESTION_ANSWERING",
+    "IMAGE_CLASSIFICATION",
+)
+SPAN_LOGITS = ("start_logits", "end_logits")
 _LOAD_A_HEAD = "load the checkpoint with a head, for example by AutoModelForSequenceClassification"
 _UNSUPPORTED = (
     (
@@ -37,9 +47,9 @@ _UNSUPPORTED = (
         "a classifier",
     ),
     (
-        ("QUESTION_ANSWERING", "DOCUMENT_QUESTION_ANSWERING", "TABLE_QUESTION_ANSWERING"),
-        "is for question answering, whose two logits per token are not supported: take a classifier or a language "
-        "model",
+        ("DOCUMENT_QUESTION_ANSWERING", "TABLE_QUESTION_ANSWERING"),
+        "answers questions about tables or documents, which is not supported: take a model for questions about texts "
+        "(AutoModelForQuestionAnswering)",
     ),
     ((), f"is an encoder without a head, which returns no logits: {_LOAD_A_HEAD}"),
 )
@@ -90,12 +100,17 @@ def as_model_output(outputs: Any, model: nn.Module, who: str) -> ModelOutput:
             f"the {who}, a {type(model).__name__}, returns no logits [examples, ..., classes] but "
             f"{_described(outputs)}: return them under the key 'logits', or as the only tensor."
         )
-    if isinstance(outputs, ModelOutput):
+    if isinstance(outputs, ModelOutput) and "logits" in outputs:
         return outputs
     result = SequenceClassifierOutput(logits=logits)
     for name, value in outputs.items() if isinstance(outputs, Mapping) else ():
         result[name] = value
     return result
+
+
+def answers_questions(model: nn.Module) -> bool:
+    """Whether a model, or the base model of a `PeftModel`, finds the start and the end of an answer."""
+    return "start_positions" in inspect.signature(unwrap_peft_model(model).forward).parameters
 
 
 def model_config(model: nn.Module) -> Any | None:
@@ -169,7 +184,8 @@ def _check_trainable(student: nn.Module) -> None:
 
 def _find_logits(outputs: Any) -> Tensor | None:
     if isinstance(outputs, Mapping):
-        candidates = [outputs.get("logits")]
+        spans = [outputs[name] for name in SPAN_LOGITS if name in outputs]
+        candidates = [torch.stack(spans, dim=-1) if len(spans) == 2 else outputs.get("logits")]
     elif isinstance(outputs, Tensor):
         candidates = [outputs]
     elif hasattr(outputs, "logits"):

@@ -15,6 +15,7 @@ from transformers.utils import logging
 from hf_kd_lambda.data.columns import KEPT, TEACHER_LOGITS, own_inputs
 from hf_kd_lambda.losses.functional.distributions import squared_distance_from_uniform
 from hf_kd_lambda.models.causal import is_causal
+from hf_kd_lambda.models.protocol import answers_questions
 
 logger = logging.get_logger(__name__)
 
@@ -54,6 +55,19 @@ def check_next_tokens(teacher: PreTrainedModel, student: nn.Module) -> None:
         )
 
 
+def check_spans(teacher: nn.Module, student: nn.Module) -> None:
+    """Refuse a teacher that does not find the start and the end of an answer, as the student does.
+
+    Raises:
+        ValueError: it has other outputs.
+    """
+    if not answers_questions(teacher):
+        raise ValueError(
+            f"the student, a {type(student).__name__}, answers questions, and the teacher, a "
+            f"{type(teacher).__name__}, does not: give a teacher for extractive question answering."
+        )
+
+
 def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, student: nn.Module) -> None:
     """Refuse a dataset from which the teacher would not get the inputs that it needs.
 
@@ -67,6 +81,11 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
         raise ValueError(
             f"teacher=None, and of the columns {', '.join(columns)} none is {TEACHER_LOGITS}: give a teacher, or add "
             "its logits to all datasets."
+        )
+    if own_inputs(columns) and answers_questions(student):
+        raise ValueError(
+            "teacher_input_ids: answers are positions in the student's tokens: leave out the teacher's columns, and "
+            "take models of one tokenizer."
         )
     if own_inputs(columns) and is_causal(student):
         raise ValueError(

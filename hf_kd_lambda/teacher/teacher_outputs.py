@@ -47,9 +47,17 @@ class TeacherOutputs:
         self.cache_format = cache_format
         self.inputs: Collection[str] = set() if teacher is None else forward_parameters(teacher)
 
-    @torch.no_grad()
     def __call__(self, batch: dict[str, Any]) -> TeacherBatch:
-        """The outputs for a batch on the accelerator's device; logits that are computed now are in fp32.
+        """The outputs for a batch on the accelerator's device, with logits of its items; those computed now in fp32.
+
+        Raises:
+            ValueError: the batch has no logits, and there is no teacher.
+        """
+        return self._outputs(batch).of_items(batch)
+
+    @torch.no_grad()
+    def _outputs(self, batch: dict[str, Any]) -> TeacherBatch:
+        """The same, with logits as a model gives them and as they are cached.
 
         Raises:
             ValueError: the batch has no logits, and there is no teacher.
@@ -105,7 +113,7 @@ class TeacherOutputs:
 
         def predict(batch: dict[str, Any]) -> Rows:
             batch = prepare(batch)
-            return cache_format.rows(self(batch), batch.get("attention_mask"))
+            return cache_format.rows(self._outputs(batch), batch.get("attention_mask"))
 
         cache = TeacherCache(
             folder=Path(folder) if folder else DEFAULT_FOLDER,

@@ -10,11 +10,13 @@ from transformers import PreTrainedModel
 
 from hf_kd_lambda.data.columns import forward_parameters, own_inputs, teacher_inputs
 from hf_kd_lambda.losses.base import PROJECTED, TeacherBatch
+from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, logits_of_items
 from hf_kd_lambda.losses.layer_losses import HiddenLoss
 from hf_kd_lambda.losses.objective import Objective
 from hf_kd_lambda.models.attention import use_eager_attention, use_undropped_maps
 from hf_kd_lambda.models.intermediate_outputs import VECTORS, add_attention_vectors, check_given, forward_flags
 from hf_kd_lambda.models.projections import add_projections
+from hf_kd_lambda.models.protocol import as_model_output
 from hf_kd_lambda.trainer.limits import check_projections
 
 
@@ -64,8 +66,9 @@ def prepare_models(
     if pairs:
         add_projections(student, pairs, of_student["hidden_states"], of_teacher["hidden_states"])
         of_student = _outputs(student, students, needs, "student")
-    inputs = _on_cpu({name: batch[name] for name in ("labels", "attention_mask") if name in batch})
-    teacher_batch = TeacherBatch(of_teacher["logits"], inner=of_teacher)
+    inputs = _on_cpu({name: batch[name] for name in ("labels", "attention_mask", ANSWER_MASK) if name in batch})
+    of_student["logits"] = logits_of_items(of_student["logits"], inputs)
+    teacher_batch = TeacherBatch(of_teacher["logits"], inner=of_teacher).of_items(inputs)
     for name, loss in objective.kd_losses.items():
         with _named(name):
             if not loss(objective.loss_inputs(of_student, teacher_batch, inputs)).requires_grad:
@@ -113,7 +116,7 @@ def _outputs(model: PreTrainedModel, batch: dict[str, Any], needs: set[str], who
     """The model's outputs on the CPU, in evaluation mode, where no random number is drawn."""
     was_training = model.training
     inputs = {name: value.to(model.device) for name, value in batch.items()}
-    outputs = model.eval()(**inputs, **forward_flags(needs))
+    outputs = as_model_output(model.eval()(**inputs, **forward_flags(needs)), model, who)
     model.train(was_training)
     check_given(model, outputs, needs, who)
     return _on_cpu({name: outputs[name] for name in ("logits", PROJECTED, *needs) if name in outputs})

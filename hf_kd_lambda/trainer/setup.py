@@ -15,21 +15,23 @@ from transformers.trainer_utils import unwrap_peft_model
 from hf_kd_lambda.balancing.balancer import Balancer
 from hf_kd_lambda.balancing.rules import make_rule
 from hf_kd_lambda.balancing.state import LambdaState
-from hf_kd_lambda.data.collators import ShiftedLabels, UnlabelledExamples
+from hf_kd_lambda.data.collators import ShiftedLabels, SpanLabels, UnlabelledExamples
 from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, own_inputs
 from hf_kd_lambda.gradients.layer_groups import layer_groups
 from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.losses.functional.spans import ANSWER_MASK
 from hf_kd_lambda.losses.objective import Objective
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.labels import align_labels, own_label_names
 from hf_kd_lambda.models.padding import align_pad_token
-from hf_kd_lambda.models.protocol import check_model, model_config
+from hf_kd_lambda.models.protocol import answers_questions, check_model, model_config
 from hf_kd_lambda.teacher.cache_format import CacheFormat
 from hf_kd_lambda.teacher.checks import (
     check_apart,
     check_columns,
     check_finite_logits,
     check_next_tokens,
+    check_spans,
     check_teacher_logits,
 )
 from hf_kd_lambda.teacher.collator import ColumnCollator
@@ -88,15 +90,17 @@ def align_models(student: Any, teacher: PreTrainedModel | None) -> int:
         ValueError: the models share parameters, or are for other tasks, labels or vocabularies.
     """
     check_problem(student.config)
-    causal = is_causal(student)
+    causal, finds_spans = is_causal(student), answers_questions(student)
     if teacher is not None:
         check_apart(teacher, student)
         if causal:
             check_next_tokens(teacher, student)
             teacher.config.use_cache = False  # keys and values are for generation
+        elif finds_spans:
+            check_spans(teacher, student)
         elif model_config(teacher) is not None:  # a plain module has its classes in the order of the student's labels
             align_labels(teacher, own_label_names(student))
-    return student.config.vocab_size if causal else student.config.num_labels
+    return student.config.vocab_size if causal else 2 if finds_spans else student.config.num_labels
 
 
 def resolve_arguments(
@@ -148,10 +152,12 @@ def build_collator(
     """
     if is_causal(student):
         collate = ShiftedLabels(collate)
+    elif answers_questions(student):
+        collate = SpanLabels(collate)
     else:
         missing = math.nan if cast(Any, student).config.num_labels == 1 else IGNORED
         collate = UnlabelledExamples(collate, missing, is_token_level(student))
-    inputs = forward_parameters(student) | (set() if teacher is None else forward_parameters(teacher))
+    inputs = {ANSWER_MASK} | forward_parameters(student) | (set() if teacher is None else forward_parameters(teacher))
     return ColumnCollator(collate, inputs if drops_columns else None)
 
 

@@ -20,10 +20,11 @@ from hf_kd_lambda.data.columns import column_names, forward_parameters
 from hf_kd_lambda.gradients.adam_metric import check_adam
 from hf_kd_lambda.gradients.cut import Cut, cut_outputs
 from hf_kd_lambda.losses.functional.labels import item_labels, targets, with_labels
+from hf_kd_lambda.losses.functional.spans import logits_of_items
 from hf_kd_lambda.losses.objective import NO_WEIGHTS, BatchLosses, Objective
 from hf_kd_lambda.models.intermediate_outputs import forward_flags, gives
 from hf_kd_lambda.models.projections import PROJECTED, drop_projections, left_out
-from hf_kd_lambda.models.protocol import as_model_output, check_model
+from hf_kd_lambda.models.protocol import answers_questions, as_model_output, check_model
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card
 from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
@@ -61,6 +62,8 @@ class DistillationTrainer(Trainer):
     needs no teacher.
 
     A causal language model learns at each position from the label of the next, as everywhere in transformers.
+    A model for question answering learns start and end of an answer, two items, from the columns `start_positions` and
+    `end_positions`. A column `answer_mask` leaves out tokens where no answer can start or end: see `logits_of_items`.
     A student with PEFT's adapters learns through these alone: they are what is measured, stepped and saved.
 
     `compute_loss_func(outputs, labels, num_items_in_batch)`, if given, is the task loss. It must depend on the student
@@ -204,6 +207,7 @@ class DistillationTrainer(Trainer):
         accepted = {name: value for name, value in inputs.items() if name in self._student_inputs}
         outputs = model(**accepted, **forward_flags(self._objective.needs))
         outputs, cut = as_model_output(outputs, model, "student"), None
+        outputs["logits"] = logits_of_items(outputs.logits, inputs)
         if cuts_graph:
             outputs, cut = cut_outputs(outputs)
         teacher, items = self._teacher_outputs(inputs), self._objective.items(outputs, inputs)
@@ -304,7 +308,8 @@ class DistillationTrainer(Trainer):
             ignore_keys = getattr(student_config, "keys_to_ignore_at_inference", [])
         # Outputs that only the losses asked for would be gathered over a whole evaluation.
         asked = [name for name in self._objective.needs if not gives(student_config, name)]
-        ignore_keys = [*ignore_keys, PROJECTED, *asked]
+        stacked = ["logits"] if answers_questions(cast(nn.Module, self.model)) else []  # predictions are Transformers'
+        ignore_keys = [*ignore_keys, PROJECTED, *asked, *stacked]
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         own = {f"{metric_key_prefix}_{name}": value for name, value in self._evaluation_record.metrics().items()}
         return output._replace(metrics=(output.metrics or {}) | own)

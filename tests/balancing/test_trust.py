@@ -56,6 +56,18 @@ def test_without_a_label_the_student_alone_judges_the_teacher():
     assert found.teacher[0] > 0.7 > found.teacher[1]
 
 
+def test_excluded_classes_do_not_exist():
+    torch.manual_seed(0)
+    student, teacher = 2 * torch.randn(2, 20, 3)
+    labels = torch.randint(3, (20,))
+    excluded = torch.full((20, 4), -torch.inf)
+    wider = agreement(torch.cat([student, excluded], -1), torch.cat([teacher, excluded], -1), labels)
+    alpha, beta = torch.tensor(0.7), torch.tensor(0.8)
+    expected = item_trust(agreement(student, teacher, labels), alpha, beta)
+    for found, value in zip(item_trust(wider, alpha, beta), expected, strict=True):
+        torch.testing.assert_close(found, value)
+
+
 def test_what_is_no_item_says_nothing_whatever_it_holds():
     logits = torch.randn(1, 3, 4)
     logits[0, 2] = float("nan")

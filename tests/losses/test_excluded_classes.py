@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from hf_kd_lambda.losses import functional as losses
 from hf_kd_lambda.losses.functional import IGNORED
-from hf_kd_lambda.losses.functional.distributions import EXCLUDED
+from hf_kd_lambda.losses.functional.distributions import EXCLUDED, squared_distance_from_uniform
 
 CLASSES, ITEMS, TOP = 6, 40, 3
 
@@ -157,3 +157,9 @@ def test_a_label_that_the_student_excludes_is_dear_and_has_no_gradient():
     expected, known = value_and_gradient(task(0.0), logits[1:], None, torch.tensor([2]))
     torch.testing.assert_close(value, expected - EXCLUDED / 5)
     torch.testing.assert_close(gradient, torch.cat([torch.zeros(1, 3), known]))
+
+
+@pytest.mark.parametrize(("possible", "distance"), [([0.0, 0.0], 0.0), ([0.0, math.log(3)], 0.25), ([0.0], 1.0)])
+def test_the_distance_from_uniform_is_that_of_the_classes_that_are_there(possible, distance):
+    logits = torch.tensor([*possible, -math.inf, -math.inf])
+    assert squared_distance_from_uniform(logits).item() == pytest.approx(distance, abs=1e-6)

@@ -16,6 +16,8 @@ from transformers import (
     BertForQuestionAnswering,
     BertForTokenClassification,
     BertModel,
+    LayoutLMConfig,
+    LayoutLMForQuestionAnswering,
     LlamaConfig,
     LlamaForCausalLM,
     LlamaModel,
@@ -26,10 +28,17 @@ from transformers import (
     ViTForImageClassification,
     ViTModel,
 )
-from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput, QuestionAnsweringModelOutput, SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
-from hf_kd_lambda.models.protocol import as_model_output, check_model, model_config, model_device, num_outputs
+from hf_kd_lambda.models.protocol import (
+    answers_questions,
+    as_model_output,
+    check_model,
+    model_config,
+    model_device,
+    num_outputs,
+)
 
 SIZE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
 BERT = BertConfig(vocab_size=20, num_labels=3, **SIZE)
@@ -78,6 +87,7 @@ class Renamed(T5ForConditionalGeneration):
         lambda: tiny_bert(),
         lambda: BertForTokenClassification(BERT),
         lambda: BertForMaskedLM(BERT),
+        lambda: BertForQuestionAnswering(BERT),
         lambda: LlamaForCausalLM(LLAMA),
         lambda: ViTForImageClassification(VIT),
         lambda: BartForSequenceClassification(BART),
@@ -99,7 +109,10 @@ def test_models_that_give_logits_are_taken_as_they_are(make, who):
         (lambda: BertModel(BERT), "a BertModel, is an encoder without a head.*AutoModelForSequenceClassification"),
         (lambda: LlamaModel(LLAMA), "a LlamaModel, is an encoder without a head"),
         (lambda: ViTModel(VIT), "a ViTModel, is an encoder without a head"),
-        (lambda: BertForQuestionAnswering(BERT), "a BertForQuestionAnswering, is for question answering"),
+        (
+            lambda: LayoutLMForQuestionAnswering(LayoutLMConfig(vocab_size=20, **SIZE)),
+            "a LayoutLMForQuestionAnswering, answers questions about tables or documents",
+        ),
         (lambda: T5ForConditionalGeneration(T5), "a T5ForConditionalGeneration, is an encoder-decoder"),
         (lambda: BartForConditionalGeneration(BART), "a BartForConditionalGeneration, is an encoder-decoder"),
         (lambda: Renamed(T5), "a Renamed, is an encoder-decoder that generates text"),
@@ -153,8 +166,8 @@ def test_a_compiled_model_is_still_checked():
 
 def test_adapters_are_looked_through():
     peft = pytest.importorskip("peft")
-    adapted = peft.get_peft_model(BertForQuestionAnswering(BERT), peft.LoraConfig(target_modules=["query"]))
-    with pytest.raises(ValueError, match="is for question answering"):
+    adapted = peft.get_peft_model(BertModel(BERT), peft.LoraConfig(target_modules=["query"]))
+    with pytest.raises(ValueError, match="is an encoder without a head"):
         check_model(adapted, "student")
 
 
@@ -183,6 +196,19 @@ def test_logits_are_found_in_whatever_holds_them(outputs):
     assert isinstance(found, ModelOutput)
     assert found.logits is LOGITS
     assert found["logits"] is LOGITS
+
+
+def test_logits_of_starts_and_ends_are_stacked():
+    start, end = torch.randn(2, 5), torch.randn(2, 5)
+    found = as_model_output(QuestionAnsweringModelOutput(start_logits=start, end_logits=end), Plain(), "student")
+    assert torch.equal(found.logits, torch.stack([start, end], dim=-1))
+    assert torch.equal(found["start_logits"], start)
+
+
+def test_who_answers_questions():
+    assert answers_questions(BertForQuestionAnswering(BertConfig(vocab_size=20, **SIZE)))
+    assert not answers_questions(BertForTokenClassification(BERT))
+    assert not answers_questions(Plain())
 
 
 def test_other_outputs_stay():

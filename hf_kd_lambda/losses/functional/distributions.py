@@ -31,12 +31,22 @@ def log_distribution(logits: Tensor) -> Tensor:
 def squared_distance_from_uniform(logits: Tensor) -> Tensor:
     """(K·Σp² − 1)/(K − 1) `[...]` of a distribution p over K classes: 0 if it is uniform, 1 if one class is certain.
 
-    It is 1 where there is one output.
+    Classes with a logit of −∞ do not count. It is 1 where there is one class, and where there is one output.
 
     Args:
         logits: `[..., K]`.
     """
-    classes = logits.shape[-1]
-    if classes == 1:
+    if logits.shape[-1] == 1:
         return torch.ones_like(logits[..., 0])
-    return ((classes * logits.softmax(-1).square().sum(-1) - 1) / (classes - 1)).clamp(min=0.0)
+    classes = possible_classes(logits)
+    distance = (classes * logits.softmax(-1).square().sum(-1) - 1) / (classes - 1)
+    return torch.where(classes > 1, distance.clamp(min=0.0), 1.0)
+
+
+def possible_classes(logits: Tensor) -> Tensor:
+    """Number of classes that are not excluded by a logit of −∞, `[...]`.
+
+    Args:
+        logits: `[..., classes]`.
+    """
+    return (~logits.isneginf()).sum(-1)
