@@ -9,8 +9,6 @@ PARALLEL ?= --numprocesses auto --maxprocesses 8 --dist loadfile
 
 .PHONY: quickstart test test-lowest docs
 
-# Unless told otherwise, accelerate gives its process one thread of the CPU.
-quickstart: export OMP_NUM_THREADS ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 quickstart: $(VENV)/quickstart
 	$(VENV)/bin/accelerate launch scripts/distill.py configs/quickstart.yaml
 

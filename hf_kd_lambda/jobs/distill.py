@@ -5,12 +5,15 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from transformers.utils import logging
 
 from hf_kd_lambda.jobs.errors import disk_full_message, is_disk_full
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse
+from hf_kd_lambda.utils.hardware import hardware, use_usable_cores
+
+logger = logging.get_logger(__name__)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,8 +31,11 @@ def main(argv: Sequence[str]) -> None:
     if num_processes > 1 and "LOCAL_RANK" not in os.environ:
         launch(num_processes, argv)
         return
-    use_all_cores()
-    job = DistillationJob(*parse(argv))
+    models, data, config = parse(argv)
+    if config.world_size == 1 and config.use_cpu:
+        use_usable_cores()
+    logger.warning(f"training in {config.autocast} on {hardware()}")
+    job = DistillationJob(models, data, config)
     try:
         job.check()
         job.run()
@@ -74,10 +80,3 @@ def resuming(argv: Sequence[str]) -> str:
     world_size = os.environ.get("WORLD_SIZE", "1")
     processes = ["--num_processes", world_size] if world_size != "1" else []
     return shlex.join(["hf-kd-lambda", "distill", *argv, *processes])
-
-
-def use_all_cores() -> None:
-    """Undo a default of `accelerate launch`, which limits a single process without an accelerator to one thread."""
-    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
-    if alone and "ACCELERATE_MIXED_PRECISION" in os.environ and not torch.accelerator.is_available():
-        torch.set_num_threads(os.cpu_count() or 1)

@@ -176,8 +176,9 @@ class DistillationConfig(TrainingArguments):
     precision: Precision = field(
         default="auto",
         metadata={
-            "help": "Autocast of training. `auto`: bf16 where the GPU or CPU multiplies it in hardware, else fp32. "
-            "`bf16` or `fp16` of TrainingArguments and the launcher's `--mixed_precision` win over it."
+            "help": "Autocast of training. `auto`: bf16 where the accelerator or the processor (AMX, AVX-512, Arm) "
+            "multiplies it in hardware, else fp32. `bf16` or `fp16` of TrainingArguments and the launcher's "
+            "`--mixed_precision` win over it."
         },
     )
 

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import torch
 
 from hf_kd_lambda.losses.logit_losses import LogitLoss
+from hf_kd_lambda.utils.hardware import multiplies_bf16, usable_cores
 
 POSITIVE = ("temperature", "lambda_kappa", "lambda_min", "lambda_max", "lambda_max_change")
 SPLIT_RULES = ("evidence", "adaptive", "norm_ratio", "mgda")
@@ -150,12 +151,5 @@ def resolve_device(config: Any) -> None:
         config.fp16 = config.precision == "fp16"
         config.bf16 = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(config.use_cpu))
     if config.dataloader_num_workers is None:
-        cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         config.dataloader_num_workers = 0 if config.use_cpu else min(4, cores)
-
-
-def multiplies_bf16(use_cpu: bool) -> bool:
-    """Whether the training device has matrix units for bf16; where it is emulated, it is slower than fp32."""
-    if torch.cuda.is_available() and not use_cpu:
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu.get_capabilities().get("amx_bf16"))

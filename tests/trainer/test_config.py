@@ -9,7 +9,6 @@ from hf_kd_lambda.balancing.rules import MGDA, Evidence, Fixed
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.trainer.config import DistillationConfig
-from hf_kd_lambda.trainer.config_checks import multiplies_bf16
 
 
 def make(tmp_path, **settings):
@@ -163,12 +162,6 @@ def test_a_launcher_that_says_no_leaves_the_choice_to_precision(tmp_path, bf16_u
     assert make(tmp_path).bf16
 
 
-@pytest.mark.parametrize("amx", [True, False])
-def test_a_cpu_multiplies_bf16_where_it_has_amx(monkeypatch, amx):
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"amx_bf16": amx})
-    assert multiplies_bf16(use_cpu=True) is amx
-
-
 def test_a_machine_without_an_accelerator_trains_on_its_cpu(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
     assert make(tmp_path, use_cpu=False).use_cpu
@@ -238,7 +231,7 @@ def test_another_rule_has_its_own_default_interval(tmp_path):
 )
 def test_batches_are_prepared_aside_where_the_cores_are_free(tmp_path, monkeypatch, on_cpu, given, workers):
     monkeypatch.setattr("torch.accelerator.is_available", lambda: not on_cpu)
-    monkeypatch.setattr("os.cpu_count", lambda: 32)
+    monkeypatch.setattr("hf_kd_lambda.trainer.config_checks.usable_cores", lambda: 32)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     args = DistillationConfig(output_dir=str(tmp_path), dataloader_num_workers=given, precision="fp32")
     assert args.dataloader_num_workers == workers

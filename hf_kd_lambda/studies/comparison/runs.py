@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from datasets import Dataset
 from transformers import (
     EvalPrediction,
@@ -31,6 +30,7 @@ from hf_kd_lambda.studies.comparison.plan import GLUE, Comparison
 from hf_kd_lambda.studies.comparison.regimes import REGIMES, Supervision
 from hf_kd_lambda.studies.comparison.run_results import Cell, Run
 from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.utils.hardware import hardware
 from hf_kd_lambda.utils.versions import versions
 
 SPEED = ("runtime", "samples_per_second", "steps_per_second")
@@ -197,14 +197,6 @@ def spoiled(train: Dataset, cell: Cell) -> Dataset:
 def _supervision(examples: Dataset) -> tuple[np.ndarray, np.ndarray]:
     columns = examples.select_columns(["labels", TEACHER_LOGITS]).with_format("numpy")[:]
     return columns["labels"], columns[TEACHER_LOGITS]
-
-
-def hardware() -> str:
-    """The accelerator's name, or how many threads of the CPU are used, and whether it multiplies bf16 itself."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    amx = ", AMX" if torch.cpu.get_capabilities().get("amx_bf16") else ""
-    return f"CPU, {torch.get_num_threads()} threads{amx}"
 
 
 @cache
