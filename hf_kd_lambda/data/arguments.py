@@ -33,6 +33,21 @@ class DataArguments:
             "text per line."
         },
     )
+    unlabelled_file: str | None = field(
+        default=None,
+        metadata={
+            "help": "Further training examples, without a label, from which the KD loss alone learns: in a format of "
+            "`train_file`, or for texts also txt, one per line. Labels in the file are not read, and "
+            "`max_train_samples` does not limit them."
+        },
+    )
+    unlabelled_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Such examples in a dataset, as in `dataset`: its split `unlabelled`, `unlabeled`, `unsupervised` "
+            "or else `train`."
+        },
+    )
     validation_file: str | None = field(
         default=None,
         metadata={
@@ -100,9 +115,15 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        if (self.dataset is None) == (self.train_file is None):
+        has_unlabelled = self._check_unlabelled()
+        given = [name for name in ("dataset", "train_file") if getattr(self, name) is not None]
+        if len(given) == 2 or not (given or has_unlabelled):
             raise ValueError(
                 f"dataset={self.dataset!r} and train_file={self.train_file!r}: give exactly one, a dataset or files."
+            )
+        if not given and self.validation_file is None:
+            raise ValueError(
+                "validation_file=None: training needs no labels, but evaluation does: give labelled examples."
             )
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share={self.validation_share} must be above 0 and below 1.")
@@ -114,3 +135,10 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
+
+    def _check_unlabelled(self) -> bool:
+        """Whether there are examples without a label, from one place."""
+        if self.unlabelled_file is not None and self.unlabelled_dataset is not None:
+            given = f"unlabelled_file={self.unlabelled_file!r} and unlabelled_dataset={self.unlabelled_dataset!r}"
+            raise ValueError(f"{given}: give one of them.")
+        return self.unlabelled_file is not None or self.unlabelled_dataset is not None

@@ -2,18 +2,50 @@
 
 import math
 import reprlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 
 from hf_kd_lambda.data.sources import Source
+from hf_kd_lambda.losses.functional import IGNORED
 
 LARGEST_LABEL = 1e18  # of a regression: the sum of a batch's squared errors has to be finite in float32
 NAMED_CLASSES = 12  # more classes than these are not named in a message
+
+
+def is_missing(label: Any) -> bool:
+    """Whether an example has no label: None, -100 or NaN."""
+    return label in (None, IGNORED, str(IGNORED)) or label != label
+
+
+def known_labels(sources: Mapping[str, Source]) -> tuple[list[Any], Any]:
+    """The labels of the first split that has any, and their type: train's, unless all of train is unlabelled.
+
+    Args:
+        sources: of the splits, in their order.
+
+    Raises:
+        ValueError: no example has a label.
+    """
+    for source in sources.values():
+        if "label" in source.rows.column_names:
+            labels = [label for label in source.rows["label"][:] if not is_missing(label)]
+            if labels:
+                return labels, source.rows.features["label"]
+    raise ValueError("no example has a label: training needs none, but evaluation does: set validation_file.")
+
+
+def with_numbers_for_missing(split: Dataset) -> Dataset:
+    """Labels as `item_labels` reads them: -100 for None, of a regression NaN."""
+    labels, kind = split["label"][:], split.features["label"]
+    if None not in labels:
+        return split
+    missing, kind = (math.nan, kind) if kind == Value("float32") else (IGNORED, Value("int64"))
+    filled = [missing if label is None else label for label in labels]
+    return split.remove_columns("label").add_column("label", filled, feature=kind)
 
 
 @dataclass(frozen=True)
@@ -114,17 +146,22 @@ def labels_of(source: Source, classes: Classes | None) -> list[Any]:
 
 
 def encode_labels(source: Source, classes: Classes | None) -> Dataset:
-    """Labels as indices of the classes, or as float32 for a regression.
+    """Labels as indices of the classes, or as float32 for a regression; None where there is none.
+
+    Rows without a column of labels stay as they are.
 
     Raises:
         ValueError: a label is none of the classes, or no number that can be learned.
     """
+    if "label" not in source.rows.column_names:
+        return source.rows
     labels = labels_of(source, classes)
-    encoded = [number_of(source.where, index, label, classes) for index, label in enumerate(labels)]
-    column, feature = np.asarray(encoded, np.float32), Value("float32")
-    if classes is not None:
-        column, feature = np.asarray(encoded, np.int64), ClassLabel(names=classes.names)
-    return source.rows.remove_columns("label").add_column("label", column, feature=feature)
+    encoded = [
+        None if is_missing(label) else number_of(source.where, index, label, classes)
+        for index, label in enumerate(labels)
+    ]
+    feature = Value("float32") if classes is None else ClassLabel(names=classes.names)
+    return source.rows.remove_columns("label").add_column("label", encoded, feature=feature)
 
 
 def number_of(where: Callable[[int], str], index: int, label: Any, classes: Classes | None) -> int | float:

@@ -12,11 +12,11 @@ from datasets.table import embed_table_storage
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED_IMAGES
-from hf_kd_lambda.data.classes import encode_labels, find_classes
+from hf_kd_lambda.data.classes import encode_labels, find_classes, known_labels
 from hf_kd_lambda.data.selection import select_examples
 from hf_kd_lambda.data.sources import Column, Source
 from hf_kd_lambda.data.split_report import report_splits
-from hf_kd_lambda.data.splits import load_splits
+from hf_kd_lambda.data.splits import TRANSFER_SET, load_splits
 from hf_kd_lambda.data.task_data import TaskData
 
 _AT_ONCE = 64  # images that are decoded together
@@ -37,9 +37,10 @@ def load_image_data(args: DataArguments, seed: int) -> TaskData:
             out of range. The message names the split, the row and the value.
         ModuleNotFoundError: a package that carries the images is not installed.
     """
-    for setting in ("train_file", "validation_file", "test_file", "task"):
+    for setting in ("train_file", "validation_file", "test_file", "unlabelled_file", "task"):
         if (value := getattr(args, setting)) is not None:
-            raise ValueError(f"{setting}={value!r} is for texts: leave it out, and set dataset to a folder of images.")
+            fix = "unlabelled_dataset" if setting == "unlabelled_file" else "dataset"
+            raise ValueError(f"{setting}={value!r} is for texts: leave it out, and set {fix} to a folder of images.")
     columns = [
         Column(args.image_column, "image", "image_column"),
         Column(args.label_column, "label", "label_column"),
@@ -48,12 +49,11 @@ def load_image_data(args: DataArguments, seed: int) -> TaskData:
         name: _with_images(source, name, args)
         for name, source in load_splits(args, columns, (), BUNDLED_IMAGES).items()
     }
-    train = sources["train"].rows
-    classes = find_classes(train["label"][:], train.features["label"])
+    classes = find_classes(*known_labels(sources))
     if classes is None:
         raise ValueError(f"label_column={args.label_column!r} holds floats: images are classified, give classes.")
     encoded = {name: encode_labels(source, classes) for name, source in sources.items()}
-    splits = select_examples(encoded, args, seed, encoded["train"]["label"][:])
+    splits = select_examples(encoded, args, seed, encoded["train"]["label"][:] if "train" in encoded else None)
     report_splits(splits, classes.names)
     return TaskData(splits, classes.names, None)
 
@@ -66,7 +66,7 @@ def _with_images(source: Source, name: str, args: DataArguments) -> Source:
             f"column {args.image_column!r} of the {name} split holds {feature}, no images: set image_column."
         )
     stored = split.with_format("arrow")
-    for column in ("image", "label"):
+    for column in ("image",) if name in ("train", TRANSFER_SET) else ("image", "label"):
         row = pc.index(pc.is_null(stored[:][column]), True).as_py()
         if row >= 0:
             raise ValueError(f"{source.where(row)}: there is no {column}.")

@@ -1,15 +1,18 @@
 """Which examples of the splits a run takes: what is held out of train, and how many of each."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import SEED
 from hf_kd_lambda.data.sources import ROW
-from hf_kd_lambda.data.splits import SPLITS
+from hf_kd_lambda.data.splits import SPLITS, TRANSFER_SET
+from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.losses.functional.labels import UNLABELLED
 
 logger = logging.get_logger(__name__)
 
@@ -19,8 +22,10 @@ def select_examples(
 ) -> DatasetDict:
     """Hold out examples of train where there is no validation split, then take as many as are asked for.
 
+    Examples without a label are never held out. Those of the transfer set come last in train.
+
     Args:
-        splits: whole ones.
+        splits: whole ones; labels are None where there are none.
         args: `validation_share`, `max_train_samples`, `max_eval_samples`.
         seed: draws the `max_train_samples`; what is held out is always the same.
         strata: of each row of train, the class of which a like share is held out; None for no classes.
@@ -29,26 +34,68 @@ def select_examples(
         ValueError: no example can be held out.
     """
     chosen = {name: split.remove_columns({ROW} & set(split.column_names)) for name, split in splits.items()}
+    transfer = chosen.pop(TRANSFER_SET, None)
+    if "train" in chosen and transfer is None:
+        _warn_of_unlabelled(chosen["train"], args)
     if "validation" not in chosen:
         chosen |= _hold_out(chosen["train"], args, strata)
     for name, split in chosen.items():
         limit = args.max_train_samples if name == "train" else args.max_eval_samples
         if limit is not None:
             chosen[name] = (split.shuffle(seed) if name == "train" else split).take(limit)
+    if transfer is not None:
+        features = chosen["validation"].features
+        transfer = transfer.add_column("label", [None] * len(transfer), feature=features["label"]).cast(features)
+        chosen["train"] = concatenate_datasets([*([chosen["train"]] if "train" in chosen else []), transfer])
     return DatasetDict({name: chosen[name] for name in SPLITS if name in chosen})
 
 
+def count_unlabelled(split: Dataset) -> int:
+    """Number of examples whose label is None."""
+    return split["label"][:].count(None) if "label" in split.column_names else 0
+
+
+def labelled(examples: Dataset) -> Dataset:
+    """The encoded examples that have a label, or of tokens one at least."""
+    labels = examples.with_format(None)["labels"][:]
+    rows = [row for row, label in enumerate(labels) if _has_label(label)]
+    return examples if len(rows) == len(examples) else examples.select(rows)
+
+
+def _has_label(label: Any) -> bool:
+    if isinstance(label, list):
+        return any(map(_has_label, label))
+    return label not in (IGNORED, UNLABELLED) and label == label
+
+
+def _warn_of_unlabelled(train: Dataset, args: DataArguments) -> None:
+    if missing := count_unlabelled(train):
+        logger.warning(
+            f"{_source(args)}: {missing} of {len(train)} training examples have no label, so that the KD loss alone "
+            "learns from them. If that is not intended, give their labels; else move them to unlabelled_file."
+        )
+
+
+def _source(args: DataArguments) -> str:
+    return f"dataset={args.dataset!r}" if args.dataset is not None else f"train_file={args.train_file!r}"
+
+
 def _hold_out(train: Dataset, args: DataArguments, strata: Sequence[Hashable] | None) -> dict[str, Dataset]:
-    held_out = held_out_rows([0] * len(train) if strata is None else strata, args.validation_share)
-    source = f"dataset={args.dataset!r}" if args.dataset is not None else f"train_file={args.train_file!r}"
+    alike = [0] * len(train)
+    if strata is None and "label" in train.column_names:
+        strata_of: Sequence[Hashable] = [None if label is None else 0 for label in train["label"][:]]
+    else:
+        strata_of = alike if strata is None else strata
+    held_out = held_out_rows(strata_of, args.validation_share)
+    source, labelled = _source(args), len(train) - count_unlabelled(train)
     if not held_out:
         raise ValueError(
             f"{source} has no validation split, and none can be held out: validation_share={args.validation_share} "
-            f"of {len(train)} examples is none. Set validation_file or a larger validation_share."
+            f"of {labelled} examples is none. Set validation_file or a larger validation_share."
         )
     kept = sorted(set(range(len(train))) - set(held_out))
     logger.warning(
-        f"{source} has no validation split: {len(held_out)} of {len(train)} training examples are held out "
+        f"{source} has no validation split: {len(held_out)} of {labelled} training examples are held out "
         f"(validation_share={args.validation_share}{'' if strata is None else ', the same of each class'})."
     )
     return {"train": train.select(kept), "validation": train.select(held_out)}
@@ -58,14 +105,15 @@ def held_out_rows(strata: Sequence[Hashable], share: float) -> list[int]:
     """Rows to hold out, always the same: of each stratum this share, to the nearest row, and never all.
 
     Args:
-        strata: of each row.
+        strata: of each row; None for one that is not to be held out.
         share: of the rows.
     """
     rows: dict[Hashable, list[int]] = {}
     for row in np.random.default_rng(SEED).permutation(len(strata)).tolist():
-        rows.setdefault(strata[row], []).append(row)
+        if strata[row] is not None:
+            rows.setdefault(strata[row], []).append(row)
     taken = {stratum: min(int(share * len(own)), len(own) - 1) for stratum, own in rows.items()}
-    missing = round(share * len(strata)) - sum(taken.values())
+    missing = round(share * sum(map(len, rows.values()))) - sum(taken.values())
     for stratum in sorted(rows, key=lambda stratum: -(share * len(rows[stratum]) % 1)):
         if missing > 0 and taken[stratum] < len(rows[stratum]) - 1:
             taken[stratum] += 1

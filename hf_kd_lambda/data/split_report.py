@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from hf_kd_lambda.data.classes import NAMED_CLASSES
+from hf_kd_lambda.data.selection import count_unlabelled
 
 logger = logging.get_logger(__name__)
 
@@ -40,7 +41,9 @@ def describe_split(
     """
     parts = [f"{len(split)} examples"]
     if label_names is not None and "label" in split.column_names:
-        parts.append(_count_classes(split["label"][:], label_names))
+        parts.append(_count_classes([label for label in split["label"][:] if label is not None], label_names))
+    if unlabelled := count_unlabelled(split):
+        parts.append(f"{unlabelled} without a label")
     texts = [column for column in ("text", "text_pair") if column in split.column_names]
     if empty := sum(not text.strip() for column in texts for text in split[column][:]):
         parts.append(f"{empty} empty texts")

@@ -15,13 +15,20 @@ from hf_kd_lambda.data.sources import ROW, Column, Source, label_column, require
 
 FILE_SPLITS = ("train", "validation", "test")
 SPLITS = ("train", "validation", "validation_mismatched", "test")
+TRANSFER_SET = "unlabelled"
+"""What the examples of a transfer set are called among the splits."""
+_UNLABELLED_SPLITS = (TRANSFER_SET, "unlabeled", "unsupervised", "train")
+
+Bundled = Mapping[str, Callable[[], Mapping[str, Dataset]]]
+"""What makes the splits of a package's data, by the name of the data."""
 
 
 def load_splits(
     args: DataArguments,
     columns: Sequence[Column],
     formats: Sequence[str],
-    bundled: Mapping[str, Callable[[], Mapping[str, Dataset]]],
+    bundled: Bundled,
+    unlabelled_formats: Sequence[str] = (),
 ) -> dict[str, Source]:
     """The named columns of all splits, with their uniform names; a file replaces the split of a dataset.
 
@@ -32,16 +39,20 @@ def load_splits(
         columns: that the task reads.
         formats: of files that it reads, by suffix.
         bundled: data of packages by what `dataset` calls them.
+        unlabelled_formats: of an `unlabelled_file`.
 
     Returns:
-        In the order of SPLITS: train, and those of the others that there are.
+        In the order of SPLITS, those that there are; then TRANSFER_SET, without labels. Train is missing where all
+        training examples are unlabelled.
 
     Raises:
         ValueError: the dataset or a file cannot be loaded, a column is missing, or a split is missing or empty.
     """
     _check_apart(columns)
-    sources, stored = {}, _stored_splits(args, bundled)
-    if "train" not in stored and args.train_file is None:
+    stored = _stored_splits("dataset", args.dataset, args.dataset_config or args.task, bundled)
+    transfer = _unlabelled(args, columns, unlabelled_formats, bundled)
+    sources: dict[str, Source] = {}
+    if "train" not in stored and args.train_file is None and transfer is None:
         raise ValueError(f"dataset={args.dataset!r} has no train split, only {', '.join(stored)}: set train_file.")
     for name in [name for name in SPLITS if name in stored]:
         rows = stored[name]
@@ -54,7 +65,28 @@ def load_splits(
     for name, source in sources.items():
         if len(source.rows) == 0:
             raise ValueError(f"the {name} split is empty.")
-    return {name: _uniform(sources[name], columns) for name in SPLITS if name in sources}
+    uniform = {name: _uniform(sources[name], columns) for name in SPLITS if name in sources}
+    return uniform if transfer is None else uniform | {TRANSFER_SET: transfer}
+
+
+def _unlabelled(
+    args: DataArguments, columns: Sequence[Column], formats: Sequence[str], bundled: Bundled
+) -> Source | None:
+    """The transfer set, with uniform columns."""
+    inputs = [column for column in columns if column.uniform != "label"]
+    if args.unlabelled_file is not None:
+        if Path(args.unlabelled_file).suffix.lower() == ".txt":
+            inputs = [column._replace(name="text") if column.uniform == "text" else column for column in inputs]
+        return _uniform(read_file("unlabelled_file", args.unlabelled_file, formats, inputs, args.delimiter), inputs)
+    if args.unlabelled_dataset is None:
+        return None
+    stored = _stored_splits("unlabelled_dataset", args.unlabelled_dataset, None, bundled)
+    name = next((name for name in _UNLABELLED_SPLITS if name in stored), None)
+    where = f"unlabelled_dataset={args.unlabelled_dataset!r}"
+    if name is None:
+        raise ValueError(f"{where} has none of the splits {', '.join(_UNLABELLED_SPLITS)}, only {', '.join(stored)}.")
+    require_columns(f"{where}, {name} split,", inputs, stored[name].column_names)
+    return _uniform(Source(stored[name], f"{where}, {name} split"), inputs)
 
 
 def _check_apart(columns: Sequence[Column]) -> None:
@@ -65,36 +97,33 @@ def _check_apart(columns: Sequence[Column]) -> None:
             raise ValueError(f"{other} and {column.setting} are both {column.name!r}: name two columns.")
 
 
-def _stored_splits(
-    args: DataArguments, bundled: Mapping[str, Callable[[], Mapping[str, Dataset]]]
-) -> dict[str, Dataset]:
-    if args.dataset is None:
+def _stored_splits(setting: str, dataset: str | None, config: str | None, bundled: Bundled) -> dict[str, Dataset]:
+    if dataset is None:
         return {}
-    if args.dataset in bundled:
-        return dict(bundled[args.dataset]())
-    folder = Path(args.dataset).expanduser().resolve()
+    if dataset in bundled:
+        return dict(bundled[dataset]())
+    where, folder = f"{setting}={dataset!r}", Path(dataset).expanduser().resolve()
     if folder.is_dir() and glob.has_magic(str(folder)):
-        raise ValueError(f"dataset={args.dataset!r}: *, ? and [ in the folder's path are read as patterns: rename it.")
-    config = args.dataset_config or args.task
+        raise ValueError(f"{where}: *, ? and [ in the folder's path are read as patterns: rename it.")
     if folder.is_dir():
-        with _named(args.dataset):
-            files = load_dataset_builder(args.dataset, config).config.data_files or {}
+        with _named(where):
+            files = load_dataset_builder(dataset, config).config.data_files or {}
         for path in {path for paths in files.values() for path in paths}:
-            check_table(f"dataset={args.dataset!r}", path)
-    with _named(args.dataset):
-        splits = dict(load_dataset(args.dataset, config))
+            check_table(where, path)
+    with _named(where):
+        splits = dict(load_dataset(dataset, config))
     if "validation_matched" in splits:  # of MNLI
         splits["validation"] = splits.pop("validation_matched")
     return splits
 
 
 @contextlib.contextmanager
-def _named(dataset: str) -> Iterator[None]:
+def _named(where: str) -> Iterator[None]:
     """Whatever `datasets` raises, as one error that names the setting."""
     try:
         yield
     except (DatasetsError, OSError, RuntimeError, ValueError, pa.ArrowException) as error:
-        raise ValueError(f"dataset={dataset!r} cannot be loaded: {error.__cause__ or error}") from error
+        raise ValueError(f"{where} cannot be loaded: {error.__cause__ or error}") from error
 
 
 def _has_labels(test: Dataset, columns: Sequence[Column]) -> bool:

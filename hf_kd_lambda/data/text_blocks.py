@@ -34,6 +34,12 @@ def load_texts(args: DataArguments, seed: int) -> TaskData:
     """
     if args.task is not None:
         raise ValueError(f"task={args.task!r} is a classification, and problem is text-generation: leave task out.")
+    for setting in ("unlabelled_file", "unlabelled_dataset"):
+        if (value := getattr(args, setting)) is not None:
+            raise ValueError(
+                f"{setting}={value!r}: a language model has no examples without a label, as a text is its own: add "
+                "the texts to train_file."
+            )
     column = Column(args.text_column or "text", "text", "text_column")
     sources = load_splits(args, [column], _FORMATS, {"quickstart": bundled.load_tweets})
     splits = {name: _texts(source, name, column) for name, source in sources.items()}

@@ -6,17 +6,26 @@ from typing import Any, NamedTuple
 
 from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from hf_kd_lambda.data import bundled
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.classes import encode_labels, find_classes
+from hf_kd_lambda.data.classes import (
+    encode_labels,
+    find_classes,
+    is_missing,
+    known_labels,
+    with_numbers_for_missing,
+)
 from hf_kd_lambda.data.columns import TEACHER_PREFIX
 from hf_kd_lambda.data.selection import select_examples
 from hf_kd_lambda.data.sources import Column, Source, check_values, is_text
 from hf_kd_lambda.data.split_report import CUT, report_splits
-from hf_kd_lambda.data.splits import load_splits
+from hf_kd_lambda.data.splits import TRANSFER_SET, load_splits
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.utils.names import suggestion
+
+logger = logging.get_logger(__name__)
 
 _FORMATS = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
@@ -59,18 +68,20 @@ def load_task_data(args: DataArguments, seed: int) -> TaskData:
         texts.append(Column(pair_column, "text_pair", "text_pair_column"))
     label = Column(args.label_column, "label", "label_column")
 
-    sources = load_splits(args, [*texts, label], _FORMATS, {"quickstart": bundled.load_tweets})
-    for source in sources.values():
-        _check(source, texts, label)
-    train = sources["train"].rows
+    data = {"quickstart": bundled.load_tweets}
+    sources = load_splits(args, [*texts, label], _FORMATS, data, (*_FORMATS, ".txt"))
+    if TRANSFER_SET in sources:
+        sources[TRANSFER_SET] = _without_blank_lines(sources[TRANSFER_SET])
+    for name, source in sources.items():
+        _check(name, source, texts, label)
+    labels, feature = known_labels(sources)
     is_regression = glue is not None and glue.label_names is None
-    classes = (
-        None
-        if is_regression
-        else find_classes(train["label"][:], train.features["label"], glue.label_names if glue else None)
-    )
+    classes = None if is_regression else find_classes(labels, feature, glue.label_names if glue else None)
+    if classes is None:
+        _warn_of_whole_numbers(sources.get("train"), labels)
     encoded = {name: encode_labels(source, classes) for name, source in sources.items()}
-    splits = select_examples(encoded, args, seed, None if classes is None else encoded["train"]["label"][:])
+    strata = None if classes is None or "train" not in encoded else encoded["train"]["label"][:]
+    splits = select_examples(encoded, args, seed, strata)
     return TaskData(splits, None if classes is None else classes.names, args.task)
 
 
@@ -85,10 +96,30 @@ def glue_task(task: str | None) -> GlueTask | None:
     return None if task is None else GLUE_TASKS[task]
 
 
-def _check(source: Source, texts: list[Column], label: Column) -> None:
+def _without_blank_lines(source: Source) -> Source:
+    """Unlabelled texts but those without a word, such as the last line of a txt."""
+    rows = source.rows.filter(lambda text: text is None or bool(text.strip()), input_columns="text")
+    return source._replace(rows=rows)
+
+
+def _check(name: str, source: Source, texts: list[Column], label: Column) -> None:
     for column in texts:
         check_values(source, column, is_text, "text")
-    check_values(source, label, _is_label, "label")
+    if name == "train":
+        check_values(source, label, lambda value: is_missing(value) or _is_label(value), "label")
+    elif name != TRANSFER_SET:
+        check_values(source, label, _is_label, "label")
+
+
+def _warn_of_whole_numbers(train: Source | None, labels: list[Any]) -> None:
+    """Pandas writes integers as floats where some are missing, which would make a regression of classes."""
+    if train is None or not any(map(is_missing, train.rows["label"][:])):
+        return
+    if all(isinstance(label, float) and label.is_integer() for label in labels):
+        logger.warning(
+            f"{train.name}: some labels are missing, and all others are whole numbers, such as {labels[0]!r}, which "
+            "are read as those of a regression. For classes, write integers or names (pandas: astype('Int64'))."
+        )
 
 
 def _is_label(value: object) -> bool:
@@ -119,7 +150,8 @@ def tokenize(
             tokens |= {TEACHER_PREFIX + name: column for name, column in own.items()}
         return tokens | {CUT: cut}
 
-    tokens = data.splits.map(encode, batched=True, remove_columns=text_columns, desc="Tokenising")
+    splits = DatasetDict({name: with_numbers_for_missing(split) for name, split in data.splits.items()})
+    tokens = splits.map(encode, batched=True, remove_columns=text_columns, desc="Tokenising")
     limit = min(max_length, tokenizer.model_max_length)
     report_splits(data.splits, data.label_names, {name: sum(split[CUT][:]) for name, split in tokens.items()}, limit)
     return tokens.remove_columns(CUT).rename_column("label", "labels")

@@ -3,14 +3,14 @@
 from collections import Counter
 from typing import Any
 
-from datasets import Dataset, LargeList, List
+from datasets import Dataset, LargeList, List, Value
 from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.classes import Classes, find_classes, labels_of, number_of
+from hf_kd_lambda.data.classes import Classes, find_classes, known_labels, labels_of, number_of
 from hf_kd_lambda.data.selection import select_examples
 from hf_kd_lambda.data.sources import Column, Source, check_values
-from hf_kd_lambda.data.splits import load_splits
+from hf_kd_lambda.data.splits import TRANSFER_SET, load_splits
 from hf_kd_lambda.data.task_data import TaskData
 
 logger = logging.get_logger(__name__)
@@ -36,28 +36,35 @@ def load_token_data(args: DataArguments, seed: int) -> TaskData:
         raise ValueError("dataset='quickstart' has labels of texts, none of words: give another dataset, or files.")
     words = Column(args.text_column or "tokens", "words", "text_column")
     labels = Column(args.label_column, "label", "label_column")
-    sources = load_splits(args, [words, labels], _FORMATS, {})
-    for source in sources.values():
-        _check_values(source, words, labels)
-    train = sources["train"].rows
-    label_type = train.features["label"]
+    sources = load_splits(args, [words, labels], _FORMATS, {}, _FORMATS)
+    for name, source in sources.items():
+        _check_values(name, source, words, labels)
+    rows, label_type = known_labels(sources)
     assert isinstance(label_type, LargeList | List), "each row has a list of labels"
-    found = [label for row in train["label"][:] for label in row]
+    found = [label for row in rows for label in row]
     if not found:
         raise ValueError("the train split is empty: no example has words.")
     classes = find_classes(found, label_type.feature)
     assert classes is not None, "no label is a float"
-    splits = {name: _without_empty(_encode_labels(source, classes), name) for name, source in sources.items()}
-    chosen = select_examples(splits, args, seed, _rarest(splits["train"]["label"][:]))
+    splits = {
+        name: _without_empty(source.rows if name == TRANSFER_SET else _encode_labels(source, classes), name)
+        for name, source in sources.items()
+    }
+    chosen = select_examples(splits, args, seed, _rarest(splits["train"]["label"][:]) if "train" in splits else None)
     return TaskData(chosen, classes.names, task=None)
 
 
-def _check_values(source: Source, words: Column, labels: Column) -> None:
-    """Refuse rows without words, or without a label for each."""
+def _check_values(name: str, source: Source, words: Column, labels: Column) -> None:
+    """Refuse rows without words, or without a label for each; in training, all may be missing."""
     check_values(source, words, lambda value: _are_all(value, str), "list of words")
-    check_values(source, labels, lambda value: _are_all(value, int | str), "list of labels")
+    if name == TRANSFER_SET:
+        return
+    may_miss = name == "train"
+    check_values(
+        source, labels, lambda value: (may_miss and value is None) or _are_all(value, int | str), "list of labels"
+    )
     for row, (own_words, own_labels) in enumerate(zip(source.rows["words"][:], source.rows["label"][:], strict=True)):
-        if len(own_words) != len(own_labels):
+        if own_labels is not None and len(own_words) != len(own_labels):
             raise ValueError(
                 f"{source.where(row)}: column {labels.name!r} holds {len(own_labels)} labels for {len(own_words)} "
                 "words."
@@ -79,15 +86,15 @@ def _without_empty(split: Dataset, name: str) -> Dataset:
 
 
 def _encode_labels(source: Source, classes: Classes) -> Dataset:
-    """Labels as indices of the classes."""
+    """Labels as indices of the classes; None where there are none."""
     encoded = [
-        [number_of(source.where, row, label, classes) for label in labels]
+        None if labels is None else [number_of(source.where, row, label, classes) for label in labels]
         for row, labels in enumerate(labels_of(source, classes))
     ]
-    return source.rows.remove_columns(["label"]).add_column("label", encoded)
+    return source.rows.remove_columns(["label"]).add_column("label", encoded, feature=List(Value("int64")))
 
 
-def _rarest(rows: list[list[int]]) -> list[int]:
-    """Of each sentence the label that is rarest over all, by which sentences are held out."""
-    counts = Counter(label for labels in rows for label in labels)
-    return [min(labels, key=counts.__getitem__) for labels in rows]
+def _rarest(rows: list[list[int] | None]) -> list[int | None]:
+    """Of each labelled sentence the label that is rarest over all, by which sentences are held out."""
+    counts = Counter(label for labels in rows for label in labels or ())
+    return [None if labels is None else min(labels, key=counts.__getitem__) for labels in rows]

@@ -12,8 +12,8 @@ from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.selection import labelled
 from hf_kd_lambda.jobs.arguments import ModelArguments
-from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.trainer.argument_ranges import check_training_arguments
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
@@ -112,7 +112,7 @@ def check_labels(models: ModelArguments, config: DistillationConfig, examples: D
     Raises:
         ValueError: names what learns from the labels.
     """
-    if any(_has_label(label) for label in examples["labels"]):
+    if len(labelled(examples)):
         return
     learners = {
         "teacher_finetune=True": models.teacher_finetune,
@@ -122,8 +122,8 @@ def check_labels(models: ModelArguments, config: DistillationConfig, examples: D
     for setting, learns in learners.items():
         if learns:
             raise ValueError(
-                f"{setting} learns from labels alone, and every label of the train split is {IGNORED}, which means "
-                "ignored: give labels, or leave it out."
+                f"{setting} learns from labels alone, and no training example has a label: give labels, or leave it "
+                "out."
             )
 
 
@@ -183,10 +183,6 @@ def _check_best_metric(trainer: DistillationTrainer) -> None:
         raise ValueError(
             f"metric_for_best_model={metric!r} is none of the metrics of an evaluation: {', '.join(names)}."
         )
-
-
-def _has_label(label: Any) -> bool:
-    return any(map(_has_label, label)) if isinstance(label, list) else label != IGNORED
 
 
 def _warn_of_settings_without_effect(models: ModelArguments, config: DistillationConfig) -> None:

@@ -27,7 +27,7 @@ EVALUATION = ["greater_is_better", "eval_strategy", "eval_steps", "save_strategy
 _CACHING = {"cache_teacher", "teacher_cache_dir"}
 
 # Settings that decide the examples alone, whose digest is compared; a run of version 0.1.0 does not name them.
-_IN_EXAMPLES = {"delimiter", "validation_share"}
+_IN_EXAMPLES = {"delimiter", "validation_share", "unlabelled_file", "unlabelled_dataset"}
 
 
 def settings_of(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> dict[str, Any]:

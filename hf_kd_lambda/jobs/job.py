@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.columns import TEACHER_PREFIX
+from hf_kd_lambda.data.selection import count_unlabelled, labelled
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.checks import check_folders, check_labels, check_settings, check_tokens, check_trainer
 from hf_kd_lambda.jobs.evaluate import evaluate_model
@@ -26,6 +27,7 @@ from hf_kd_lambda.jobs.report import MAIN_METRIC, card_facts, write_job_report
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 from hf_kd_lambda.models.labels import warn_if_at_chance
 from hf_kd_lambda.reports.agreement import teacher_agreement
+from hf_kd_lambda.reports.model_card import WITHOUT_LABEL
 from hf_kd_lambda.reports.results import ModelReport
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.config import DistillationConfig
@@ -90,7 +92,7 @@ class DistillationJob:
     @cached_property
     def teacher_settings(self) -> dict[str, Any]:
         """Everything that decides the fine-tuned teacher."""
-        return teacher_identity(self.settings, self.data.label_names, self.teacher_tokens["train"])
+        return teacher_identity(self.settings, self.data.label_names, labelled(self.teacher_tokens["train"]))
 
     def check(self) -> None:
         """Refuse now what could only fail after hours of training: folders, models, labels, strategy.
@@ -238,7 +240,8 @@ class DistillationJob:
         processor: Any,
         identity: dict[str, Any],
     ) -> None:
-        """Train on the task loss alone: see `finetune`."""
+        """Train on the task loss alone, on the examples that have a label: see `finetune`."""
+        tokens = DatasetDict({**tokens, "train": labelled(tokens["train"])})
         collator, preprocess_logits = self.problem.collator(processor, None), self.problem.preprocess_logits
         finetune(model, args, tokens, processor, collator, self.compute_metrics, identity, preprocess_logits)
 
@@ -261,11 +264,13 @@ class DistillationJob:
         name, split = self.repository or self.folder.resolve().name, self.data.report_split
         world_size = self.config.world_size
         _, chance = self.problem.chance(self.data)
-        card = card_facts(
-            name, self.models, self.data_args, self.settings, split, world_size, reports, history, chance
-        )
         examples = {name: len(examples) for name, examples in self.tokens.items()}
-        write_job_report(self.folder, card, split, self.data_args.task, examples, self.settings)
+        if unlabelled := count_unlabelled(self.data.splits["train"]):
+            examples[WITHOUT_LABEL] = unlabelled
+        card = card_facts(
+            name, self.models, self.data_args, self.settings, split, world_size, reports, history, chance, examples
+        )
+        write_job_report(self.folder, card, split, self.data_args.task, self.settings)
 
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
         """Arguments of a plain Trainer; only the distillation itself is reported to trackers and pushed."""

@@ -9,7 +9,16 @@ from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.reports.figure import plot_lambda
-from hf_kd_lambda.reports.model_card import CARD, FIGURE, CardFacts, Origin, model_card, origin_of, without_folders
+from hf_kd_lambda.reports.model_card import (
+    CARD,
+    FIGURE,
+    CardFacts,
+    Origin,
+    model_card,
+    origin_of,
+    training_examples,
+    without_folders,
+)
 from hf_kd_lambda.reports.results import ModelReport, results_table, write_results
 from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
 from hf_kd_lambda.utils.versions import versions
@@ -23,7 +32,6 @@ def write_job_report(
     card: CardFacts,
     split: str,
     task: str | None,
-    examples: Mapping[str, int],
     settings: Mapping[str, Any],
 ) -> None:
     """Write figure, card and results into the student's folder, and print a summary.
@@ -33,7 +41,6 @@ def write_job_report(
         card: facts of the run, see `card_facts`.
         split: evaluated on.
         task: the GLUE task; None for own data.
-        examples: number of examples of each split.
         settings: that decide the student, as JSON values.
     """
     reports, history = card.reports, [dict(entry) for entry in card.log_history]
@@ -42,14 +49,14 @@ def write_job_report(
     facts = {
         "task": task,
         "split": split,
-        "examples": dict(examples),
+        "examples": dict(card.examples),
         "lambda": lambda_summary(history),
         "settings": {name: without_folders(value) for name, value in settings.items()},
         "versions": versions(),
     }
     write_results(folder / RESULTS, reports, MAIN_METRIC, figure, facts, card.chance)
     print(f"\nOn the {split} split:\n{results_table(reports, MAIN_METRIC, card.chance)}")
-    print(f"\n{explain_lambda(history)}")
+    print(f"\ntraining examples: {training_examples(card.examples)}\n\n{explain_lambda(history)}")
     print(f"\nstudent: {folder}\nmodel card: {folder / CARD}")
     print(f"results: {folder / RESULTS}\nfigure of λ: {figure}")
 
@@ -64,6 +71,7 @@ def card_facts(
     reports: Sequence[ModelReport],
     log_history: Sequence[Mapping[str, float]],
     chance: float,
+    examples: Mapping[str, int],
 ) -> CardFacts:
     """Facts of a finished job for its model card.
 
@@ -76,9 +84,11 @@ def card_facts(
         reports: of the models compared; the last is the student's.
         log_history: the entries of `trainer_state.json`.
         chance: the main metric without knowledge.
+        examples: number of examples of each split; as WITHOUT_LABEL, of those of train without a label.
     """
     processes = f" --num_processes {num_processes}" if num_processes > 1 else ""
-    sources = (data.dataset, data.train_file, data.validation_file, data.test_file)
+    sources = [data.dataset, data.train_file, data.unlabelled_file, data.unlabelled_dataset]
+    sources += [data.validation_file, data.test_file]
     return CardFacts(
         name=plain(name),
         teacher=_origin(models.teacher) if models.teacher else None,
@@ -93,6 +103,7 @@ def card_facts(
         reports=reports,
         metrics=reports[-1].metrics,
         log_history=log_history,
+        examples=examples,
         settings={key: plain(value) for key, value in settings.items() if key != "teacher_dir"},
         command=f"accelerate launch{processes} scripts/distill.py student.yaml",
         versions=versions(),

@@ -18,6 +18,7 @@ from hf_kd_lambda.reports.results import ModelReport, markdown_table
 from hf_kd_lambda.reports.summary import explain_lambda
 
 CARD, FIGURE = "README.md", "lambda.png"  # in one folder: the card links the figure
+WITHOUT_LABEL = "train_unlabelled"  # in `CardFacts.examples`
 DEFAULT_TASK = "text-classification"  # the Hub's name for the task, where the caller names none
 TAGS = ("knowledge-distillation", "hf-kd-lambda")
 # The Hub's names for our metrics. It has none for others, such as a mean of metrics.
@@ -85,6 +86,7 @@ class CardFacts:
         reports: size, speed and scores of the models compared.
         metrics: the student's scores.
         log_history: the entries of `trainer_state.json`.
+        examples: number of examples of each split; as WITHOUT_LABEL, of those of train without a label.
         settings: hyper-parameters, as JSON values.
         command: trains with a file `student.yaml` of these settings.
         versions: of the packages used.
@@ -104,6 +106,7 @@ class CardFacts:
     reports: Sequence[ModelReport] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
     log_history: Sequence[Mapping[str, float]] = ()
+    examples: Mapping[str, int] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     command: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -175,10 +178,24 @@ def _summary(facts: CardFacts) -> str:
         "task": escaped(" ".join(filter(None, [facts.pipeline_tag, facts.settings.get("task")]))),
         "dataset": ", ".join(dataset.link("datasets/") for dataset in facts.datasets),
         "configuration of the dataset": facts.dataset_config and escaped(facts.dataset_config),
+        "training examples": training_examples(facts.examples),
         "rule for λ": rule and code_span(rule),
     }
     table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items() if value)])
     return f"{SUMMARY}\n\n{table}"
+
+
+def training_examples(examples: Mapping[str, int]) -> str:
+    """How many examples were trained on, with and without a label; empty where that is not known.
+
+    Args:
+        examples: see `CardFacts`.
+    """
+    if "train" not in examples:
+        return ""
+    unlabelled = examples.get(WITHOUT_LABEL, 0)
+    labelled = f"{examples['train'] - unlabelled:,}"
+    return f"{labelled} with a label, {unlabelled:,} without" if unlabelled else labelled
 
 
 def _student(facts: CardFacts) -> str | None:

@@ -12,6 +12,7 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.classes import with_numbers_for_missing
 from hf_kd_lambda.data.image_batches import AUGMENTATIONS, PIXELS, Augmentation, ImageCollator, image_processor_for
 from hf_kd_lambda.data.images import load_image_data
 from hf_kd_lambda.data.task_data import TaskData
@@ -75,7 +76,8 @@ class ImageClassification(Task):
 
     def encode(self, data: TaskData, args: DataArguments, student: Any, teacher: Any | None) -> DatasetDict:
         """The images as they are, which the collator makes inputs of; those of training augmented when read."""
-        encoded = data.splits.rename_columns({"image": PIXELS, "label": "labels"})
+        splits = DatasetDict({name: with_numbers_for_missing(split) for name, split in data.splits.items()})
+        encoded = splits.rename_columns({"image": PIXELS, "label": "labels"})
         if args.augment:
             encoded["train"] = encoded["train"].with_transform(Augmentation(tuple(args.augment)))
         return encoded

@@ -19,6 +19,7 @@ from hf_kd_lambda.data.split_report import CUT, report_splits
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.data.words import load_token_data
 from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.losses.functional.labels import UNLABELLED
 from hf_kd_lambda.tasks.metrics.entities import marks_entities, token_metrics_for
 from hf_kd_lambda.tasks.task import Collator, Metrics
 from hf_kd_lambda.tasks.text_task import TextTask
@@ -75,7 +76,10 @@ class TokenClassification(TextTask):
 
         def encode(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
             tokens = student(batch["words"], is_split_into_words=True, truncation=True, max_length=max_length)
-            labels = [labels_of_pieces(tokens.word_ids(row), own) for row, own in enumerate(batch["label"])]
+            labels = [
+                labels_of_pieces(tokens.word_ids(row), [UNLABELLED] * len(words) if own is None else own)
+                for row, (words, own) in enumerate(zip(batch["words"], batch["label"], strict=True))
+            ]
             cut = [bool(encoding.overflowing) for encoding in tokens.encodings]
             return {**tokens, "labels": labels, CUT: cut}
 
@@ -105,6 +109,6 @@ def labels_of_pieces(words: Sequence[int | None], labels: Sequence[int]) -> list
 
     Args:
         words: of each piece the index of its word; None for special tokens.
-        labels: of each word.
+        labels: of each word; -101 where it has none, see `item_labels`.
     """
     return [IGNORED if word is None or word == before else labels[word] for before, word in pairwise([None, *words])]

@@ -77,7 +77,7 @@ def test_names_in_a_message_are_few():
     assert len(str(error.value)) < 300
 
 
-@pytest.mark.parametrize("label", [1e20, -1e20, 3e38, 1e300, float("inf"), float("nan")])
+@pytest.mark.parametrize("label", [1e20, -1e20, 3e38, 1e300, float("inf")])
 def test_numbers_that_float32_cannot_square_are_refused(label):
     assert encoded([0.5, 1e15], [1e15]) == [pytest.approx(1e15)]
     with pytest.raises(ValueError, match=r"validation split, row 1 .*: label .* is too large"):

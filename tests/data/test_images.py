@@ -172,7 +172,6 @@ PIXELS = np.zeros((4, 4), dtype=np.uint8)
         ),
         ({}, image_dataset(0), "the train split is empty"),
         ({}, broken([(PIXELS, 0), (None, 1)]), "train split, row 1 .counted from 0.: there is no image"),
-        ({}, broken([(PIXELS, None), (PIXELS, 1)]), "train split, row 0 .counted from 0.: there is no label"),
         ({}, broken([(PIXELS, 0.5), (PIXELS, 1.0)], FLOAT), "holds floats: images are classified"),
         ({}, broken([(PIXELS, 0), (PIXELS, 2)]), "integer labels must be 0 to n-1"),
         (

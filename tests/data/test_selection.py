@@ -3,10 +3,12 @@
 from collections import Counter
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from helpers.tiny_images import image_dataset
 
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.selection import held_out_rows, select_examples
+from hf_kd_lambda.data.images import load_image_data
+from hf_kd_lambda.data.selection import count_unlabelled, held_out_rows, labelled, select_examples
 from hf_kd_lambda.data.text_blocks import load_texts
 from hf_kd_lambda.data.texts import load_task_data
 from hf_kd_lambda.data.words import load_token_data
@@ -82,3 +84,124 @@ def test_a_validation_split_is_left_as_it_is():
     split = Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 1, 0]})
     chosen = select_examples({"train": split, "validation": split}, DataArguments(dataset="d"), 0, [0, 1, 0])
     assert [len(part) for part in chosen.values()] == [3, 3]
+
+
+# --- transfer sets
+
+LABELLED = "text,label\n" + "".join(f"t{i},{'pos' if i % 2 else 'neg'}\n" for i in range(40))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("more.txt", "u0\nu1\n\nu2\n"),
+        ("more.csv", "text,label\nu0,pos\nu1,\nu2,other\n"),
+        ("more.jsonl", '{"text": "u0"}\n{"text": "u1", "label": 7}\n{"text": "u2"}\n'),
+        ("more.parquet", None),
+    ],
+)
+def test_an_unlabelled_file_comes_last_in_train_whatever_its_labels(tmp_path, name, content):
+    train, more = write(tmp_path, "train.csv", LABELLED), str(tmp_path / name)
+    if content is None:
+        Dataset.from_dict({"text": ["u0", "u1", "u2"]}).to_parquet(more)
+    else:
+        write(tmp_path, name, content)
+    data = load_task_data(DataArguments(train_file=train, unlabelled_file=more, max_train_samples=10), seed=0)
+    assert data.label_names == ["neg", "pos"]
+    rows = data.splits["train"]
+    assert len(rows) == 13
+    assert rows["text"][10:] == ["u0", "u1", "u2"]
+    assert rows["label"][10:] == [None] * 3
+    assert count_unlabelled(rows) == 3
+    assert len(data.splits["validation"]) == 4
+
+
+def test_an_unlabelled_dataset_is_a_split_of_that_name_or_train(tmp_path, monkeypatch):
+    texts = Dataset.from_dict({"text": ["u0", "u1"], "label": [-1, -1]})
+    stored = {"org/a": DatasetDict({"train": texts.select([0]), "unsupervised": texts}), "org/b": {"train": texts}}
+    monkeypatch.setattr("hf_kd_lambda.data.splits.load_dataset", lambda name, _: stored[name])
+    train = write(tmp_path, "train.csv", LABELLED)
+    for name in stored:
+        data = load_task_data(DataArguments(train_file=train, unlabelled_dataset=name), seed=0)
+        assert data.splits["train"]["text"][-2:] == ["u0", "u1"]
+    stored["org/b"] = {"test": texts}
+    with pytest.raises(ValueError, match=r"unlabelled_dataset='org/b' has none of the splits .*, only test"):
+        load_task_data(DataArguments(train_file=train, unlabelled_dataset="org/b"), seed=0)
+
+
+def test_without_a_label_in_training_the_classes_are_those_of_the_evaluation(tmp_path):
+    evaluated, empty = write(tmp_path, "dev.csv", LABELLED), write(tmp_path, "train.csv", "text,label\na,\nb,\n")
+    more = write(tmp_path, "more.txt", "u0\nu1\n")
+    for given in ({"train_file": empty}, {"unlabelled_file": more}):
+        data = load_task_data(DataArguments(validation_file=evaluated, **given), seed=0)
+        assert data.label_names == ["neg", "pos"]
+        assert data.splits["train"]["label"][:] == [None, None]
+    with pytest.raises(ValueError, match=r"no example has a label: .* set validation_file"):
+        load_task_data(DataArguments(train_file=empty), seed=0)
+    with pytest.raises(ValueError, match="validation_file=None: training needs no labels, but evaluation does"):
+        DataArguments(unlabelled_file=more)
+    with pytest.raises(ValueError, match="unlabelled_file='a' and unlabelled_dataset='b': give one"):
+        DataArguments(train_file=empty, unlabelled_file="a", unlabelled_dataset="b")
+
+
+@pytest.mark.parametrize("missing", ["", "-100", "nan"])
+def test_rows_without_a_label_are_counted_in_a_warning_and_never_held_out(tmp_path, caplog, missing):
+    train = write(tmp_path, "train.csv", LABELLED + f"a,{missing}\nb,{missing}\n")
+    data = load_task_data(DataArguments(train_file=train, validation_share=0.5), seed=0)
+    assert data.splits["train"]["label"][:].count(None) == 2
+    assert sorted(Counter(data.splits["validation"]["label"][:]).items()) == [(0, 10), (1, 10)]
+    warnings = [record for record in caplog.messages if "have no label" in record]
+    assert len(warnings) == 1
+    assert "train_file='" in warnings[0]
+    assert "2 of 42 training examples" in warnings[0]
+    caplog.clear()
+    more = write(tmp_path, "more.txt", "u0\n")
+    load_task_data(DataArguments(train_file=train, unlabelled_file=more), seed=0)
+    assert "have no label" not in caplog.text
+
+
+def test_integers_that_pandas_made_floats_are_pointed_out(tmp_path, caplog):
+    rows = "".join(f"t{i},{i % 3}.0\n" for i in range(40))
+    load_task_data(DataArguments(train_file=write(tmp_path, "a.csv", f"text,label\n{rows}a,\n")), seed=0)
+    assert "all others are whole numbers, such as 0.0, which are read as those of a regression" in caplog.text
+
+
+def test_numbers_of_a_regression_may_be_missing(tmp_path):
+    path = write(tmp_path, "a.csv", "text,label\n" + "".join(f"t{i},{i / 7}\n" for i in range(40)) + "a,\n")
+    data = load_task_data(DataArguments(train_file=path), seed=0)
+    assert data.is_regression
+    assert None not in data.splits["validation"]["label"][:]
+    assert data.splits["train"]["label"][:].count(None) == 1
+
+
+def test_words_and_images_without_labels(tmp_path, monkeypatch):
+    rows = "".join(f'{{"tokens": ["w{i}", "x"], "label": ["{"B" if i % 4 == 0 else "O"}", "O"]}}\n' for i in range(40))
+    train, more = write(tmp_path, "a.jsonl", rows), write(tmp_path, "b.jsonl", '{"tokens": ["u", "v"]}\n')
+    args = DataArguments(problem="token-classification", train_file=train, unlabelled_file=more)
+    assert load_token_data(args, seed=0).splits["train"][-1] == {"words": ["u", "v"], "label": None}
+
+    stored = {"own": {"train": image_dataset(60)}, "more": {"train": image_dataset(5, seed=1).remove_columns("label")}}
+    monkeypatch.setattr("hf_kd_lambda.data.splits.load_dataset", lambda name, _: stored[name])
+    args = DataArguments(problem="image-classification", dataset="own", unlabelled_dataset="more")
+    images = load_image_data(args, seed=0).splits["train"]
+    assert images["label"][-6:].count(None) == 5
+    assert images[-1]["image"].size == (16, 16)
+
+
+@pytest.mark.parametrize("setting", ["unlabelled_file", "unlabelled_dataset"])
+def test_a_language_model_has_no_unlabelled_texts(setting):
+    with pytest.raises(ValueError, match=f"{setting}='a.txt': a language model has no examples without a label"):
+        load_texts(DataArguments(train_file="b.txt", **{setting: "a.txt"}), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept"),
+    [
+        ([0, -100, 2], [0, 2]),
+        ([0.5, float("nan"), 0.0], [0, 2]),
+        ([[-100, 1], [-100, -101], [-100, -100]], [0]),
+    ],
+)
+def test_labelled_examples(labels, kept):
+    examples = Dataset.from_dict({"row": list(range(3)), "labels": labels})
+    assert labelled(examples)["row"][:] == kept

@@ -240,17 +240,18 @@ def test_bad_rows_are_named(tmp_path, train, validation, message):
         load_files(tmp_path, train, validation)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_labels_that_are_not_finite_are_named(tmp_path, value):
+@pytest.mark.parametrize(("value", "setting"), [(np.nan, "validation_file"), (np.inf, "train_file")])
+def test_labels_that_are_not_finite_are_named(tmp_path, value, setting):
     rows = [{"text": "a", "label": 0.5}, {"text": "b", "label": value}]
-    with pytest.raises(ValueError, match=f"train_file=.*, row 1 .counted from 0.: column 'label' holds {value}"):
+    with pytest.raises(ValueError, match=f"{setting}=.*, row 1 .counted from 0.: column 'label' holds {value}"):
         load_files(tmp_path, rows, rows, ".parquet")
 
 
-def test_a_csv_row_without_a_label_is_named(tmp_path):
+def test_a_csv_row_for_evaluation_without_a_label_is_named(tmp_path):
     (tmp_path / "train.csv").write_text("text,label\na,0\nb,\nc,1\n")
     path = str(tmp_path / "train.csv")
-    with pytest.raises(ValueError, match=r"train_file=.*, row 3 \(the header is row 1\): column 'label' holds None"):
+    where = r"validation_file=.*, row 3 \(the header is row 1\)"
+    with pytest.raises(ValueError, match=f"{where}: column 'label' holds None"):
         load_task_data(DataArguments(train_file=path, validation_file=path), seed=0)
 
 

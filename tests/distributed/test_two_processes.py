@@ -17,6 +17,7 @@ from helpers.small_runs import (
     logged,
     models,
     narrow_student,
+    partly_labelled,
     reference_run,
     train,
 )
@@ -64,6 +65,12 @@ OF_RULES = {
 }
 """Settings of runs whose rules need more than the Gram matrix, and what their logs have of it."""
 
+TRANSFER = {
+    "DDP, unlabelled, accumulation": QUARTERS,
+    "FSDP2, unlabelled": {**HALVES, **FSDP2},
+}
+"""Settings of runs on examples of which some have no label: on a rank, in a micro-batch, perhaps none has."""
+
 EVERY_SECOND = {"kd_losses": INSIDE, "lambda_interval": 2, **HALVES}
 PROJECTED = {"DDP, projected": EVERY_SECOND, "FSDP2, projected": {**EVERY_SECOND, **FSDP2}}
 """Settings of runs that learn from all that is inside of the models."""
@@ -71,6 +78,7 @@ PROJECTED = {"DDP, projected": EVERY_SECOND, "FSDP2, projected": {**EVERY_SECOND
 RUNS = {
     **{name: {"settings": settings} for name, settings in PLAIN.items()},
     **{name: {"settings": settings} for name, (settings, _) in OF_RULES.items()},
+    **{name: {"settings": settings, "student": "of a transfer set"} for name, settings in TRANSFER.items()},
     **{name: {"settings": settings, "student": "narrow"} for name, settings in PROJECTED.items()},
     "language model": {
         "settings": {**QUARTERS, "per_device_eval_batch_size": 3, "eval_strategy": "epoch"},
@@ -104,6 +112,14 @@ def test_two_processes_equal_the_plain_loop(folder, name):
     teacher, student = models()
     clipping = {key: value for key, value in PLAIN[name].items() if key == "max_grad_norm"}
     steps = reference_run(student, teacher, examples(), **clipping)
+    log_history, weights = found(folder, name)
+    assert_same_run(log_history, in_order(weights, student), student, steps)
+
+
+@pytest.mark.parametrize("name", TRANSFER)
+def test_each_loss_is_divided_by_its_own_items_of_all_ranks(folder, name):
+    teacher, student = models()
+    steps = reference_run(student, teacher, partly_labelled())
     log_history, weights = found(folder, name)
     assert_same_run(log_history, in_order(weights, student), student, steps)
 

@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from helpers.process_group import leave_group
-from helpers.small_runs import config, examples, make_trainer, models, narrow_student
+from helpers.small_runs import config, examples, make_trainer, models, narrow_student, partly_labelled
 from helpers.tiny_lm import language_models, lm_trainer_of, rows
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
@@ -22,7 +22,8 @@ def make(student: str, args: Any) -> Any:
     if student == "language model":
         return lm_trainer_of(args, *language_models("gpt2"), eval_dataset=rows(12))
     teacher, usual = models()
-    return make_trainer(args, teacher, narrow_student() if student == "narrow" else usual, examples())
+    data = partly_labelled() if student == "of a transfer set" else examples()
+    return make_trainer(args, teacher, narrow_student() if student == "narrow" else usual, data)
 
 
 def run(folder: Path, settings: dict[str, Any], student: str = "usual") -> None:

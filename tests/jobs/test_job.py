@@ -40,6 +40,49 @@ def test_a_job_leaves_what_a_transformers_user_expects(tmp_path):
     assert student["latency_ms"] > 0
 
 
+def unlabelled_file(folder):
+    path = folder / "more.txt"
+    path.write_text("".join(f"{word} film {end}\n" for word in ("good", "dull", "is") for end in "abcdefgh"))
+    return str(path)
+
+
+def test_unlabelled_texts_are_learned_from_by_the_kd_loss_alone(tmp_path):
+    given = settings(tmp_path, student_without_kd=True)
+    teacher = job(given).teacher_settings
+    run = job({**given, "unlabelled_file": unlabelled_file(tmp_path)})
+    assert run.teacher_settings == teacher
+    run.run()
+    out = tmp_path / "out"
+    results = json.loads((out / "results.json").read_text())
+    assert results["examples"] == {"train": 96, "validation": 36, "test": 36, "train_unlabelled": 24}
+    assert results["settings"]["unlabelled_file"] == "more.txt"
+    assert "| training examples | 72 with a label, 24 without |" in (out / "README.md").read_text()
+    steps = {
+        name: json.loads((out / name / "trainer_state.json").read_text())["max_steps"] for name in ("", "without_kd")
+    }
+    assert steps == {"": 16, "without_kd": 12}
+
+
+def test_a_student_without_any_label_in_training(tmp_path):
+    teacher = tiny_bert(3, layers=4, id2label=dict(enumerate(["praise", "rant", "shrug"])))
+    given = settings(
+        tmp_path,
+        teacher=save_checkpoint(teacher, tmp_path / "own"),
+        teacher_finetune=False,
+        train_file=None,
+        unlabelled_file=unlabelled_file(tmp_path),
+    )
+    *_, report = job(given).run()
+    assert 0 <= report.metrics["accuracy"] <= 1
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    losses = [entry for entry in history if "task_loss" in entry]
+    assert {entry["task_loss"] for entry in losses} == {0.0}
+    assert losses[-1]["kd_loss"] < losses[0]["kd_loss"]
+    for setting in ("teacher_finetune", "student_without_kd"):
+        with pytest.raises(ValueError, match=f"{setting}=True learns from labels alone, and no training example"):
+            job({**given, setting: True, "output_dir": str(tmp_path / setting)}).check()
+
+
 def test_a_fine_tuned_teacher_is_reused(tmp_path):
     job(settings(tmp_path)).run()
     weights = tmp_path / "out" / "teacher" / "model.safetensors"

@@ -14,20 +14,12 @@ from helpers.small_runs import (
     logged,
     make_trainer,
     models,
+    partly_labelled,
     reference_run,
     train,
 )
 
 from hf_kd_lambda.losses.functional.labels import UNLABELLED, item_labels
-
-UNLABELLED_ROWS = (0, 1, 5, 8, 11, 12, 13, 22, 30, 31, 40)
-
-
-def partly_labelled(missing=-100, num_labels: int = 3) -> Dataset:
-    """The examples, some of them without a label, and some labelled ones in each batch."""
-    data = examples(num_labels=num_labels)
-    labels = [missing if row in UNLABELLED_ROWS else label for row, label in enumerate(data["labels"])]
-    return data.remove_columns("labels").add_column("labels", labels)
 
 
 def test_each_loss_is_the_mean_over_its_own_items(tmp_path):
