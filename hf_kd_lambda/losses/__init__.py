@@ -1,1 +1,1 @@
-"""Task loss and KD losses: pure tensor maths in `functional`, and the classes that name it. May import utils."""
+"""Task loss and KD losses: pure functions in `functional`, and classes with hyper-parameters. May import utils."""

@@ -1,4 +1,4 @@
-"""What a KD loss is, and what it is computed from."""
+"""Base class of the KD losses and their inputs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from hf_kd_lambda.losses.functional.spans import logits_of_items
 
 HALF_TINY = torch.finfo(torch.half).tiny
 PROJECTED = "projected_states"
-"""Name of the outputs that are the student's hidden states, those projected that have a projection."""
+"""Key of the student's hidden states after projection; layers without a projection are unchanged."""
 
 
 class TopLogits(NamedTuple):
@@ -22,16 +22,16 @@ class TopLogits(NamedTuple):
     log_probs: Tensor
     """`[examples, length, k]`, at `temperature`."""
     indices: Tensor
-    """`[examples, length, k]`: which tokens of the vocabulary they belong to."""
+    """`[examples, length, k]`: their token ids."""
     classes: int
     """Size of the vocabulary."""
     temperature: float
 
     @property
     def logits(self) -> Tensor:
-        """All logits, `[..., classes]`: the probability that the k largest leave is spread evenly.
+        """Estimated logits of all classes, `[..., classes]`: the remaining probability is spread evenly.
 
-        Enough for choices and probabilities. As a target it would teach that the rest is even.
+        Accurate enough for argmax and probabilities, but not as a KD target: the tail is not really uniform.
         """
         top, indices = self.log_probs.float(), self.indices.long()
         rest = (1 - top.exp().sum(-1, keepdim=True)).clamp(min=HALF_TINY) / max(self.classes - top.shape[-1], 1)
@@ -39,34 +39,34 @@ class TopLogits(NamedTuple):
 
 
 class TeacherBatch(NamedTuple):
-    """The teacher's outputs for one batch, without gradient, whether computed now or read from a cache."""
+    """The teacher's outputs for one batch, detached; computed by a forward or read from the cache."""
 
     all_logits: Tensor | None
-    """`[examples, (length,) classes]`; None where only the largest are cached."""
+    """`[examples, (length,) classes]`; None if only the top k are cached."""
     top_k: TopLogits | None = None
-    """The largest logits; None where all are known."""
+    """The k largest logits; None if `all_logits` is given."""
     inner: Mapping[str, Any] = MappingProxyType({})
-    """Outputs other than logits that a KD loss needs, by name: `hidden_states`, `attentions`, `value_vectors`…"""
+    """Intermediate outputs that the KD losses need, by name: `hidden_states`, `attentions`, `value_vectors`…"""
 
     @property
     def logits(self) -> Tensor:
-        """All logits, `[examples, (length,) classes]`; estimated where only the largest are cached."""
+        """All logits, `[examples, (length,) classes]`; estimated if only the top k are cached."""
         return self.logits_of(*self.chunked)
 
     def of_items(self, batch: Mapping[str, Any]) -> "TeacherBatch":
-        """The same with logits of items, see `logits_of_items`."""
+        """A copy in which the logits are those of the items, see `logits_of_items`."""
         logits = self.all_logits
         return self if logits is None else self._replace(all_logits=logits_of_items(logits, batch))
 
     @property
     def chunked(self) -> tuple[Tensor, ...]:
-        """The tensors that hold the logits, each of which can be split along its items."""
+        """The tensors that store the logits; all can be split along the item dimension."""
         if self.top_k is not None:
             return self.top_k.log_probs, self.top_k.indices
         return (cast(Tensor, self.all_logits),)
 
     def logits_of(self, *chunk: Tensor) -> Tensor:
-        """All logits of the same chunk of each tensor in `chunked`."""
+        """Logits `[..., classes]` of one chunk, given that chunk of every tensor in `chunked`."""
         if self.top_k is None:
             return chunk[0]
         log_probs, indices = chunk
@@ -74,36 +74,36 @@ class TeacherBatch(NamedTuple):
 
 
 class LossInputs(NamedTuple):
-    """A batch as the KD losses see it."""
+    """Inputs of a KD loss for one batch."""
 
     student: Mapping[str, Any]
-    """Outputs of the student by name: `logits`, and whatever else a KD loss needs."""
+    """Student outputs by name: `logits` and the intermediate outputs that the KD losses need."""
     teacher: TeacherBatch
     attention_mask: Tensor | None
-    """`[examples, length]`, 0 at padding; None where there is no padding, or where inputs are no tokens."""
+    """`[examples, length]`, 0 at padding; None without padding or for inputs that are not tokens."""
     labels: Tensor
-    """`[examples]` or `[examples, length]`: -100 where there is no item."""
+    """`[examples]` or `[examples, length]`; -100 at positions that are not items."""
     num_items: Tensor | int
-    """What sums over items are divided by."""
+    """Divisor of sums over items."""
     temperature: float
     weights: Tensor | None = None
-    """Of the items, of the labels' shape; None for 1."""
+    """Per-item weights, same shape as `labels`; None means 1."""
 
 
 @dataclass(frozen=True)
 class KDLoss(ABC):
-    """A KD loss with its hyper-parameters: a frozen dataclass.
+    """A KD loss and its hyper-parameters, as a frozen dataclass.
 
     Attributes:
-        needs: outputs of both models beside the logits.
-        projects: whether the layers that it compares must be of the same width.
-        uses_labels: whether it needs a class for each item. Where there is no label, the teacher's class is taken.
+        needs: outputs of both models that it needs in addition to the logits.
+        projects: whether it compares layers of equal width, so that the student's may need a projection.
+        uses_labels: whether it needs a class for every item. For unlabelled items, the teacher's argmax is used.
 
     Args:
-        weight: in the sum of all KD losses, > 0.
+        weight: weight in the sum of KD losses, > 0.
 
     Raises:
-        ValueError: a hyper-parameter is out of its range.
+        ValueError: a hyper-parameter is out of range.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -120,13 +120,13 @@ class KDLoss(ABC):
         """The loss without its weight, a scalar in fp32.
 
         Raises:
-            ValueError: student and teacher do not fit each other.
+            ValueError: the outputs of student and teacher cannot be compared.
         """
 
     def pairs(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
-        """Which layers of student and teacher are compared: indices of what `needs` names; none by default.
+        """Pairs (student layer, teacher layer) to compare: indices into the outputs in `needs`. Default: none.
 
         Raises:
-            ValueError: there are no such layers.
+            ValueError: a layer does not exist.
         """
         return []

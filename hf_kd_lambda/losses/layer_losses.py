@@ -1,4 +1,4 @@
-"""KD losses of intermediate outputs: hidden states, attention maps, relations of tokens, feature maps."""
+"""KD losses on intermediate outputs: hidden states, attention maps, token relations, feature maps."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -25,23 +25,32 @@ LayerMap = str | Mapping[int, int] | Sequence[Sequence[int]]
 
 
 def _in_teachers_width(student: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The student's outputs, with hidden states projected to the teacher's width where the widths differ."""
+    """The student's outputs, with hidden states projected to the teacher's width if the widths differ."""
     return {**student, "hidden_states": student.get(PROJECTED, student["hidden_states"])}
 
 
 @dataclass(frozen=True)
 class LayerLoss(KDLoss):
-    """A loss of pairs of layers, averaged over the pairs.
+    """A loss averaged over pairs of a student layer and a teacher layer.
 
     Args:
-        layers: the layer of the teacher that each layer of the student learns from, see `layer_map`.
+        layers: which teacher layer each student layer learns from, see `layer_map`.
     """
 
     layers: LayerMap = "uniform"
 
     @abstractmethod
     def pair_loss(self, student: Any, teacher: Any, inputs: LossInputs) -> Tensor:
-        """Of one pair: what `needs` names, of one layer of each."""
+        """Loss of one layer pair, a scalar.
+
+        Args:
+            student: the student layer's output, of one kind listed in `needs`.
+            teacher: the teacher layer's output of the same kind.
+            inputs: the batch.
+
+        Raises:
+            ValueError: the two outputs cannot be compared.
+        """
 
     def pairs(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
         return layer_map(self.layers, *(len(outputs[self.needs[0]]) for outputs in (student, teacher)))
@@ -51,67 +60,67 @@ class LayerLoss(KDLoss):
         if self.projects:
             student = _in_teachers_width(student)
         losses = [
-            self.pair_loss(student[name][one], teacher[name][other], inputs)
+            self.pair_loss(student[name][s], teacher[name][t], inputs)
             for name in self.needs
-            for one, other in self.pairs(student, teacher)
+            for s, t in self.pairs(student, teacher)
         ]
         return torch.stack(losses).mean()
 
 
 @dataclass(frozen=True)
 class HiddenLoss(LayerLoss):
-    """A loss of hidden states; the student's are projected to the teacher's width where the widths differ."""
+    """A loss on hidden states; the student's are projected to the teacher's width if the widths differ."""
 
     needs: ClassVar[tuple[str, ...]] = ("hidden_states",)
     projects: ClassVar[bool] = True
 
     def pairs(self, student: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[tuple[int, int]]:
-        # The first hidden state is the embeddings' output.
+        # hidden_states[0] is the embedding output, so layer i returns hidden_states[i + 1].
         counts = (len(outputs["hidden_states"]) - 1 for outputs in (student, teacher))
         return [(s + 1, t + 1) for s, t in layer_map(self.layers, *counts)]
 
 
-def _of_tokens(
+def _token_arguments(
     student: Tensor, teacher: Tensor, inputs: LossInputs
 ) -> tuple[Tensor, Tensor, Tensor | int, Tensor | None]:
-    """Mask, labels, number of items and their weights; without a mask, as in vision transformers, all positions count.
+    """(mask, labels, num_items, weights) for a loss on tokens. Without a mask (vision transformers) all tokens count.
 
     Args:
         student, teacher: `[examples, length, ...]`.
         inputs: their batch.
 
     Raises:
-        ValueError: there is no mask, and they are feature maps, belong to parts of images, or differ in length.
+        ValueError: there is no mask, and the outputs are feature maps, are split by windows, or differ in length.
     """
     mask = inputs.attention_mask
     if mask is None:
         if 4 in (student.dim(), teacher.dim()):
             raise ValueError(
-                "needs tokens, but student or teacher has feature maps: take feature_mse or attention_transfer."
+                "needs tokens, but student or teacher has feature maps: use feature_mse or attention_transfer."
             )
         if not len(student) == len(teacher) == len(inputs.labels):
             raise ValueError(
-                "needs tokens of whole images, but student or teacher has them by windows, as Swin does: take "
+                "needs attention over whole images, but student or teacher attends within windows, as Swin does: use "
                 "hidden_mse or pkd."
             )
         if student.shape[1] != teacher.shape[1]:
             raise ValueError(
-                f"compares tokens one by one, but the student has {student.shape[1]} per image, the teacher "
-                f"{teacher.shape[1]}: take losses of the logits, or models of one kind with the same image_size and "
+                f"compares tokens one by one, but the student has {student.shape[1]} per image and the teacher "
+                f"{teacher.shape[1]}: use a loss on logits, or two models of the same architecture, image_size and "
                 "patch_size."
             )
         mask = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device)
     return mask, inputs.labels, inputs.num_items, inputs.weights
 
 
-def _of_maps(student: Tensor, teacher: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor | int, Tensor | None]:
-    """Labels, number of items and their weights.
+def _map_arguments(student: Tensor, teacher: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor | int, Tensor | None]:
+    """(labels, num_items, weights) for a loss on feature maps `[examples, channels, height, width]`.
 
     Raises:
-        ValueError: student or teacher has tokens.
+        ValueError: the outputs of student or teacher are tokens.
     """
     if not student.dim() == teacher.dim() == 4:
-        raise ValueError("needs feature maps, and student or teacher has tokens: take hidden_mse or pkd.")
+        raise ValueError("needs feature maps, but student or teacher has tokens: use hidden_mse or pkd.")
     return inputs.labels, inputs.num_items, inputs.weights
 
 
@@ -120,7 +129,7 @@ class HiddenMSE(HiddenLoss):
     """See `hidden_mse_loss`."""
 
     def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
-        return hidden_mse_loss(student, teacher, *_of_tokens(student, teacher, inputs))
+        return hidden_mse_loss(student, teacher, *_token_arguments(student, teacher, inputs))
 
 
 @dataclass(frozen=True)
@@ -128,7 +137,7 @@ class HiddenCosine(HiddenLoss):
     """See `hidden_cosine_loss`."""
 
     def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
-        return hidden_cosine_loss(student, teacher, *_of_tokens(student, teacher, inputs))
+        return hidden_cosine_loss(student, teacher, *_token_arguments(student, teacher, inputs))
 
 
 @dataclass(frozen=True)
@@ -136,12 +145,12 @@ class PKD(HiddenLoss):
     """See `pkd_loss`."""
 
     def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
-        return pkd_loss(student, teacher, *_of_tokens(student, teacher, inputs))
+        return pkd_loss(student, teacher, *_token_arguments(student, teacher, inputs))
 
 
 @dataclass(frozen=True)
 class EmbeddingMSE(KDLoss):
-    """`hidden_mse_loss` of the embeddings' output (TinyBERT, Jiao et al. 2020, equation 9)."""
+    """`hidden_mse_loss` of the embedding outputs (TinyBERT, Jiao et al. 2020, equation 9)."""
 
     needs: ClassVar[tuple[str, ...]] = ("hidden_states",)
     projects: ClassVar[bool] = True
@@ -154,7 +163,7 @@ class EmbeddingMSE(KDLoss):
             _in_teachers_width(inputs.student)["hidden_states"][0],
             inputs.teacher.inner["hidden_states"][0],
         )
-        return hidden_mse_loss(student, teacher, *_of_tokens(student, teacher, inputs))
+        return hidden_mse_loss(student, teacher, *_token_arguments(student, teacher, inputs))
 
 
 @dataclass(frozen=True)
@@ -164,12 +173,12 @@ class AttentionMaps(LayerLoss):
     needs: ClassVar[tuple[str, ...]] = ("attentions",)
 
     def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
-        return attention_map_loss(student, teacher, *_of_tokens(student[:, 0], teacher[:, 0], inputs))
+        return attention_map_loss(student, teacher, *_token_arguments(student[:, 0], teacher[:, 0], inputs))
 
 
 @dataclass(frozen=True)
 class LastLayerLoss(LayerLoss):
-    """A loss of the last layers of both models by default, as in MiniLM."""
+    """A loss on the last layer of both models by default, as in MiniLM."""
 
     layers: LayerMap = "top"
 
@@ -186,7 +195,7 @@ class AttentionKL(LastLayerLoss):
     needs: ClassVar[tuple[str, ...]] = ("attentions",)
 
     def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
-        return attention_kl_loss(student, teacher, *_of_tokens(student[:, 0], teacher[:, 0], inputs))
+        return attention_kl_loss(student, teacher, *_token_arguments(student[:, 0], teacher[:, 0], inputs))
 
 
 @dataclass(frozen=True)
@@ -194,7 +203,7 @@ class Relations(LastLayerLoss):
     """Mean of `relation_loss` over queries, keys and values (MiniLMv2).
 
     Args:
-        relation_heads: number of heads into which their vectors are split again; must divide both widths.
+        relation_heads: number of relation heads, which must divide the widths of both models.
 
     Raises:
         ValueError: `relation_heads` is not positive.
@@ -209,13 +218,13 @@ class Relations(LastLayerLoss):
             raise ValueError(f"relation_heads={self.relation_heads} must be at least 1.")
 
     def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
-        mask, labels, num_items, weights = _of_tokens(student, teacher, inputs)
+        mask, labels, num_items, weights = _token_arguments(student, teacher, inputs)
         return relation_loss(student, teacher, mask, labels, num_items, self.relation_heads, weights)
 
 
 @dataclass(frozen=True)
 class ValueRelations(Relations):
-    """`relation_loss` of values alone (MiniLM, together with `attention_kl`)."""
+    """`relation_loss` of the values only; together with `attention_kl` it is MiniLM."""
 
     needs: ClassVar[tuple[str, ...]] = ("value_vectors",)
 
@@ -225,7 +234,7 @@ class FeatureMSE(HiddenLoss):
     """See `feature_mse_loss`."""
 
     def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
-        return feature_mse_loss(student, teacher, *_of_maps(student, teacher, inputs))
+        return feature_mse_loss(student, teacher, *_map_arguments(student, teacher, inputs))
 
 
 @dataclass(frozen=True)
@@ -235,4 +244,4 @@ class AttentionTransfer(HiddenLoss):
     projects: ClassVar[bool] = False  # it sums over channels
 
     def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
-        return attention_transfer_loss(student, teacher, *_of_maps(student, teacher, inputs))
+        return attention_transfer_loss(student, teacher, *_map_arguments(student, teacher, inputs))

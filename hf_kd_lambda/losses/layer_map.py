@@ -7,20 +7,20 @@ from typing import Any
 def layer_map(
     spec: str | Mapping[int, int] | Sequence[Sequence[int]], student_layers: int, teacher_layers: int
 ) -> list[tuple[int, int]]:
-    """Pairs of a student's and a teacher's layer, both counted from 0: layer i returns `hidden_states[i + 1]`.
+    """Pairs (student layer, teacher layer), counted from 0: layer i returns `hidden_states[i + 1]`.
 
-    `uniform` spreads the student's M layers evenly over the teacher's N, the last to the last: counted from 1, layer m
-    to layer m·N/M (TinyBERT, Jiao et al. 2020, section 3.1), rounded to the nearest integer, halves
-    up. `last` takes the teacher's last M layers in their order (PKD-Last, Sun et al. 2019).
+    `uniform` spreads the student's M layers evenly over the teacher's N layers. Counted from 1, student layer m learns
+    from teacher layer m·N/M (TinyBERT, Jiao et al. 2020, section 3.1), rounded to the nearest integer, halves up.
+    `last` uses the teacher's last M layers in order (PKD-Last, Sun et al. 2019).
 
     Args:
-        spec: `uniform`, `last`, or the pairs themselves, as {student's layer: teacher's layer} or a list of pairs.
-            Layers may be left out and, in a list, come several times.
+        spec: `uniform`, `last`, or explicit pairs, as {student layer: teacher layer} or a list of pairs. Not every
+            layer must occur; in a list a layer may occur several times.
         student_layers: M.
         teacher_layers: N.
 
     Raises:
-        ValueError: there is no such layer, the teacher has too few layers for `last`, or `spec` is something else.
+        ValueError: a layer does not exist, the teacher has too few layers for `last`, or `spec` is invalid.
     """
     if spec == "uniform":
         return [(m - 1, _nearest(m * teacher_layers, student_layers) - 1) for m in range(1, student_layers + 1)]
@@ -28,31 +28,31 @@ def layer_map(
         if student_layers > teacher_layers:
             raise ValueError(
                 f"layers='last' needs a teacher with at least as many layers as the student, but the student has "
-                f"{student_layers}, the teacher {teacher_layers}: use 'uniform', or name the pairs."
+                f"{student_layers}, the teacher {teacher_layers}: use 'uniform' or explicit pairs."
             )
         return [(layer, teacher_layers - student_layers + layer) for layer in range(student_layers)]
     pairs = _pairs(spec)
     for student, teacher in pairs:
         if not (0 <= student < student_layers and 0 <= teacher < teacher_layers):
             raise ValueError(
-                f"layers={spec!r}: there is no pair ({student}, {teacher}): name pairs of the student's layers 0 to "
-                f"{student_layers - 1} and the teacher's 0 to {teacher_layers - 1}."
+                f"layers={spec!r}: the pair ({student}, {teacher}) does not exist: use the student's layers 0 to "
+                f"{student_layers - 1} and the teacher's layers 0 to {teacher_layers - 1}."
             )
     return pairs
 
 
 def _nearest(numerator: int, denominator: int) -> int:
-    """The fraction rounded to the nearest integer, but at least 1: a student may be far deeper than its teacher."""
+    """The fraction rounded to the nearest integer, at least 1: a student may be much deeper than its teacher."""
     return max((2 * numerator + denominator) // (2 * denominator), 1)
 
 
 def _is_number(key: Any) -> bool:
-    """Whether a key is a number as text: JSON, as on the command line, has no other keys."""
+    """Whether a key is an integer written as a string: JSON (on the command line) has string keys only."""
     return isinstance(key, str) and key.isdecimal()
 
 
 def _pairs(spec: Any) -> list[tuple[int, int]]:
-    """The value of a settings file as pairs of layers."""
+    """Explicit pairs from a settings file, as a list of tuples."""
     try:
         if isinstance(spec, Mapping):
             spec = [(int(layer) if _is_number(layer) else layer, other) for layer, other in spec.items()]
@@ -61,7 +61,7 @@ def _pairs(spec: Any) -> list[tuple[int, int]]:
         pairs = []
     if not pairs or not all(isinstance(layer, int) for pair in pairs for layer in pair):
         raise ValueError(
-            f"layers={spec!r} must be 'uniform', 'last', or pairs of a student's and a teacher's layer, such as "
+            f"layers={spec!r} must be 'uniform', 'last', or pairs of a student layer and a teacher layer, such as "
             "{0: 1, 1: 3} or [[0, 1], [1, 3]]."
         )
     return pairs

@@ -1,6 +1,6 @@
-"""KD losses of the logits: of what a classifier says of an example, a token classifier or language model of a token.
+"""KD losses on logits, of examples or of tokens.
 
-Of tokens, all are computed chunk by chunk: see `sum_over_chunks`.
+For tokens, all of them are computed chunk by chunk, see `sum_over_chunks`.
 """
 
 from abc import abstractmethod
@@ -23,15 +23,15 @@ from hf_kd_lambda.losses.functional import (
 
 @dataclass(frozen=True)
 class LogitLoss(KDLoss):
-    """A sum over items of a loss of their logits."""
+    """A loss on logits, summed over items."""
 
     @abstractmethod
     def of_items(self, student: Tensor, teacher: Tensor, items: LossInputs) -> Tensor:
-        """The loss of some items of the batch.
+        """The loss of a chunk of items, a scalar in fp32.
 
         Args:
-            student, teacher: logits `[..., classes]`.
-            items: with labels and weights `[...]` of these items.
+            student, teacher: logits of the chunk, `[..., classes]`.
+            items: the batch, with the labels and weights `[...]` of the chunk.
         """
 
     def __call__(self, inputs: LossInputs) -> Tensor:
@@ -47,7 +47,7 @@ class LogitLoss(KDLoss):
 
 @dataclass(frozen=True)
 class SoftTargets(LogitLoss):
-    """T²·KL(teacher ‖ student): `soft_target_loss`, or `token_top_kl_loss` with cached top logits."""
+    """T²·KL(teacher ‖ student): `soft_target_loss`, or `token_top_kl_loss` if only the top k logits are cached."""
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         top_k = inputs.teacher.top_k
@@ -77,7 +77,10 @@ class ReverseKL(LogitLoss):
 
 @dataclass(frozen=True)
 class JensenShannon(LogitLoss):
-    """Between the two: see `jensen_shannon_loss`.
+    """Between `soft_targets` and `reverse_kl`: see `jensen_shannon_loss`.
+
+    Args:
+        beta: the teacher's share of the mixture, in (0, 1).
 
     Raises:
         ValueError: `beta` is not in (0, 1).
@@ -98,7 +101,7 @@ class JensenShannon(LogitLoss):
 
 @dataclass(frozen=True)
 class LogitMSE(LogitLoss):
-    """Squared distance of the outputs, the only one of these for a regression: see `logit_mse_loss`."""
+    """Squared distance of the logits, the only loss here for regression: see `logit_mse_loss`."""
 
     def of_items(self, student: Tensor, teacher: Tensor, items: LossInputs) -> Tensor:
         return logit_mse_loss(student, teacher, items.labels, items.num_items, items.weights)
@@ -106,7 +109,11 @@ class LogitMSE(LogitLoss):
 
 @dataclass(frozen=True)
 class DKD(LogitLoss):
-    """Decoupled KD: see `dkd_loss`. β is the paper's for CIFAR-100, of which it advises more the surer the teacher is.
+    """Decoupled KD: see `dkd_loss`. The paper advises a larger β for a more confident teacher.
+
+    Args:
+        alpha: weight of TCKD (label against all other classes), ≥ 0.
+        beta: weight of NCKD (among the other classes), ≥ 0. The default is the paper's value for CIFAR-100.
 
     Raises:
         ValueError: `alpha` or `beta` is negative.

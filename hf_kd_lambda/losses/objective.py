@@ -1,4 +1,4 @@
-"""Both losses of a batch, from student and teacher outputs."""
+"""Task loss and KD loss of a batch, from student and teacher outputs."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ TaskLoss = Callable[..., Tensor]
 
 
 class ItemWeights(NamedTuple):
-    """Weights of the items, of the labels' shape; None for 1."""
+    """Per-item weights of each loss, same shape as the labels; None means 1."""
 
     task: Tensor | None
     kd: Tensor | None
@@ -24,45 +24,45 @@ NO_WEIGHTS = ItemWeights(None, None)
 
 
 class BatchLosses(NamedTuple):
-    """What a batch is learned from: scalars in fp32."""
+    """The losses of a batch: scalars in fp32."""
 
     task: Tensor
     kd: Tensor
     parts: list[Tensor]
-    """Of the KD loss, without their weights; none where there is one KD loss."""
+    """The single KD losses, without their weights; empty if there is only one."""
 
     def stacked(self) -> Tensor:
-        """All of them, `[2 + parts]`."""
+        """All losses in the order of `Objective.names`, `[2 + parts]`."""
         return torch.stack([self.task, self.kd, *self.parts])
 
 
 def check_label_shape(logits: Tensor, labels: Tensor) -> None:
-    """Refuse labels that are not one an item, by which items could not be counted.
+    """Check that there is exactly one label per item, since items are counted by their labels.
 
     Args:
-        logits: `[examples, ..., classes]`, or `[examples, 1]` of a regression.
-        labels: to be `[examples, ...]`.
+        logits: `[examples, ..., classes]`, or `[examples, 1]` for regression.
+        labels: must have the shape `[examples, ...]`.
 
     Raises:
-        ValueError: they are not.
+        ValueError: the shape differs.
     """
     if labels.shape != logits.shape[:-1]:
         raise ValueError(
-            f"labels of shape {list(labels.shape)} are not one an item, as logits of shape {list(logits.shape)} ask "
-            f"for: give one label of {list(logits.shape[:-1])}; of a regression a number, not a list of one; soft and "
-            "multi-hot labels are not supported."
+            f"labels have shape {list(labels.shape)}, but logits of shape {list(logits.shape)} need one label per "
+            f"item: give labels of shape {list(logits.shape[:-1])}. For regression give a number, not a list of one "
+            "number. Soft and multi-hot labels are not supported."
         )
 
 
 class Objective:
-    """task_loss, and kd_loss as the weighted sum of KD losses.
+    """Computes the task loss, and the KD loss as a weighted sum of KD losses.
 
     Args:
-        kd_losses: by name.
-        temperature: of soft targets.
-        label_smoothing: of the task loss.
-        own_task_loss: `(outputs, labels, num_items_in_batch)` to a scalar, instead of the usual one. Of a causal
-            model it is given the labels as they are and shifts them itself, as in transformers.
+        kd_losses: KD losses by name.
+        temperature: T > 0 of the losses on softened logits.
+        label_smoothing: of the task loss, in [0, 1).
+        own_task_loss: replaces the task loss: `(outputs, labels, num_items_in_batch)` to a scalar. For a causal model
+            it gets unshifted labels and shifts them itself, as in transformers.
     """
 
     def __init__(
@@ -79,17 +79,17 @@ class Objective:
 
     @property
     def needs(self) -> set[str]:
-        """Outputs of both models, beside the logits, from which the KD losses are computed."""
+        """Intermediate outputs of both models that the KD losses need."""
         return {need for loss in self.kd_losses.values() for need in loss.needs}
 
     @property
     def weights(self) -> list[float]:
-        """Of the KD losses in their sum."""
+        """Weight of each KD loss in the sum."""
         return [loss.weight for loss in self.kd_losses.values()]
 
     @property
     def names(self) -> list[str]:
-        """Of the losses that a call returns, in their order."""
+        """Log keys of the losses, in the order of `BatchLosses.stacked`."""
         parts = [f"kd_loss/{name}" for name in self.kd_losses] if len(self.kd_losses) > 1 else []
         return ["task_loss", "kd_loss", *parts]
 
@@ -105,16 +105,16 @@ class Objective:
         """The losses of a batch.
 
         Args:
-            student: outputs by name.
-            teacher: outputs for the same batch.
+            student: student outputs by name.
+            teacher: teacher outputs for the same batch.
             inputs: the batch, with its `labels` and, for tokens, `attention_mask`.
-            num_items: `[2]`, what sums over the items of the task loss and of the KD loss are divided by; one number
-                for both; None for the items of this batch.
-            kd_weights: `[kd_losses]`, of the sum; None for their own.
-            item_weights: of the items of each loss.
+            num_items: `[2]`, divisors of the sums over items of task loss and KD loss, or one number for both. None:
+                the number of items in this batch.
+            kd_weights: `[kd_losses]`, weights in the sum of KD losses. None: `weights`.
+            item_weights: per-item weights of each loss.
 
         Raises:
-            ValueError: there is not one label for each item.
+            ValueError: there is not exactly one label per item.
         """
         loss_inputs = self.loss_inputs(student, teacher, inputs, num_items, item_weights.kd)
         parts = [loss(loss_inputs) for loss in self.kd_losses.values()]
@@ -128,7 +128,7 @@ class Objective:
         """The labels of a batch for each loss.
 
         Raises:
-            ValueError: there is not one label for each item of the student's logits.
+            ValueError: there is not exactly one label per item of the student's logits.
         """
         check_label_shape(student["logits"], targets(inputs))
         return item_labels(targets(inputs))
@@ -141,7 +141,7 @@ class Objective:
         num_items: Tensor | int | None = None,
         weights: Tensor | None = None,
     ) -> LossInputs:
-        """What a KD loss is computed from; arguments and errors as for a call."""
+        """Inputs of the KD losses; arguments and errors as for `__call__`."""
         items = self.items(student, inputs)
         labels = items.kd
         if any(loss.uses_labels for loss in self.kd_losses.values()):
@@ -170,6 +170,6 @@ class Objective:
 
 
 def _divisors(items: ItemLabels, num_items: Tensor | int | None) -> Tensor:
-    """`[2]`: what the sums of both losses are divided by; 1 where a loss has no item, so that it is 0, not 0/0."""
+    """`[2]`: divisors of the task loss and the KD loss; 1 for a loss without items, which is then 0, not 0/0."""
     counts = items.counts if num_items is None else torch.as_tensor(num_items).expand(2)
     return torch.where(counts > 0, counts, 1)

@@ -1,4 +1,4 @@
-"""KD losses by the names that settings use."""
+"""KD losses by their names in settings."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -38,33 +38,33 @@ KD_LOSSES: dict[str, type[KDLoss]] = {
     "attention_transfer": AttentionTransfer,
 }
 OF_DISTRIBUTIONS = frozenset({"soft_targets", "reverse_kl", "jensen_shannon", "dkd"})
-"""KD losses that have no meaning for one output."""
+"""KD losses that compare distributions, so that they are undefined for regression (one output)."""
 
 
 def make_kd_losses(settings: Mapping[str, Any]) -> dict[str, KDLoss]:
-    """KD losses by their names.
+    """KD losses by their names, from the setting `kd_losses`.
 
     Args:
         settings: for each loss its weight, or its hyper-parameters including `weight`.
 
     Raises:
-        ValueError: no loss is named, or a loss or hyper-parameter is unknown or out of its range.
+        ValueError: no loss is given, or a loss or hyper-parameter is unknown or out of range.
     """
     if not settings:
-        raise ValueError("no loss is named: leave kd_losses out for soft targets.")
-    return {name: _make(name, given) for name, given in settings.items()}
+        raise ValueError("no loss is given: leave kd_losses out for soft targets.")
+    return {name: _make(name, value) for name, value in settings.items()}
 
 
-def _make(name: str, given: Any) -> KDLoss:
+def _make(name: str, value: Any) -> KDLoss:
     check_known(name, KD_LOSSES, "KD loss")
-    kind = KD_LOSSES[name]
-    hyper = dict(given) if isinstance(given, Mapping) else {"weight": given}
+    loss = KD_LOSSES[name]
+    hyper = dict(value) if isinstance(value, Mapping) else {"weight": value}
     for key in hyper:
-        check_known(key, [field.name for field in fields(kind)], f"setting of KD loss {name!r}:")
+        check_known(key, [field.name for field in fields(loss)], f"setting of KD loss {name!r}:")
     weight = hyper.get("weight", 1.0)
     if isinstance(weight, bool) or not isinstance(weight, int | float):
         raise ValueError(f"{name}: weight={weight!r} must be a number.")
     try:
-        return kind(**hyper)
+        return loss(**hyper)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from None

@@ -150,13 +150,13 @@ def with_states(given, student, teacher, name="hidden_states"):
 def test_losses_of_tokens_refuse_feature_maps(given, name):
     tokens, maps = torch.randn(4, 5, 12), torch.randn(4, 12, 3, 3)
     for pair in ((maps, maps), (maps, tokens), (tokens, maps)):
-        with pytest.raises(ValueError, match="student or teacher has feature maps: take feature_mse"):
+        with pytest.raises(ValueError, match="student or teacher has feature maps: use feature_mse"):
             computed(with_states(given, *pair), name)
 
 
 @pytest.mark.parametrize("name", ["feature_mse", "attention_transfer"])
 def test_losses_of_feature_maps_refuse_tokens(given, name):
-    with pytest.raises(ValueError, match=r"needs feature maps, .* has tokens: take hidden_mse or pkd"):
+    with pytest.raises(ValueError, match=r"needs feature maps, .* has tokens: use hidden_mse or pkd"):
         computed(with_states(given, torch.randn(4, 5, 12), torch.randn(4, 5, 12)), name)
 
 
@@ -166,13 +166,15 @@ def test_unlike_numbers_of_tokens_are_refused(given, name):
         given = with_states(given, torch.rand(4, 2, 5, 5), torch.rand(4, 2, 7, 7), "attentions")
     else:
         given = with_states(given, torch.randn(4, 5, 12), torch.randn(4, 7, 12))
-    with pytest.raises(ValueError, match=r"has 5 per image, the teacher 7: .*the same image_size and patch_size"):
+    with pytest.raises(
+        ValueError, match=r"has 5 per image and the teacher 7: .*the same architecture, image_size and patch_size"
+    ):
         computed(given, name)
 
 
 def test_attention_within_windows_is_refused(given):
     windows = torch.rand(16, 2, 3, 3)
-    with pytest.raises(ValueError, match="has them by windows, as Swin does: take hidden_mse or pkd"):
+    with pytest.raises(ValueError, match="attends within windows, as Swin does: use hidden_mse or pkd"):
         computed(with_states(given, windows, windows, "attentions"), "attention_maps")
 
 
@@ -185,7 +187,7 @@ def test_every_name_makes_a_loss_of_weight_one_or_of_the_weight_given():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "no loss is named"),
+        ({}, "no loss is given"),
         ({"soft_target": 1}, "unknown KD loss 'soft_target': did you mean 'soft_targets'"),
         ({"pkd": {"layer": "last"}}, "unknown setting of KD loss 'pkd': 'layer': did you mean 'layers'"),
         ({"pkd": 0}, "pkd: weight=0 must be a positive"),

@@ -55,7 +55,9 @@ def test_a_layer_may_learn_from_several():
 
 @pytest.mark.parametrize("pair", [(3, 0), (0, 12), (-1, 0), (0, -1)])
 def test_layers_that_do_not_exist_are_refused(pair):
-    message = rf"layers=\[\(0, 0\), \({pair[0]}, {pair[1]}\)\]: .*student's layers 0 to 2 and the teacher's 0 to 11"
+    message = (
+        rf"layers=\[\(0, 0\), \({pair[0]}, {pair[1]}\)\]: .*student's layers 0 to 2 and the teacher's layers 0 to 11"
+    )
     with pytest.raises(ValueError, match=message):
         layer_map([(0, 0), pair], 3, 12)
 

@@ -172,7 +172,7 @@ def test_feature_maps_and_tokens_are_not_compared(tmp_path, teacher, student):
 
 
 def test_losses_of_tokens_say_what_images_take(tmp_path):
-    with pytest.raises(ValueError, match=r"hidden_mse: .*feature maps: take feature_mse or attention_transfer"):
+    with pytest.raises(ValueError, match=r"hidden_mse: .*feature maps: use feature_mse or attention_transfer"):
         make_trainer(config(tmp_path, kd_losses={"hidden_mse": 1}), *pair(), tensors(COUNT))
 
 

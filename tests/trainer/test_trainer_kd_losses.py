@@ -308,7 +308,7 @@ def refused(tmp_path, kd_losses, teacher=None, student=None, data=None, **settin
 
 def test_a_layer_that_is_not_there(tmp_path):
     message = refused(tmp_path, {"pkd": {"layers": {0: 7}}})
-    assert message.startswith("kd_losses: pkd: layers={0: 7}: there is no pair (0, 7)")
+    assert message.startswith("kd_losses: pkd: layers={0: 7}: the pair (0, 7) does not exist")
 
 
 def test_head_counts_that_differ(tmp_path):

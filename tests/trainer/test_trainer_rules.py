@@ -350,7 +350,9 @@ def test_labels_of_several_numbers_are_refused_before_a_step(tmp_path, rule, wid
         return (outputs.logits - labels).square().sum() / num_items_in_batch
 
     trainer = make_trainer(config(tmp_path, lambda_rule=rule), *models(width), data, compute_loss_func=task_loss)
-    with pytest.raises(ValueError, match=rf"labels of shape \[8, {width}\] are not one an item.* one label of \[8\]"):
+    with pytest.raises(
+        ValueError, match=rf"labels have shape \[8, {width}\], but .* item: give labels of shape \[8\]"
+    ):
         trainer.train()
     assert trainer.state.global_step == 0
 

@@ -165,8 +165,8 @@ def test_unlike_numbers_of_patches(tmp_path):
     )
     for name in ("embedding_mse", "attention_maps", "attention_kl", "relations"):
         assert refused(tmp_path, {name: ALL[name]}, coarse) == (
-            f"kd_losses: {name}: compares tokens one by one, but the student has 5 per image, the teacher 17: take "
-            "losses of the logits, or models of one kind with the same image_size and patch_size."
+            f"kd_losses: {name}: compares tokens one by one, but the student has 5 per image and the teacher 17: use "
+            "a loss on logits, or two models of the same architecture, image_size and patch_size."
         )
 
 
@@ -181,7 +181,7 @@ def test_hidden_states_of_a_vit_and_feature_maps(tmp_path):
         "kd_losses: hidden_mse: layer 0 of the student gives 4 × 4, layer 0 of the teacher 17 tokens: take losses"
     )
     assert refused(tmp_path, {"hidden_mse": {"layers": {0: 0}}}, NARROW).startswith(message)
-    message = "kd_losses: embedding_mse: needs tokens, but student or teacher has feature maps: take feature_mse"
+    message = "kd_losses: embedding_mse: needs tokens, but student or teacher has feature maps: use feature_mse"
     assert refused(tmp_path, {"embedding_mse": 1}, NARROW).startswith(message)
 
 

@@ -1,10 +1,10 @@
-"""The task loss and the distillation losses, as sums over items divided by a given number of items.
+"""The task loss and the KD losses, as sums over items divided by a given number of items.
 
-All losses share the divisor, so that λ weighs them alike however a batch is split into micro-batches and ranks. An
-item is an example (or a position) that is not masked by the label -100. Losses of positions that are not items
-themselves, such as hidden states, are averaged over an example's positions and weighted by its number of items.
+An item is an example or a position whose label is not -100. All losses use the same divisor, so λ means the same for
+every split of a batch into micro-batches and ranks. Losses on positions that are not items themselves, such as hidden
+states, are averaged over the positions of an example and weighted by its number of items.
 
-All losses are pure functions of tensors and return scalars in fp32. The teacher's tensors have no gradient.
+All losses are pure functions of tensors and return scalars in fp32. The teacher's tensors are detached.
 """
 
 from hf_kd_lambda.losses.functional.attention import attention_kl_loss, attention_map_loss

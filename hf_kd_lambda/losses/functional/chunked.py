@@ -1,8 +1,7 @@
-"""Losses of tokens for large vocabularies, where a second copy of the logits would not fit into memory.
+"""Losses on tokens with large vocabularies, where a second copy of the logits would not fit into memory.
 
-Logits are cut into chunks of positions, and the backward pass computes each chunk again: probabilities of the size of
-the vocabulary exist for one chunk at a time. Padding is masked like every other position that is no item, by the label
--100.
+The logits are split into chunks of positions, and the backward pass recomputes each chunk. So probabilities over the
+vocabulary exist for one chunk at a time. Padding has the label -100, like all positions that are not items.
 """
 
 import math
@@ -17,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from hf_kd_lambda.losses.functional.distributions import log_distribution
 from hf_kd_lambda.losses.functional.items import IGNORED, sum_over_items, zero_ignored
 
-CHUNK_LOGITS = 2**23  # 34 MB in fp32, five such tensors alive at once: 65 positions of a vocabulary of 128,000
+CHUNK_LOGITS = 2**23  # 34 MB in fp32, up to five such tensors at once; 65 positions with a vocabulary of 128,000
 
 
 def token_top_kl_loss(
@@ -30,24 +29,24 @@ def token_top_kl_loss(
     chunk_size: int | None = None,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """T²·KL(teacher ‖ student) over the teacher's k largest classes and one more, the tail: the mass of all others.
+    """T²·KL(teacher ‖ student) over the teacher's top k classes and the tail: one class for all others.
 
-    A lower bound of `soft_target_loss`, by the data-processing inequality: merging classes cannot make distributions
-    easier to tell apart. It is 0 where the student has the k probabilities right, whatever is in the tail.
-    Log-probabilities cached in fp16 are off by up to 1/2048 of their value, which makes the tail's mass inaccurate.
+    A lower bound of `soft_target_loss`, by the data-processing inequality: merging classes cannot increase a KL
+    divergence. It is 0 if the student's top k probabilities are right, for any distribution within the tail.
+    Log-probabilities cached in fp16 have a relative error of up to 1/2048, which makes the tail's mass inaccurate.
 
-    Logits of −∞ exclude a class, see `distributions`. Where the student has no class in the tail, the teacher's mass
-    there is left out: it cannot be told from rounding.
+    Logits of −∞ exclude a class, see `distributions`. If the student has no class in the tail, the teacher's tail mass
+    is ignored, because it cannot be distinguished from rounding errors.
 
     Args:
         student_logits: `[examples, length, vocabulary]`.
-        top_log_probs: `[examples, length, k]`, the teacher's k largest at temperature T.
-        top_indices: `[examples, length, k]`, their tokens.
-        labels: `[examples, length]`; positions labelled -100 do not count.
-        num_items: what the sum over items is divided by.
+        top_log_probs: `[examples, length, k]`, the teacher's k largest log-probabilities at temperature T.
+        top_indices: `[examples, length, k]`, their token ids.
+        labels: `[examples, length]`; positions labelled -100 are ignored.
+        num_items: divisor of the sum over items.
         temperature: T > 0.
-        chunk_size: positions at a time. Default: as many as have 2²³ logits.
-        weights: of the items, of the labels' shape; None for 1.
+        chunk_size: positions per chunk. Default: as many as have 2²³ logits.
+        weights: per-item weights, same shape as `labels`; None means 1.
 
     Returns:
         A scalar in fp32.
@@ -68,16 +67,16 @@ def token_top_kl_loss(
 def sum_over_chunks(
     loss: Callable[..., Tensor], tensors: tuple[Tensor | None, ...], labels: Tensor, chunk_size: int | None = None
 ) -> Tensor:
-    """A sum over items, such as a loss: for tokens chunk by chunk, for whole examples all at once.
+    """A sum over items, such as a loss: chunk by chunk for tokens, in one call for whole examples.
 
     Args:
-        loss: takes the tensors `[items, ...]` and the labels `[items]` of a chunk, and returns numbers `[...]`.
-        tensors: each `[examples, (length,) ...]`, or None, which every chunk gets; logits are the first.
+        loss: takes the tensors `[items, ...]` and the labels `[items]` of a chunk, and returns sums `[...]`.
+        tensors: `[examples, (length,) ...]` each, the logits first. None is passed to every chunk as None.
         labels: `[examples, (length)]`.
-        chunk_size: positions at a time. Default: as many as have 2²³ logits.
+        chunk_size: positions per chunk. Default: as many as have 2²³ logits.
 
     Returns:
-        A scalar, or `[...]`.
+        `[...]`, the sum over all chunks; a scalar for a loss.
     """
     if labels.dim() == 1:
         return loss(*tensors, labels)
@@ -92,7 +91,7 @@ def sum_over_chunks(
 def chunks(
     tensors: tuple[Tensor | None, ...], labels: Tensor, chunk_size: int | None = None
 ) -> Iterable[tuple[Any, ...]]:
-    """Tensors and labels of some positions at a time, as `[items, ...]`; of whole examples all at once.
+    """Tensors and labels split into chunks `[items, ...]` of positions; a single chunk for whole examples.
 
     Args:
         tensors, labels, chunk_size: see `sum_over_chunks`.
@@ -100,18 +99,18 @@ def chunks(
     if labels.dim() == 1:
         return [(*tensors, labels)]
     size = chunk_size or max(1, CHUNK_LOGITS // cast(Tensor, tensors[0]).shape[-1])
-    # `split` has one backward for all chunks; that of a slice would make a gradient of all logits for every chunk.
-    last = labels.flatten(0, 1).split(size)
-    others = ([None] * len(last) if values is None else values.flatten(0, 1).split(size) for values in tensors)
-    return zip(*others, last, strict=True)
+    # `split` has one backward for all chunks. Slices would allocate a gradient of all logits for every chunk.
+    label_chunks = labels.flatten(0, 1).split(size)
+    others = ([None] * len(label_chunks) if values is None else values.flatten(0, 1).split(size) for values in tensors)
+    return zip(*others, label_chunks, strict=True)
 
 
 def _log_top_and_tail(logits: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the classes `[positions, k]`, then of all others together: `[positions, k + 1]`.
+    """Log-probabilities of the top k classes and of the tail `[positions, k + 1]`, and whether there is no tail.
 
-    Also whether there are no others, `[positions, 1]`: k is the whole vocabulary, or the logits exclude the rest.
+    There is no tail, `[positions, 1]`, if k is the whole vocabulary or all other logits are −∞.
     """
-    lowest = torch.finfo(logits.dtype).min  # not −∞: the logsumexp of nothing but −∞ has a gradient of NaN
+    lowest = torch.finfo(logits.dtype).min  # not −∞: if all inputs are −∞, the gradient of logsumexp is NaN
     rest = logits.scatter(-1, indices, lowest).logsumexp(-1, keepdim=True)
     has_no_tail = rest < lowest / 2
     rest = rest.masked_fill(has_no_tail, -math.inf)

@@ -1,13 +1,13 @@
-"""Log-probabilities from logits that may exclude classes by −∞.
+"""Log-probabilities from logits in which −∞ excludes a class.
 
-A model excludes a class by giving it the logit −∞, as a mask does. Every loss of distributions treats it alike:
+A model excludes a class with a logit of −∞, as a mask does. All losses on distributions treat this in the same way:
 
-- Where both models exclude a class, it adds nothing: the loss is that of the remaining classes.
-- Where one model gives probability to a class that the other excludes, a divergence may be infinite. The excluded
-  class then counts as having fp32's smallest normal probability, `EXCLUDED` in nats. The loss is large but finite. No
-  gradient flows into the excluded logit, and the other logits still learn the classes that both models have.
+- If both models exclude a class, the loss is that of the remaining classes.
+- If only one model excludes a class, a divergence may be infinite. The excluded class then gets the smallest normal
+  probability of fp32, whose logarithm is `EXCLUDED`. The loss is large but finite. The excluded logit has no gradient,
+  and the other logits still learn from the classes that both models have.
 
-An item whose classes are all excluded has no distribution: its loss is NaN, as is that of a logit of NaN or +∞.
+If all classes of an item are excluded, its loss is NaN. It is also NaN if a logit is NaN or +∞.
 """
 
 import math
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 EXCLUDED = math.log(torch.finfo(torch.float32).tiny)
-"""What the log-probability of an excluded class counts as: −87.3."""
+"""Log-probability in nats that an excluded class gets: −87.3."""
 
 
 def log_distribution(logits: Tensor) -> Tensor:
@@ -29,9 +29,9 @@ def log_distribution(logits: Tensor) -> Tensor:
 
 
 def squared_distance_from_uniform(logits: Tensor) -> Tensor:
-    """(K·Σp² − 1)/(K − 1) `[...]` of a distribution p over K classes: 0 if it is uniform, 1 if one class is certain.
+    """(K·Σp² − 1)/(K − 1) `[...]` of a distribution p over K classes: 0 if p is uniform, 1 if one class is certain.
 
-    Classes with a logit of −∞ do not count. It is 1 where there is one class, and where there is one output.
+    Classes with a logit of −∞ are ignored. It is 1 for a single class, and for a single output.
 
     Args:
         logits: `[..., K]`.

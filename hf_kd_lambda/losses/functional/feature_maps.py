@@ -1,4 +1,4 @@
-"""Losses of the feature maps of convolutional networks, `[examples, channels, height, width]`."""
+"""Losses on the feature maps of convolutional networks, `[examples, channels, height, width]`."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,14 @@ from hf_kd_lambda.losses.functional.items import sum_over_items, zero_ignored
 def feature_mse_loss(
     student: Tensor, teacher: Tensor, labels: Tensor, num_items: Tensor | int, weights: Tensor | None = None
 ) -> Tensor:
-    """Mean squared difference over channels and pixels (FitNets, Romero et al. 2015, equation 3, there ½ of the sum).
+    """Mean squared difference over channels and pixels (FitNets, Romero et al. 2015, equation 3: ½ of the sum).
 
     Args:
-        student: `[examples, channels, height, width]`, already mapped to the teacher's shape (FitNets' regressor).
-        teacher: of the same shape, without gradient.
-        labels: `[examples]`; examples labelled -100 do not count.
-        num_items: what the sum over examples is divided by.
-        weights: of the items, of the labels' shape; None for 1.
+        student: `[examples, channels, height, width]`, already projected to the teacher's shape (FitNets' regressor).
+        teacher: same shape, detached.
+        labels: `[examples]`; examples labelled -100 are ignored.
+        num_items: divisor of the sum over examples.
+        weights: per-item weights, same shape as `labels`; None means 1.
 
     Returns:
         A scalar in fp32.
@@ -26,7 +26,7 @@ def feature_mse_loss(
     Raises:
         ValueError: the shapes of the maps differ.
     """
-    _require_equal("feature maps", student.shape[1:], teacher.shape[1:], "project the student's to the teacher's")
+    _check_equal("feature maps", student.shape[1:], teacher.shape[1:], "project the student's to the teacher's shape")
     difference = zero_ignored(student.flatten(1), labels) - zero_ignored(teacher.flatten(1), labels)
     return sum_over_items(difference.square().mean(-1), labels, weights) / num_items
 
@@ -36,14 +36,14 @@ def attention_transfer_loss(
 ) -> Tensor:
     """|q_S/|q_S| − q_T/|q_T||² of the spatial attention maps q = Σ_c |A_c|² (Zagoruyko & Komodakis 2017, equation 2).
 
-    The distance is squared, as in the paper's code; the code takes the mean over pixels instead of the sum.
+    The distance is squared, as in the paper's code. The code averages over pixels, here they are summed.
 
     Args:
         student: `[examples, channels, height, width]`.
-        teacher: `[examples, channels, height, width]` of any number of channels, without gradient.
-        labels: `[examples]`; examples labelled -100 do not count.
-        num_items: what the sum over examples is divided by.
-        weights: of the items, of the labels' shape; None for 1.
+        teacher: `[examples, channels, height, width]`, detached; the number of channels may differ.
+        labels: `[examples]`; examples labelled -100 are ignored.
+        num_items: divisor of the sum over examples.
+        weights: per-item weights, same shape as `labels`; None means 1.
 
     Returns:
         A scalar in fp32.
@@ -52,7 +52,7 @@ def attention_transfer_loss(
         ValueError: the maps' heights or widths differ.
     """
     advice = "compare layers of equal resolution, or pool the larger"
-    _require_equal("feature maps' height and width", student.shape[2:], teacher.shape[2:], advice)
+    _check_equal("feature maps' height and width", student.shape[2:], teacher.shape[2:], advice)
     student_map, teacher_map = (
         F.normalize(zero_ignored(maps.flatten(1), labels).view(maps.shape).square().sum(1).flatten(1), dim=-1)
         for maps in (student, teacher)
@@ -60,6 +60,6 @@ def attention_transfer_loss(
     return sum_over_items((student_map - teacher_map).square().sum(-1), labels, weights) / num_items
 
 
-def _require_equal(what: str, student: Sequence[int], teacher: Sequence[int], advice: str) -> None:
+def _check_equal(what: str, student: Sequence[int], teacher: Sequence[int], advice: str) -> None:
     if tuple(student) != tuple(teacher):
         raise ValueError(f"{what}: the student has {tuple(student)}, the teacher {tuple(teacher)}: {advice}.")

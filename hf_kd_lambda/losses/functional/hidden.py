@@ -1,8 +1,7 @@
-"""Losses of hidden states (hints), averaged over the attended positions of each example.
+"""Losses on hidden states (hints), averaged over the attended positions of each example.
 
-All take the states of student and teacher, `[examples, length, width]`; the student's are projected to the teacher's
-width where the widths differ. For a single position, such as PKD's [CLS], give `states[:, :1]` and
-`attention_mask[:, :1]`.
+All take hidden states of student and teacher, `[examples, length, width]`; the student's must already be projected to
+the teacher's width. For a single position, such as [CLS] in PKD, pass `states[:, :1]` and `attention_mask[:, :1]`.
 """
 
 import torch.nn.functional as F
@@ -21,15 +20,15 @@ def hidden_mse_loss(
 ) -> Tensor:
     """Mean squared difference of the states over positions and width (TinyBERT, Jiao et al. 2020, equation 8).
 
-    Applied to the embeddings' output, `hidden_states[0]`, it is TinyBERT's embedding loss (equation 9).
+    For the embedding output, `hidden_states[0]`, it is TinyBERT's embedding loss (equation 9).
 
     Args:
         student: `[examples, length, width]`, already projected to the teacher's width.
-        teacher: `[examples, length, width]`, without gradient.
-        attention_mask: `[examples, length]`, 0 at padding, which does not count.
-        labels: `[examples]` or `[examples, length]`: an example weighs as much as it has labels other than -100.
-        num_items: what the sum over items is divided by.
-        weights: of the items, of the labels' shape; None for 1.
+        teacher: `[examples, length, width]`, detached.
+        attention_mask: `[examples, length]`, 0 at padding, which is ignored.
+        labels: `[examples]` or `[examples, length]`: the weight of an example is its number of labels other than -100.
+        num_items: divisor of the sum over items.
+        weights: per-item weights, same shape as `labels`; None means 1.
 
     Returns:
         A scalar in fp32.
@@ -47,7 +46,7 @@ def hidden_cosine_loss(
     num_items: Tensor | int,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """1 − cos of the states, mean over positions (DistilBERT, Sanh et al. 2019, section 2).
+    """1 − cosine similarity of the states, mean over positions (DistilBERT, Sanh et al. 2019, section 2).
 
     Args:
         student, teacher, attention_mask, labels, num_items, weights: as for `hidden_mse_loss`.
@@ -68,10 +67,10 @@ def pkd_loss(
     num_items: Tensor | int,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Squared distance of the states scaled to unit length, mean over positions (PKD, Sun et al. 2019, equation 7).
+    """Squared distance of the normalised states, mean over positions (PKD, Sun et al. 2019, equation 7).
 
-    |u − v|² = 2(1 − cos): twice `hidden_cosine_loss`. The distance is summed over the width, as in the paper; its
-    published code averages over the width instead.
+    |u − v|² = 2(1 − cos): twice `hidden_cosine_loss`. The distance is summed over the width, as in the paper. The
+    published code averages over the width.
 
     Args:
         student, teacher, attention_mask, labels, num_items, weights: as for `hidden_mse_loss`.

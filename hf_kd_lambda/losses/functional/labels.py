@@ -1,4 +1,4 @@
-"""The label that each item of a loss is compared with; causal language models predict the next one."""
+"""The label of every item; for causal language models, the label of the next token."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,35 +10,35 @@ from torch import Tensor
 from hf_kd_lambda.losses.functional.items import IGNORED, count_items
 
 UNLABELLED = -101
-"""The label of an item without a label, from which the KD loss alone learns; see `item_labels`."""
-SHIFTED = "shift_labels"  # the name that transformers has for them, by which its Trainer counts the items of a step
+"""Marks an unlabelled item, which only the KD loss uses; see `item_labels`."""
+SHIFTED = "shift_labels"  # transformers' name; its Trainer uses it to count the items of a step
 
 
 def targets(batch: Mapping[str, Any]) -> Tensor:
-    """The target of each example or position of a batch: its label; for a causal model, the next label."""
+    """The target of every example or position of a batch: its label; for a causal model, the next label."""
     return batch[SHIFTED] if SHIFTED in batch else batch["labels"]
 
 
 class ItemLabels(NamedTuple):
-    """Labels of a batch for each of the two losses, -100 at what is no item of the loss; all of one shape."""
+    """Labels of a batch for each of the two losses, -100 where the loss has no item; both of the same shape."""
 
     task: Tensor
     """Class indices, or numbers for regression."""
     kd: Tensor
-    """The same; some class or number where there is an item without a label."""
+    """Like `task`, but with an arbitrary class or number for unlabelled items."""
 
     @property
     def counts(self) -> Tensor:
-        """`[2]`: the number of items of the task loss and of the KD loss."""
+        """`[2]`: number of items of the task loss and of the KD loss."""
         return torch.stack([count_items(self.task), count_items(self.kd)])
 
 
 def item_labels(labels: Tensor) -> ItemLabels:
-    """Which items each loss learns from: the task loss from those with a label, the KD loss from all.
+    """The items of each loss: labelled items for the task loss, all items for the KD loss.
 
     Args:
-        labels: `[examples]`, where -100, -101 or NaN is an example without a label; or `[examples, length]`, where
-            -100 is a position that is no item, such as padding, and -101 an item without a label.
+        labels: `[examples]`, where -100, -101 or NaN marks an unlabelled example; or `[examples, length]`, where -100
+            marks a position that is not an item, such as padding, and -101 marks an unlabelled item.
     """
     unlabelled = labels.eq(UNLABELLED)
     if labels.dim() == 1:
@@ -49,11 +49,11 @@ def item_labels(labels: Tensor) -> ItemLabels:
 
 
 def with_labels(batch: Mapping[str, Any], is_token_level: bool) -> dict[str, Any]:
-    """A batch of training; where it has no labels at all, those of examples without a label.
+    """A training batch; if it has no `labels`, all its items are marked as unlabelled.
 
     Args:
         batch: tensors `[examples, ...]` by name.
-        is_token_level: whether each token has a label. Then every token that the `attention_mask` keeps is an item.
+        is_token_level: whether items are tokens. Then every attended token is an item.
     """
     if SHIFTED in batch or batch.get("labels") is not None:
         return dict(batch)
@@ -66,9 +66,9 @@ def with_labels(batch: Mapping[str, Any], is_token_level: bool) -> dict[str, Any
 
 
 def next_labels(labels: Tensor) -> Tensor:
-    """The label that each position i of a causal model predicts: the label at i + 1, and -100 for the last position.
+    """The labels that a causal model predicts: at position i the label of i + 1, and -100 at the last position.
 
-    Labels are shifted rather than logits, as slicing the logits would copy them.
+    Labels are shifted instead of logits, because slicing the logits would copy them.
 
     Args:
         labels: `[examples, length]`.

@@ -1,12 +1,12 @@
-"""Losses of the logits: divergences of the softened distributions, in nats, and the distance of the logits themselves.
+"""Losses on logits: divergences between softened distributions, in nats, and the squared distance of the logits.
 
-A divergence of distributions softened by the temperature T is quadratic in the logits' differences divided by T, so
-that its gradient scales as 1/T², and the factor T² keeps its size when T changes (Hinton et al. 2015, "Distilling the
-Knowledge in a Neural Network", section 2). That holds while T is large relative to the spread of the logits. For a
-smaller T, softmax saturates, and the gradient of the KL, T²·(p_S − p_T)/T, falls with T. The distance
-of logits needs no T² at all.
+For a large temperature T, a divergence between softened distributions is quadratic in the differences of the logits
+divided by T. Its gradient scales as 1/T², so the factor T² makes the gradient independent of T (Hinton et al. 2015,
+"Distilling the Knowledge in a Neural Network", section 2). This holds while T is large compared to the spread of the
+logits. For a smaller T, softmax saturates, and the gradient of the KL, T²·(p_S − p_T)/T, decreases with T. The squared
+distance of the logits needs no T².
 
-Logits of −∞ exclude a class: see `distributions` for what that means in a divergence.
+A logit of −∞ excludes a class, see `distributions`.
 """
 
 import math
@@ -27,15 +27,15 @@ def soft_target_loss(
     temperature: float,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """T²·KL(teacher ‖ student) of the distributions softened by the temperature T (Hinton et al. 2015, section 2).
+    """T²·KL(teacher ‖ student) of the distributions softened with temperature T (Hinton et al. 2015, section 2).
 
     Args:
         student_logits: `[..., classes]`.
-        teacher_logits: `[..., classes]`, without gradient.
-        labels: `[...]`; items labelled -100 do not count.
-        num_items: what the sum over items is divided by.
+        teacher_logits: `[..., classes]`, detached.
+        labels: `[...]`; items labelled -100 are ignored.
+        num_items: divisor of the sum over items.
         temperature: T > 0.
-        weights: of the items, of the labels' shape; None for 1.
+        weights: per-item weights, same shape as `labels`; None means 1.
 
     Returns:
         A scalar in fp32.
@@ -52,10 +52,10 @@ def reverse_kl_loss(
     temperature: float,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """T²·KL(student ‖ teacher): mode-seeking, where `soft_target_loss` covers all modes (Gu et al. 2024).
+    """T²·KL(student ‖ teacher): mode-seeking, while `soft_target_loss` covers all modes (Gu et al. 2024).
 
-    Gu et al., "MiniLLM: Knowledge Distillation of Large Language Models", equation 1, here for each item's
-    distribution instead of whole generated sequences.
+    Gu et al., "MiniLLM: Knowledge Distillation of Large Language Models", equation 1, here for the distribution of
+    every item instead of whole generated sequences.
 
     Args:
         student_logits, teacher_logits, labels, num_items, temperature, weights: as for `soft_target_loss`.
@@ -79,8 +79,9 @@ def jensen_shannon_loss(
     """T²·JSD_β(teacher ‖ student), β·KL(p_T ‖ m) + (1 − β)·KL(p_S ‖ m) with m = β·p_T + (1 − β)·p_S.
 
     The generalised Jensen-Shannon divergence of GKD (Agarwal et al. 2024, "On-Policy Distillation of Language Models",
-    section 2). Divided by β it tends to KL(teacher ‖ student) as β → 0, divided by 1 − β to KL(student ‖ teacher) as
-    β → 1; it is 0 at both ends. Near agreement it is β(1 − β) times either KL, which T² does not compensate.
+    section 2). It is 0 at β = 0 and β = 1. Divided by β it tends to KL(teacher ‖ student) as β → 0; divided by 1 − β
+    it tends to KL(student ‖ teacher) as β → 1. If both distributions are close, it is β(1 − β) times either KL, and T²
+    does not compensate for this factor.
 
     Args:
         student_logits, teacher_logits, labels, num_items, temperature, weights: as for `soft_target_loss`.
@@ -94,7 +95,7 @@ def jensen_shannon_loss(
     """
     if not 0 < beta < 1:
         raise ValueError(
-            f"beta={beta} must lie in (0, 1): at 0 and 1 the Jensen-Shannon divergence is 0. Take soft_target_loss, "
+            f"beta={beta} must lie in (0, 1): at 0 and 1 the Jensen-Shannon divergence is 0. Use soft_target_loss, "
             "its limit at 0 relative to beta, or reverse_kl_loss, its limit at 1 relative to 1 - beta."
         )
     student, teacher = (_log_softened(logits, labels, temperature) for logits in (student_logits, teacher_logits))
@@ -115,30 +116,30 @@ def dkd_loss(
 ) -> Tensor:
     """T²·(α·TCKD + β·NCKD): decoupled knowledge distillation (Zhao et al. 2022, equation 7).
 
-    TCKD = KL(teacher ‖ student) of two classes, the label and all others; NCKD = KL(teacher ‖ student) among those
-    others alone. `soft_target_loss` is T²·(TCKD + (1 − p)·NCKD), where p is the teacher's probability of the label
-    (equation 6): a more confident teacher gives the other classes less weight, which β undoes. With two classes, or
-    where a model excludes all classes but the label, NCKD is 0.
+    TCKD = KL(teacher ‖ student) over two classes, the label and all others. NCKD = KL(teacher ‖ student) over the
+    other classes only. `soft_target_loss` is T²·(TCKD + (1 − p)·NCKD), where p is the teacher's probability of the
+    label (equation 6): a more confident teacher gives less weight to the other classes, and β corrects this. NCKD is 0
+    with two classes, or if a model excludes all classes except the label.
 
     Args:
         student_logits, teacher_logits, num_items, temperature, weights: as for `soft_target_loss`.
-        labels: `[...]`, class indices; items labelled -100 do not count.
+        labels: `[...]`, class indices; items labelled -100 are ignored.
         alpha: α ≥ 0; 1 in the paper.
-        beta: β ≥ 0; the paper tunes it for each pair of models, 8 for one and 0.5 for another.
+        beta: β ≥ 0; the paper tunes it for each pair of models, between 0.5 and 8.
 
     Returns:
         A scalar in fp32.
     """
     label_indices = labels.masked_fill(labels.eq(IGNORED), 0).unsqueeze(-1)
     indices = torch.arange(student_logits.shape[-1] - 1, device=labels.device)
-    others = indices + (indices >= label_indices)  # all classes but the label
+    others = indices + (indices >= label_indices)  # all classes except the label
 
     def decouple(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities of the label and of all others, those among the others, and where there are no others."""
+        """Log-probabilities of (label, all others), log-probabilities among the others, and where there are none."""
         softened = zero_ignored(logits, labels) / temperature
         label, rest = softened.gather(-1, label_indices), softened.gather(-1, others)
         no_rest = rest.isneginf().all(-1, keepdim=True)
-        rest = rest.masked_fill(no_rest, 0.0)  # any number that has a gradient: it is not used
+        rest = rest.masked_fill(no_rest, 0.0)  # any finite number: masked below, but its gradient must not be NaN
         total = rest.logsumexp(-1, keepdim=True).masked_fill(no_rest, -math.inf)
         return log_distribution(torch.cat([label, total], dim=-1)), log_distribution(rest), no_rest.squeeze(-1)
 
@@ -156,26 +157,25 @@ def logit_mse_loss(
     num_items: Tensor | int,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Squared distance of student and teacher outputs, a sum over them (Ba & Caruana 2014, equation 1, without the ½).
+    """Squared distance of student and teacher logits, summed over classes (Ba & Caruana 2014, equation 1, without ½).
 
-    The loss for regression, which has one output. With more outputs, divided by 2·classes and up to a constant added
-    to the logits, it is the limit of `soft_target_loss` at T → ∞; it has no temperature, and T² would be wrong here. A
-    class that either model excludes by a logit of −∞ is left out, as no distance to it is finite.
+    For regression, which has one output, it is the squared error. For classes, divided by 2·classes and up to a
+    constant added to the logits, it is the limit of `soft_target_loss` at T → ∞. It has no temperature, so it needs no
+    T². A class with a logit of −∞ in either model is ignored, because the distance would be infinite.
 
     Args:
-        student_logits: `[..., classes]`, or `[..., 1]` in the units of the label.
-        teacher_logits: of the same shape, without gradient.
-        labels: `[...]`; items labelled -100 do not count.
-        num_items: what the sum over items is divided by.
-        weights: of the items, of the labels' shape; None for 1.
+        student_logits: `[..., classes]`, or `[..., 1]` in the units of the labels.
+        teacher_logits: same shape, detached.
+        labels: `[...]`; items labelled -100 are ignored.
+        num_items: divisor of the sum over items.
+        weights: per-item weights, same shape as `labels`; None means 1.
 
     Returns:
         A scalar in fp32.
     """
     student, teacher = zero_ignored(student_logits, labels), zero_ignored(teacher_logits, labels)
-    if (
-        student.shape[-1] > 1
-    ):  # of a regression, −∞ is no class to exclude but a wrong number, which must not be hidden
+    # In regression, −∞ is an error to report, not an excluded class.
+    if student.shape[-1] > 1:
         excluded = student.isneginf() | teacher.isneginf()
         student, teacher = student.masked_fill(excluded, 0.0), teacher.masked_fill(excluded, 0.0)
     return sum_over_items((student - teacher).square().sum(-1), labels, weights) / num_items
@@ -186,5 +186,5 @@ def _log_softened(logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    """KL(p ‖ q) `[...]` of finite logarithms of distributions `[..., classes]`."""
+    """KL(p ‖ q) `[...]` in nats, from finite log-probabilities `[..., classes]`."""
     return F.kl_div(q, p, reduction="none", log_target=True).sum(-1)

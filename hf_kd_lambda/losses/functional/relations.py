@@ -1,4 +1,4 @@
-"""The loss of relations between positions, for models of different widths and head counts."""
+"""The loss on relations between positions, for models of different widths and head counts."""
 
 import math
 
@@ -18,26 +18,26 @@ def relation_loss(
     relation_heads: int,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """KL(teacher ‖ student) of softmax(XXᵀ/√d) in nats, mean over relation heads and rows, X queries, keys or values.
+    """KL(teacher ‖ student) of softmax(XXᵀ/√d) in nats, mean over relation heads and rows; X: queries, keys or values.
 
     The relations of MiniLMv2 (Wang et al. 2021, section 3.1): the vectors of all attention heads are concatenated and
-    split again into any number of heads of width d. With values, split as the attention heads are, it is MiniLM's
-    value relation (Wang et al. 2020, section 3.2). √d is the only scaling, there is no T².
+    split into another number of heads of width d. For values, with as many relation heads as attention heads, it is
+    MiniLM's value relation (Wang et al. 2020, section 3.2). √d is the only scaling; there is no T².
 
     Args:
-        student: `[examples, length, width]`, the vectors of all attention heads side by side.
-        teacher: `[examples, length, width]` of any width, without gradient.
-        attention_mask: `[examples, length]`, 0 at padding, which counts as neither row nor column.
-        labels: `[examples]` or `[examples, length]`: an example weighs as much as it has labels other than -100.
-        num_items: what the sum over items is divided by.
-        relation_heads: divides both widths.
-        weights: of the items, of the labels' shape; None for 1.
+        student: `[examples, length, width]`, the concatenated vectors of all attention heads.
+        teacher: `[examples, length, width]`, detached; the width may differ.
+        attention_mask: `[examples, length]`, 0 at padding, which is ignored in rows and columns.
+        labels: `[examples]` or `[examples, length]`: the weight of an example is its number of labels other than -100.
+        num_items: divisor of the sum over items.
+        relation_heads: number of relation heads, which must divide both widths.
+        weights: per-item weights, same shape as `labels`; None means 1.
 
     Returns:
         A scalar in fp32.
 
     Raises:
-        ValueError: a width is no multiple of `relation_heads`.
+        ValueError: a width is not a multiple of `relation_heads`.
     """
     widths = student.shape[-1], teacher.shape[-1]
     if any(width % relation_heads for width in widths):
@@ -54,8 +54,8 @@ def relation_loss(
 def _log_relations(states: Tensor, attention_mask: Tensor, relation_heads: int) -> Tensor:
     """log softmax(XXᵀ/√d), `[examples, relation_heads, length, length]`, over the attended columns."""
     vectors = states.unflatten(-1, (relation_heads, -1)).transpose(1, 2)
-    with torch.autocast(states.device.type, enabled=False):  # which would multiply matrices in half precision
+    with torch.autocast(states.device.type, enabled=False):  # autocast would multiply in half precision
         scores = vectors @ vectors.mT / math.sqrt(vectors.shape[-1])
     padding = ~attention_mask.bool()[:, None, None, :]
-    # The lowest number rather than −∞: the difference of two infinities is NaN.
+    # The lowest finite number, not −∞: the difference of two infinities is NaN.
     return scores.masked_fill(padding, torch.finfo(scores.dtype).min).log_softmax(-1)

@@ -1,7 +1,7 @@
-"""Spans of question answering: the start and the end of an answer are two items, whose classes are the tokens.
+"""Answer spans: start and end of an answer are two items per example, and the token positions are their classes.
 
-A model gives two logits a token, `[examples, length, 2]`. Transposed, they are the logits of two classifiers over the
-positions (Devlin et al. 2019, "BERT", section 4.2), so that all losses, votes and agreement work as for any class.
+A model returns two logits per token, `[examples, length, 2]`. Transposed, they are the logits of two classifiers over
+positions (Devlin et al. 2019, "BERT", section 4.2). So losses, votes and agreement work as for other classes.
 """
 
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ from hf_kd_lambda.losses.functional.labels import UNLABELLED
 
 SPAN_LABELS = ("start_positions", "end_positions")
 ANSWER_MASK = "answer_mask"
-"""`[examples, length]` in a batch of question answering: 1 where an answer may start or end, 0 elsewhere."""
+"""Key of a question-answering batch: `[examples, length]`, 1 where an answer may start or end, else 0."""
 
 
 def logits_of_items(logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
     """Logits of items over classes; for question answering, of start and end over positions.
 
     Args:
-        logits: `[examples, (length,) classes]`; with a mask of answers in the batch, `[examples, length, 2]`.
+        logits: `[examples, (length,) classes]`; `[examples, length, 2]` if the batch has an `ANSWER_MASK`.
         batch: tensors by name.
 
     Returns:
-        The logits themselves; or `[examples, 2, length]`, −∞ where no answer can start or end.
+        `logits` unchanged; with a mask, `[examples, 2, length]`, −∞ where no answer can start or end.
     """
     if ANSWER_MASK not in batch:
         return logits
@@ -34,10 +34,10 @@ def logits_of_items(logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
 
 
 def span_labels(batch: Mapping[str, Any]) -> Tensor:
-    """Labels `[examples, 2]` of start and end; -101 where there is none, or one beyond the tokens.
+    """Labels `[examples, 2]` of start and end; -101 if the label is missing or outside the tokens.
 
     Args:
-        batch: with `input_ids` `[examples, length]`, perhaps `start_positions` and `end_positions` `[examples]`.
+        batch: `input_ids` `[examples, length]` and optionally `start_positions`, `end_positions` `[examples]`.
     """
     examples, length = batch["input_ids"].shape
     if any(batch.get(name) is None for name in SPAN_LABELS):

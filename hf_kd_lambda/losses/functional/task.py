@@ -1,4 +1,4 @@
-"""The loss of the task itself, from the labels."""
+"""The task loss, from the labels."""
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +15,17 @@ def task_loss(
     label_smoothing: float = 0.0,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy in nats for classification, squared error where there is one output (regression).
+    """Cross-entropy in nats for classification, squared error for regression (one output).
 
-    A class with a logit of −∞ is excluded: label smoothing spreads over the other classes. A label of an excluded
-    class costs −`EXCLUDED`, 87.3 nats, and has no gradient.
+    A class with a logit of −∞ is excluded, and label smoothing spreads over the other classes. If the label itself is
+    excluded, the loss is −`EXCLUDED`, 87.3 nats, detached.
 
     Args:
         logits: `[..., classes]`, or `[..., 1]` for regression.
         labels: `[...]`, class indices, or numbers for regression; -100 for ignored items.
-        num_items: what the sum over items is divided by.
+        num_items: divisor of the sum over items.
         label_smoothing: in [0, 1), for classification.
-        weights: `[...]`, of each item; None for 1.
+        weights: per-item weights, same shape as `labels`; None means 1.
 
     Returns:
         A scalar in fp32.
