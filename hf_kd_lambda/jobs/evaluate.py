@@ -14,7 +14,7 @@ from transformers import EvalPrediction, HfArgumentParser, PreTrainedModel, Trai
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.columns import TEACHER_PREFIX, forward_parameters
-from hf_kd_lambda.jobs.report import MAIN_METRIC
+from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.results import ModelReport, measure_model, results_table, write_results

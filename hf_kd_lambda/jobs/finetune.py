@@ -8,12 +8,16 @@ from typing import Any
 from accelerate import PartialState
 from datasets import DatasetDict
 from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import TrainerState
 from transformers.utils import logging
 
 from hf_kd_lambda.jobs.errors import TrainingStoppedError
 from hf_kd_lambda.jobs.manifest import WriteManifests, write_manifest
 from hf_kd_lambda.jobs.run_folder import last_checkpoint, record_run, remove_checkpoints
 from hf_kd_lambda.models.adapters import merge_adapters
+from hf_kd_lambda.trainer.console import use_short_lines
+from hf_kd_lambda.trainer.early_stopping import EarlyStopping, has_stopped
 from hf_kd_lambda.trainer.epoch_order import EpochOrder
 from hf_kd_lambda.trainer.sampling import sampling_strategy
 from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, signal_received
@@ -34,6 +38,7 @@ def train_on(trainer: Trainer) -> None:
     checkpoint = last_checkpoint(folder, with_best=trainer.args.load_best_model_at_end)
     if checkpoint is not None:
         logger.warning(f"going on from {checkpoint}")
+        _follow_checkpoint(trainer.args, checkpoint)
     trainer.add_callback(WriteManifests)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # The first process to end makes the launcher stop others, which still save; or it goes on to remove checkpoints of
@@ -50,6 +55,16 @@ def train_on(trainer: Trainer) -> None:
     merge_adapters(trainer)
 
 
+def _follow_checkpoint(args: Any, checkpoint: Path) -> None:
+    """Take from a checkpoint what the arguments leave open: intervals in steps, and whether training has stopped."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    for name in ("logging_steps", "eval_steps", "save_steps"):
+        if 0 < (getattr(args, name) or 0) < 1:
+            setattr(args, name, getattr(state, name))
+    if has_stopped(args, state.log_history):
+        args.max_steps = state.global_step
+
+
 def finetune(
     model: PreTrainedModel,
     args: TrainingArguments,
@@ -59,6 +74,7 @@ def finetune(
     compute_metrics: Callable[[EvalPrediction], dict[str, float]],
     settings: Mapping[str, Any],
     preprocess_logits: Callable[..., Any] | None = None,
+    compute_loss: Callable[..., Any] | None = None,
 ) -> None:
     """Fine-tune a model on the task loss and save it, with its processor, in `args.output_dir`.
 
@@ -71,6 +87,7 @@ def finetune(
         compute_metrics: of the task.
         settings: recorded beside the model, by which `claim_folder` knows it the next time.
         preprocess_logits: see `Task`.
+        compute_loss: of outputs, labels and the number of items; None for the model's own loss.
 
     Raises:
         TrainingStoppedError: Ctrl-C or SIGTERM ended training.
@@ -89,8 +106,10 @@ def finetune(
         processing_class=processor,
         compute_metrics=compute_metrics,
         preprocess_logits_for_metrics=preprocess_logits,
-        callbacks=[SaveOnSignal(), EpochOrder()],
+        compute_loss_func=compute_loss,
+        callbacks=[SaveOnSignal(), EpochOrder(), EarlyStopping()],
     )
+    use_short_lines(trainer)
     train_on(trainer)
     trainer.save_model()
     trainer.save_state()

@@ -50,6 +50,7 @@ def teacher_identity(settings: Mapping[str, Any], label_names: list[str] | None,
     """What decides the fine-tuned teacher, which has a learning rate and a number of epochs of its own."""
     of_student = ("learning_rate", "num_train_epochs", "max_steps")
     own = ["teacher", "teacher_architecture", "teacher_epochs", "teacher_learning_rate", "augment"]
+    own += ["class_weights", "early_stopping_patience"]
     kept = {name: settings[name] for name in [*own, *OPTIMISATION] if name not in of_student}
     return {**kept, "label_names": label_names, "examples": digest(examples)}
 

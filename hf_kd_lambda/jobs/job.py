@@ -17,14 +17,16 @@ from hf_kd_lambda.data.columns import TEACHER_PREFIX
 from hf_kd_lambda.data.selection import count_unlabelled, labelled
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.checks import check_folders, check_labels, check_settings, check_tokens, check_trainer
+from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.evaluate import evaluate_model
 from hf_kd_lambda.jobs.finetune import finetune, train_on
 from hf_kd_lambda.jobs.hub import make_repository, push_student, repository_of
 from hf_kd_lambda.jobs.identity import settings_of, student_identity, teacher_identity
 from hf_kd_lambda.jobs.loading import ModelLoader
 from hf_kd_lambda.jobs.lock import locked
-from hf_kd_lambda.jobs.report import MAIN_METRIC, card_facts, write_job_report
+from hf_kd_lambda.jobs.report import card_facts, write_job_report
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
+from hf_kd_lambda.losses.class_weights import WeightedTaskLoss
 from hf_kd_lambda.models.labels import warn_if_at_chance
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.model_card import WITHOUT_LABEL
@@ -32,6 +34,7 @@ from hf_kd_lambda.reports.results import ModelReport
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.limits import check_saving
+from hf_kd_lambda.trainer.setup import class_weights
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 from hf_kd_lambda.utils.names import check_known
 
@@ -243,7 +246,15 @@ class DistillationJob:
         """Train on the task loss alone, on the examples that have a label: see `finetune`."""
         tokens = DatasetDict({**tokens, "train": labelled(tokens["train"])})
         collator, preprocess_logits = self.problem.collator(processor, None), self.problem.preprocess_logits
-        finetune(model, args, tokens, processor, collator, self.compute_metrics, identity, preprocess_logits)
+        finetune(
+            *(model, args, tokens, processor, collator, self.compute_metrics, identity, preprocess_logits),
+            self._weighted_loss(),
+        )
+
+    def _weighted_loss(self) -> WeightedTaskLoss | None:
+        """The task loss of a plain Trainer where classes have weights; None for the model's own."""
+        weights = class_weights(self.config, self.data.num_labels, self.tokens["train"])
+        return None if weights is None else WeightedTaskLoss(weights, self.config.label_smoothing_factor)
 
     def _evaluate(
         self, name: str, model: PreTrainedModel, processor: Any, tokens: DatasetDict

@@ -1,19 +1,28 @@
 """Settings from a YAML file, overridden by the command line; what is unknown is refused."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from transformers import HfArgumentParser
+import yaml
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.jobs.command_line import (
+    ScreenParser,
+    check_setting,
+    is_list,
+    list_settings,
+    options_of,
+    split_list,
+    with_lists,
+)
+from hf_kd_lambda.jobs.defaults import resolve_defaults
 from hf_kd_lambda.jobs.yaml_file import YamlFile
 from hf_kd_lambda.trainer.argument_ranges import check_training_arguments
 from hf_kd_lambda.trainer.config import DistillationConfig
-from hf_kd_lambda.utils.names import suggestion
 
 Settings = tuple[ModelArguments, DataArguments, DistillationConfig]
 
@@ -33,19 +42,58 @@ _PATHS = [
 ]
 
 
-class _Parser(HfArgumentParser):
-    """Every field of the three dataclasses as an argument; errors are raised, not printed after a long usage."""
+_GROUPS = {
+    "Models": {
+        "teacher": "Hub id or folder; `quickstart` is a small encoder that needs no network",
+        "teacher_finetune": "fine-tune the teacher on your labels first",
+        "student": "Hub id or folder; or set student_layers",
+        "student_layers": "make the student from these layers of the teacher, e.g. 0 5",
+        "student_without_kd": "also train the student without the teacher, to compare",
+    },
+    "Data": {
+        "problem": "text-, image- or token-classification, or text-generation",
+        "dataset": "Hub id or folder; or set train_file",
+        "train_file": "csv, tsv, json, jsonl or parquet; for text-generation also txt",
+        "validation_file": "without it, validation_share of the training examples is held out",
+        "test_file": "if given, the scores at the end are on it",
+        "text_column": "column of the text",
+        "label_column": "column of the label",
+        "max_length": "tokens to which texts are truncated",
+        "class_weights": "balanced: rare classes weigh as much as frequent ones",
+    },
+    "λ and the losses": {
+        "lambda_rule": "how the weight of the teacher is set; fixed: by kd_weight",
+        "kd_weight": "weight of the KD loss, for lambda_rule fixed",
+        "kd_losses": "e.g. '{soft_targets: 1, hidden_mse: 0.5}'; default: soft_targets",
+        "temperature": "softens the probabilities of teacher and student",
+    },
+    "Training": {
+        "num_train_epochs": "passes over the training examples",
+        "learning_rate": "peak learning rate; small students often need 1e-4 or more",
+        "per_device_train_batch_size": "examples of one batch",
+        "early_stopping_patience": "stop after so many evaluations without a better score",
+    },
+    "Output": {
+        "output_dir": "student, model card, report and results",
+        "report_to": "trackers: tensorboard, wandb, ...",
+        "push_to_hub": "push the finished student, to hub_model_id",
+    },
+}
+_CLOSING = """\
+--num_processes N trains with N processes. Defaults are in brackets; a run evaluates and saves at each epoch and keeps
+the best student. --help-all shows all settings, those of TrainingArguments too."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            (ModelArguments, DataArguments, DistillationConfig),
-            usage="%(prog)s [config.yaml] [--setting value ...]",
-            description="A setting on the command line replaces that of the YAML file.",
-            allow_abbrev=False,
-        )
 
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(message)
+def _parser() -> ScreenParser:
+    """Every field of the three dataclasses as an argument."""
+    return ScreenParser(
+        (ModelArguments, DataArguments, DistillationConfig),
+        _GROUPS,
+        _CLOSING,
+        prog="hf-kd-lambda distill",
+        usage="%(prog)s [config.yaml] [--setting value ...]",
+        description="A setting on the command line replaces that of the YAML file.",
+    )
 
 
 def parse(argv: Sequence[str] | None = None) -> Settings:
@@ -59,17 +107,20 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
             file cannot be read.
     """
     command_line = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser()
+    parser = _parser()
     types = {name: hint for group in parser.dataclass_types for name, hint in get_type_hints(group).items()}
     in_file = _read(command_line.pop(0), types) if command_line and _is_yaml(command_line[0]) else {}
-    for name in _names(command_line):
-        _check_known(name, [*types, "help"], "on the command line")
+    parser.check_names(command_line)
+    command_line = with_lists(command_line, list_settings(types))
+    on_line = _names(command_line)
+    for name in on_line:
         for replaced in _REPLACED.get(name, ()):
             in_file.pop(replaced, None)
     # Text takes the way of the command line, and so its types; argparse leaves defaults alone that are no text.
     texts = [f"--{name}={value}" for name, value in in_file.items() if isinstance(value, str)]
     parser.set_defaults(**{name: value for name, value in in_file.items() if not isinstance(value, str)})
     values = parser.parse_args(texts + command_line)
+    resolve_defaults(values, on_line | in_file.keys())
     check_training_arguments(values)  # before TrainingArguments computes with them
     settings = parser.parse_dict(vars(values))
     _expand_home(settings)
@@ -82,8 +133,7 @@ def _is_yaml(argument: str) -> bool:
 
 def _names(command_line: Sequence[str]) -> set[str]:
     """Names of the settings on a command line, in whichever spelling they are given."""
-    options = (argument[2:].partition("=")[0] for argument in command_line if argument.startswith("--"))
-    return {option.replace("-", "_").removeprefix("no_") for option in options}
+    return {option.replace("-", "_").removeprefix("no_") for option in options_of(command_line)}
 
 
 def _read(path: str, types: dict[str, Any]) -> dict[str, Any]:
@@ -91,8 +141,10 @@ def _read(path: str, types: dict[str, Any]) -> dict[str, Any]:
     file = YamlFile(Path(path).expanduser())
     settings: dict[str, Any] = {}
     for name, node in file.items:
-        _check_known(name, types, f"in {path}")
+        check_setting(name, types, f"in {path}")
         value = file.value(node)
+        if isinstance(value, str) and "," in value and is_list(types[name]):
+            value = [yaml.safe_load(item) for item in split_list(value)]
         settings[name] = value if value is None or isinstance(value, list | dict) else node.value
         if not _admits(types[name], settings[name]):
             raise ValueError(f"{name}={settings[name]!r} in {path} must be {_describe(types[name])}.")
@@ -106,11 +158,6 @@ def _expand_home(settings: Settings) -> None:
             value = getattr(group, name, None)
             if isinstance(value, str) and value.startswith("~"):
                 setattr(group, name, str(Path(value).expanduser()))
-
-
-def _check_known(name: str, known: Iterable[str], where: str) -> None:
-    if name not in known:
-        raise ValueError(f"unknown setting {name!r} {where}: {suggestion(name, known)}")
 
 
 def _admits(hint: Any, value: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED
 from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.model_card import (
     CARD,
@@ -23,7 +24,6 @@ from hf_kd_lambda.reports.results import ModelReport, results_table, write_resul
 from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
 from hf_kd_lambda.utils.versions import versions
 
-MAIN_METRIC = "score"
 RESULTS = "results.json"
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hf_kd_lambda.losses.base import KDLoss, LossInputs, TeacherBatch
+from hf_kd_lambda.losses.class_weights import item_weights
 from hf_kd_lambda.losses.functional import sum_over_chunks, task_loss
 from hf_kd_lambda.losses.functional.labels import SHIFTED, ItemLabels, item_labels, targets
 
@@ -63,6 +64,7 @@ class Objective:
         label_smoothing: of the task loss, in [0, 1).
         own_task_loss: replaces the task loss: `(outputs, labels, num_items_in_batch)` to a scalar. For a causal model
             it gets unshifted labels and shifts them itself, as in transformers.
+        class_weights: of the usual task loss, `[classes]`; None for 1.
     """
 
     def __init__(
@@ -71,11 +73,13 @@ class Objective:
         temperature: float,
         label_smoothing: float = 0.0,
         own_task_loss: TaskLoss | None = None,
+        class_weights: Tensor | None = None,
     ) -> None:
         self.kd_losses = dict(kd_losses)
         self.temperature = temperature
         self.label_smoothing = label_smoothing
         self.own_task_loss = own_task_loss
+        self.class_weights = class_weights
 
     @property
     def needs(self) -> set[str]:
@@ -166,6 +170,7 @@ class Objective:
         def loss(logits: Tensor, weights: Tensor | None, labels: Tensor) -> Tensor:
             return task_loss(logits, labels, num_task, self.label_smoothing, weights)
 
+        weights = item_weights(self.class_weights, items.task, weights)
         return sum_over_chunks(loss, (student["logits"], weights), items.task)
 
 

@@ -13,6 +13,7 @@ from hf_kd_lambda.trainer.argument_ranges import check_training_arguments
 from hf_kd_lambda.trainer.config_checks import (
     check_cache,
     check_choices,
+    check_early_stopping,
     check_ranges,
     check_rule,
     check_split,
@@ -27,6 +28,7 @@ LambdaForm = Literal["additive", "convex", "sum_two", "raw"]
 GramMetric = Literal["euclidean", "adam"]
 GramEstimator = Literal["biased", "unbiased"]
 LambdaScope = Literal["model", "layer", "loss"]
+ClassWeights = Literal["balanced"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _CHOICES = {
     "lambda_form": LambdaForm,
@@ -182,6 +184,20 @@ class DistillationConfig(TrainingArguments):
         },
     )
 
+    class_weights: ClassWeights | None = field(
+        default=None,
+        metadata={
+            "help": "`balanced`: in the task loss, an item of a class weighs n / (classes · n_c), with n_c of the n "
+            "labels of the training examples of this class. Default: all items weigh the same."
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={
+            "help": "End training after this many evaluations without a better `metric_for_best_model`. Needs "
+            "`load_best_model_at_end`, which jobs set. Default: train to the end."
+        },
+    )
     train_sampling_strategy: str = field(
         default="group_by_length",
         metadata={
@@ -189,6 +205,14 @@ class DistillationConfig(TrainingArguments):
             "windows of 50 batches; where the examples are no tokens, `random`."
         },
     )
+    logging_steps: float = field(
+        default=0.02,
+        metadata={
+            "help": "Steps from one log entry to the next; below 1 a share of all steps, so that any run has about 50 "
+            "entries."
+        },
+    )
+    logging_first_step: bool = field(default=True, metadata={"help": "Log the first step, too."})
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide losses that are not finite in the logs. Training stops at them anyway."}
     )
@@ -216,6 +240,7 @@ class DistillationConfig(TrainingArguments):
         check_rule(self)
         check_split(self)
         check_cache(self)
+        check_early_stopping(self)
         resolve_best_model(self)
         resolve_device(self)
         super().__post_init__()

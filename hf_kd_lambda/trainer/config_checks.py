@@ -132,6 +132,24 @@ def check_cache(config: Any) -> None:
         )
 
 
+def check_early_stopping(config: Any) -> None:
+    """Refuse to stop early without evaluations that are compared.
+
+    Raises:
+        ValueError: names the setting and the fix.
+    """
+    patience = config.early_stopping_patience
+    if patience is None:
+        return
+    if patience < 1:
+        raise ValueError(f"early_stopping_patience={patience} must be at least 1 evaluation.")
+    if not config.load_best_model_at_end:
+        raise ValueError(
+            f"early_stopping_patience={patience} needs load_best_model_at_end: set it to True, and eval_strategy and "
+            "save_strategy to epoch."
+        )
+
+
 def resolve_best_model(config: Any) -> None:
     """Choose in place by which metric the best model is kept, where the settings do not say."""
     if config.load_best_model_at_end and config.metric_for_best_model is None:

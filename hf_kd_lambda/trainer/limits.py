@@ -201,6 +201,25 @@ def warn_of_blind_measurements(args: DistillationConfig, num_outputs: int, is_sh
         )
 
 
+def check_class_weights(
+    args: DistillationConfig, student: nn.Module, num_outputs: int, has_own_task_loss: bool
+) -> None:
+    """Refuse weights of classes where there are none, or where the task loss is the user's own.
+
+    Raises:
+        ValueError: names the setting and the fix.
+    """
+    if args.class_weights is None:
+        return
+    if num_outputs == 1 or is_causal(student):
+        raise ValueError(
+            f"class_weights={args.class_weights!r} is for classes, and a {type(student).__name__} of {num_outputs} "
+            "output(s) has none to weigh: leave it out."
+        )
+    if has_own_task_loss:
+        raise ValueError(f"class_weights={args.class_weights!r} does not reach compute_loss_func: leave either out.")
+
+
 def check_trust(args: DistillationConfig, num_outputs: int, has_own_task_loss: bool) -> None:
     """Refuse the rule `trust` where it cannot weigh the items.
 

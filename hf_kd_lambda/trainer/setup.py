@@ -18,6 +18,7 @@ from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.data.collators import ShiftedLabels, SpanLabels, UnlabelledExamples
 from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, own_inputs
 from hf_kd_lambda.gradients.layer_groups import layer_groups
+from hf_kd_lambda.losses.class_weights import balanced_weights
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK
 from hf_kd_lambda.losses.objective import Objective
@@ -159,6 +160,23 @@ def build_collator(
         collate = UnlabelledExamples(collate, missing, is_token_level(student))
     inputs = {ANSWER_MASK} | forward_parameters(student) | (set() if teacher is None else forward_parameters(teacher))
     return ColumnCollator(collate, inputs if drops_columns else None)
+
+
+def class_weights(args: DistillationConfig, num_outputs: int, train_dataset: Any) -> torch.Tensor | None:
+    """The weights of the classes in the task loss, from the labels of the training examples; None for 1.
+
+    Raises:
+        ValueError: the examples cannot be counted, or have no column of labels.
+    """
+    if args.class_weights is None or train_dataset is None:
+        return None
+    column = next((name for name in ("labels", "label") if name in column_names(train_dataset)), None)
+    if column is None or not isinstance(train_dataset, Dataset):
+        raise ValueError(
+            f"class_weights={args.class_weights!r} counts the labels of train_dataset, which must be a "
+            "datasets.Dataset with a column labels: give one, or leave class_weights out."
+        )
+    return balanced_weights(train_dataset[column], num_outputs)
 
 
 def match_layers(

@@ -31,10 +31,13 @@ from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
 from hf_kd_lambda.trainer import setup
 from hf_kd_lambda.trainer.card import facts_of_trainer
 from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.console import use_short_lines
+from hf_kd_lambda.trainer.early_stopping import EarlyStopping
 from hf_kd_lambda.trainer.epoch_order import EpochOrder
 from hf_kd_lambda.trainer.finite_losses import FiniteLosses
 from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 from hf_kd_lambda.trainer.limits import (
+    check_class_weights,
     check_given_model,
     check_overrides,
     check_strategy,
@@ -110,6 +113,7 @@ class DistillationTrainer(Trainer):
         setup.align_padding(teacher, self.processing_class, self._datasets())
         setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
         check_trust(self.args, num_outputs, self.compute_loss_func is not None)
+        check_class_weights(self.args, model, num_outputs, self.compute_loss_func is not None)
         warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2)
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, args.remove_unused_columns)
@@ -118,6 +122,7 @@ class DistillationTrainer(Trainer):
             self.args.temperature,
             self.args.label_smoothing_factor,
             self.compute_loss_func,
+            setup.class_weights(self.args, num_outputs, self.train_dataset),
         )
         drop_projections(model)
         hidden_states = setup.match_layers(objective, model, teacher, self._datasets(), self.data_collator)
@@ -130,8 +135,9 @@ class DistillationTrainer(Trainer):
         names = setup.lambda_names(self.args, model, objective)
         settings = setup.lambda_settings(self.args, names, objective.weights)
         self.balancer = setup.build_balancer(self.args, names, settings)
-        for callback in (SaveOnSignal(), EpochOrder()):
+        for callback in (SaveOnSignal(), EpochOrder(), EarlyStopping()):
             self.add_callback(callback)
+        use_short_lines(self)
         if self.balancer.state is not None:
             self.add_callback(LambdaCheckpoint.of(self.balancer, settings))
         # Both losses are divided by the items of the whole accumulated batch, so that the Trainer has to count them

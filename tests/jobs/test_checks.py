@@ -75,7 +75,7 @@ def test_a_damaged_teacher_is_not_reused(tmp_path):
 def test_settings_without_effect_are_named(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr("hf_kd_lambda.jobs.checks.logger.warning", said.append)
-    job(settings(tmp_path, eval_steps=7, metric_for_best_model="score", teacher_epochs=2))
+    job(settings(tmp_path, eval_strategy="no", eval_steps=7, metric_for_best_model="score", teacher_epochs=2))
     assert said == [
         "eval_steps=7.0 has no effect: eval_strategy is no.",
         "metric_for_best_model='score' has no effect: load_best_model_at_end is false.",

@@ -246,9 +246,38 @@ def test_value_out_of_its_range_is_reported_by_its_dataclass(config):
         parse([config("temperature: -1")])
 
 
-def test_help_lists_every_setting(capsys):
+def test_help_is_one_screen(capsys):
     with pytest.raises(SystemExit) as stop:
         parse(["--help"])
+    assert stop.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 120
+    assert any(line.startswith("  --learning_rate") and line.endswith("[5e-05]") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("epochs", "num_train_epochs"), ("lr", "learning_rate"), ("batch-size", "per_device_train_batch_size")],
+)
+def test_short_names_lead_to_their_setting(config, name, meant):
+    with pytest.raises(ValueError, match=rf"unknown setting '{name.replace('-', '_')}' on .*did you mean '{meant}'"):
+        parse([config(), f"--{name}", "3"])
+
+
+@pytest.mark.parametrize("words", [["0,5"], ["[0,", "5]"], ["[0,5]"], ["0", "5"], ["0, 5"]])
+def test_layers_as_people_write_them(config, words):
+    assert parse([config(student=None), "--student_layers", *words, "--seed", "1"])[0].student_layers == [0, 5]
+    assert parse([config(student=None), f"--student-layers={' '.join(words)}"])[0].student_layers == [0, 5]
+
+
+def test_layers_of_a_file_without_brackets(config):
+    assert parse([config("student_layers: 0, 5", student=None)])[0].student_layers == [0, 5]
+
+
+def test_help_lists_every_setting(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(["--help-all"])
     assert stop.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     for arguments in (ModelArguments, DataArguments, DistillationConfig):

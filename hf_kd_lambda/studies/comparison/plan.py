@@ -20,6 +20,7 @@ GLUE = "nyu-mll/glue"
 OWN = {
     "eval_strategy": "steps",
     "logging_strategy": "steps",
+    "logging_first_step": False,
     "save_strategy": "no",
     "load_best_model_at_end": False,
     "report_to": "none",

@@ -1,0 +1,40 @@
+"""Defaults of a job that differ from those of TrainingArguments: evaluate each epoch, and keep the best student."""
+
+from argparse import Namespace
+from collections.abc import Collection
+
+MAIN_METRIC = "score"
+"""Of every task: the metric by which the best student is chosen and models are compared."""
+SAVED_CHECKPOINTS = 2  # the last and the one before it, and in any case the best
+
+
+def resolve_defaults(values: Namespace, given: Collection[str]) -> None:
+    """Fill in place what the settings leave open.
+
+    Evaluation and saving follow each other, so that the best student can be kept; a setting that is given stays.
+
+    Args:
+        values: the settings, with the defaults of TrainingArguments.
+        given: names of those that the user has set.
+    """
+
+    def fill(name: str, value: object) -> None:
+        if name not in given:
+            setattr(values, name, value)
+
+    fill("eval_strategy", "steps" if "eval_steps" in given else "epoch")
+    follows = "epoch" if values.eval_strategy == "no" else values.eval_strategy
+    fill("save_strategy", "steps" if "save_steps" in given else follows)
+    if values.save_strategy == values.eval_strategy == "steps" and values.eval_steps is not None:
+        fill("save_steps", values.eval_steps)
+    fill("save_total_limit", SAVED_CHECKPOINTS)
+    fill("load_best_model_at_end", _evaluates_what_it_saves(values))
+    if values.load_best_model_at_end:
+        fill("metric_for_best_model", MAIN_METRIC)
+
+
+def _evaluates_what_it_saves(values: Namespace) -> bool:
+    """Whether each checkpoint has a score."""
+    if values.eval_strategy == values.save_strategy == "steps":
+        return values.eval_steps is not None and values.save_steps == values.eval_steps
+    return values.eval_strategy == values.save_strategy != "no"

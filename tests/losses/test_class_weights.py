@@ -1,0 +1,33 @@
+"""Classes that weigh differently in the task loss."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.utils.class_weight import compute_class_weight
+
+from hf_kd_lambda.losses.class_weights import WeightedTaskLoss, balanced_weights
+from hf_kd_lambda.losses.objective import Objective
+
+LABELS = [0, 0, 0, 1, 2, 2, 0, 0]
+
+
+def test_balanced_weights_are_scikit_learns():
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=LABELS)
+    torch.testing.assert_close(balanced_weights(LABELS, 3), torch.tensor(expected).float())
+
+
+def test_labels_of_tokens_and_missing_ones():
+    rows = [[0, -100, 0], [1, -100], [-100]]
+    torch.testing.assert_close(balanced_weights([*rows, None], 3), torch.tensor([0.75, 1.5, 1.0]))
+
+
+def test_both_losses_weigh_the_items_alike():
+    logits, labels = torch.randn(8, 3), torch.tensor(LABELS)
+    labels[3] = -100
+    weights = balanced_weights(LABELS, 3)
+    expected = F.cross_entropy(logits, labels, weights, reduction="sum") / 7
+    outputs = {"logits": logits}
+    torch.testing.assert_close(WeightedTaskLoss(weights)(outputs, labels), expected)
+    objective = Objective({}, 1.0, class_weights=weights)
+    found = objective._task_loss(outputs, {"labels": labels}, None, None)
+    torch.testing.assert_close(found, expected)

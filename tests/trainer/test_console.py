@@ -1,0 +1,34 @@
+"""Log entries as lines of the console."""
+
+import pytest
+
+from hf_kd_lambda.trainer.console import console_line
+
+STEP = {"loss": 0.6931, "grad_norm": 1.0, "learning_rate": 5e-5, "epoch": 0.25, "task_loss": 0.7, "kd_loss": 0.51}
+STEP |= {"lambda": 1.25, "kd_weight": 0.55, "grad_cosine": 0.4, "grad_norm_task": 2.0, "lambda_free": 1.0}
+EVALUATION = {"eval_loss": 0.5, "eval_f1_macro": 0.75, "eval_accuracy": 0.8, "eval_score": 0.775, "eval_runtime": 1.0}
+EVALUATION |= {"eval_samples_per_second": 3.0, "eval_steps_per_second": 1.0, "epoch": 1.0, "eval_task_loss": 0.6}
+
+
+def test_a_step_has_eight_values():
+    assert console_line(STEP, 5, 20) == (
+        "step 5/20  epoch 0.25  loss 0.6931  task_loss 0.7  kd_loss 0.51  lambda 1.25  grad_cosine 0.4  "
+        "learning_rate 5e-05"
+    )
+
+
+def test_an_evaluation_begins_with_its_score():
+    assert console_line(EVALUATION, 20, 60) == (
+        "evaluation:  step 20/60  epoch 1.00  score 0.775  accuracy 0.8  task_loss 0.6  f1_macro 0.75"
+    )
+
+
+@pytest.mark.parametrize("number", [3, 30])
+def test_no_line_has_more_than_eight_values(number):
+    many = EVALUATION | {f"eval_metric_{index}": 0.1 for index in range(number)}
+    assert console_line(many, 1, 2).count("  ") == 8  # "evaluation:", and a value after each gap
+
+
+def test_the_end_has_rates():
+    logs = {"train_runtime": 2.0, "train_samples_per_second": 1234.5, "train_steps_per_second": 38.6, "epoch": 3.0}
+    assert console_line(logs, 60, 60) == "trained in 2.0 s: 1.23e+03 examples/s, 38.6 steps/s"
