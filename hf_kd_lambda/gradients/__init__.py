@@ -1,1 +1,1 @@
-"""Two gradients from one forward: taken, averaged over ranks, measured, combined. Imports no other sub-package."""
+"""Two gradients from one forward: compute, all-reduce, measure and combine them. Imports no other sub-package."""

@@ -1,4 +1,4 @@
-"""The dot product for which a step of Adam or AdamW is steepest descent."""
+"""The dot product in which a step of Adam or AdamW is steepest descent."""
 
 import torch
 from torch import Tensor
@@ -8,22 +8,21 @@ from hf_kd_lambda.gradients.gram import local_part
 
 
 class AdamMetric:
-    """P = 1/(√v̂ + ε) of a parameter: Adam steps along P g (Kingma & Ba 2015, algorithm 1), where SGD steps along g.
+    """P = 1/(√v̂ + ε) of a parameter: Adam steps along P g (Kingma & Ba 2015, algorithm 1), while SGD steps along g.
 
-    So the entries <g_T, P g_T> and so on, which `GradientPair` computes with this metric, predict how a step of Adam
-    changes the losses, as <g_T, g_T> predicts it for SGD: to first order, neglecting momentum and the change of v̂ with
-    the gradient.
+    With this metric, `GradientPair` computes the entries <g_T, P g_T>, <g_D, P g_D> and <g_T, P g_D>. They predict how
+    a step of Adam changes the losses, as the Euclidean entries do for SGD: to first order, without momentum and
+    without the change of v̂ with the gradient.
 
-    v̂ is the bias-corrected second moment that the step will use, which contains the square of its own gradient.
-    Where that gradient is not known yet, v̂ is the moment before the step. An embedding that no batch has used then
-    has v̂ = 0, so that P = 1/ε dominates everything else; before a parameter's first step, P is 1. With AMSGrad, the
-    largest moments count.
+    v̂ is the bias-corrected second moment that the step will use, including the square of the step's gradient. If that
+    gradient is not known yet, v̂ is the moment before the step. Then an embedding row that no batch has used has v̂ = 0,
+    and its P = 1/ε dominates all others. Before a parameter's first step, P is 1. AMSGrad uses its maximum of v.
 
     Args:
         optimizer: torch's Adam or AdamW (plain, foreach, fused or capturable), or Accelerate's wrapper of it.
 
     Raises:
-        ValueError: it is another optimizer.
+        ValueError: the optimizer is neither torch's Adam nor its AdamW.
     """
 
     def __init__(self, optimizer: Optimizer) -> None:
@@ -31,18 +30,18 @@ class AdamMetric:
         self.options = {parameter: group for group in optimizer.param_groups for parameter in group["params"]}
 
     def __call__(self, parameter: Tensor, gradient: Tensor | None = None) -> Tensor:
-        """P in fp32, of the shape of the parameter or of its local shard; a scalar 1 where nothing is known.
+        """P in fp32, same shape as the parameter or its local shard; a scalar 1 without gradient and moments.
 
         Args:
-            parameter: of the optimizer.
-            gradient: of its coming step, clipped and unscaled, of the local shard; None if unknown.
+            parameter: a parameter of the optimizer.
+            gradient: the gradient of the next step, clipped and unscaled, of the local shard; None if unknown.
         """
         state, options = self.optimizer.state.get(parameter), self.options[parameter]
         beta, epsilon = options["betas"][1], options["eps"]
         if gradient is None:
             if not state:
                 return torch.ones((), device=parameter.device)
-            # The step is a tensor, and may lie on the GPU, which nothing here waits for.
+            # The step is a tensor, possibly on the GPU: never synchronize for its value.
             return _inverse_root(
                 _largest(state, local_part(state["exp_avg_sq"]).float()), 1 - beta ** state["step"], epsilon
             )
@@ -62,15 +61,15 @@ def _inverse_root(moment: Tensor, correction: Tensor | float, epsilon: float) ->
 
 
 def check_adam(optimizer: Optimizer) -> Adam:
-    """The optimizer without Accelerate's wrapper, if it has the second moments that `AdamMetric` needs.
+    """The optimizer without Accelerate's wrapper, checked to be torch's Adam or AdamW.
 
     Raises:
-        ValueError: it is neither torch's Adam nor its AdamW.
+        ValueError: it is another optimizer, without the second moments that `AdamMetric` needs.
     """
     optimizer = getattr(optimizer, "optimizer", optimizer)
     if not isinstance(optimizer, Adam):
         raise ValueError(
-            f"gram_metric='adam' needs the second moments of torch's Adam or AdamW, but {type(optimizer).__name__} is "
-            "another optimizer: set optim to adamw_torch or adamw_torch_fused, or gram_metric to euclidean."
+            f"gram_metric='adam' needs the second moments of torch's Adam or AdamW, but the optimizer is "
+            f"{type(optimizer).__name__}: set optim to adamw_torch or adamw_torch_fused, or gram_metric to euclidean."
         )
     return optimizer

@@ -1,4 +1,4 @@
-"""All-reduce of many tensors in few messages."""
+"""All-reduce of many tensors in few calls."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,11 +6,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-BUCKET_BYTES = 25 * 2**20  # DDP's default: large enough for full bandwidth, small enough to need little memory
+BUCKET_BYTES = 25 * 2**20  # DDP's default: full bandwidth, little memory
 
 
 def average_over_ranks(tensors: Sequence[Tensor]) -> None:
-    """Average tensors in place over all ranks, which must all pass the same shapes in the same order."""
+    """All-reduce tensors to their mean over ranks, in place. All ranks must pass the same shapes in the same order."""
     for bucket in _buckets(tensors):
         _average_bucket(bucket)
 
@@ -28,7 +28,7 @@ def _average_bucket(bucket: list[Tensor]) -> None:
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Consecutive tensors of one dtype, at most `BUCKET_BYTES` in sum unless a single one is larger."""
+    """Consecutive tensors of one dtype, at most `BUCKET_BYTES` in total unless one tensor alone is larger."""
     bucket: list[Tensor] = []
     size = 0
     for tensor in tensors:

@@ -1,4 +1,4 @@
-"""Cut the graph at the student's outputs, so that each loss is first differentiated with respect to them."""
+"""Cut the graph at the student's outputs, to differentiate each loss with respect to them first."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -10,32 +10,35 @@ Outputs = TypeVar("Outputs", bound=dict[str, Any])
 
 
 class Cut(NamedTuple):
-    """Where the student's graph ends and the losses' graphs begin."""
+    """The end of the student's graph and the start of the losses' graphs."""
 
     roots: list[Tensor]
     """The student's output tensors, at the end of its graph."""
     leaves: list[Tensor]
-    """Detached copies of the same, at the start of the losses' graphs."""
+    """Detached copies of `roots`, at the start of the losses' graphs."""
 
     def seeds(self, loss: Tensor) -> tuple[Tensor | None, ...]:
-        """dL/d(outputs), of the shapes of the leaves; None for outputs that the loss does not use."""
+        """dL/d(outputs), same shapes as `leaves`; None for outputs that the loss does not use."""
         return torch.autograd.grad(loss, self.leaves, allow_unused=True)
 
     def backward(self, seeds: Sequence[Tensor | None], retain_graph: bool = False) -> None:
-        """Add the vector-Jacobian product of the student with `seeds` to the parameters' `.grad`."""
+        """Accumulate the student's vector-Jacobian product with `seeds` in the parameters' `.grad`."""
         used = [(root, seed) for root, seed in zip(self.roots, seeds, strict=True) if seed is not None]
         roots, vectors = zip(*used, strict=True)
         torch.autograd.backward(roots, vectors, retain_graph=retain_graph)
 
 
 def cut_outputs(outputs: Outputs) -> tuple[Outputs, Cut]:
-    """Copy a model's outputs with every differentiable tensor replaced by a detached leaf.
+    """Copy a model's outputs and replace every differentiable tensor by a detached leaf.
 
-    The graphs of losses of the copy end at the leaves, so that both losses can first be differentiated with respect to
-    them. The student is then traversed once per loss by a vector-Jacobian product, and no loss's graph is kept.
+    Losses of the copy have graphs that end at the leaves, so both losses can be differentiated with respect to the
+    leaves first. One vector-Jacobian product per loss then traverses the student, and the losses' graphs are freed.
 
     Args:
-        outputs: a `ModelOutput`, whose values are tensors or (nested) tuples of tensors.
+        outputs: a `ModelOutput` of tensors and (nested) tuples of tensors.
+
+    Returns:
+        The copy, and the cut that maps its leaves to the student's graph.
     """
     cut = Cut([], [])
 

@@ -1,4 +1,4 @@
-"""The 2x2 Gram matrix of the gradients of task loss and KD loss."""
+"""The 2×2 Gram matrix of the gradients of task loss and KD loss."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 Metric = Callable[[Tensor, Tensor | None], Tensor]
-"""Takes a parameter and the gradient of its coming step (of the local shard; None if unknown), and returns P, the
-diagonal of the dot product <x, P y>: of the gradient's shape, or a scalar."""
+"""Takes a parameter and the gradient of its next step (of the local shard; None if unknown), and returns P, the
+diagonal in the dot product <x, P y>: same shape as the gradient, or a scalar."""
 
 
 class Gram(NamedTuple):
-    """The 2x2 Gram matrix of the two gradients: fp32 tensors `[]`, or `[groups]` for one matrix per group."""
+    """The 2×2 Gram matrix of the two gradients: fp32 tensors `[]`, or `[groups]` for one matrix per group."""
 
     task: Tensor
     """a = |g_T|²"""
@@ -24,7 +24,7 @@ class Gram(NamedTuple):
 
     @property
     def cosine(self) -> Tensor:
-        """Gradient cosine similarity c/√(ab); below zero the losses conflict."""
+        """Cosine similarity of the gradients, c/√(ab); the losses conflict if it is negative."""
         return self.dot / (self.task.sqrt() * self.kd.sqrt())
 
     def is_finite(self) -> Tensor:
@@ -33,11 +33,11 @@ class Gram(NamedTuple):
 
 
 def gram_matrix(task_grad: Tensor, kd_grad: Tensor, scale: Tensor | None = None) -> Gram:
-    """The Gram matrix of the gradients of one parameter, or of their local shards: scalar tensors in fp32.
+    """The Gram matrix of the two gradients of one parameter, or of their local shards: scalar tensors in fp32.
 
     Args:
-        task_grad, kd_grad: of the same shape, both dense or both sparse.
-        scale: the diagonal of P in the dot product <x, P y>, of their local shape or a scalar; None for <x, y>.
+        task_grad, kd_grad: gradients of the same shape, both dense or both sparse.
+        scale: the diagonal P in the dot product <x, P y>, of their local shape or a scalar; None for <x, y>.
     """
     if task_grad.is_sparse:
         task_grad, kd_grad = _rows(task_grad, kd_grad)
@@ -47,7 +47,7 @@ def gram_matrix(task_grad: Tensor, kd_grad: Tensor, scale: Tensor | None = None)
 
 
 def _rows(task_grad: Tensor, kd_grad: Tensor) -> tuple[Tensor, Tensor]:
-    """The stored rows of two sparse gradients; gradients of one batch have the same rows, others become dense."""
+    """The stored rows of two sparse gradients. If their rows differ (different batches), both become dense."""
     task, kd = task_grad.coalesce(), kd_grad.coalesce()
     if torch.equal(task.indices(), kd.indices()):
         return task.values(), kd.values()
@@ -55,10 +55,10 @@ def _rows(task_grad: Tensor, kd_grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def local_part(tensor: Tensor) -> Tensor:
-    """The tensor itself, or this rank's shard of a sharded tensor (FSDP2)."""
+    """The tensor, or this rank's shard of a sharded tensor (FSDP2)."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def local_parts(tensors: Iterable[Tensor | None]) -> list[Tensor]:
-    """The tensors that are not None; for sharded tensors (FSDP2) this rank's shards."""
+    """The tensors without None; for sharded tensors (FSDP2) this rank's shards."""
     return [local_part(tensor) for tensor in tensors if tensor is not None]

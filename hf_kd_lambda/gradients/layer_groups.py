@@ -1,29 +1,30 @@
-"""Which layer of a model each parameter belongs to, by its name."""
+"""Groups the parameters of a model by layer, from their names."""
 
 import re
 from collections.abc import Sequence
 
-# BERT, Llama, ALBERT; T5, MPT; GPT-2; ResNet. Within a stage, layers have a plural name or numbers alone (Swin's
-# blocks in layers, PVT's block.0.1). A singular name (T5's layer in block, ResNet's layer in layers) is part of one.
+# BERT, Llama, ALBERT; T5, MPT; GPT-2; ResNet. Within a stage, layers have a plural name or only numbers (Swin's
+# blocks in layers, PVT's block.0.1). A singular name within (T5's layer in block, ResNet's layer in layers) is a
+# part of one layer.
 LAYER_NUMBER = re.compile(r"(?:^|\.)(?:\w*layers?|blocks?|h|stages?)\.(\d+)(?:\.(?:(?:layers|blocks)\.)?(\d+))?\.")
-# GPT-2 has wte and wpe, T5 shared. In DeBERTa's and MPNet's encoders, modules outside the layers are input to all.
+# wte and wpe: GPT-2; shared: T5. In the encoders of DeBERTa and MPNet, modules outside the layers feed all layers.
 INPUT_MODULE = re.compile(r"emb|stem\.|(?:^|\.)(?:wte|wpe|shared|deberta\.encoder|mpnet\.encoder)\.")
 
 
 def layer_groups(names: Sequence[str]) -> tuple[list[int], list[str]]:
-    """One group for each layer, one for the modules before the layers and one for those after.
+    """One group per layer, one for the modules before the layers and one for the modules after them.
 
-    Prefixes of wrappers (such as `module.`) do not matter. Layers of the same number in an encoder and a decoder share
-    a group, layers of the same number in two stages of a ResNet or Swin do not. Modules of a stage outside its layers,
-    such as downsampling, form a group of their own.
+    Prefixes of wrappers (such as `module.`) are ignored. Layers with the same number in encoder and decoder share a
+    group; layers with the same number in different stages (ResNet, Swin) do not. Modules of a stage that are outside
+    its layers, such as downsampling, have their own group.
 
     Args:
-        names: the parameters' names, as in `named_parameters()`.
+        names: parameter names, as in `named_parameters()`.
 
     Returns:
-        For each parameter the index of its group, and the groups' names from input to output: `embeddings`; `layer.0`,
-        `layer.1` and so on, or in stages `stage.0`, `stage.0.layer.0` and so on; `head` (pooler, last norm,
-        classifier). Groups without parameters are left out.
+        The group index of every parameter, and the names of the groups from input to output: `embeddings`; `layer.0`,
+        `layer.1`, …, or with stages `stage.0`, `stage.0.layer.0`, …; `head` (pooler, last norm, classifier). Groups
+        without parameters are omitted.
     """
     found = [LAYER_NUMBER.search(name) for name in names]
     places = [tuple(int(number) for number in match.groups() if number) if match else () for match in found]
@@ -38,7 +39,7 @@ def layer_groups(names: Sequence[str]) -> tuple[list[int], list[str]]:
 
 
 def _label(place: tuple[int, ...], stages: set[int]) -> str:
-    """Name of the group of a layer, from its number or from those of stage and layer; or of a stage."""
+    """Group name, from (layer), (stage, layer), or (stage)."""
     if len(place) == 2:
         return f"stage.{place[0]}.layer.{place[1]}"
     return f"stage.{place[0]}" if place[0] in stages else f"layer.{place[0]}"

@@ -1,4 +1,4 @@
-"""From one student forward to two gradients, their average over ranks and their Gram matrix."""
+"""From one student forward to two gradients, their all-reduce over ranks and their Gram matrix."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import ClassVar
@@ -14,17 +14,17 @@ from hf_kd_lambda.gradients.gram import Gram, Metric, gram_matrix, local_part, l
 
 
 class GradientPair:
-    """The gradients of task loss and KD loss, accumulated separately over micro-batches.
+    """Accumulates the gradients of task loss and KD loss separately over micro-batches.
 
-    Between micro-batches the task gradient stays in `.grad`, as in an ordinary step; the KD gradient is the only
-    additional copy that a measuring step needs.
+    Between micro-batches the task gradient stays in `.grad`, as in an ordinary step. The KD gradient is the only
+    additional copy.
 
     Args:
-        parameters: the trainable parameters. Their `.grad` must be empty.
-        groups: for each parameter the index of its group, from 0, to measure and weight each group separately; None
-            for one Gram matrix of all.
-        metric: returns P for the Gram matrix's dot products <x, P y>, see `AdamMetric`; None for the Euclidean <x, y>.
-        unmeasured: indices of parameters that are trained with the others but left out of the Gram matrix.
+        parameters: the trainable parameters. Their `.grad` must be None.
+        groups: group index of every parameter, from 0; every group gets its own Gram matrix and weights. None for one
+            Gram matrix of all parameters.
+        metric: returns P for the dot products <x, P y>, see `AdamMetric`; None for the Euclidean <x, y>.
+        unmeasured: indices of parameters that are trained but excluded from the Gram matrix.
     """
 
     def __init__(
@@ -41,20 +41,20 @@ class GradientPair:
         self.kd_grads: list[Tensor | None] = [None] * len(self.parameters)
 
     splits_kd: ClassVar[bool] = False
-    """Whether `accumulate` takes each KD loss by itself, instead of their sum."""
+    """Whether `accumulate` takes the KD losses separately instead of their sum."""
 
     @property
     def allows_sparse(self) -> bool:
-        """Whether the gradient of an embedding may be sparse: P of a metric is dense."""
+        """Whether embedding gradients may be sparse. Not with a metric, because its P is dense."""
         return self.metric is None
 
     @property
     def measures_the_step(self) -> bool:
-        """Whether `gram` uses the combined gradient that the step is going to take, for its metric."""
+        """Whether `gram` needs the weights of the coming step, for the metric."""
         return self.metric is not None
 
     def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor) -> None:
-        """Backpropagate both losses of one micro-batch through the student's graph, and free it."""
+        """Backpropagate both losses of one micro-batch through the student, and free its graph."""
         task_seeds, kd_seeds = cut.seeds(task_loss), cut.seeds(kd_loss)
         cut.backward(task_seeds, retain_graph=True)
         task_grads = self._swap(self.kd_grads)
@@ -62,36 +62,35 @@ class GradientPair:
         self.kd_grads = self._swap(task_grads)
 
     def average_over_ranks(self) -> None:
-        """Average the gradients over all ranks, once and in place."""
+        """All-reduce the gradients to their mean over ranks, in place. Call it once per step."""
         presence = torch.tensor(self._presence(), dtype=torch.uint8, device=self.parameters[0].device)
         dist.all_reduce(presence, op=dist.ReduceOp.MAX)
         self._fill_missing(presence.tolist())
         average_over_ranks(local_parts(grad for grads in self._gradients() for grad in grads))
 
     def gram(self, step_weights: tuple[Tensor, Tensor] | None = None) -> Gram:
-        """The Gram matrix of the accumulated gradients; for sharded gradients (FSDP2) the sum over the shards.
+        """The Gram matrix of the accumulated gradients; for sharded gradients (FSDP2) summed over the shards.
 
         Args:
-            step_weights: (w_T, w_D) of the combined gradient that the metric is to use, as in `combine`; None if
-                unknown.
+            step_weights: (w_T, w_D) as in `combine`, to compute the combined gradient for the metric; None if unknown.
 
         Returns:
-            Entries of shape (), or (groups,) if the parameters are grouped.
+            Entries of shape `[]`, or `[groups]` if the parameters are grouped.
         """
         return self._gram(self.metric, step_weights, self.unmeasured)
 
     def merge_kd(self, weights_of: Callable[[Tensor], Tensor]) -> None:
-        """Make one KD gradient of several; there is one already.
+        """Merge the gradients of several KD losses. This class has a single KD gradient, so it does nothing.
 
         Args:
-            weights_of: from the dot products of all gradients, `[1 + losses, 1 + losses]`, to weights `[losses]`.
+            weights_of: maps the dot products of all gradients, `[1 + losses, 1 + losses]`, to weights `[losses]`.
         """
 
     def unbiased(self, gram: Gram) -> Gram | None:
-        """The Gram matrix without the noise of the batch; None where noise is not estimated.
+        """The Gram matrix without batch noise; None if the noise is not estimated.
 
         Args:
-            gram: what `gram` returned.
+            gram: the result of `gram`.
         """
         return None
 
@@ -102,27 +101,27 @@ class GradientPair:
         return squared.sum().clamp(min=0.0).sqrt()
 
     def combine(self, task_weight: Tensor, kd_weight: Tensor) -> None:
-        """Leave w_T·g_T + w_D·g_D in `.grad`, and free the KD gradient.
+        """Write w_T·g_T + w_D·g_D to `.grad`, and free the KD gradient.
 
         Args:
-            task_weight, kd_weight: of shape (), or (groups,) if the parameters are grouped.
+            task_weight, kd_weight: `[]`, or `[groups]` if the parameters are grouped.
         """
         grads, kd_grads = map(local_parts, self._gradients())
         torch._foreach_mul_(grads, self._spread(task_weight))
         torch._foreach_mul_(kd_grads, self._spread(kd_weight))
         torch._foreach_add_(grads, kd_grads)
         self.kd_grads = [None] * len(self.parameters)
-        for parameter in self.parameters:  # optimizers need an embedding's gradient dense
+        for parameter in self.parameters:  # optimizers need dense gradients of embeddings
             if parameter.grad is not None and parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.to_dense()
 
     def drop(self) -> None:
-        """Drop both gradients: an optimizer skips parameters without `.grad`."""
+        """Drop both gradients. An optimizer skips parameters without `.grad`."""
         self.kd_grads = [None] * len(self.parameters)
         self._swap(self.kd_grads)
 
     def _swap(self, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Put `grads` into `.grad`, and return what was there. `backward` accumulates into them without a copy."""
+        """Set `.grad` to `grads` and return the previous ones. `backward` accumulates into `grads` without a copy."""
         previous = self._task_grads()
         for parameter, grad in zip(self.parameters, grads, strict=True):
             parameter.grad = grad
@@ -132,20 +131,24 @@ class GradientPair:
         return [parameter.grad for parameter in self.parameters]
 
     def _gradients(self) -> list[list[Tensor | None]]:
-        """The gradients of each loss, the task loss first."""
+        """The gradients of every loss, the task loss first."""
         return [self._task_grads(), self.kd_grads]
 
     def _presence(self) -> list[bool]:
         return [any(grad is not None for grad in grads) for grads in zip(*self._gradients(), strict=True)]
 
     def _fill_missing(self, presence: Sequence[bool | int]) -> None:
-        """Fill in zeros where only one loss, or only another rank, reaches a parameter; nothing where none does."""
+        """Fill in zeros for missing gradients of parameters that another loss or another rank reaches.
+
+        Args:
+            presence: for every parameter, whether any loss on any rank reaches it.
+        """
         _, *others = self._gradients()
         for index, (parameter, present) in enumerate(zip(self.parameters, presence, strict=True)):
             if not present:
                 continue
-            given = [parameter.grad, *(grads[index] for grads in others)]
-            filled = [torch.zeros_like(parameter) if grad is None else grad for grad in given]
+            raw_grads = [parameter.grad, *(grads[index] for grads in others)]
+            filled = [torch.zeros_like(parameter) if grad is None else grad for grad in raw_grads]
             if len({grad.is_sparse for grad in filled}) > 1:
                 filled = [grad.to_dense() for grad in filled]
             parameter.grad = filled[0]
@@ -176,20 +179,20 @@ class GradientPair:
         return self.groups[index]
 
     def _members(self, indices: Iterable[int]) -> Tensor:
-        """The groups of the parameters with these indices."""
+        """Group indices of the given parameters."""
         return torch.tensor([self._group(index) for index in indices], device=self.parameters[0].device)
 
     def _sum_groups(self, grams: Mapping[int, Gram]) -> Tensor:
-        """Sum scalar Gram matrices, by the index of their parameter, to entries of shape (3,) or (3, groups)."""
+        """Sum scalar Gram matrices, keyed by parameter index, to entries `[3]` or `[3, groups]`."""
         entries = torch.stack([entry for gram in grams.values() for entry in gram]).view(-1, 3)
         if self.groups is None:
             return entries.sum(dim=0)
-        # Not index_add, whose order of summation, and so its rounding, differs from run to run on a GPU.
+        # Not index_add: on a GPU its order of summation, and thus its rounding, differs between runs.
         groups = torch.arange(max(self.groups) + 1, device=entries.device).unsqueeze(-1)
         return torch.where(self._members(grams) == groups, entries.T.unsqueeze(1), 0.0).sum(dim=-1)
 
     def _sum_shards(self, entries: Tensor) -> Tensor:
-        """For sharded gradients (FSDP2), the sum over the ranks that have the shards."""
+        """For sharded gradients (FSDP2), all-reduce the entries to their sum over the shards."""
         sharded = next((parameter for parameter in self.parameters if isinstance(parameter, DTensor)), None)
         if sharded is not None:
             for dim, placement in enumerate(sharded.placements):
@@ -198,7 +201,7 @@ class GradientPair:
         return entries
 
     def _spread(self, weight: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """The weight of each parameter that has a gradient; a scalar applies to all."""
+        """The weight of every parameter that has a gradient; a scalar applies to all."""
         if not weight.dim():
             return weight
         present = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]

@@ -1,4 +1,4 @@
-"""The Gram matrix without the noise of the batch, from the micro-batches of an optimizer step."""
+"""The Gram matrix without batch noise, estimated from the micro-batches of an optimizer step."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -13,20 +13,20 @@ from hf_kd_lambda.gradients.pair import GradientPair
 
 
 class SampledGradientPair(GradientPair):
-    """A `GradientPair` that takes each micro-batch as an independent sample of both gradients.
+    """A `GradientPair` that treats the micro-batches as independent samples of both gradients.
 
-    The squared norm of a batch's gradient includes its noise: E|g|² = |E g|² plus the variance of g. Only products of
-    different samples are free of it. With g the sum of K samples g_k,
+    The squared norm of a batch gradient includes noise: E|g|² = |E g|² plus the variance of g. Only products of
+    different samples have no noise term. If g is the sum of K samples g_k,
 
         |E g|² = E (|g|² − Σ|g_k|²)·K/(K−1)
 
-    and <E g_T, E g_D> likewise: U-statistics (Hoeffding 1948), exact for samples of equal weight in the sum. Where
+    and the same holds for <E g_T, E g_D>: U-statistics (Hoeffding 1948), unbiased for samples of equal weight. If the
     micro-batches differ in their number of items, all entries are too small by a common factor. The samples of all
-    ranks count, except for sharded gradients (FSDP2), which are already sums over the ranks.
+    ranks are used, except with sharded gradients (FSDP2), which are already sums over ranks.
 
-    During the KD backward there are three gradients, one more than without sampling: both sums and the micro-batch's
-    task gradient. Its KD gradient is used and freed parameter by parameter during backward; a sharded one is kept
-    to the end, which makes four.
+    During the KD backward there are three gradients in memory, one more than without sampling: both sums, and the task
+    gradient of the micro-batch. Its KD gradient is used and freed per parameter during the backward; sharded ones are
+    freed after it, which makes four.
 
     Args:
         parameters, groups, metric, unmeasured: as in `GradientPair`.
@@ -41,21 +41,21 @@ class SampledGradientPair(GradientPair):
     ) -> None:
         super().__init__(parameters, groups, metric, unmeasured)
         self.samples = 0
-        # Σ|g_T^k|², Σ|g_D^k|², Σ<g_T^k, g_D^k>: (3,) or (3, groups), of this rank's samples and shards.
+        # Σ|g_T^k|², Σ|g_D^k|², Σ<g_T^k, g_D^k>: [3] or [3, groups], of this rank's samples and shards.
         self.own_products = torch.zeros((), device=self.parameters[0].device)
 
     @property
     def allows_sparse(self) -> bool:
-        """No: samples are added up in place."""
+        """No, because samples are summed in place."""
         return False
 
     @property
     def measures_the_step(self) -> bool:
-        """No: samples are measured before the step is known."""
+        """No, because samples are measured before the weights of the step are known."""
         return False
 
     def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor) -> None:
-        """Backpropagate both losses of one micro-batch through the student's graph, and free it."""
+        """Backpropagate both losses of one micro-batch through the student, and free its graph."""
         task_seeds, kd_seeds = cut.seeds(task_loss), cut.seeds(kd_loss)
         nothing: list[Tensor | None] = [None] * len(self.parameters)
         task_sums = self._swap(nothing)
@@ -64,7 +64,7 @@ class SampledGradientPair(GradientPair):
         grams: dict[int, Gram] = {}
 
         def take(index: int) -> None:
-            """Measure the gradients of one parameter, and move them into the sums."""
+            """Measure the two gradients of one parameter, and move them into the sums."""
             parameter = self.parameters[index]
             task, kd = task_grads[index], parameter.grad
             filled_task, filled_kd = (torch.zeros_like(parameter) if grad is None else grad for grad in (task, kd))
@@ -78,7 +78,7 @@ class SampledGradientPair(GradientPair):
         handles = [
             parameter.register_post_accumulate_grad_hook(lambda _, index=index: take(index))
             for index, parameter in enumerate(self.parameters)
-            # A sharded gradient may still be copied to the CPU when its hook is called: take it after the pass.
+            # A sharded gradient may still be copied to the CPU when its hook runs: take it after the backward.
             if parameter.requires_grad and not isinstance(parameter, DTensor)
         ]
         try:
@@ -94,26 +94,26 @@ class SampledGradientPair(GradientPair):
         self.samples += 1
 
     def gram(self, step_weights: tuple[Tensor, Tensor] | None = None) -> Gram:
-        """As `GradientPair.gram`, but in the metric in which the samples were measured, before the step was known."""
+        """Like `GradientPair.gram`, but `step_weights` is ignored: samples were measured before it was known."""
         return super().gram(None)
 
     def average_over_ranks(self) -> None:
-        """Average both gradients over all ranks, once and in place, and count the ranks' samples together."""
+        """All-reduce both gradients to their mean over ranks, in place, and combine the samples of all ranks."""
         super().average_over_ranks()
         ranks = dist.get_world_size()
         dist.all_reduce(self.own_products)
-        self.own_products /= ranks**2  # each sample's part in the average is its gradient divided by the ranks
+        self.own_products /= ranks**2  # in the mean over ranks, every sample is divided by the number of ranks
         self.samples *= ranks
 
     def unbiased(self, gram: Gram) -> Gram | None:
-        """Estimate the Gram matrix of the gradients' expectations; None from a single sample.
+        """Estimate the Gram matrix of the expected gradients; None from a single sample.
 
         Args:
-            gram: what `gram` returned, of the batch's gradients.
+            gram: the result of `gram`.
 
         Returns:
-            Entries of the same shape. Being unbiased, they may be negative, or break Cauchy-Schwarz: average them over
-            steps first, if at all, and bound them after, by `bounded_signal`.
+            Entries of the same shape. They are unbiased, so they may be negative or violate Cauchy-Schwarz. To average
+            them over steps, average first and bound the average with `bounded_signal`.
         """
         if self.samples < 2:
             return None
@@ -123,7 +123,7 @@ class SampledGradientPair(GradientPair):
 
 
 def _add(total: Tensor | None, grad: Tensor | None) -> Tensor | None:
-    """Add in place, as `backward` does."""
+    """Add in place, like `backward`."""
     if total is None or grad is None:
         return grad if total is None else total
     return total.add_(grad)

@@ -1,4 +1,4 @@
-"""Sparse gradients of embeddings while a measuring step takes both gradients."""
+"""Sparse embedding gradients during a measuring step."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ from torch import nn
 
 @contextlib.contextmanager
 def embedding_rows(model: nn.Module) -> Iterator[None]:
-    """In this context, the gradient of an embedding is sparse: it holds the rows of the tokens in the batch.
+    """Within this context, embedding gradients are sparse: they contain only the rows of tokens in the batch.
 
-    A dense gradient is mostly zeros. Writing them twice, and multiplying and adding them, is a sixth of the cost
-    of the second gradient of a small student with a large vocabulary on a CPU.
+    A dense gradient is mostly zeros. For a small student with a large vocabulary on a CPU, writing, multiplying and
+    adding these zeros is a sixth of the cost of the second gradient.
     """
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
-    # A frozen embedding has no gradient, and the gradient of an adapter on it would pass through a transposition.
+    # A frozen embedding has no gradient; that of a LoRA adapter on it passes through a transpose, so it stays dense.
     dense = [embedding for embedding in embeddings if embedding.weight.requires_grad and not embedding.sparse]
     try:
         for embedding in dense:

@@ -1,4 +1,4 @@
-"""The gradients of a task loss and of several KD losses."""
+"""The gradients of the task loss and of several KD losses."""
 
 from collections.abc import Callable, Collection, Iterable
 from typing import ClassVar
@@ -12,7 +12,7 @@ from hf_kd_lambda.gradients.pair import GradientPair
 
 
 class SplitGradients(GradientPair):
-    """A `GradientPair` whose KD gradient is made of several, each of which is a further copy until `merge_kd`.
+    """A `GradientPair` with a separate gradient for every KD loss. Each is one more copy in memory until `merge_kd`.
 
     Args:
         parameters, unmeasured: as in `GradientPair`.
@@ -26,11 +26,11 @@ class SplitGradients(GradientPair):
 
     @property
     def allows_sparse(self) -> bool:
-        """No: products of all gradients are taken at once."""
+        """No, because the products of all gradients are computed together."""
         return False
 
     def accumulate(self, cut: Cut, task_loss: Tensor, *kd_losses: Tensor) -> None:
-        """Backpropagate all losses of one micro-batch through the student's graph, and free it."""
+        """Backpropagate all losses of one micro-batch through the student, and free its graph."""
         self.parts = self.parts or [[None] * len(self.parameters) for _ in kd_losses]
         seeds = [cut.seeds(loss) for loss in (task_loss, *kd_losses)]
         cut.backward(seeds[0], retain_graph=True)
@@ -53,10 +53,10 @@ class SplitGradients(GradientPair):
         return self._sum_shards(matrix)
 
     def merge_kd(self, weights_of: Callable[[Tensor], Tensor]) -> None:
-        """Make one KD gradient of all, Σ w_i·g_i, in place.
+        """Merge the KD gradients into one, Σ w_i·g_i, in place.
 
         Args:
-            weights_of: from `products` to w, `[losses]`.
+            weights_of: maps `products` to the weights w, `[losses]`.
         """
         weights = weights_of(self.products())
         first, *others = (local_parts(part) for part in self.parts)

@@ -162,7 +162,7 @@ def test_accelerate_s_wrapper_is_seen_through(grads):
 def test_another_optimizer_is_refused_by_name(optimizer_class):
     optimizer = optimizer_class([nn.Parameter(torch.ones(1))], lr=0.1)
     for given in (optimizer, SimpleNamespace(optimizer=optimizer)):
-        with pytest.raises(ValueError, match=rf"{optimizer_class.__name__} is another optimizer: set optim to adamw"):
+        with pytest.raises(ValueError, match=rf"the optimizer is {optimizer_class.__name__}: set optim to adamw"):
             check_adam(given)
     with pytest.raises(ValueError, match="gram_metric"):
         AdamMetric(optimizer)
