@@ -24,6 +24,11 @@ def forward_parameters(model: nn.Module) -> set[str]:
     return set(inspect.signature(unwrap_peft_model(model).forward).parameters) - set(LABELS)
 
 
+def takes_labels(model: nn.Module) -> bool:
+    """Whether a model's `forward` can compute a loss itself."""
+    return "labels" in inspect.signature(unwrap_peft_model(model).forward).parameters
+
+
 def column_names(dataset: Any) -> Collection[str]:
     """Of a dataset; none where it does not tell."""
     return getattr(dataset, "column_names", None) or ()

@@ -47,6 +47,7 @@ from hf_kd_lambda.trainer.limits import (
 )
 from hf_kd_lambda.trainer.log_buffers import EvaluationRecord, StepRecord
 from hf_kd_lambda.trainer.measuring_step import MeasuringStep
+from hf_kd_lambda.trainer.own_loss import check_own_loss
 from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, signal_received
 from hf_kd_lambda.utils.allocator import keep_freed_memory
 
@@ -117,6 +118,9 @@ class DistillationTrainer(Trainer):
         warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2)
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, args.remove_unused_columns)
+        if self.train_dataset is not None and self.compute_loss_func is None and not self.args.label_smoothing_factor:
+            token_level = setup.is_token_level(model)
+            check_own_loss(model, self.train_dataset, self.data_collator, num_outputs, token_level)
         self._objective = objective = Objective(
             self.args.kd_losses_for(num_outputs),
             self.args.temperature,

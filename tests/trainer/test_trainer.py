@@ -258,8 +258,9 @@ def test_a_step_that_does_not_measure_costs_one_backward(tmp_path, interval, exp
 def test_both_losses_see_the_same_dropout(tmp_path):
     teacher, student = models(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
     twin, random_states = copy.deepcopy(student), []
+    trainer = make_trainer(config(tmp_path, max_steps=1), teacher, student, examples())
     student.register_forward_pre_hook(lambda *_: random_states.append(torch.get_rng_state()))
-    trainer = train(config(tmp_path, max_steps=1), teacher, student, examples())
+    trainer.train()
     assert len(random_states) == 1
 
     first = batches(examples())[:1]
@@ -429,8 +430,9 @@ def test_columns_of_the_teacher_go_to_the_teacher_alone(tmp_path):
     _, student = models()
     teacher = tiny_bert(layers=1, vocab_size=50)
     data = examples(8).add_column("teacher_input_ids", [[7, 8]] * 8).add_column("teacher_attention_mask", [[1, 0]] * 8)
+    trainer = make_trainer(config(tmp_path, remove_unused_columns=False), teacher, student, data)
     seen = {"teacher": spy_on_inputs(teacher), "student": spy_on_inputs(student)}
-    trainer = train(config(tmp_path, remove_unused_columns=False), teacher, student, data)
+    trainer.train()
     trainer.evaluate(data)
     assert len(seen["teacher"]) == len(seen["student"]) == 2
     for teachers, students in zip(*seen.values(), strict=True):
@@ -448,8 +450,9 @@ def test_each_model_gets_the_columns_that_it_takes(tmp_path):
         DistilBertConfig(vocab_size=95, dim=32, n_heads=2, hidden_dim=64, n_layers=1, num_labels=3)
     )
     data = examples(8).add_column("token_type_ids", [[0] * 5 + [1] * 5] * 8).add_column("idx", list(range(8)))
+    trainer = make_trainer(config(tmp_path, remove_unused_columns=False), teacher, student, data)
     seen = {"teacher": spy_on_inputs(teacher), "student": spy_on_inputs(student)}
-    train(config(tmp_path, remove_unused_columns=False), teacher, student, data)
+    trainer.train()
     assert set(seen["teacher"][0]) == {"input_ids", "attention_mask", "token_type_ids"}
     assert set(seen["student"][0]) == {"input_ids", "attention_mask"}
 

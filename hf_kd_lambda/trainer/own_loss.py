@@ -1,0 +1,104 @@
+"""Refuse a student whose own loss the task loss would replace without a word."""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+from transformers.utils import logging
+
+from hf_kd_lambda.data.columns import forward_parameters, takes_labels
+from hf_kd_lambda.losses.functional import IGNORED, task_loss
+from hf_kd_lambda.losses.functional.items import count_items
+from hf_kd_lambda.losses.functional.labels import SHIFTED, next_labels, with_labels
+from hf_kd_lambda.models.causal import is_causal
+from hf_kd_lambda.models.protocol import as_model_output, model_device
+
+logger = logging.get_logger(__name__)
+
+EXAMPLES = 8  # which get different labels, as a single one hides the weights of classes; of sequences of labels 1
+ROUNDING = 5e-5  # relative, of two losses of the same logits that differ by rounding in fp32
+
+
+def check_own_loss(
+    student: nn.Module,
+    examples: Iterable[Any],
+    collate: Callable[[list[Any]], dict[str, Any]],
+    num_outputs: int,
+    is_token_level: bool,
+) -> None:
+    """Compare the loss that the student's `forward` computes with the task loss, on a few examples.
+
+    `Trainer` minimises what `forward` returns as `loss`; here, cross-entropy or the squared error of its logits is
+    minimised. A student that does not take `labels`, or returns no loss, has none of its own.
+
+    Args:
+        student: on any device; nothing of it changes.
+        examples: of training.
+        collate: from examples to a batch.
+        num_outputs: of the student.
+        is_token_level: whether each token has a label.
+
+    Raises:
+        ValueError: the two losses differ, or the student adds a loss of its router.
+    """
+    device = model_device(student)
+    if not takes_labels(student) or device.type == "meta":
+        return
+    few = list(islice(examples, 1 if is_token_level or is_causal(student) else EXAMPLES))
+    if not few:
+        return
+    batch = _with_labels_of_all_classes(with_labels(collate(few), is_token_level), num_outputs)
+    inputs = {name: batch[name] for name in (forward_parameters(student) & batch.keys()) | {"labels"}}
+    outputs = _outputs(student, send_to_device(inputs, device))
+    own = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0] if isinstance(outputs, tuple) else None
+    if not isinstance(own, Tensor) or own.dim() > 0:
+        return
+    outputs = as_model_output(outputs, student, "student")
+    if outputs.get("aux_loss") is not None:
+        raise ValueError(
+            f"the student, a {type(student).__name__}, adds a loss of its router to that of the labels, which would "
+            "be left out: set output_router_logits to false in its config, or add router_aux_loss_coef * "
+            "outputs.aux_loss in compute_loss_func."
+        )
+    labels = batch.get(SHIFTED, batch["labels"]).to(device)
+    if labels.shape != outputs.logits.shape[:-1] or not count_items(labels):
+        return  # the first step refuses that shape; the mean over no item tells nothing
+    ours = task_loss(outputs.logits, labels, count_items(labels))
+    tolerance = max(ROUNDING, 4 * torch.finfo(outputs.logits.dtype).eps)
+    if not torch.isclose(own.float(), ours.float(), rtol=tolerance, atol=1e-7):
+        kind = "cross-entropy" if num_outputs > 1 else "the squared error"
+        raise ValueError(
+            f"the student, a {type(student).__name__}, computes a loss of its own, which would be replaced: it is "
+            f"{own:.4g} where {kind} is {ours:.4g}. Give it as compute_loss_func(outputs, labels, "
+            "num_items_in_batch), or take a student without it."
+        )
+
+
+@torch.no_grad()
+def _outputs(student: nn.Module, inputs: dict[str, Any]) -> Any:
+    """The student's outputs in evaluation mode, where no random number is drawn; None where it fails."""
+    was_training = student.training
+    try:
+        return student.eval()(**inputs)
+    except Exception as error:  # whatever the student's code raises
+        logger.warning(
+            f"the loss that the student, a {type(student).__name__}, computes from labels fails on a batch ({error}), "
+            "so that it could not be compared with the task loss, which is what is minimised."
+        )
+        return None
+    finally:
+        student.train(was_training)
+
+
+def _with_labels_of_all_classes(batch: dict[str, Any], num_outputs: int) -> dict[str, Any]:
+    """The batch with labels that weights of classes and smoothing would show in; of a causal model, with its own."""
+    if SHIFTED in batch:
+        return {**batch, SHIFTED: next_labels(batch["labels"])}
+    labels = batch["labels"]
+    number = torch.arange(labels.numel(), device=labels.device).reshape(labels.shape)
+    # Class 0 in the first half, as the mean over equally many labels of all classes is blind to smoothing.
+    made = number % num_outputs * (number >= labels.numel() // 2) if num_outputs > 1 else number.float()
+    return {**batch, "labels": torch.where(labels.eq(IGNORED), IGNORED, made) if labels.dim() > 1 else made}
