@@ -11,7 +11,8 @@ class DataArguments:
         default="text-classification",
         metadata={
             "help": "Kind of problem, by the Hub's name: text-classification, which covers regression, "
-            "image-classification, text-generation (causal language models) or token-classification."
+            "image-classification, question-answering (answers are spans of a context), text-generation (causal "
+            "language models) or token-classification."
         },
     )
     dataset: str | None = field(
@@ -78,11 +79,15 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Column of the text, of token-classification a list of words. Default: `text` or the task's; "
-            "`tokens` of token-classification."
+            "`tokens` of token-classification, `question` of question-answering."
         },
     )
     text_pair_column: str | None = field(
-        default=None, metadata={"help": "Column of the second text, for sentence pairs. Default: none, or the task's."}
+        default=None,
+        metadata={
+            "help": "Column of the second text, for sentence pairs. Default: none, or the task's; `context` of "
+            "question-answering."
+        },
     )
     image_column: str = field(default="image", metadata={"help": "Column of the image."})
     augment: list[str] | None = field(
@@ -97,14 +102,23 @@ class DataArguments:
         default="label",
         metadata={
             "help": "Column of the label: integers or names for classification, a list of them for "
-            "token-classification, one for each word, floats for regression."
+            "token-classification, one for each word, floats for regression. Of question-answering `answers`, with "
+            "`text` and `answer_start` as in SQuAD."
         },
     )
     max_length: int = field(
         default=128,
         metadata={
             "help": "Longest sequence, in tokens; longer ones are cut. Of text-generation: the length of the blocks "
-            "into which the texts are cut, one joined to the next."
+            "into which the texts are cut, one joined to the next. Of question-answering: the length of the windows "
+            "into which a long context is cut."
+        },
+    )
+    doc_stride: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of the context that two windows of question-answering share. Default: a third of "
+            "`max_length`."
         },
     )
     max_train_samples: int | None = field(
@@ -131,7 +145,11 @@ class DataArguments:
             self.delimiter = "\t"
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
             raise ValueError(f"delimiter={self.delimiter!r} must be one character, such as ';' or '\\t'.")
-        for name in ("max_length", "max_train_samples", "max_eval_samples"):
+        if self.doc_stride is not None and self.problem != "question-answering":
+            raise ValueError(
+                f"doc_stride={self.doc_stride} is for question-answering, not {self.problem}: leave it out."
+            )
+        for name in ("max_length", "doc_stride", "max_train_samples", "max_eval_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")

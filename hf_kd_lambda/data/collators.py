@@ -5,11 +5,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX
 from hf_kd_lambda.losses.functional.labels import SHIFTED, UNLABELLED, next_labels
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, SPAN_LABELS, span_labels
+
+TOKEN_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 
 
 class DistillationCollator:
@@ -37,6 +40,27 @@ class DistillationCollator:
             ]
             batch |= {TEACHER_PREFIX + k: v for k, v in self._teacher(teachers).items()}
         return batch
+
+
+class SpanCollator:
+    """Pad windows of question answering to the longest of a batch; other columns are left out.
+
+    Args:
+        tokenizer: pads at the right, so that `start_positions` and `end_positions` stay right.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._pad = DataCollatorWithPadding(tokenizer)
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Tokens and `answer_mask` (examples, longest), start and end (examples,), int64."""
+        columns = examples[0].keys()
+        batch = dict(self._pad([{name: row[name] for name in columns & TOKEN_INPUTS} for row in examples]))
+        if ANSWER_MASK in columns:
+            masks = [torch.as_tensor(row[ANSWER_MASK]) for row in examples]
+            batch[ANSWER_MASK] = pad_sequence(masks, batch_first=True)
+        return batch | {name: torch.tensor([row[name] for row in examples]) for name in columns & {*SPAN_LABELS}}
 
 
 class ShiftedLabels:

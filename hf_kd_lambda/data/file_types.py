@@ -64,6 +64,33 @@ def column_type(column: str, kinds: Mapping[str, int], is_table: bool) -> Value 
     return feature
 
 
+def check_shape(value: Any, feature: Any) -> None:
+    """Refuse a nested value that has another structure than its type; it may have more fields.
+
+    Args:
+        value: of a file or a dataset.
+        feature: its type: a mapping of types by field, a `List` or a `Value`.
+
+    Raises:
+        ValueError: names the part that differs.
+    """
+    if isinstance(feature, Mapping):
+        if not isinstance(value, Mapping) or not feature.keys() <= value.keys():
+            raise ValueError(f"{reprlib.repr(value)}, which is no object with {' and '.join(feature)}")
+        for name, kind in feature.items():
+            check_shape(value[name], kind)
+    elif isinstance(feature, List):
+        if not isinstance(value, list):
+            raise ValueError(f"{reprlib.repr(value)}, which is no list")
+        for item in value:
+            check_shape(item, feature.feature)
+    elif kind_of(value) != feature.dtype:
+        raise ValueError(f"{reprlib.repr(value)}, which is no {_NAMES[feature.dtype]}")
+
+
+_NAMES = {"string": "text", "int64": "whole number"}
+
+
 def label_of_cell(cell: str, dtype: str) -> Any:
     """The label that a cell of a csv or tsv stands for; None where it is empty.
 

@@ -1,6 +1,6 @@
 """Files of examples; what is wrong with one is named by setting, file and row."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value
 from datasets.exceptions import DatasetGenerationError
 
-from hf_kd_lambda.data.file_types import column_type, kind_of, kind_of_cell, label_of_cell
+from hf_kd_lambda.data.file_types import check_shape, column_type, kind_of, kind_of_cell, label_of_cell
 from hf_kd_lambda.data.readers import READERS, TABLES, RowError, duplicate
 from hf_kd_lambda.data.sources import ROW, Column, Source, label_column, require_columns
 from hf_kd_lambda.utils.fingerprint import file_digest
@@ -83,9 +83,7 @@ def _features(name: str, path: str, suffix: str, separator: str, columns: Sequen
             raise ValueError(f"{name} has two columns {twice!r}: rename one.")
     else:
         is_table = suffix in TABLES
-        kind_by_column = {
-            column.name: kind_of_cell if is_table and column.uniform == "label" else kind_of for column in columns
-        }
+        kind_by_column = {column.name: _kinds(column, is_table) for column in columns}
         kinds: dict[str, dict[str, int]] = {column.name: {} for column in columns}
         seen: dict[str, None] = {}
         for number, row in READERS[suffix][0](path, separator):
@@ -96,11 +94,26 @@ def _features(name: str, path: str, suffix: str, separator: str, columns: Sequen
                 except ValueError as error:
                     raise RowError(number, f"column {column!r} holds {error}.") from None
         found, is_empty = list(seen), not seen
-        types = {column.name: column_type(column.name, kinds[column.name], is_table) for column in columns}
+        types = {
+            column.name: column.feature or column_type(column.name, kinds[column.name], is_table) for column in columns
+        }
     if is_empty:
         raise ValueError(f"{name} is empty: it has no rows.")
     require_columns(name, columns, found)
     return Features({ROW: Value("int64"), **types})
+
+
+def _kinds(column: Column, is_table: bool) -> Callable[[Any], str]:
+    """What tells the kind of a column's values, and refuses those that it cannot hold."""
+    if column.feature is None:
+        return kind_of_cell if is_table and column.uniform == "label" else kind_of
+
+    def nested(value: Any) -> str:
+        if value is not None:
+            check_shape(value, column.feature)
+        return "nested"
+
+    return nested
 
 
 def _examples(

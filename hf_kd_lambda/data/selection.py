@@ -9,6 +9,7 @@ from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import SEED
+from hf_kd_lambda.data.columns import LABELS
 from hf_kd_lambda.data.sources import ROW
 from hf_kd_lambda.data.splits import SPLITS, TRANSFER_SET
 from hf_kd_lambda.losses.functional import IGNORED
@@ -57,8 +58,9 @@ def count_unlabelled(split: Dataset) -> int:
 
 def labelled(examples: Dataset) -> Dataset:
     """The encoded examples that have a label, or of tokens one at least."""
-    labels = examples.with_format(None)["labels"][:]
-    rows = [row for row, label in enumerate(labels) if _has_label(label)]
+    columns = [name for name in LABELS if name in examples.column_names]
+    labels = zip(*(examples.with_format(None)[name][:] for name in columns), strict=True)
+    rows = [row for row, label in enumerate(labels) if _has_label([*label])]
     return examples if len(rows) == len(examples) else examples.select(rows)
 
 

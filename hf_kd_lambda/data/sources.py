@@ -17,11 +17,13 @@ class Column(NamedTuple):
         name: in the data.
         uniform: once loaded.
         setting: that gives the name.
+        feature: type of nested values, as `datasets` describes it; None for others, whose type the rows tell.
     """
 
     name: str
     uniform: str
     setting: str
+    feature: Any = None
 
 
 class Source(NamedTuple):

@@ -2,24 +2,22 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import EvalPrediction, HfArgumentParser, PreTrainedModel, Trainer, TrainingArguments
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.columns import TEACHER_PREFIX, forward_parameters
+from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
-from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.results import ModelReport, measure_model, results_table, write_results
 from hf_kd_lambda.tasks import TASKS
-from hf_kd_lambda.tasks.task import Collator
+from hf_kd_lambda.tasks.task import Task
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.names import check_known
 from hf_kd_lambda.utils.versions import versions
@@ -62,9 +60,9 @@ def evaluate_model(
     model: PreTrainedModel,
     split: Dataset,
     args: TrainingArguments,
-    collator: Collator,
-    compute_metrics: Callable[[EvalPrediction], dict[str, float]],
-    preprocess_logits: Callable[..., Any] | None = None,
+    problem: Task,
+    data: TaskData,
+    processor: Any,
 ) -> tuple[ModelReport, Tensor]:
     """Score, size and speed of a model on encoded examples.
 
@@ -73,13 +71,12 @@ def evaluate_model(
         model: a classifier or a regression with one output.
         split: the model's own inputs, and labels.
         args: of the plain Trainer that predicts.
-        collator: from examples to a batch.
-        compute_metrics: of the task.
-        preprocess_logits: see `Task`.
+        problem: the task.
+        data: that the split was encoded from.
+        processor: of the model.
 
     Returns:
-        The report, and the logits `[items, classes]` of the examples, or of the labelled tokens, in the order of the
-        split; of a language model the tokens that it predicts, `[items]`.
+        The report, and what is compared with other models, in the order of the split: see `Task.compared`.
     """
     # All predictions, in the order of the examples, whatever training or its evaluations leave out.
     args = dataclasses.replace(
@@ -89,8 +86,13 @@ def evaluate_model(
         prediction_loss_only=False,
         eval_do_concat_batches=True,
     )
+    collator = problem.collator(processor, None)
     trainer = Trainer(
-        model, args, eval_dataset=split, data_collator=collator, preprocess_logits_for_metrics=preprocess_logits
+        model,
+        args,
+        eval_dataset=split,
+        data_collator=collator,
+        preprocess_logits_for_metrics=problem.preprocess_logits,
     )
     if trainer.is_fsdp_enabled:  # which shards a model beside its optimizer alone, and this one is whole
         trainer.is_fsdp_enabled = False
@@ -99,13 +101,8 @@ def evaluate_model(
     inputs = {name: example[name] for name in forward_parameters(model) & example.keys()}
     measured = measure_model(name, model, {}, inputs)
     output = trainer.predict(split)
-    labels = np.asarray(output.label_ids)
-    metrics = compute_metrics(EvalPrediction(output.predictions, labels))
-    # A model set to return more, say its hidden states, has its logits first.
-    logits = np.asarray(output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions)
-    if labels.ndim > 1:  # of tokens, only some of which have a label
-        logits = logits[labels != IGNORED]
-    return dataclasses.replace(measured, metrics=metrics), torch.from_numpy(logits)
+    metrics = problem.metrics(data, split)(EvalPrediction(output.predictions, output.label_ids))
+    return dataclasses.replace(measured, metrics=metrics), problem.compared(output, split)
 
 
 def evaluate_checkpoints(
@@ -150,10 +147,7 @@ def evaluate_checkpoints(
             model = problem.load_model(checkpoint, data, trust_remote_code)
             processor = problem.load_processor(checkpoint, trust_remote_code)
             encoded = problem.encode(data, data_args, processor, None)[split]
-            collator, metrics = problem.collator(processor, None), problem.metrics(data)
-            report, logits[name] = evaluate_model(
-                name, model, encoded, args, collator, metrics, problem.preprocess_logits
-            )
+            report, logits[name] = evaluate_model(name, model, encoded, args, problem, data, processor)
             # Two tokenizers may have cut different words, which are not comparable then.
             if name != "teacher" and "teacher" in logits and logits[name].shape == logits["teacher"].shape:
                 report.metrics["teacher_agreement"] = teacher_agreement(logits[name], logits["teacher"])

@@ -19,6 +19,7 @@ from hf_kd_lambda.models.adapters import merge_adapters
 from hf_kd_lambda.trainer.console import use_short_lines
 from hf_kd_lambda.trainer.early_stopping import EarlyStopping, has_stopped
 from hf_kd_lambda.trainer.epoch_order import EpochOrder
+from hf_kd_lambda.trainer.ordered_evaluation import OrderedEvaluation
 from hf_kd_lambda.trainer.sampling import sampling_strategy
 from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, signal_received
 
@@ -96,8 +97,8 @@ def finetune(
     if args.should_save:
         record_run(folder, settings, finished=False)
     args = copy.copy(args)
-    args.train_sampling_strategy = sampling_strategy(args, [tokens["train"], tokens["validation"]], processor)
-    trainer = Trainer(
+    args.train_sampling_strategy = sampling_strategy(args, [tokens["train"]], processor)
+    trainer = OrderedEvaluation(
         model,
         args,
         train_dataset=tokens["train"],

@@ -9,6 +9,7 @@ import transformers
 from datasets import Dataset
 
 from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.columns import LABELS
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.fingerprint import examples_digest
@@ -27,7 +28,7 @@ EVALUATION = ["greater_is_better", "eval_strategy", "eval_steps", "save_strategy
 _CACHING = {"cache_teacher", "teacher_cache_dir"}
 
 # Settings that decide the examples alone, whose digest is compared; a run of version 0.1.0 does not name them.
-_IN_EXAMPLES = {"delimiter", "validation_share", "unlabelled_file", "unlabelled_dataset"}
+_IN_EXAMPLES = {"delimiter", "validation_share", "doc_stride", "unlabelled_file", "unlabelled_dataset"}
 
 
 def settings_of(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> dict[str, Any]:
@@ -60,6 +61,6 @@ def digest(examples: Dataset) -> str:
     if "input_ids" not in examples.column_names:  # images
         return examples_digest(examples, examples.column_names)[:16]
     sha = hashlib.sha256()
-    for column in ("input_ids", "labels"):
+    for column in [name for name in ("input_ids", *LABELS) if name in examples.column_names]:
         sha.update(repr(examples[column][:]).encode())
     return sha.hexdigest()[:16]

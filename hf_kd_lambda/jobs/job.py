@@ -67,7 +67,6 @@ class DistillationJob:
         set_seed(config.seed)
         with config.main_process_first(desc="loading the data"):
             self.data = self.problem.load_data(data, config.seed if config.data_seed is None else config.data_seed)
-        self.compute_metrics = self.problem.metrics(self.data)
         self.loader = ModelLoader(models, self.problem, data.problem, self.data, data.max_length)
         self.settings = settings_of(models, data, self.config)
 
@@ -205,15 +204,16 @@ class DistillationJob:
             teacher, student: classifiers of the job's labels; no teacher where the tokens bring its logits.
             config, train, evaluated: see `DistillationTrainer`.
         """
+        evaluated = self.tokens["validation"] if evaluated is None else evaluated
         return DistillationTrainer(
             student,
             config or self.config,
             teacher=teacher,
             train_dataset=self.tokens["train"] if train is None else train,
-            eval_dataset=self.tokens["validation"] if evaluated is None else evaluated,
+            eval_dataset=evaluated,
             data_collator=self.problem.collator(self.loader.student_processor, self.loader.own_processor),
             processing_class=self.loader.student_processor,
-            compute_metrics=self.compute_metrics,
+            compute_metrics=self.problem.metrics(self.data, evaluated),
             preprocess_logits_for_metrics=self.problem.preprocess_logits,
         )
 
@@ -246,8 +246,9 @@ class DistillationJob:
         """Train on the task loss alone, on the examples that have a label: see `finetune`."""
         tokens = DatasetDict({**tokens, "train": labelled(tokens["train"])})
         collator, preprocess_logits = self.problem.collator(processor, None), self.problem.preprocess_logits
+        compute_metrics = self.problem.metrics(self.data, tokens["validation"])
         finetune(
-            *(model, args, tokens, processor, collator, self.compute_metrics, identity, preprocess_logits),
+            *(model, args, tokens, processor, collator, compute_metrics, identity, preprocess_logits),
             self._weighted_loss(),
         )
 
@@ -261,8 +262,7 @@ class DistillationJob:
     ) -> tuple[ModelReport, Tensor]:
         """A model on the reported split: see `evaluate_model`."""
         split, args = tokens[self.data.report_split], self._plain_arguments(self.folder)
-        collator = self.problem.collator(processor, None)
-        return evaluate_model(name, model, split, args, collator, self.compute_metrics, self.problem.preprocess_logits)
+        return evaluate_model(name, model, split, args, self.problem, self.data, processor)
 
     def _evaluate_student(self, name: str, folder: Path, teacher_logits: Tensor) -> ModelReport:
         # Loaded from disk: the report is about the files that a user gets.
@@ -285,6 +285,6 @@ class DistillationJob:
 
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
         """Arguments of a plain Trainer; only the distillation itself is reported to trackers and pushed."""
-        plain = {"report_to": "none", "push_to_hub": False}
+        plain: dict[str, Any] = {"report_to": "none", "push_to_hub": False, "remove_unused_columns": True}
         plain |= {"metric_for_best_model": MAIN_METRIC, "greater_is_better": True}
         return dataclasses.replace(cast(Any, self.config), output_dir=str(folder), **plain, **settings)

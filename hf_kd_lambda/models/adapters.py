@@ -10,6 +10,7 @@ from transformers.trainer_utils import unwrap_peft_model
 LORA_DEFAULTS: dict[str, dict[str, Any]] = {
     "text-classification": {"task_type": "SEQ_CLS"},
     "token-classification": {"task_type": "TOKEN_CLS"},
+    "question-answering": {"task_type": "QUESTION_ANS"},
     "text-generation": {"task_type": "CAUSAL_LM"},
     "image-classification": {"modules_to_save": ["classifier"]},
 }

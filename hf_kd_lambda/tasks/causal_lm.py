@@ -77,7 +77,7 @@ class CausalLM(TextTask):
         if length > positions:
             raise ValueError(f"the {who} reads {positions} tokens at most: set max_length to {positions} or less.")
 
-    def metrics(self, data: TaskData) -> Metrics:
+    def metrics(self, data: TaskData, encoded: Dataset) -> Metrics:
         """See `next_token_metrics`."""
         return next_token_metrics
 

@@ -4,18 +4,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import EvalPrediction, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import PredictionOutput
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import resolve_checkpoint
 from hf_kd_lambda.data.columns import forward_parameters, token_counts
 from hf_kd_lambda.data.task_data import TaskData
+from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.models.from_scratch import model_from_scratch, with_tokens
 from hf_kd_lambda.models.labels import load_classifier
 from hf_kd_lambda.models.padding import ensure_pad_token
+from hf_kd_lambda.models.protocol import as_model_output
 
 PADDING_TOLERANCE = 1e-3  # of logits, relative to the largest above 1: far above rounding in float32
 
@@ -161,8 +165,9 @@ class Task(ABC):
         was_training = model.training
         model.eval()
         try:
-            alone = [_logits_of_rows(model, batch)[0] for batch in batches]
-            together = _logits_of_rows(model, collate([examples[row] for row in rows])) if len(rows) > 1 else alone
+            alone = [_logits_of_rows(who, model, batch)[0] for batch in batches]
+            padded = collate([examples[row] for row in rows])
+            together = _logits_of_rows(who, model, padded) if len(rows) > 1 else alone
         except (IndexError, RuntimeError, ValueError) as error:
             raise ValueError(f"{who}: {self.unreadable(who, model, batches[0])} ({error}).") from None
         finally:
@@ -187,18 +192,39 @@ class Task(ABC):
         )
 
     @abstractmethod
-    def metrics(self, data: TaskData) -> Metrics:
-        """Metrics of predictions, the main one as `score`."""
+    def metrics(self, data: TaskData, encoded: Dataset) -> Metrics:
+        """Metrics of predictions, the main one as `score`.
+
+        Args:
+            data: as loaded.
+            encoded: the examples of the split that is predicted, in the order of the predictions.
+        """
+
+    def compared(self, output: PredictionOutput, encoded: Dataset) -> Tensor:
+        """What is compared of the predictions of two models: see `teacher_agreement`.
+
+        Args:
+            output: of `Trainer.predict`.
+            encoded: see `metrics`.
+
+        Returns:
+            Logits `[items, classes]` of the examples, or of the labelled tokens; of a language model the tokens that
+            it predicts, `[items]`.
+        """
+        labels = np.asarray(output.label_ids)
+        # A model set to return more, say its hidden states, has its logits first.
+        logits = np.asarray(output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions)
+        return torch.from_numpy(logits[labels != IGNORED] if labels.ndim > 1 else logits)
 
     @abstractmethod
     def chance(self, data: TaskData) -> tuple[str, float]:
         """The name of a metric on the reported split, and what it is without knowledge."""
 
 
-def _logits_of_rows(model: PreTrainedModel, batch: Mapping[str, Any]) -> list[Tensor]:
+def _logits_of_rows(who: str, model: PreTrainedModel, batch: Mapping[str, Any]) -> list[Tensor]:
     """The logits of each example of a batch, of tokens those that are no padding."""
     inputs = {name: batch[name].to(model.device) for name in forward_parameters(model) & batch.keys()}
-    logits = model(**inputs).logits.float()
+    logits = as_model_output(model(**inputs), model, who).logits.float()
     if logits.dim() < 3 or "attention_mask" not in batch:
         return list(logits)
     return [row[mask.bool()] for row, mask in zip(logits, batch["attention_mask"].to(logits.device), strict=True)]

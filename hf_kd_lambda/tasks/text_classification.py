@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import ClassVar
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kd_lambda.data.arguments import DataArguments
@@ -61,7 +61,7 @@ class TextClassification(TextTask):
         """See `DistillationCollator`."""
         return DistillationCollator(student, teacher)
 
-    def metrics(self, data: TaskData) -> Metrics:
+    def metrics(self, data: TaskData, encoded: Dataset) -> Metrics:
         """Of the GLUE task, or accuracy and F1, or correlations."""
         return compute_metrics_for(data.task, data.is_regression)
 

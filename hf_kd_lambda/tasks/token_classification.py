@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     AutoModelForTokenClassification,
@@ -92,7 +92,7 @@ class TokenClassification(TextTask):
         """Pads tokens and labels of a batch to its longest."""
         return DataCollatorForTokenClassification(student)
 
-    def metrics(self, data: TaskData) -> Metrics:
+    def metrics(self, data: TaskData, encoded: Dataset) -> Metrics:
         """See `token_metrics_for`."""
         return token_metrics_for(data.label_names or [])
 

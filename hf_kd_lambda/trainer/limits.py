@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.projections import KD_PROJECTIONS
+from hf_kd_lambda.models.protocol import answers_questions
 from hf_kd_lambda.trainer.config import DistillationConfig
 
 logger = logging.get_logger(__name__)
@@ -211,7 +212,7 @@ def check_class_weights(
     """
     if args.class_weights is None:
         return
-    if num_outputs == 1 or is_causal(student):
+    if num_outputs == 1 or is_causal(student) or answers_questions(student):
         raise ValueError(
             f"class_weights={args.class_weights!r} is for classes, and a {type(student).__name__} of {num_outputs} "
             "output(s) has none to weigh: leave it out."

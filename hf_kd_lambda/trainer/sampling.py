@@ -14,7 +14,7 @@ def sampling_strategy(args: TrainingArguments, datasets: Iterable[Any], processo
 
     Args:
         args: of a Trainer.
-        datasets: those that it is given, of evaluation too, which the Trainer groups as well.
+        datasets: that it trains on.
         processor: names the inputs; without one they are a tokenizer's.
     """
     asked = args.train_sampling_strategy

@@ -1,7 +1,7 @@
 """The Trainer that sets λ from the gradients of task loss and KD loss."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from signal import Signals
@@ -11,7 +11,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
@@ -47,12 +47,13 @@ from hf_kd_lambda.trainer.limits import (
 )
 from hf_kd_lambda.trainer.log_buffers import EvaluationRecord, StepRecord
 from hf_kd_lambda.trainer.measuring_step import MeasuringStep
+from hf_kd_lambda.trainer.ordered_evaluation import OrderedEvaluation
 from hf_kd_lambda.trainer.own_loss import check_own_loss
 from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, signal_received
 from hf_kd_lambda.utils.allocator import keep_freed_memory
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(OrderedEvaluation):
     """A `Trainer` whose loss is w_task·task_loss + w_kd·kd_loss, with weights set from the gradients of both.
 
     On a measuring step (every `lambda_interval` optimizer steps) the two losses of one student forward are
@@ -324,16 +325,6 @@ class DistillationTrainer(Trainer):
         own = {f"{metric_key_prefix}_{name}": value for name, value in self._evaluation_record.metrics().items()}
         return output._replace(metrics=(output.metrics or {}) | own)
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """As the Trainer's, in the order of the examples."""
-        with self._in_order():
-            return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """As the Trainer's, in the order of the examples, which predictions are matched with."""
-        with self._in_order():
-            return super().get_test_dataloader(test_dataset)
-
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the student; projections are left out where it is saved for use, and kept in checkpoints."""
         model = self.accelerator.unwrap_model(self.model)
@@ -388,12 +379,3 @@ class DistillationTrainer(Trainer):
         self._step = None
         self._finite = FiniteLosses()
         self._step_record = StepRecord(self._objective.names, self.args.device)
-
-    @contextlib.contextmanager
-    def _in_order(self) -> Iterator[None]:
-        """Keep `group_by_length` to training: the Trainer would shuffle what it evaluates and predicts as well."""
-        strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "sequential"
-        try:
-            yield
-        finally:
-            self.args.train_sampling_strategy = strategy

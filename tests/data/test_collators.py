@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_kd_lambda.data.collators import DistillationCollator
+from hf_kd_lambda.data.collators import DistillationCollator, SpanCollator, SpanLabels
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.data.texts import tokenize
 
@@ -74,3 +74,37 @@ def test_a_single_text_column_of_tokens_is_enough_to_group_by_length(tmp_path):
     args = TrainingArguments(output_dir=str(tmp_path), train_sampling_strategy="group_by_length", use_cpu=True)
     assert args.length_column_name not in tokens.column_names
     assert LengthGroupedSampler(1, tokens, model_input_name="input_ids").lengths == [5, 1]
+
+
+# --- question answering
+
+
+def windows():
+    first = {"input_ids": [4, 5, 6], "attention_mask": [1, 1, 1], "answer_mask": [1, 0, 1], "char_starts": [-1, -1, 0]}
+    second = {"input_ids": [4, 5], "attention_mask": [1, 1], "answer_mask": [1, 1], "char_starts": [-1, 0]}
+    return [
+        {**first, "start_positions": 2, "end_positions": 2, "context": "a"},
+        {**second, "start_positions": None, "end_positions": 1, "context": "b"},
+    ]
+
+
+def test_windows_are_padded_with_what_may_be_no_answer():
+    batch = SpanCollator(make_tokenizer())([{**row, "start_positions": 0} for row in windows()])
+    assert {name: value.tolist() for name, value in batch.items()} == {
+        "input_ids": [[4, 5, 6], [4, 5, 0]],
+        "attention_mask": [[1, 1, 1], [1, 1, 0]],
+        "answer_mask": [[1, 0, 1], [1, 1, 0]],
+        "start_positions": [0, 0],
+        "end_positions": [2, 1],
+    }
+
+
+def test_spans_become_labels():
+    batch = SpanLabels(SpanCollator(make_tokenizer()))(windows())
+    assert batch["labels"].tolist() == [[2, 2], [-101, 1]]
+    assert batch["answer_mask"].tolist() == [[1, 0, 1], [1, 1, 0]]
+
+
+def test_without_a_mask_every_token_may_be_an_answer():
+    rows = [{name: value for name, value in row.items() if name != "answer_mask"} for row in windows()]
+    assert SpanLabels(SpanCollator(make_tokenizer()))(rows)["answer_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]

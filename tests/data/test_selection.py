@@ -205,3 +205,8 @@ def test_a_language_model_has_no_unlabelled_texts(setting):
 def test_labelled_examples(labels, kept):
     examples = Dataset.from_dict({"row": list(range(3)), "labels": labels})
     assert labelled(examples)["row"][:] == kept
+
+
+def test_a_window_of_question_answering_has_a_label_in_two_columns():
+    windows = Dataset.from_dict({"start_positions": [2, -101, -101], "end_positions": [3, 4, -101]})
+    assert labelled(windows)["end_positions"][:] == [3, 4]

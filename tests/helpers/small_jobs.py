@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from helpers.tiny import SIZES, save_checkpoint, tiny_bert
 from helpers.tiny_lm import text_tokenizer, tiny_lm
+from helpers.tiny_spans import span_bert
 from transformers import BertConfig, BertForTokenClassification, set_seed
 
 from hf_kd_lambda.jobs.job import DistillationJob
@@ -149,3 +150,42 @@ def text_settings(folder: Path, suffix: str = "txt", **changed: object) -> dict[
 def job(settings: dict[str, object]) -> DistillationJob:
     """The job that the command line starts."""
     return DistillationJob(*parse(arguments(settings)))
+
+
+# --- questions
+
+
+def write_questions(folder: Path, unanswerable: bool = False) -> dict[str, str]:
+    """Contexts with a verdict, which is the answer; without one, the question is unanswerable."""
+    rows = []
+    for noun, word, very in product(("film", "xylophone"), VERDICTS, (False, True)):
+        answer = f"{'very ' * very}{word}"
+        context = f"this is it, the {noun} is {answer}, it is a {noun}"
+        answers = {"text": [answer], "answer_start": [context.index(answer)]}
+        rows.append({"context": context, "question": "good or bad?", "answers": answers})
+    if unanswerable:
+        context = "this is it, the film is the film, it is a film"
+        rows += [{"context": context, "question": "good or bad?", "answers": {"text": [], "answer_start": []}}] * 8
+    files = {}
+    for split, copies in (("train", 3), ("validation", 1), ("test", 1)):
+        path = folder / f"{split}.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows * copies))
+        files[f"{split}_file"] = str(path)
+    return files
+
+
+def question_settings(folder: Path, unanswerable: bool = False, **changed: object) -> dict[str, object]:
+    """Settings of a job of seconds that answers questions, in windows of which some lack the answer, as `settings`."""
+    defaults = settings(folder)
+    own = {
+        "problem": "question-answering",
+        "teacher": save_checkpoint(span_bert(), folder / "pretrained"),
+        "teacher_epochs": 12,
+        "num_train_epochs": 4,
+        "text_column": None,
+        "label_column": None,
+        "max_length": 18,
+        "doc_stride": 4,
+        "teacher_cache_dir": str(folder / "cache"),
+    }
+    return {**defaults, **own, **write_questions(folder, unanswerable), **changed}

@@ -113,6 +113,12 @@ def test_a_teacher_of_another_task_is_refused(tmp_path):
         span_trainer(tmp_path, tiny_bert(2), student)
 
 
+def test_weights_of_classes_are_refused(tmp_path):
+    teacher, student = span_models()
+    with pytest.raises(ValueError, match="class_weights='balanced' is for classes, and a BertForQuestionAnswering"):
+        span_trainer(tmp_path, teacher, student, class_weights="balanced")
+
+
 def test_a_teacher_with_tokens_of_its_own_is_refused(tmp_path):
     teacher, student = span_models()
     data = windows().map(lambda row: {"teacher_input_ids": row["input_ids"]})

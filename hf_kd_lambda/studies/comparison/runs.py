@@ -82,7 +82,7 @@ class TaskRuns:
         """On the reported split."""
         _, evaluated = self.examples
         labels, logits = _supervision(evaluated)
-        return self.job.compute_metrics(EvalPrediction(logits, labels))["score"]
+        return self.job.problem.metrics(self.job.data, evaluated)(EvalPrediction(logits, labels))["score"]
 
     def run(self, cell: Cell) -> Run:
         """Train the student of a cell and score it.

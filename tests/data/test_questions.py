@@ -1,0 +1,127 @@
+"""Questions in SQuAD's layout: what is read from which files, and what is refused, by file and row."""
+
+import json
+
+import pytest
+from datasets import Dataset
+
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.questions import load_questions
+
+CONTEXT = "Ada wrote notes."
+ANSWERS = {
+    "Who?": {"text": ["Ada"], "answer_start": [0]},
+    "What?": {"text": ["notes", "wrote notes"], "answer_start": [10, 4]},
+    "Why?": {"text": [], "answer_start": []},
+}
+ROWS = [
+    {"id": question, "title": "t", "context": CONTEXT, "question": question, "answers": answers}
+    for question, answers in ANSWERS.items()
+]
+LOADED = [
+    {"text": "Who?", "text_pair": CONTEXT, "answers": ["Ada"], "answer_starts": [0]},
+    {"text": "What?", "text_pair": CONTEXT, "answers": ["notes", "wrote notes"], "answer_starts": [10, 4]},
+    {"text": "Why?", "text_pair": CONTEXT, "answers": [], "answer_starts": []},
+]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write(folder, name, rows):
+    path = folder / name
+    if path.suffix == ".parquet":
+        Dataset.from_list(rows).to_parquet(path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def load(folder, rows, suffix=".jsonl", **settings):
+    files = {f"{name}_file": write(folder, name + suffix, rows) for name in ("train", "validation")}
+    return load_questions(DataArguments(problem="question-answering", **{**files, **settings}), seed=0)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet"])
+def test_files_in_squads_layout(tmp_path, suffix):
+    data = load(tmp_path, ROWS, suffix)
+    assert data.splits["train"].to_list() == LOADED
+    assert data.num_labels == 2
+
+
+def test_a_folder_as_the_hub_has_it(tmp_path):
+    folder = tmp_path / "squad"  # `datasets` would take a folder named test… for a split
+    folder.mkdir()
+    for name in ("train", "validation"):
+        write(folder, f"{name}.jsonl", ROWS[:2])
+    data = load_questions(DataArguments(problem="question-answering", dataset=str(folder)), seed=0)
+    assert data.splits["validation"].to_list() == LOADED[:2]
+
+
+def test_the_same_share_of_unanswerable_questions_is_held_out(tmp_path):
+    data = load(tmp_path, ROWS[::2] * 10, validation_file=None, validation_share=0.2)
+    assert [bool(answers) for answers in data.splits["validation"]["answers"]].count(True) == 2
+    assert len(data.splits["validation"]) == 4
+
+
+def test_columns_of_other_names_and_fields_that_are_not_read(tmp_path):
+    row = {"q": "Who?", "passage": CONTEXT, "found": {"text": ["Ada"], "answer_start": [0], "answer_end": [3]}}
+    names = {"text_column": "q", "text_pair_column": "passage", "label_column": "found"}
+    assert load(tmp_path, [row], **names).splits["train"].to_list() == LOADED[:1]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"question": " "}, "column 'question' holds ' ', which is no text"),
+        ({"context": None}, "column 'context' holds None, which is no text"),
+        ({"answers": None}, "column 'answers' holds None, which is no object with text and answer_start"),
+        ({"answers": {"text": ["Ada"]}}, "which is no object with text and answer_start"),
+        ({"answers": {"text": "Ada", "answer_start": [0]}}, "column 'answers' holds 'Ada', which is no list"),
+        ({"answers": {"text": ["Ada"], "answer_start": ["0"]}}, "holds '0', which is no whole number"),
+        ({"answers": {"text": [3], "answer_start": [0]}}, "holds 3, which is no text"),
+        ({"answers": {"text": ["Ada"], "answer_start": [0, 1]}}, "holds 1 texts and 2 starts"),
+        (
+            {"answers": {"text": [""], "answer_start": [0]}},
+            "holds an empty answer; an unanswerable question has",
+        ),
+        (
+            {"answers": {"text": ["Ada"], "answer_start": [1]}},
+            "the answer 'Ada' at character 1, where",
+        ),
+        ({"answers": {"text": ["Ada"], "answer_start": [-16]}}, "the answer 'Ada' at character -16"),
+    ],
+)
+def test_bad_rows_are_named(tmp_path, changed, message, suffix):
+    if suffix == ".parquet":
+        rows, place = [{**ROWS[0], **changed}], r"train_file='.*train.parquet', row 0 \(counted from 0\)"
+        if changed.get("answers", 0) is None:
+            pytest.skip("a column of nothing but None has no type")
+    else:
+        rows, place = [ROWS[0], {**ROWS[0], **changed}], "train_file='.*train.jsonl', line 2"
+    with pytest.raises(ValueError, match=f"{place}: .*{message}"):
+        load(tmp_path, rows, suffix)
+
+
+def test_a_missing_column_names_its_setting(tmp_path):
+    rows = [{name: value for name, value in ROWS[0].items() if name != "answers"}]
+    with pytest.raises(ValueError, match=r"has no column 'answers', only .*: set label_column"):
+        load(tmp_path, rows)
+
+
+def test_settings_of_other_tasks_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="task='sst2' is for text-classification"):
+        load(tmp_path, ROWS, task="sst2")
+    with pytest.raises(ValueError, match=r"train.csv' is none of .json, .jsonl, .parquet"):
+        load(tmp_path, ROWS, train_file=str(tmp_path / "train.csv"))
+    with pytest.raises(ValueError, match="doc_stride=4 is for question-answering, not text-classification"):
+        DataArguments(train_file="a.csv", doc_stride=4)
+    with pytest.raises(ValueError, match="unlabelled_dataset='x' is not read by question-answering"):
+        load(tmp_path, ROWS, unlabelled_dataset="x")
+    with pytest.raises(ValueError, match="dataset='quickstart' has no questions"):
+        load_questions(DataArguments(problem="question-answering", dataset="quickstart"), seed=0)
