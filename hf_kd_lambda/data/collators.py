@@ -1,5 +1,6 @@
 """From texts to tokens, for the student and for a teacher with a tokenizer of its own, and from tokens to batches."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX
+from hf_kd_lambda.data.soft_labels import check_shares, number_of_shares
 from hf_kd_lambda.losses.functional.labels import SHIFTED, UNLABELLED, next_labels
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, SPAN_LABELS, span_labels
 
@@ -111,6 +113,8 @@ def _with_spans(example: Any) -> Any:
 class UnlabelledExamples:
     """Gives a label of -100, or NaN for regression, to examples whose label is None, so that a batch can be made.
 
+    Soft labels, a list of shares, are checked; where one of the batch is None, it is a list of NaN.
+
     The KD loss alone learns from them: see `item_labels`.
 
     Args:
@@ -126,11 +130,21 @@ class UnlabelledExamples:
         self.tokenizer = getattr(collate, "tokenizer", None)  # which the Trainer saves where it has none of its own
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
-        """The batch."""
-        return dict(self.collate([self._labelled(example) for example in examples]))
+        """The batch.
 
-    def _labelled(self, example: Any) -> Any:
+        Raises:
+            ValueError: soft labels of an example are no distribution.
+        """
+        classes = 0 if self.is_token_level else max(map(number_of_shares, examples), default=0)
+        missing = [math.nan] * classes if classes else self.missing
+        batch = dict(self.collate([self._labelled(example, missing) for example in examples]))
+        if classes:
+            check_shares(batch.get("labels"))
+        return batch
+
+    def _labelled(self, example: Any, missing: Any) -> Any:
         if not isinstance(example, Mapping):
             return example
-        missing = [UNLABELLED] * len(example.get("input_ids", ())) if self.is_token_level else self.missing
+        if self.is_token_level:
+            missing = [UNLABELLED] * len(example.get("input_ids", ()))
         return {name: missing if name in LABELS and value is None else value for name, value in example.items()}

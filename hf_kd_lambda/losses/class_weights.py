@@ -15,17 +15,22 @@ def balanced_weights(labels: Iterable[Any], num_classes: int) -> Tensor:
     Over the examples their mean is 1. A class without an example has the weight 1.
 
     Args:
-        labels: a class, or a list of classes, of each example; None and -100 for no label.
+        labels: a class, or a list of classes, of each example; None, -100 or -101 for no label.
         num_classes: number of classes.
 
     Returns:
         `[num_classes]`, float32.
+
+    Raises:
+        ValueError: a label is no class, as of soft labels.
     """
     counts = torch.zeros(num_classes, dtype=torch.float64)
     for label in labels:
         for item in label if isinstance(label, list) else [label]:
-            if item is not None and item != IGNORED:
-                counts[int(item)] += 1
+            if isinstance(item, float):
+                raise ValueError(f"class_weights counts classes, and a label is {item!r}: leave it out.")
+            if item is not None and item >= 0:
+                counts[item] += 1
     present = counts > 0
     weights = counts.sum() / (present.sum().clamp(min=1) * counts.clamp(min=1))
     return torch.where(present, weights, 1.0).float()

@@ -42,16 +42,18 @@ def check_label_shape(logits: Tensor, labels: Tensor) -> None:
 
     Args:
         logits: `[examples, ..., classes]`, or `[examples, 1]` for regression.
-        labels: must have the shape `[examples, ...]`.
+        labels: must have the shape `[examples, ...]`; soft labels, in floats, `[examples, classes]`.
 
     Raises:
         ValueError: the shape differs.
     """
-    if labels.shape != logits.shape[:-1]:
+    are_soft = labels.is_floating_point() and labels.dim() == 2 and labels.shape[1] > 1
+    if labels.shape != (logits.shape if are_soft else logits.shape[:-1]):
         raise ValueError(
             f"labels have shape {list(labels.shape)}, but logits of shape {list(logits.shape)} need one label per "
             f"item: give labels of shape {list(logits.shape[:-1])}. For regression give a number, not a list of one "
-            "number. Soft and multi-hot labels are not supported."
+            "number. For soft labels give the share of each class of an example; for several labels an example, set "
+            "problem_type of the student's config to multi_label_classification."
         )
 
 
@@ -164,14 +166,14 @@ class Objective:
         items = item_labels(targets(inputs))
         num_task, _ = _divisors(items, num_items)
         if self.own_task_loss is not None:
-            labels = inputs["labels"] if SHIFTED in inputs else items.task
+            labels = inputs["labels"] if SHIFTED in inputs or items.shares is not None else items.task
             return self.own_task_loss(student, labels, num_items_in_batch=num_task)
 
-        def loss(logits: Tensor, weights: Tensor | None, labels: Tensor) -> Tensor:
-            return task_loss(logits, labels, num_task, self.label_smoothing, weights)
+        def loss(logits: Tensor, weights: Tensor | None, shares: Tensor | None, labels: Tensor) -> Tensor:
+            return task_loss(logits, labels, num_task, self.label_smoothing, weights, shares)
 
         weights = item_weights(self.class_weights, items.task, weights)
-        return sum_over_chunks(loss, (student["logits"], weights), items.task)
+        return sum_over_chunks(loss, (student["logits"], weights, items.shares), items.task)
 
 
 def _divisors(items: ItemLabels, num_items: Tensor | int | None) -> Tensor:

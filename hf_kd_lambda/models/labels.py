@@ -19,6 +19,8 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
+MULTI_LABEL = "multi_label_classification"
+"""Transformers' `problem_type` of several labels an example."""
 CHANCE_MARGIN = 0.02  # a guessing teacher is sometimes a little above the majority share
 
 
@@ -28,6 +30,7 @@ def load_classifier(
     trust_remote_code: bool = False,
     new_head: bool = False,
     auto_class: Any = AutoModelForSequenceClassification,
+    problem_type: str | None = None,
 ) -> PreTrainedModel:
     """Load a classifier in fp32 whose outputs are in the data's order.
 
@@ -38,6 +41,7 @@ def load_classifier(
         new_head: Start from a new output layer, for a model that is fine-tuned next. Otherwise the checkpoint's own
             layer is kept; a checkpoint without one gets a new one, with a warning.
         auto_class: Transformers' auto class for the task.
+        problem_type: `MULTI_LABEL` for several labels an example; None for one class, or a number.
 
     Raises:
         OSError: there is no such checkpoint.
@@ -50,7 +54,7 @@ def load_classifier(
             f"cannot load teacher or student {checkpoint!r}, as a folder or from the Hub: {error}"
         ) from error
     if new_head:
-        set_labels(config, label_names)
+        set_labels(config, label_names, problem_type)
     model, info = auto_class.from_pretrained(
         checkpoint,
         config=config,
@@ -70,8 +74,8 @@ def load_classifier(
             "a teacher would only guess: fine-tune it first with teacher_finetune: true.",
             checkpoint,
         )
-        return load_classifier(checkpoint, label_names, trust_remote_code, True, auto_class)
-    align_labels(model, label_names)
+        return load_classifier(checkpoint, label_names, trust_remote_code, True, auto_class, problem_type)
+    align_labels(model, label_names, problem_type)
     return model
 
 
@@ -93,20 +97,26 @@ def _check_complete(checkpoint: str, model: PreTrainedModel, info: Mapping[str, 
         )
 
 
-def align_labels(model: PreTrainedModel, label_names: list[str] | None) -> None:
+def align_labels(model: PreTrainedModel, label_names: list[str] | None, problem_type: str | None = None) -> None:
     """Bring a classifier's outputs and label names into the data's order, in place.
+
+    Args:
+        model: the classifier.
+        label_names, problem_type: of the data, see `load_classifier`.
 
     Raises:
         ValueError: see `label_permutation`.
     """
-    permutation = label_permutation(model, label_names)
+    permutation = label_permutation(model, label_names, problem_type)
     if permutation is not None:
         permute_head(model, permutation)
     keep_own = label_names is not None and _are_generic(label_names)
-    set_labels(model.config, _own_names(model) if keep_own else label_names)
+    set_labels(model.config, _own_names(model) if keep_own else label_names, problem_type)
 
 
-def label_permutation(teacher: PreTrainedModel, label_names: list[str] | None) -> list[int] | None:
+def label_permutation(
+    teacher: PreTrainedModel, label_names: list[str] | None, problem_type: str | None = None
+) -> list[int] | None:
     """Return the teacher's column for each label of the data, or None where the order is already the same.
 
     Names match regardless of case. Where one side has only generic names (`LABEL_0` or `0`), the same order is
@@ -117,7 +127,7 @@ def label_permutation(teacher: PreTrainedModel, label_names: list[str] | None) -
     """
     fix = "Choose a checkpoint for this task, or train a teacher for it first with teacher_finetune: true."
     who = f"{teacher.name_or_path or type(teacher).__name__!r}"
-    problem = _problem_type(label_names)
+    problem = _problem_type(label_names, problem_type)
     if teacher.config.problem_type not in (None, problem):
         raise ValueError(f"{who} was trained for {teacher.config.problem_type}, the data is for {problem}. {fix}")
     own_names = _own_names(teacher)
@@ -157,7 +167,7 @@ def permute_head(model: PreTrainedModel, permutation: list[int]) -> None:
         if head.bias is not None:
             head.bias.copy_(head.bias[permutation])
     own_names = _own_names(model)
-    set_labels(model.config, [own_names[column] for column in permutation])
+    set_labels(model.config, [own_names[column] for column in permutation], model.config.problem_type)
 
 
 def freeze(model: PreTrainedModel) -> PreTrainedModel:
@@ -188,16 +198,23 @@ def have_same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedToken
     return first.get_vocab() == second.get_vocab()
 
 
-def _problem_type(label_names: list[str] | None) -> str:
+def _problem_type(label_names: list[str] | None, problem_type: str | None) -> str:
+    if label_names is not None and problem_type == MULTI_LABEL:
+        return MULTI_LABEL
     return "regression" if label_names is None else "single_label_classification"
 
 
-def set_labels(config: PreTrainedConfig, label_names: list[str] | None) -> None:
-    """Set the names of a model's outputs, and so their number, in its configuration."""
+def set_labels(config: PreTrainedConfig, label_names: list[str] | None, problem_type: str | None = None) -> None:
+    """Set the names of a model's outputs, and so their number, in its configuration.
+
+    Args:
+        config: of the model.
+        label_names, problem_type: see `load_classifier`.
+    """
     names = ["LABEL_0"] if label_names is None else label_names
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
-    config.problem_type = _problem_type(label_names)
+    config.problem_type = _problem_type(label_names, problem_type)
 
 
 def _own_names(model: PreTrainedModel) -> list[str]:

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from hf_kd_lambda.data.columns import KEPT, TEACHER_LOGITS, own_inputs
 from hf_kd_lambda.losses.functional.distributions import squared_distance_from_uniform
+from hf_kd_lambda.losses.functional.label_sets import logits_of_labels
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.protocol import answers_questions
 
@@ -144,15 +145,17 @@ def check_finite_logits(examples: Dataset) -> None:
         row += table.num_rows
 
 
-def warn_of_uninformative(examples: Dataset, least: float = 0.01) -> None:
+def warn_of_uninformative(examples: Dataset, has_several_labels: bool = False, least: float = 0.01) -> None:
     """Warn of a teacher that gives nearly the same logits to all classes.
 
     Args:
         examples: with one row of teacher logits each; others are not looked at.
+        has_several_labels: whether each logit is of a label of its own.
         least: mean squared distance from the uniform distribution, see `squared_distance_from_uniform`.
     """
     logits = examples.select_columns([TEACHER_LOGITS]).with_format("torch")[:2000][TEACHER_LOGITS]
     if isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[-1] > 1:
+        logits = logits_of_labels(logits) if has_several_labels else logits
         distance = squared_distance_from_uniform(logits.float()).mean().item()
         if distance < least:
             logger.warning(

@@ -12,7 +12,7 @@ from transformers.utils import logging
 from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, teacher_inputs
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.models.intermediate_outputs import forward_flags
-from hf_kd_lambda.models.labels import freeze
+from hf_kd_lambda.models.labels import MULTI_LABEL, freeze
 from hf_kd_lambda.models.protocol import as_model_output, model_device
 from hf_kd_lambda.teacher.cache import DEFAULT_FOLDER, TeacherCache
 from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows
@@ -139,5 +139,6 @@ class TeacherOutputs:
             return examples
         if TEACHER_LOGITS in cached.column_names:
             check_finite_logits(cached)
-            warn_of_uninformative(cached)
+            config = getattr(self.teacher, "config", None)
+            warn_of_uninformative(cached, getattr(config, "problem_type", None) == MULTI_LABEL)
         return cached

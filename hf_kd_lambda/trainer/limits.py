@@ -1,6 +1,6 @@
 """What cannot work is refused before training starts, with a message that says what to change."""
 
-from typing import Any
+from typing import Any, cast
 
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
@@ -13,6 +13,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
 from hf_kd_lambda.models.causal import is_causal
+from hf_kd_lambda.models.labels import MULTI_LABEL
 from hf_kd_lambda.models.projections import KD_PROJECTIONS
 from hf_kd_lambda.models.protocol import answers_questions
 from hf_kd_lambda.trainer.config import DistillationConfig
@@ -53,15 +54,23 @@ def check_overrides(kind: Any, base: Any) -> None:
         )
 
 
-def check_problem(student: PreTrainedConfig) -> None:
-    """Refuse a task whose labels have no soft targets in the sense of Hinton et al.
+def check_problem(student: PreTrainedConfig, has_own_task_loss: bool) -> None:
+    """Refuse several labels an example where there is one output, which is a regression's, or a task loss of the user.
 
     Raises:
-        ValueError: several labels may hold at once.
+        ValueError: there is.
     """
-    if student.problem_type == "multi_label_classification":
+    if student.problem_type != MULTI_LABEL:
+        return
+    if has_own_task_loss:
         raise ValueError(
-            "problem_type='multi_label_classification' has no single distribution to soften: use one label an example."
+            f"compute_loss_func is not supported with problem_type={MULTI_LABEL!r}, whose task loss is the binary "
+            "cross-entropy of each label: leave it out."
+        )
+    if student.num_labels == 1:
+        raise ValueError(
+            f"problem_type={MULTI_LABEL!r} needs two labels or more: give the one label as two classes, absent and "
+            "present."
         )
 
 
@@ -212,7 +221,8 @@ def check_class_weights(
     """
     if args.class_weights is None:
         return
-    if num_outputs == 1 or is_causal(student) or answers_questions(student):
+    several_labels = cast(Any, student).config.problem_type == MULTI_LABEL
+    if num_outputs == 1 or several_labels or is_causal(student) or answers_questions(student):
         raise ValueError(
             f"class_weights={args.class_weights!r} is for classes, and a {type(student).__name__} of {num_outputs} "
             "output(s) has none to weigh: leave it out."

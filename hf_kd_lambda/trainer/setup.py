@@ -17,13 +17,14 @@ from hf_kd_lambda.balancing.rules import make_rule
 from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.data.collators import ShiftedLabels, SpanLabels, UnlabelledExamples
 from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, own_inputs
+from hf_kd_lambda.data.label_sets import LabelSets
 from hf_kd_lambda.gradients.layer_groups import layer_groups
 from hf_kd_lambda.losses.class_weights import balanced_weights
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK
 from hf_kd_lambda.losses.objective import Objective
 from hf_kd_lambda.models.causal import is_causal
-from hf_kd_lambda.models.labels import align_labels, own_label_names
+from hf_kd_lambda.models.labels import MULTI_LABEL, align_labels, own_label_names
 from hf_kd_lambda.models.padding import align_pad_token
 from hf_kd_lambda.models.protocol import answers_questions, check_model, model_config
 from hf_kd_lambda.teacher.cache_format import CacheFormat
@@ -37,7 +38,7 @@ from hf_kd_lambda.teacher.checks import (
 )
 from hf_kd_lambda.teacher.collator import ColumnCollator
 from hf_kd_lambda.trainer.config import DistillationConfig
-from hf_kd_lambda.trainer.limits import check_problem, check_top_logits
+from hf_kd_lambda.trainer.limits import check_top_logits
 from hf_kd_lambda.trainer.prepare_models import prepare_models
 from hf_kd_lambda.trainer.sampling import sampling_strategy
 
@@ -90,7 +91,6 @@ def align_models(student: Any, teacher: PreTrainedModel | None) -> int:
     Raises:
         ValueError: the models share parameters, or are for other tasks, labels or vocabularies.
     """
-    check_problem(student.config)
     causal, finds_spans = is_causal(student), answers_questions(student)
     if teacher is not None:
         check_apart(teacher, student)
@@ -100,7 +100,7 @@ def align_models(student: Any, teacher: PreTrainedModel | None) -> int:
         elif finds_spans:
             check_spans(teacher, student)
         elif model_config(teacher) is not None:  # a plain module has its classes in the order of the student's labels
-            align_labels(teacher, own_label_names(student))
+            align_labels(teacher, own_label_names(student), student.config.problem_type)
     return student.config.vocab_size if causal else 2 if finds_spans else student.config.num_labels
 
 
@@ -155,6 +155,8 @@ def build_collator(
         collate = ShiftedLabels(collate)
     elif answers_questions(student):
         collate = SpanLabels(collate)
+    elif cast(Any, student).config.problem_type == MULTI_LABEL:
+        collate = LabelSets(collate, cast(Any, student).config.num_labels)
     else:
         missing = math.nan if cast(Any, student).config.num_labels == 1 else IGNORED
         collate = UnlabelledExamples(collate, missing, is_token_level(student))

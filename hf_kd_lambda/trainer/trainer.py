@@ -19,6 +19,7 @@ from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.data.columns import column_names, forward_parameters
 from hf_kd_lambda.gradients.adam_metric import check_adam
 from hf_kd_lambda.gradients.cut import Cut, cut_outputs
+from hf_kd_lambda.losses.functional.label_sets import has_label_sets
 from hf_kd_lambda.losses.functional.labels import item_labels, targets, with_labels
 from hf_kd_lambda.losses.functional.spans import logits_of_items
 from hf_kd_lambda.losses.objective import NO_WEIGHTS, BatchLosses, Objective
@@ -40,6 +41,7 @@ from hf_kd_lambda.trainer.limits import (
     check_class_weights,
     check_given_model,
     check_overrides,
+    check_problem,
     check_strategy,
     check_student,
     check_trust,
@@ -70,6 +72,9 @@ class DistillationTrainer(OrderedEvaluation):
     A model for question answering learns start and end of an answer, two items, from the columns `start_positions` and
     `end_positions`. A column `answer_mask` leaves out tokens where no answer can start or end: see `logits_of_items`.
     A student with PEFT's adapters learns through these alone: they are what is measured, stepped and saved.
+
+    With `problem_type="multi_label_classification"` in the student's config, `labels` are 1, 0 or missing (None, NaN,
+    -100) for each label. Labels in floats, one for each class, are soft labels: the shares of the classes.
 
     `compute_loss_func(outputs, labels, num_items_in_batch)`, if given, is the task loss. It must depend on the student
     through `outputs` alone. There is one label for each item; labels that name none of several classes need another
@@ -111,6 +116,7 @@ class DistillationTrainer(OrderedEvaluation):
         teacher = None if teacher is None else cast(PreTrainedModel, check_model(teacher, "teacher"))
         super().__init__(model, setup.own_arguments(args), **kwargs)
         check_strategy(self.args, self.accelerator)
+        check_problem(cast(Any, model).config, self.compute_loss_func is not None)
         num_outputs = setup.align_models(model, teacher)
         setup.align_padding(teacher, self.processing_class, self._datasets())
         setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
@@ -218,7 +224,8 @@ class DistillationTrainer(OrderedEvaluation):
         accepted = {name: value for name, value in inputs.items() if name in self._student_inputs}
         outputs = model(**accepted, **forward_flags(self._objective.needs))
         outputs, cut = as_model_output(outputs, model, "student"), None
-        outputs["logits"] = logits_of_items(outputs.logits, inputs)
+        given = outputs.logits
+        outputs["logits"] = logits_of_items(given, inputs)
         if cuts_graph:
             outputs, cut = cut_outputs(outputs)
         teacher, items = self._teacher_outputs(inputs), self._objective.items(outputs, inputs)
@@ -231,6 +238,8 @@ class DistillationTrainer(OrderedEvaluation):
         if not model.training:
             gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()
             self._evaluation_record.add(outputs.logits, teacher.logits, items.kd, values, items.counts, gather)
+            if has_label_sets(given, inputs.get("labels")):
+                outputs["logits"] = given  # predictions are Transformers'
         return outputs, losses, cut
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:

@@ -1,6 +1,7 @@
 """Classes that weigh differently in the task loss."""
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
@@ -31,3 +32,9 @@ def test_both_losses_weigh_the_items_alike():
     objective = Objective({}, 1.0, class_weights=weights)
     found = objective._task_loss(outputs, {"labels": labels}, None, None)
     torch.testing.assert_close(found, expected)
+
+
+def test_items_without_a_label_are_not_counted_and_shares_are_refused():
+    assert balanced_weights([[0, -100], [-101, 1], None, -100], 2).tolist() == [1.0, 1.0]
+    with pytest.raises(ValueError, match=r"class_weights counts classes, and a label is 0\.2"):
+        balanced_weights([[0.2, 0.8]], 2)

@@ -23,9 +23,11 @@ class ItemLabels(NamedTuple):
     """Labels of a batch for each of the two losses, -100 where the loss has no item; both of the same shape."""
 
     task: Tensor
-    """Class indices, or numbers for regression."""
+    """Class indices, or numbers for regression; of soft labels the class with the largest share."""
     kd: Tensor
     """Like `task`, but with an arbitrary class or number for unlabelled items."""
+    shares: Tensor | None = None
+    """Soft labels, distributions `[examples, classes]`; arbitrary numbers for unlabelled examples."""
 
     @property
     def counts(self) -> Tensor:
@@ -38,14 +40,22 @@ def item_labels(labels: Tensor) -> ItemLabels:
 
     Args:
         labels: `[examples]`, where -100, -101 or NaN marks an unlabelled example; or `[examples, length]`, where -100
-            marks a position that is not an item, such as padding, and -101 marks an unlabelled item.
+            marks a position that is not an item, such as padding, and -101 marks an unlabelled item; or soft labels
+            `[examples, classes]` in floats, where a row of NaN marks an unlabelled example.
     """
+    if labels.is_floating_point() and labels.dim() == 2:
+        return _of_soft_labels(labels)
     unlabelled = labels.eq(UNLABELLED)
     if labels.dim() == 1:
         unlabelled |= labels.eq(IGNORED)
     if labels.is_floating_point():
         unlabelled |= labels.isnan()
     return ItemLabels(labels.masked_fill(unlabelled, IGNORED), labels.masked_fill(unlabelled, 0))
+
+
+def _of_soft_labels(shares: Tensor) -> ItemLabels:
+    unlabelled, classes = shares.isnan().any(-1), shares.nan_to_num(0.0).argmax(-1)
+    return ItemLabels(classes.masked_fill(unlabelled, IGNORED), classes, shares.nan_to_num(0.0))
 
 
 def with_labels(batch: Mapping[str, Any], is_token_level: bool) -> dict[str, Any]:

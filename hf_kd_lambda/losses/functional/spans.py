@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_kd_lambda.losses.functional.label_sets import has_label_sets, logits_of_labels
 from hf_kd_lambda.losses.functional.labels import UNLABELLED
 
 SPAN_LABELS = ("start_positions", "end_positions")
@@ -25,8 +26,11 @@ def logits_of_items(logits: Tensor, batch: Mapping[str, Any]) -> Tensor:
         batch: tensors by name.
 
     Returns:
-        `logits` unchanged; with a mask, `[examples, 2, length]`, −∞ where no answer can start or end.
+        `logits` unchanged; with a mask, `[examples, 2, length]`, −∞ where no answer can start or end; with several
+        labels an example, `[examples, labels, 2]`, see `label_sets`.
     """
+    if has_label_sets(logits, batch.get("labels")):
+        return logits_of_labels(logits)
     if ANSWER_MASK not in batch:
         return logits
     possible = batch[ANSWER_MASK].bool().unsqueeze(1)

@@ -14,6 +14,7 @@ def task_loss(
     num_items: Tensor | int,
     label_smoothing: float = 0.0,
     weights: Tensor | None = None,
+    shares: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy in nats for classification, squared error for regression (one output).
 
@@ -26,6 +27,7 @@ def task_loss(
         num_items: divisor of the sum over items.
         label_smoothing: in [0, 1), for classification.
         weights: per-item weights, same shape as `labels`; None means 1.
+        shares: `[..., classes]`, soft labels, which replace the one-hot distributions of `labels`; None for one-hot.
 
     Returns:
         A scalar in fp32.
@@ -34,7 +36,10 @@ def task_loss(
     if logits.shape[-1] == 1:
         return sum_over_items((logits.squeeze(-1) - labels.float()).square(), labels, weights) / num_items
     log_probs = log_distribution(logits)
-    nll = _sum_of_nll(log_probs, labels, weights)
+    if shares is None:
+        nll = _sum_of_nll(log_probs, labels, weights)
+    else:
+        nll = sum_over_items(-(shares * log_probs).sum(-1), labels, weights)
     if not label_smoothing:
         return nll / num_items
     possible = ~logits.isneginf()

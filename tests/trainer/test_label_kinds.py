@@ -1,0 +1,165 @@
+"""Several labels an example, and soft labels: both losses, λ and evaluation against the plain loop."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from helpers import reference
+from helpers.small_runs import BATCH, STEPS, assert_same_run, config, flat, logged, make_trainer, models, train
+from helpers.small_runs import examples as plain_examples
+from torch.utils.data import DataLoader
+from transformers import default_data_collator
+
+MULTI_LABEL = {"problem_type": "multi_label_classification"}
+NAN = float("nan")
+
+
+def with_labels(labels: list) -> Dataset:
+    return plain_examples(len(labels)).remove_columns("labels").add_column("labels", labels)
+
+
+def label_sets() -> Dataset:
+    """Three labels an example, of which one or all are missing in some."""
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.randint(0, 2, (STEPS * BATCH, 3), generator=generator).float()
+    labels[::5, 1] = NAN
+    labels[::7] = NAN
+    return with_labels(labels.tolist())
+
+
+def shares() -> Dataset:
+    """A distribution of three classes for each example, but for some."""
+    generator = torch.Generator().manual_seed(6)
+    labels = torch.rand((STEPS * BATCH, 3), generator=generator, dtype=torch.float64)
+    labels /= labels.sum(-1, keepdim=True)
+    labels[::7] = NAN
+    return with_labels(labels.tolist())
+
+
+def forward(student, teacher, batch):
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    with torch.no_grad():
+        soft = teacher(**inputs).logits
+    return student(**inputs).logits, soft, batch["labels"]
+
+
+def losses_of_label_sets(student, teacher, batch, task_loss=None):
+    """Mean binary cross-entropy over known labels, and mean T²·KL over all labels, from probabilities."""
+    logits, soft, labels = forward(student, teacher, batch)
+    known = ~labels.isnan()
+    task = F.binary_cross_entropy_with_logits(logits[known], labels[known])
+    q, p = (logits / reference.TEMPERATURE).sigmoid(), (soft / reference.TEMPERATURE).sigmoid()
+    kl = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    return task, reference.TEMPERATURE**2 * kl.mean()
+
+
+def losses_of_shares(student, teacher, batch, task_loss=None):
+    logits, soft, labels = forward(student, teacher, batch)
+    known = ~labels.isnan().any(-1)
+    return F.cross_entropy(logits[known], labels[known]), reference.mean_kd_loss(logits, soft)
+
+
+KINDS = {
+    "several labels": (MULTI_LABEL, label_sets, losses_of_label_sets),
+    "soft labels": ({}, shares, losses_of_shares),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("accumulation", "cached"), [(1, True), (4, False)])
+def test_a_run_equals_the_plain_loop_over_whole_batches(tmp_path, monkeypatch, kind, accumulation, cached):
+    settings, data, losses = KINDS[kind]
+    teacher, student = models(**settings)
+    twin = copy.deepcopy(student)
+    monkeypatch.setattr(reference, "losses", losses)
+    loader = DataLoader(data(), BATCH, collate_fn=default_data_collator)
+    steps = reference.run(twin, teacher, loader, torch.optim.SGD(twin.parameters(), 0.01))
+    batch = {"per_device_train_batch_size": BATCH // accumulation, "gradient_accumulation_steps": accumulation}
+    args = config(tmp_path / "run", cache_teacher=cached, teacher_cache_dir=str(tmp_path), **batch)
+    trainer = train(args, teacher, student, data())
+    assert ("teacher_logits" in trainer.train_dataset.column_names) == cached
+    assert_same_run(trainer.state.log_history, flat(trainer.model), twin, steps)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("rule", ["evidence", "trust"])
+def test_votes_do_not_depend_on_how_a_batch_is_cut(tmp_path, kind, rule):
+    settings, data, _ = KINDS[kind]
+    lambdas = []
+    for size in (BATCH, 2):
+        batch = {"per_device_train_batch_size": size, "gradient_accumulation_steps": BATCH // size}
+        args = config(tmp_path / str(size), lambda_rule=rule, cache_teacher=False, **batch)
+        lambdas.append(logged(train(args, *models(**settings), data()).state.log_history, "lambda"))
+    assert lambdas[0] == pytest.approx(lambdas[1], rel=1e-5)
+    assert len(set(lambdas[0])) >= 4
+
+
+def test_labels_are_the_same_in_every_way_to_write_them(tmp_path):
+    rows = [None if all(x != x for x in row) else row for row in label_sets()["labels"]]
+    codes = [row and [None if x != x else int(x) for x in row] for row in rows]
+    ignored = [[-100] * 3 if row is None else [-100 if x is None else x for x in row] for row in codes]
+    weights = []
+    for labels in (label_sets()["labels"][:], codes, ignored):
+        args = config(tmp_path, lambda_rule="fixed", cache_teacher=False)
+        weights.append(flat(train(args, *models(**MULTI_LABEL), with_labels(labels)).model))
+    assert torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[0], weights[2])
+
+
+def test_predictions_are_those_of_a_plain_trainer_and_agreement_is_label_by_label(tmp_path):
+    teacher, student = models(**MULTI_LABEL)
+    seen = []
+    trainer = make_trainer(
+        config(tmp_path, cache_teacher=False),
+        teacher,
+        student,
+        label_sets(),
+        eval_dataset=label_sets(),
+        compute_metrics=lambda output: seen.append(output) or {},
+    )
+    metrics = trainer.evaluate()
+    assert seen[0].predictions.shape == seen[0].label_ids.shape == (STEPS * BATCH, 3)
+    logits, soft, _ = forward(
+        student.eval(), teacher, next(iter(DataLoader(label_sets(), 48, collate_fn=default_data_collator)))
+    )
+    torch.testing.assert_close(torch.from_numpy(seen[0].predictions), logits.detach(), rtol=1e-5, atol=1e-6)
+    assert metrics["eval_teacher_agreement"] == pytest.approx(((logits > 0) == (soft > 0)).float().mean().item())
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels", "message"),
+    [
+        (MULTI_LABEL, [[0, 2, 1]] * 8, r"labels=\[0, 2, 1\] of an example: 2 is neither 1 nor 0"),
+        (MULTI_LABEL, [[0.2, 0.8, 0.0]] * 8, "0.2 is neither 1 nor 0.*single_label_classification"),
+        (MULTI_LABEL, [[0, 1]] * 8, "they are 2, the student's 3"),
+        ({}, [[1.0, 1.0, 0.0]] * 8, "no distribution.*multi_label_classification"),
+        ({}, [[1.5, -0.5, 0.0]] * 8, "no distribution"),
+        ({}, [[0.5, 0.5]] * 8, "need one label per item"),
+    ],
+)
+def test_other_labels_are_refused(tmp_path, settings, labels, message):
+    with pytest.raises(ValueError, match=message):
+        train(config(tmp_path, cache_teacher=False), *models(**settings), with_labels(labels))
+
+
+def test_a_task_loss_of_ones_own_is_refused_with_several_labels(tmp_path):
+    with pytest.raises(ValueError, match="compute_loss_func is not supported with problem_type='multi_label"):
+        make_trainer(config(tmp_path), *models(**MULTI_LABEL), label_sets(), compute_loss_func=lambda *_, **__: 0)
+
+
+def test_a_teacher_that_is_sure_of_no_label_is_not_called_uninformative(tmp_path, caplog):
+    teacher, student = models(**MULTI_LABEL)
+    torch.nn.init.zeros_(teacher.classifier.weight)
+    torch.nn.init.constant_(teacher.classifier.bias, -6.0)
+    trainer = make_trainer(config(tmp_path, teacher_cache_dir=str(tmp_path)), teacher, student, label_sets())
+    assert trainer.cache_teacher()
+    assert "nothing can be learned from it" not in caplog.text
+
+
+@pytest.mark.parametrize("loss", ["soft_targets", "reverse_kl", "jensen_shannon", "logit_mse", "dkd", "hidden_mse"])
+def test_every_kd_loss_takes_several_labels(tmp_path, loss):
+    args = config(tmp_path, kd_losses={loss: 1}, max_steps=2, cache_teacher=False)
+    values = logged(train(args, *models(**MULTI_LABEL), label_sets()).state.log_history, "kd_loss")
+    assert all(value > 0 for value in values)
