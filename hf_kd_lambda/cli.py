@@ -1,5 +1,6 @@
 """The command `hf-kd-lambda`: dispatches to the module of a sub-command, which parses the rest of the line."""
 
+import logging
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from typing import NoReturn
 
 from hf_kd_lambda.jobs.errors import INTERRUPTED, ending_in_one_line
 from hf_kd_lambda.utils.names import check_known
+from hf_kd_lambda.utils.paths import expand_home
 
 COMMANDS = {
     "distill": ("hf_kd_lambda.jobs.distill", "distil a student: [config.yaml] [--setting value ...]"),
@@ -31,10 +33,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     with_traceback = TRACEBACK in arguments
-    arguments = [word for word in arguments if word != TRACEBACK]
+    arguments = [expand_home(word) for word in arguments if word != TRACEBACK]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return
+    if os.environ.get("RANK", "0") != "0":
+        logging.getLogger("hf_kd_lambda").setLevel(logging.ERROR)  # which the main process warns of, too
     with ending_in_one_line(with_traceback):
         name, *rest = arguments
         check_known(name, COMMANDS, "command")
@@ -42,12 +46,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _imported(module: str) -> ModuleType:
-    """Import a module; Ctrl-C ends the program at once, since libraries swallow a KeyboardInterrupt in an import."""
-    previous = signal.signal(signal.SIGINT, _leave)
+    """Import a module; a signal ends the program at once, since libraries swallow a KeyboardInterrupt in an import."""
+    previous = {number: signal.signal(number, _leave) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return import_module(module)
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:

@@ -102,7 +102,7 @@ def _stored_splits(setting: str, dataset: str | None, config: str | None, bundle
         return {}
     if dataset in bundled:
         return dict(bundled[dataset]())
-    where, folder = f"{setting}={dataset!r}", Path(dataset).expanduser().resolve()
+    where, folder = f"{setting}={dataset!r}", Path(dataset).resolve()
     if folder.is_dir() and glob.has_magic(str(folder)):
         raise ValueError(f"{where}: *, ? and [ in the folder's path are read as patterns: rename it.")
     if folder.is_dir():

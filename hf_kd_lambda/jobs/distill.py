@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from transformers.utils import logging
 
@@ -73,6 +74,8 @@ def launch(num_processes: int, argv: Sequence[str]) -> None:
         launch_command(launch_command_parser().parse_args([*options, "hf_kd_lambda.cli", "distill", *argv]))
     except ChildFailedError as error:  # the processes have printed why
         sys.exit(error.get_first_failure()[1].exitcode)
+    except SignalException as stop:  # and so they have here
+        sys.exit(128 + stop.sigval)
 
 
 def resuming(argv: Sequence[str]) -> str:

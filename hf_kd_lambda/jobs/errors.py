@@ -3,12 +3,15 @@
 import errno
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 LONGEST = 1000  # characters of a message
 INTERRUPTED = "interrupted; rerun the same command to start again, or to resume from its last checkpoint."
@@ -37,7 +40,7 @@ class PushError(Exception):
 
 @contextmanager
 def ending_in_one_line(with_traceback: bool = False) -> Iterator[None]:
-    """End the program with one line if something goes wrong.
+    """End the program with one line if something goes wrong, or a signal ends it.
 
     An error that no check of ours expects has its traceback in a file that the line names, because hours of training
     may lie before it.
@@ -45,20 +48,27 @@ def ending_in_one_line(with_traceback: bool = False) -> Iterator[None]:
     Args:
         with_traceback: let errors through, as Python prints them.
     """
+    previous = signal.signal(signal.SIGTERM, _interrupt)  # which Python answers without a word
     try:
         yield
     except TrainingStoppedError as stop:
         print(stop, file=sys.stderr)
         sys.exit(128 + stop.signum)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         if with_traceback:
             raise
         print(INTERRUPTED, file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (interrupt.args or (signal.SIGINT,))[0])
     except Exception as error:
         if with_traceback:
             raise
         sys.exit(f"error: {one_line(error)}")
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt(number)
 
 
 def one_line(error: Exception) -> str:

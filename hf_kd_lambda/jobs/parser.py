@@ -36,12 +36,6 @@ _REPLACED = {
     "dataset": ("train_file", "validation_file", "test_file"),
     "train_file": ("dataset",),
 }
-_PATHS = [
-    *("teacher", "student", "teacher_dir", "dataset", "train_file", "validation_file", "test_file"),
-    *("output_dir", "teacher_cache_dir"),
-]
-
-
 _GROUPS = {
     "Models": {
         "teacher": "Hub id or folder; `quickstart` is a small encoder that needs no network",
@@ -122,9 +116,7 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     values = parser.parse_args(texts + command_line)
     resolve_defaults(values, on_line | in_file.keys())
     check_training_arguments(values)  # before TrainingArguments computes with them
-    settings = parser.parse_dict(vars(values))
-    _expand_home(settings)
-    return settings
+    return parser.parse_dict(vars(values))
 
 
 def _is_yaml(argument: str) -> bool:
@@ -138,7 +130,7 @@ def _names(command_line: Sequence[str]) -> set[str]:
 
 def _read(path: str, types: dict[str, Any]) -> dict[str, Any]:
     """Settings of a YAML file: scalars as the text that they are, null, lists and mappings as Python has them."""
-    file = YamlFile(Path(path).expanduser())
+    file = YamlFile(Path(path))
     settings: dict[str, Any] = {}
     for name, node in file.items:
         check_setting(name, types, f"in {path}")
@@ -149,15 +141,6 @@ def _read(path: str, types: dict[str, Any]) -> dict[str, Any]:
         if not _admits(types[name], settings[name]):
             raise ValueError(f"{name}={settings[name]!r} in {path} must be {_describe(types[name])}.")
     return settings
-
-
-def _expand_home(settings: Settings) -> None:
-    """Replace a leading `~` of a path, which a shell does not replace everywhere."""
-    for group in settings:
-        for name in _PATHS:
-            value = getattr(group, name, None)
-            if isinstance(value, str) and value.startswith("~"):
-                setattr(group, name, str(Path(value).expanduser()))
 
 
 def _admits(hint: Any, value: Any) -> bool:

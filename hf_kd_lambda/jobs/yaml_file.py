@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from hf_kd_lambda.utils.paths import expand_home
+
 LARGEST_FILE = 1_000_000  # bytes
 MOST_NODES = 10_000  # once aliases are written out
 
@@ -66,14 +68,16 @@ class YamlFile:
             raise ValueError(f"{self.path} is no valid YAML: {' '.join(str(error).split())}") from error
 
     def _check(self, root: yaml.Node) -> None:
-        """Refuse keys that are set twice, and aliases that grow without bound."""
+        """Refuse keys that are set twice, and aliases that grow without bound; replace `~/` in values."""
         waiting, nodes = [root], 0
         while waiting:
             node = waiting.pop()
             nodes += 1
             if nodes > MOST_NODES:
                 raise ValueError(f"{self.path} has more than {MOST_NODES} values: write out its aliases (`*name`).")
-            if isinstance(node, yaml.SequenceNode):
+            if isinstance(node, yaml.ScalarNode):
+                node.value = expand_home(node.value)
+            elif isinstance(node, yaml.SequenceNode):
                 waiting += node.value
             elif isinstance(node, yaml.MappingNode):
                 self._check_keys(node)

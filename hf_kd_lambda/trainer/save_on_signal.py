@@ -46,7 +46,7 @@ class SaveOnSignal(TrainerCallback):
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._told:
             self.restore_handlers()
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         self._told = signal.Signals(number)
         logger.warning(f"{self._told.name}: finishing this step, then saving a checkpoint. Once more ends it now.")
 

@@ -60,12 +60,23 @@ def test_signals_end_with_the_code_of_a_shell(capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("seconds", [1, 4])
-def test_an_interrupt_before_training_is_one_clear_line(tmp_path, seconds):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_training_is_one_clear_line(tmp_path, monkeypatch, capsys, number):
+    monkeypatch.setattr(DistillationJob, "check", lambda job: os.kill(os.getpid(), number))
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["distill", *arguments(settings(tmp_path))])
+    assert stop.value.code == 128 + number
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("interrupted; rerun the same command")
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_process_starts_is_one_clear_line(tmp_path, number):
     command = [sys.executable, str(ROOT / "scripts" / "distill.py"), *arguments(settings(tmp_path))]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    time.sleep(seconds)
-    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    process.send_signal(number)
     _, text = process.communicate(timeout=100)
     assert "Traceback" not in text
     assert text.strip().splitlines()[-1].startswith(("interrupted; rerun the same command", "stopped by a signal"))

@@ -14,6 +14,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hf_kd_lambda.jobs.errors import TrainingStoppedError
+from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.studies.comparison.comparison_report import write_comparison_report
 from hf_kd_lambda.studies.comparison.plan import Comparison, load_comparison
 from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, Run, append_run, finished, read_runs
@@ -57,7 +58,8 @@ def main(argv: Sequence[str]) -> None:
     stopped = None
     if not args.report:
         try:
-            compare(comparison.restricted_to(args.tasks, args.regimes, args.rules, args.seeds))
+            with locked("output_dir", Path(comparison.output_dir)):
+                compare(comparison.restricted_to(args.tasks, args.regimes, args.rules, args.seeds))
         except TrainingStoppedError as stop:
             stopped = stop
     if PartialState().is_main_process:

@@ -8,7 +8,8 @@ import pytest
 from helpers import small_jobs, tiny_images
 
 from hf_kd_lambda.jobs.finetune import TrainingStoppedError
-from hf_kd_lambda.studies.comparison.compare import compare
+from hf_kd_lambda.jobs.lock import locked
+from hf_kd_lambda.studies.comparison.compare import compare, main
 from hf_kd_lambda.studies.comparison.plan import Comparison
 from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, read_runs
 from hf_kd_lambda.studies.comparison.runs import RunCurve, TaskRuns, spoiled
@@ -200,3 +201,14 @@ def test_images_are_compared_by_their_feature_maps(tmp_path):
         assert run.error is None
         assert run.settings["train_sampling_strategy"] == "group_by_length"  # as set: images are drawn at random
         assert run.log[0]["kd_loss"] > 0
+
+
+def test_a_second_comparison_in_a_folder_is_refused(tmp_path, monkeypatch):
+    def never(comparison):
+        pytest.fail("it must not begin")
+
+    monkeypatch.setattr("hf_kd_lambda.studies.comparison.compare.compare", never)
+    file = str(Path(__file__).parents[3] / "configs" / "compare_rules.yaml")
+    refused = rf"output_dir='{tmp_path}' is in use by process {os.getpid()} on host"
+    with locked("output_dir", tmp_path), pytest.raises(ValueError, match=refused):
+        main([file, "--output_dir", str(tmp_path)])

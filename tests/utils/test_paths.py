@@ -1,0 +1,56 @@
+"""A leading `~/` is the home folder, wherever a path is given."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hf_kd_lambda import cli
+from hf_kd_lambda.jobs.yaml_file import YamlFile
+from hf_kd_lambda.utils.paths import expand_home
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("word", ["~/a/b", "--output_dir=~/a/b", "--glue=~/a/b"])
+def test_a_path_alone_or_in_a_setting_is_expanded(home, word):
+    assert expand_home(word) == word.replace("~", str(home))
+
+
+@pytest.mark.parametrize("word", ["~", "~x", "a~/b", "--delimiter=~", "a=~/b", "--~/a"])
+def test_nothing_else_is_expanded(word):
+    assert expand_home(word) == word
+
+
+def test_values_of_a_settings_file_are_expanded_at_every_depth(home):
+    file = home / "settings.yaml"
+    file.write_text("output_dir: ~/out\ntasks:\n  one: {train_file: ~/a.csv, delimiter: '~'}\nteacher: ~\n")
+    parts = YamlFile(file)
+    assert {name: parts.value(node) for name, node in parts.items} == {
+        "output_dir": f"{home}/out",
+        "tasks": {"one": {"train_file": f"{home}/a.csv", "delimiter": "~"}},
+        "teacher": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (["distill", "~/no.yaml"], "no.yaml"),
+        (["distill", "--teacher=~/no", "--student=x", "--train_file=~/no.csv", "--output_dir=o"], "no.csv"),
+        (["compare", "~/no.yaml"], "no.yaml"),
+        (["push", "~/no", "me/model"], "no"),
+        (["evaluate", "~/model", "--train_file", "~/no.csv"], "no.csv"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_every_command_reads_the_home_folder(home, monkeypatch, command, named):
+    monkeypatch.chdir(home)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command)
+    assert str(home / named) in str(stop.value.code), json.dumps(command)
+    assert not Path("~").exists()
