@@ -1,4 +1,4 @@
-"""λ over a run: when it is measured, how votes reach it, and which weights of the losses are in force."""
+"""λ during a run: when it is measured, what it is set from, and the current weights of the losses."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -17,18 +17,18 @@ from hf_kd_lambda.losses.objective import NO_WEIGHTS, ItemWeights
 
 
 class Balancer:
-    """Owns the rule, the interval between measurements, λ's state and the counts of the step under way.
+    """Owns the rule, the measuring interval, the state of λ and the counts of the current step.
 
     Attributes:
-        state: λ's state; None for a rule that measures nothing, whose weights follow the progress of training.
+        state: the state of λ; None for a schedule, whose weights depend only on the progress of training.
 
     Args:
-        rule: maps what was measured to weights.
-        form: of the weights, see `loss_weights`.
-        interval: optimizer steps from one measurement to the next.
+        rule: maps measurements to weights.
+        form: form of the weights, see `loss_weights`.
+        interval: number of optimizer steps between measurements.
         state: see above.
-        names: of the groups of parameters, or of the KD losses, that have a λ each; none for one λ.
-        device: of training.
+        names: names of the parameter groups, or of the KD losses, that have their own λ; empty for a single λ.
+        device: the training device.
     """
 
     def __init__(
@@ -55,10 +55,10 @@ class Balancer:
         return self.state is not None and step % self.interval == 0
 
     def weights(self, progress: float) -> tuple[Tensor, Tensor]:
-        """(w_task, w_kd) in force: scalar tensors. With one λ for each layer they are those of its geometric mean.
+        """The current (w_task, w_kd): scalar tensors. With one λ per layer, those of the geometric mean of λ.
 
         Args:
-            progress: share of the training that is done, in [0, 1].
+            progress: completed share of the training, in [0, 1].
         """
         if self.state is None:
             return self._scheduled_weights(progress)
@@ -68,17 +68,17 @@ class Balancer:
 
     @property
     def kd_weights(self) -> Tensor | None:
-        """Weights of the KD losses in their sum, `[losses]`, where each has a λ; None for their own weights."""
+        """Weights in the sum of KD losses, `[losses]`, if every KD loss has its own λ; otherwise None."""
         return None if self.state is None or self.state.split is None else self.state.split.weights
 
     def split_kd(self, products: Tensor) -> Tensor:
-        """Set the weights of the KD losses in their sum, where each has a λ, and return them, `[losses]`.
+        """Set the weights in the sum of KD losses, if every KD loss has its own λ, and return them, `[losses]`.
 
         Args:
-            products: dot products of all gradients, `[1 + losses, 1 + losses]`, the task's first.
+            products: dot products of all gradients, `[1 + losses, 1 + losses]`, the task gradient first.
         """
         assert self.state is not None, "a rule that measures has a state"
-        assert self.state.split is not None, "there is one λ for all KD losses"
+        assert self.state.split is not None, "all KD losses have one λ"
         self.state.split.update(products)
         return self.state.split.weights
 
@@ -88,15 +88,15 @@ class Balancer:
         teacher: TeacherBatch,
         items: ItemLabels,
     ) -> ItemWeights:
-        """Take in what label, teacher and student say about a micro-batch, for the rules that ask for it.
+        """Count the agreement of student, teacher and label on a micro-batch, for rules that need it.
 
         Args:
             student_logits: `[examples, (length,) classes]`, before the step.
-            teacher: its outputs for the same micro-batch.
+            teacher: teacher outputs for the same micro-batch.
             items: labels `[examples, (length)]` of both losses.
 
         Returns:
-            Weights of the items of both losses.
+            Per-item weights of both losses.
 
         Raises:
             ValueError: see `check_votes`.
@@ -109,10 +109,10 @@ class Balancer:
         return weights
 
     def end_step(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
-        """Hand what was counted in the micro-batches of a step to what judges label and teacher.
+        """Update votes or trust, and the teacher signal, with the counts of a step.
 
         Args:
-            sum_over_ranks: sums a tensor over all ranks.
+            sum_over_ranks: all-reduces a tensor to its sum over ranks.
         """
         if self._counts is None:
             return
@@ -125,22 +125,22 @@ class Balancer:
         self._counts = counts if self._counts is None else self._counts + counts
 
     def drop_counts(self) -> None:
-        """Forget what was counted in a step that was not finished."""
+        """Discard the counts of an unfinished step."""
         self._counts = None
 
     def close_the_vote(self) -> None:
-        """Count no more: the student has been trained on all examples, and knows their labels."""
+        """Stop counting: the student has been trained on all examples and has seen their labels."""
         if self.state is not None and self.state.judge is not None:
             self.state.judge.closed = True
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Take over λ's state, as `LambdaState.state_dict` returned it."""
+        """Load the state of λ from `LambdaState.state_dict`."""
         assert self.state is not None, "a rule that measures nothing has no state"
         self.state.load_state_dict(saved)
         self.state.to(self.device)
 
     def update(self, measurement: Measurement) -> None:
-        """Set λ from what a step measured."""
+        """Set λ from the measurement of a step."""
         assert self.state is not None, "a rule that measures has a state"
         self.state.update(measurement)
 

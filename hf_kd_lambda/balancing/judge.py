@@ -1,4 +1,4 @@
-"""What judges label and teacher on the items of the first pass: sums over them, of which the older ones fade."""
+"""Base class of votes and trust: sums over the items of the first pass over the data, in which older items fade."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -14,26 +14,26 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 class Judge(ABC):
-    """Sums over the items that the student has not been trained on yet.
+    """Judges label and teacher by sums over items that the student has not been trained on yet.
 
-    Older items fade, because the student gets better at judging. With n the items up to one of them and N all, it
-    weighs (n/N)^`fading`. Such a memory grows with the run, and needs no half-life, which would have to be another one
-    for 10 items per step than for 10,000 (tokens).
+    Older items fade, because the student's outputs improve: after N items, item n has the weight (n/N)^`fading`. So
+    the memory grows with the run. A fixed half-life would need different values for 10 items per step and for 10,000
+    (tokens).
 
-    Only the first pass over the data counts: of an example that it was trained on, the student remembers the label and
-    the teacher. A fold that is left out and rotated with the epochs would not prolong it: from the second pass on,
-    every fold has been trained on. Only one that is never trained on would, for examples lost and a forward pass more.
+    Only the first pass over the data counts. After it, the student remembers the label and the teacher's output of
+    every example. Holding out a fold that changes with the epoch would not help: from the second pass on, every fold
+    has been trained on. A fold that is never trained on would help, but costs its examples and another forward.
 
-    All state is tensors on the logits' device, so that updating it waits for nothing. Sums are additive over
+    The state consists of tensors on the device of the logits, so an update never synchronizes. Sums are additive over
     micro-batches and ranks.
 
     Attributes:
         sums: `[size]`.
-        seen: items so far, a scalar.
-        closed: whether the student has been trained on all examples, so that nothing is counted any more.
+        seen: number of items so far, a scalar.
+        closed: whether the student has been trained on all examples, so that counting has ended.
 
     Args:
-        size: of the sums.
+        size: number of sums.
     """
 
     fading: ClassVar[int]
@@ -48,26 +48,26 @@ class Judge(ABC):
     def observe(
         self, student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels
     ) -> tuple[ItemWeights, Tensor | None]:
-        """Weights of the items of a micro-batch in both losses, and what it contributes to `update`.
+        """Per-item weights of both losses, and the micro-batch's counts for `update`.
 
         Args:
             student_logits: `[examples, (length,) classes]`, before the step.
-            teacher: its outputs for the same micro-batch, at temperature 1.
+            teacher: teacher outputs for the same micro-batch, at temperature 1.
             items: labels `[examples, (length)]` of both losses.
 
         Returns:
-            The weights, and counts `[size]`; None where there is nothing to count.
+            The weights, and counts `[size]`; None instead of counts if there is nothing to count.
         """
 
     @staticmethod
     @abstractmethod
     def items(counts: Tensor) -> Tensor:
-        """The number of items among the counts, a scalar."""
+        """The number of items in the counts, a scalar."""
 
     @property
     @abstractmethod
     def needs(self) -> dict[str, Tensor]:
-        """What a rule may ask for, by name."""
+        """Inputs for a rule, by their names in `Rule.needs`."""
 
     @property
     @abstractmethod
@@ -75,7 +75,7 @@ class Judge(ABC):
         """Scalars to log, by name."""
 
     def update(self, counts: Tensor) -> None:
-        """Take in the counts of one step. Counts that are not finite are ignored, as are all after the first pass.
+        """Add the counts of one step. Ignored if they are not finite, or after the first pass over the data.
 
         Args:
             counts: `[size]`, summed over micro-batches and ranks.
@@ -85,8 +85,8 @@ class Judge(ABC):
         self.to(counts.device)
         usable = counts.isfinite().all()
         seen = self.seen + self.items(counts)
-        kept = (self.seen / seen.clamp(min=TINY)) ** self.fading
-        self.sums = torch.where(usable, kept * self.sums + counts, self.sums)
+        fade = (self.seen / seen.clamp(min=TINY)) ** self.fading
+        self.sums = torch.where(usable, fade * self.sums + counts, self.sums)
         self.seen = torch.where(usable, seen, self.seen)
 
     def to(self, device: torch.device) -> None:
@@ -94,11 +94,11 @@ class Judge(ABC):
         self.sums, self.seen = self.sums.to(device), self.seen.to(device)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as JSON values, whose numbers hold an fp32 exactly."""
+        """The state as JSON values; JSON numbers represent fp32 exactly."""
         values = (self.sums.tolist(), self.seen.item())
         return {**dict(zip(self.saved_as, values, strict=True)), "closed": self.closed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Load the result of `state_dict`."""
         self.sums, self.seen = (torch.tensor(state[name]) for name in self.saved_as)
         self.closed = state["closed"]

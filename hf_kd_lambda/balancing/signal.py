@@ -1,4 +1,4 @@
-"""The part of a Gram matrix that is signal, not noise of the batch."""
+"""The signal part of a Gram matrix, without batch noise."""
 
 from typing import NamedTuple
 
@@ -7,24 +7,24 @@ from torch import Tensor
 
 from hf_kd_lambda.gradients.gram import Gram
 
-LEAST_SHARE = 0.01  # of signal: its estimate is noisy too, and may fall below zero
+LEAST_SHARE = 0.01  # lower bound of the signal share, because its estimate is noisy and may be negative
 
 
 class Signal(NamedTuple):
-    """What is not noise in a Gram matrix."""
+    """A Gram matrix without noise, and the share of signal."""
 
     gram: Gram
-    """Entries of shape () or (groups,)."""
+    """Entries `[]` or `[groups]`."""
     share: Tensor
-    """(2,) or (2, groups): signal/(signal + noise) of the task and the KD gradient's square, in (0, 1]."""
+    """`[2]` or `[2, groups]`: signal/(signal + noise) of a and b, in (0, 1]."""
 
 
 def bounded_signal(unbiased: Gram, gram: Gram) -> Signal:
-    """Make an unbiased estimate, or a mean of such, a Gram matrix: a, b > 0 and no more than measured, |c| ≤ √(ab).
+    """Bound an unbiased estimate, or a mean of estimates, to a valid Gram matrix: 0 < a, b ≤ measured, |c| ≤ √(ab).
 
     Args:
-        unbiased: as `SampledGradientPair.unbiased` returns it.
-        gram: the same with noise, or the mean of such.
+        unbiased: the result of `SampledGradientPair.unbiased`, or a mean of results.
+        gram: the measured matrix with noise, or a mean of such matrices.
     """
     measured = torch.stack([gram.task, gram.kd])
     smallest = torch.finfo(measured.dtype).tiny

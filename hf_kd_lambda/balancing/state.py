@@ -1,4 +1,4 @@
-"""λ over the course of a run: what was measured, averaged; what held λ; and what a checkpoint keeps of them."""
+"""The state of λ during a run: averages of measurements, what limited λ, and their place in a checkpoint."""
 
 import math
 from collections.abc import Sequence
@@ -21,36 +21,37 @@ from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.utils.log_keys import LIMIT_KEYS, LIMIT_NAMES
 
 SMALLEST_SQUARED_NORM = torch.finfo(torch.float32).tiny
-"""A squared norm below it has lost digits, and its average may vanish."""
-ON_EDGE = 1e-5  # relative distance from an end of the feasible interval at which λ counts as clipped to it
+"""A smaller squared norm is subnormal: it has lost precision, and its average may be 0."""
+ON_EDGE = 1e-5  # relative distance from an end of the feasible interval within which λ is logged as clipped
 
 
 class Measurement(NamedTuple):
-    """What an optimizer step measured, on the training device."""
+    """The measurement of an optimizer step, on the training device."""
 
     gram: Gram
-    """Entries `[]`, or `[groups]` where each group of parameters has a λ."""
+    """Entries `[]`, or `[groups]` if every group of parameters has its own λ."""
     losses: Tensor
     """`[2]`: task_loss and kd_loss."""
     norms: Tensor | None = None
-    """`[2]` or `[2, groups]`: a and b with the noise that the entries of `gram` are without; None: they hold it."""
+    """`[2]` or `[2, groups]`: a and b with noise, if `gram` is unbiased; None if `gram` includes the noise."""
 
 
 class LambdaState:
-    """Smooths what is measured, applies a rule to it and bounds what comes out.
+    """Averages measurements, applies a rule to the averages and bounds the resulting λ.
 
-    A single batch's Gram matrix is noisy, so that a, b and c are averaged; not λ, whose average would be biased by the
-    ratio's skew. All state is tensors on the gradients' device, so that updating it waits for nothing.
+    The Gram matrix of a single batch is noisy, so a, b and c are averaged. λ itself is not: the skew of the ratio
+    would bias its average. The state consists of tensors on the device of the gradients, so an update never
+    synchronizes.
 
     Args:
-        rule: maps averages to weights of the losses, whose ratio is λ.
+        rule: maps the averages to weights of the losses; λ is their ratio.
         initial: λ before the first measurement.
-        decay: of the moving averages, in [0, 1).
+        decay: decay of the moving averages, in [0, 1).
         bounds: smallest and largest λ.
-        max_change: bound on |Δ log λ| between measurements; the first one is not bound by it.
-        form: of the weights, see `loss_weights`.
-        groups: number of groups of parameters with a λ each; None for one λ.
-        losses: weights of the KD losses, where each has a λ of its own; None for one λ. See `KDSplit`.
+        max_change: bound of |Δ log λ| between measurements; it does not apply to the first one.
+        form: form of the weights, see `loss_weights`.
+        groups: number of parameter groups that have their own λ; None for a single λ.
+        losses: weights of the KD losses, if every one has its own λ, see `KDSplit`; None for a single λ.
     """
 
     def __init__(
@@ -84,35 +85,35 @@ class LambdaState:
 
     @property
     def judge(self) -> Judge | None:
-        """What judges label and teacher for the rule, votes or trust; None where the rule asks for neither."""
+        """Votes or trust; None if the rule needs neither."""
         return self.votes or self.trust
 
     @property
     def weights(self) -> tuple[Tensor, Tensor]:
-        """(w_task, w_kd) in force, `[]` or `[groups]` each."""
+        """The current (w_task, w_kd), both `[]` or `[groups]`."""
         return loss_weights(self.lambda_, self.form, self.total)
 
     @property
     def lambdas(self) -> Tensor:
-        """λ of each group of parameters or of each KD loss, `[groups]` or `[losses]`; else the one, `[1]`."""
+        """λ of every parameter group, `[groups]`, or of every KD loss, `[losses]`; a single λ is `[1]`."""
         return (self.lambda_ if self.split is None else self.lambda_ * self.split.weights).view(-1)
 
     @property
     def signal(self) -> Signal:
-        """The averaged Gram matrix without noise, and its share of signal, which is 1 where noise is not estimated."""
+        """The averaged Gram matrix without noise, and its share of signal, which is 1 if noise is not estimated."""
         *entries, task, kd = self.grams.value
         return bounded_signal(Gram(*entries), Gram(task, kd, entries[2]))
 
     @property
     def signal_to_noise(self) -> Tensor:
-        """`[2]`: of the task and the KD gradient, over all groups; infinite where noise is not estimated."""
+        """`[2]`: signal/noise of task and KD gradient, over all groups; infinite if noise is not estimated."""
         gram = self.signal.gram
         signal = torch.stack([gram.task.sum(), gram.kd.sum()])
         noise = self.grams.value[3:].reshape(2, -1).sum(dim=1) - signal
         return signal / noise.clamp(min=0.0)
 
     def update(self, measured: Measurement) -> None:
-        """Take in one measurement. A non-finite one is counted and otherwise ignored, as is a vanishing gradient."""
+        """Set λ from a measurement. It is only counted if it is not finite or a gradient vanishes."""
         self.to(measured.losses.device)
         entries = torch.stack(measured.gram)
         norms = entries[:2] if measured.norms is None else measured.norms
@@ -121,8 +122,8 @@ class LambdaState:
         first = self.grams.is_empty
         self.grams.update(torch.cat([entries, norms]), usable)
         self._take_losses(measured.losses, finite)
-        holder = self._set_lambda(usable, first)
-        self._count(holder, measured.gram.dot < 0, finite)
+        limits = self._set_lambda(usable, first)
+        self._count(limits, measured.gram.dot < 0, finite)
 
     def _take_losses(self, losses: Tensor, finite: Tensor) -> None:
         usable = finite & losses.isfinite().all()
@@ -130,7 +131,7 @@ class LambdaState:
         self.losses.update(losses, usable)
 
     def _needs(self, signal: Signal) -> dict[str, Tensor]:
-        """What the rule needs beyond the Gram matrix."""
+        """Inputs of the rule in addition to the Gram matrix."""
         losses = self.losses.value
         needs = {"losses": losses, "rates": losses / self.first_losses, "signal_share": signal.share}
         if self.judge is not None:
@@ -140,7 +141,7 @@ class LambdaState:
         return {name: needs[name] for name in self.rule.needs}
 
     def _set_lambda(self, usable: Tensor, first: Tensor) -> Tensor:
-        """Set λ and the weights' total where `usable`; return what limited λ, as indices of `LIMIT_NAMES`."""
+        """Set λ and the sum of weights where `usable`; return what limited λ, as indices of `LIMIT_NAMES`."""
         signal = self.signal
         weights: Weights = self.rule(signal.gram, **self._needs(signal))
         factor = self.skipped.new_ones((), dtype=torch.float32)
@@ -149,7 +150,7 @@ class LambdaState:
         proposed = factor * weights.kd / weights.task
         low, high = self.lambda_ / self.max_factor, self.lambda_ * self.max_factor
         slowed = torch.where(first, proposed, torch.minimum(torch.maximum(proposed, low), high))
-        lowest_lambda = factor * self.bounds[0]  # a teacher that tells nothing is given no weight
+        lowest_lambda = factor * self.bounds[0]  # a teacher without information gets no weight
         bounded = slowed.clamp(min=lowest_lambda).clamp(max=self.bounds[1])
         usable = usable & bounded.isfinite()
         self.lambda_ = torch.where(usable, bounded, self.lambda_)
@@ -157,26 +158,26 @@ class LambdaState:
 
         lowest, highest = feasible_interval(signal.gram)
         on_edge = (proposed <= lowest * (1 + ON_EDGE)) | (proposed >= highest * (1 - ON_EDGE))
-        holds = {
+        limits = {
             "clipped": on_edge & self.rule.clips,
             "slowed": slowed != proposed,
             "floor": slowed < lowest_lambda,
             "ceiling": slowed > self.bounds[1],
             "held": ~usable,
         }
-        holder = torch.zeros_like(usable, dtype=torch.long)
-        for name, is_held in holds.items():
-            holder = torch.where(is_held, LIMIT_NAMES.index(name), holder)
-        return holder
+        limited_by = torch.zeros_like(usable, dtype=torch.long)
+        for name, applies in limits.items():
+            limited_by = torch.where(applies, LIMIT_NAMES.index(name), limited_by)
+        return limited_by
 
-    def _count(self, holder: Tensor, conflict: Tensor, finite: Tensor) -> None:
-        holder = torch.where(finite, holder, LIMIT_NAMES.index("skipped"))
-        shares = F.one_hot(holder.reshape(-1), len(LIMIT_NAMES)).float().mean(dim=0)
+    def _count(self, limited_by: Tensor, conflict: Tensor, finite: Tensor) -> None:
+        limited_by = torch.where(finite, limited_by, LIMIT_NAMES.index("skipped"))
+        shares = F.one_hot(limited_by.reshape(-1), len(LIMIT_NAMES)).float().mean(dim=0)
         self.counts = self.counts + torch.cat([conflict.float().mean()[None], shares])
         self.skipped = self.skipped + ~finite
 
     def logs(self) -> dict[str, Tensor]:
-        """Scalar tensors that tell why λ is as it is; shares are of the measurements since the last call."""
+        """Scalar tensors that explain λ; shares are of the measurements since the last call."""
         shares = self.counts / self.counts[1:].sum()
         self.counts = torch.zeros_like(self.counts)
         logs = dict(zip(("lambda_conflict", *LIMIT_KEYS), shares, strict=True))
@@ -199,19 +200,19 @@ class LambdaState:
         return {name: part for name, part in parts.items() if part is not None}
 
     def to(self, device: torch.device) -> None:
-        """Move the state to the device of the gradients."""
+        """Move the state to `device`."""
         for name in _TENSORS:
             setattr(self, name, getattr(self, name).to(device))
         for part in self._parts().values():
             part.to(device)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as JSON numbers, which hold an fp32 exactly."""
+        """The state as JSON numbers, which represent fp32 exactly."""
         tensors = {name: getattr(self, name).tolist() for name in _TENSORS}
         return tensors | {name: part.state_dict() for name, part in self._parts().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Load the result of `state_dict`."""
         for name in _TENSORS:
             setattr(self, name, torch.tensor(state[name], dtype=getattr(self, name).dtype))
         for name, part in self._parts().items():

@@ -1,4 +1,4 @@
-"""How much the teacher's outputs tell: nothing if they are the same for every class."""
+"""How much information the teacher's outputs contain: none if all classes have the same probability."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from hf_kd_lambda.losses.functional import IGNORED, sum_over_chunks
 from hf_kd_lambda.losses.functional.distributions import squared_distance_from_uniform
 
 ENOUGH = 0.1
-"""Mean squared distance of the teacher from the uniform distribution, from which on its gradient counts in full."""
+"""Mean squared distance of the teacher from the uniform distribution above which λ is not reduced."""
 
 
 @torch.no_grad()
 def count_signal(teacher: TeacherBatch, labels: Tensor) -> Tensor:
-    """`(2,)`: the sum of the teacher's squared distances from the uniform distribution, and the number of items.
+    """`[2]`: sum of the teacher's squared distances from the uniform distribution, and number of items.
 
     Args:
-        teacher: its outputs for a batch. One output, of a regression, is always taken to tell something.
-        labels: `[examples, (length)]`, -100 where there is no item.
+        teacher: teacher outputs for a batch. For regression (one output), the distance is 1.
+        labels: `[examples, (length)]`, -100 at positions that are not items.
     """
 
     def count(*teacher_and_labels: Tensor) -> Tensor:
@@ -32,10 +32,10 @@ def count_signal(teacher: TeacherBatch, labels: Tensor) -> Tensor:
 
 
 class TeacherSignal:
-    """How much the teacher's outputs told so far, over all items.
+    """Information in the teacher's outputs so far, over all items.
 
-    With nearly equal logits for all classes the KD gradient is tiny, so that √(a/b) makes λ large, though the gradient
-    carries no information. The factor takes that back: such a teacher is given no weight.
+    If all logits are nearly equal, the KD gradient is tiny, and √(a/b) makes λ large although the gradient has no
+    information. The factor corrects this: such a teacher gets no weight.
     """
 
     def __init__(self) -> None:
@@ -43,23 +43,23 @@ class TeacherSignal:
 
     @property
     def factor(self) -> Tensor:
-        """min(1, d/`ENOUGH`), a scalar, with d the mean squared distance from uniform; 1 before any item."""
+        """min(1, d/`ENOUGH`), a scalar; d is the mean squared distance from uniform. 1 before the first item."""
         distance, items = self.sums
         return torch.where(items > 0, distance / items.clamp(min=1) / ENOUGH, 1.0).clamp(max=1.0)
 
     def update(self, sums: Tensor) -> None:
-        """Take in what `count_signal` returned, summed over micro-batches and ranks."""
+        """Add the result of `count_signal`, summed over micro-batches and ranks."""
         self.to(sums.device)
         self.sums = torch.where(sums.isfinite().all(), self.sums + sums, self.sums)
 
     def to(self, device: torch.device) -> None:
-        """Move the state."""
+        """Move the state to `device`."""
         self.sums = self.sums.to(device)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as JSON numbers, which hold an fp32 exactly."""
+        """The state as JSON numbers, which represent fp32 exactly."""
         return {"sums": self.sums.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+        """Load the result of `state_dict`."""
         self.sums = torch.tensor(state["sums"])

@@ -1,29 +1,29 @@
-"""How far label and teacher can be trusted on each item, judged by the student.
+"""Trust in the label and in the teacher for every item, estimated with the student.
 
-Label and teacher are two annotators, each informative on an item or no better than chance; the student, which has not
-been trained on the item yet, is a third, independent view. For an item with label y, teacher probabilities p, student
+Label and teacher are two annotators. Each is either informative on an item or no better than chance. The student, not
+yet trained on the item, is a third, independent annotator. For an item with label y, teacher probabilities p, student
 probabilities q and K classes:
 
     label:    f_L(z) = α·1[z = y] + (1 − α)/K
     teacher:  f_T(z) = β·p(z) + (1 − β)/K
     truth:    P(z) ∝ q(z)·f_L(z)·f_T(z)
 
-    r_L = Σ_z P(z)·α·1[z = y]/f_L(z)      the probability that the label is informative
-    r_T = Σ_z P(z)·β·p(z)/f_T(z)          the probability that the teacher is
-    α ← mean of r_L, β ← mean of r_T      EM, one step of it in each optimizer step
+    r_L = Σ_z P(z)·α·1[z = y]/f_L(z)      probability that the label is informative
+    r_T = Σ_z P(z)·β·p(z)/f_T(z)          probability that the teacher is informative
+    α ← mean of r_L, β ← mean of r_T      one EM step per optimizer step
 
-Two annotators alone reveal only how often they agree. The third view tells which of them is right, as long as its
-errors are independent of theirs.
+Two annotators only show how often they agree. The third shows which of them is right, if its errors are independent
+of theirs.
 
-Multiplied out, with A = (1 − α)/K and B = (1 − β)/K, three numbers of an item are enough, whatever K is:
+Multiplied out, with A = (1 − α)/K and B = (1 − β)/K, three numbers per item are enough for every K:
 
     Z = A·B + A·β·Σqp + α·q(y)·(B + β·p(y))
     r_L = α·q(y)·(B + β·p(y))/Z      r_T = β·(A·Σqp + α·q(y)·p(y))/Z
 
 References:
     Dawid & Skene 1979, "Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm": the model, with
-    hard answers. Northcutt et al. 2021, "Confident Learning": predictions on examples that a model was not trained on
-    find wrong labels. The soft annotators and the student as the third one are ours.
+    hard answers. Northcutt et al. 2021, "Confident Learning": out-of-sample predictions find wrong labels. The soft
+    annotators and the student as the third annotator are ours.
 """
 
 from typing import NamedTuple
@@ -41,38 +41,38 @@ from hf_kd_lambda.losses.objective import ItemWeights
 
 
 class Agreement(NamedTuple):
-    """What trust needs to know about items, `[...]` each, in fp32 and without gradient."""
+    """Inputs of `item_trust`: all `[...]`, one value per item, in fp32 and detached."""
 
     student_label: Tensor
-    """q(y); 0 where there is no label."""
+    """q(y); 0 without a label."""
     teacher_label: Tensor
-    """p(y); 0 where there is no label."""
+    """p(y); 0 without a label."""
     student_teacher: Tensor
     """Σ_z q(z)·p(z)"""
     labelled: Tensor
-    """Boolean: items with a label."""
+    """Boolean: whether the item has a label."""
     counted: Tensor
-    """Boolean: what is an item."""
+    """Boolean: whether it is an item, not an ignored position."""
     classes: Tensor
-    """K, without those that a logit of −∞ excludes."""
+    """K, without classes that a logit of −∞ excludes."""
 
 
 class ItemTrust(NamedTuple):
-    """Probabilities that label and teacher are informative, `[...]` each in [0, 1]."""
+    """Probabilities in [0, 1] that label and teacher are informative, both `[...]`."""
 
     label: Tensor
-    """r_L; 0 where there is no label."""
+    """r_L; 0 without a label."""
     teacher: Tensor
-    """r_T; 0 where there is no item."""
+    """r_T; 0 at positions that are not items."""
 
 
 @torch.no_grad()
 def agreement_of(student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels) -> Agreement:
-    """The numbers of all items of a batch; for tokens chunk by chunk, since probabilities take much memory.
+    """The agreement of student, teacher and label on a batch; chunk by chunk for tokens, to save memory.
 
     Args:
         student_logits: `[examples, (length,) K]`.
-        teacher: its outputs for the same batch, at temperature 1.
+        teacher: teacher outputs for the same batch, at temperature 1.
         items: labels `[examples, (length)]`.
     """
     tensors = (student_logits, items.kd, *teacher.chunked)
@@ -86,28 +86,28 @@ def agreement_of(student_logits: Tensor, teacher: TeacherBatch, items: ItemLabel
 def _of_chunk(student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels) -> tuple[Tensor, ...]:
     labelled, counted = items.task.ne(IGNORED), items.kd.ne(IGNORED)
     label = items.task.long().masked_fill(~labelled, 0).unsqueeze(-1)
-    # Positions that are no items may hold anything.
+    # Positions that are not items may contain NaN or infinity.
     student, teacher = (
         logits.float().masked_fill(~counted.unsqueeze(-1), 0.0).softmax(-1)
         for logits in (student_logits, teacher_logits)
     )
-    of_label = (torch.where(labelled, view.gather(-1, label).squeeze(-1), 0.0) for view in (student, teacher))
+    of_label = (torch.where(labelled, probs.gather(-1, label).squeeze(-1), 0.0) for probs in (student, teacher))
     classes = possible_classes(student_logits).clamp(min=1)
     return *of_label, (student * teacher).sum(-1), labelled, counted, classes
 
 
 @torch.no_grad()
 def item_trust(agreement: Agreement, label: Tensor, teacher: Tensor) -> ItemTrust:
-    """The E step: r_L and r_T of each item, by Bayes' rule.
+    """The E step: r_L and r_T of every item, by Bayes' rule.
 
     Args:
-        agreement: of the items, `[...]`.
+        agreement: agreement on the items, `[...]`.
         label: α, a scalar.
         teacher: β, a scalar.
     """
     q, p, qp, labelled, counted, classes = agreement
     by_chance, teacher_by_chance = (1 - label) / classes, (1 - teacher) / classes  # A and B
-    # Without a label, the label factor is the same for all classes, as by chance alone.
+    # Without a label, the label factor is constant over the classes and cancels.
     chance = torch.where(labelled, by_chance, 1.0)
     both = label * q * (teacher_by_chance + teacher * p)
     total = chance * teacher_by_chance + chance * teacher * qp + both  # Z
@@ -118,15 +118,15 @@ def item_trust(agreement: Agreement, label: Tensor, teacher: Tensor) -> ItemTrus
 
 
 class Reliabilities(Judge):
-    """α and β of a run, estimated while it trains: how much of the labels, and of the teacher, is informative.
+    """α and β, estimated during training: the informative share of the labels and of the teacher's outputs.
 
-    The M step takes the means of r_L and r_T over the items so far. Older items fade, also because their r_L and r_T
-    come from the initial α and β: the later half of all items makes seven eighths of the means. After the first pass α
-    and β stay as they are.
+    The M step computes the means of r_L and r_T over the items so far. Older items fade, also because their r_L and
+    r_T come from the initial α and β: the later half of the items has seven eighths of the weight. After the first
+    pass over the data, α and β are constant.
 
     Args:
-        initial: α and β before any item, in (0, 1).
-        prior: number of items that `initial` counts for, > 0.
+        initial: α and β before the first item, in (0, 1).
+        prior: weight of `initial`, as a number of items, > 0.
     """
 
     fading = 2
@@ -148,7 +148,7 @@ class Reliabilities(Judge):
 
     @property
     def ratio(self) -> Tensor:
-        """β/α, a scalar: λ of an item is the step's √(a/b) times r_T/r_L, as its losses weigh r_L/α and r_T/β."""
+        """β/α, a scalar. Items have the weights r_L/α and r_T/β, so the λ of an item is √(a/b)·r_T/r_L."""
         return self.teacher / self.label
 
     @property
@@ -162,22 +162,22 @@ class Reliabilities(Judge):
         return {"label_reliability": self.label, "teacher_reliability": self.teacher}
 
     def observe(self, student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels) -> tuple[ItemWeights, Tensor]:
-        """Weights by the trust in each item, and what the items contribute to the means."""
+        """Per-item weights from the trust in label and teacher, and counts `[4]` for the means."""
         agreement = agreement_of(student_logits, teacher, items)
         trust = self.trust(agreement)
         return self.weights(trust), self.counts(agreement, trust)
 
     def trust(self, agreement: Agreement) -> ItemTrust:
-        """r_L and r_T of items, by α and β so far."""
+        """r_L and r_T of every item, with the current α and β."""
         return item_trust(agreement, self.label, self.teacher)
 
     def weights(self, trust: ItemTrust) -> ItemWeights:
-        """Weights of the items of task loss and KD loss, `[...]` each: trust divided by its mean, so that it is 1."""
+        """Per-item weights of task loss and KD loss, both `[...]`: trust divided by its mean, so their mean is 1."""
         return ItemWeights(trust.label / self.label, trust.teacher / self.teacher)
 
     @staticmethod
     def counts(agreement: Agreement, trust: ItemTrust) -> Tensor:
-        """`(4,)`: what items contribute to `update`, additive over micro-batches and ranks."""
+        """`[4]`: counts for `update`, additive over micro-batches and ranks."""
         parts = (trust.label, agreement.labelled, trust.teacher, agreement.counted)
         return torch.stack([part.float().sum() for part in parts])
 

@@ -1,17 +1,17 @@
-"""Which loss is right where label and teacher disagree, judged by the student on examples it has not been trained on.
+"""Agreement of the student with teacher or label, on examples that it has not been trained on.
 
-No function of one batch's gradients can tell: a wrong label and a wrong teacher pull alike. An example that is new to
-the student can, as the student knows of it only what it has learned from others.
+The gradients of a batch cannot show whether label or teacher is right: both errors look the same. The student's output
+on a new example can, because it depends only on other examples.
 
-Published: networks fit what is regular before they memorise wrong labels (Arpit et al. 2017, "A Closer Look at
+Published: networks fit regularities before they memorise wrong labels (Arpit et al. 2017, "A Closer Look at
 Memorization in Deep Networks"; Liu et al. 2020, "Early-Learning Regularization Prevents Memorization of Noisy
-Labels"); examples are chosen by it (small loss: Jiang et al. 2018, MentorNet; Han et al. 2018, Co-teaching), and
-predictions on examples held out from training estimate how many labels are wrong (Northcutt et al. 2021, "Confident
-Learning"). Ours: to let the student vote between label and teacher, before each update of the first pass over the
-data, and to make the odds one factor of λ.
+Labels"). This is used to select examples (small loss: Jiang et al. 2018, MentorNet; Han et al. 2018, Co-teaching), and
+out-of-sample predictions estimate how many labels are wrong (Northcutt et al. 2021, "Confident Learning"). Ours: the
+student votes between label and teacher before every update of the first pass over the data, and the odds of these
+votes are one factor of λ.
 
-Its limit: the student is trained by the two that it judges. A mistake that the teacher makes by rule is learned from
-the teacher, and taken for truth; so is a rule in wrong labels. Mistakes that follow no rule are what is found.
+Limit: the student is trained on the labels and the teacher that it judges. It learns systematic errors of either as if
+they were correct. Only unsystematic errors are detected.
 """
 
 import torch
@@ -25,32 +25,32 @@ from hf_kd_lambda.losses.objective import NO_WEIGHTS, ItemWeights
 
 
 @torch.no_grad()
-def side_counts(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-    """Soft counts of the items of one batch on which the student sides with the teacher, and with the label.
+def soft_votes(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+    """Soft votes of a batch: the student's agreement with the teacher, and with the label.
 
-    An item counts only as far as label and teacher differ, and is divided between the two:
+    Every item has a weight, how much label and teacher differ, which is divided between the two:
 
-    - classes: p(t) − p(y) in [0, 1], with t the class that the teacher's p makes most probable and y the label; of
-      that q(t)/(q(t) + q(y)) for the teacher, with q the student's probabilities.
-    - regression: d²/(d² + s²), with d the distance of teacher and label and s the standard deviation of the batch's
-      labels; of that the share of the teacher falls with the squared distance of the student from it, as
-      1/(student − teacher)² to 1/(student − label)². The teacher's numbers are first brought to the mean and standard
-      deviation of the labels: a model says less extreme numbers than it was taught, and a student that knows nothing
-      but the mean would side with whichever is nearer to it. Mean and spread are those of the items at hand, so that
-      one alone does not count, and few are brought badly.
+    - classes: the weight is p(t) − p(y) in [0, 1], where p are the teacher's probabilities, t their argmax and y the
+      label. The teacher's share is q(t)/(q(t) + q(y)), where q are the student's probabilities.
+    - regression: the weight is d²/(d² + s²), where d is the distance of teacher and label, and s the standard
+      deviation of the batch's labels. The shares of teacher and label are as 1/(student − teacher)² to
+      1/(student − label)². The teacher's outputs are first rescaled to the mean and standard deviation of the labels:
+      models predict less extreme values than their labels, and a student that has learned only the mean would agree
+      with the value closer to it. Mean and deviation are those of the given items: a single item is ignored; with few
+      items the rescaling is inaccurate.
 
-    Divided rather than given to the nearer one: a student that cannot tell yet votes for neither, where the majority
-    of its guesses would be noise and whatever bias it starts with.
+    The weight is divided instead of given to the closer value: an untrained student then votes evenly. Hard votes
+    would be noise and initial bias.
 
-    Counts are additive: sum them over micro-batches and ranks. Of classes they do not depend on how a batch is cut.
+    Votes are additive: sum them over micro-batches and ranks. For classes the sum does not depend on the split.
 
     Args:
         student_logits: `[..., classes]`, or `[..., 1]` for regression, of examples that are new to the student.
-        teacher_logits: of the same shape.
-        labels: `[...]`, aligned with the logits; class indices or floats, and -100 for ignored items.
+        teacher_logits: same shape.
+        labels: `[...]`, aligned with the logits: class indices, or numbers for regression; -100 for ignored items.
 
     Returns:
-        `(2,)`: (teacher, label), in fp32.
+        `[2]`: (teacher, label), in fp32.
     """
     weigh = _weigh_values if student_logits.shape[-1] == 1 else _weigh_classes
     weight, share = weigh(student_logits, teacher_logits.float(), labels)
@@ -59,9 +59,9 @@ def side_counts(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) 
 
 
 def _weigh_classes(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(weight, the teacher's share of it) of each item, of the labels' shape."""
+    """(weight, the teacher's share of it) of every item, same shape as the labels."""
     chosen = teacher.argmax(-1, keepdim=True)
-    labelled = labels.long().clamp(min=0).unsqueeze(-1)  # ignored items are masked later, and need an index until then
+    labelled = labels.long().clamp(min=0).unsqueeze(-1)  # ignored items need a valid index until they are masked
     log_total = teacher.logsumexp(-1, keepdim=True)
     weight = (teacher.gather(-1, chosen) - log_total).exp() - (teacher.gather(-1, labelled) - log_total).exp()
     share = (student.gather(-1, chosen).float() - student.gather(-1, labelled).float()).sigmoid()  # q(t)/(q(t) + q(y))
@@ -69,72 +69,73 @@ def _weigh_classes(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Te
 
 
 def _weigh_values(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(weight, the teacher's share of it) of each item, of the labels' shape."""
+    """(weight, the teacher's share of it) of every item, same shape as the labels."""
     student, teacher, targets = student.float().squeeze(-1), teacher.squeeze(-1), labels.float()
-    kept = labels.ne(IGNORED)
-    mean, variance = _moments(targets, kept)
-    teacher_mean, teacher_variance = _moments(teacher, kept)
+    valid = labels.ne(IGNORED)
+    mean, variance = _moments(targets, valid)
+    teacher_mean, teacher_variance = _moments(teacher, valid)
     teacher = mean + (teacher - teacher_mean) * (variance / teacher_variance.clamp(min=TINY)).sqrt()
-    apart = (teacher - targets).square()
+    difference = (teacher - targets).square()
     from_teacher, from_label = (student - teacher).square(), (student - targets).square()
-    return apart / (apart + variance).clamp(min=TINY), from_label / (from_teacher + from_label).clamp(min=TINY)
+    share = from_label / (from_teacher + from_label).clamp(min=TINY)
+    return difference / (difference + variance).clamp(min=TINY), share
 
 
-def _moments(values: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of those that are kept."""
-    count = kept.sum().clamp(min=1)
-    mean = torch.where(kept, values, 0.0).sum() / count
-    return mean, torch.where(kept, values - mean, 0.0).square().sum() / count
+def _moments(values: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of the valid values."""
+    count = valid.sum().clamp(min=1)
+    mean = torch.where(valid, values, 0.0).sum() / count
+    return mean, torch.where(valid, values - mean, 0.0).square().sum() / count
 
 
 @torch.no_grad()
 def count_votes(student_logits: Tensor, teacher: TeacherBatch, labels: Tensor) -> Tensor:
-    """`side_counts` of a batch; token by token in chunks, since all logits take more memory than the cached ones.
+    """`soft_votes` of a batch; chunk by chunk for tokens, because all logits need more memory than the cached top k.
 
     Args:
         student_logits: `[examples, (length,) classes]`.
-        teacher: its outputs for the same batch.
+        teacher: teacher outputs for the same batch.
         labels: `[examples, (length)]`.
 
     Returns:
-        `(2,)`: (teacher, label), in fp32.
+        `[2]`: (teacher, label), in fp32.
     """
 
     def count(student: Tensor, *teacher_and_labels: Tensor) -> Tensor:
         *chunk, chunk_labels = teacher_and_labels
-        return side_counts(student, teacher.logits_of(*chunk), chunk_labels)
+        return soft_votes(student, teacher.logits_of(*chunk), chunk_labels)
 
     return sum_over_chunks(count, (student_logits, *teacher.chunked), labels)
 
 
 def check_votes(logits: Tensor, labels: Tensor) -> None:
-    """Refuse labels that cannot be compared with the teacher, such as those that `compute_loss_func` may take.
+    """Check that labels can be compared with the teacher; those of a custom `compute_loss_func` may not be classes.
 
     Args:
         logits: `[..., classes]`, or `[..., 1]` for regression.
-        labels: `[...]`, which must be class indices, or numbers for regression.
+        labels: `[...]`: class indices, or numbers for regression.
 
     Raises:
-        ValueError: they are floats, and there are several classes.
+        ValueError: the labels are floats, but there are several classes.
     """
     if labels.is_floating_point() and logits.shape[-1] > 1:
         raise ValueError(
-            f"lambda_rule='evidence' counts whether the student agrees with the label or with the teacher, and labels "
-            f"of type {labels.dtype} do not name one of {logits.shape[-1]} classes: set lambda_rule to adaptive."
+            f"lambda_rule='evidence' needs class indices as labels, to compare them with the teacher, but they are "
+            f"{labels.dtype} for {logits.shape[-1]} classes: set lambda_rule to adaptive."
         )
 
 
 class TeacherVotes(Judge):
-    """The soft counts of a run, and the odds that they give.
+    """The soft votes of a run, and their odds.
 
-    Odds are (teacher + prior)/(label + prior). A prior of 5 each, as of Beta(5, 5), says that before any vote they are
-    even within a factor of two, one standard deviation; some ten votes weigh as much as it.
+    Odds are (teacher + prior)/(label + prior). The default prior, Beta(5, 5), means even odds within a factor of two
+    (one standard deviation), and has the weight of about ten votes.
 
-    A vote weighs in proportion to the number of votes cast up to it, so that the later half makes three quarters of
-    the counts: the odds become sharper with every vote instead of staying as noisy as a fixed memory is long.
+    The weight of a vote is proportional to the number of votes up to it, so the later half has three quarters of the
+    weight. The odds become more accurate with every vote; with a fixed memory they would stay noisy.
 
     Args:
-        prior: votes that each side has from the start, > 0.
+        prior: initial votes for each of teacher and label, > 0.
     """
 
     fading = 1
@@ -146,7 +147,7 @@ class TeacherVotes(Judge):
 
     @property
     def odds(self) -> Tensor:
-        """Odds that the teacher is right where it and the label disagree: a scalar tensor, 1 before any vote."""
+        """Odds that the teacher is right if teacher and label disagree: a scalar tensor, 1 before the first vote."""
         teacher, label = self.sums + self.prior
         return teacher / label
 
@@ -157,14 +158,14 @@ class TeacherVotes(Judge):
 
     @property
     def logs(self) -> dict[str, Tensor]:
-        """The odds, and the votes of both sides."""
+        """The odds, and the votes for teacher and label."""
         teacher, label = self.sums
         return {"evidence_teacher": teacher, "evidence_label": label, "odds": self.odds}
 
     def observe(
         self, student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels
     ) -> tuple[ItemWeights, Tensor | None]:
-        """No weights, and `(2,)`: the votes for teacher and label.
+        """No weights, and `[2]`: the votes for teacher and label.
 
         Raises:
             ValueError: see `check_votes`.

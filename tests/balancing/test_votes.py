@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from hf_kd_lambda.balancing.votes import TeacherVotes, side_counts
+from hf_kd_lambda.balancing.votes import TeacherVotes, soft_votes
 
 NUMBERS = st.floats(-20, 20, width=32)
 VOTES = st.floats(0, 1e4, width=32)
@@ -36,15 +36,15 @@ class TestClasses:
         student = logits([0.3, 0.1, 0.6], [0.2, 0.2, 0.6])
         # The first: 0.6 − 0.3 apart, of that 0.3/(0.3 + 0.1) for the teacher. The second: 0.8 − 0.1, 0.2/(0.2 + 0.6).
         expected = votes(0.3 * 0.75 + 0.7 * 0.25, 0.3 * 0.25 + 0.7 * 0.75)
-        assert_close(side_counts(student, teacher, torch.tensor([1, 2])), expected)
+        assert_close(soft_votes(student, teacher, torch.tensor([1, 2])), expected)
 
     def test_nobody_votes_where_label_and_teacher_agree(self):
         student, teacher, _ = random_batch(50)
-        assert side_counts(student, teacher, teacher.argmax(-1)).tolist() == [0, 0]
+        assert soft_votes(student, teacher, teacher.argmax(-1)).tolist() == [0, 0]
 
     def test_a_student_that_cannot_tell_votes_for_neither(self):
         _, teacher, labels = random_batch(50)
-        teachers, label = side_counts(torch.zeros_like(teacher), teacher, labels)
+        teachers, label = soft_votes(torch.zeros_like(teacher), teacher, labels)
         assert teachers == label > 0
 
     def test_a_certain_student_gives_its_whole_vote(self):
@@ -54,40 +54,40 @@ class TestClasses:
         weight = (p.amax(-1) - p.gather(-1, labels.unsqueeze(-1)).squeeze(-1))[apart].sum()
         for target, expected in ((teacher.argmax(-1), [weight, 0]), (labels, [0, weight])):
             certain = 1000 * torch.nn.functional.one_hot(target, 4).float()
-            assert_close(side_counts(certain, teacher, labels), votes(*expected))
+            assert_close(soft_votes(certain, teacher, labels), votes(*expected))
 
     def test_ignored_items_do_not_vote(self):
         student, teacher, labels = random_batch(10)
         masked = labels.clone()
         masked[::2] = -100
         student[::2] = math.nan
-        assert_close(side_counts(student, teacher, masked), side_counts(student[1::2], teacher[1::2], labels[1::2]))
-        assert side_counts(student, teacher, torch.full_like(labels, -100)).tolist() == [0, 0]
+        assert_close(soft_votes(student, teacher, masked), soft_votes(student[1::2], teacher[1::2], labels[1::2]))
+        assert soft_votes(student, teacher, torch.full_like(labels, -100)).tolist() == [0, 0]
 
     def test_tokens_vote_like_examples_and_counts_add_up(self):
         student, teacher, labels = random_batch(6, 5)
-        whole = side_counts(student, teacher, labels)
-        assert_close(whole, side_counts(student.flatten(0, 1), teacher.flatten(0, 1), labels.flatten()))
-        assert_close(whole, sum(side_counts(s, t, y) for s, t, y in zip(student, teacher, labels, strict=True)))
+        whole = soft_votes(student, teacher, labels)
+        assert_close(whole, soft_votes(student.flatten(0, 1), teacher.flatten(0, 1), labels.flatten()))
+        assert_close(whole, sum(soft_votes(s, t, y) for s, t, y in zip(student, teacher, labels, strict=True)))
 
     def test_labels_may_be_of_any_integer_type(self):
         student, teacher, labels = random_batch(50)
-        assert_close(side_counts(student, teacher, labels.int()), side_counts(student, teacher, labels))
+        assert_close(soft_votes(student, teacher, labels.int()), soft_votes(student, teacher, labels))
 
     def test_counts_are_fp32_whatever_the_logits_and_without_gradient(self):
         student, teacher, labels = random_batch(50)
         low = student.bfloat16().requires_grad_(), teacher.bfloat16()
-        counts = side_counts(*low, labels)
+        counts = soft_votes(*low, labels)
         assert counts.dtype == torch.float32
         assert not counts.requires_grad
-        assert_close(counts, side_counts(low[0].float(), low[1].float(), labels), rtol=0, atol=0)
+        assert_close(counts, soft_votes(low[0].float(), low[1].float(), labels), rtol=0, atol=0)
 
     @given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS, st.integers(-1, 1)), min_size=1, max_size=8))
     def test_an_item_has_at_most_one_vote(self, items):
         rows = torch.tensor([item[:4] for item in items])
         labels = torch.tensor([item[4] for item in items])
         labels = torch.where(labels < 0, -100, labels)
-        counts = side_counts(rows[:, :2], rows[:, 2:], labels)
+        counts = soft_votes(rows[:, :2], rows[:, 2:], labels)
         assert (counts >= 0).all()
         assert counts.sum() <= labels.ne(-100).sum() + 1e-5
 
@@ -103,7 +103,7 @@ class TestClasses:
         teacher = 3.0 * torch.nn.functional.one_hot(corrupt(truth, spoiled), 4)
         student = torch.nn.functional.one_hot(corrupt(truth, 0.3), 4).float()
         evidence = TeacherVotes()
-        evidence.update(side_counts(student, teacher, corrupt(truth, flipped)))
+        evidence.update(soft_votes(student, teacher, corrupt(truth, flipped)))
         assert evidence.odds > 1.3 if flipped else evidence.odds < 1 / 1.3
 
 
@@ -118,44 +118,44 @@ class TestRegression:
             weight = (t - y) ** 2 / ((t - y) ** 2 + 2**2)
             share = (s - y) ** 2 / ((s - y) ** 2 + (s - t) ** 2)
             expected += weight * votes(share, 1 - share)
-        assert_close(side_counts(student, teacher, labels), expected)
+        assert_close(soft_votes(student, teacher, labels), expected)
 
     @pytest.mark.parametrize("shrunk", [0.3, 1.0, 3.0])
     def test_a_student_that_knows_the_mean_alone_votes_for_neither(self, shrunk):
         teacher, labels = torch.randn(2, 4000, generator=torch.Generator().manual_seed(0))
-        counts = side_counts(torch.zeros(4000, 1), shrunk * teacher.unsqueeze(-1), labels)
+        counts = soft_votes(torch.zeros(4000, 1), shrunk * teacher.unsqueeze(-1), labels)
         assert counts.sum() > 1000
         assert_close(counts[0] / counts[1], torch.tensor(1.0), rtol=0.05, atol=0)
 
     def test_units_do_not_matter(self):
         student, teacher, labels = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
-        counts = side_counts(student.unsqueeze(-1), teacher.unsqueeze(-1), labels)
+        counts = soft_votes(student.unsqueeze(-1), teacher.unsqueeze(-1), labels)
         other = [1000 * x + 50 for x in (student, teacher, labels)]
-        assert_close(side_counts(other[0].unsqueeze(-1), other[1].unsqueeze(-1), other[2]), counts, rtol=1e-4, atol=0)
+        assert_close(soft_votes(other[0].unsqueeze(-1), other[1].unsqueeze(-1), other[2]), counts, rtol=1e-4, atol=0)
 
     def test_ignored_items_do_not_vote(self):
         student, teacher, labels = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
         student, teacher = student.unsqueeze(-1), teacher.unsqueeze(-1)
         masked = labels.clone()
         masked[::2] = -100
-        assert_close(side_counts(student, teacher, masked), side_counts(student[1::2], teacher[1::2], labels[1::2]))
-        assert side_counts(student, teacher, torch.full_like(labels, -100)).tolist() == [0, 0]
+        assert_close(soft_votes(student, teacher, masked), soft_votes(student[1::2], teacher[1::2], labels[1::2]))
+        assert soft_votes(student, teacher, torch.full_like(labels, -100)).tolist() == [0, 0]
 
     @pytest.mark.parametrize(("wrong", "expected"), [("label", (1, 0)), ("teacher", (0, 1))])
     def test_whoever_is_right_gets_the_vote_of_a_student_who_knows(self, wrong, expected):
         truth, other = torch.randn(2, 500, generator=torch.Generator().manual_seed(0))
         teacher, labels = (truth, other) if wrong == "label" else (other, truth)
-        counts = side_counts(truth.unsqueeze(-1), teacher.unsqueeze(-1), labels)
+        counts = soft_votes(truth.unsqueeze(-1), teacher.unsqueeze(-1), labels)
         assert_close(counts / counts.sum(), votes(*expected), rtol=0, atol=0.02)
 
     @pytest.mark.parametrize(("teacher", "label"), [(1, 1), (1, 0), (0, 1)])
     def test_one_item_alone_does_not_vote(self, teacher, label):
-        counts = side_counts(torch.ones(1, 1), torch.full((1, 1), float(teacher)), torch.tensor([float(label)]))
+        counts = soft_votes(torch.ones(1, 1), torch.full((1, 1), float(teacher)), torch.tensor([float(label)]))
         assert counts.tolist() == [0, 0]
 
     def test_a_teacher_that_always_says_the_same_is_no_error(self):
         student, labels = torch.randn(2, 20, generator=torch.Generator().manual_seed(0))
-        assert side_counts(student.unsqueeze(-1), torch.ones(20, 1), labels).isfinite().all()
+        assert soft_votes(student.unsqueeze(-1), torch.ones(20, 1), labels).isfinite().all()
 
 
 class TestTeacherVotes:
@@ -229,6 +229,6 @@ class TestTeacherVotes:
     def test_the_state_follows_the_logits_device_and_waits_for_nothing(self):
         evidence = TeacherVotes()  # the meta device has no values to wait for
         student, teacher, labels = (x.to("meta") for x in random_batch(4))
-        evidence.update(side_counts(student, teacher, labels))
-        evidence.update(side_counts(student[..., :1], teacher[..., :1], labels.float()))
+        evidence.update(soft_votes(student, teacher, labels))
+        evidence.update(soft_votes(student[..., :1], teacher[..., :1], labels.float()))
         assert {evidence.odds.device.type, evidence.sums.device.type, evidence.seen.device.type} == {"meta"}

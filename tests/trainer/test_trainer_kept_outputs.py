@@ -6,7 +6,7 @@ from helpers.small_runs import config, examples, flat, logged, make_trainer, mod
 from helpers.tiny_images import NARROW, WIDE, tensors, tiny_classifier
 from helpers.tiny_lm import language_models, lm_trainer, rows
 
-from hf_kd_lambda.balancing.votes import count_votes, side_counts
+from hf_kd_lambda.balancing.votes import count_votes, soft_votes
 from hf_kd_lambda.losses.base import TeacherBatch, TopLogits
 from hf_kd_lambda.teacher.collator import unpacked
 from hf_kd_lambda.trainer.config import DistillationConfig
@@ -160,15 +160,15 @@ def test_votes_need_all_logits_of_a_chunk_of_tokens_alone(monkeypatch):
     labels = torch.randint(9, (6, 5), generator=generator)
     top, indices = (teacher / 2).log_softmax(-1).topk(4)
     outputs = TeacherBatch(None, TopLogits(top, indices, classes=9, temperature=2.0))
-    whole = side_counts(student, outputs.logits, labels)
+    whole = soft_votes(student, outputs.logits, labels)
     sizes = []
 
     def counted(*chunk):
         sizes.append(len(chunk[-1]))
-        return side_counts(*chunk)
+        return soft_votes(*chunk)
 
     monkeypatch.setattr("hf_kd_lambda.losses.functional.chunked.CHUNK_LOGITS", 9 * 7)
-    monkeypatch.setattr("hf_kd_lambda.balancing.votes.side_counts", counted)
+    monkeypatch.setattr("hf_kd_lambda.balancing.votes.soft_votes", counted)
     torch.testing.assert_close(count_votes(student, outputs, labels), whole)
     assert sizes == [7, 7, 7, 7, 2]
 

@@ -20,7 +20,7 @@ from helpers.tiny_lm import (
 from transformers import DataCollatorForLanguageModeling
 from transformers.loss.loss_utils import ForCausalLMLoss
 
-from hf_kd_lambda.balancing.votes import TeacherVotes, side_counts
+from hf_kd_lambda.balancing.votes import TeacherVotes, soft_votes
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 MODEL_TYPES = ["llama", "gpt2"]
@@ -149,7 +149,7 @@ def test_votes_are_counted_at_the_positions_before_the_labels(tmp_path):
     with torch.no_grad():
         ours, theirs = (model(**batch).logits[:, :-1] for model in (student, teacher.eval()))
     votes = TeacherVotes()
-    votes.update(side_counts(ours, theirs, labels[:, 1:]))
+    votes.update(soft_votes(ours, theirs, labels[:, 1:]))
     trainer = lm_trainer(tmp_path, teacher, student, lambda_rule="evidence", lambda_rule_kwargs={"gamma": 1.0})
     trainer.train()
     odds = logged(trainer.state.log_history, "odds")

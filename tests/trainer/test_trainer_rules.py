@@ -22,7 +22,7 @@ from helpers.small_runs import (
 )
 
 from hf_kd_lambda.balancing.rules import RULES, rule_weights
-from hf_kd_lambda.balancing.votes import side_counts
+from hf_kd_lambda.balancing.votes import soft_votes
 from hf_kd_lambda.gradients.layer_groups import layer_groups
 from hf_kd_lambda.trainer import limits
 
@@ -244,7 +244,7 @@ def test_the_student_votes_before_each_update_of_the_first_pass_only(tmp_path):
     def outputs_before(batch):
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         with torch.no_grad():
-            return side_counts(student(**inputs).logits, teacher(**inputs).logits, batch["labels"])
+            return soft_votes(student(**inputs).logits, teacher(**inputs).logits, batch["labels"])
 
     trainer = make_trainer(config(tmp_path, lambda_rule="evidence", num_train_epochs=2), teacher, student, examples())
     votes.append(outputs_before(batches(examples())[0]))
@@ -313,7 +313,7 @@ def test_a_regression_votes_as_well(tmp_path):
     batch = batches(data)[0]
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     with torch.no_grad():
-        expected = side_counts(student(**inputs).logits, teacher(**inputs).logits, batch["labels"])
+        expected = soft_votes(student(**inputs).logits, teacher(**inputs).logits, batch["labels"])
     logs = train(config(tmp_path, lambda_rule="evidence"), teacher, student, data).state.log_history
     assert logged(logs, "evidence_teacher")[0] == pytest.approx(expected[0].item(), rel=1e-5)
     assert len(set(logged(logs, "odds"))) == STEPS
@@ -335,7 +335,7 @@ def test_labels_that_are_no_classes_are_refused_before_a_step(tmp_path):
     data = examples().cast_column("labels", Value("float32"))
     args = config(tmp_path, lambda_rule="evidence")
     trainer = make_trainer(args, *models(), data, compute_loss_func=numbers_loss)
-    with pytest.raises(ValueError, match=r"do not name one of 3 classes: set lambda_rule to adaptive"):
+    with pytest.raises(ValueError, match=r"they are torch.float32 for 3 classes: set lambda_rule to adaptive"):
         trainer.train()
     assert trainer.state.global_step == 0
     train(config(tmp_path, lambda_rule="adaptive"), *models(), data, compute_loss_func=numbers_loss)

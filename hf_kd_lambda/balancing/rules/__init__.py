@@ -1,7 +1,7 @@
-"""Rules that turn the Gram matrix of the two gradients into weights of the two losses: pure functions, without state.
+"""Rules: pure functions without state that map the Gram matrix of the two gradients to weights of the two losses.
 
-λ is the ratio of the KD loss's weight to the task loss's. A step along d = w_T·g_T + w_D·g_D with learning rate η
-changes the losses, to first order, by
+λ is the weight of the KD loss divided by the weight of the task loss. A step along d = w_T·g_T + w_D·g_D with learning
+rate η changes the losses, to first order, by
 
     ΔL_T = −η (w_T·a + w_D·c)        ΔL_D = −η (w_T·c + w_D·b)
 

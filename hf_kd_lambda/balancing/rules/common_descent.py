@@ -1,4 +1,4 @@
-"""Rules of multi-objective optimization that look for a direction along which both losses fall."""
+"""Rules of multi-objective optimization that search a direction along which both losses decrease."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from hf_kd_lambda.gradients.gram import Gram
 
 
 def squared_difference(gram: Gram) -> Tensor:
-    """A = |g_T − g_D|² = a + b − 2c of a conditioned Gram matrix, no less than its rounding error, always positive."""
+    """A = |g_T − g_D|² = a + b − 2c of a conditioned Gram matrix, positive and at least its rounding error."""
     a, b, c = gram
     return torch.maximum(a + b - 2 * c, rounding(c) * (a + b)) + 2 * tiny(c)
 
 
 def min_norm_share(gram: Gram) -> Tensor:
-    """The x, of all numbers, that makes x·g_T + (1 − x)·g_D shortest: (b − c)/A; ½ where both gradients are equal.
+    """The unbounded x that minimizes |x·g_T + (1 − x)·g_D|: (b − c)/A; ½ if both gradients are equal.
 
-    That is ½ + (b − a)/2A. Where A is mere rounding error, its bound takes its place, so that x stays near ½ while a
-    and b are equal but for rounding, whatever c is, and leaves ½ without a jump.
+    It is ½ + (b − a)/2A. If A is only rounding error, the lower bound of A replaces it. So x stays near ½ for every c
+    while a and b differ only by rounding, and it is continuous there.
     """
     a, b, c = gram
     difference = squared_difference(gram)
@@ -29,9 +29,9 @@ def min_norm_share(gram: Gram) -> Tensor:
 
 @dataclass(frozen=True)
 class MGDA(Rule):
-    """MGDA: the shortest of all convex combinations (Désidéri 2012; Sener & Koltun 2018, Algorithm 1).
+    """MGDA: the shortest convex combination of both gradients (Désidéri 2012; Sener & Koltun 2018, Algorithm 1).
 
-    Of equal gradients every combination is the shortest, and each weighs ½.
+    For equal gradients all combinations have the same length, and both weights are ½.
     """
 
     def weights(self, gram: Gram) -> Weights:
@@ -42,7 +42,7 @@ class MGDA(Rule):
 
 @dataclass(frozen=True)
 class PCGrad(Rule):
-    """PCGrad: each gradient loses its part against the other, then both are added (Yu et al. 2020, Algorithm 1)."""
+    """PCGrad: removes from each gradient its conflict with the other, and adds both (Yu et al. 2020, Algorithm 1)."""
 
     def weights(self, gram: Gram) -> Weights:
         """(1 + m/a, 1 + m/b), m = max(0, −c)."""
@@ -53,9 +53,9 @@ class PCGrad(Rule):
 
 @dataclass(frozen=True)
 class UPGrad(Rule):
-    """UPGrad: the mean of both gradients, each projected onto the cone in which neither loss rises.
+    """UPGrad: projects both gradients onto the cone in which neither loss increases, and averages them.
 
-    Quinton & Rey 2024 (Jacobian descent). For two losses that is half of PCGrad's update.
+    Quinton & Rey 2024 (Jacobian descent). For two losses it is half of PCGrad's update.
     """
 
     def weights(self, gram: Gram) -> Weights:
@@ -66,7 +66,7 @@ class UPGrad(Rule):
 
 @dataclass(frozen=True)
 class DualProj(Rule):
-    """DualProj: the mean gradient, projected onto the cone in which neither loss rises.
+    """DualProj: projects the mean gradient onto the cone in which neither loss increases.
 
     Lopez-Paz & Ranzato 2017, eq. 11 (gradient episodic memory).
     """
@@ -79,15 +79,16 @@ class DualProj(Rule):
 
 @dataclass(frozen=True)
 class CAGrad(Rule):
-    """CAGrad: the best for the worse-off loss within a ball around the mean gradient (Liu et al. 2021, Algorithm 1).
+    """CAGrad: the best update for the worse loss, near the mean gradient (Liu et al. 2021, Algorithm 1).
 
-    The ball's radius is C·|g_0|, g_0 the mean. The update is g_0 + C|g_0|·g_x/|g_x|, where g_x = x·g_T + (1 − x)·g_D
-    minimizes <g_x, g_0> + C|g_0||g_x|. At C = 0 it is g_0; the larger C, the more the worse-off loss counts.
+    The update lies in a ball of radius C·|g_0| around the mean g_0. It is g_0 + C|g_0|·g_x/|g_x|, where
+    g_x = x·g_T + (1 − x)·g_D minimizes <g_x, g_0> + C|g_0||g_x|. At C = 0 it is g_0; a larger C favours the worse
+    loss.
 
-    Where both gradients cancel in g_x, its length is taken for no less than rounding makes it.
+    If both gradients cancel in g_x, its length is bounded below by its rounding error.
 
     Args:
-        radius: the paper's c, here C, by default its value for NYU-v2.
+        radius: C, the paper's c. The default is the paper's value for NYU-v2.
 
     Raises:
         ValueError: `radius` is not in [0, 1).
@@ -110,10 +111,10 @@ class CAGrad(Rule):
 
     @staticmethod
     def _share(gram: Gram, s: Tensor) -> Tensor:
-        """The minimizing x, with A = a + b − 2c, D = (ab − c²)/A (the least |g_x|²) and q = (b − a)/2.
+        """The minimizing x, with A = a + b − 2c, D = (ab − c²)/A (the smallest |g_x|²) and q = (b − a)/2.
 
-        Where s²A > q², it is the minimum over all x, (b − c)/A + q√D/√(A(s²A − q²)), brought into [0, 1]; else the end
-        towards which the sum keeps falling.
+        If s²A > q², it is the minimum over all x, (b − c)/A + q√D/√(A(s²A − q²)), clipped to [0, 1]. Otherwise the sum
+        is monotonic, and x is the end at which it is smaller.
         """
         a, b, c = gram
         q = (b - a) / 2
@@ -127,12 +128,12 @@ class CAGrad(Rule):
 
 @dataclass(frozen=True)
 class AlignedMTL(Rule):
-    """Aligned-MTL: gradients made orthogonal and of one length, the shorter principal axis's (Senushkin et al. 2023).
+    """Aligned-MTL: makes both gradients orthogonal and as long as the shorter principal axis (Senushkin et al. 2023).
 
-    Its Algorithm 1 with equal preferences: w = √λ_min·G^(−1/2)·(½, ½), λ_min and λ_max the eigenvalues of the Gram
-    matrix G. Gradients of one direction have one axis, to which there is nothing to align: each weighs ½.
+    Algorithm 1 with equal preferences: w = √λ_min·G^(−1/2)·(½, ½), where λ_min and λ_max are the eigenvalues of the
+    Gram matrix G. Parallel gradients have a single axis, so there is nothing to align, and both weights are ½.
 
-    A weight is negative where a gradient is much longer than the other and close to it in direction.
+    A weight is negative if its gradient is much longer than the other and has nearly the same direction.
     """
 
     def weights(self, gram: Gram) -> Weights:

@@ -1,4 +1,4 @@
-"""Rules that weigh the losses by the lengths of their gradients: λ is √(a/b), times something."""
+"""Rules based on gradient norms: λ is √(a/b), times a factor."""
 
 import math
 from dataclasses import dataclass
@@ -12,14 +12,17 @@ from hf_kd_lambda.gradients.gram import Gram
 
 
 def length_ratio(gram: Gram) -> Tensor:
-    """√(a/b), the λ that makes both gradients equally long; 1 where both vanish."""
+    """√(a/b), the λ that makes both weighted gradients equally long; 1 if both vanish."""
     a, b, _ = conditioned(gram)
     return a.sqrt() / b.sqrt()
 
 
 @dataclass(frozen=True)
 class Scaled(Rule):
-    """A rule with the hyper-parameter κ: how much longer the KD gradient shall be than the task gradient.
+    """A rule with the factor κ, the target ratio of KD to task gradient norm.
+
+    Args:
+        kappa: κ, positive and finite.
 
     Raises:
         ValueError: `kappa` is not a positive finite number.
@@ -33,9 +36,9 @@ class Scaled(Rule):
 
 @dataclass(frozen=True)
 class NormRatio(Scaled):
-    """λ = κ√(a/b): both gradients enter the update with lengths 1 : κ.
+    """λ = κ√(a/b): the norms of the weighted task and KD gradient are in the ratio 1 : κ.
 
-    At κ = 1 this is the ratio that IMTL-G, Nash-MTL, ConFIG and GradNorm at α = 0 share for two losses.
+    At κ = 1, IMTL-G, Nash-MTL, ConFIG and GradNorm (α = 0) have the same ratio for two losses.
     """
 
     def weights(self, gram: Gram) -> Weights:
@@ -45,9 +48,9 @@ class NormRatio(Scaled):
 
 @dataclass(frozen=True)
 class Adaptive(Scaled):
-    """κ√(a/b), clipped into the interval in which neither loss increases to first order (from arXiv 2505.06270).
+    """κ√(a/b), clipped to the interval in which neither loss increases to first order (from arXiv 2505.06270).
 
-    At κ = 1 it lies inside anyway, in the interval's (geometric) middle.
+    At κ = 1 it is the geometric mean of the interval's ends, so clipping has no effect.
     """
 
     clips: ClassVar[bool] = True
@@ -59,9 +62,9 @@ class Adaptive(Scaled):
 
 @dataclass(frozen=True)
 class IMTLG(Rule):
-    """IMTL-G: the update's projections onto both gradients are equally long (Liu et al. 2021).
+    """IMTL-G: the projections of the update onto both gradients have the same length (Liu et al. 2021).
 
-    With <d, g_T>/|g_T| = <d, g_D>/|g_D| and w_T + w_D = 1 two losses leave one solution.
+    For two losses, <d, g_T>/|g_T| = <d, g_D>/|g_D| and w_T + w_D = 1 have one solution.
     """
 
     def weights(self, gram: Gram) -> Weights:
@@ -73,10 +76,10 @@ class IMTLG(Rule):
 
 @dataclass(frozen=True)
 class Nash(Rule):
-    """Nash-MTL: the update on which the losses agree in Nash's bargaining game (Navon et al. 2022, Algorithm 1).
+    """Nash-MTL: the update that solves Nash's bargaining game between the losses (Navon et al. 2022, Algorithm 1).
 
-    Its weights solve G·w = 1/w, G being the Gram matrix. Opposite gradients have nothing to agree on: towards them the
-    weights keep their ratio and grow, up to the inverse root of the rounding error.
+    The weights solve G·w = 1/w, where G is the Gram matrix. For opposite gradients there is no solution: as they
+    approach opposite directions, the weights grow at a constant ratio, bounded by the rounding error.
     """
 
     def weights(self, gram: Gram) -> Weights:
@@ -90,9 +93,9 @@ class Nash(Rule):
 
 @dataclass(frozen=True)
 class ConFIG(Rule):
-    """ConFIG: equal cosines with both gradients, and as long as both projections together (Liu et al. 2024, eq. 2).
+    """ConFIG: equal cosines with both gradients; the length is the sum of both projections (Liu et al. 2024, eq. 2).
 
-    For two losses the direction is that of the sum of both unit gradients.
+    For two losses the direction is that of the sum of the normalised gradients.
     """
 
     def weights(self, gram: Gram) -> Weights:
@@ -104,14 +107,15 @@ class ConFIG(Rule):
 
 @dataclass(frozen=True)
 class GradNorm(Rule):
-    """The balance that GradNorm's weights are trained towards: w_i·|g_i| ∝ r_i^α (Chen et al. 2018, eqs. 1 and 2).
+    """The target that GradNorm trains its weights towards: w_i·|g_i| ∝ r_i^α (Chen et al. 2018, eqs. 1 and 2).
 
-    r_i is the share of its first value that a loss still has, relative to the mean of both, so that the loss that
-    falls more slowly gets the longer gradient. Weights sum to 2, as GradNorm's do. At α = 0 GradNorm itself comes to
-    rest here; otherwise both of its targets can be met at once only where r_T^α + r_D^α = 2.
+    r_i is a loss divided by its first value, relative to the mean of both. So the loss that decreases more slowly gets
+    the longer gradient. The weights sum to 2, as in GradNorm. At α = 0, GradNorm converges to these weights; otherwise
+    both of its targets can be reached together only if r_T^α + r_D^α = 2.
 
-    The default α is the paper's for NYUv2, whose losses differ in kind and in speed, as a task loss and a KD loss do;
-    it advises less where losses are alike, and 0 makes both gradients equally long.
+    Args:
+        alpha: α ≥ 0. The default is the paper's value for NYUv2, whose losses differ in kind and in speed, like a task
+            loss and a KD loss. The paper advises a smaller α for similar losses; 0 makes both gradients equally long.
 
     Raises:
         ValueError: `alpha` is not in [0, ∞).
@@ -132,9 +136,9 @@ class GradNorm(Rule):
 
 @dataclass(frozen=True)
 class SNR(Scaled):
-    """More weight to the loss whose gradient is signal rather than noise. This rule is ours, not published elsewhere.
+    """More weight for the loss with the larger share of signal in its gradient. Our rule, not published elsewhere.
 
-    The Gram matrix shall hold the signal parts alone, as the unbiased estimate over micro-batches does.
+    The Gram matrix must contain only the signal, like the unbiased estimate over micro-batches.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("signal_share",)
@@ -147,10 +151,13 @@ class SNR(Scaled):
 
 @dataclass(frozen=True)
 class Evidence(Scaled):
-    """More weight to whichever of teacher and label the student agrees with on examples that are new to it.
+    """More weight for teacher or label, depending on which of them the student agrees with on new examples.
 
-    This rule is ours, not published elsewhere. No function of one batch's gradients can tell which of two losses is
-    right; examples that the student has not been trained on can.
+    Our rule, not published elsewhere. The gradients of a batch cannot show which of the two losses is right; examples
+    that the student has not been trained on can.
+
+    Args:
+        gamma: γ ≥ 0, exponent of the odds.
 
     Raises:
         ValueError: `gamma` is not in [0, ∞), or as in `Scaled`.
@@ -170,15 +177,15 @@ class Evidence(Scaled):
 
 @dataclass(frozen=True)
 class Trust(Scaled):
-    """One λ for each item: that of the step, times the trust in the teacher on the item over that in its label.
+    """One λ per item: the λ of the step, times the trust in the teacher divided by the trust in the label.
 
-    This rule is ours, not published elsewhere; `balancing.trust` has the model. It gives λ of the step. The items of
-    both losses are weighted by their trust, divided by its mean, so that both gradients are of weighted losses and
-    λ of an item is κ√(a/b)·r_T/r_L.
+    Our rule, not published elsewhere; `balancing.trust` describes the model. The rule returns the λ of the step. The
+    items of both losses are weighted by their trust, divided by its mean. So both gradients are those of weighted
+    losses, and the λ of an item is κ√(a/b)·r_T/r_L.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("trust_ratio",)
 
     def weights(self, gram: Gram, trust_ratio: Tensor) -> Weights:
-        """(1, κ√(a/b)·β/α), with α and β the reliabilities of labels and teacher."""
+        """(1, κ√(a/b)·β/α), α and β: reliabilities of labels and teacher."""
         return Weights.additive(self.kappa * length_ratio(gram) * trust_ratio)

@@ -1,4 +1,4 @@
-"""Rules by the names that settings use."""
+"""Rules by their names in settings."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -56,16 +56,16 @@ def make_rule(name: str, hyper: Mapping[str, Any]) -> Rule:
     """A rule by its name, with the given hyper-parameters and defaults for the others.
 
     Raises:
-        ValueError: rule or hyper-parameter is unknown (the message names the nearest), of the wrong type or out of its
-            range.
+        ValueError: the rule or a hyper-parameter is unknown (the message suggests the closest name), or a
+            hyper-parameter has the wrong type or is out of range.
     """
     check_known(name, RULES, "rule")
-    kind = RULES[name]
-    defaults = {field.name: field.default for field in fields(kind)}
+    rule = RULES[name]
+    defaults = {field.name: field.default for field in fields(rule)}
     for key, value in hyper.items():
         check_known(key, defaults, f"setting of rule {name!r}:")
         _check_type(key, value, defaults[key])
-    return kind(**hyper)
+    return rule(**hyper)
 
 
 @overload
@@ -75,45 +75,44 @@ def rule_weights(name: str, a: Tensor, b: Tensor, c: Tensor, **hyper: Any) -> tu
 def rule_weights(
     name: str, a: Tensor | float, b: Tensor | float, c: Tensor | float, **hyper: Any
 ) -> tuple[Tensor, Tensor] | tuple[float, float]:
-    """The weights (w_T, w_D) that a rule gives, as published and un-normalised.
+    """The weights (w_T, w_D) of a rule, as published and not normalised.
 
-    Training uses the same, but for a negative one (of `aligned_mtl`), which becomes 0, and scales them by
-    `loss_weights`.
+    Training sets negative weights (of `aligned_mtl`) to 0 and scales the weights with `loss_weights`.
 
     Args:
-        name: of a rule in `RULES`.
-        a: |g_T|², a float or a tensor of any shape, as b and c.
+        name: name of a rule in `RULES`.
+        a: |g_T|², a float or a tensor of any shape, like b and c.
         b: |g_D|².
         c: <g_T, g_D>.
-        hyper: the rule's hyper-parameters, and what it `needs` beside a, b and c, as floats, sequences or tensors: say
-            `losses=(0.7, 0.4)`.
+        hyper: the rule's hyper-parameters, and its further inputs (`needs`) as floats, sequences or tensors, for
+            example `losses=(0.7, 0.4)`.
 
     Returns:
-        Floats for floats, computed in fp64; else tensors. NaN where a, b or c is not finite, or a or b is negative.
+        Floats for floats, computed in fp64; otherwise tensors. NaN if a, b or c is not finite, or a or b is negative.
 
     Raises:
-        ValueError: rule or keyword is unknown (the message names the nearest), or a keyword is missing, of the wrong
-            type or out of its range.
+        ValueError: the rule or a keyword is unknown (the message suggests the closest name), or a keyword is missing,
+            has the wrong type or is out of range.
     """
     check_known(name, RULES, "rule")
     needs = RULES[name].needs
     for key in hyper:
         check_known(key, [field.name for field in fields(RULES[name])] + list(needs), f"keyword of rule {name!r}:")
     if missing := [need for need in needs if need not in hyper]:
-        raise ValueError(f"rule {name!r} needs {' and '.join(missing)} beside a, b and c.")
+        raise ValueError(f"rule {name!r} needs {' and '.join(missing)} in addition to a, b and c.")
     rule = make_rule(name, {key: value for key, value in hyper.items() if key not in needs})
 
-    given = next((entry for entry in (a, b, c) if isinstance(entry, Tensor)), None)
-    like = torch.zeros((), dtype=torch.float64) if given is None else given
-    as_given = partial(torch.as_tensor, dtype=like.dtype, device=like.device)
-    gram = Gram(*torch.broadcast_tensors(*map(as_given, (a, b, c))))
-    weights = rule.weights(gram, **{need: as_given(hyper[need]) for need in needs})
+    tensor = next((entry for entry in (a, b, c) if isinstance(entry, Tensor)), None)
+    like = torch.zeros((), dtype=torch.float64) if tensor is None else tensor
+    to_tensor = partial(torch.as_tensor, dtype=like.dtype, device=like.device)
+    gram = Gram(*torch.broadcast_tensors(*map(to_tensor, (a, b, c))))
+    weights = rule.weights(gram, **{need: to_tensor(hyper[need]) for need in needs})
     valid = gram.task.isfinite() & gram.kd.isfinite() & gram.dot.isfinite() & (gram.task >= 0) & (gram.kd >= 0)
     task, kd = (torch.where(valid, weight, torch.nan) for weight in weights)
-    return (task, kd) if given is not None else (task.item(), kd.item())
+    return (task, kd) if tensor is not None else (task.item(), kd.item())
 
 
 def _check_type(name: str, value: object, default: object) -> None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number if isinstance(default, float) else type(value) is type(default)):
-        raise ValueError(f"{name}={value!r} must be a {type(default).__name__}, as its default {default!r} is.")
+        raise ValueError(f"{name}={value!r} must be a {type(default).__name__}, like its default {default!r}.")

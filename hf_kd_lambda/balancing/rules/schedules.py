@@ -1,4 +1,4 @@
-"""Weights that are set beforehand: constant, or a function of how much of the training is done."""
+"""Scheduled weights: constant, or a function of the training progress."""
 
 import math
 from abc import abstractmethod
@@ -16,7 +16,11 @@ FixedForm = Literal["additive", "convex"]
 
 @dataclass(frozen=True)
 class Fixed(Rule):
-    """The KD loss weighs w, the task loss 1 − w (convex) or 1 (additive), throughout (Hinton et al. 2015, section 2).
+    """Constant weights: w for the KD loss, 1 − w (convex) or 1 (additive) for the task loss (Hinton et al. 2015).
+
+    Args:
+        kd_weight: w, in [0, 1] (convex) or [0, ∞) (additive).
+        form: `convex` or `additive`.
 
     Raises:
         ValueError: `kd_weight` is not in [0, 1] (convex) or [0, ∞) (additive), or `form` is neither.
@@ -29,7 +33,7 @@ class Fixed(Rule):
     def __post_init__(self) -> None:
         require(self.form in get_args(FixedForm), "form", self.form, f"be one of {', '.join(get_args(FixedForm))}")
         if self.form == "convex":
-            require(0 <= self.kd_weight <= 1, "kd_weight", self.kd_weight, "lie in [0, 1] where form is 'convex'")
+            require(0 <= self.kd_weight <= 1, "kd_weight", self.kd_weight, "lie in [0, 1] if form is 'convex'")
         else:
             require(0 <= self.kd_weight < math.inf, "kd_weight", self.kd_weight, "lie in [0, inf)")
 
@@ -41,10 +45,14 @@ class Fixed(Rule):
 
 @dataclass(frozen=True)
 class Schedule(Rule):
-    """The KD loss weighs w, the task loss 1 − w, and w goes from `start` to `end` in the course of training.
+    """Weights w for the KD loss and 1 − w for the task loss, where w changes from `start` to `end` during training.
 
-    By default from the teacher alone to the labels alone: the student can outgrow its teacher only where it is no
-    longer held to it (teacher annealing, Clark et al. 2019, BAM!).
+    By default training starts with the teacher only and ends with the labels only, so that the student can become
+    better than its teacher (teacher annealing, Clark et al. 2019, BAM!).
+
+    Args:
+        start: w at the start, in [0, 1].
+        end: w at the end, in [0, 1].
 
     Raises:
         ValueError: `start` or `end` is not in [0, 1].
@@ -61,7 +69,11 @@ class Schedule(Rule):
 
     @abstractmethod
     def share(self, progress: Tensor) -> Tensor:
-        """How much of the way from `start` to `end` is gone, in [0, 1], `[]`."""
+        """Position between `start` (0) and `end` (1), `[]`.
+
+        Args:
+            progress: p, completed share of the training, in [0, 1], `[]`.
+        """
 
     def weights(self, gram: Gram, progress: Tensor) -> Weights:
         """(1 − w, w)."""
@@ -72,7 +84,7 @@ class Schedule(Rule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    """w goes from `start` to `end` in a line: by default, teacher annealing (Clark et al. 2019, BAM!)."""
+    """w changes linearly from `start` to `end`: by default, teacher annealing (Clark et al. 2019, BAM!)."""
 
     def share(self, progress: Tensor) -> Tensor:
         """p."""
@@ -81,9 +93,9 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """w goes from `start` to `end` on half a cosine: teacher annealing that begins and ends gently.
+    """w changes from `start` to `end` along half a cosine: teacher annealing with a slow start and end.
 
-    The curve is that of learning rates (Loshchilov & Hutter 2017, eq. 5).
+    The curve of cosine learning rates (Loshchilov & Hutter 2017, eq. 5).
     """
 
     def share(self, progress: Tensor) -> Tensor:
@@ -93,10 +105,13 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Step(Schedule):
-    """w is `start` until the share `at` of training is done, then `end`: by default teacher first, then labels.
+    """w is `start` up to the share `at` of the training, then `end`: by default teacher first, then labels.
 
-    These are the two phases of annealing KD (Jafari et al. 2021), without its rising temperature; that they are of
-    equal length is our default.
+    The two phases of annealing KD (Jafari et al. 2021), without its changing temperature. Their equal length is our
+    default.
+
+    Args:
+        at: share of the training at which w changes, in [0, 1].
 
     Raises:
         ValueError: `at` is not in [0, 1], or as in `Schedule`.

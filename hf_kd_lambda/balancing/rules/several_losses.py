@@ -1,4 +1,4 @@
-"""How several KD losses share the weight that λ gives to all of them, from the Gram matrix of all gradients."""
+"""Weights of several KD losses in their sum, from the Gram matrix of all gradients."""
 
 from typing import cast
 
@@ -9,34 +9,34 @@ from torch import Tensor
 
 
 def equal_lengths(gram: Tensor, shares: Tensor) -> Tensor:
-    """Weights with which the KD gradients are of lengths in the ratio of the shares, w_i ∝ s_i/|g_i|.
+    """Weights for which the lengths of the weighted KD gradients are in the ratio of the shares, w_i ∝ s_i/|g_i|.
 
-    What `norm_ratio` makes of task and KD gradient, among the KD gradients. Σ w_i·|g_i| is what it is with the shares
-    for weights, so that λ, which weighs them all, keeps its size.
+    The rule `norm_ratio`, applied among the KD gradients. Σ w_i·|g_i| is the same as with the shares as weights, so
+    the scale of λ does not change.
 
     Args:
-        gram: `[1 + losses, 1 + losses]`, dot products of the gradients, the task's first.
-        shares: `[losses]`, s.
+        gram: `[1 + losses, 1 + losses]`, dot products of the gradients, the task gradient first.
+        shares: s, `[losses]`.
 
     Returns:
-        `[losses]`.
+        w, `[losses]`.
     """
     lengths = gram.diagonal()[1:].sqrt()
     return torch.dot(shares, lengths) / shares.sum() * shares / lengths
 
 
 def min_norm(gram: Tensor) -> Tensor:
-    """The KD gradients' weights in the shortest convex combination of all gradients, the task's among them.
+    """Weights of the KD gradients in the shortest convex combination of all gradients, including the task gradient.
 
-    MGDA (Désidéri 2012; Sener & Koltun 2018, equation 3): min wᵀGw over w ≥ 0, Σw = 1. With G = AᵀA that is the
-    non-negative least squares problem of [A; 1ᵀ]·u = [0; 1], solved for w up to a factor (Lawson & Hanson 1974,
-    chapter 23). MGDA's weights of the task and of these in sum then are those of the shortest combination of all.
+    MGDA (Désidéri 2012; Sener & Koltun 2018, equation 3): min wᵀGw over w ≥ 0, Σw = 1. With G = AᵀA it is the
+    non-negative least squares problem [A; 1ᵀ]·u = [0; 1], where w ∝ u (Lawson & Hanson 1974, chapter 23). MGDA of the
+    task gradient and the KD gradient merged with these weights then gives the shortest combination of all.
 
     Args:
         gram: as for `equal_lengths`.
 
     Returns:
-        `[losses]`, 1 in sum; where the task gradient is the shortest by itself, those of the shortest combination of
+        `[losses]`, with sum 1. If the task gradient alone is the shortest, the weights of the shortest combination of
         the KD gradients.
     """
     matrix = gram.double().cpu().numpy()

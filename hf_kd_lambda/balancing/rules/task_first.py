@@ -1,4 +1,4 @@
-"""Rules that know which loss is the task's: the KD loss shall help it, or both are compared by their values."""
+"""Rules that treat task loss and KD loss differently, or that use the values of the losses."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -14,10 +14,10 @@ TaylorTarget = Literal["task", "sum"]
 
 @dataclass(frozen=True)
 class CosineGate(Rule):
-    """The KD loss counts while its gradient does not conflict with the task's (Du et al. 2018).
+    """Uses the KD loss only if its gradient does not conflict with the task gradient (Du et al. 2018).
 
     Args:
-        weighted: let it count by the cosine of both, instead of fully.
+        weighted: use the cosine of both gradients as its weight, instead of 1.
     """
 
     weighted: bool = False
@@ -34,38 +34,39 @@ class CosineGate(Rule):
 class DTO(Rule):
     """DTO-KD: MGDA on the logarithms of the losses (Hayder et al., ICLR 2026).
 
-    ∇log L = g/L, so that relative decreases are balanced. The weights are those of the losses themselves, ω_i/L_i. The
-    paper's ω is the shortest combination's of any signs; here it is MGDA's, in [0, 1], since λ is not negative.
+    ∇log L = g/L, so relative decreases are balanced. As weights of the losses, they are ω_i/L_i. The paper's ω is the
+    shortest combination with any sign; here it is that of MGDA, in [0, 1], because λ is not negative.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("losses",)
 
     def weights(self, gram: Gram, losses: Tensor) -> Weights:
-        """(ω_T/L_T, ω_D/L_D), ω of the Gram matrix (a/L_T², b/L_D², c/(L_T·L_D))."""
+        """(ω_T/L_T, ω_D/L_D), ω: MGDA of the Gram matrix (a/L_T², b/L_D², c/(L_T·L_D))."""
         task_loss, kd_loss = losses.clamp(min=tiny(losses))
         a, b, c = conditioned(gram)
         larger = losses.max().clamp(min=tiny(losses))
         x, y = task_loss / larger, kd_loss / larger
-        # The same matrix times (L_T·L_D)², in which nothing is divided by a loss that vanishes.
+        # The same matrix times (L_T·L_D)², so that nothing is divided by a vanishing loss.
         omega = MGDA().weights(Gram(a * y**2, b * x**2, c * x * y))
         return Weights(omega.task / task_loss, omega.kd / kd_loss)
 
 
 @dataclass(frozen=True)
 class Taylor2(Rule):
-    """The λ at which the quadratic upper bound of a loss falls most, within the feasible interval.
+    """The λ that minimizes the quadratic upper bound of a loss, within the feasible interval.
 
     A step along d = g_T + λ·g_D changes a β_i-smooth loss by ΔL_i ≤ −η<g_i, d> + β_i·η²|d|²/2 (the descent lemma,
-    Nesterov 2004, lemma 1.2.3; quadratic in λ as in arXiv 2505.06270). With s_i = β_i·η its derivative vanishes for
+    Nesterov 2004, lemma 1.2.3; quadratic in λ as in arXiv 2505.06270). With s_i = β_i·η its derivative is 0 for
 
         L_T:          c = s_T·(c + λb)
         L_T + L_D:    b + c = (s_T + s_D)·(c + λb)
 
-    In conflict, the task loss falls most at the interval's lower end: the least λ at which the KD loss does not rise.
-    Where no curvature was found (s ≤ 0), λ is at the end of the interval to which the first-order term points.
+    In conflict, the task loss decreases most at the lower end of the interval: the smallest λ for which the KD loss
+    does not increase. Without curvature (s ≤ 0), λ is the end of the interval in the direction of the first-order
+    term.
 
     Args:
-        target: the loss whose bound counts, `task` or `sum`.
+        target: the loss to bound, `task` or `sum`.
 
     Raises:
         ValueError: `target` is neither.
@@ -84,5 +85,5 @@ class Taylor2(Rule):
         _, b, c = conditioned(gram)
         s = smoothness[0] if self.target == "task" else smoothness.sum(dim=0)
         inverse = 1 / s.clamp(min=tiny(s) ** 0.5)
-        wanted = (c / b) * (inverse - 1)
-        return Weights.additive(clip_to_feasible(wanted if self.target == "task" else inverse + wanted, gram))
+        optimum = (c / b) * (inverse - 1)
+        return Weights.additive(clip_to_feasible(optimum if self.target == "task" else inverse + optimum, gram))
