@@ -1,0 +1,216 @@
+"""How good labels and teacher are, example by example: what looks wrong after a run, in numbers, in words, as a table.
+
+Pure functions. A report of a run shows, from the `LabelQuality` of a run:
+
+    summary = quality_summary(quality)        JSON values
+    explain_quality(summary)                  two or three sentences
+    quality_table(summary)                    Markdown, a row for each class
+    most_suspicious(quality, 30)              the examples whose labels look wrong most, as dictionaries
+
+The model is that of `balancing.trust`. α and β are those of the run, estimated in the first pass over the data. The
+third view is the finished student: it judges all examples by one definition, and is the best student of the run. It
+has been trained on them, but with weights by trust it has memorised little.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from datasets import Dataset
+from torch import Tensor
+
+from hf_kd_lambda.balancing.trust import Reliabilities, agreement_of, item_trust
+from hf_kd_lambda.losses.base import TeacherBatch
+from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.losses.functional.labels import item_labels
+from hf_kd_lambda.reports.markdown import escaped
+
+FILE = "label_quality.parquet"
+MOST = 0.5  # share of what is found that one class must have to be named
+MORE_THAN_ITS_PART = 1.25  # and how many times its share of the examples that must be
+LIMITS = """\
+This is an estimate. Errors that labels and teacher share look like truth."""
+MEMORISED = """\
+The teacher was fine-tuned on these labels and may have memorised wrong ones, so that more of them may be wrong."""
+
+
+class LabelQuality(NamedTuple):
+    """Trust in label and teacher of each training example, `[examples]` each, in the order of the examples."""
+
+    labels: np.ndarray
+    """Classes; -100 where there is no label."""
+    answers: np.ndarray
+    """The classes that the teacher prefers."""
+    label_trust: np.ndarray
+    """r_L in [0, 1]: the probability that the label is informative, not a guess; 0 where there is no label."""
+    teacher_trust: np.ndarray
+    """r_T in [0, 1]: the probability that the teacher is."""
+    label_reliability: float
+    """α."""
+    teacher_reliability: float
+    """β."""
+    names: Sequence[str]
+    """Of the classes."""
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """`[examples]`: the probability that the label is wrong; 0 where there is none.
+
+        A guess may be right: P(label right) = r_L·(α + (1 − α)/K)/α, by the equations of `balancing.trust`.
+        """
+        by_chance = (1 - self.label_reliability) / len(self.names) / self.label_reliability
+        return np.where(self.labels == IGNORED, 0.0, np.clip(1 - self.label_trust * (1 + by_chance), 0.0, 1.0))
+
+
+def judge_labels(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, reliabilities: Reliabilities, names: Sequence[str]
+) -> LabelQuality:
+    """The trust in label and teacher of each example.
+
+    Args:
+        student_logits: `[examples, classes]`, of the finished student.
+        teacher_logits: of the same shape.
+        labels: `[examples]`, -100 where there is none.
+        reliabilities: of the run.
+        names: of the classes.
+    """
+    agreement = agreement_of(student_logits, TeacherBatch(teacher_logits), item_labels(labels))
+    alpha, beta = reliabilities.label.cpu(), reliabilities.teacher.cpu()
+    trust = item_trust(agreement, alpha, beta)
+    return LabelQuality(
+        labels.numpy(),
+        teacher_logits.argmax(-1).numpy(),
+        trust.label.numpy(),
+        trust.teacher.numpy(),
+        alpha.item(),
+        beta.item(),
+        names,
+    )
+
+
+def quality_summary(quality: LabelQuality) -> dict[str, Any]:
+    """What was found, in numbers: shares in [0, 1], over all examples and for each class.
+
+    Returns:
+        `examples`, `labelled`, `label_reliability`, `teacher_reliability`, `wrong_labels` and `uninformative_teacher`;
+        and `classes`, of which each has `name`, `labelled`, `wrong_labels`, `uninformative_teacher` and `rather`, the
+        class that the teacher most often prefers where a label is more likely wrong than right, or None.
+    """
+    labelled = quality.labels != IGNORED
+    return {
+        "examples": len(quality.labels),
+        "labelled": int(labelled.sum()),
+        "label_reliability": quality.label_reliability,
+        "teacher_reliability": quality.teacher_reliability,
+        "wrong_labels": _mean(quality.wrong[labelled]),
+        "uninformative_teacher": _mean(1 - quality.teacher_trust),
+        "classes": [_class_summary(quality, index) for index in range(len(quality.names))],
+    }
+
+
+def _class_summary(quality: LabelQuality, index: int) -> dict[str, Any]:
+    members = quality.labels == index
+    others = quality.answers[members & (quality.wrong > 0.5) & (quality.answers != index)]
+    return {
+        "name": quality.names[index],
+        "labelled": int(members.sum()),
+        "wrong_labels": _mean(quality.wrong[members]),
+        "uninformative_teacher": _mean(1 - quality.teacher_trust[members]),
+        "rather": quality.names[int(np.bincount(others).argmax())] if len(others) else None,
+    }
+
+
+def explain_quality(summary: Mapping[str, Any], teacher_learned_them: bool = False) -> str:
+    """What was found, in sentences.
+
+    Args:
+        summary: from `quality_summary`.
+        teacher_learned_them: whether the teacher was fine-tuned on these labels.
+    """
+    wrong, uninformative = (
+        f"{_share(summary[key])} of the {of}{_mostly(summary, key, words)}"
+        for key, of, words in (
+            ("wrong_labels", "labels look wrong", "labelled"),
+            ("uninformative_teacher", "examples", "of class"),
+        )
+    )
+    found = f"{wrong[0].upper()}{wrong[1:]}; the teacher is uninformative on {uninformative}."
+    return " ".join([found, MEMORISED, LIMITS] if teacher_learned_them else [found, LIMITS])
+
+
+def _mostly(summary: Mapping[str, Any], key: str, words: str) -> str:
+    """Names the class that most of what is found belongs to, if there is one."""
+    classes, labelled = summary["classes"], max(summary["labelled"], 1)
+    found = [one[key] * one["labelled"] for one in classes]
+    largest = max(range(len(classes)), key=found.__getitem__)
+    share = found[largest] / max(sum(found), 1e-9)
+    is_more = share > MORE_THAN_ITS_PART * classes[largest]["labelled"] / labelled
+    if share < MOST or not is_more or summary[key] < 0.005:
+        return ""
+    return f", most of them {words} {escaped(classes[largest]['name'])}"
+
+
+def quality_table(summary: Mapping[str, Any]) -> str:
+    """A Markdown table with a row for each class."""
+    head = (
+        "| label | examples | look wrong | the teacher rather says | teacher uninformative |\n|---|---:|---:|---|---:|"
+    )
+    rows = (
+        f"| {escaped(one['name'])} | {one['labelled']} | {_percent(one['wrong_labels'])} | "
+        f"{escaped(one['rather'] or '–')} | {_percent(one['uninformative_teacher'])} |"
+        for one in summary["classes"]
+    )
+    return "\n".join([head, *rows])
+
+
+def most_suspicious(quality: LabelQuality, count: int = 30) -> list[dict[str, Any]]:
+    """The labelled examples whose label is most likely wrong, the worst first.
+
+    Returns:
+        `row`, counted from 0, the names of `label` and of the class that the `teacher` prefers, and `label_trust` and
+        `teacher_trust` of each.
+    """
+    worst = np.argsort(-quality.wrong, kind="stable")[:count]
+    return [_example(quality, row) for row in worst.tolist() if quality.labels[row] != IGNORED]
+
+
+def _example(quality: LabelQuality, row: int) -> dict[str, Any]:
+    return {
+        "row": row,
+        "label": quality.names[quality.labels[row]],
+        "teacher": quality.names[quality.answers[row]],
+        "label_trust": float(quality.label_trust[row]),
+        "teacher_trust": float(quality.teacher_trust[row]),
+    }
+
+
+def write_quality(path: Path, quality: LabelQuality, texts: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Write all examples as Parquet: the columns of `most_suspicious`, the label None where there is none.
+
+    Args:
+        path: of the file.
+        quality: of the training examples.
+        texts: further columns, such as the texts themselves.
+    """
+    names = np.array([*quality.names, None], dtype=object)
+    columns = {
+        "row": np.arange(len(quality.labels)),
+        "label": names[np.where(quality.labels == IGNORED, -1, quality.labels)].tolist(),
+        "teacher": names[quality.answers].tolist(),
+        "label_trust": quality.label_trust,
+        "teacher_trust": quality.teacher_trust,
+    }
+    Dataset.from_dict({**columns, **(texts or {})}).to_parquet(path)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else 0.0
+
+
+def _share(value: float) -> str:
+    return "under 1 %" if value < 0.01 else f"about {100 * value:.0f} %"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"

@@ -1,0 +1,119 @@
+"""What is reported of labels and teacher: on planted errors, and number by number."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+
+from hf_kd_lambda.balancing.trust import Reliabilities
+from hf_kd_lambda.reports.label_quality import (
+    LabelQuality,
+    explain_quality,
+    judge_labels,
+    most_suspicious,
+    quality_summary,
+    quality_table,
+    write_quality,
+)
+
+NAMES = ["negative", "neutral", "positive"]
+
+
+def reliabilities(alpha, beta):
+    state = Reliabilities(prior=1e-6)
+    state.sums = torch.tensor([alpha, 1.0, beta, 1.0])
+    return state
+
+
+def small():
+    """Six examples, one without a label; the labels of rows 1 and 4 look wrong, and the teacher of row 2."""
+    return LabelQuality(
+        labels=np.array([0, 0, 1, -100, 2, 2]),
+        answers=np.array([0, 1, 0, 1, 1, 2]),
+        label_trust=np.array([0.9, 0.2, 0.8, 0.0, 0.1, 0.9], dtype=np.float32),
+        teacher_trust=np.array([0.9, 0.8, 0.1, 0.9, 0.8, 0.9], dtype=np.float32),
+        label_reliability=0.58,
+        teacher_reliability=0.73,
+        names=NAMES,
+    )
+
+
+def test_planted_errors_are_found_and_their_share_is_right():
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(3, (3000,), generator=generator)
+    is_wrong = torch.rand(3000, generator=generator) < 0.2
+    labels = torch.where(is_wrong, (truth + 1) % 3, truth)
+    sure = 3 * torch.nn.functional.one_hot(truth, 3)
+    student, teacher = sure + torch.randn(2, 3000, 3, generator=generator)
+    quality = judge_labels(student, teacher, labels, reliabilities(0.7, 0.95), NAMES)
+    # α counts guesses too, of which a third is right: a share of 0.2 is wrong if 0.3 are guesses.
+    assert quality_summary(quality)["wrong_labels"] == pytest.approx(0.2, abs=0.02)
+    found = {one["row"] for one in most_suspicious(quality, 500)}
+    assert is_wrong[sorted(found)].float().mean() > 0.9
+    # By Bayes' rule with the three classes, without the shortcut of `LabelQuality.wrong`.
+    q, p = student.softmax(-1), teacher.softmax(-1)
+    of_label = 0.7 * torch.nn.functional.one_hot(labels, 3) + 0.3 / 3
+    posterior = q * of_label * (0.95 * p + 0.05 / 3)
+    right = (posterior / posterior.sum(-1, keepdim=True)).gather(1, labels.unsqueeze(1)).squeeze(1)
+    np.testing.assert_allclose(quality.wrong, 1 - right.numpy(), atol=1e-5)
+
+
+def test_a_summary_by_hand():
+    summary = quality_summary(small())
+    by_chance = 0.42 / 3 / 0.58
+    wrong = [max(0, 1 - trust * (1 + by_chance)) for trust in (0.9, 0.2, 0.8, 0.1, 0.9)]
+    assert summary["wrong_labels"] == pytest.approx(sum(wrong) / 5)
+    assert summary["uninformative_teacher"] == pytest.approx(1 - 4.4 / 6)
+    assert (summary["examples"], summary["labelled"]) == (6, 5)
+    assert [one["labelled"] for one in summary["classes"]] == [2, 1, 2]
+    assert [one["rather"] for one in summary["classes"]] == ["neutral", None, "neutral"]
+    assert summary["classes"][1]["uninformative_teacher"] == pytest.approx(0.9)
+
+
+def test_words_name_the_class_where_the_teacher_fails():
+    words = explain_quality(quality_summary(small()))
+    assert words.startswith(
+        "About 33 % of the labels look wrong, most of them labelled positive; the teacher is uninformative on about "
+        "27 % of the examples, most of them of class neutral."
+    )
+    assert "memorised" not in words
+    assert "may have memorised" in explain_quality(quality_summary(small()), teacher_learned_them=True)
+
+
+def test_words_name_no_class_where_errors_are_everywhere():
+    even = small()._replace(labels=np.array([0, 1, 2, 0, 1, 2]), teacher_trust=np.full(6, 0.5, dtype=np.float32))
+    assert explain_quality(quality_summary(even)).split(".")[0].endswith("of the examples")
+
+
+def test_the_table_has_a_row_for_each_class_and_no_markup_of_names():
+    table = quality_table(quality_summary(small()._replace(names=["a|b", "<i>", "*"]))).splitlines()
+    assert len(table) == 5
+    assert table[2].startswith("| a\\|b | 2 |")
+
+
+def test_the_worst_labels_come_first_and_unlabelled_examples_never():
+    found = most_suspicious(small(), 10)
+    assert [one["row"] for one in found] == [4, 1, 2, 0, 5]
+    assert found[0] == {
+        "row": 4,
+        "label": "positive",
+        "teacher": "neutral",
+        "label_trust": pytest.approx(0.1),
+        "teacher_trust": pytest.approx(0.8),
+    }
+
+
+def test_labels_that_are_all_missing_are_no_error():
+    summary = quality_summary(small()._replace(labels=np.full(6, -100)))
+    assert (summary["labelled"], summary["wrong_labels"]) == (0, 0.0)
+    assert explain_quality(summary).startswith("Under 1 %")
+
+
+def test_the_file_has_every_example_and_texts_on_request(tmp_path):
+    for texts in (None, {"text": list("abcdef")}):
+        write_quality(tmp_path / "quality.parquet", small(), texts)
+        rows = load_dataset("parquet", data_files=str(tmp_path / "quality.parquet"), cache_dir=str(tmp_path))["train"]
+        assert rows["row"][:] == list(range(6))
+        assert rows["label"][:] == ["negative", "negative", "neutral", None, "positive", "positive"]
+        assert ("text" in rows.column_names) == (texts is not None)
+        np.testing.assert_allclose(rows["teacher_trust"][:], small().teacher_trust)
