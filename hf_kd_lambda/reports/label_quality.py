@@ -26,12 +26,12 @@ from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import item_labels
 from hf_kd_lambda.reports.markdown import escaped
 
-FILE = "label_quality.parquet"
-MOST = 0.5  # share of what is found that one class must have to be named
-MORE_THAN_ITS_PART = 1.25  # and how many times its share of the examples that must be
-LIMITS = """\
+QUALITY_FILE = "label_quality.parquet"
+_MOST = 0.5  # share of what is found that one class must have to be named
+_MORE_THAN_ITS_PART = 1.25  # and how many times its share of the examples that must be
+_LIMITS = """\
 This is an estimate. Errors that labels and teacher share look like truth."""
-MEMORISED = """\
+_MEMORISED = """\
 The teacher was fine-tuned on these labels and may have memorised wrong ones, so that more of them may be wrong."""
 
 
@@ -136,7 +136,7 @@ def explain_quality(summary: Mapping[str, Any], teacher_learned_them: bool = Fal
         )
     )
     found = f"{wrong[0].upper()}{wrong[1:]}; the teacher is uninformative on {uninformative}."
-    return " ".join([found, MEMORISED, LIMITS] if teacher_learned_them else [found, LIMITS])
+    return " ".join([found, _MEMORISED, _LIMITS] if teacher_learned_them else [found, _LIMITS])
 
 
 def _mostly(summary: Mapping[str, Any], key: str, words: str) -> str:
@@ -145,8 +145,8 @@ def _mostly(summary: Mapping[str, Any], key: str, words: str) -> str:
     found = [one[key] * one["labelled"] for one in classes]
     largest = max(range(len(classes)), key=found.__getitem__)
     share = found[largest] / max(sum(found), 1e-9)
-    is_more = share > MORE_THAN_ITS_PART * classes[largest]["labelled"] / labelled
-    if share < MOST or not is_more or summary[key] < 0.005:
+    is_more = share > _MORE_THAN_ITS_PART * classes[largest]["labelled"] / labelled
+    if share < _MOST or not is_more or summary[key] < 0.005:
         return ""
     return f", most of them {words} {escaped(classes[largest]['name'])}"
 
