@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import send_to_device
@@ -13,7 +13,9 @@ from hf_kd_lambda.data.columns import forward_parameters, takes_labels
 from hf_kd_lambda.losses.functional import IGNORED, task_loss
 from hf_kd_lambda.losses.functional.items import count_items
 from hf_kd_lambda.losses.functional.labels import SHIFTED, next_labels, with_labels
+from hf_kd_lambda.losses.functional.spans import logits_of_items
 from hf_kd_lambda.models.causal import is_causal
+from hf_kd_lambda.models.labels import MULTI_LABEL
 from hf_kd_lambda.models.protocol import as_model_output, model_device
 
 logger = logging.get_logger(__name__)
@@ -50,8 +52,11 @@ def check_own_loss(
     few = list(islice(examples, 1 if is_token_level or is_causal(student) else EXAMPLES))
     if not few:
         return
-    batch = _with_labels_of_all_classes(with_labels(collate(few), is_token_level), num_outputs)
-    inputs = {name: batch[name] for name in (forward_parameters(student) & batch.keys()) | {"labels"}}
+    batch = with_labels(collate(few), is_token_level)
+    inputs = {name: batch[name] for name in forward_parameters(student) & batch.keys()}
+    has_sets = cast(Any, student).config.problem_type == MULTI_LABEL
+    inputs["labels"], items = _labels(batch, 2 if has_sets else num_outputs)
+    inputs["labels"] = inputs["labels"].float() if has_sets else inputs["labels"]
     outputs = _outputs(student, send_to_device(inputs, device))
     own = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0] if isinstance(outputs, tuple) else None
     if not isinstance(own, Tensor) or own.dim() > 0:
@@ -63,10 +68,11 @@ def check_own_loss(
             "be left out: set output_router_logits to false in its config, or add router_aux_loss_coef * "
             "outputs.aux_loss in compute_loss_func."
         )
-    labels = batch.get(SHIFTED, batch["labels"]).to(device)
-    if labels.shape != outputs.logits.shape[:-1] or not count_items(labels):
+    items = items.to(device)
+    logits = logits_of_items(outputs.logits, {"labels": items})
+    if items.shape != logits.shape[:-1] or not count_items(items):
         return  # the first step refuses that shape; the mean over no item tells nothing
-    ours = task_loss(outputs.logits, labels, count_items(labels))
+    ours = task_loss(logits, items, count_items(items))
     tolerance = max(ROUNDING, 4 * torch.finfo(outputs.logits.dtype).eps)
     if not torch.isclose(own.float(), ours.float(), rtol=tolerance, atol=1e-7):
         kind = "cross-entropy" if num_outputs > 1 else "the squared error"
@@ -93,12 +99,21 @@ def _outputs(student: nn.Module, inputs: dict[str, Any]) -> Any:
         student.train(was_training)
 
 
-def _with_labels_of_all_classes(batch: dict[str, Any], num_outputs: int) -> dict[str, Any]:
-    """The batch with labels that weights of classes and smoothing would show in; of a causal model, with its own."""
-    if SHIFTED in batch:
-        return {**batch, SHIFTED: next_labels(batch["labels"])}
+def _labels(batch: dict[str, Any], num_classes: int) -> tuple[Tensor, Tensor]:
+    """Labels for the student's `forward`, and the labels of the items of the task loss that are the same.
+
+    Those of a causal model are its own. Others are made, so that weights of classes and smoothing show in the loss:
+    class 0 in the first half, as the mean over equally many labels of all classes is blind to smoothing.
+    """
     labels = batch["labels"]
+    if SHIFTED in batch:
+        return labels, next_labels(labels)
+    if labels.is_floating_point() and labels.dim() > 1:
+        labels = labels[:, 0]  # one class instead of shares
     number = torch.arange(labels.numel(), device=labels.device).reshape(labels.shape)
-    # Class 0 in the first half, as the mean over equally many labels of all classes is blind to smoothing.
-    made = number % num_outputs * (number >= labels.numel() // 2) if num_outputs > 1 else number.float()
-    return {**batch, "labels": torch.where(labels.eq(IGNORED), IGNORED, made) if labels.dim() > 1 else made}
+    if num_classes == 1:
+        return number.float(), number.float()
+    classes = number % num_classes * (number >= labels.numel() // 2)
+    if labels.dim() > 1:  # of tokens, not all of which have a label
+        classes = classes.masked_fill(labels.eq(IGNORED), IGNORED)
+    return classes, classes

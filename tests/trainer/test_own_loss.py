@@ -172,3 +172,26 @@ def test_examples_without_labels_are_given_some(tmp_path):
         check_own_loss(bert(weighted), data, default_data_collator, 3, is_token_level=False)
     missing = examples(8, num_labels=1).remove_columns("labels").add_column("labels", [math.nan] * 8)
     check_own_loss(bert(num_labels=1), missing, default_data_collator, 1, is_token_level=False)
+
+
+def weighted_labels(logits, labels):
+    return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=torch.tensor([1.0, 3.0, 1.0]))
+
+
+def test_several_labels_an_example_and_soft_labels_are_compared_too(tmp_path, caplog):
+    plain = examples(8).remove_columns("labels")
+    data = plain.add_column("labels", [[1.0, 0.0, 1.0]] * 8)
+    student = bert(weighted_labels)
+    student.config.problem_type = teacher_problem = "multi_label_classification"
+    teacher = bert()
+    teacher.config.problem_type = teacher_problem
+    with pytest.raises(ValueError, match="computes a loss of its own"):
+        make_trainer(config(tmp_path), teacher, student, data)
+    usual = bert()
+    usual.config.problem_type = teacher_problem
+    make_trainer(config(tmp_path), teacher, usual, data)
+    soft = plain.add_column("labels", [[0.5, 0.25, 0.25]] * 8)
+    make_trainer(config(tmp_path), bert(), bert(), soft)
+    with pytest.raises(ValueError, match="computes a loss of its own"):
+        make_trainer(config(tmp_path), bert(), bert(weighted), soft)
+    assert "fails on a batch" not in caplog.text
