@@ -79,14 +79,15 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Column of the text, of token-classification a list of words. Default: `text` or the task's; "
-            "`tokens` of token-classification, `question` of question-answering."
+            "`tokens` of token-classification, `question` of question-answering. Of text-generation `text`, or where "
+            "there is none, `prompt` with `completion`, or `messages`."
         },
     )
     text_pair_column: str | None = field(
         default=None,
         metadata={
             "help": "Column of the second text, for sentence pairs. Default: none, or the task's; `context` of "
-            "question-answering."
+            "question-answering. Of text-generation: the completion, where `text_column` is the prompt."
         },
     )
     image_column: str = field(default="image", metadata={"help": "Column of the image."})
@@ -110,7 +111,8 @@ class DataArguments:
         default=128,
         metadata={
             "help": "Longest sequence, in tokens; longer ones are cut. Of text-generation: the length of the blocks "
-            "into which the texts are cut, one joined to the next. Of question-answering: the length of the windows "
+            "into which texts are cut, one joined to the next; completions and messages stay apart. Of "
+            "question-answering: the length of the windows "
             "into which a long context is cut."
         },
     )

@@ -1,6 +1,6 @@
 """Files of examples; what is wrong with one is named by setting, file and row."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,18 @@ def read_file(
     except (DatasetGenerationError, OSError, pa.ArrowException) as error:
         raise ValueError(f"{name} cannot be read: {error.__cause__ or error}") from error
     return Source(rows, name, counted)
+
+
+def columns_of_file(path: str, delimiter: str | None = None) -> Collection[str]:
+    """The columns of a file's first row; none of a file that `read_file` refuses."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in READERS:
+        return ()
+    try:
+        _, row = next(READERS[suffix][0](path, delimiter or ("\t" if suffix == ".tsv" else ",")), (0, {}))
+    except (OSError, RowError, pa.ArrowException):
+        return ()
+    return row.keys()
 
 
 def check_table(source: str, path: str) -> None:

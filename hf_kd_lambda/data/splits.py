@@ -10,7 +10,7 @@ from datasets import Dataset, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetsError
 
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.files import check_table, read_file
+from hf_kd_lambda.data.files import check_table, columns_of_file, read_file
 from hf_kd_lambda.data.sources import ROW, Column, Source, label_column, require_columns
 
 FILE_SPLITS = ("train", "validation", "test")
@@ -29,6 +29,7 @@ def load_splits(
     formats: Sequence[str],
     bundled: Bundled,
     unlabelled_formats: Sequence[str] = (),
+    alternatives: Sequence[Sequence[Column]] = (),
 ) -> dict[str, Source]:
     """The named columns of all splits, with their uniform names; a file replaces the split of a dataset.
 
@@ -40,6 +41,7 @@ def load_splits(
         formats: of files that it reads, by suffix.
         bundled: data of packages by what `dataset` calls them.
         unlabelled_formats: of an `unlabelled_file`.
+        alternatives: other columns; the first that the training examples all have replace `columns` which they lack.
 
     Returns:
         In the order of SPLITS, those that there are; then TRANSFER_SET, without labels. Train is missing where all
@@ -50,6 +52,7 @@ def load_splits(
     """
     _check_apart(columns)
     stored = _stored_splits("dataset", args.dataset, args.dataset_config or args.task, bundled)
+    columns = _chosen([columns, *alternatives], args, stored)
     transfer = _unlabelled(args, columns, unlabelled_formats, bundled)
     sources: dict[str, Source] = {}
     if "train" not in stored and args.train_file is None and transfer is None:
@@ -67,6 +70,19 @@ def load_splits(
             raise ValueError(f"the {name} split is empty.")
     uniform = {name: _uniform(sources[name], columns) for name in SPLITS if name in sources}
     return uniform if transfer is None else uniform | {TRANSFER_SET: transfer}
+
+
+def _chosen(
+    layouts: Sequence[Sequence[Column]], args: DataArguments, stored: Mapping[str, Dataset]
+) -> Sequence[Column]:
+    """The first layout that the training examples have; without any, the first of all, whose columns are missed."""
+    if len(layouts) == 1:
+        return layouts[0]
+    if args.train_file is not None:
+        found = columns_of_file(args.train_file, args.delimiter)
+    else:
+        found = stored["train"].column_names if "train" in stored else ()
+    return next((columns for columns in layouts if {column.name for column in columns} <= set(found)), layouts[0])
 
 
 def _unlabelled(

@@ -13,8 +13,11 @@ from transformers import (
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import resolve_checkpoint
+from hf_kd_lambda.data.columns import token_counts
+from hf_kd_lambda.data.completions import encode_completions
+from hf_kd_lambda.data.lm_texts import load_texts
 from hf_kd_lambda.data.task_data import TaskData
-from hf_kd_lambda.data.text_blocks import cut_blocks, load_texts
+from hf_kd_lambda.data.text_blocks import cut_blocks
 from hf_kd_lambda.tasks.metrics.next_token import next_token_metrics, next_token_predictions
 from hf_kd_lambda.tasks.task import Collator, Metrics
 from hf_kd_lambda.tasks.text_task import TextTask
@@ -48,7 +51,7 @@ class CausalLM(TextTask):
         student: PreTrainedTokenizerBase,
         teacher: PreTrainedTokenizerBase | None,
     ) -> DatasetDict:
-        """See `cut_blocks`.
+        """See `cut_blocks`, or `encode_completions`.
 
         Raises:
             ValueError: the teacher has tokens of its own, so that it does not predict the student's tokens.
@@ -59,15 +62,16 @@ class CausalLM(TextTask):
                 f"({student.name_or_path}, {len(student)}) do not make the same tokens: a language model can only "
                 "teach one of its own tokens. Take a student of the teacher's family, or student_layers."
             )
-        return cut_blocks(data, student, args.max_length)
+        are_texts = data.splits["train"].column_names == ["text"]
+        return (cut_blocks if are_texts else encode_completions)(data, student, args.max_length)
 
     def collator(self, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None) -> Collator:
-        """Pads the shorter blocks, their labels with -100."""
+        """Pads the shorter examples, their labels with -100."""
         return DataCollatorForTokenClassification(student)
 
     def check_inputs(self, who: str, model: PreTrainedModel, processor: Any, examples: Dataset) -> None:
-        """Refuse tokens that a model has no embedding of, and blocks longer than its positions."""
-        tokens, length = len(processor), len(examples[0]["input_ids"])
+        """Refuse tokens that a model has no embedding of, and more of them than its positions."""
+        tokens, length = len(processor), max(token_counts(examples))
         positions = getattr(model.config, "max_position_embeddings", length)
         if tokens > model.config.vocab_size:
             raise ValueError(

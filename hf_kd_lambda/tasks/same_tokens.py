@@ -1,7 +1,7 @@
 """Whether two tokenizers make the same tokens of the same texts, so that one set of inputs serves both models."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from datasets import DatasetDict
@@ -32,7 +32,7 @@ def make_same_tokens(
 
     Args:
         teacher, student: their tokenizers.
-        data: has the texts in `text` and `text_pair`, or in `words`. None for texts of ours alone.
+        data: has the texts in `text` and `text_pair`, in `words`, or in `messages`. None for texts of ours alone.
     """
     if not have_same_vocabulary(teacher, student):
         return False
@@ -63,13 +63,18 @@ def cut_alike(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase
 
 
 def _sample(split: Any) -> Iterator[Texts]:
-    columns = [column for column in ("text", "text_pair", "words") if column in split.column_names]
+    columns = [column for column in ("text", "text_pair", "words", "messages") if column in split.column_names]
     lengths = [len(first) for first in split[columns[0]][:]]
     by_length = sorted(range(len(split)), key=lengths.__getitem__)
     ends = by_length[:5] + by_length[-5:]
     spread = range(0, len(split), max(1, len(split) // SAMPLE))
     chosen = split.select(sorted({*ends, *spread}))
-    return zip(*(chosen[column][:] for column in columns), strict=True)
+    texts = zip(*(chosen[column][:] for column in columns), strict=True)
+    return ((_text_of(*values),) for values in texts) if columns == ["messages"] else texts
+
+
+def _text_of(messages: Sequence[Mapping[str, str]]) -> str:
+    return "\n".join(message["content"] for message in messages)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Texts]) -> list[list[int]]:

@@ -8,8 +8,8 @@ from helpers.tiny_images import image_dataset
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.images import load_image_data
+from hf_kd_lambda.data.lm_texts import load_texts
 from hf_kd_lambda.data.selection import count_unlabelled, held_out_rows, labelled, select_examples
-from hf_kd_lambda.data.text_blocks import load_texts
 from hf_kd_lambda.data.texts import load_task_data
 from hf_kd_lambda.data.words import load_token_data
 

@@ -147,6 +147,28 @@ def text_settings(folder: Path, suffix: str = "txt", **changed: object) -> dict[
     }
 
 
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'][0] }}: {{ message['content'] }}[SEP]{% endfor %}"
+    "{% if add_generation_prompt %}a: {% endif %}"
+)
+
+
+def chat_settings(folder: Path, **changed: object) -> dict[str, object]:
+    """Settings of a job of seconds on conversations: a word that cannot be guessed, and its repetition."""
+    defaults = text_settings(folder)
+    tokenizer = text_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(folder / "pretrained")
+    chats = [
+        [{"role": "user", "content": f"{word} {other}"}, {"role": "assistant", "content": "it is a film"}]
+        for word, other in product(["bad", "best", "good", "great", "worst"], repeat=2)
+    ]
+    path = folder / "chats.jsonl"
+    path.write_text("\n".join(json.dumps({"messages": messages}) for messages in chats * 2))
+    files = dict.fromkeys(("train_file", "validation_file"), str(path))
+    return {**defaults, **files, "teacher_epochs": 3, **changed}
+
+
 def job(settings: dict[str, object]) -> DistillationJob:
     """The job that the command line starts."""
     return DistillationJob(*parse(arguments(settings)))
