@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from hf_kd_lambda.utils.mappings import as_mapping
 
+LabelQualityFile = Literal["none", "rows", "texts"]
 _ARCHITECTURE = '{"model_type": "resnet", "depths": [1, 1], "hidden_sizes": [16, 32]}'
 
 
@@ -83,7 +84,19 @@ class ModelArguments:
         metadata={"help": "Run modelling code that a Hub repository carries: for authors you trust."},
     )
 
+    label_quality: LabelQualityFile = field(
+        default="rows",
+        metadata={
+            "help": "With `lambda_rule: trust` and one label an example, write `label_quality.parquet`: for each "
+            "training example its row, its label, the class that the teacher prefers, and how far both can be "
+            "trusted. It costs one forward pass over the training examples. `texts`: add the texts. `none`: leave it "
+            "out. The file is never pushed."
+        },
+    )
+
     def __post_init__(self) -> None:
+        if self.label_quality not in (known := get_args(LabelQualityFile)):
+            raise ValueError(f"label_quality={self.label_quality!r} must be one of {', '.join(known)}.")
         for name in ("teacher_architecture", "student_architecture"):
             setattr(self, name, as_mapping(getattr(self, name), name, _ARCHITECTURE))
         self.lora = as_mapping(self.lora, "lora", '{"r": 8}')

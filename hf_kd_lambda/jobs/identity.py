@@ -27,6 +27,9 @@ EVALUATION = ["greater_is_better", "eval_strategy", "eval_steps", "save_strategy
 # Settings of DistillationConfig that change where outputs lie, not what they are.
 _CACHING = {"cache_teacher", "teacher_cache_dir"}
 
+# Settings of a job that change what is reported of a run.
+_REPORTING = {"label_quality"}
+
 # Settings that decide the examples alone, whose digest is compared; a run of version 0.1.0 does not name them.
 _IN_EXAMPLES = {"delimiter", "validation_share", "doc_stride", "unlabelled_file", "unlabelled_dataset"}
 
@@ -38,7 +41,8 @@ def settings_of(models: ModelArguments, data: DataArguments, config: Distillatio
     evaluation = EVALUATION if config.load_best_model_at_end else []
     training = {name: getattr(config, name) for name in sorted(own) + OPTIMISATION + evaluation}
     training["precision"] = config.autocast
-    return {**dataclasses.asdict(models), **dataclasses.asdict(data), **training}
+    given = {**dataclasses.asdict(models), **dataclasses.asdict(data)}
+    return {name: value for name, value in given.items() if name not in _REPORTING} | training
 
 
 def student_identity(settings: Mapping[str, Any], num_processes: int, examples: Dataset) -> dict[str, Any]:

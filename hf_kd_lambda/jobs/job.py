@@ -29,10 +29,12 @@ from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 from hf_kd_lambda.losses.class_weights import WeightedTaskLoss
 from hf_kd_lambda.models.labels import warn_if_at_chance
 from hf_kd_lambda.reports.agreement import teacher_agreement
+from hf_kd_lambda.reports.label_quality import QUALITY_FILE, LabelQuality, quality_summary, write_quality
 from hf_kd_lambda.reports.model_card import WITHOUT_LABEL
 from hf_kd_lambda.reports.results import ModelReport
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
 from hf_kd_lambda.trainer.limits import check_saving
 from hf_kd_lambda.trainer.setup import class_weights
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
@@ -160,8 +162,9 @@ class DistillationJob:
         trainer.save_state()
         PartialState().wait_for_everyone()
         reports.append(self._evaluate_student("student with KD", self.folder, teacher_logits))
+        quality = self._judge_labels(trainer)
         if self.config.should_save:
-            self._write_report(reports, trainer.state.log_history)
+            self._write_report(reports, trainer.state.log_history, quality)
             record_run(self.folder, self.student_settings, finished=True)
         if self.repository is not None and PartialState().is_main_process:
             config = self.config
@@ -271,15 +274,39 @@ class DistillationJob:
         report.metrics["teacher_agreement"] = teacher_agreement(logits, teacher_logits)
         return report
 
-    def _write_report(self, reports: list[ModelReport], history: list[dict[str, float]]) -> None:
+    def _judge_labels(self, trainer: DistillationTrainer) -> LabelQuality | None:
+        """How far the labels of the training examples can be trusted; None where it is not asked for or not known."""
+        if self.models.label_quality == "none" or not can_judge(trainer):
+            return None
+        quality, train = label_quality(trainer, cast(list[str], self.data.label_names)), self.data.splits["train"]
+        if self.config.should_save:
+            shown = [name for name in ("text", "text_pair") if self.models.label_quality == "texts"]
+            texts = {name: train[name][:] for name in shown if name in train.column_names}
+            write_quality(self.folder / QUALITY_FILE, quality, texts)
+        return quality
+
+    def _write_report(
+        self, reports: list[ModelReport], history: list[dict[str, float]], quality: LabelQuality | None
+    ) -> None:
         name, split = self.repository or self.folder.resolve().name, self.data.report_split
         world_size = self.config.world_size
         _, chance = self.problem.chance(self.data)
         examples = {name: len(examples) for name, examples in self.tokens.items()}
         if unlabelled := count_unlabelled(self.data.splits["train"]):
             examples[WITHOUT_LABEL] = unlabelled
+        found = None if quality is None else quality_summary(quality)
         card = card_facts(
-            name, self.models, self.data_args, self.settings, split, world_size, reports, history, chance, examples
+            name,
+            self.models,
+            self.data_args,
+            self.settings,
+            split,
+            world_size,
+            reports,
+            history,
+            chance,
+            examples,
+            found,
         )
         write_job_report(self.folder, card, split, self.data_args.task, self.settings)
 

@@ -10,6 +10,7 @@ from hf_kd_lambda.data.bundled import BUNDLED
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.reports.figure import plot_lambda
+from hf_kd_lambda.reports.label_quality import explain_quality
 from hf_kd_lambda.reports.model_card import (
     CARD,
     FIGURE,
@@ -51,12 +52,15 @@ def write_job_report(
         "split": split,
         "examples": dict(card.examples),
         "lambda": lambda_summary(history),
+        **({} if card.label_quality is None else {"label_quality": card.label_quality}),
         "settings": {name: without_folders(value) for name, value in settings.items()},
         "versions": versions(),
     }
     write_results(folder / RESULTS, reports, MAIN_METRIC, figure, facts, card.chance)
     print(f"\nOn the {split} split:\n{results_table(reports, MAIN_METRIC, card.chance)}")
     print(f"\ntraining examples: {training_examples(card.examples)}\n\n{explain_lambda(history)}")
+    if card.label_quality is not None:
+        print(f"\nlabels: {explain_quality(card.label_quality, card.teacher_finetuned)}")
     print(f"\nstudent: {folder}\nmodel card: {folder / CARD}")
     print(f"results: {folder / RESULTS}\nfigure of λ: {figure}")
 
@@ -72,6 +76,7 @@ def card_facts(
     log_history: Sequence[Mapping[str, float]],
     chance: float,
     examples: Mapping[str, int],
+    label_quality: Mapping[str, Any] | None = None,
 ) -> CardFacts:
     """Facts of a finished job for its model card.
 
@@ -85,6 +90,7 @@ def card_facts(
         log_history: the entries of `trainer_state.json`.
         chance: the main metric without knowledge.
         examples: number of examples of each split; as WITHOUT_LABEL, of those of train without a label.
+        label_quality: see `quality_summary`; None where it was not estimated.
     """
     processes = f" --num_processes {num_processes}" if num_processes > 1 else ""
     sources = [data.dataset, data.train_file, data.unlabelled_file, data.unlabelled_dataset]
@@ -104,6 +110,7 @@ def card_facts(
         metrics=reports[-1].metrics,
         log_history=log_history,
         examples=examples,
+        label_quality=label_quality,
         settings={key: plain(value) for key, value in settings.items() if key != "teacher_dir"},
         command=f"accelerate launch{processes} scripts/distill.py student.yaml",
         versions=versions(),

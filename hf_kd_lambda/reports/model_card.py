@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from hf_kd_lambda.reports.label_quality import explain_quality, quality_table
 from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, on_one_line
 from hf_kd_lambda.reports.results import ModelReport, markdown_table
 from hf_kd_lambda.reports.summary import explain_lambda
@@ -87,6 +88,7 @@ class CardFacts:
         metrics: the student's scores.
         log_history: the entries of `trainer_state.json`.
         examples: number of examples of each split; as WITHOUT_LABEL, of those of train without a label.
+        label_quality: see `quality_summary`; None where it was not estimated.
         settings: hyper-parameters, as JSON values.
         command: trains with a file `student.yaml` of these settings.
         versions: of the packages used.
@@ -107,6 +109,7 @@ class CardFacts:
     metrics: Mapping[str, float] = field(default_factory=dict)
     log_history: Sequence[Mapping[str, float]] = ()
     examples: Mapping[str, int] = field(default_factory=dict)
+    label_quality: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     command: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -121,6 +124,7 @@ def model_card(facts: CardFacts) -> ModelCard:
     sections = {
         "Results": _results(facts),
         "λ": _balance(facts),
+        "Labels": _labels(facts),
         "Training": _training(facts),
         "Limits": LIMITATIONS,
         "Citation": CITATION,
@@ -219,6 +223,13 @@ def _balance(facts: CardFacts) -> str:
     figure = f"![λ and what it was computed from, over the steps]({FIGURE})"
     explanation = "\n".join(map(escaped, explain_lambda(facts.log_history).splitlines()))
     return f"{figure}\n\n{explanation}" if facts.log_history else ""
+
+
+def _labels(facts: CardFacts) -> str:
+    if facts.label_quality is None:
+        return ""
+    words = explain_quality(facts.label_quality, facts.teacher_finetuned)
+    return f"Of the training examples: {words}\n\n{quality_table(facts.label_quality)}"
 
 
 def _training(facts: CardFacts) -> str:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, LargeList, List
 
-from hf_kd_lambda.data.columns import TEACHER_LOGITS
+from hf_kd_lambda.data.columns import LABELS, TEACHER_LOGITS
 from hf_kd_lambda.reports.label_quality import LabelQuality, judge_labels
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
@@ -19,7 +19,9 @@ def can_judge(trainer: DistillationTrainer) -> bool:
     examples, state = trainer.train_dataset, trainer.lambda_state
     if state is None or state.trust is None or not isinstance(examples, Dataset):
         return False
-    return TEACHER_LOGITS in examples.column_names and np.ndim(examples[0][TEACHER_LOGITS]) == 1
+    has_sets = any(isinstance(examples.features.get(name), List | LargeList) for name in LABELS)
+    has_logits = TEACHER_LOGITS in examples.column_names and np.ndim(examples[0][TEACHER_LOGITS]) == 1
+    return has_logits and not has_sets
 
 
 def label_quality(trainer: DistillationTrainer, names: Sequence[str]) -> LabelQuality:

@@ -223,6 +223,7 @@ def test_a_repository_that_cannot_be_made_is_refused_before_training(tmp_path, m
 
 def test_only_files_of_the_student_are_pushed(finished):
     (finished / "run.json").write_text('{"finished": true, "settings": {}}')
+    (finished / "label_quality.parquet").touch()
     assert set(student_files(finished)) == STUDENT
     of_language_models = {"generation_config.json", "chat_template.jinja"}
     for name in of_language_models:

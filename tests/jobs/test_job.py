@@ -4,6 +4,7 @@ import json
 import signal
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from helpers.processes import KILLER, run_python
@@ -38,6 +39,23 @@ def test_a_job_leaves_what_a_transformers_user_expects(tmp_path):
     assert student["retained"] == pytest.approx(student["metrics"]["score"] / teacher["metrics"]["score"])
     assert student["parameters"] < teacher["parameters"]
     assert student["latency_ms"] > 0
+
+
+def test_a_run_with_trust_tells_which_labels_look_wrong(tmp_path):
+    given = settings(tmp_path, lambda_rule="trust", label_quality="texts", unlabelled_file=unlabelled_file(tmp_path))
+    run = job(given)
+    assert run.student_settings == job({**given, "label_quality": "none"}).student_settings
+    run.run()
+    out, train = tmp_path / "out", run.data.splits["train"]
+    rows = pd.read_parquet(out / "label_quality.parquet")
+    assert list(rows["text"]) == train["text"][:]
+    assert list(rows["label"].isna()) == [label is None for label in train["label"][:]]
+    found = json.loads((out / "results.json").read_text())["label_quality"]
+    assert (found["examples"], found["labelled"], len(found["classes"])) == (96, 72, 3)
+    assert found["uninformative_teacher"] == pytest.approx(1 - rows["teacher_trust"].mean(), abs=1e-5)
+    card = (out / "README.md").read_text()
+    assert "of the labels look wrong" in card
+    assert "The teacher was fine-tuned on these labels" in card
 
 
 def unlabelled_file(folder):

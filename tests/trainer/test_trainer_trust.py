@@ -23,6 +23,7 @@ from hf_kd_lambda.balancing.teacher_signal import TeacherSignal, count_signal
 from hf_kd_lambda.balancing.trust import Reliabilities, agreement_of
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional.labels import item_labels
+from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
 
 TRUST = {"lambda_rule": "trust", "gram_decay": 0.0, "lambda_max_change": 100.0}
 
@@ -112,6 +113,34 @@ def test_wrong_labels_and_a_wrong_teacher_get_little_weight(tmp_path):
     trainer = train(args, teacher, student, data)
     state = trainer.lambda_state.trust
     assert state.label < 0.8 < state.teacher
+
+
+def test_the_finished_student_judges_every_example(tmp_path):
+    teacher, student = models()
+    data = examples()
+    args = config(tmp_path / "run", **TRUST, cache_teacher=True, teacher_cache_dir=str(tmp_path))
+    trainer = train(args, teacher, student, data)
+    assert can_judge(trainer)
+    found = label_quality(trainer, ["a", "b", "c"])
+    (batch,) = batches(data, len(data))
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    with torch.no_grad():
+        logits, soft = trainer.model.eval()(**inputs).logits, teacher(**inputs).logits
+    state = trainer.lambda_state.trust
+    expected = state.trust(agreement_of(logits, TeacherBatch(soft), item_labels(batch["labels"])))
+    torch.testing.assert_close(torch.from_numpy(found.label_trust), expected.label, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(found.teacher_trust), expected.teacher, rtol=1e-4, atol=1e-5)
+    assert found.labels.tolist() == batch["labels"].tolist()
+    assert found.answers.tolist() == soft.argmax(-1).tolist()
+    assert found.label_reliability == state.label.item()
+
+
+def test_other_rules_and_examples_without_logits_are_not_judged(tmp_path):
+    teacher, student = models()
+    of_evidence = {"lambda_rule": "evidence", "cache_teacher": True, "teacher_cache_dir": str(tmp_path)}
+    for settings in (of_evidence, {**TRUST, "cache_teacher": False}):
+        args = config(tmp_path / "run", **settings, max_steps=1)
+        assert not can_judge(train(args, teacher, copy.deepcopy(student), examples()))
 
 
 @pytest.mark.parametrize(
