@@ -9,7 +9,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from transformers.utils import logging
 
-from hf_kd_lambda.jobs.errors import disk_full_message, is_disk_full
+from hf_kd_lambda.jobs.disk_space import disk_full_message, is_disk_full
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse
 from hf_kd_lambda.utils.hardware import hardware, use_usable_cores
@@ -42,7 +42,8 @@ def main(argv: Sequence[str]) -> None:
         job.run()
     except Exception as error:
         if is_disk_full(error):
-            raise OSError(disk_full_message(job.folder, resuming(argv))) from error
+            folders = [job.folder, job.teacher_folder]
+            raise OSError(disk_full_message(folders, job.space, resuming(argv))) from error
         raise
 
 

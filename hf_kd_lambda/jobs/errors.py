@@ -1,24 +1,17 @@
 """How a command ends when something goes wrong: one line that says what, and what to do."""
 
-import errno
-import os
-import shutil
 import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 LONGEST = 1000  # characters of a message
 INTERRUPTED = "interrupted; rerun the same command to start again, or to resume from its last checkpoint."
 EXPECTED = (ValueError, OSError, ModuleNotFoundError)
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-# What safetensors and torch.save raise is neither an OSError nor has its number.
-_DISK_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "inline_container")
 
 
 class TrainingStoppedError(Exception):
@@ -75,9 +68,13 @@ def one_line(error: Exception) -> str:
     """The message of an error, on one line of bounded length."""
     if isinstance(error, (*EXPECTED, PushError)):
         return shortened(str(error) or type(error).__name__)
-    with tempfile.NamedTemporaryFile("w", prefix="hf-kd-lambda-", suffix=".txt", delete=False) as file:
-        traceback.print_exception(error, file=file)
-    return f"{shortened(f'{type(error).__name__}: {error}')} (unexpected; the traceback is in {file.name})"
+    message = shortened(f"{type(error).__name__}: {error}")
+    try:
+        with tempfile.NamedTemporaryFile("w", prefix="hf-kd-lambda-", suffix=".txt", delete=False) as file:
+            traceback.print_exception(error, file=file)
+    except OSError:  # such as where the disk is full
+        return f"{message} (unexpected; --traceback prints the traceback)"
+    return f"{message} (unexpected; the traceback is in {file.name})"
 
 
 def shortened(text: str) -> str:
@@ -87,34 +84,3 @@ def shortened(text: str) -> str:
         return text
     head, tail = LONGEST * 2 // 3, LONGEST // 3 - len(" … ")
     return f"{text[:head]} … {text[-tail:]}"
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is a write that found no space."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            return True
-        if any(text in str(error) for text in _DISK_FULL_TEXTS):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def disk_full_message(folder: Path, command: str) -> str:
-    """What to do about a full disk: names the folder, the space that a checkpoint takes, and the command that resumes.
-
-    Args:
-        folder: that was written to.
-        command: resumes the run.
-    """
-    sizes = [_size(checkpoint) for checkpoint in folder.glob("checkpoint-*")]
-    needed = f", and a checkpoint takes {max(sizes) / 1e6:.0f} MB or more" if sizes else ""
-    free = shutil.disk_usage(folder).free / 1e6
-    return (
-        f"no space left to write to {folder}: {free:.0f} MB are free{needed}. Free some space or lower "
-        f"save_total_limit; this resumes the run: {command}"
-    )
-
-
-def _size(folder: Path) -> int:
-    return sum(os.path.getsize(path) for path in folder.rglob("*") if path.is_file())

@@ -18,6 +18,7 @@ from hf_kd_lambda.data.selection import count_unlabelled, labelled
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.checks import check_folders, check_labels, check_settings, check_tokens, check_trainer
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
+from hf_kd_lambda.jobs.disk_space import check_space
 from hf_kd_lambda.jobs.evaluate import evaluate_model
 from hf_kd_lambda.jobs.finetune import finetune, train_on
 from hf_kd_lambda.jobs.hub import make_repository, push_student, repository_of
@@ -71,6 +72,7 @@ class DistillationJob:
             self.data = self.problem.load_data(data, config.seed if config.data_seed is None else config.data_seed)
         self.loader = ModelLoader(models, self.problem, data.problem, self.data, data.max_length)
         self.settings = settings_of(models, data, self.config)
+        self.space: int | None = None  # bytes on the disk, once `check` has estimated them
 
     @cached_property
     def tokens(self) -> DatasetDict:
@@ -121,6 +123,7 @@ class DistillationJob:
         trainer = self.make_trainer(teacher, student)
         check_saving(trainer.accelerator)
         check_trainer(trainer)
+        self.space = check_space(self.folder, trainer)
         if self.repository is not None and PartialState().is_main_process:
             self.repository = make_repository(self.repository, self.config.hub_private_repo)
         PartialState().wait_for_everyone()

@@ -1,0 +1,121 @@
+"""The space that a run takes on the disk: estimated before training, and what to say when there is none left."""
+
+import errno
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from transformers import Trainer
+from transformers.trainer_utils import SaveStrategy, unwrap_peft_model
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# What safetensors and torch.save raise is neither an OSError nor has its number.
+_DISK_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "inline_container")
+
+
+def check_space(folder: Path, trainer: Trainer) -> int:
+    """Refuse a disk without room for one checkpoint, and warn of one without room for all.
+
+    Args:
+        folder: the output_dir; what an earlier start of the run has written there counts as free.
+        trainer: with its optimizer.
+
+    Returns:
+        Bytes that the run takes: the finished student, and the checkpoints that are kept.
+
+    Raises:
+        ValueError: names the folder, the space needed and the space that is free.
+    """
+    student, optimizer = weights_size(trainer.model), optimizer_size(trainer.optimizer)
+    kept = checkpoints_kept(trainer)
+    needed = student + kept * (student + optimizer)
+    free = shutil.disk_usage(folder).free + _size_of_run(folder)
+    if free < student + min(kept, 1) * (student + optimizer):
+        raise ValueError(
+            f"output_dir={str(folder)!r} has {_mb(free)} free, and the student takes about {_mb(student)}, a "
+            f"checkpoint about {_mb(student + optimizer)}: free some space, or choose another output_dir."
+        )
+    if free < needed:
+        logger.warning(
+            f"output_dir={str(folder)!r} has {_mb(free)} free, and {kept} checkpoints of about "
+            f"{_mb(student + optimizer)} and the student take {_mb(needed)}: set save_total_limit, or free some space."
+        )
+    return needed
+
+
+def weights_size(model: nn.Module) -> int:
+    """Bytes of the weights that are saved, of a model with adapters these alone."""
+    adapters = unwrap_peft_model(model) is not model
+    return _bytes(parameter for parameter in model.parameters() if parameter.requires_grad or not adapters)
+
+
+def optimizer_size(optimizer: Optimizer) -> int:
+    """Bytes of an optimizer's state: two moments in Adam and its like, one with momentum, else none."""
+    moments = 2 if "betas" in optimizer.defaults else 1 if optimizer.defaults.get("momentum") else 0
+    return moments * _bytes(parameter for group in optimizer.param_groups for parameter in group["params"])
+
+
+def checkpoints_kept(trainer: Trainer) -> int:
+    """The most checkpoints that lie in the folder at once: one more than the limit, as the oldest is removed last."""
+    args: Any = trainer.args
+    steps = args.max_steps
+    if steps < 0:
+        steps = math.ceil(
+            args.num_train_epochs * len(trainer.get_train_dataloader()) / args.gradient_accumulation_steps
+        )
+    every = args.save_steps * steps if args.save_steps < 1 else args.save_steps
+    saved = {
+        SaveStrategy.NO: 0,
+        SaveStrategy.EPOCH: math.ceil(args.num_train_epochs),
+        SaveStrategy.STEPS: math.ceil(steps / every),
+        SaveStrategy.BEST: 1,
+    }[args.save_strategy]
+    return saved if args.save_total_limit is None else min(saved, args.save_total_limit + 1)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is a write that found no space."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return True
+        if any(text in str(error) for text in _DISK_FULL_TEXTS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def disk_full_message(folders: Sequence[Path], needed: int | None, command: str) -> str:
+    """What to do about a full disk: names the folder, the space needed, and the command that resumes.
+
+    Args:
+        folders: that were written to; the one on the fullest disk is named.
+        needed: bytes that the run takes, if they are known.
+        command: resumes the run.
+    """
+    present = [folder for folder in folders if folder.is_dir()]
+    folder = min(present, key=lambda folder: shutil.disk_usage(folder).free)
+    takes = "" if needed is None else f", and the run takes about {_mb(needed)} in all"
+    return (
+        f"no space left to write to {folder}: {_mb(shutil.disk_usage(folder).free)} are free{takes}. Free some space "
+        f"or lower save_total_limit; this resumes the run: {command}"
+    )
+
+
+def _bytes(parameters: Any) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+
+
+def _size_of_run(folder: Path) -> int:
+    """Bytes of a student and its checkpoints, without what else lies in sub-folders."""
+    return sum(path.stat().st_size for path in [*folder.glob("*"), *folder.glob("checkpoint-*/*")] if path.is_file())
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
