@@ -1,4 +1,4 @@
-"""The teacher's outputs for a batch: computed now, or read from a cache.
+"""The teacher's outputs for a batch: computed by a forward, or read from the cache.
 
 May import utils, losses, models and data.
 """

@@ -1,4 +1,4 @@
-"""What the teacher says of each example, computed once for all epochs, and for later runs that ask the same."""
+"""Cache of the teacher's outputs: computed once, reused in all epochs and in later runs."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,32 +17,32 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from hf_kd_lambda.data.columns import LABELS, TEACHER_INPUTS_DIGEST, TEACHER_PREFIX, token_counts
-from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows, keep_outputs, load_outputs
+from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows, load_outputs, save_outputs
 from hf_kd_lambda.teacher.row_digest import row_digests
 from hf_kd_lambda.utils.fingerprint import batch_digest, examples_digest, fingerprint
 
 logger = logging.get_logger(__name__)
 
 DEFAULT_FOLDER = Path(HF_HOME) / "hf_kd_lambda"
-_PROBED = 16  # examples of each kind that are put into a batch twice
+_PROBED = 16  # number of first, longest and spread examples each that are collated twice
 OTHER_ROWS = "data_collator sorts, drops, merges or changes rows"
 
 
 @dataclass(frozen=True)
 class TeacherCache:
-    """Adds what a teacher says to examples, as further columns.
+    """Adds the teacher's outputs to examples, as new columns.
 
-    Every rank computes a share of the batches. Batches are of examples of like length, the longest first: hardly
-    anything is padded, and memory runs out at once or never.
+    Every rank computes a share of the batches. Batches are length-grouped, the longest first: there is little padding,
+    and an out-of-memory error occurs in the first batch or never.
 
     Args:
-        folder: of the files; each node keeps its own where they share no disk.
-        identity: of the teacher, of what is kept of its outputs, and in which precision.
-        collate: from examples to a batch.
-        predict: from a batch to its examples' outputs.
-        batch_size: examples of the greatest length in a batch; of shorter ones there are more.
-        accelerator: of the run.
-        progress: show a bar.
+        folder: cache folder. Every node writes its own files if the nodes share no disk.
+        identity: identifies the teacher, which of its outputs are cached, and their precision.
+        collate: maps examples to a batch.
+        predict: maps a batch to the outputs of its examples.
+        batch_size: batch size for the longest examples; batches of shorter examples are larger.
+        accelerator: the run's accelerator.
+        progress: show a progress bar.
     """
 
     folder: Path
@@ -54,13 +54,12 @@ class TeacherCache:
     progress: bool = True
 
     def add_to(self, examples: Any) -> Dataset:
-        """The examples with the teacher's outputs, memory-mapped; computed first where none are kept.
+        """The examples with the teacher's outputs, memory-mapped; computes and caches them first if necessary.
 
         All ranks must call this together.
 
         Raises:
-            CacheUnavailableError: the examples are not the same each time they are read, or the outputs cannot be
-                written.
+            CacheUnavailableError: the examples change between reads, or the outputs cannot be written.
         """
         first_batch = self._check_repeatable(examples)
         inputs = examples_digest(examples, set(examples.column_names) - set(LABELS))
@@ -71,32 +70,34 @@ class TeacherCache:
             reason = self._compute(name, examples)
             outputs = self._load(name, len(examples))
         if outputs is None:
-            raise CacheUnavailableError(f"teacher_cache_dir={str(self.folder)!r} cannot keep them ({reason})")
-        return _beside(examples, outputs)
+            raise CacheUnavailableError(
+                f"the outputs cannot be saved in teacher_cache_dir={str(self.folder)!r} ({reason})"
+            )
+        return _joined(examples, outputs)
 
     def _check_repeatable(self, examples: Any) -> str:
-        """Refuse examples that are another batch each time; return a fingerprint of their first batch."""
+        """Check that the same examples give the same batch twice; return the fingerprint of a probe batch."""
         if not isinstance(examples, Dataset):
-            raise CacheUnavailableError(f"{type(examples).__name__} is no datasets.Dataset")
+            raise CacheUnavailableError(f"{type(examples).__name__} is not a datasets.Dataset")
         if examples.format["type"] == "custom":
-            raise CacheUnavailableError("they are transformed on the fly, maybe at random")
+            raise CacheUnavailableError("they are transformed on the fly, possibly at random")
         probes = self._probes(examples)
         batches = [self.collate([examples[row] for row in probes]) for _ in range(2)]
         digests = {batch_digest(_tensors_but_labels(batch)) for batch in batches}
         if len(digests) > 1:
-            raise CacheUnavailableError("they are augmented at random: the same examples give another batch each time")
+            raise CacheUnavailableError("they are augmented at random: the same examples gave two different batches")
         self._check_rows(batches[0], [examples[row] for row in probes])
         return digests.pop()
 
     def _probes(self, examples: Dataset) -> list[int]:
-        """Indices of examples that are put into a batch twice: the first, the longest, and some in between."""
+        """Indices of the examples to collate twice: the first, the longest, and evenly spread ones."""
         lengths = token_counts(examples, (f"{TEACHER_PREFIX}input_ids", "input_ids"))
         longest = sorted(range(len(lengths)), key=lengths.__getitem__)[-_PROBED:]
         spread = range(0, len(lengths), max(len(lengths) // _PROBED, 1))
         return sorted({*range(min(_PROBED, len(lengths))), *longest, *spread})
 
     def _check_rows(self, batch: Mapping[str, Any], examples: list[Any]) -> list[bytes]:
-        """Refuse a collator whose row i is not example i; return the digests of the rows."""
+        """Check that row i of the batch is example i; return the digests of the rows."""
         digests = row_digests(batch)
         alone = [digest for example in examples for digest in row_digests(self.collate([example]))]
         if digests != alone:
@@ -104,55 +105,55 @@ class TeacherCache:
         return digests
 
     def _load(self, name: str, examples: int) -> Dataset | None:
-        """What all ranks find, or None."""
+        """The cached outputs if all ranks find them, else None."""
         outputs = load_outputs(self.folder, name, examples)
         found = torch.tensor([outputs is not None], dtype=torch.uint8, device=self.accelerator.device)
         return outputs if self.accelerator.gather(found).all() else None
 
     def _compute(self, name: str, examples: Dataset) -> str:
-        """Compute the outputs and keep them; return why that may have failed."""
+        """Compute and cache the outputs; return the reason to report if loading them fails."""
         lengths = token_counts(examples, (f"{TEACHER_PREFIX}input_ids", "input_ids"))
         batches = plan_batches(lengths, self.batch_size * max(lengths))
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
         share = batches[rank::ranks]
         rounds = -(-len(batches) // ranks)
-        share += batches[:1] * (rounds - len(share))  # a rank that is done still takes part in the last exchange
-        # With a generator of its own, since it would draw a number from that of training.
+        share += batches[:1] * (rounds - len(share))  # every rank takes part in the last gather
+        # With its own generator, so that it does not advance the global one, which training uses.
         loader = DataLoader(examples, batch_sampler=share, collate_fn=self._collate, generator=torch.Generator())
         shows = self.progress and self.accelerator.is_local_main_process
         bar = tqdm(loader, desc="Teacher's outputs", disable=not shows)
         outputs = (rows for batch, digests in bar for rows in gather_object([self._rows(batch, digests)]))
-        reason = "nodes that share no disk"
+        reason = "the nodes share no disk"
         if self.accelerator.is_local_main_process:
             try:
-                keep_outputs(self.folder, name, batches, _require_rows(outputs), lengths)
+                save_outputs(self.folder, name, batches, _require_rows(outputs), lengths)
             except (OSError, CacheUnavailableError) as error:
                 reason = str(error)
-        for _ in outputs if ranks > 1 else ():  # the others wait for this one's share, whether or not it keeps theirs
+        for _ in outputs if ranks > 1 else ():  # take part in all gathers, even if writing failed
             pass
         self.accelerator.wait_for_everyone()
         return reason
 
     def _collate(self, examples: list[Any]) -> tuple[dict[str, Any], list[bytes]]:
-        """A batch and the digests of its rows; none where its rows are not the examples."""
+        """A batch and the digests of its rows; no digests if its rows are not the examples."""
         batch = self.collate(examples)
         try:
             return batch, self._check_rows(batch, examples)
         except CacheUnavailableError:
-            return batch, []  # not raised here, since all ranks go on to the end together
+            return batch, []  # not raised here, because all ranks must take part in all gathers
 
     def _rows(self, batch: dict[str, Any], digests: list[bytes]) -> Rows:
-        """The columns of a batch; none where its rows are not the examples."""
+        """The output columns of a batch; none if its rows are not the examples."""
         if not digests:
             return {}
         return self.predict(batch) | {TEACHER_INPUTS_DIGEST: [*digests]}
 
 
 def _require_rows(outputs: Iterable[Rows]) -> Iterator[Rows]:
-    """The rows of each batch.
+    """The rows of every batch.
 
     Raises:
-        CacheUnavailableError: a batch has none.
+        CacheUnavailableError: a batch has no rows.
     """
     for rows in outputs:
         if not rows:
@@ -161,7 +162,7 @@ def _require_rows(outputs: Iterable[Rows]) -> Iterator[Rows]:
 
 
 def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Indices of examples in batches of at most so many tokens, padding included; one alone may be longer."""
+    """Indices of examples in batches of at most `batch_tokens` tokens with padding; a single example may be longer."""
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):
         if not batches or (len(batches[-1]) + 1) * lengths[batches[-1][0]] > batch_tokens:
@@ -174,10 +175,10 @@ def _tensors_but_labels(batch: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in batch.items() if isinstance(value, Tensor) and name not in LABELS}
 
 
-def _beside(examples: Dataset, outputs: Dataset) -> Dataset:
-    """The examples and what they lack of the outputs, in the examples' own format."""
+def _joined(examples: Dataset, outputs: Dataset) -> Dataset:
+    """The examples with the output columns that they do not have yet, in the examples' format."""
     outputs = outputs.remove_columns([name for name in outputs.column_names if name in examples.column_names])
     joined = concatenate_datasets([examples.with_format(None), outputs], axis=1)
-    given = examples.format
-    columns = [*given["columns"], *outputs.column_names]
-    return joined.with_format(given["type"], columns, given["output_all_columns"], **given["format_kwargs"])
+    style = examples.format
+    columns = [*style["columns"], *outputs.column_names]
+    return joined.with_format(style["type"], columns, style["output_all_columns"], **style["format_kwargs"])

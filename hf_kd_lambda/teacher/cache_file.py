@@ -1,4 +1,4 @@
-"""A teacher's outputs on disk: one memory-mapped Arrow file for each fingerprint, whole or not there."""
+"""The teacher's outputs on disk: one memory-mapped Arrow file per fingerprint, written atomically."""
 
 import json
 import os
@@ -20,23 +20,23 @@ from hf_kd_lambda.utils.fingerprint import file_digest
 logger = logging.get_logger(__name__)
 
 Rows = dict[str, list[Tensor | bytes]]
-"""Of each column one row an example: a tensor, of one shape or `[tokens, ...]`, or bytes of its tokens."""
+"""Columns by name, with one row per example: a tensor of fixed shape or `[tokens, ...]`, or bytes."""
 
 _DATA, _RECORD = "outputs.arrow", "outputs.json"
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 1000, 2**27
 
 
 class CacheUnavailableError(Exception):
-    """The teacher's outputs cannot be kept; the message is the reason."""
+    """The teacher's outputs cannot be cached; the message is the reason."""
 
 
 def load_outputs(folder: Path, name: str, examples: int) -> Dataset | None:
-    """The outputs kept under this name, memory-mapped, in the order of the examples; None if there are no whole ones.
+    """The cached outputs of this name, memory-mapped, in the order of the examples; None if missing or corrupt.
 
     Args:
-        folder: of all such files.
-        name: a fingerprint of all that decides the outputs.
-        examples: their number.
+        folder: cache folder.
+        name: fingerprint of everything that determines the outputs.
+        examples: number of examples.
     """
     entry = folder / name
     if not entry.exists():
@@ -45,26 +45,26 @@ def load_outputs(folder: Path, name: str, examples: int) -> Dataset | None:
         record = json.loads((entry / _RECORD).read_text())
         if record["examples"] == examples and record["sha256"] == file_digest(entry / _DATA):
             return Dataset.from_file(str(entry / _DATA))
-    logger.warning(f"{entry} is torn or not ours: what the teacher says is computed anew.")
+    logger.warning(f"{entry} is corrupt; recomputing teacher outputs.")
     return None
 
 
-def keep_outputs(
+def save_outputs(
     folder: Path, name: str, batches: Sequence[Sequence[int]], outputs: Iterable[Rows], lengths: Sequence[int]
 ) -> None:
-    """Write outputs to where `load_outputs` finds them, in one step and in the order of the examples.
+    """Write outputs for `load_outputs`, atomically and in the order of the examples.
 
-    Of two processes that write the same, the first to end provides it to both.
+    If two processes write the same name, both use the file of the process that finishes first.
 
     Args:
         folder, name: as in `load_outputs`.
-        batches: the indices of the examples, batch by batch.
-        outputs: of each batch.
-        lengths: of all examples, in tokens.
+        batches: indices of the examples in every batch.
+        outputs: outputs of every batch.
+        lengths: number of tokens of every example.
 
     Raises:
-        CacheUnavailableError: the disk has no room for them.
-        OSError: the folder cannot be written to.
+        CacheUnavailableError: there is not enough disk space.
+        OSError: the folder is not writable.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{name}.", dir=folder, ignore_cleanup_errors=True) as scratch:
@@ -76,26 +76,26 @@ def keep_outputs(
         (entry / _RECORD).write_text(json.dumps(record) + "\n")
         try:
             os.rename(entry, folder / name)
-        except OSError:  # not empty: another process was faster, or what lies there is torn
+        except OSError:  # not empty: another process was faster, or the entry is corrupt
             if load_outputs(folder, name, len(order)) is None:
-                os.rename(folder / name, Path(scratch) / "torn")
+                os.rename(folder / name, Path(scratch) / "corrupt")
                 os.rename(entry, folder / name)
 
 
 def _write_computed(
     path: Path, batches: Sequence[Sequence[int]], outputs: Iterable[Rows], lengths: Sequence[int]
 ) -> list[int]:
-    """Write the outputs as they come; return, for each example, in which row it is."""
+    """Write the outputs in the order of the batches; return the row of every example."""
     with ArrowWriter(path=str(path)) as writer:
         for index, (_, rows) in enumerate(zip(batches, outputs, strict=False)):
             if index == 0:
-                _state_size(path.parent.parent, rows, lengths)
-            writer.write_batch({column: [_as_written(row) for row in values] for column, values in rows.items()})
+                _check_space(path.parent.parent, rows, lengths)
+            writer.write_batch({column: [_to_arrow(row) for row in values] for column, values in rows.items()})
         writer.finalize()
     return torch.tensor([index for batch in batches for index in batch]).argsort().tolist()
 
 
-def _as_written(row: Tensor | bytes) -> np.ndarray | bytes:
+def _to_arrow(row: Tensor | bytes) -> np.ndarray | bytes:
     return row.numpy() if isinstance(row, Tensor) else row
 
 
@@ -107,14 +107,17 @@ def _write_ordered(path: Path, computed: Dataset, order: Sequence[int]) -> None:
         writer.finalize()
 
 
-def _state_size(folder: Path, rows: Rows, lengths: Sequence[int]) -> None:
-    """Say what will be kept, from the outputs of the first batch, and refuse what the disk has no room for."""
+def _check_space(folder: Path, rows: Rows, lengths: Sequence[int]) -> None:
+    """Log the size of the cache, estimated from the first batch, and check that the disk has enough space."""
     size = 0.0
     for values in rows.values():
-        first = values[0]  # the longest example's
-        of_example = isinstance(first, Tensor) and first.dim() < 2
-        bytes_of_first = first.nbytes if isinstance(first, Tensor) else len(first)
-        size += bytes_of_first * (len(lengths) if of_example else sum(lengths) / max(lengths))
-    logger.warning(f"keeping {', '.join(rows)} of {len(lengths)} examples in {folder}: {size / 1e6:.1f} MB")
-    if 2 * size > shutil.disk_usage(folder).free:  # twice: as computed, and in the examples' order
-        raise CacheUnavailableError(f"writing them takes {2 * size / 1e6:.0f} MB, more than the disk has free")
+        longest = values[0]  # batches start with the longest example
+        per_example = isinstance(longest, Tensor) and longest.dim() < 2
+        nbytes = longest.nbytes if isinstance(longest, Tensor) else len(longest)
+        size += nbytes * (len(lengths) if per_example else sum(lengths) / max(lengths))
+    logger.warning(f"caching {', '.join(rows)} of {len(lengths)} examples in {folder}: {size / 1e6:.1f} MB")
+    free = shutil.disk_usage(folder).free
+    if 2 * size > free:  # two copies: in the order of the batches, and in that of the examples
+        raise CacheUnavailableError(
+            f"writing them needs {2 * size / 1e6:.0f} MB, but the disk has {free / 1e6:.0f} MB free"
+        )

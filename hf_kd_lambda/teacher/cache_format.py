@@ -1,4 +1,4 @@
-"""Which of the teacher's outputs are cached for each example: all logits, or the largest of them; hidden states."""
+"""Which teacher outputs are cached per example: all logits or the top k, and hidden states."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,20 +17,19 @@ HALF = torch.finfo(torch.half)
 
 @dataclass(frozen=True)
 class CacheFormat:
-    """What is cached for an example, and how a batch is made of it.
+    """Converts teacher outputs to cached columns, and batches of these columns back to outputs.
 
-    All logits are cached in fp32, in the column `teacher_logits`: training on them is training on the teacher itself.
-    The rest is cached in fp16, which changes λ by about 1e-3; and as one safetensors an example in `teacher_outputs`,
-    since Arrow's lists are slow to read.
+    All logits are cached in fp32 in the column `teacher_logits`, so training with them equals training with the
+    teacher. Other outputs are cached in fp16, which changes λ by about 1e-3. They are stored as one safetensors blob
+    per example in `teacher_outputs`, because Arrow lists are slow to read.
 
-    A token with 32,000 logits takes 128 kB, with the 64 largest of them 384 bytes.
+    32,000 logits of a token take 128 kB, its top 64 take 384 bytes.
 
     Args:
-        hidden_states: for each of the teacher's hidden states, whether it is cached; values beyond the range of fp16
-            become its largest.
-        top_logits: how many of each token's largest logits are cached, as log-probabilities; None for all logits.
-        temperature: T at which they are log-probabilities.
-        classes: number of the teacher's outputs; needed with `top_logits`.
+        hidden_states: for every hidden state of the teacher, whether it is cached. Values are clamped to fp16's range.
+        top_logits: number k of largest logits to cache per token, as log-probabilities; None for all logits.
+        temperature: T of these log-probabilities.
+        classes: number of teacher outputs; needed with `top_logits`.
     """
 
     hidden_states: tuple[bool, ...] = ()
@@ -39,7 +38,7 @@ class CacheFormat:
     classes: int = field(default=0, repr=False, compare=False)
 
     def __str__(self) -> str:
-        """A part of the name of each cache file, which must not change."""
+        """A part of the fingerprint of every cache file. Never change it: existing caches would become invalid."""
         return (
             f"KeptOutputs(hidden_states={self.hidden_states}, top_logits={self.top_logits}, "
             f"temperature={self.temperature})"
@@ -53,12 +52,12 @@ class CacheFormat:
         return (TEACHER_LOGITS, TEACHER_OUTPUTS) if any(self.hidden_states) else (TEACHER_LOGITS,)
 
     def rows(self, outputs: TeacherBatch, attention_mask: Tensor | None) -> Rows:
-        """The rows of each column, one for each example, without its padding.
+        """The columns to cache: one row per example, without padding.
 
         Args:
-            outputs: all logits `[examples, (length,) classes]`, and `hidden_states`, for tokens
-                `[examples, length, hidden]`.
-            attention_mask: `[examples, length]`, 0 at padding; None where there is none.
+            outputs: all logits `[examples, (length,) classes]`, and `hidden_states`, `[examples, length, hidden]` for
+                tokens.
+            attention_mask: `[examples, length]`, 0 at padding; None without padding.
         """
         tensors = {
             f"hidden_states.{index}": outputs.inner["hidden_states"][index].clamp(HALF.min, HALF.max).half()
@@ -80,7 +79,7 @@ class CacheFormat:
         return columns
 
     def batch(self, columns: Mapping[str, Any]) -> TeacherBatch:
-        """The teacher's outputs, from the columns of a batch; None in place of hidden states that are not cached."""
+        """The teacher's outputs from the cached columns of a batch; None for hidden states that are not cached."""
         cached = columns.get(TEACHER_OUTPUTS, {})
         inner: dict[str, Any] = {}
         if any(self.hidden_states):
@@ -93,7 +92,7 @@ class CacheFormat:
 
 
 def _rows(values: Tensor, attention_mask: Tensor | None) -> list[Tensor]:
-    """A tensor of its own for each example, since a view would be sent to other ranks with its whole batch."""
+    """One tensor per example, copied: a view would be sent to other ranks with its whole batch."""
     if attention_mask is None or values.dim() < 3:
         return [row.clone() for row in values.cpu()]
     return [row[mask.bool()].cpu() for row, mask in zip(values, attention_mask, strict=True)]

@@ -1,4 +1,4 @@
-"""Refuse a teacher that does not fit the student or the data, before training starts."""
+"""Checks before training that the teacher matches the student and the data."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ logger = logging.get_logger(__name__)
 
 
 def check_apart(teacher: nn.Module, student: nn.Module) -> None:
-    """Refuse a teacher that would be trained, or a student that would be frozen with it.
+    """Check that teacher and student share no parameters: the teacher is frozen, the student is trained.
 
     Raises:
         ValueError: they share parameters.
@@ -30,128 +30,131 @@ def check_apart(teacher: nn.Module, student: nn.Module) -> None:
     trained = {id(parameter): name for name, parameter in student.named_parameters()}
     if shared := [trained[id(weight)] for weight in teacher.parameters() if id(weight) in trained]:
         raise ValueError(
-            f"teacher and student share {len(shared)} parameter(s), such as {shared[0]}, and the teacher is frozen "
-            "while the student is trained: give the student a copy (copy.deepcopy)."
+            f"teacher and student share {len(shared)} parameter(s), such as {shared[0]}, but the teacher is frozen "
+            "and the student is trained: pass a copy (copy.deepcopy) of the shared module."
         )
 
 
 def check_next_tokens(teacher: PreTrainedModel, student: nn.Module) -> None:
-    """Refuse a teacher whose distributions of the next token are not over the student's tokens.
+    """Check that the teacher predicts the next token over the student's vocabulary.
 
     Raises:
-        ValueError: it is no causal model, or its vocabulary is of another size.
+        ValueError: the teacher is not a causal model, or its vocabulary size differs.
     """
     if not is_causal(teacher):
         raise ValueError(
-            f"the student, a {type(student).__name__}, predicts the next token, and the teacher, a "
-            f"{type(teacher).__name__}, does not: give a teacher for causal language modelling."
+            f"the student, a {type(student).__name__}, is a causal language model, but the teacher, a "
+            f"{type(teacher).__name__}, is not: use a causal language model as teacher."
         )
     configs: list[Any] = [teacher.config, student.config]
     sizes = [config.vocab_size for config in configs]
     if sizes[0] != sizes[1]:
         raise ValueError(
-            f"the teacher predicts one of {sizes[0]} tokens, the student one of {sizes[1]}, and soft targets compare "
-            "them token by token: take a student and a teacher of one tokenizer. Where they have that and differ in "
-            f"what their embeddings are padded to: teacher.resize_token_embeddings({sizes[1]})."
+            f"the teacher's vocabulary has {sizes[0]} tokens, the student's {sizes[1]}, but KD losses compare their "
+            "logits token by token: use a student and a teacher with the same tokenizer. If only the padding of their "
+            f"embeddings differs, call teacher.resize_token_embeddings({sizes[1]})."
         )
 
 
 def check_spans(teacher: nn.Module, student: nn.Module) -> None:
-    """Refuse a teacher that does not find the start and the end of an answer, as the student does.
+    """Check that the teacher predicts start and end of an answer, like the student.
 
     Raises:
-        ValueError: it has other outputs.
+        ValueError: the teacher has other outputs.
     """
     if not answers_questions(teacher):
         raise ValueError(
-            f"the student, a {type(student).__name__}, answers questions, and the teacher, a "
-            f"{type(teacher).__name__}, does not: give a teacher for extractive question answering."
+            f"the student, a {type(student).__name__}, is for question answering, but the teacher, a "
+            f"{type(teacher).__name__}, is not: use a teacher for extractive question answering."
         )
 
 
 def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, student: nn.Module) -> None:
-    """Refuse a dataset from which the teacher would not get the inputs that it needs.
+    """Check that a dataset has the teacher's outputs, or the inputs that the teacher needs.
 
     Raises:
-        ValueError: there is neither a teacher nor what it said, or the vocabularies differ and there is no
-            `teacher_input_ids`.
+        ValueError: there are neither a teacher nor its logits; the vocabularies differ and there is no
+            `teacher_input_ids`; or there is one, but the task needs the same tokens for both models.
     """
     if not set(KEPT).isdisjoint(columns):
         return
     if teacher is None:
         raise ValueError(
-            f"teacher=None, and of the columns {', '.join(columns)} none is {TEACHER_LOGITS}: give a teacher, or add "
-            "its logits to all datasets."
+            f"teacher=None, but the dataset has no column {TEACHER_LOGITS}, only {', '.join(columns)}: give a "
+            "teacher, or add its logits to all datasets."
         )
     if own_inputs(columns) and answers_questions(student):
         raise ValueError(
-            "teacher_input_ids: answers are positions in the student's tokens: leave out the teacher's columns, and "
-            "take models of one tokenizer."
+            "teacher_input_ids: for question answering, both models need the same tokens, because answers are token "
+            "positions: remove the teacher's columns, and use models with the same tokenizer."
         )
     if own_inputs(columns) and is_causal(student):
         raise ValueError(
-            "teacher_input_ids: of the next token, a teacher can only teach what it says at the student's own "
-            "positions: leave out the teacher's columns, and take models of one tokenizer."
+            "teacher_input_ids: for language models, both models need the same tokens, because their logits are "
+            "compared at every position: remove the teacher's columns, and use models with the same tokenizer."
         )
-    # Of some image models `vocab_size` is that of a codebook.
+    # For some image models, `vocab_size` is the size of a codebook.
     read_tokens = all(getattr(model, "main_input_name", "input_ids") == "input_ids" for model in (teacher, student))
     sizes = [getattr(getattr(model, "config", None), "vocab_size", None) for model in (teacher, student)]
     if read_tokens and None not in sizes and sizes[0] != sizes[1] and not own_inputs(columns):
         raise ValueError(
-            f"the teacher's vocabulary has {sizes[0]} tokens, the student's {sizes[1]}, so one cannot read the "
-            "other's input_ids: tokenise for the teacher too, into columns named teacher_input_ids and so on."
+            f"the teacher's vocabulary has {sizes[0]} tokens, the student's {sizes[1]}, so they cannot use the same "
+            "input_ids: tokenise for the teacher too, into columns teacher_input_ids, teacher_attention_mask and so "
+            "on."
         )
 
 
 def check_teacher_logits(logits: Sequence[Any], labels: int) -> None:
-    """Refuse logits that a dataset brings for other classes than the student's.
+    """Check that the teacher logits in a dataset have as many classes as the student.
 
     Args:
-        logits: of one example, `[classes]` or `[tokens, classes]`.
-        labels: number of the student's outputs.
+        logits: teacher logits of one example, `[classes]` or `[tokens, classes]`.
+        labels: number of student outputs.
 
     Raises:
-        ValueError: there are not as many.
+        ValueError: the numbers differ.
     """
     *tokens, values = torch.as_tensor(logits).shape
     if values != labels:
         raise ValueError(
-            f"{TEACHER_LOGITS} has {values} values {'a token' if tokens else 'an example'}, and the student {labels} "
-            "output(s): give the logits of a teacher for the same labels, in their order."
+            f"{TEACHER_LOGITS} has {values} values per {'token' if tokens else 'example'}, but the student has "
+            f"{labels} output(s): give the logits of a teacher with the same labels in the same order."
         )
 
 
 def check_finite_logits(examples: Dataset) -> None:
-    """Refuse cached or given teacher logits that are NaN or +∞; −∞ excludes a class.
+    """Check that no teacher logit in a dataset is NaN or +∞; −∞ is valid and excludes a class.
 
     Raises:
-        ValueError: names the example.
+        ValueError: a logit is; the message names the example.
     """
     row = 0
     for table in examples.select_columns([TEACHER_LOGITS]).with_format("arrow").iter(1000):
         logits = table[TEACHER_LOGITS].combine_chunks()
-        owners = np.arange(len(logits))
+        example_of = np.arange(len(logits))
         while not pa.types.is_floating(logits.type) and not pa.types.is_integer(logits.type):
-            owners = owners[pc.list_parent_indices(logits).to_numpy()]
+            example_of = example_of[pc.list_parent_indices(logits).to_numpy()]
             logits = pc.list_flatten(logits)
         values = logits.to_numpy(zero_copy_only=False)
         wrong = np.isnan(values) | np.isposinf(values)
         if wrong.any():
             first = int(wrong.argmax())
             raise ValueError(
-                f"{TEACHER_LOGITS} of example {row + int(owners[first])} (counted from 0) contain {values[first]}: "
-                "check the teacher's weights and this example's inputs; if precision is fp16, set it to fp32 or bf16."
+                f"{TEACHER_LOGITS} of example {row + int(example_of[first])} (counted from 0) contain "
+                f"{values[first]}: check the teacher's weights and this example's inputs; if precision is fp16, set "
+                "it to fp32 or bf16."
             )
         row += table.num_rows
 
 
 def warn_of_uninformative(examples: Dataset, has_several_labels: bool = False, least: float = 0.01) -> None:
-    """Warn of a teacher that gives nearly the same logits to all classes.
+    """Warn if the teacher gives nearly the same logits to all classes.
 
     Args:
-        examples: with one row of teacher logits each; others are not looked at.
-        has_several_labels: whether each logit is of a label of its own.
-        least: mean squared distance from the uniform distribution, see `squared_distance_from_uniform`.
+        examples: a dataset with teacher logits `[classes]` per example; logits of tokens are not checked.
+        has_several_labels: whether every logit belongs to a separate binary label.
+        least: smallest mean squared distance from the uniform distribution that gives no warning, see
+            `squared_distance_from_uniform`.
     """
     logits = examples.select_columns([TEACHER_LOGITS]).with_format("torch")[:2000][TEACHER_LOGITS]
     if isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[-1] > 1:
@@ -160,6 +163,6 @@ def warn_of_uninformative(examples: Dataset, has_several_labels: bool = False, l
         if distance < least:
             logger.warning(
                 f"the teacher gives nearly the same logits to all classes (its mean squared distance from the uniform "
-                f"distribution is {distance:.2g}, of at most 1), so that nothing can be learned from it: fine-tune it "
-                "first, for a job with teacher_finetune: true."
+                f"distribution is {distance:.2g}, of at most 1), so the student can learn nothing from it: fine-tune "
+                "the teacher first, in a settings file with teacher_finetune: true."
             )

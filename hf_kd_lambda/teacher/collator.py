@@ -1,4 +1,4 @@
-"""Batches with the cached outputs of the teacher."""
+"""Collates batches with the teacher's cached outputs."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -19,30 +19,31 @@ from hf_kd_lambda.teacher.row_digest import row_digests
 
 
 class ColumnCollator:
-    """Puts what the teacher said beside a batch of the other columns, of which a collator knows how to make one.
+    """Adds the teacher's cached outputs to the batch that another collator makes from the other columns.
 
     Args:
-        collate: from examples to a batch.
-        kept: columns that the collator is given, beside labels and the teacher's own; None for all.
+        collate: the other collator.
+        kept: columns that it gets, in addition to labels and `teacher_*` inputs; None for all.
     """
 
     def __init__(self, collate: Callable[[list[Any]], Any], kept: Collection[str] | None) -> None:
         self.collate = collate
         self.kept = kept
-        self.tokenizer = getattr(collate, "tokenizer", None)  # which the Trainer saves where it has none of its own
+        self.tokenizer = getattr(collate, "tokenizer", None)  # saved by a Trainer without a processing_class
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
-        """A batch, with `teacher_logits` in fp32 and `teacher_outputs` by their names, where the examples have them.
+        """A batch, with `teacher_logits` in fp32 and `teacher_outputs` by name if the examples have them.
 
-        They are `[examples, ...]`, or of tokens `[examples, length, ...]`, padded as the `attention_mask` is.
-        Examples without names of their columns, say tuples, are the collator's alone.
+        They are `[examples, ...]`, or `[examples, length, ...]` for tokens, padded like the `attention_mask`. Examples
+        without column names, for example tuples, go to the other collator only.
 
         Raises:
-            ValueError: what the teacher said of an example is for another number of tokens than it has.
+            ValueError: an example and its teacher outputs have different numbers of tokens, or the rows of the batch
+                are not the examples that the outputs were cached for.
         """
         if not isinstance(examples[0], Mapping):
             return dict(self.collate(examples))
-        batch = dict(self.collate([self._given(example) for example in examples]))
+        batch = dict(self.collate([self._collated(example) for example in examples]))
         mask = batch.get("attention_mask")
         if TEACHER_LOGITS in examples[0]:
             logits = [torch.as_tensor(example[TEACHER_LOGITS], dtype=torch.float32) for example in examples]
@@ -55,15 +56,14 @@ class ColumnCollator:
         return batch
 
     def _check_rows(self, batch: dict[str, Any], expected: list[bytes]) -> None:
-        """Refuse rows of other inputs than those that the cached outputs were computed from."""
+        """Check that the rows are the inputs that the cached outputs were computed from."""
         if row_digests(batch) != expected:
             raise ValueError(
-                "data_collator makes a batch whose rows are not the examples that the teacher's outputs were cached "
-                "for: it sorts, drops, merges or changes rows. Set cache_teacher to False, and the teacher runs at "
-                "each step."
+                "data_collator sorts, drops, merges or changes rows, so the batch does not match the cached teacher "
+                "outputs: set cache_teacher to False to run the teacher at each step."
             )
 
-    def _given(self, example: Mapping[str, Any]) -> dict[str, Any]:
+    def _collated(self, example: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in example.items() if name not in KEPT and self._is_kept(name)}
 
     def _is_kept(self, name: str) -> bool:
@@ -71,12 +71,12 @@ class ColumnCollator:
 
 
 def packed(tensors: dict[str, Tensor]) -> bytes:
-    """Tensors by their names as the bytes that are a row of `teacher_outputs`: a safetensors, and a full stop."""
-    return save(tensors) + b"."  # datasets' numpy format drops what bytes end with, where that is zeros
+    """Tensors by name as bytes, a row of `teacher_outputs`: a safetensors blob and a final full stop."""
+    return save(tensors) + b"."  # datasets' numpy format drops trailing zero bytes
 
 
 def unpacked(row: bytes) -> dict[str, Tensor]:
-    """What `packed` was given."""
+    """The inverse of `packed`."""
     return load(row[:-1])
 
 
@@ -87,21 +87,21 @@ def _batched(rows: list[Tensor], attention_mask: Tensor | None) -> Tensor:
 
 
 def padded(rows: Sequence[Tensor], attention_mask: Tensor) -> Tensor:
-    """Rows of tokens as a batch again, `[examples, length, ...]`, zeros at its padding.
+    """Rows of tokens as a batch `[examples, length, ...]`, zeros at padding.
 
     Args:
-        rows: `[tokens, ...]` of each example.
+        rows: `[tokens, ...]` for every example.
         attention_mask: `[examples, length]` of the batch, 0 at padding.
 
     Raises:
-        ValueError: a row is for another number of tokens than the mask has.
+        ValueError: a row and the mask have different numbers of tokens.
     """
     is_token = attention_mask.bool()
     for row, tokens in zip(rows, is_token.sum(-1).tolist(), strict=True):
         if len(row) != tokens:
             raise ValueError(
-                f"the teacher's outputs of an example are for {len(row)} tokens, but it has {tokens}: keep one for "
-                "each token, special ones too, and none for padding."
+                f"the teacher's outputs of an example have {len(row)} tokens, but the example has {tokens}: give one "
+                "row per token, including special tokens, without padding."
             )
     batch = rows[0].new_zeros(*is_token.shape, *rows[0].shape[1:])
     batch[is_token] = torch.cat(list(rows))

@@ -1,4 +1,4 @@
-"""The teacher's outputs for each batch: from columns of the examples where they are cached, else from the teacher."""
+"""The teacher's outputs for a batch: from cached columns if the examples have them, else from a teacher forward."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -24,14 +24,14 @@ logger = logging.get_logger(__name__)
 
 
 class TeacherOutputs:
-    """Gives the teacher's outputs for a batch, and adds them to datasets.
+    """Returns the teacher's outputs for a batch, and adds cached outputs to datasets.
 
     Args:
-        teacher: is frozen and moved to the accelerator's device; None where all examples bring its outputs.
-        accelerator: of the run.
-        needs: outputs of the teacher other than its logits.
-        cache_format: what is added to examples; None where not all that is needed can be cached, so that the teacher
-            runs at each step.
+        teacher: will be frozen and moved to the accelerator's device; None if all examples have its outputs.
+        accelerator: the run's accelerator.
+        needs: intermediate outputs that the KD losses need.
+        cache_format: which outputs to cache; None if not all needed outputs can be cached, so that the teacher runs at
+            each step.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class TeacherOutputs:
         self.inputs: Collection[str] = set() if teacher is None else forward_parameters(teacher)
 
     def __call__(self, batch: dict[str, Any]) -> TeacherBatch:
-        """The outputs for a batch on the accelerator's device, with logits of its items; those computed now in fp32.
+        """The teacher's outputs for a batch, on the accelerator's device; logits are per item, computed ones in fp32.
 
         Raises:
             ValueError: the batch has no logits, and there is no teacher.
@@ -57,7 +57,7 @@ class TeacherOutputs:
 
     @torch.no_grad()
     def _outputs(self, batch: dict[str, Any]) -> TeacherBatch:
-        """The same, with logits as a model gives them and as they are cached.
+        """Like `__call__`, but with logits in the model's shape, in which they are cached.
 
         Raises:
             ValueError: the batch has no logits, and there is no teacher.
@@ -65,18 +65,18 @@ class TeacherOutputs:
         if self.cache_format is not None and self.are_cached(batch):
             return self.cache_format.batch(batch)
         if self.teacher is None:
-            raise ValueError(f"these examples have no column {TEACHER_LOGITS}, and there is no teacher: give either.")
+            raise ValueError(f"the examples have no column {TEACHER_LOGITS}, and teacher is None: give one of them.")
         if model_device(self.teacher) != self.accelerator.device:
             self.teacher.to(self.accelerator.device)
         with self.accelerator.autocast():
             outputs = self.teacher(**teacher_inputs(batch, self.inputs), **forward_flags(self.needs))
         outputs = as_model_output(outputs, self.teacher, "teacher")
-        # Logits that the examples bring win: a user may have changed them.
+        # Logits in the examples take precedence: the user may have changed them.
         logits = batch.get(TEACHER_LOGITS, outputs.logits.float())
         return TeacherBatch(logits, inner={name: value for name, value in outputs.items() if name != "logits"})
 
     def are_cached(self, columns: Collection[str]) -> bool:
-        """Whether all needed outputs of the teacher are in these columns."""
+        """Whether the columns contain all needed teacher outputs."""
         return self.cache_format is not None and set(self.cache_format.columns) <= set(columns)
 
     def add_to(
@@ -88,19 +88,19 @@ class TeacherOutputs:
         prepare: Callable[[dict[str, Any]], dict[str, Any]],
         progress: bool,
     ) -> list[Any]:
-        """Add cached outputs to datasets without them; where all have them, the teacher moves to the CPU's memory.
+        """Add cached outputs to datasets that lack them. If all have them, the teacher is moved to the CPU.
 
         Args:
-            datasets: one that cannot be cached stays as it is, with a warning; None stays None.
+            datasets: datasets, or None. A dataset that cannot be cached is returned unchanged, with a warning.
             folder, batch_size, collate, progress: see `TeacherCache`.
-            prepare: puts a batch on the accelerator's device.
+            prepare: moves a batch to the accelerator's device.
         """
         if self.teacher is None:
             return datasets
         if self.cache_format is None:
             fix = " (set cache_hidden_states to cache them)" if set(self.needs) == {"hidden_states"} else ""
             logger.warning(
-                f"cache_teacher: the teacher runs at each step, since kd_losses need more than its logits: "
+                f"cache_teacher: the teacher runs at each step, because kd_losses need more than its logits: "
                 f"{', '.join(sorted(self.needs))}{fix}."
             )
             return datasets
@@ -108,7 +108,7 @@ class TeacherOutputs:
         try:
             identity = f"{model_digest(self.teacher)} {cache_format} {self.accelerator.mixed_precision}"
         except NoDigestError as reason:
-            logger.warning(f"cache_teacher: the teacher runs at each step, since {reason}.")
+            logger.warning(f"cache_teacher: the teacher runs at each step, because {reason}.")
             return datasets
 
         def predict(batch: dict[str, Any]) -> Rows:
@@ -135,7 +135,7 @@ class TeacherOutputs:
         try:
             cached = cache.add_to(examples)
         except CacheUnavailableError as reason:
-            logger.warning(f"cache_teacher: the teacher runs at each step for these examples, since {reason}.")
+            logger.warning(f"cache_teacher: the teacher runs at each step for these examples, because {reason}.")
             return examples
         if TEACHER_LOGITS in cached.column_names:
             check_finite_logits(cached)

@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of the project: names, mappings, fingerprints. Imports no other sub-package."""
+"""Small general helpers: names, mappings, fingerprints, hardware. Imports no other sub-package."""

@@ -1,4 +1,4 @@
-"""How the CPU's memory allocator treats what training frees at each step."""
+"""Settings of the CPU memory allocator for training."""
 
 import ctypes
 import os
@@ -8,14 +8,14 @@ LARGEST_FREED = 2**30  # bytes
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep blocks of up to a gigabyte that were freed, instead of giving them back to the kernel.
+    """Make glibc reuse freed blocks of up to 1 GiB instead of returning them to the kernel.
 
-    By default it maps every block above 32 MB anew, say the gradient of an embedding, and the kernel then zeroes it
-    page by page, at each step. The price is that a process does not shrink any more. The user's own
-    `MALLOC_MMAP_THRESHOLD_` is left in force.
+    By default, glibc maps every block above 32 MB again, for example the gradient of an embedding, and the kernel
+    zeroes its pages, at each step. The cost: the process does not shrink any more. If the user has set
+    `MALLOC_MMAP_THRESHOLD_`, nothing changes.
 
     Returns:
-        Whether that is how it is now; False also where the allocator is another.
+        Whether the setting was applied; False with another allocator.
     """
     if os.name != "posix" or "MALLOC_MMAP_THRESHOLD_" in os.environ:
         return False

@@ -1,4 +1,4 @@
-"""Fingerprints of models and of examples: the same on every machine for the same content."""
+"""Fingerprints of models and examples: the same on every machine for the same content."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -11,15 +11,15 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-DIGITS = 24  # hexadecimal, 96 bits: no two contents will ever share them
+DIGITS = 24  # hexadecimal, 96 bits: collisions are practically impossible
 
 
 class NoDigestError(ValueError):
-    """What a model computes cannot be told from its class, configuration and weights."""
+    """The outputs of a model are not determined by its class, configuration and weights."""
 
 
 def fingerprint(parts: Iterable[str]) -> str:
-    """One fingerprint of several, in their order."""
+    """One fingerprint of several strings, in order."""
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:DIGITS]
 
 
@@ -30,15 +30,15 @@ def file_digest(path: Path | str) -> str:
 
 
 def model_digest(model: nn.Module) -> str:
-    """Fingerprint of a model's class, configuration and weights, which may be quantised.
+    """Fingerprint of a model's class, configuration and (possibly quantised) weights.
 
     Raises:
-        NoDigestError: it is a plain module, whose code may change under the same name, or some weights are of a kind
-            that has no known content.
+        NoDigestError: it is a plain module, whose code may change under the same name, or a weight has an unknown
+            type.
     """
     config = getattr(model, "config", None)
     if not isinstance(config, PreTrainedConfig):
-        raise NoDigestError(f"a {type(model).__name__} has no configuration that would tell what it computes")
+        raise NoDigestError(f"a {type(model).__name__} has no Transformers configuration to identify it by")
     sha = hashlib.sha256(type(model).__name__.encode())
     sha.update(config.to_json_string(use_diff=True).encode())
     _add_tensors(sha, model.state_dict())
@@ -46,12 +46,12 @@ def model_digest(model: nn.Module) -> str:
 
 
 def examples_digest(examples: Dataset, columns: Iterable[str]) -> str:
-    """Fingerprint of some columns of a dataset, whatever file, index or batch size it is read from."""
+    """Fingerprint of some columns of a dataset, independent of its file, index mapping and batch size."""
     sha = hashlib.sha256()
     table = examples.select_columns(sorted(columns)).with_format("arrow")
     for batch in table.iter(1000):
         sink = pa.BufferOutputStream()
-        # All rows are taken, since the buffers of a slice hold its neighbours; without metadata of where all are from.
+        # `take` copies the rows, because buffers of a slice contain its neighbours. Metadata names the source.
         rows = batch.replace_schema_metadata(None).combine_chunks().take(pa.array(range(len(batch)), pa.int64()))
         with pa.ipc.new_stream(sink, rows.schema) as stream:
             stream.write_table(rows)
@@ -72,7 +72,7 @@ def _add_tensors(sha: "hashlib._Hash", tensors: Mapping[str, Any]) -> None:
 
 
 def _add_value(sha: "hashlib._Hash", name: str, value: Any) -> None:
-    """Add a tensor, or what quantised layers have in its place: packed weights, types and numbers."""
+    """Add a tensor, or the packed weights, types and numbers that quantised layers store instead."""
     if isinstance(value, tuple):
         for index, part in enumerate(value):
             _add_value(sha, f"{name}.{index}", part)
@@ -84,4 +84,4 @@ def _add_value(sha: "hashlib._Hash", name: str, value: Any) -> None:
     elif isinstance(value, torch.dtype | int | float | str | None):
         sha.update(f"{name} {value!r}".encode())
     else:
-        raise NoDigestError(f"weight {name} is a {type(value).__name__}, whose content is not known")
+        raise NoDigestError(f"weight {name} is a {type(value).__name__}, a type without known content")

@@ -1,4 +1,4 @@
-"""Settings that are mappings."""
+"""Parsing of settings that are mappings."""
 
 import contextlib
 import json
@@ -6,7 +6,11 @@ from typing import Any
 
 
 def as_mapping(value: Any, name: str, example: str) -> dict[str, Any] | None:
-    """A setting that is a mapping or None; of a command line, as JSON."""
+    """A setting that is a mapping or None; JSON on the command line.
+
+    Raises:
+        ValueError: the value is neither.
+    """
     if isinstance(value, str):
         with contextlib.suppress(ValueError):
             value = json.loads(value)

@@ -1,22 +1,22 @@
-"""Refuse unknown names, and suggest the closest valid one."""
+"""Check names, and suggest the closest valid one."""
 
 import difflib
 from collections.abc import Iterable, Mapping
 
-CLOSE = 0.75  # as difflib measures it: one letter of four may be another, `epochs` is not close to `teacher_epochs`
-LISTED = 12  # more names than these fill a screen
+CLOSE = 0.75  # difflib ratio: one of four letters may differ; `epochs` is not close to `teacher_epochs`
+LISTED = 12  # longer lists of names are not printed
 
 
 def closest_name(name: object, known: Iterable[str], short_names: Mapping[str, str] | None = None) -> str | None:
-    """The valid name that was probably meant.
+    """The closest valid name.
 
     Args:
-        name: as given.
+        name: an unknown name.
         known: all valid names.
-        short_names: valid names by what people commonly write instead, e.g. `lr`.
+        short_names: maps common short names, for example `lr`, to valid names.
 
     Returns:
-        None where no name is close.
+        None if no name is close.
     """
     known = list(known)
     wanted = str(name).casefold().replace("-", "_")
@@ -29,7 +29,7 @@ def closest_name(name: object, known: Iterable[str], short_names: Mapping[str, s
 
 
 def suggestion(name: object, known: Iterable[str], short_names: Mapping[str, str] | None = None) -> str:
-    """What a message about an unknown name recommends: the closest valid name, or the choice; see `closest_name`."""
+    """The end of a message about an unknown name: the closest valid name, or all names; see `closest_name`."""
     known = list(known)
     if (closest := closest_name(name, known, short_names)) is not None:
         return f"did you mean {closest!r}?"
@@ -41,14 +41,14 @@ def suggestion(name: object, known: Iterable[str], short_names: Mapping[str, str
 
 
 def check_known(name: object, known: Iterable[str], what: str, short_names: Mapping[str, str] | None = None) -> None:
-    """Refuse a name that is not known.
+    """Check that a name is known.
 
     Args:
         name, known, short_names: see `closest_name`.
-        what: the name is for, as the message calls it.
+        what: what the name denotes, for the message.
 
     Raises:
-        ValueError: the name is not known; the message suggests the closest one, or the choice.
+        ValueError: the name is unknown; the message suggests the closest one, or all names.
     """
     known = list(known)
     if name not in known:

@@ -1,4 +1,4 @@
-"""The versions of the packages that compute a result."""
+"""Versions of Python and of the packages that compute results."""
 
 import platform
 from importlib.metadata import version
@@ -7,5 +7,5 @@ PACKAGES = ("hf-kd-lambda", "torch", "transformers")
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the packages that compute results, by name."""
+    """Versions of Python and of the packages that compute results, by name."""
     return {"python": platform.python_version()} | {package: version(package) for package in PACKAGES}

@@ -292,7 +292,7 @@ def test_logits_are_cached_without_augmentation(tmp_path):
 def test_logits_are_not_cached_with_augmentation_and_the_reason_is_logged(tmp_path, caplog):
     trainer = trainer_of(image_settings(tmp_path, augment=["crop"]))
     assert not trainer.cache_teacher()
-    assert "for these examples, since they are transformed on the fly, maybe at random" in caplog.text
+    assert "for these examples, because they are transformed on the fly, possibly at random" in caplog.text
     assert "teacher_logits" not in trainer.train_dataset.column_names
     assert "teacher_logits" in trainer.eval_dataset.column_names
 

@@ -277,8 +277,8 @@ def drop_at_random(rows):
     [
         (lambda data: data, {"collate": drop_at_random}, "augmented at random"),
         (lambda data: data.with_transform(lambda batch: batch), {}, "transformed on the fly"),
-        (lambda data: data.to_iterable_dataset(), {}, "IterableDataset is no datasets.Dataset"),
-        (list, {}, "list is no datasets.Dataset"),
+        (lambda data: data.to_iterable_dataset(), {}, "IterableDataset is not a datasets.Dataset"),
+        (list, {}, "list is not a datasets.Dataset"),
     ],
     ids=["random collator", "set_transform", "streamed", "a list"],
 )
@@ -293,7 +293,9 @@ def test_examples_that_are_not_the_same_each_time_are_refused(teacher, examples,
 def test_a_folder_that_cannot_be_written_is_refused_before_the_teacher_is_asked(teacher, examples, tmp_path):
     (tmp_path / "file").write_text("")
     predict = Predict(teacher)
-    with pytest.raises(CacheUnavailableError, match=r"^teacher_cache_dir='.*file/cache' cannot keep them \(.*file"):
+    with pytest.raises(
+        CacheUnavailableError, match=r"^the outputs cannot be saved in teacher_cache_dir='.*file/cache' \(.*file"
+    ):
         cache(tmp_path / "file" / "cache", teacher, predict).add_to(examples)
     assert predict.shapes == []
 
@@ -301,7 +303,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_teacher_is_asked(
 def test_a_full_disk_is_found_after_one_batch(teacher, examples, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     predict = Predict(teacher)
-    with pytest.raises(CacheUnavailableError, match="more than the disk has free"):
+    with pytest.raises(CacheUnavailableError, match=r"writing them needs .* MB, but the disk has 0 MB free"):
         cache(tmp_path, teacher, predict).add_to(examples)
     assert len(predict.shapes) == 1
     assert list(tmp_path.iterdir()) == []

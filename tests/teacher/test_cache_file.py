@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, keep_outputs, load_outputs
+from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, load_outputs, save_outputs
 
 LENGTHS = [2, 5, 1, 4, 3]
 BATCHES = [[1, 3], [4, 0, 2]]
@@ -26,7 +26,7 @@ def columns_of(indices):
 
 def write(folder, name):
     """Keep the outputs of all examples under a name."""
-    keep_outputs(folder, name, BATCHES, map(columns_of, BATCHES), LENGTHS)
+    save_outputs(folder, name, BATCHES, map(columns_of, BATCHES), LENGTHS)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_hidden_states_of_differing_lengths_are_kept_bit_by_bit(tmp_path):
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
     rows = list(bits.view(torch.float16).view(-1, 8).split([1, 7, 2000, 0, 6184]))
     lengths = [len(row) for row in rows]
-    keep_outputs(tmp_path, "hidden", [range(5)], [{"teacher_hidden_1": rows}], lengths)
+    save_outputs(tmp_path, "hidden", [range(5)], [{"teacher_hidden_1": rows}], lengths)
     column = load_outputs(tmp_path, "hidden", 5).with_format("arrow")[:]["teacher_hidden_1"].combine_chunks()
     assert column.value_lengths().to_pylist() == lengths
     values = column.flatten().flatten().to_numpy(zero_copy_only=False)
@@ -70,7 +70,7 @@ def test_hidden_states_of_differing_lengths_are_kept_bit_by_bit(tmp_path):
 
 def test_the_files_of_two_fingerprints_do_not_mix(kept):
     batch = {"teacher_logits": list(torch.zeros(2, 3))}
-    keep_outputs(kept.parent, "other", [[0, 1]], [batch], [1, 1])
+    save_outputs(kept.parent, "other", [[0, 1]], [batch], [1, 1])
     assert load_outputs(kept.parent, "other", 2)["teacher_logits"][:] == [[0.0] * 3] * 2
     assert_whole(kept)
 
@@ -80,7 +80,7 @@ def test_outputs_that_were_never_kept_are_missed_without_a_warning(tmp_path, cap
     assert not caplog.records
 
 
-# --- torn or foreign
+# --- corrupt or foreign
 
 
 def truncate(entry):
@@ -116,7 +116,7 @@ def empty_record(entry):
 
 def foreign(entry):
     shutil.rmtree(entry)
-    keep_outputs(entry.parent, entry.name, [[0, 1]], [{"teacher_logits": list(torch.zeros(2, 3))}], [1, 1])
+    save_outputs(entry.parent, entry.name, [[0, 1]], [{"teacher_logits": list(torch.zeros(2, 3))}], [1, 1])
 
 
 def replace_with_file(entry):
@@ -147,7 +147,7 @@ def empty(entry):
 def test_what_is_torn_or_foreign_is_warned_of_and_replaced(kept, damage, caplog):
     damage(kept)
     assert load(kept) is None
-    assert "torn or not ours" in caplog.text
+    assert "is corrupt; recomputing teacher outputs" in caplog.text
     write(kept.parent, kept.name)
     assert_whole(kept)
     assert [entry.name for entry in kept.parent.iterdir()] == ["kept"]
@@ -175,7 +175,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        keep_outputs(tmp_path, "kept", BATCHES, interrupted(), LENGTHS)
+        save_outputs(tmp_path, "kept", BATCHES, interrupted(), LENGTHS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -222,8 +222,8 @@ def test_the_size_is_stated_before_anything_is_written(tmp_path, caplog):
             "teacher_logits": [torch.zeros(3)] * 2,
         }
 
-    keep_outputs(tmp_path, "kept", [[0], [2, 1]], outputs(), lengths)
-    assert f"keeping teacher_hidden_0, teacher_logits of 3 examples in {tmp_path}: 9.0 MB" in written[0]
+    save_outputs(tmp_path, "kept", [[0], [2, 1]], outputs(), lengths)
+    assert f"caching teacher_hidden_0, teacher_logits of 3 examples in {tmp_path}: 9.0 MB" in written[0]
     assert (tmp_path / "kept" / "outputs.arrow").stat().st_size == pytest.approx(9e6, rel=0.01)
 
 
@@ -235,9 +235,9 @@ def test_what_the_disk_has_no_room_for_is_refused_after_one_batch(tmp_path, monk
         monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free))
         rows = ({"teacher_logits": [torch.zeros(3)]} for _ in range(10))
         outputs = (computed.append(free) or row for row in rows)
-        keep_outputs(tmp_path, "kept", [[index] for index in range(10)], outputs, [1] * 10)
+        save_outputs(tmp_path, "kept", [[index] for index in range(10)], outputs, [1] * 10)
 
-    with pytest.raises(CacheUnavailableError, match="more than the disk has free"):
+    with pytest.raises(CacheUnavailableError, match=r"writing them needs .* MB, but the disk has"):
         keep(enough - 1)
     assert computed == [enough - 1]
     assert list(tmp_path.iterdir()) == []

@@ -107,7 +107,7 @@ def test_logits_of_tokens_need_no_mask_where_all_examples_are_as_long():
 
 def test_logits_of_words_instead_of_tokens_are_refused():
     rows = [{"input_ids": [1, 2, 3], "attention_mask": [1, 1, 1], "teacher_logits": [[0.5, 1.0]]}]
-    with pytest.raises(ValueError, match="the teacher's outputs of an example are for 1 tokens, but it has 3"):
+    with pytest.raises(ValueError, match="the teacher's outputs of an example have 1 tokens, but the example has 3"):
         ColumnCollator(default_data_collator, None)(rows)
 
 
@@ -132,5 +132,5 @@ def test_rows_are_padded_as_their_batch_is_whichever_they_were_kept_from(length)
 
 
 def test_rows_for_other_tokens_are_refused():
-    with pytest.raises(ValueError, match="for 2 tokens, but it has 1: keep one for each token"):
+    with pytest.raises(ValueError, match="have 2 tokens, but the example has 1: give one row per token"):
         padded(UNPADDED[:2], torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]]))

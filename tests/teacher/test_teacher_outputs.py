@@ -29,7 +29,10 @@ def cached(teacher, folder):
 
 def test_a_teacher_without_identity_runs_at_each_step(tmp_path, caplog):
     assert cached(PlainTeacher(), tmp_path).column_names == ["input_ids"]
-    assert "cache_teacher: the teacher runs at each step, since a PlainTeacher has no configuration" in caplog.text
+    assert (
+        "cache_teacher: the teacher runs at each step, because a PlainTeacher has no Transformers configuration"
+        in caplog.text
+    )
     assert not list(tmp_path.iterdir())
 
 

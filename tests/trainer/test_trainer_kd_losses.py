@@ -238,7 +238,7 @@ def test_dropout_of_attention_that_cannot_be_taken_out_of_the_maps(tmp_path):
 def test_the_teacher_is_asked_at_each_step_where_its_logits_are_not_enough(tmp_path, caplog):
     trainer = make_trainer(config(tmp_path, kd_losses={"pkd": 1.0}), *models(), examples())
     assert not trainer.cache_teacher()
-    assert "the teacher runs at each step, since kd_losses need more than its logits: hidden_states" in caplog.text
+    assert "the teacher runs at each step, because kd_losses need more than its logits: hidden_states" in caplog.text
 
 
 def test_soft_targets_beside_another_loss_of_logits_are_cached(tmp_path):

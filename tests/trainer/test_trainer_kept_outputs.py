@@ -86,7 +86,7 @@ def test_the_size_is_stated_before(tmp_path, caplog):
     run(bert_trainer(tmp_path, **kept_in(tmp_path, cache_hidden_states=True, kd_losses=HIDDEN)))
     (message, *_) = [each.getMessage() for each in caplog.records if each.getMessage().startswith("keeping")]
     *_, size, unit = message.split()
-    assert message.startswith("keeping teacher_logits, teacher_outputs, teacher_inputs_digest of 48 examples")
+    assert message.startswith("caching teacher_logits, teacher_outputs, teacher_inputs_digest of 48 examples")
     assert unit == "MB"
     assert float(size) == pytest.approx(48 * 3 * 10 * 32 * 2 / 1e6, rel=0.2)  # and the names of what is kept
 

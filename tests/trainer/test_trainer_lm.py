@@ -179,7 +179,7 @@ def test_evaluation_weighs_tokens_alike_in_batches_of_any_size(tmp_path):
 
 def test_vocabularies_of_unlike_sizes_are_refused(tmp_path):
     teacher, student = tiny_lm(vocab_size=120), tiny_lm()
-    message = r"predicts one of 120 tokens, the student one of 95, .* teacher.resize_token_embeddings\(95\)"
+    message = r"the teacher's vocabulary has 120 tokens, the student's 95, .* teacher.resize_token_embeddings\(95\)"
     with pytest.raises(ValueError, match=message):
         lm_trainer(tmp_path, teacher, student)
     teacher.resize_token_embeddings(95)
@@ -187,14 +187,15 @@ def test_vocabularies_of_unlike_sizes_are_refused(tmp_path):
 
 
 def test_a_teacher_that_predicts_no_next_token_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"the teacher, a BertForSequenceClassification, does not: give a teacher"):
+    message = "the teacher, a BertForSequenceClassification, is not: use a causal language model as teacher"
+    with pytest.raises(ValueError, match=message):
         lm_trainer(tmp_path, tiny_bert(), tiny_lm())
 
 
 def test_tokens_of_the_teachers_own_are_refused(tmp_path):
     data = rows(4)
     data = data.add_column("teacher_input_ids", data["input_ids"][:])
-    with pytest.raises(ValueError, match="only teach what it says at the student's own positions"):
+    with pytest.raises(ValueError, match="for language models, both models need the same tokens"):
         lm_trainer(tmp_path, tiny_lm(), tiny_lm(), data)
 
 

@@ -109,7 +109,9 @@ def test_evaluation_gives_the_predictions_and_labels_of_transformers(tmp_path):
 
 def test_a_teacher_of_another_task_is_refused(tmp_path):
     _, student = span_models()
-    with pytest.raises(ValueError, match="answers questions, and the teacher, a BertForSequenceClassification"):
+    with pytest.raises(
+        ValueError, match="is for question answering, but the teacher, a BertForSequenceClassification"
+    ):
         span_trainer(tmp_path, tiny_bert(2), student)
 
 
@@ -122,7 +124,9 @@ def test_weights_of_classes_are_refused(tmp_path):
 def test_a_teacher_with_tokens_of_its_own_is_refused(tmp_path):
     teacher, student = span_models()
     data = windows().map(lambda row: {"teacher_input_ids": row["input_ids"]})
-    with pytest.raises(ValueError, match="answers are positions in the student's tokens"):
+    with pytest.raises(
+        ValueError, match="teacher_input_ids: for question answering, both models need the same tokens"
+    ):
         span_trainer(tmp_path, teacher, student, data)
 
 

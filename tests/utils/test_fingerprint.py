@@ -216,7 +216,7 @@ def test_quantised_weights_are_told_apart():
 
 
 def test_a_plain_module_has_no_digest():
-    with pytest.raises(NoDigestError, match="a Linear has no configuration"):
+    with pytest.raises(NoDigestError, match="a Linear has no Transformers configuration to identify it"):
         model_digest(torch.nn.Linear(2, 2))
 
 
