@@ -2,6 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
+
+SOFT_LABELS = "soft_labels"
+
 
 @dataclass
 class DataArguments:
@@ -107,6 +111,27 @@ class DataArguments:
             "`text` and `answer_start` as in SQuAD."
         },
     )
+    problem_type: str | None = field(
+        default=None,
+        metadata={
+            "help": "Of text-classification: `multi_label_classification` for several labels of a text, or "
+            "`soft_labels` for the share of each class. Default: one class, or a number, for each text."
+        },
+    )
+    label_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "With `problem_type`, instead of `label_column`: a column for each label, which has 1, 0, or "
+            "nothing where that is unknown; or for each class, with its share."
+        },
+    )
+    label_separator: str = field(
+        default=",",
+        metadata={
+            "help": "With `problem_type`, what is between the labels in a cell of `label_column` of a csv or tsv. "
+            "Lists such as `['a', 'b']` are read too."
+        },
+    )
     max_length: int = field(
         default=128,
         metadata={
@@ -141,6 +166,7 @@ class DataArguments:
             raise ValueError(
                 "validation_file=None: training needs no labels, but evaluation does: give labelled examples."
             )
+        self._check_labels()
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share={self.validation_share} must be above 0 and below 1.")
         if self.delimiter == "\\t":  # as it is written on a command line
@@ -155,6 +181,25 @@ class DataArguments:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
+
+    def _check_labels(self) -> None:
+        """Refuse settings of lists of labels where there are none."""
+        given = f"problem_type={self.problem_type!r}"
+        if self.problem_type is None:
+            if self.label_columns is not None:
+                raise ValueError(
+                    f"label_columns={self.label_columns}: set problem_type to {MULTI_LABEL} or {SOFT_LABELS}, too."
+                )
+            return
+        if self.problem_type not in (MULTI_LABEL, SOFT_LABELS):
+            raise ValueError(f"{given} is none of {MULTI_LABEL}, {SOFT_LABELS}: leave it out for one label a text.")
+        if self.problem != "text-classification" or self.task is not None:
+            raise ValueError(f"{given} is for text-classification of own data: leave it out, or problem and task.")
+        names = self.label_columns
+        if names is not None and (len(names) < 2 or len(set(names)) < len(names)):
+            raise ValueError(f"label_columns={names}: name two columns or more, each once.")
+        if not self.label_separator:
+            raise ValueError("label_separator='' separates nothing: give a character, such as ';'.")
 
     def _check_unlabelled(self) -> bool:
         """Whether there are examples without a label, from one place."""

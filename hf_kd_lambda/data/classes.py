@@ -38,12 +38,16 @@ def known_labels(sources: Mapping[str, Source]) -> tuple[list[Any], Any]:
     raise ValueError("no example has a label: training needs none, but evaluation does: set validation_file.")
 
 
-def with_numbers_for_missing(split: Dataset) -> Dataset:
-    """Labels as `item_labels` reads them: -100 for None, of a regression NaN."""
+def with_numbers_for_missing(split: Dataset, num_labels: int) -> Dataset:
+    """Labels as `item_labels` reads them: -100 for None, of numbers NaN; of lists of labels, as many."""
     labels, kind = split["label"][:], split.features["label"]
     if None not in labels:
         return split
-    missing, kind = (math.nan, kind) if kind == Value("float32") else (IGNORED, Value("int64"))
+    missing: Any
+    if isinstance(kind, List):
+        missing = [math.nan if kind.feature == Value("float32") else IGNORED] * num_labels
+    else:
+        missing, kind = (math.nan, kind) if kind == Value("float32") else (IGNORED, Value("int64"))
     filled = [missing if label is None else label for label in labels]
     return split.remove_columns("label").add_column("label", filled, feature=kind)
 

@@ -11,7 +11,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from hf_kd_lambda.data.file_types import check_shape, column_type, kind_of, kind_of_cell, label_of_cell
 from hf_kd_lambda.data.readers import READERS, TABLES, RowError, duplicate
-from hf_kd_lambda.data.sources import ROW, Column, Source, label_column, require_columns
+from hf_kd_lambda.data.sources import ROW, Column, Source, label_names, require_columns
 from hf_kd_lambda.utils.fingerprint import file_digest
 
 
@@ -41,8 +41,8 @@ def read_file(
     separator = delimiter or ("\t" if suffix == ".tsv" else ",")
     try:
         features = _features(name, path, suffix, separator, columns)
-        label = label_column(columns)
-        arguments = {"path": path, "suffix": suffix, "separator": separator, "label": label}
+        labels = tuple(label_names(columns))  # a list is taken for shards
+        arguments = {"path": path, "suffix": suffix, "separator": separator, "labels": labels}
         arguments |= {"features": features, "digest": file_digest(path)}
         rows = Dataset.from_generator(_examples, features=features, gen_kwargs=arguments)
     except RowError as error:
@@ -118,7 +118,7 @@ def _features(name: str, path: str, suffix: str, separator: str, columns: Sequen
 def _kinds(column: Column, is_table: bool) -> Callable[[Any], str]:
     """What tells the kind of a column's values, and refuses those that it cannot hold."""
     if column.feature is None:
-        return kind_of_cell if is_table and column.uniform == "label" else kind_of
+        return kind_of_cell if is_table and column.is_label else kind_of
 
     def nested(value: Any) -> str:
         if value is not None:
@@ -129,11 +129,11 @@ def _kinds(column: Column, is_table: bool) -> Callable[[Any], str]:
 
 
 def _examples(
-    path: str, suffix: str, separator: str, label: str | None, features: Features, digest: str
+    path: str, suffix: str, separator: str, labels: Sequence[str], features: Features, digest: str
 ) -> Iterator[dict[str, Any]]:
     """The rows; the digest is of what the path holds, under which the result is stored."""
     for number, row in READERS[suffix][0](path, separator):
         values = {column: row.get(column) for column in features if column != ROW}
-        if suffix in TABLES and label is not None:
+        for label in labels if suffix in TABLES else ():
             values[label] = label_of_cell(str(values[label]), features[label].dtype)
         yield {ROW: number, **values}

@@ -1,5 +1,6 @@
 """Which examples of the splits a run takes: what is held out of train, and how many of each."""
 
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,26 @@ def select_examples(
         transfer = transfer.add_column("label", [None] * len(transfer), feature=features["label"]).cast(features)
         chosen["train"] = concatenate_datasets([*([chosen["train"]] if "train" in chosen else []), transfer])
     return DatasetDict({name: chosen[name] for name in SPLITS if name in chosen})
+
+
+def strata_of_lists(rows: Sequence[Sequence[float] | None]) -> list[int | None]:
+    """For each row the rarest of its labels, by which rows are held out: those that are at least half.
+
+    Args:
+        rows: 1, 0 or -100 for each label, or the share of each class; None for no label.
+    """
+    present = [None if row is None else [i for i, value in enumerate(row) if value >= 0.5] for row in rows]
+    return rarest_labels(present)
+
+
+def rarest_labels(rows: Sequence[Sequence[int] | None]) -> list[int | None]:
+    """For each row the one of its labels that is rarest over all, -1 for an empty one; None for None.
+
+    Args:
+        rows: lists of labels.
+    """
+    counts = Counter(label for labels in rows for label in labels or ())
+    return [None if labels is None else min(labels, key=counts.__getitem__, default=-1) for labels in rows]
 
 
 def count_unlabelled(split: Dataset) -> int:

@@ -23,7 +23,13 @@ class Column(NamedTuple):
     name: str
     uniform: str
     setting: str
+
     feature: Any = None
+
+    @property
+    def is_label(self) -> bool:
+        """Whether it has labels, or one of several."""
+        return self.uniform.partition(".")[0] == "label"
 
 
 class Source(NamedTuple):
@@ -66,9 +72,9 @@ def require_columns(source: str, columns: Iterable[Column], found: Sequence[str]
             )
 
 
-def label_column(columns: Iterable[Column]) -> str | None:
-    """The name that the column of the labels has in the data; None where a task reads none."""
-    return next((column.name for column in columns if column.uniform == "label"), None)
+def label_names(columns: Iterable[Column]) -> list[str]:
+    """The names that the columns of labels have in the data; none where a task reads none."""
+    return [column.name for column in columns if column.is_label]
 
 
 def check_values(source: Source, column: Column, is_usable: Callable[[Any], bool], kind: str) -> None:

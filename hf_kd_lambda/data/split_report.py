@@ -2,9 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, List
 from transformers.utils import logging
 
 from hf_kd_lambda.data.classes import NAMED_CLASSES
@@ -41,7 +40,7 @@ def describe_split(
     """
     parts = [f"{len(split)} examples"]
     if label_names is not None and "label" in split.column_names:
-        parts.append(_count_classes([label for label in split["label"][:] if label is not None], label_names))
+        parts.append(_count_classes(_classes_of(split), label_names))
     if unlabelled := count_unlabelled(split):
         parts.append(f"{unlabelled} without a label")
     texts = [column for column in ("text", "text_pair") if column in split.column_names]
@@ -52,8 +51,17 @@ def describe_split(
     return f"{name}: {', '.join(parts)}"
 
 
-def _count_classes(labels: Sequence[Any], names: Sequence[str]) -> str:
-    counts = Counter(label for item in labels for label in (item if isinstance(item, list) else [item]))
+def _classes_of(split: Dataset) -> list[int]:
+    """All classes of all labels; of lists of numbers for each class, those of at least half."""
+    labels, are_of_words = split["label"][:], "words" in split.column_names
+    lists = [label if isinstance(label, list) else [label] for label in labels if label is not None]
+    if are_of_words or not isinstance(split.features["label"], List):
+        return [label for row in lists for label in row]
+    return [index for row in lists for index, value in enumerate(row) if value >= 0.5]
+
+
+def _count_classes(labels: Sequence[int], names: Sequence[str]) -> str:
+    counts = Counter(labels)
     if len(names) > NAMED_CLASSES:
         return f"{len(names)} classes of {min(counts[i] for i in range(len(names)))} to {max(counts.values())}"
     return "; ".join(f"{name} {counts[index]}" for index, name in enumerate(names))

@@ -11,7 +11,7 @@ from datasets.exceptions import DatasetsError
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.files import check_table, columns_of_file, read_file
-from hf_kd_lambda.data.sources import ROW, Column, Source, label_column, require_columns
+from hf_kd_lambda.data.sources import ROW, Column, Source, label_names, require_columns
 
 FILE_SPLITS = ("train", "validation", "test")
 SPLITS = ("train", "validation", "validation_mismatched", "test")
@@ -89,7 +89,7 @@ def _unlabelled(
     args: DataArguments, columns: Sequence[Column], formats: Sequence[str], bundled: Bundled
 ) -> Source | None:
     """The transfer set, with uniform columns."""
-    inputs = [column for column in columns if column.uniform != "label"]
+    inputs = [column for column in columns if not column.is_label]
     if args.unlabelled_file is not None:
         if Path(args.unlabelled_file).suffix.lower() == ".txt":
             inputs = [column._replace(name="text") if column.uniform == "text" else column for column in inputs]
@@ -144,13 +144,11 @@ def _named(where: str) -> Iterator[None]:
 
 def _has_labels(test: Dataset, columns: Sequence[Column]) -> bool:
     # Benchmarks keep the labels of their test split secret: no column, or -1 everywhere.
-    name = label_column(columns)
-    if name is None:
-        return True
-    if name not in test.column_names:
+    names = label_names(columns)
+    if not set(names) <= set(test.column_names):
         return False
-    labels = test[name][:]
-    return not labels or any(label != -1 for item in labels for label in (item if isinstance(item, list) else [item]))
+    items = [item for name in names for item in test[name][:]]
+    return not items or any(label != -1 for item in items for label in (item if isinstance(item, list) else [item]))
 
 
 def _uniform(source: Source, columns: Sequence[Column]) -> Source:

@@ -11,14 +11,17 @@ class TaskData:
 
     Args:
         splits: train, validation, perhaps test, for MNLI also validation_mismatched; with the columns text, perhaps
-            text_pair, and label (a class, or a float for a regression).
+            text_pair, and label (a class, or a float for a regression; see problem_type; None for no label).
         label_names: names of the classes in the order of the labels; None for a regression.
         task: GLUE task; None for own data.
+        problem_type: `multi_label_classification`, where a label is 1, 0 or -100 for each name; `soft_labels`, where
+            it is the share of each class; None for others.
     """
 
     splits: DatasetDict
     label_names: list[str] | None
     task: str | None
+    problem_type: str | None = None
 
     @property
     def is_regression(self) -> bool:

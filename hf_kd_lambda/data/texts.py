@@ -18,7 +18,8 @@ from hf_kd_lambda.data.classes import (
     with_numbers_for_missing,
 )
 from hf_kd_lambda.data.columns import TEACHER_PREFIX
-from hf_kd_lambda.data.selection import select_examples
+from hf_kd_lambda.data.label_lists import columns_of_labels, encode_label_lists
+from hf_kd_lambda.data.selection import select_examples, strata_of_lists
 from hf_kd_lambda.data.sources import Column, Source, check_values, is_text
 from hf_kd_lambda.data.split_report import CUT, report_splits
 from hf_kd_lambda.data.splits import TRANSFER_SET, load_splits
@@ -66,14 +67,29 @@ def load_task_data(args: DataArguments, seed: int) -> TaskData:
     texts = [Column(args.text_column or (glue.text_column if glue else "text"), "text", "text_column")]
     if pair_column := args.text_pair_column or (glue.text_pair_column if glue else None):
         texts.append(Column(pair_column, "text_pair", "text_pair_column"))
-    label = Column(args.label_column, "label", "label_column")
-
+    labels = columns_of_labels(args)
     data = {"quickstart": bundled.load_tweets}
-    sources = load_splits(args, [*texts, label], _FORMATS, data, (*_FORMATS, ".txt"))
+    sources = load_splits(args, [*texts, *labels], _FORMATS, data, (*_FORMATS, ".txt"))
     if TRANSFER_SET in sources:
         sources[TRANSFER_SET] = _without_blank_lines(sources[TRANSFER_SET])
+    for source in sources.values():
+        for column in texts:
+            check_values(source, column, is_text, "text")
+    if args.problem_type is not None:
+        return _with_label_lists(sources, args, seed)
     for name, source in sources.items():
-        _check(name, source, texts, label)
+        _check_label(name, source, *labels)
+    return _with_one_label(sources, args, glue, seed)
+
+
+def _with_label_lists(sources: Mapping[str, Source], args: DataArguments, seed: int) -> TaskData:
+    encoded, names = encode_label_lists(sources, args)
+    labels = encoded["train"]["label"][:] if "train" in encoded else []
+    splits = select_examples(encoded, args, seed, strata_of_lists(labels) if labels else None)
+    return TaskData(splits, names, None, args.problem_type)
+
+
+def _with_one_label(sources: Mapping[str, Source], args: DataArguments, glue: GlueTask | None, seed: int) -> TaskData:
     labels, feature = known_labels(sources)
     is_regression = glue is not None and glue.label_names is None
     classes = None if is_regression else find_classes(labels, feature, glue.label_names if glue else None)
@@ -102,9 +118,7 @@ def _without_blank_lines(source: Source) -> Source:
     return source._replace(rows=rows)
 
 
-def _check(name: str, source: Source, texts: list[Column], label: Column) -> None:
-    for column in texts:
-        check_values(source, column, is_text, "text")
+def _check_label(name: str, source: Source, label: Column) -> None:
     if name == "train":
         check_values(source, label, lambda value: is_missing(value) or _is_label(value), "label")
     elif name != TRANSFER_SET:
@@ -150,7 +164,9 @@ def tokenize(
             tokens |= {TEACHER_PREFIX + name: column for name, column in own.items()}
         return tokens | {CUT: cut}
 
-    splits = DatasetDict({name: with_numbers_for_missing(split) for name, split in data.splits.items()})
+    splits = DatasetDict(
+        {name: with_numbers_for_missing(split, data.num_labels) for name, split in data.splits.items()}
+    )
     tokens = splits.map(encode, batched=True, remove_columns=text_columns, desc="Tokenising")
     limit = min(max_length, tokenizer.model_max_length)
     report_splits(data.splits, data.label_names, {name: sum(split[CUT][:]) for name, split in tokens.items()}, limit)

@@ -1,6 +1,5 @@
 """Lists of words with a label for each, from the Hub, a folder or files, checked and with uniform columns."""
 
-from collections import Counter
 from typing import Any
 
 from datasets import Dataset, LargeList, List, Value
@@ -8,7 +7,7 @@ from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.classes import Classes, find_classes, known_labels, labels_of, number_of
-from hf_kd_lambda.data.selection import select_examples
+from hf_kd_lambda.data.selection import rarest_labels, select_examples
 from hf_kd_lambda.data.sources import Column, Source, check_values
 from hf_kd_lambda.data.splits import TRANSFER_SET, load_splits
 from hf_kd_lambda.data.task_data import TaskData
@@ -50,7 +49,9 @@ def load_token_data(args: DataArguments, seed: int) -> TaskData:
         name: _without_empty(source.rows if name == TRANSFER_SET else _encode_labels(source, classes), name)
         for name, source in sources.items()
     }
-    chosen = select_examples(splits, args, seed, _rarest(splits["train"]["label"][:]) if "train" in splits else None)
+    chosen = select_examples(
+        splits, args, seed, rarest_labels(splits["train"]["label"][:]) if "train" in splits else None
+    )
     return TaskData(chosen, classes.names, task=None)
 
 
@@ -92,9 +93,3 @@ def _encode_labels(source: Source, classes: Classes) -> Dataset:
         for row, labels in enumerate(labels_of(source, classes))
     ]
     return source.rows.remove_columns(["label"]).add_column("label", encoded, feature=List(Value("int64")))
-
-
-def _rarest(rows: list[list[int] | None]) -> list[int | None]:
-    """Of each labelled sentence the label that is rarest over all, by which sentences are held out."""
-    counts = Counter(label for labels in rows for label in labels or ())
-    return [None if labels is None else min(labels, key=counts.__getitem__) for labels in rows]

@@ -93,6 +93,7 @@ def evaluate_model(
         eval_dataset=split,
         data_collator=collator,
         preprocess_logits_for_metrics=problem.preprocess_logits,
+        compute_loss_func=problem.task_loss(data),
     )
     if trainer.is_fsdp_enabled:  # which shards a model beside its optimizer alone, and this one is whole
         trainer.is_fsdp_enabled = False

@@ -31,7 +31,15 @@ _CACHING = {"cache_teacher", "teacher_cache_dir"}
 _REPORTING = {"label_quality"}
 
 # Settings that decide the examples alone, whose digest is compared; a run of version 0.1.0 does not name them.
-_IN_EXAMPLES = {"delimiter", "validation_share", "doc_stride", "unlabelled_file", "unlabelled_dataset"}
+_IN_EXAMPLES = {
+    "delimiter",
+    "validation_share",
+    "doc_stride",
+    "unlabelled_file",
+    "unlabelled_dataset",
+    "label_columns",
+    "label_separator",
+}
 
 
 def settings_of(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> dict[str, Any]:

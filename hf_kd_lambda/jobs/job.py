@@ -255,7 +255,7 @@ class DistillationJob:
         compute_metrics = self.problem.metrics(self.data, tokens["validation"])
         finetune(
             *(model, args, tokens, processor, collator, compute_metrics, identity, preprocess_logits),
-            self._weighted_loss(),
+            self._weighted_loss() or self.problem.task_loss(self.data),
         )
 
     def _weighted_loss(self) -> WeightedTaskLoss | None:

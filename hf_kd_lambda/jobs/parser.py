@@ -49,6 +49,7 @@ _GROUPS = {
         "dataset": "Hub id or folder; or set train_file",
         "train_file": "csv, tsv, json, jsonl or parquet; for text-generation also txt",
         "validation_file": "without it, validation_share of the training examples is held out",
+        "unlabelled_file": "further texts without a label; txt has one per line",
         "test_file": "if given, the scores at the end are on it",
         "text_column": "column of the text",
         "label_column": "column of the label",

@@ -58,7 +58,11 @@ def with_tokens(
 
 
 def model_from_scratch(
-    setting: str, architecture: Mapping[str, Any], label_names: list[str] | None, auto_class: Any
+    setting: str,
+    architecture: Mapping[str, Any],
+    label_names: list[str] | None,
+    auto_class: Any,
+    problem_type: str | None = None,
 ) -> PreTrainedModel:
     """A model with new weights, drawn with torch's random numbers.
 
@@ -66,12 +70,13 @@ def model_from_scratch(
         setting, architecture: see `config_of`.
         label_names: in the order of the outputs; None for a regression.
         auto_class: of the model.
+        problem_type: see `load_classifier`.
 
     Raises:
         ValueError: there is no such model.
     """
     config = config_of(setting, architecture)
-    set_labels(config, label_names)
+    set_labels(config, label_names, problem_type)
     config.architectures = []  # else auto classes take the first of several, as DeiT has
     try:
         return auto_class.from_config(config)

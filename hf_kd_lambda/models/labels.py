@@ -17,10 +17,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
+
 logger = logging.get_logger(__name__)
 
-MULTI_LABEL = "multi_label_classification"
-"""Transformers' `problem_type` of several labels an example."""
 CHANCE_MARGIN = 0.02  # a guessing teacher is sometimes a little above the majority share
 
 

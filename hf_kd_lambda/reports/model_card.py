@@ -27,6 +27,7 @@ HUB_METRICS = {
     "accuracy": "accuracy",
     "f1": "f1",
     "f1_macro": "f1",
+    "f1_micro": "f1",
     "matthews_correlation": "matthews_correlation",
     "pearson": "pearsonr",
     "spearmanr": "spearmanr",

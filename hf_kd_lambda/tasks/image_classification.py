@@ -76,7 +76,9 @@ class ImageClassification(Task):
 
     def encode(self, data: TaskData, args: DataArguments, student: Any, teacher: Any | None) -> DatasetDict:
         """The images as they are, which the collator makes inputs of; those of training augmented when read."""
-        splits = DatasetDict({name: with_numbers_for_missing(split) for name, split in data.splits.items()})
+        splits = DatasetDict(
+            {name: with_numbers_for_missing(split, data.num_labels) for name, split in data.splits.items()}
+        )
         encoded = splits.rename_columns({"image": PIXELS, "label": "labels"})
         if args.augment:
             encoded["train"] = encoded["train"].with_transform(Augmentation(tuple(args.augment)))

@@ -45,7 +45,8 @@ class Task(ABC):
     ) -> PreTrainedModel:
         """A model whose outputs are in the data's order: see `load_classifier`."""
         return load_classifier(
-            resolve_checkpoint(checkpoint), data.label_names, trust_remote_code, new_head, self.auto_class
+            *(resolve_checkpoint(checkpoint), data.label_names, trust_remote_code, new_head, self.auto_class),
+            data.problem_type,
         )
 
     def new_model(
@@ -69,7 +70,7 @@ class Task(ABC):
         """
         config = None if teacher is None else teacher.config
         fields = with_tokens(setting, architecture, processor, getattr(config, "vocab_size", len(processor)))
-        return model_from_scratch(setting, fields, data.label_names, self.auto_class)
+        return model_from_scratch(setting, fields, data.label_names, self.auto_class, data.problem_type)
 
     def new_processor(
         self, setting: str, architecture: Mapping[str, Any], data: TaskData, teachers: Any | None
@@ -199,6 +200,10 @@ class Task(ABC):
             data: as loaded.
             encoded: the examples of the split that is predicted, in the order of the predictions.
         """
+
+    def task_loss(self, data: TaskData) -> Callable[..., Tensor] | None:
+        """`compute_loss_func` of a plain Trainer, for labels that a model's own loss does not take; None for that."""
+        return None
 
     def compared(self, output: PredictionOutput, encoded: Dataset) -> Tensor:
         """What is compared of the predictions of two models: see `teacher_agreement`.

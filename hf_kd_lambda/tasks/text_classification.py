@@ -1,17 +1,31 @@
 """A class, or a number, for each text or pair of texts."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import ClassVar
 
+import numpy as np
+import torch
 from datasets import Dataset, DatasetDict
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import PredictionOutput
 
-from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.arguments import SOFT_LABELS, DataArguments
 from hf_kd_lambda.data.collators import DistillationCollator
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.data.texts import load_task_data, tokenize
+from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
+from hf_kd_lambda.losses.functional.spans import logits_of_items
 from hf_kd_lambda.models.padding import align_pad_token
 from hf_kd_lambda.tasks.metrics.glue import compute_metrics_for
+from hf_kd_lambda.tasks.metrics.label_lists import (
+    chance_of_sets,
+    label_list_loss,
+    multi_label_metrics,
+    soft_label_metrics,
+)
 from hf_kd_lambda.tasks.same_tokens import cut_alike
 from hf_kd_lambda.tasks.task import Collator, Metrics
 from hf_kd_lambda.tasks.text_task import TextTask
@@ -62,12 +76,31 @@ class TextClassification(TextTask):
         return DistillationCollator(student, teacher)
 
     def metrics(self, data: TaskData, encoded: Dataset) -> Metrics:
-        """Of the GLUE task, or accuracy and F1, or correlations."""
+        """Of the GLUE task, or accuracy and F1, or correlations; of several labels micro and macro F1."""
+        if data.problem_type == MULTI_LABEL:
+            return multi_label_metrics
+        if data.problem_type == SOFT_LABELS:
+            return soft_label_metrics
         return compute_metrics_for(data.task, data.is_regression)
 
+    def task_loss(self, data: TaskData) -> Callable[..., Tensor] | None:
+        """Of several labels the binary cross-entropy of those that are known; of soft labels cross-entropy."""
+        return None if data.problem_type is None else label_list_loss
+
+    def compared(self, output: PredictionOutput, encoded: Dataset) -> Tensor:
+        """See `Task`; of several labels, the logits of each as two classes, `[labels, 2]`."""
+        labels = torch.as_tensor(output.label_ids)
+        if labels.dim() == 1:
+            return super().compared(output, encoded)
+        logits = logits_of_items(torch.as_tensor(output.predictions), {"labels": labels})
+        return logits[labels != IGNORED] if logits.dim() > 2 else logits
+
     def chance(self, data: TaskData) -> tuple[str, float]:
-        """The most frequent class's share; of a correlation 0."""
+        """The most frequent class's share; of several labels the score of all for each text; of a correlation 0."""
         if data.is_regression or data.task == "cola":
             return "score", 0.0
-        labels = Counter(data.splits[data.report_split]["label"][:])
-        return "accuracy", max(labels.values()) / labels.total()
+        labels = data.splits[data.report_split]["label"][:]
+        if data.problem_type == MULTI_LABEL:
+            return "score", chance_of_sets(np.array(labels))
+        classes = Counter(np.argmax(labels, axis=-1).tolist() if data.problem_type == SOFT_LABELS else labels)
+        return "accuracy", max(classes.values()) / classes.total()

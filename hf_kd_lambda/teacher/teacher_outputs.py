@@ -11,8 +11,9 @@ from transformers.utils import logging
 
 from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, teacher_inputs
 from hf_kd_lambda.losses.base import TeacherBatch
+from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.models.intermediate_outputs import forward_flags
-from hf_kd_lambda.models.labels import MULTI_LABEL, freeze
+from hf_kd_lambda.models.labels import freeze
 from hf_kd_lambda.models.protocol import as_model_output, model_device
 from hf_kd_lambda.teacher.cache import DEFAULT_FOLDER, TeacherCache
 from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows

@@ -12,8 +12,8 @@ from transformers.trainer_utils import unwrap_peft_model
 from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
+from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.models.causal import is_causal
-from hf_kd_lambda.models.labels import MULTI_LABEL
 from hf_kd_lambda.models.projections import KD_PROJECTIONS
 from hf_kd_lambda.models.protocol import answers_questions
 from hf_kd_lambda.trainer.config import DistillationConfig

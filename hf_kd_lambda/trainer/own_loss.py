@@ -12,10 +12,10 @@ from transformers.utils import logging
 from hf_kd_lambda.data.columns import forward_parameters, takes_labels
 from hf_kd_lambda.losses.functional import IGNORED, task_loss
 from hf_kd_lambda.losses.functional.items import count_items
+from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.losses.functional.labels import SHIFTED, next_labels, with_labels
 from hf_kd_lambda.losses.functional.spans import logits_of_items
 from hf_kd_lambda.models.causal import is_causal
-from hf_kd_lambda.models.labels import MULTI_LABEL
 from hf_kd_lambda.models.protocol import as_model_output, model_device
 
 logger = logging.get_logger(__name__)

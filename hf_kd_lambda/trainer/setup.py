@@ -21,10 +21,11 @@ from hf_kd_lambda.data.label_sets import LabelSets
 from hf_kd_lambda.gradients.layer_groups import layer_groups
 from hf_kd_lambda.losses.class_weights import balanced_weights
 from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK
 from hf_kd_lambda.losses.objective import Objective
 from hf_kd_lambda.models.causal import is_causal
-from hf_kd_lambda.models.labels import MULTI_LABEL, align_labels, own_label_names
+from hf_kd_lambda.models.labels import align_labels, own_label_names
 from hf_kd_lambda.models.padding import align_pad_token
 from hf_kd_lambda.models.protocol import answers_questions, check_model, model_config
 from hf_kd_lambda.teacher.cache_format import CacheFormat

@@ -3,14 +3,14 @@
 import pytest
 from datasets import Dataset
 
-from hf_kd_lambda.data.sources import ROW, Column, Source, check_values, is_text, label_column, require_columns
+from hf_kd_lambda.data.sources import ROW, Column, Source, check_values, is_text, label_names, require_columns
 
 TEXT, LABEL = Column("body", "text", "text_column"), Column("grade", "label", "label_column")
 
 
 def test_the_column_of_labels():
-    assert label_column([TEXT, LABEL]) == "grade"
-    assert label_column([TEXT]) is None
+    assert label_names([TEXT, LABEL, Column("b", "label.1", "label_columns")]) == ["grade", "b"]
+    assert label_names([TEXT]) == []
 
 
 def test_a_value_is_refused_by_its_row_column_and_kind():

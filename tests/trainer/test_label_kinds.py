@@ -10,7 +10,7 @@ from helpers import reference
 from helpers.small_runs import BATCH, STEPS, assert_same_run, config, flat, logged, make_trainer, models, train
 from helpers.small_runs import examples as plain_examples
 from torch.utils.data import DataLoader
-from transformers import default_data_collator
+from transformers import BertForSequenceClassification, default_data_collator
 
 MULTI_LABEL = {"problem_type": "multi_label_classification"}
 NAN = float("nan")
@@ -69,7 +69,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("accumulation", "cached"), [(1, True), (4, False)])
-def test_a_run_equals_the_plain_loop_over_whole_batches(tmp_path, monkeypatch, kind, accumulation, cached):
+def test_a_run_equals_the_plain_loop_over_whole_batches(tmp_path, monkeypatch, caplog, kind, accumulation, cached):
     settings, data, losses = KINDS[kind]
     teacher, student = models(**settings)
     twin = copy.deepcopy(student)
@@ -81,6 +81,7 @@ def test_a_run_equals_the_plain_loop_over_whole_batches(tmp_path, monkeypatch, k
     trainer = train(args, teacher, student, data())
     assert ("teacher_logits" in trainer.train_dataset.column_names) == cached
     assert_same_run(trainer.state.log_history, flat(trainer.model), twin, steps)
+    assert "computes from labels fails" not in caplog.text
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -147,6 +148,22 @@ def test_other_labels_are_refused(tmp_path, settings, labels, message):
 def test_a_task_loss_of_ones_own_is_refused_with_several_labels(tmp_path):
     with pytest.raises(ValueError, match="compute_loss_func is not supported with problem_type='multi_label"):
         make_trainer(config(tmp_path), *models(**MULTI_LABEL), label_sets(), compute_loss_func=lambda *_, **__: 0)
+
+
+class OfRareLabels(BertForSequenceClassification):
+    """Computes a loss in which labels that are present weigh more."""
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None):
+        outputs = super().forward(input_ids, attention_mask=attention_mask)
+        if labels is not None:
+            outputs["loss"] = F.binary_cross_entropy_with_logits(outputs.logits, labels, pos_weight=torch.tensor(2.0))
+        return outputs
+
+
+def test_a_loss_of_the_students_own_is_not_replaced(tmp_path):
+    teacher, student = models(**MULTI_LABEL)
+    with pytest.raises(ValueError, match="OfRareLabels, computes a loss of its own, which would be replaced"):
+        make_trainer(config(tmp_path), teacher, OfRareLabels(student.config), label_sets())
 
 
 def test_a_teacher_that_is_sure_of_no_label_is_not_called_uninformative(tmp_path, caplog):

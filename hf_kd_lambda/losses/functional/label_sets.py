@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MULTI_LABEL = "multi_label_classification"
+"""Transformers' `problem_type` of several labels an example."""
+
 
 def has_label_sets(logits: Tensor, labels: Any) -> bool:
     """Whether there is an integer, 0 or 1, for each logit of an example.

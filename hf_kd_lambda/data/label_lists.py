@@ -1,0 +1,146 @@
+"""Labels that are lists: several labels for a text, or the share of each class, from one column or from several."""
+
+import ast
+import reprlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from datasets import Dataset, List, Value
+
+from hf_kd_lambda.data.arguments import SOFT_LABELS, DataArguments
+from hf_kd_lambda.data.classes import Classes, find_classes, is_missing, labels_of
+from hf_kd_lambda.data.label_sets import is_unknown
+from hf_kd_lambda.data.soft_labels import SHARES_TOLERANCE
+from hf_kd_lambda.data.sources import Column, Source
+from hf_kd_lambda.losses.functional import IGNORED
+
+
+class LabelLists(NamedTuple):
+    """Encoded labels of all splits."""
+
+    splits: dict[str, Dataset]
+    """With the column `label`: a list of 1, 0 or -100 for each label, or of the share of each class; or None."""
+    names: list[str]
+    """Of the labels or classes."""
+
+
+def columns_of_labels(args: DataArguments) -> list[Column]:
+    """The columns that labels are read from."""
+    if args.label_columns is None:
+        return [Column(args.label_column, "label", "label_column")]
+    return [Column(name, f"label.{index}", "label_columns") for index, name in enumerate(args.label_columns)]
+
+
+def encode_label_lists(sources: Mapping[str, Source], args: DataArguments) -> LabelLists:
+    """The rows with their labels as lists; rows without labels, as of a transfer set, stay as they are.
+
+    Args:
+        sources: of the splits; train may have rows without a label.
+        args: `problem_type`, `label_columns`, `label_separator`.
+
+    Raises:
+        ValueError: a label is missing in a split for evaluation, or is none; names file and row.
+    """
+    encode: Callable[[list[Any]], list[Any]]
+    label_columns = columns_of_labels(args)
+    labelled = {name: source for name, source in sources.items() if label_columns[0].uniform in source.rows.features}
+    raw = {
+        name: _lists(source, label_columns, args.label_separator, may_miss=name == "train")
+        for name, source in labelled.items()
+    }
+    if args.problem_type == SOFT_LABELS:
+        names = args.label_columns or _numbered(raw)
+        encode, kind = partial(_shares, classes=len(names)), Value("float32")
+    elif args.label_columns is not None:
+        names, encode, kind = args.label_columns, _present_or_absent, Value("int64")
+    else:
+        classes = _classes(labelled, raw)
+        names, encode, kind = classes.names, partial(_members, classes=classes), Value("int64")
+    splits = {name: source.rows for name, source in sources.items()}
+    for name, source in labelled.items():
+        lists = [None if row is None else _named(source, index, encode, row) for index, row in enumerate(raw[name])]
+        rows = source.rows.remove_columns([column.uniform for column in label_columns])
+        splits[name] = rows.add_column("label", lists, feature=List(kind))
+    return LabelLists(splits, list(names))
+
+
+def _named(source: Source, index: int, encode: Callable[[Any], list[Any]], row: list[Any]) -> list[Any]:
+    try:
+        return encode(row)
+    except ValueError as error:
+        raise ValueError(f"{source.where(index)}: labels {reprlib.repr(row)}: {error}") from None
+
+
+def _lists(source: Source, columns: list[Column], separator: str, may_miss: bool) -> list[list[Any] | None]:
+    """The labels of each row as a list; None where there is none.
+
+    Raises:
+        ValueError: there is none in a split for evaluation.
+    """
+    if len(columns) > 1:
+        values = zip(*(source.rows[column.uniform][:] for column in columns), strict=True)
+        lists = [None if all(map(is_unknown, row)) else list(row) for row in values]
+    else:
+        lists = [None if is_missing(value) else _parsed(value, separator) for value in labels_of(source, None)]
+    if None in lists and not may_miss:
+        raise ValueError(
+            f"{source.where(lists.index(None))}: there is no label, which evaluation needs. A text to which no label "
+            "applies has the list []."
+        )
+    return lists
+
+
+def _parsed(value: Any, separator: str) -> list[Any]:
+    if not isinstance(value, str):
+        return value if isinstance(value, list) else [value]
+    if not value.strip().startswith("["):
+        return [part.strip() for part in value.split(separator)]
+    try:
+        return list(ast.literal_eval(value.strip()))
+    except (SyntaxError, TypeError, ValueError):
+        return [value]  # which is then refused, or a name
+
+
+def _present_or_absent(row: list[Any]) -> list[int]:
+    for value in row:
+        if not is_unknown(value) and value not in (0, 1):
+            raise ValueError(f"{value!r} is neither 1 nor 0.")
+    return [IGNORED if is_unknown(value) else int(value) for value in row]
+
+
+def _members(row: list[Any], classes: Classes) -> list[int]:
+    indices = {classes.index(label) for label in row}
+    if None in indices:
+        wrong = next(label for label in row if classes.index(label) is None)
+        raise ValueError(f"{wrong!r} is none of {', '.join(classes.names)}.")
+    return [int(index in indices) for index in range(len(classes.names))]
+
+
+def _classes(labelled: Mapping[str, Source], raw: Mapping[str, list[Any]]) -> Classes:
+    """The classes of the first split that names any: train, unless none of its texts has a label."""
+    for name, source in labelled.items():
+        if found := [label for row in raw[name] for label in row or ()]:
+            feature = source.rows.features["label"]
+            classes = find_classes(found, feature.feature if isinstance(feature, List) else feature)
+            if classes is None:
+                raise ValueError(f"{source.name}: labels are numbers such as {found[0]!r}, not names or integers.")
+            return classes
+    raise ValueError("no example has a label: training needs none, but evaluation does: set validation_file.")
+
+
+def _numbered(raw: Mapping[str, list[Any]]) -> list[str]:
+    given = [row for rows in raw.values() for row in rows if row is not None]
+    return [str(index) for index in range(len(given[0]))] if given else []
+
+
+def _shares(row: list[Any], classes: int) -> list[float]:
+    try:
+        shares = [float(value) for value in row]
+    except (TypeError, ValueError):
+        raise ValueError("a share is no number.") from None
+    if len(shares) != classes:
+        raise ValueError(f"there are {len(shares)} shares of {classes} classes.")
+    if not all(share >= 0 for share in shares) or not abs(sum(shares) - 1) <= SHARES_TOLERANCE:
+        raise ValueError(f"shares must be at least 0 and sum to 1, not to {sum(shares):.4g}.")
+    return [share / sum(shares) for share in shares]

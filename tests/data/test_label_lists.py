@@ -1,0 +1,167 @@
+"""Several labels of a text, and soft labels: how they are written, what is missing, and what is refused."""
+
+import json
+
+import pytest
+from datasets import Dataset
+
+from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.split_report import describe_split
+from hf_kd_lambda.data.texts import load_task_data
+
+MULTI, SOFT = "multi_label_classification", "soft_labels"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write(folder, name, content):
+    path = folder / name
+    if name.endswith(".parquet"):
+        Dataset.from_list(content).to_parquet(path)
+    else:
+        path.write_text(content if isinstance(content, str) else "\n".join(map(json.dumps, content)))
+    return str(path)
+
+
+def load(folder, name, content, problem_type=MULTI, validation=None, **settings):
+    files = {"train_file": write(folder, name, content)}
+    files["validation_file"] = write(folder, f"dev_{name}", validation) if validation else files["train_file"]
+    return load_task_data(DataArguments(problem_type=problem_type, **files, **settings), seed=0)
+
+
+def labels_of(data, split="train"):
+    return data.splits[split]["label"][:]
+
+
+# --- several labels
+
+ROWS = [{"text": "t0", "label": ["joy", "fear"]}, {"text": "t1", "label": []}, {"text": "t2", "label": ["anger"]}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "settings"),
+    [
+        ("a.jsonl", ROWS, {}),
+        ("a.parquet", ROWS, {}),
+        ("a.csv", 'text,label\nt0,"joy,fear"\nt1,[]\nt2,anger\n', {}),
+        ("a.csv", "text,label\nt0,joy; fear\nt1,[]\nt2,anger\n", {"label_separator": ";"}),
+        ("a.csv", 'text,label\nt0,"[\'joy\', \'fear\']"\nt1,[]\nt2,"[""anger""]"\n', {}),
+        ("a.csv", "text,anger,fear,joy\nt0,0,1,1\nt1,0,0,0\nt2,1,0,0\n", {"label_columns": ["anger", "fear", "joy"]}),
+    ],
+)
+def test_several_labels_are_one_or_zero_for_each(tmp_path, name, content, settings):
+    data = load(tmp_path, name, content, **settings)
+    assert data.label_names == ["anger", "fear", "joy"]
+    assert labels_of(data) == [[0, 1, 1], [0, 0, 0], [1, 0, 0]]
+    assert (data.problem_type, data.num_labels, data.is_regression) == (MULTI, 3, False)
+
+
+def test_integers_are_numbers_of_labels(tmp_path):
+    rows = [{"text": "a", "label": [0, 2]}, {"text": "b", "label": [1]}]
+    assert labels_of(load(tmp_path, "a.jsonl", rows)) == [[1, 0, 1], [0, 1, 0]]
+
+
+def test_some_or_all_labels_of_a_text_may_be_missing(tmp_path, caplog):
+    content = "text,a,b\nt0,1,\nt1,-100,0\nt2,,\n"
+    data = load(
+        tmp_path, "a.csv", content, validation="text,a,b\nt0,1,\n", label_columns=["a", "b"], text_column="text"
+    )
+    assert labels_of(data) == [[1, -100], [-100, 0], None]
+    assert labels_of(data, "validation") == [[1, -100]]
+    assert "1 of 3 training examples have no label" in caplog.text
+    line = describe_split("train", data.splits["train"], data.label_names)
+    assert line == "train: 3 examples, a 1; b 0, 1 without a label"
+
+
+def test_texts_with_the_rarest_label_are_held_out_too(tmp_path):
+    rows = [{"text": f"t{i}", "label": ["often", "rare"] if i % 10 == 0 else ["often"]} for i in range(200)]
+    args = DataArguments(train_file=write(tmp_path, "a.jsonl", rows), problem_type=MULTI)
+    held = labels_of(load_task_data(args, seed=0), "validation")
+    assert len(held) == 20
+    assert held.count([1, 1]) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "message"),
+    [
+        (
+            [*ROWS, {"text": "a", "label": ["joy", 3.5]}],
+            {},
+            "line 4: column 'label' holds .*several types",
+        ),
+        ("text,a,b\nt,1,2\n", {"label_columns": ["a", "b"]}, r"row 2 .*: labels \[1, 2\]: 2 is neither 1 nor 0"),
+        ([{"text": "a", "label": [0.5]}], {}, "labels are numbers such as 0.5"),
+        ([{"text": "a", "label": None}], {}, "line 1: there is no label, which evaluation needs.*the list"),
+    ],
+)
+def test_wrong_labels_are_named_by_file_and_row(tmp_path, content, settings, message):
+    with pytest.raises(ValueError, match=rf"(train|validation)_file=.*{message}"):
+        load(tmp_path, "a.csv" if isinstance(content, str) else "a.jsonl", content, **settings)
+
+
+def test_a_label_that_train_does_not_have_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"validation_file=.*line 1: labels \['new'\]: 'new' is none of anger, fear"):
+        load(tmp_path, "a.jsonl", ROWS, validation=[{"text": "a", "label": ["new"]}])
+
+
+# --- soft labels
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "settings"),
+    [
+        ("a.jsonl", [{"text": "a", "label": [0.25, 0.75]}, {"text": "b", "label": [1, 0]}], {}),
+        ("a.csv", 'text,label\na,"0.25,0.75"\nb,"[1, 0]"\n', {}),
+        ("a.csv", "text,no,yes\na,0.25,0.75\nb,1,0\n", {"label_columns": ["no", "yes"]}),
+    ],
+)
+def test_soft_labels_are_the_shares_of_the_classes(tmp_path, name, content, settings):
+    data = load(tmp_path, name, content, SOFT, **settings)
+    assert labels_of(data) == [[0.25, 0.75], [1.0, 0.0]]
+    assert data.label_names == settings.get("label_columns", ["0", "1"])
+    assert describe_split("s", data.splits["train"], ["no", "yes"]) == "s: 2 examples, no 1; yes 1"
+
+
+def test_rounded_shares_are_scaled_to_one(tmp_path):
+    rows = [{"text": "a", "label": [0.333, 0.333, 0.333]}]
+    assert sum(labels_of(load(tmp_path, "a.jsonl", rows, SOFT))[0]) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ([0.5, 0.4], r"line 2: labels \[0.5, 0.4\]: shares must be at least 0 and sum to 1, not to 0.9"),
+        ([1.5, -0.5], "line 2: .*at least 0"),
+        ([0.5, 0.25, 0.25], "line 2: .*there are 3 shares of 2 classes"),
+        ([0.5, None], "line 2: .*a share is no number"),
+    ],
+)
+def test_what_is_no_distribution_is_named_by_file_and_row(tmp_path, shares, message):
+    rows = [{"text": "a", "label": [0.5, 0.5]}, {"text": "b", "label": shares}]
+    with pytest.raises(ValueError, match=f"train_file='.*{message}"):
+        load(tmp_path, "a.jsonl", rows, SOFT)
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label_columns": ["a", "b"]}, r"label_columns=\['a', 'b'\]: set problem_type"),
+        (
+            {"problem_type": "regression"},
+            "problem_type='regression' is none of multi_label_classi",
+        ),
+        ({"problem_type": SOFT, "task": "sst2"}, "problem_type='soft_labels' is for text-classification of own data"),
+        ({"problem_type": MULTI, "problem": "token-classification"}, "is for text-classification"),
+        ({"problem_type": MULTI, "label_columns": ["a", "a"]}, "name two columns or more, each once"),
+        ({"problem_type": MULTI, "label_separator": ""}, "label_separator='' separates nothing"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DataArguments(train_file="a.csv", **settings)
