@@ -137,6 +137,17 @@ def test_planted_reliabilities_are_found(classes, tolerance, alpha, beta, seed):
     assert state.teacher.item() == pytest.approx(beta, abs=tolerance)
 
 
+def test_the_m_step_takes_means_in_which_older_items_fade():
+    state = Reliabilities(initial=0.8, prior=5.0)
+    state.update(torch.tensor([6.0, 10.0, 9.0, 20.0]))  # Σr_L, labelled items, Σr_T, items
+    assert state.label.item() == pytest.approx((6 + 0.8 * 5) / (10 + 5))
+    assert state.teacher.item() == pytest.approx((9 + 0.8 * 5) / (20 + 5))
+    state.update(torch.tensor([1.0, 20.0, 2.0, 20.0]))
+    kept = (20 / 40) ** 2
+    assert state.label.item() == pytest.approx((6 * kept + 1 + 0.8 * 5) / (10 * kept + 20 + 5))
+    assert state.teacher.item() == pytest.approx((9 * kept + 2 + 0.8 * 5) / (20 * kept + 20 + 5))
+
+
 def test_counts_add_up_over_parts_and_weights_average_to_one():
     student, teacher, labels = planted(3, 0.6, 0.8, 0.8, 600, 0)
     state = Reliabilities()

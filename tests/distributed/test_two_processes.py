@@ -48,6 +48,8 @@ OF_RULES = {
         {"lambda_rule": "evidence", **SPLIT, **HALVES},
         ["odds", "evidence_teacher", "lambda/hidden_mse"],
     ),
+    "trust": ({"lambda_rule": "trust", **HALVES}, ["label_reliability", "teacher_reliability"]),
+    "FSDP2 with trust": ({"lambda_rule": "trust", **HALVES, **FSDP2}, ["label_reliability", "teacher_reliability"]),
     "samples": ({"lambda_rule": "snr", "gram_estimator": "unbiased", "lambda_max": 1e4, **HALVES}, ["snr_kd"]),
     "losses and layers": (
         {"lambda_rule": "dto", "lambda_scope": "layer", "lambda_min": 1e-4, **HALVES},
