@@ -6,9 +6,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.parser import Settings, parse
 from hf_kd_lambda.jobs.yaml_file import YamlFile
-from hf_kd_lambda.studies.comparison.regimes import REGIMES
+from hf_kd_lambda.studies.comparison.regimes import LEARNED_BY_TEACHER, REGIMES
 from hf_kd_lambda.studies.comparison.run_results import Cell
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.names import check_known
@@ -85,7 +86,7 @@ class Comparison:
         for task, regime, rule, seed in self.cells():
             if seed == self.seeds[0]:
                 try:
-                    self.parse(task, regime, rule)
+                    _require_own_teacher(regime, self.parse(task, regime, rule)[0])
                 except ValueError as error:
                     raise ValueError(f"{task}, {regime}, {rule}: {error}") from None
 
@@ -136,6 +137,11 @@ class Comparison:
             kept[name] = {member: known[member] for member in (known if chosen is None else chosen)}
         skipped = {task: names for task, names in self.skipped.items() if task in kept["tasks"]}
         return replace(self, **kept, skipped=skipped, seeds=tuple(self.seeds if seeds is None else seeds))
+
+
+def _require_own_teacher(regime: str, models: ModelArguments) -> None:
+    if regime in LEARNED_BY_TEACHER and not models.teacher_finetune:
+        raise ValueError(f"the regime {regime} fine-tunes a teacher on noisy labels: set teacher_finetune to true.")
 
 
 def load_comparison(file: Path, glue: str | None = None, output_dir: str | None = None) -> Comparison:

@@ -138,11 +138,19 @@ def few_labels_transfer(given: Supervision, rng: np.random.Generator, share: flo
     return given._replace(labels=np.where(unlabelled, missing, given.labels).astype(given.labels.dtype))
 
 
+def noisy_teacher(given: Supervision, rng: np.random.Generator) -> Supervision:
+    """The labels of `noisy_labels`, and a teacher that was fine-tuned on them, for each seed."""
+    return noisy_labels(given, rng)
+
+
+LEARNED_BY_TEACHER = (noisy_teacher.__name__,)
+"""Regimes whose teacher is fine-tuned on the labels as the regime has them."""
+
 REGIMES: dict[str, Regime] = {
     regime.__name__: regime
     for regime in (
         *(clean, noisy_labels, few_labels, spoiled_teacher, overconfident_teacher),
-        *(both, class_blind, hard_noise, region, few_labels_transfer),
+        *(both, class_blind, hard_noise, region, few_labels_transfer, noisy_teacher),
     )
 }
 

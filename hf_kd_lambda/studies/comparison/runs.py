@@ -23,11 +23,11 @@ from transformers import (
     set_seed,
 )
 
-from hf_kd_lambda.data.columns import TEACHER_LOGITS, token_counts
+from hf_kd_lambda.data.columns import KEPT, TEACHER_LOGITS, token_counts
 from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.studies.comparison.plan import GLUE, Comparison
-from hf_kd_lambda.studies.comparison.regimes import REGIMES, Supervision
+from hf_kd_lambda.studies.comparison.regimes import LEARNED_BY_TEACHER, REGIMES, Supervision
 from hf_kd_lambda.studies.comparison.run_results import Cell, Run
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.hardware import hardware
@@ -69,13 +69,7 @@ class TaskRuns:
     @cached_property
     def examples(self) -> tuple[Dataset, Dataset]:
         """Tokens, labels and teacher logits of the training split and of the reported one."""
-        tokens, student = self.job.tokens, self.job.load_student(self.teacher)
-        # Logits are all that is kept, whatever else runs need of a teacher.
-        config = dataclasses.replace(cast(Any, self.job.config), kd_losses=None)
-        trainer = self.job.make_trainer(self.teacher, student, config, evaluated=tokens[self.job.data.report_split])
-        if not trainer.cache_teacher():
-            raise ValueError(f"cache_teacher: the logits of {self.task}'s teacher cannot be kept, see the warning.")
-        return trainer.train_dataset, trainer.eval_dataset
+        return self._with_logits(self.job, self.teacher)
 
     @cached_property
     def teacher_score(self) -> float:
@@ -83,6 +77,27 @@ class TaskRuns:
         _, evaluated = self.examples
         labels, logits = _supervision(evaluated)
         return self.job.problem.metrics(self.job.data, evaluated)(EvalPrediction(logits, labels))["score"]
+
+    def supervision(self, cell: Cell) -> tuple[PreTrainedModel, Dataset]:
+        """The teacher of a cell, and the training examples as its regime has them, with the teacher's logits."""
+        train = spoiled(self.examples[0], cell)
+        if cell.regime not in LEARNED_BY_TEACHER:
+            return self.teacher, train
+        folder = self.job.teacher_folder
+        inputs = train.select_columns([name for name in train.column_names if name not in KEPT])
+        job = self.job.with_examples(inputs, folder.with_name(f"{folder.name}_{cell.regime}_{cell.seed}"))
+        teacher = job.load_teacher()
+        return teacher, self._with_logits(job, teacher)[0]
+
+    def _with_logits(self, job: DistillationJob, teacher: PreTrainedModel) -> tuple[Dataset, Dataset]:
+        """The training split of a job and the reported one, with a teacher's logits."""
+        # Logits are all that is kept, whatever else runs need of a teacher.
+        config = dataclasses.replace(cast(Any, job.config), kd_losses=None)
+        evaluated = job.tokens[job.data.report_split]
+        trainer = job.make_trainer(teacher, job.load_student(teacher), config, evaluated=evaluated)
+        if not trainer.cache_teacher():
+            raise ValueError(f"cache_teacher: the logits of {self.task}'s teacher cannot be kept, see the warning.")
+        return trainer.train_dataset, trainer.eval_dataset
 
     def run(self, cell: Cell) -> Run:
         """Train the student of a cell and score it.
@@ -93,12 +108,12 @@ class TaskRuns:
         """
         with tempfile.TemporaryDirectory() as folder:
             config = dataclasses.replace(cast(Any, self.config(cell)), output_dir=folder)
+            supervising, train = self.supervision(cell)
             set_seed(cell.seed)
-            student = self.job.load_student(self.teacher)
-            train, evaluated = self.examples
+            student = self.job.load_student(supervising)
             losses = config.kd_losses_for(self.job.data.num_labels).values()
-            teacher = copy.deepcopy(self.teacher) if any(loss.needs for loss in losses) else None  # it may get hooks
-            trainer = self.job.make_trainer(teacher, student, config, spoiled(train, cell), evaluated)
+            teacher = copy.deepcopy(supervising) if any(loss.needs for loss in losses) else None  # it may get hooks
+            trainer = self.job.make_trainer(teacher, student, config, train, self.examples[1])
             curve = RunCurve()
             trainer.add_callback(curve)
             trainer.remove_callback(PrinterCallback)  # the record has it all

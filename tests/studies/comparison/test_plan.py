@@ -134,6 +134,11 @@ def test_the_shipped_comparisons_are_valid(name):
     assert comparison.output_dir == f"benchmarks/{name.replace('compare_rules', 'compare')}"
 
 
+def test_a_teacher_that_is_not_fine_tuned_cannot_learn_noisy_labels(tmp_path):
+    with pytest.raises(ValueError, match="noisy_teacher fine-tunes a teacher on noisy labels: set teacher_finetune"):
+        load_comparison(written(tmp_path, regimes={"noisy_teacher": None}))
+
+
 def test_the_shipped_comparison_has_a_sweep_of_fixed_weights_a_schedule_and_rules_that_measure():
     comparison = load_comparison(CONFIGS / "compare_rules.yaml")
     rules = {cell.rule: comparison.parse(cell.task, cell.regime, cell.rule)[2] for cell in comparison.cells()}

@@ -24,7 +24,17 @@ def apply(name: str, given: Supervision, seed: int = 0) -> Supervision:
 
 @pytest.mark.parametrize("given", [classification(), regression()])
 @pytest.mark.parametrize(
-    "name", ["clean", "noisy_labels", "few_labels", "spoiled_teacher", "both", "region", "few_labels_transfer"]
+    "name",
+    [
+        "clean",
+        "noisy_labels",
+        "few_labels",
+        "spoiled_teacher",
+        "both",
+        "region",
+        "few_labels_transfer",
+        "noisy_teacher",
+    ],
 )
 def test_a_regime_depends_on_the_seed_alone_and_changes_nothing_in_place(name, given):
     before = Supervision(*(column.copy() for column in given))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import small_jobs, tiny_images
 
 from hf_kd_lambda.jobs.finetune import TrainingStoppedError
@@ -157,6 +158,23 @@ def test_a_regime_spoils_the_training_examples_alone_and_for_all_rules_alike(com
         assert examples["input_ids"] == train["input_ids"]
         assert examples["teacher_logits"] == train["teacher_logits"]
     np.testing.assert_array_equal(task.examples[1]["labels"], truth)
+
+
+def test_a_teacher_learns_the_noisy_labels_once_for_all_rules_of_a_seed(comparison):
+    task = TaskRuns(comparison, "reviews")
+    (teacher, first), (again, second) = (
+        task.supervision(Cell("reviews", "noisy_teacher", rule, 0)) for rule in ("half", "adaptive")
+    )
+    noisy = spoiled(task.examples[0], Cell("reviews", "noisy_labels", "half", 0))
+    assert first["labels"][:] == second["labels"][:] == noisy["labels"][:]
+    assert first["teacher_logits"][:] == second["teacher_logits"][:] != noisy["teacher_logits"][:]
+    weights = [dict(model.named_parameters())["classifier.weight"] for model in (teacher, again, task.teacher)]
+    assert weights[0].equal(weights[1])
+    assert not weights[0].equal(weights[2])
+    with torch.no_grad():
+        row = {name: torch.tensor([first[0][name]]) for name in ("input_ids", "attention_mask")}
+        torch.testing.assert_close(teacher.eval()(**row).logits[0].tolist(), first["teacher_logits"][0])
+    assert task.job.tokens["train"]["labels"][:] == task.examples[0]["labels"][:]
 
 
 def test_fewer_examples_are_fewer_steps(settings, tmp_path):
