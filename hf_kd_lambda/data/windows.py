@@ -2,13 +2,14 @@
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from datasets import Dataset, DatasetDict
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from hf_kd_lambda.data.task_data import TaskData
+from hf_kd_lambda.losses.functional.labels import UNLABELLED
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK
 
 logger = logging.get_logger(__name__)
@@ -16,14 +17,10 @@ logger = logging.get_logger(__name__)
 CONTEXT = 1  # the second sequence, after the question
 OUTSIDE = -1
 """Character of a token that is not in the context."""
-_TEXTS = {"context": "text_pair", "answers": "answers"}
 
 
-class Span(NamedTuple):
-    """A part of a text: its first character, and the one after its last."""
-
-    start: int
-    end: int
+Label = Mapping[str, Any]
+"""Answers to a question, see `load_questions`."""
 
 
 def cut_windows(
@@ -32,7 +29,7 @@ def cut_windows(
     """Replace questions and contexts by windows of tokens, and the first answer by its tokens.
 
     As transformers' run_qa example does. In a window that does not hold the whole answer, start and end are the token
-    `[CLS]`, as for an unanswerable question (Devlin et al. 2019, section 4.3).
+    `[CLS]`, as for an unanswerable question (Devlin et al. 2019, section 4.3); for a question without a label -101.
 
     Args:
         data: see `load_questions`.
@@ -65,17 +62,17 @@ def cut_windows(
             return_token_type_ids=has_token_types,
         )
         examples = tokens.pop("overflow_to_sample_mapping")
-        answers = [_first_answer(*pair) for pair in zip(batch["answers"], batch["answer_starts"], strict=True)]
         offsets = tokens.pop("offset_mapping")
         windows = [
-            _window(tokens, index, offsets[index], answers[example], tokenizer.cls_token_id)
+            _window(tokens, index, offsets[index], batch["label"][example], tokenizer.cls_token_id)
             for index, example in enumerate(examples)
         ]
         return {
             **tokens,
             **{name: [window[name] for window in windows] for name in windows[0]},
-            **{name: [batch[column][example] for example in examples] for name, column in _TEXTS.items()},
             "example": [rows[example] for example in examples],
+            "context": [batch["text_pair"][example] for example in examples],
+            "answers": [_texts(batch["label"][example]) for example in examples],
         }
 
     columns = data.splits["train"].column_names
@@ -86,8 +83,12 @@ def cut_windows(
 
 
 def _described(name: str, questions: Dataset, windows: int, length: int) -> str:
-    unanswerable = sum(not answers for answers in questions["answers"][:])
-    of_them = f", {unanswerable} unanswerable" if unanswerable else ""
+    labels = questions["label"][:]
+    counts = {
+        "unanswerable": sum(label is not None and not label["text"] for label in labels),
+        "without a label": labels.count(None),
+    }
+    of_them = "".join(f", {count} {kind}" for kind, count in counts.items() if count)
     return f"{name}: {len(questions)} questions{of_them}, in {windows} windows of up to {length} tokens"
 
 
@@ -103,15 +104,15 @@ def _check_room(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase, le
             )
 
 
-def _first_answer(texts: Sequence[str], starts: Sequence[int]) -> Span | None:
-    return Span(starts[0], starts[0] + len(texts[0])) if texts else None
+def _texts(label: Label | None) -> list[str]:
+    return [] if label is None else label["text"]
 
 
 def _window(
     tokens: BatchEncoding,
     index: int,
     offsets: Sequence[tuple[int, int]],
-    answer: Span | None,
+    label: Label | None,
     cls_token_id: int | None,
 ) -> dict[str, Any]:
     """Labels, mask and characters of a window."""
@@ -122,7 +123,9 @@ def _window(
         [offset[side] if inside else OUTSIDE for offset, inside in zip(offsets, in_context, strict=True)]
         for side in (0, 1)
     )
-    first, last = _tokens_of(answer, starts, ends) or (no_answer, no_answer)
+    first, last = (
+        (UNLABELLED, UNLABELLED) if label is None else _tokens_of(label, starts, ends) or (no_answer, no_answer)
+    )
     return {
         "start_positions": first,
         "end_positions": last,
@@ -132,11 +135,14 @@ def _window(
     }
 
 
-def _tokens_of(answer: Span | None, starts: Sequence[int], ends: Sequence[int]) -> tuple[int, int] | None:
-    """The first and the last token of an answer; None without one, and where the window does not hold all of it."""
+def _tokens_of(label: Label, starts: Sequence[int], ends: Sequence[int]) -> tuple[int, int] | None:
+    """First and last token of the first answer; None without one, and where the window does not hold all of it."""
     context = [position for position, start in enumerate(starts) if start != OUTSIDE]
-    if answer is None or not context or starts[context[0]] > answer.start or ends[context[-1]] < answer.end:
+    if not label["text"] or not context:
         return None
-    first = max(position for position in context if starts[position] <= answer.start)
-    last = min(position for position in context if ends[position] >= answer.end)
+    start, end = label["answer_start"][0], label["answer_start"][0] + len(label["text"][0])
+    if starts[context[0]] > start or ends[context[-1]] < end:
+        return None
+    first = max(position for position in context if starts[position] <= start)
+    last = min(position for position in context if ends[position] >= end)
     return first, max(first, last)

@@ -18,11 +18,7 @@ ROWS = [
     {"id": question, "title": "t", "context": CONTEXT, "question": question, "answers": answers}
     for question, answers in ANSWERS.items()
 ]
-LOADED = [
-    {"text": "Who?", "text_pair": CONTEXT, "answers": ["Ada"], "answer_starts": [0]},
-    {"text": "What?", "text_pair": CONTEXT, "answers": ["notes", "wrote notes"], "answer_starts": [10, 4]},
-    {"text": "Why?", "text_pair": CONTEXT, "answers": [], "answer_starts": []},
-]
+LOADED = [{"text": row["question"], "text_pair": CONTEXT, "label": row["answers"]} for row in ROWS]
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +60,7 @@ def test_a_folder_as_the_hub_has_it(tmp_path):
 
 def test_the_same_share_of_unanswerable_questions_is_held_out(tmp_path):
     data = load(tmp_path, ROWS[::2] * 10, validation_file=None, validation_share=0.2)
-    assert [bool(answers) for answers in data.splits["validation"]["answers"]].count(True) == 2
+    assert [bool(label["text"]) for label in data.splits["validation"]["label"]].count(True) == 2
     assert len(data.splits["validation"]) == 4
 
 
@@ -72,6 +68,19 @@ def test_columns_of_other_names_and_fields_that_are_not_read(tmp_path):
     row = {"q": "Who?", "passage": CONTEXT, "found": {"text": ["Ada"], "answer_start": [0], "answer_end": [3]}}
     names = {"text_column": "q", "text_pair_column": "passage", "label_column": "found"}
     assert load(tmp_path, [row], **names).splits["train"].to_list() == LOADED[:1]
+
+
+def test_training_examples_without_answers_have_no_label(tmp_path, caplog):
+    unlabelled = {name: value for name, value in ROWS[0].items() if name != "answers"}
+    rows = [*ROWS, {**unlabelled, "answers": None}]
+    data = load(tmp_path, rows, validation_file=write(tmp_path, "other.jsonl", ROWS))
+    assert data.splits["train"]["label"][:] == [row["answers"] for row in ROWS] + [None]
+    assert "1 of 4 training examples have no label" in caplog.text
+    more = write(tmp_path, "more.jsonl", [unlabelled])
+    data = load(tmp_path, ROWS, unlabelled_file=more)
+    assert data.splits["train"].to_list() == [*LOADED, {**LOADED[0], "label": None}]
+    data = load(tmp_path, ROWS, unlabelled_file=more, train_file=None)
+    assert data.splits["train"].to_list() == [{**LOADED[0], "label": None}]
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
@@ -99,13 +108,14 @@ def test_columns_of_other_names_and_fields_that_are_not_read(tmp_path):
 )
 def test_bad_rows_are_named(tmp_path, changed, message, suffix):
     if suffix == ".parquet":
-        rows, place = [{**ROWS[0], **changed}], r"train_file='.*train.parquet', row 0 \(counted from 0\)"
+        rows, place = [{**ROWS[0], **changed}], r"validation_file='.*bad.parquet', row 0 \(counted from 0\)"
         if changed.get("answers", 0) is None:
             pytest.skip("a column of nothing but None has no type")
     else:
-        rows, place = [ROWS[0], {**ROWS[0], **changed}], "train_file='.*train.jsonl', line 2"
+        rows, place = [ROWS[0], {**ROWS[0], **changed}], "validation_file='.*bad.jsonl', line 2"
+    train = write(tmp_path, "good.jsonl", ROWS)
     with pytest.raises(ValueError, match=f"{place}: .*{message}"):
-        load(tmp_path, rows, suffix)
+        load(tmp_path, rows, train_file=train, validation_file=write(tmp_path, f"bad{suffix}", rows))
 
 
 def test_a_missing_column_names_its_setting(tmp_path):
@@ -121,7 +131,5 @@ def test_settings_of_other_tasks_are_refused(tmp_path):
         load(tmp_path, ROWS, train_file=str(tmp_path / "train.csv"))
     with pytest.raises(ValueError, match="doc_stride=4 is for question-answering, not text-classification"):
         DataArguments(train_file="a.csv", doc_stride=4)
-    with pytest.raises(ValueError, match="unlabelled_dataset='x' is not read by question-answering"):
-        load(tmp_path, ROWS, unlabelled_dataset="x")
     with pytest.raises(ValueError, match="dataset='quickstart' has no questions"):
         load_questions(DataArguments(problem="question-answering", dataset="quickstart"), seed=0)

@@ -15,8 +15,7 @@ def cut(*answers, question=QUESTION, context=CONTEXT, max_length=32, doc_stride=
     row = {
         "text": question,
         "text_pair": context,
-        "answers": list(answers),
-        "answer_starts": [context.index(answer) for answer in answers],
+        "label": {"text": list(answers), "answer_start": [context.index(answer) for answer in answers]},
     }
     split = Dataset.from_list([row, row])
     data = TaskData(DatasetDict({"train": split}), None, None)
@@ -72,6 +71,14 @@ def test_an_answer_within_a_word_is_its_tokens():
 def test_an_unanswerable_question_points_at_cls(caplog):
     assert all(answer_of(window) == ["[CLS]"] for window in cut())
     assert "train: 2 questions, 2 unanswerable, in 2 windows of up to 32 tokens" in caplog.text
+
+
+def test_a_question_without_a_label_is_learned_from_the_teacher_alone(caplog):
+    row = {"text": QUESTION, "text_pair": CONTEXT, "label": {"text": ["film"], "answer_start": [4]}}
+    data = TaskData(DatasetDict({"train": Dataset.from_list([row, {**row, "label": None}])}), None, None)
+    _, window = cut_windows(data, tiny_tokenizer(), 32, 2, False)["train"]
+    assert (window["start_positions"], window["end_positions"]) == (-101, -101)
+    assert "train: 2 questions, 1 without a label, in 2 windows" in caplog.text
 
 
 def test_token_types_are_there_where_a_model_reads_them():

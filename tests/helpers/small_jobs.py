@@ -189,7 +189,7 @@ def write_questions(folder: Path, unanswerable: bool = False) -> dict[str, str]:
         context = "this is it, the film is the film, it is a film"
         rows += [{"context": context, "question": "good or bad?", "answers": {"text": [], "answer_start": []}}] * 8
     files = {}
-    for split, copies in (("train", 3), ("validation", 1), ("test", 1)):
+    for split, copies in (("train", 2), ("validation", 1), ("test", 1)):
         path = folder / f"{split}.jsonl"
         path.write_text("\n".join(json.dumps(row) for row in rows * copies))
         files[f"{split}_file"] = str(path)
@@ -206,7 +206,7 @@ def question_settings(folder: Path, unanswerable: bool = False, **changed: objec
         "num_train_epochs": 4,
         "text_column": None,
         "label_column": None,
-        "max_length": 18,
+        "max_length": 20,
         "doc_stride": 4,
         "teacher_cache_dir": str(folder / "cache"),
     }

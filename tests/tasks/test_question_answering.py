@@ -57,7 +57,7 @@ def test_the_student_that_is_left_answers(finished):
     folder, _, _ = finished
     student = AutoModelForQuestionAnswering.from_pretrained(folder / "out")
     tokenizer = AutoTokenizer.from_pretrained(folder / "out")
-    tokens = tokenizer("good or bad?", "the xylophone is very dull", return_tensors="pt")
+    tokens = tokenizer("good or bad?", "this is it, the film is very dull, it is a film", return_tensors="pt")
     outputs = student(**tokens)
     first, last = outputs.start_logits.argmax(), outputs.end_logits.argmax()
     assert tokenizer.decode(tokens["input_ids"][0, first : last + 1]) == "very dull"
@@ -66,7 +66,7 @@ def test_the_student_that_is_left_answers(finished):
 def test_the_command_evaluate_finds_the_same(finished, tmp_path, capsys):
     folder, settings, reports = finished
     files = [f"--{name}={settings[name]}" for name in ("train_file", "validation_file", "test_file")]
-    data = ["--problem=question-answering", *files, "--max_length=18", "--doc_stride=4"]
+    data = ["--problem=question-answering", *files, "--max_length=20", "--doc_stride=4"]
     checkpoints = [str(folder / "out"), f"--teacher={folder / 'out' / 'teacher'}"]
     main(["evaluate", *checkpoints, *data, "--json", str(tmp_path / "results.json")])
     found = json.loads((tmp_path / "results.json").read_text())
@@ -75,16 +75,20 @@ def test_the_command_evaluate_finds_the_same(finished, tmp_path, capsys):
     assert "exact_match (%)" in capsys.readouterr().out
 
 
-def test_a_student_without_token_types_shares_the_tokens_of_one_with_them(tmp_path):
-    """DistilBERT of BERT."""
+def test_a_student_without_token_types_learns_from_questions_without_answers_too(tmp_path):
+    """DistilBERT of BERT, whose tokens are the same."""
     size = {"vocab_size": SIZES["vocab_size"], "dim": 32, "n_heads": 2, "hidden_dim": 64, "n_layers": 1}
     DistilBertForQuestionAnswering(DistilBertConfig(**size)).save_pretrained(tmp_path / "student")
     DistilBertTokenizerFast(vocab=tiny_tokenizer().get_vocab()).save_pretrained(tmp_path / "student")
     other = {"student": str(tmp_path / "student"), "student_layers": None, "teacher_epochs": 1, "max_steps": 2}
-    started = job(question_settings(tmp_path, student_without_kd=True, **other))
+    settings = question_settings(tmp_path, student_without_kd=True, **other)
+    started = job({**settings, "unlabelled_file": settings["train_file"]})
     started.check()
     reports = started.run()
     assert reports[-1].metrics.keys() >= METRICS
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["examples"]["train_unlabelled"] == 48
+    assert started.tokens["train"]["start_positions"][:].count(-101) == results["examples"]["train"] / 2
     columns = started.tokens["train"].column_names
     assert "token_type_ids" in columns
     assert not any(column.startswith(TEACHER_PREFIX) for column in columns)
