@@ -1,4 +1,4 @@
-"""Low-rank adapters: the only trained part of a student, merged into its weights at the end."""
+"""LoRA students: only adapters and head are trained; adapters are merged into the weights at the end."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import unwrap_peft_model
 
-# PEFT's names for our tasks, by which it also trains the head. It has no name for image classification.
+# PEFT's task types; with one, it also trains the head. There is none for image classification.
 LORA_DEFAULTS: dict[str, dict[str, Any]] = {
     "text-classification": {"task_type": "SEQ_CLS"},
     "token-classification": {"task_type": "TOKEN_CLS"},
@@ -17,16 +17,16 @@ LORA_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def add_adapters(model: PreTrainedModel, lora: Mapping[str, Any], problem: str) -> Any:
-    """Wrap a model, in place, in a `PeftModel` that trains adapters and head alone (LoRA, Hu et al. 2021).
+    """Wrap a model, in place, in a `PeftModel` that trains only adapters and head (LoRA, Hu et al. 2021).
 
     Args:
-        model: any.
+        model: the student.
         lora: fields of `peft.LoraConfig`.
-        problem: kind of task, by the Hub's name.
+        problem: the Hub's name of the task.
 
     Raises:
         ModuleNotFoundError: the [peft] extra is not installed.
-        ValueError: a field is unknown, or no module has a name in `target_modules`.
+        ValueError: a field is unknown, or no module matches `target_modules`.
     """
     try:
         import peft
@@ -40,6 +40,6 @@ def add_adapters(model: PreTrainedModel, lora: Mapping[str, Any], problem: str) 
 
 
 def merge_adapters(trainer: Trainer) -> None:
-    """Merge the adapters of a trainer's model into its weights, which makes it an ordinary model."""
+    """Merge the adapters of a trainer's model into its weights; the result is an ordinary model."""
     if unwrap_peft_model(trainer.model) is not trainer.model:
         trainer.model = trainer.model.merge_and_unload()

@@ -1,6 +1,6 @@
-"""Attention maps before dropout. Models return them after dropout, which are no distributions.
+"""Attention maps before dropout.
 
-A dropped entry is 0, which KL takes for a probability of 0, and all other entries are too large.
+Models return maps after dropout, which are not distributions: dropped entries are 0, and all others are too large.
 """
 
 import sys
@@ -26,12 +26,12 @@ def undropped_maps(
     dropout: float = 0.0,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """The eager attention of the module's model, dropout included, with the maps before dropout.
+    """Eager attention with dropout that returns the maps before dropout.
 
-    Its arguments are those of Transformers' `AttentionInterface`, all tensors `[examples, heads, length, width]`.
+    Arguments as in Transformers' `AttentionInterface`; all tensors are `[examples, heads, length, width]`.
 
     Returns:
-        (the attention's output, maps `[examples, heads, length, length]`).
+        (attention output, maps `[examples, heads, length, length]`).
     """
     eager = sys.modules[type(module).__module__].eager_attention_forward
     output, maps = eager(module, query, key, value, attention_mask, dropout=dropout, **kwargs)
@@ -45,23 +45,28 @@ AttentionMaskInterface.register(UNDROPPED, eager_mask)
 
 
 def use_eager_attention(model: PreTrainedModel, who: str) -> None:
-    """Make a model compute attention by the eager implementation, the only one that returns its maps."""
+    """Set a model's attention to the eager implementation, the only one that returns maps.
+
+    Args:
+        model: teacher or student.
+        who: `teacher` or `student`, for the warning.
+    """
     used = model.config._attn_implementation
     if used not in ("eager", UNDROPPED):
         logger.warning(
-            f"kd_losses: attn_implementation={used!r} of the {who} returns no attention maps: using eager instead."
+            f"kd_losses: the {who}'s attn_implementation={used!r} returns no attention maps: using eager instead."
         )
         model.set_attn_implementation("eager")
 
 
 def use_undropped_maps(student: PreTrainedModel) -> None:
-    """Make a model with eager attention return its maps before dropout, in training too.
+    """Make a model with eager attention return its maps before dropout, also in training.
 
     Raises:
         ValueError: the model has its own implementation of attention, with dropout.
     """
     config = student.config
-    if not config.output_attentions:  # with which a config can be saved with "eager" alone
+    if not config.output_attentions:  # a config with output_attentions can only be saved with "eager"
         student.set_attn_implementation(UNDROPPED)
     if config._attn_implementation == UNDROPPED:
         return
@@ -69,5 +74,5 @@ def use_undropped_maps(student: PreTrainedModel) -> None:
         if dropout := getattr(config, name, 0.0):
             raise ValueError(
                 f"kd_losses: the student, a {type(student).__name__}, returns its attention maps after dropout "
-                f"({name}={dropout}): load it with {name}=0.0."
+                f"({name}={dropout}): load the student with {name}=0.0."
             )

@@ -1,4 +1,4 @@
-"""Models with new weights, for students and teachers that are trained from scratch."""
+"""Models with random weights, for students and teachers that are trained from scratch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,14 +11,14 @@ from hf_kd_lambda.utils.names import check_known
 
 
 def config_of(setting: str, architecture: Mapping[str, Any]) -> PreTrainedConfig:
-    """The configuration that an architecture describes.
+    """The configuration of an architecture.
 
     Args:
-        setting: its name, for messages.
-        architecture: `model_type` and fields of its configuration. Any model may have an `image_size`.
+        setting: name of the setting, for messages.
+        architecture: `model_type` and fields of its configuration. Every model type accepts `image_size`.
 
     Raises:
-        ValueError: the model type or a field is unknown, or a value does not fit.
+        ValueError: the model type or a field is unknown, or a value is invalid.
     """
     try:
         fields = dict(architecture)
@@ -35,22 +35,22 @@ def config_of(setting: str, architecture: Mapping[str, Any]) -> PreTrainedConfig
 def with_tokens(
     setting: str, architecture: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, vocab_size: int
 ) -> dict[str, Any]:
-    """An architecture for a tokenizer's tokens, with the special tokens that its model type has fields for.
+    """An architecture completed with the vocabulary size and the tokenizer's special token ids.
 
     Args:
-        setting, architecture: see `config_of`. Fields in it stay as they are.
-        tokenizer: shared with the teacher.
-        vocab_size: the teacher's, which may have more embeddings than the tokenizer has tokens.
+        setting, architecture: see `config_of`. Fields of the architecture take precedence.
+        tokenizer: the tokenizer, shared with the teacher.
+        vocab_size: the teacher's vocabulary size, which may be larger than the tokenizer's.
 
     Raises:
-        ValueError: the model type is unknown, or the architecture names another `vocab_size`.
+        ValueError: the model type is unknown, or the architecture has a different `vocab_size`.
     """
     fields = config_of(setting, {"model_type": architecture.get("model_type")}).to_dict()
     named = architecture.get("vocab_size", vocab_size)
     if named != vocab_size:
         raise ValueError(
-            f"{setting}: vocab_size={named} differs from the teacher's {vocab_size}, whose tokens the student reads: "
-            "leave vocab_size out."
+            f"{setting}: vocab_size={named} differs from the teacher's {vocab_size}, but the student uses the "
+            "teacher's tokenizer: leave vocab_size out."
         )
     special = [name for name in ("pad", "bos", "eos", "cls", "sep", "mask") if f"{name}_token_id" in fields]
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in special}
@@ -64,21 +64,21 @@ def model_from_scratch(
     auto_class: Any,
     problem_type: str | None = None,
 ) -> PreTrainedModel:
-    """A model with new weights, drawn with torch's random numbers.
+    """A model with random weights, drawn with torch's global generator.
 
     Args:
         setting, architecture: see `config_of`.
-        label_names: in the order of the outputs; None for a regression.
-        auto_class: of the model.
+        label_names: names of the outputs, in order; None for regression.
+        auto_class: Transformers' auto class for the task.
         problem_type: see `load_classifier`.
 
     Raises:
-        ValueError: there is no such model.
+        ValueError: the architecture is invalid or has no model for the task.
     """
     config = config_of(setting, architecture)
     set_labels(config, label_names, problem_type)
-    config.architectures = []  # else auto classes take the first of several, as DeiT has
+    config.architectures = []  # otherwise auto classes choose the first of several (DeiT)
     try:
         return auto_class.from_config(config)
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{setting}={dict(architecture)} makes no {auto_class.__name__}: {error}") from None
+        raise ValueError(f"{setting}={dict(architecture)} is no valid {auto_class.__name__}: {error}") from None

@@ -1,6 +1,6 @@
-"""Checkpoints as classifiers: load them, bring their labels into the data's order, freeze the teacher.
+"""Classifiers from checkpoints: load them, align their labels with the data, freeze the teacher.
 
-`label_names` are the names of the classes in the data's order; None stands for regression with one output.
+`label_names` are the names of the classes in the data's order; None means regression (one output).
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 
 logger = logging.get_logger(__name__)
 
-CHANCE_MARGIN = 0.02  # a guessing teacher is sometimes a little above the majority share
+CHANCE_MARGIN = 0.02  # a guessing teacher may be slightly above the majority share
 
 
 def load_classifier(
@@ -37,15 +37,15 @@ def load_classifier(
     Args:
         checkpoint: Hub id or folder.
         label_names: Names of the classes in the data's order, or None for regression.
-        trust_remote_code: Run modelling code that the checkpoint's repository carries.
-        new_head: Start from a new output layer, for a model that is fine-tuned next. Otherwise the checkpoint's own
-            layer is kept; a checkpoint without one gets a new one, with a warning.
+        trust_remote_code: Run modelling code from the checkpoint's repository.
+        new_head: Use a new output layer, for a model that will be fine-tuned. Otherwise use the checkpoint's own; a
+            checkpoint without one gets a new one, with a warning.
         auto_class: Transformers' auto class for the task.
-        problem_type: `MULTI_LABEL` for several labels an example; None for one class, or a number.
+        problem_type: `MULTI_LABEL` for several labels per example; None for one class, or a number.
 
     Raises:
-        OSError: there is no such checkpoint.
-        ValueError: the checkpoint's own head is for other labels, or weights below the head are missing.
+        OSError: the checkpoint does not exist.
+        ValueError: the checkpoint's head is for other labels, or weights below the head are missing.
     """
     try:
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
@@ -70,8 +70,8 @@ def load_classifier(
         return model
     if f"{name}.weight" in info["missing_keys"]:
         logger.warning(
-            "%r has no trained classification head and gets a new one. That is fine for a student, but "
-            "a teacher would only guess: fine-tune it first with teacher_finetune: true.",
+            "%r has no trained classification head and gets a new one. A student may start like this, but a teacher "
+            "would only guess: fine-tune it first with teacher_finetune: true.",
             checkpoint,
         )
         return load_classifier(checkpoint, label_names, trust_remote_code, True, auto_class, problem_type)
@@ -80,25 +80,25 @@ def load_classifier(
 
 
 def _check_complete(checkpoint: str, model: PreTrainedModel, info: Mapping[str, Any], new_head: bool) -> None:
-    """Refuse a checkpoint whose weights leave a part of the model random, other than a new head.
+    """Check that a checkpoint has all weights of the model, except those of a new head.
 
     Raises:
-        ValueError: names the first such weights.
+        ValueError: weights are missing; the message names the first.
     """
     encoder = f"{model.base_model_prefix}."
     random = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-    # A pooler leads to the head, and checkpoints without a head often lack it.
+    # A pooler counts as part of the head: checkpoints without a head often lack it.
     of_head = {key for key in random if new_head and (not key.startswith(encoder) or ".pooler." in key)}
     if missing := sorted(random - of_head):
         raise ValueError(
-            f"{checkpoint!r} is incomplete: its weights lack, or have in another shape, {len(missing)} of the "
-            f"parameters that its config.json describes, such as {missing[0]}, which would be random. Give the "
-            "weights and the config.json of the same model."
+            f"{checkpoint!r} is incomplete: {len(missing)} parameters of its config.json, such as {missing[0]}, are "
+            "missing in its weights or have another shape, and would be random. Use weights and config.json of the "
+            "same model."
         )
 
 
 def align_labels(model: PreTrainedModel, label_names: list[str] | None, problem_type: str | None = None) -> None:
-    """Bring a classifier's outputs and label names into the data's order, in place.
+    """Reorder a classifier's outputs and label names to the data's order, in place.
 
     Args:
         model: the classifier.
@@ -117,19 +117,19 @@ def align_labels(model: PreTrainedModel, label_names: list[str] | None, problem_
 def label_permutation(
     teacher: PreTrainedModel, label_names: list[str] | None, problem_type: str | None = None
 ) -> list[int] | None:
-    """Return the teacher's column for each label of the data, or None where the order is already the same.
+    """The teacher's output column for each label of the data; None if the order is already the same.
 
-    Names match regardless of case. Where one side has only generic names (`LABEL_0` or `0`), the same order is
+    Names are compared case-insensitively. If one side has only generic names (`LABEL_0` or `0`), the same order is
     assumed, with a warning.
 
     Raises:
-        ValueError: the teacher is for another problem type, another number of labels or other labels.
+        ValueError: the teacher has another problem type, number of labels or set of labels.
     """
-    fix = "Choose a checkpoint for this task, or train a teacher for it first with teacher_finetune: true."
+    fix = "Use a checkpoint for this task, or fine-tune the teacher first with teacher_finetune: true."
     who = f"{teacher.name_or_path or type(teacher).__name__!r}"
     problem = _problem_type(label_names, problem_type)
     if teacher.config.problem_type not in (None, problem):
-        raise ValueError(f"{who} was trained for {teacher.config.problem_type}, the data is for {problem}. {fix}")
+        raise ValueError(f"{who} was trained for {teacher.config.problem_type}, but the data is for {problem}. {fix}")
     own_names = _own_names(teacher)
     if len(own_names) != (1 if label_names is None else len(label_names)):
         raise ValueError(
@@ -155,11 +155,11 @@ def own_label_names(model: PreTrainedModel) -> list[str] | None:
 
 
 def permute_head(model: PreTrainedModel, permutation: list[int]) -> None:
-    """Reorder the outputs of a classifier, and their names, in place.
+    """Reorder the outputs of a classifier and their names, in place.
 
     Args:
-        model: Sequence classifier.
-        permutation: For each output of the new order, its old column.
+        model: the classifier.
+        permutation: the old column of each output in the new order.
     """
     _, head = _output_layer(model)
     with torch.no_grad():
@@ -171,22 +171,22 @@ def permute_head(model: PreTrainedModel, permutation: list[int]) -> None:
 
 
 def freeze(model: PreTrainedModel) -> PreTrainedModel:
-    """Put a model into evaluation mode, without gradients for its parameters, and return it."""
+    """Set a model to evaluation mode with frozen parameters, and return it."""
     return model.eval().requires_grad_(False)
 
 
 def warn_if_at_chance(score: float, chance: float) -> bool:
-    """Warn if a teacher predicts no better than chance, and return whether that is so.
+    """Warn if a teacher is not better than chance, and return whether it is at chance.
 
     Args:
-        score: Metric of the teacher, higher is better.
-        chance: The same metric without knowledge: the majority label's share for accuracy, 0 for a correlation.
+        score: the teacher's metric; higher is better.
+        chance: the metric of a trivial prediction: the majority label's share for accuracy, 0 for a correlation.
     """
     if score > chance + CHANCE_MARGIN:
         return False
     logger.warning(
-        "The teacher scores %.3f, and chance is %.3f: it was not fine-tuned for this task, or without success. "
-        "Set teacher_finetune: true, or choose another teacher.",
+        "The teacher scores %.3f, but chance is %.3f: it was not fine-tuned for this task, or fine-tuning failed. Set "
+        "teacher_finetune: true, or choose another teacher.",
         score,
         chance,
     )
@@ -194,7 +194,7 @@ def warn_if_at_chance(score: float, chance: float) -> bool:
 
 
 def have_same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
-    """Whether two tokenizers give the same ids to the same tokens."""
+    """Whether two tokenizers have the same ids for the same tokens."""
     return first.get_vocab() == second.get_vocab()
 
 
@@ -205,10 +205,10 @@ def _problem_type(label_names: list[str] | None, problem_type: str | None) -> st
 
 
 def set_labels(config: PreTrainedConfig, label_names: list[str] | None, problem_type: str | None = None) -> None:
-    """Set the names of a model's outputs, and so their number, in its configuration.
+    """Set the names and the number of a model's outputs in its configuration.
 
     Args:
-        config: of the model.
+        config: the model's configuration.
         label_names, problem_type: see `load_classifier`.
     """
     names = ["LABEL_0"] if label_names is None else label_names
@@ -227,7 +227,7 @@ def _are_generic(names: list[str]) -> bool:
 
 
 def _output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
-    """Return name and module of the layer that computes the logits: the last fitting one outside the encoder."""
+    """Name and module of the output layer: the last linear layer of the right size outside the encoder."""
     layers = [
         (name, module)
         for name, module in model.named_modules()
@@ -237,7 +237,7 @@ def _output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
     ]
     if not layers:
         raise ValueError(
-            f"{type(model).__name__} has no linear layer with {model.config.num_labels} outputs after its encoder: "
-            "such a model is not supported as teacher or student."
+            f"{type(model).__name__} has no linear layer with {model.config.num_labels} outputs after its encoder, so "
+            "it is not supported as teacher or student: choose another architecture."
         )
     return layers[-1]

@@ -1,11 +1,11 @@
-"""A student made of some layers of its teacher."""
+"""Students initialised from layers of the teacher."""
 
 import copy
 from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
-# The module that holds the layers of an architecture, below the base model.
+# The list of layers in each architecture, relative to the base model.
 LAYERS_OF_MODEL_TYPE = {
     "bert": "encoder.layer",
     "camembert": "encoder.layer",
@@ -28,30 +28,30 @@ LAYERS_OF_MODEL_TYPE = {
 
 
 def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreTrainedModel:
-    """Build a student of the teacher's class from some of its layers.
+    """Build a student from some layers of its teacher.
 
-    Everything outside the layers is copied from the teacher as well: embeddings (with ELECTRA's projection), modules
-    that layers share (DeBERTa's relative positions and convolution), pooler, last norm and head. The student
-    shares no memory with the teacher. Like a loaded model, it is in evaluation mode.
+    Everything outside the layers is copied too: embeddings (with ELECTRA's projection), modules that layers share
+    (DeBERTa's relative positions and convolution), pooler, last norm and head. The student shares no memory with the
+    teacher. It is in evaluation mode, like a loaded model.
 
     Args:
-        teacher: Classifier of texts or images, or language model.
-        layers: Indices of the teacher's layers, counted from 0, in the student's order.
+        teacher: a classifier or a language model.
+        layers: indices of the teacher's layers, counted from 0, in the student's order.
 
     Raises:
-        ValueError: the architecture is not supported, or a layer does not exist, comes twice or cannot come first.
+        ValueError: the architecture is not supported, or a layer does not exist, occurs twice or cannot be first.
     """
     model_type = teacher.config.model_type
     if model_type not in LAYERS_OF_MODEL_TYPE:
         raise ValueError(
-            f"student_layers={list(layers)}: cannot take layers from a {model_type!r} teacher, only from "
+            f"student_layers={list(layers)}: cannot copy layers from a {model_type!r} teacher, only from "
             f"{', '.join(LAYERS_OF_MODEL_TYPE)}. Set student to a checkpoint instead."
         )
     _check_layers(layers, teacher.config.num_hidden_layers)
     if model_type == "modernbert" and layers[0] != 0:
         raise ValueError(
-            f"student_layers={list(layers)}: the first layer of a 'modernbert' has no norm before its attention, and "
-            f"layer {layers[0]} of the teacher has one: begin with layer 0."
+            f"student_layers={list(layers)}: the first layer of a 'modernbert' has no norm before its attention, but "
+            f"layer {layers[0]} of the teacher has one: start with layer 0."
         )
 
     config = copy.deepcopy(teacher.config)
@@ -78,8 +78,8 @@ def _check_layers(layers: Sequence[int], available: int) -> None:
     for layer in layers:
         if not 0 <= layer < available:
             raise ValueError(
-                f"student_layers={list(layers)}: layer {layer} does not exist, "
-                f"the teacher has layers 0 to {available - 1}."
+                f"student_layers={list(layers)}: layer {layer} does not exist: use layers 0 to {available - 1} of the "
+                "teacher."
             )
         if layers.count(layer) > 1:
-            raise ValueError(f"student_layers={list(layers)}: layer {layer} comes twice, name each layer once.")
+            raise ValueError(f"student_layers={list(layers)}: layer {layer} occurs twice: list each layer once.")

@@ -1,4 +1,4 @@
-"""Learned projections of the student's hidden states to the teacher's width, dropped after training."""
+"""Learned projections of the student's hidden states to the teacher's width; they are dropped after training."""
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ from hf_kd_lambda.losses.base import PROJECTED
 from hf_kd_lambda.models.intermediate_outputs import with_more
 
 KD_PROJECTIONS = "kd_projections"
-"""Name of the student's submodule that holds the projections."""
+"""Name of the student's submodule with the projections."""
 
 
 def drop_projections(student: nn.Module) -> None:
@@ -23,29 +23,29 @@ def drop_projections(student: nn.Module) -> None:
 def add_projections(
     student: nn.Module, pairs: Iterable[tuple[int, int]], states: Sequence[Tensor], teacher_states: Sequence[Tensor]
 ) -> None:
-    """Make a student also return some of its hidden states in the teacher's width (FitNets, PKD, TinyBERT).
+    """Make a student also return hidden states projected to the teacher's width (FitNets, PKD, TinyBERT).
 
-    Tokens go through a linear layer, feature maps through a 1 × 1 convolution. These layers are submodules of the
-    student, so that they are wrapped, optimised, averaged and checkpointed with it.
+    Tokens are projected by a linear layer, feature maps by a 1 × 1 convolution. These layers are submodules of the
+    student, so they are wrapped, optimised, all-reduced and checkpointed with it.
 
     Args:
-        student: without projections so far.
-        pairs: indices of hidden states, of student and teacher.
+        student: a student without projections.
+        pairs: pairs of indices of hidden states, (student, teacher).
         states, teacher_states: hidden states of any batch, `[examples, length, width]` or `[examples, channels,
             height, width]`.
 
     Raises:
-        ValueError: a hidden state of the student would need two widths.
+        ValueError: a hidden state of the student is mapped to two widths.
     """
     layers: dict[str, nn.Module] = {}
-    wanted: dict[int, int] = {}
+    targets: dict[int, int] = {}
     for index, other in pairs:
         dim = 1 if states[index].dim() == 4 else -1
         width, target = states[index].shape[dim], teacher_states[other].shape[dim]
-        if wanted.setdefault(index, target) != target:
+        if targets.setdefault(index, target) != target:
             raise ValueError(
-                f"kd_losses: hidden state {index} of the student is mapped to two hidden states of the teacher, of "
-                f"widths {wanted[index]} and {target}: map it to one."
+                f"kd_losses: hidden state {index} of the student is mapped to two hidden states of the teacher with "
+                f"different widths, {targets[index]} and {target}: map it to one of them."
             )
         if width != target:
             layers[str(index)] = nn.Conv2d(width, target, 1) if dim == 1 else nn.Linear(width, target)
@@ -66,7 +66,7 @@ def _project(student: nn.Module, args: Any, outputs: ModelOutput) -> ModelOutput
 
 @contextlib.contextmanager
 def left_out(student: nn.Module) -> Iterator[None]:
-    """In this context the student has no projections."""
+    """Within this context, the student has no projections."""
     layers = getattr(student, KD_PROJECTIONS, None)
     if layers is None:
         yield
@@ -79,5 +79,5 @@ def left_out(student: nn.Module) -> Iterator[None]:
 
 
 def is_projection(name: str) -> bool:
-    """Whether a parameter belongs to a projection, by its name in a student, which may be wrapped."""
+    """Whether a parameter name, possibly with prefixes of wrappers, belongs to a projection."""
     return f"{KD_PROJECTIONS}." in name

@@ -1,17 +1,17 @@
-"""What a teacher or a student must offer. It is checked before training starts.
+"""The interface that a teacher or a student must have. It is checked before training starts.
 
-A model is a `torch.nn.Module`, of Transformers or plain:
+A model is a `torch.nn.Module`, from Transformers or plain:
 
-- `forward` takes columns of a batch by their names (of which only those that its signature names are passed) and
-  returns logits `[examples, ..., classes]`, or `[examples, 1]` for a regression: as a `ModelOutput` or mapping with
-  the key `logits`, as an object with that attribute, as a bare tensor, or as a tuple. In a tuple, the logits are the
-  first tensor of at least two dimensions, so that a loss may come before them.
-- For question answering, `forward` takes `start_positions`, which it is not given, and returns a mapping with
-  `start_logits` and `end_logits` `[examples, length]`. Together they are the logits `[examples, length, 2]`.
-- A student has trainable parameters. A teacher needs none, as an ensemble or a table of answers.
-- `config` is optional. Where there is one, `num_labels` (`vocab_size` for a causal language model) is the number of
-  outputs and `id2label` their order. Without it, the logits tell the number, and the classes must be in the order of
-  the data's labels.
+- `forward` takes columns of a batch as keyword arguments (only those in its signature are passed). It returns logits
+  `[examples, ..., classes]`, or `[examples, 1]` for regression: as a `ModelOutput` or mapping with the key `logits`,
+  as an object with this attribute, as a tensor, or as a tuple. In a tuple, the logits are the first tensor with at
+  least two dimensions, so a loss may precede them.
+- For question answering, `forward` has the parameter `start_positions` (which is not passed) and returns a mapping
+  with `start_logits` and `end_logits` `[examples, length]`. Together they are the logits `[examples, length, 2]`.
+- A student has trainable parameters. A teacher may have none (an ensemble, a lookup table).
+- `config` is optional. If present, `num_labels` (`vocab_size` for a causal language model) is the number of outputs,
+  and `id2label` gives their order. Without it, the number is taken from the logits, and the classes must be in the
+  order of the data's labels.
 
 Not supported: encoder-decoders that generate text, questions about tables and documents, encoders without a head.
 """
@@ -39,16 +39,16 @@ _SUPPORTED_TASKS = (
     "IMAGE_CLASSIFICATION",
 )
 SPAN_LOGITS = ("start_logits", "end_logits")
-_LOAD_A_HEAD = "load the checkpoint with a head, for example by AutoModelForSequenceClassification"
+_LOAD_A_HEAD = "load the checkpoint with a head, for example with AutoModelForSequenceClassification"
 _UNSUPPORTED = (
     (
         ("SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ"),
-        "is an encoder-decoder that generates text, which is not supported: take a decoder (AutoModelForCausalLM) or "
+        "is an encoder-decoder that generates text, which is not supported: use a decoder (AutoModelForCausalLM) or "
         "a classifier",
     ),
     (
         ("DOCUMENT_QUESTION_ANSWERING", "TABLE_QUESTION_ANSWERING"),
-        "answers questions about tables or documents, which is not supported: take a model for questions about texts "
+        "answers questions about tables or documents, which is not supported: use a model for questions about texts "
         "(AutoModelForQuestionAnswering)",
     ),
     ((), f"is an encoder without a head, which returns no logits: {_LOAD_A_HEAD}"),
@@ -56,28 +56,28 @@ _UNSUPPORTED = (
 
 
 def check_model(model: Any, who: str) -> nn.Module:
-    """The model itself, taken out of `torch.compile`'s wrapper, once it is sure that it may be used.
+    """Check a model, and return it without `torch.compile`'s wrapper.
 
-    What only a batch can show, a `forward` without logits, is checked by `as_model_output`.
+    Whether `forward` returns logits needs a batch, and is checked by `as_model_output`.
 
     Args:
-        model: as the user gave it.
+        model: the user's teacher or student.
         who: `teacher` or `student`, for messages.
 
     Raises:
-        ValueError: it is no module, computes nothing, returns no logits of one distribution per item, or is a student
-            without trainable weights. The message says what to give.
+        ValueError: it is not a module, has no `forward`, is of an unsupported kind, or is a student without trainable
+            weights. The message says what to use.
     """
     if not isinstance(model, nn.Module):
         raise ValueError(
             f"{who}={_shown(model)} is a {type(model).__name__}, not a torch.nn.Module: load the model first, for "
-            "example by AutoModelForSequenceClassification.from_pretrained."
+            "example with AutoModelForSequenceClassification.from_pretrained."
         )
     model = _uncompiled(model, who)
-    kind = _class_of_forward(unwrap_peft_model(model))
-    if kind is nn.Module:
+    model_class = _class_of_forward(unwrap_peft_model(model))
+    if model_class is nn.Module:
         raise ValueError(f"the {who}, a {type(model).__name__}, has no forward: define one that returns logits.")
-    if reason := _why_unsupported(kind):
+    if reason := _why_unsupported(model_class):
         raise ValueError(f"the {who}, a {type(model).__name__}, {reason}.")
     if who == "student":
         _check_trainable(model)
@@ -85,14 +85,14 @@ def check_model(model: Any, who: str) -> nn.Module:
 
 
 def as_model_output(outputs: Any, model: nn.Module, who: str) -> ModelOutput:
-    """What a model returned, as a `ModelOutput` with `logits`; a `ModelOutput` that has them stays as it is.
+    """Convert the outputs of a model to a `ModelOutput` with `logits`; such outputs are returned unchanged.
 
     Args:
-        outputs: of the model's `forward`, see the protocol above.
+        outputs: outputs of the model's `forward`, see the interface above.
         model, who: for messages.
 
     Raises:
-        ValueError: there are no logits `[examples, ..., classes]` in it.
+        ValueError: the outputs have no logits `[examples, ..., classes]`.
     """
     logits = _find_logits(outputs)
     if logits is None:
@@ -109,18 +109,18 @@ def as_model_output(outputs: Any, model: nn.Module, who: str) -> ModelOutput:
 
 
 def answers_questions(model: nn.Module) -> bool:
-    """Whether a model, or the base model of a `PeftModel`, finds the start and the end of an answer."""
+    """Whether a model, or the base model of a `PeftModel`, is for extractive question answering."""
     return "start_positions" in inspect.signature(unwrap_peft_model(model).forward).parameters
 
 
 def model_config(model: nn.Module) -> Any | None:
-    """A model's configuration; None for a plain module, whose `config`, if any, is not Transformers'."""
+    """A model's configuration; None for a plain module, even if it has another attribute `config`."""
     config = getattr(model, "config", None)
     return config if hasattr(config, "num_labels") else None
 
 
 def num_outputs(model: nn.Module) -> int | None:
-    """Number of classes, tokens, or 1 for a regression, from the configuration; None where only the logits tell it."""
+    """Number of classes or tokens, 1 for regression, from the configuration; None without a configuration."""
     config = model_config(model)
     if config is None:
         return None
@@ -128,13 +128,13 @@ def num_outputs(model: nn.Module) -> int | None:
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """The device of a model's first parameter or buffer; the CPU for a model without any."""
+    """The device of a model's first parameter or buffer; the CPU if there is none."""
     tensor = next(model.parameters(), next(model.buffers(), None))
     return torch.device("cpu") if tensor is None else tensor.device
 
 
 def _uncompiled(model: nn.Module, who: str) -> nn.Module:
-    """The module that `torch.compile` wraps, whose signature tells its inputs; other models as they are."""
+    """The module inside `torch.compile`'s wrapper; other models unchanged. The wrapper hides the inputs' names."""
     compiled = getattr(model, "_orig_mod", None)
     if not isinstance(compiled, nn.Module):
         return model
@@ -144,27 +144,28 @@ def _uncompiled(model: nn.Module, who: str) -> nn.Module:
 
 
 def _class_of_forward(model: nn.Module) -> type:
-    """The class that defines the model's `forward`: a subclass with a forward of its own is trusted to give logits."""
-    return next(kind for kind in type(model).__mro__ if "forward" in vars(kind))
+    """The class that defines the model's `forward`: a subclass with its own forward is assumed to return logits."""
+    return next(base for base in type(model).__mro__ if "forward" in vars(base))
 
 
-def _why_unsupported(kind: type) -> str | None:
-    """Why a class of Transformers cannot be used; None for others."""
-    if not kind.__module__.startswith("transformers.") or kind.__name__ in _names_of(_SUPPORTED_TASKS):
+def _why_unsupported(model_class: type) -> str | None:
+    """Why a Transformers class is not supported; None for all other classes."""
+    name = model_class.__name__
+    if not model_class.__module__.startswith("transformers.") or name in _names_of(_SUPPORTED_TASKS):
         return None
     for tasks, reason in _UNSUPPORTED:
-        if kind.__name__ in (_names_of(tasks) if tasks else _names(modeling_auto.MODEL_MAPPING_NAMES)):
+        if name in (_names_of(tasks) if tasks else _names(modeling_auto.MODEL_MAPPING_NAMES)):
             return reason
     return None
 
 
 def _names_of(tasks: tuple[str, ...]) -> set[str]:
-    """Names of Transformers' models for some tasks."""
+    """Names of Transformers' model classes for some tasks."""
     return set().union(*(_names(getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")) for task in tasks))
 
 
 def _names(mapping: Mapping[str, Any]) -> set[str]:
-    """The class names in one of Transformers' mappings, where a model type may have several classes."""
+    """The class names in one of Transformers' mappings; a model type may have several."""
     return {name for names in mapping.values() for name in ([names] if isinstance(names, str) else names)}
 
 
@@ -172,13 +173,13 @@ def _check_trainable(student: nn.Module) -> None:
     name = type(student).__name__
     if not any(parameter.requires_grad for parameter in student.parameters()):
         raise ValueError(
-            f"the student, a {name}, has no trainable parameter: unfreeze it with requires_grad_(True), or add "
+            f"the student, a {name}, has no trainable parameters: unfreeze it with requires_grad_(True), or add "
             "adapters."
         )
     if any(".nn.quantized" in type(module).__module__ for module in student.modules()):
         raise ValueError(
-            f"the student, a {name}, has quantised layers, which cannot be trained: train it in fp32 or bf16, and "
-            "quantise it afterwards."
+            f"the student, a {name}, has quantised layers, which cannot be trained: train in fp32 or bf16, and "
+            "quantise afterwards."
         )
 
 
@@ -197,7 +198,7 @@ def _find_logits(outputs: Any) -> Tensor | None:
 
 
 def _described(outputs: Any) -> str:
-    """The kind of some outputs, with names and shapes as far as they have any."""
+    """Type, names and shape of outputs, for messages."""
     if isinstance(outputs, Tensor):
         return f"a tensor of {outputs.dtype} and shape {list(outputs.shape)}"
     if isinstance(outputs, Mapping):

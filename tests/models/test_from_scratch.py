@@ -46,7 +46,7 @@ def test_the_seed_draws_the_weights():
         ({**NARROW, "hiden_sizes": [8]}, "unknown field of resnet 'hiden_sizes': did you mean 'hidden_sizes'"),
         ({**NARROW, "depths": "deep"}, "student_architecture=.*depths"),
         ({**NARROW, "layer_type": "thick"}, "student_architecture=.*layer_type"),
-        ({"model_type": "t5"}, "makes no AutoModelForImageClassification"),
+        ({"model_type": "t5"}, "is no valid AutoModelForImageClassification"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

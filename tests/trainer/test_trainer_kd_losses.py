@@ -196,7 +196,7 @@ def test_attention_maps_come_from_eager_attention(tmp_path, caplog):
     args = config(tmp_path, kd_losses={"attention_maps": 1.0}, max_steps=1)
     trainer = train(args, *models(attn_implementation="sdpa"), examples())
     assert logged(trainer.state.log_history, "kd_loss")[0] > 0
-    assert "attn_implementation='sdpa' of the student returns no attention maps: using eager" in caplog.text
+    assert "the student's attn_implementation='sdpa' returns no attention maps: using eager" in caplog.text
 
 
 @pytest.mark.parametrize("loss", ["attention_maps", "attention_kl"])
@@ -229,10 +229,12 @@ def test_dropout_of_attention_that_cannot_be_taken_out_of_the_maps(tmp_path):
     message = refused(tmp_path, {"attention_maps": 1.0}, student=student)
     assert message == (
         "kd_losses: the student, a MPNetForSequenceClassification, returns its attention maps after dropout "
-        "(attention_probs_dropout_prob=0.1): load it with attention_probs_dropout_prob=0.0."
+        "(attention_probs_dropout_prob=0.1): load the student with attention_probs_dropout_prob=0.0."
     )
     student = tiny_bert(layers=2, output_attentions=True, **EAGER)
-    assert "load it with attention_probs_dropout_prob=0.0" in refused(tmp_path, {"attention_kl": 1}, student=student)
+    assert "load the student with attention_probs_dropout_prob=0.0" in refused(
+        tmp_path, {"attention_kl": 1}, student=student
+    )
 
 
 def test_the_teacher_is_asked_at_each_step_where_its_logits_are_not_enough(tmp_path, caplog):
@@ -321,7 +323,7 @@ def test_a_model_without_attention(tmp_path):
     student.register_forward_hook(lambda module, args, outputs: type(outputs)(logits=outputs.logits))
     message = refused(tmp_path, {"attention_maps": 1.0}, teacher, student)
     assert message == (
-        "kd_losses: the student, a BertForSequenceClassification, returns no attentions: take losses of its logits."
+        "kd_losses: the student, a BertForSequenceClassification, returns no attentions: use losses on logits."
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 MULTI_LABEL = "multi_label_classification"
-"""Transformers' `problem_type` of several labels an example."""
+"""Transformers' `problem_type` of several labels per example."""
 
 
 def has_label_sets(logits: Tensor, labels: Any) -> bool:
