@@ -7,9 +7,11 @@ if TYPE_CHECKING:
     from hf_kd_lambda.balancing.rules import rule_weights
     from hf_kd_lambda.data.arguments import DataArguments
     from hf_kd_lambda.jobs.arguments import ModelArguments
+    from hf_kd_lambda.models.ensemble import Ensemble
     from hf_kd_lambda.models.layers_of_teacher import student_from_layers
     from hf_kd_lambda.reports.figure import plot_lambda
     from hf_kd_lambda.reports.summary import explain_lambda
+    from hf_kd_lambda.teacher.logit_columns import average_logits
     from hf_kd_lambda.trainer.config import DistillationConfig
     from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
@@ -19,7 +21,9 @@ __all__ = [
     "DataArguments",
     "DistillationConfig",
     "DistillationTrainer",
+    "Ensemble",
     "ModelArguments",
+    "average_logits",
     "explain_lambda",
     "plot_lambda",
     "rule_weights",
@@ -30,7 +34,9 @@ _MODULES = {
     "DataArguments": "data.arguments",
     "DistillationConfig": "trainer.config",
     "DistillationTrainer": "trainer.trainer",
+    "Ensemble": "models.ensemble",
     "ModelArguments": "jobs.arguments",
+    "average_logits": "teacher.logit_columns",
     "explain_lambda": "reports.summary",
     "plot_lambda": "reports.figure",
     "rule_weights": "balancing.rules",

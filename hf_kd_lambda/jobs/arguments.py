@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
+from hf_kd_lambda.jobs.command_line import split_list
 from hf_kd_lambda.utils.mappings import as_mapping
 
 LabelQualityFile = Literal["none", "rows", "texts"]
@@ -14,11 +15,18 @@ _ARCHITECTURE = '{"model_type": "resnet", "depths": [1, 1], "hidden_sizes": [16,
 class ModelArguments:
     """Which teacher, and which student."""
 
-    teacher: str | None = field(
+    teacher: list[str] | str | None = field(
         default=None,
         metadata={
             "help": "Teacher: a Hub id, a folder, or `quickstart` for the encoder of the [quickstart] extra, "
-            "which needs no network."
+            "which needs no network. A list, `[a, b]`, for several teachers, whose logits are averaged."
+        },
+    )
+    teacher_weights: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Weights of several teachers in the mean of their logits, by name, for example `{a: 2, b: 1}`. "
+            "Default: the same for all."
         },
     )
     teacher_architecture: dict[str, Any] | str | None = field(
@@ -100,6 +108,9 @@ class ModelArguments:
         for name in ("teacher_architecture", "student_architecture"):
             setattr(self, name, as_mapping(getattr(self, name), name, _ARCHITECTURE))
         self.lora = as_mapping(self.lora, "lora", '{"r": 8}')
+        self.teacher_weights = as_mapping(self.teacher_weights, "teacher_weights", '{"a": 2, "b": 1}')
+        self.teacher = self._as_one_or_several(self.teacher)
+        self._check_teachers()
         self._require_one("teacher", "teacher_architecture")
         self._require_one("student", "student_layers", "student_architecture")
         if self.teacher_architecture is not None and not self.teacher_finetune:
@@ -113,6 +124,36 @@ class ModelArguments:
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name}={value} must be a positive finite number.")
+
+    @property
+    def teachers(self) -> list[str]:
+        """The checkpoints of the teachers; none for a `teacher_architecture`."""
+        return self.teacher if isinstance(self.teacher, list) else [self.teacher] if self.teacher else []
+
+    @staticmethod
+    def _as_one_or_several(teacher: Any) -> Any:
+        """A name, or a list of two or more; of a command line, `[a, b]`."""
+        names = split_list(teacher) if isinstance(teacher, str) and teacher.startswith("[") else teacher
+        return names[0] if isinstance(names, list) and len(names) == 1 else names
+
+    def _check_teachers(self) -> None:
+        names, weights = self.teachers, self.teacher_weights
+        if isinstance(self.teacher, list) and (not names or len(set(names)) < len(names)):
+            raise ValueError(f"teacher={names} must name different teachers.")
+        if len(names) > 1 and self.teacher_finetune:
+            raise ValueError(
+                f"teacher={names}, teacher_finetune=True: only a single teacher can be fine-tuned: fine-tune each in "
+                "a run of its own, and name their folders."
+            )
+        if weights is None:
+            return
+        if len(names) < 2 or set(weights) != set(names):
+            raise ValueError(
+                f"teacher_weights={weights} must have a weight for each of several teachers, not {names}."
+            )
+        for name, weight in cast(dict[str, Any], weights).items():
+            if isinstance(weight, bool | str) or not 0 < weight < math.inf:
+                raise ValueError(f"teacher_weights: {name}={weight!r} must be a positive finite number.")
 
     def _require_one(self, checkpoint: str, *others: str) -> None:
         given = {name: getattr(self, name) for name in (checkpoint, *others)}

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import EvalPrediction, HfArgumentParser, PreTrainedModel, Trainer, TrainingArguments
 
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.columns import TEACHER_PREFIX, forward_parameters
+from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX, forward_parameters
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.reports.agreement import teacher_agreement
@@ -85,6 +85,7 @@ def evaluate_model(
         dataloader_drop_last=False,
         prediction_loss_only=False,
         eval_do_concat_batches=True,
+        label_names=[name for name in LABELS if name in split.column_names] or None,
     )
     collator = problem.collator(processor, None)
     trainer = Trainer(

@@ -28,6 +28,7 @@ from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.jobs.report import card_facts, write_job_report
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 from hf_kd_lambda.losses.class_weights import WeightedTaskLoss
+from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.labels import warn_if_at_chance
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.label_quality import QUALITY_FILE, LabelQuality, quality_summary, write_quality
@@ -117,9 +118,10 @@ class DistillationJob:
             ("teacher", teacher, self.loader.teacher_processor, self.teacher_tokens),
             ("student", student, self.loader.student_processor, self.tokens),
         ):
-            check_tokens(who, processor, model, tokens["train"])
-            for split in tokens:
-                self.problem.check_inputs(who, model, processor, tokens[split])
+            for member in members_of(model):
+                check_tokens(who, processor, cast(PreTrainedModel, member), tokens["train"])
+                for split in tokens:
+                    self.problem.check_inputs(who, cast(PreTrainedModel, member), processor, tokens[split])
         trainer = self.make_trainer(teacher, student)
         check_saving(trainer.accelerator)
         check_trainer(trainer)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.models.adapters import add_adapters
+from hf_kd_lambda.models.ensemble import Ensemble, members_of
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 from hf_kd_lambda.tasks.task import Task
 
@@ -38,8 +39,20 @@ class ModelLoader:
 
     @cached_property
     def teacher_processor(self) -> Any:
-        """The teacher's tokenizer or image processor."""
-        return self._processor("teacher")
+        """What makes the teachers' inputs: a tokenizer or an image processor.
+
+        Raises:
+            ValueError: they do not share their inputs.
+        """
+        first = self._processor("teacher")
+        for checkpoint in self.models.teachers[1:]:
+            other = self._load_processor("teacher", checkpoint)
+            if not self.problem.share_inputs(first, other, self.data, self.max_length):
+                raise ValueError(
+                    f"teacher={self.models.teachers}: the inputs of {checkpoint!r} differ from those of the first, "
+                    "and all teachers read the same: take teachers of one tokenizer, or of one image processor."
+                )
+        return first
 
     @cached_property
     def student_processor(self) -> Any:
@@ -53,7 +66,7 @@ class ModelLoader:
         return None if shared else self.teacher_processor
 
     def teacher(self, new_head: bool = False) -> PreTrainedModel:
-        """The teacher before any fine-tuning.
+        """The teacher before any fine-tuning; of several, an `Ensemble`.
 
         Args:
             new_head: give it a new output layer, because fine-tuning comes next.
@@ -62,16 +75,22 @@ class ModelLoader:
             OSError: there is no such checkpoint.
             ValueError: the checkpoint is incomplete or for other labels, or there is no such architecture.
         """
-        return self._begin("teacher", new_head=new_head)
+        checkpoints = self.models.teachers
+        if len(checkpoints) < 2:
+            return self._begin("teacher", new_head=new_head)
+        weights = cast(dict[str, Any] | None, self.models.teacher_weights) or dict.fromkeys(checkpoints, 1)
+        members = [self._load("teacher", checkpoint) for checkpoint in checkpoints]
+        return cast(PreTrainedModel, Ensemble(members, [weights[checkpoint] for checkpoint in checkpoints]))
 
     def student(self, teacher: PreTrainedModel) -> PreTrainedModel:
-        """The student before distillation. The seed decides its new weights.
+        """The student before distillation. The seed decides its new weights; layers are the first teacher's.
 
         Raises:
             OSError: there is no such checkpoint.
             ValueError: the checkpoint is incomplete or for other labels, the teacher has no such layers, or there is
                 no such architecture.
         """
+        teacher = cast(PreTrainedModel, members_of(teacher)[0])
         layers, lora = self.models.student_layers, cast(dict[str, Any] | None, self.models.lora)
         student = self._begin("student", teacher=teacher) if layers is None else student_from_layers(teacher, layers)
         return student if lora is None else add_adapters(student, lora, self.problem_name)
@@ -100,10 +119,14 @@ class ModelLoader:
         return _named(setting, checkpoint, lambda: self.problem.load_model(checkpoint, self.data, trusted, new_head))
 
     def _processor(self, who: str) -> Any:
-        setting, checkpoint = f"{who}_architecture", getattr(self.models, who)
+        checkpoints = self.models.teachers if who == "teacher" else [self.models.student]
+        setting, checkpoint = f"{who}_architecture", checkpoints[0] if checkpoints else None
         if checkpoint is None:
             teachers = self.teacher_processor if who == "student" else None
             return self.problem.new_processor(setting, getattr(self.models, setting), self.data, teachers)
+        return self._load_processor(who, checkpoint)
+
+    def _load_processor(self, who: str, checkpoint: str) -> Any:
         trusted = self.models.trust_remote_code
         return _named(who, checkpoint, lambda: self.problem.load_processor(checkpoint, trusted))
 

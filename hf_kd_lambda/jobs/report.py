@@ -97,7 +97,7 @@ def card_facts(
     sources += [data.validation_file, data.test_file]
     return CardFacts(
         name=plain(name),
-        teacher=_origin(models.teacher) if models.teacher else None,
+        teachers=[_origin(teacher) for teacher in models.teachers],
         student=_origin(models.student) if models.student else None,
         layers=models.student_layers,
         teacher_finetuned=models.teacher_finetune,

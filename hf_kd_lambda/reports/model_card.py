@@ -76,7 +76,7 @@ class CardFacts:
 
     Args:
         name: of the student, or of its repository.
-        teacher: its checkpoint.
+        teachers: their checkpoints.
         student: the checkpoint that was trained; None where the student was built from `layers` of the teacher.
         layers: of the teacher, counted from 0.
         teacher_finetuned: whether the teacher was first fine-tuned on the task.
@@ -97,7 +97,7 @@ class CardFacts:
     """
 
     name: str
-    teacher: Origin | None = None
+    teachers: Sequence[Origin] = ()
     student: Origin | None = None
     layers: Sequence[int] | None = None
     teacher_finetuned: bool = False
@@ -136,7 +136,7 @@ def model_card(facts: CardFacts) -> ModelCard:
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
-    bases = [origin.name for origin in (facts.student, facts.teacher) if origin is not None and origin.on_hub]
+    bases = [origin.name for origin in (facts.student, *facts.teachers) if origin is not None and origin.on_hub]
     known = {name: value for name, value in facts.metrics.items() if name in HUB_METRICS and math.isfinite(value)}
     scores = _model_index(facts, known)
     return ModelCardData(
@@ -178,7 +178,9 @@ def _model_index(facts: CardFacts, metrics: Mapping[str, float]) -> list[EvalRes
 def _summary(facts: CardFacts) -> str:
     rule = facts.settings.get("lambda_rule")
     rows = {
-        "teacher": facts.teacher and facts.teacher.link() + ", fine-tuned on the task" * facts.teacher_finetuned,
+        "teachers" if len(facts.teachers) > 1 else "teacher": facts.teachers
+        and ", ".join(teacher.link() for teacher in facts.teachers)
+        + ", fine-tuned on the task" * facts.teacher_finetuned,
         "student": _student(facts),
         "task": escaped(" ".join(filter(None, [facts.pipeline_tag, facts.settings.get("task")]))),
         "dataset": ", ".join(dataset.link("datasets/") for dataset in facts.datasets),

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, teacher_inputs
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
+from hf_kd_lambda.models.ensemble import members_of, teacher_digest
 from hf_kd_lambda.models.intermediate_outputs import forward_flags
 from hf_kd_lambda.models.labels import freeze
 from hf_kd_lambda.models.protocol import as_model_output, model_device
@@ -19,7 +20,7 @@ from hf_kd_lambda.teacher.cache import DEFAULT_FOLDER, TeacherCache
 from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows
 from hf_kd_lambda.teacher.cache_format import CacheFormat
 from hf_kd_lambda.teacher.checks import check_finite_logits, warn_of_uninformative
-from hf_kd_lambda.utils.fingerprint import NoDigestError, model_digest
+from hf_kd_lambda.utils.fingerprint import NoDigestError
 
 logger = logging.get_logger(__name__)
 
@@ -107,7 +108,7 @@ class TeacherOutputs:
             return datasets
         cache_format = self.cache_format
         try:
-            identity = f"{model_digest(self.teacher)} {cache_format} {self.accelerator.mixed_precision}"
+            identity = f"{teacher_digest(self.teacher)} {cache_format} {self.accelerator.mixed_precision}"
         except NoDigestError as reason:
             logger.warning(f"cache_teacher: the teacher runs at each step, because {reason}.")
             return datasets
@@ -140,6 +141,6 @@ class TeacherOutputs:
             return examples
         if TEACHER_LOGITS in cached.column_names:
             check_finite_logits(cached)
-            config = getattr(self.teacher, "config", None)
+            config = None if self.teacher is None else getattr(members_of(self.teacher)[0], "config", None)
             warn_of_uninformative(cached, getattr(config, "problem_type", None) == MULTI_LABEL)
         return cached

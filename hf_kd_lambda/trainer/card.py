@@ -17,7 +17,7 @@ from hf_kd_lambda.utils.versions import versions
 
 def facts_of_trainer(
     trainer: Trainer,
-    teacher: str | None,
+    teachers: Sequence[str],
     *,
     language: str | None = None,
     license: str | None = None,
@@ -33,7 +33,7 @@ def facts_of_trainer(
 
     Args:
         trainer: after its training.
-        teacher: its teacher's name or path; None without one.
+        teachers: names or paths of its teachers.
         language, license, tags, model_name, finetuned_from, tasks, dataset_tags, dataset, dataset_args: see `Trainer`.
     """
     args, history = cast(Any, trainer.args), trainer.state.log_history
@@ -42,9 +42,9 @@ def facts_of_trainer(
     student = finetuned_from or getattr(trainer.accelerator.unwrap_model(trainer.model), "name_or_path", None)
     return CardFacts(
         name=model_name or Path(str(args.output_dir)).resolve().name,
-        teacher=origin_of(teacher, BUNDLED) if teacher else None,
+        teachers=[origin_of(teacher, BUNDLED) for teacher in teachers],
         # A student made of layers of its teacher has the teacher's name.
-        student=origin_of(student, BUNDLED) if student and student != teacher else None,
+        student=origin_of(student, BUNDLED) if student and student not in teachers else None,
         datasets=[origin_of(name, BUNDLED) for name in _listed(dataset_tags) or _listed(dataset)],
         dataset_config=next(iter(_listed(dataset_args)), None),
         metrics=_last_evaluation(history),

@@ -25,6 +25,7 @@ from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK
 from hf_kd_lambda.losses.objective import Objective
 from hf_kd_lambda.models.causal import is_causal
+from hf_kd_lambda.models.ensemble import Ensemble, members_of
 from hf_kd_lambda.models.labels import align_labels, own_label_names
 from hf_kd_lambda.models.padding import align_pad_token
 from hf_kd_lambda.models.protocol import answers_questions, check_model, model_config
@@ -79,8 +80,11 @@ def align_padding(teacher: PreTrainedModel | None, processor: Any | None, datase
     """
     has_own_inputs = any(own_inputs(column_names(dataset)) for dataset in datasets)
     has_pad_token = getattr(processor, "pad_token", None) is not None
-    if teacher is not None and model_config(teacher) is not None and has_pad_token and not has_own_inputs:
-        align_pad_token(teacher, cast(PreTrainedTokenizerBase, processor))
+    if teacher is None or not has_pad_token or has_own_inputs:
+        return
+    for member in members_of(teacher):
+        if model_config(member) is not None:
+            align_pad_token(cast(PreTrainedModel, member), cast(PreTrainedTokenizerBase, processor))
 
 
 def align_models(student: Any, teacher: PreTrainedModel | None) -> int:
@@ -93,15 +97,16 @@ def align_models(student: Any, teacher: PreTrainedModel | None) -> int:
         ValueError: the models share parameters, or are for other tasks, labels or vocabularies.
     """
     causal, finds_spans = is_causal(student), answers_questions(student)
-    if teacher is not None:
-        check_apart(teacher, student)
+    members: list[Any] = [] if teacher is None else members_of(teacher)
+    for member in members:
+        check_apart(member, student)
         if causal:
-            check_next_tokens(teacher, student)
-            teacher.config.use_cache = False  # keys and values are for generation
+            check_next_tokens(member, student)
+            member.config.use_cache = False  # keys and values are for generation
         elif finds_spans:
-            check_spans(teacher, student)
-        elif model_config(teacher) is not None:  # a plain module has its classes in the order of the student's labels
-            align_labels(teacher, own_label_names(student), student.config.problem_type)
+            check_spans(member, student)
+        elif model_config(member) is not None:  # a plain module has its classes in the order of the student's labels
+            align_labels(member, own_label_names(student), student.config.problem_type)
     return student.config.vocab_size if causal else 2 if finds_spans else student.config.num_labels
 
 
@@ -129,7 +134,8 @@ def check_datasets(
     """
     for dataset in datasets:
         if columns := column_names(dataset):
-            check_columns(columns, teacher, student)
+            for member in [None] if teacher is None else members_of(teacher):
+                check_columns(columns, cast(PreTrainedModel | None, member), student)
             is_stream = not hasattr(dataset, "__getitem__")
             if TEACHER_LOGITS in columns and not is_stream:
                 check_teacher_logits(dataset[0][TEACHER_LOGITS], num_outputs)
@@ -199,6 +205,10 @@ def match_layers(
     names = ", ".join(objective.kd_losses)
     if teacher is None:
         raise ValueError(f"kd_losses: {names} needs more of the teacher than its logits: give a teacher.")
+    if isinstance(teacher, Ensemble):
+        raise ValueError(
+            f"kd_losses: {names} needs more of the teacher than the logits of an Ensemble: give one teacher."
+        )
     if not datasets:
         raise ValueError(f"kd_losses: {names} needs an example to fit student and teacher: give train_dataset.")
     return prepare_models(objective, student, teacher, collate([next(iter(datasets[0]))]))

@@ -23,6 +23,7 @@ from hf_kd_lambda.losses.functional.label_sets import has_label_sets
 from hf_kd_lambda.losses.functional.labels import item_labels, targets, with_labels
 from hf_kd_lambda.losses.functional.spans import logits_of_items
 from hf_kd_lambda.losses.objective import NO_WEIGHTS, BatchLosses, Objective
+from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.intermediate_outputs import forward_flags, gives
 from hf_kd_lambda.models.projections import PROJECTED, drop_projections, left_out
 from hf_kd_lambda.models.protocol import answers_questions, as_model_output, check_model
@@ -83,9 +84,9 @@ class DistillationTrainer(OrderedEvaluation):
     Args:
         model: the student.
         args: see `DistillationConfig`.
-        teacher: predicts the soft targets. It is frozen and put into eval mode; if its labels are the student's in
-            another order, its outputs are permuted. None where every dataset has a column `teacher_logits`, in the
-            order of the student's labels; for tokens with a row for each, special ones too.
+        teacher: predicts the soft targets; several as one `Ensemble`. It is frozen and put into eval mode; if its
+            labels are the student's in another order, its outputs are permuted. None where every dataset has a column
+            `teacher_logits`, in the order of the student's labels; for tokens with a row for each, special ones too.
         kwargs: see `Trainer`.
 
     Raises:
@@ -346,8 +347,9 @@ class DistillationTrainer(OrderedEvaluation):
         if self.is_world_process_zero():
             folder = Path(str(self.args.output_dir))
             plot_lambda(self.state.log_history, folder / FIGURE)
-            teacher = getattr(self.teacher, "name_or_path", None)
-            model_card(facts_of_trainer(self, teacher, language=language, **facts)).save(folder / CARD)
+            members = [] if self.teacher is None else members_of(self.teacher)
+            teachers = [name for member in members if (name := getattr(member, "name_or_path", None))]
+            model_card(facts_of_trainer(self, teachers, language=language, **facts)).save(folder / CARD)
 
     # What is known of a run
 

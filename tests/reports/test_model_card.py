@@ -16,7 +16,7 @@ TEACHER, STUDENT = Origin("google-bert/bert-base-uncased", True), Origin("google
 SCORES = {"accuracy": 0.872123, "f1": 0.5, "score": 0.686, "teacher_agreement": 0.93}
 FACTS = CardFacts(
     name="tester/sst2-student",
-    teacher=TEACHER,
+    teachers=[TEACHER],
     student=STUDENT,
     teacher_finetuned=True,
     datasets=[Origin("nyu-mll/glue", True)],
@@ -89,7 +89,9 @@ def test_the_metadata_survive_a_second_reading(tmp_path):
 
 def test_what_is_not_on_the_hub_is_named_in_the_text_alone(tmp_path):
     local = Origin("/home/someone/models/bert-mine", False)
-    card = saved(replace(FACTS, teacher=local, student=None, datasets=[Origin("/data/reviews.csv", False)]), tmp_path)
+    card = saved(
+        replace(FACTS, teachers=[local], student=None, datasets=[Origin("/data/reviews.csv", False)]), tmp_path
+    )
     metadata = metadata_load(tmp_path / "README.md")
     assert not metadata.keys() & {"base_model", "base_model_relation", "datasets", "model-index"}
     assert metadata["metrics"] == ["accuracy", "f1"]
@@ -169,7 +171,7 @@ def test_names_that_users_give_cannot_change_the_card(tmp_path):
         replace(
             FACTS,
             name=name,
-            teacher=Origin(name, False),
+            teachers=[Origin(name, False)],
             student=None,
             datasets=[Origin(name, False)],
             dataset_config=name,

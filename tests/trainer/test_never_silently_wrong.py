@@ -9,6 +9,8 @@ from helpers.small_runs import config, examples, flat, logged, make_trainer, mod
 from torch import nn
 from transformers import default_data_collator
 
+from hf_kd_lambda.models.ensemble import Ensemble
+from hf_kd_lambda.models.labels import permute_head, set_labels
 from hf_kd_lambda.trainer.finite_losses import FiniteLosses, NotFiniteError
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
@@ -174,7 +176,7 @@ def test_an_overridden_loss_is_refused_by_name(tmp_path):
         kind(student, config(tmp_path), teacher=teacher, train_dataset=examples())
 
 
-class Ensemble(nn.Module):
+class Mean(nn.Module):
     """A plain module that answers with the mean of its members' logits."""
 
     def __init__(self, *members):
@@ -188,7 +190,38 @@ class Ensemble(nn.Module):
 def test_a_plain_module_teaches_as_an_ensemble(tmp_path, caplog):
     teacher, student = models()
     alone = train(config(tmp_path / "alone", cache_teacher=False), teacher, copy.deepcopy(student), examples())
-    twice = Ensemble(copy.deepcopy(teacher), copy.deepcopy(teacher))
+    twice = Mean(copy.deepcopy(teacher), copy.deepcopy(teacher))
     ensemble = train(cached_in(tmp_path), twice, copy.deepcopy(student), examples())
     torch.testing.assert_close(flat(ensemble.model), flat(alone.model), rtol=1e-5, atol=1e-7)
     assert "cache_teacher: the teacher runs at each step" in caplog.text
+
+
+def test_an_ensemble_teaches_from_one_cache_of_all_members(tmp_path):
+    teacher, student = models()
+    for model in (teacher, student):
+        set_labels(model.config, ["bad", "fair", "good"])
+    alone = train(config(tmp_path / "alone", cache_teacher=False), teacher, copy.deepcopy(student), examples())
+    swapped = permuted(copy.deepcopy(teacher), [2, 0, 1])
+    for name in ("first", "second"):
+        ensemble = Ensemble([copy.deepcopy(teacher), copy.deepcopy(swapped)], [3, 1])
+        trainer = train(cached_in(tmp_path, run_name=name), ensemble, copy.deepcopy(student), examples())
+        torch.testing.assert_close(flat(trainer.model), flat(alone.model), rtol=1e-5, atol=1e-7)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_member_for_other_labels_and_a_loss_of_more_than_logits_are_refused(tmp_path):
+    teacher, student = models()
+    other = Ensemble([copy.deepcopy(teacher), models(num_labels=2)[0]])
+    with pytest.raises(ValueError, match=r"has 2 output\(s\)"):
+        make_trainer(config(tmp_path), other, student, examples())
+    twice = Ensemble([copy.deepcopy(teacher), copy.deepcopy(teacher)])
+    with pytest.raises(
+        ValueError, match=r"needs more of the teacher than the logits of an Ensemble: give one teacher"
+    ):
+        make_trainer(config(tmp_path, kd_losses={"hidden_mse": 1.0}), twice, student, examples())
+
+
+def permuted(model, permutation):
+    """A model whose outputs are in another order, by named labels."""
+    permute_head(model, permutation)
+    return model

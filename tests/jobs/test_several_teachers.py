@@ -1,0 +1,90 @@
+"""Jobs with several teachers: settings, and a whole run."""
+
+import json
+
+import pytest
+import torch
+from helpers.small_jobs import WORDS, job, settings
+from helpers.tiny import save_checkpoint, tiny_bert
+
+from hf_kd_lambda import ModelArguments
+from hf_kd_lambda.models.ensemble import Ensemble
+
+NAMES = sorted(WORDS)
+
+
+def saved(folder, seed):
+    torch.manual_seed(seed)
+    model = tiny_bert(layers=2, id2label=dict(enumerate(NAMES)), label2id={name: i for i, name in enumerate(NAMES)})
+    model.classifier.weight.data *= 20
+    return save_checkpoint(model, folder)
+
+
+def test_two_teachers_teach_by_their_weights(tmp_path):
+    names = [saved(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    whole = job(
+        settings(
+            tmp_path,
+            teacher=f"[{', '.join(names)}]",
+            teacher_weights={names[0]: 1, names[1]: 3},
+            teacher_finetune=None,
+            teacher_epochs=None,
+            teacher_learning_rate=None,
+            student_layers=[0],
+            max_steps=2,
+            teacher_cache_dir=str(tmp_path / "cache"),
+        )
+    )
+    whole.check()
+    teacher = whole.load_teacher()
+    assert isinstance(teacher, Ensemble)
+    assert teacher.weights == [0.25, 0.75]
+    reports = whole.run()
+    assert [report.name for report in reports] == ["teacher", "student with KD"]
+    assert reports[0].parameters == sum(parameter.numel() for parameter in teacher.parameters())
+    assert len(list((tmp_path / "cache").iterdir())) == 2, "one file a split holds what both teachers say"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| teachers | `a` (not on the Hub), `b` (not on the Hub) |" in card
+    metrics = [model["metrics"] for model in json.loads((tmp_path / "out" / "results.json").read_text())["models"]]
+    assert metrics[0]["accuracy"] == pytest.approx(reports[0].metrics["accuracy"])
+
+
+STUDENT = {"student": "s"}
+
+
+@pytest.mark.parametrize(
+    ("given", "teachers"),
+    [("a", ["a"]), (["a", "b"], ["a", "b"]), ("[a, b]", ["a", "b"]), (["a"], ["a"]), ("[a]", ["a"])],
+)
+def test_teachers_are_a_name_or_a_list(given, teachers):
+    assert ModelArguments(teacher=given, **STUDENT).teachers == teachers
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"teacher": ["a", "a"]}, r"teacher=\['a', 'a'\] must name different teachers"),
+        ({"teacher": []}, r"teacher=\[\] must name different teachers"),
+        ({"teacher": ["a", "b"], "teacher_finetune": True}, "only a single teacher can be fine-tuned"),
+        ({"teacher": "a", "teacher_weights": {"a": 1}}, "a weight for each of several teachers"),
+        ({"teacher": ["a", "b"], "teacher_weights": {"a": 1}}, "a weight for each of several teachers"),
+        ({"teacher": ["a", "b"], "teacher_weights": {"a": 1, "b": 0}}, "teacher_weights: b=0 must be a positive"),
+        ({"teacher": ["a", "b"], "teacher_weights": {"a": 1, "b": "2"}}, "teacher_weights: b='2' must be a positive"),
+        ({"teacher": ["a", "b"], "teacher_weights": "3"}, "teacher_weights=3 must be a mapping"),
+    ],
+)
+def test_settings_of_several_teachers_that_do_not_fit_are_refused(given, message):
+    with pytest.raises(ValueError, match=message):
+        ModelArguments(**given, **STUDENT)
+
+
+def test_teachers_that_read_other_inputs_are_refused(tmp_path):
+    names = [saved(tmp_path / name, 0) for name in "ab"]
+    config = json.loads((tmp_path / "b" / "tokenizer.json").read_text())
+    config["normalizer"]["lowercase"] = False
+    (tmp_path / "b" / "tokenizer.json").write_text(json.dumps(config))
+    other = json.loads((tmp_path / "b" / "tokenizer_config.json").read_text())
+    (tmp_path / "b" / "tokenizer_config.json").write_text(json.dumps({**other, "do_lower_case": False}))
+    whole = job(settings(tmp_path, teacher=f"[{', '.join(names)}]", teacher_finetune=None))
+    with pytest.raises(ValueError, match=r"the inputs of .* differ from those of the first"):
+        whole.check()
