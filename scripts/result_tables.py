@@ -18,6 +18,7 @@ from hf_kd_lambda.studies.comparison.run_results import Run, read_runs
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 AT_BOUND = 0.999  # of |log10 λ|, which `lambda_min` 0.1 and `lambda_max` 10 keep within 1
+TRANSFER_RULES = {"KD alone": "1, labels unused"}
 RULE_NAMES = {"no KD": "no KD", "annealing": "annealing, `linear`"}
 
 
@@ -97,11 +98,26 @@ def kd_losses_table() -> str:
     return markdown_table(("task, KD loss", *map(_rule_name, rules)), rows)
 
 
+def transfer_table() -> str:
+    """Mean scores with and without unlabelled texts, and over how many seeds."""
+    runs = _runs("compare_transfer")
+    tasks = list(dict.fromkeys(run.task for run in runs))
+    rows = []
+    for regime, words in (("few_labels", "labelled texts alone"), ("few_labels_transfer", "unlabelled texts too")):
+        for rule in ("no KD", "fixed 0.5", "evidence", "KD alone"):
+            cells = [_runs_of(runs, Group(task, regime), rule) for task in tasks]
+            if any(cells):
+                scores = [f"{merit.mean_points(cell):.2f} ({len(cell)})" if cell else "–" for cell in cells]
+                rows.append((words, TRANSFER_RULES.get(rule, _rule_name(rule)), *scores))
+    return markdown_table(("training examples", "weight of the KD loss", *tasks), rows)
+
+
 TABLES = {
     "sst2": sst2_table,
     "regret": regret_table,
     "regret_facts": regret_facts_table,
     "kd_losses": kd_losses_table,
+    "transfer": transfer_table,
 }
 
 

@@ -15,6 +15,9 @@ from hf_kd_lambda.data.soft_labels import SHARES_TOLERANCE
 from hf_kd_lambda.data.sources import Column, Source
 from hf_kd_lambda.losses.functional import IGNORED
 
+_BY_NAME = Classes([], are_integers=True)
+"""Has no name in common with a dataset, so that `labels_of` gives the names of its labels in place of indices."""
+
 
 class LabelLists(NamedTuple):
     """Encoded labels of all splits."""
@@ -82,7 +85,8 @@ def _lists(source: Source, columns: list[Column], separator: str, may_miss: bool
         values = zip(*(source.rows[column.uniform][:] for column in columns), strict=True)
         lists = [None if all(map(is_unknown, row)) else list(row) for row in values]
     else:
-        lists = [None if is_missing(value) else _parsed(value, separator) for value in labels_of(source, None)]
+        of_names = labels_of(source, _BY_NAME)
+        lists = [None if is_missing(value) else _parsed(value, separator) for value in of_names]
     if None in lists and not may_miss:
         raise ValueError(
             f"{source.where(lists.index(None))}: there is no label, which evaluation needs. A text to which no label "

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, List, Value
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.split_report import describe_split
@@ -57,6 +57,19 @@ def test_several_labels_are_one_or_zero_for_each(tmp_path, name, content, settin
     assert data.label_names == ["anger", "fear", "joy"]
     assert labels_of(data) == [[0, 1, 1], [0, 0, 0], [1, 0, 0]]
     assert (data.problem_type, data.num_labels, data.is_regression) == (MULTI, 3, False)
+
+
+def test_indices_of_names_in_another_order_are_the_same_names(tmp_path, monkeypatch):
+    def split(names, indices):
+        features = Features({"text": Value("string"), "label": List(ClassLabel(names=names))})
+        return Dataset.from_dict({"text": ["t"], "label": [indices]}, features)
+
+    splits = {"train": split(["joy", "fear", "anger"], [0, 1]), "validation": split(["anger", "fear", "joy"], [0])}
+    monkeypatch.setattr("hf_kd_lambda.data.splits.load_dataset", lambda *_: splits)
+    data = load_task_data(DataArguments(dataset="org/emotions", problem_type=MULTI), seed=0)
+    assert data.label_names == ["joy", "fear", "anger"]
+    assert labels_of(data) == [[1, 1, 0]]
+    assert labels_of(data, "validation") == [[0, 0, 1]]
 
 
 def test_integers_are_numbers_of_labels(tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.parser import Settings, parse
 from hf_kd_lambda.jobs.yaml_file import YamlFile
@@ -86,7 +87,9 @@ class Comparison:
         for task, regime, rule, seed in self.cells():
             if seed == self.seeds[0]:
                 try:
-                    _require_own_teacher(regime, self.parse(task, regime, rule)[0])
+                    models, data, _ = self.parse(task, regime, rule)
+                    _require_own_teacher(regime, models)
+                    _require_one_label(regime, data)
                 except ValueError as error:
                     raise ValueError(f"{task}, {regime}, {rule}: {error}") from None
 
@@ -142,6 +145,13 @@ class Comparison:
 def _require_own_teacher(regime: str, models: ModelArguments) -> None:
     if regime in LEARNED_BY_TEACHER and not models.teacher_finetune:
         raise ValueError(f"the regime {regime} fine-tunes a teacher on noisy labels: set teacher_finetune to true.")
+
+
+def _require_one_label(regime: str, data: DataArguments) -> None:
+    """Refuse regimes that change labels where an example has none, or several."""
+    for setting in ("unlabelled_file", "unlabelled_dataset", "problem_type"):
+        if (value := getattr(data, setting)) is not None and regime != "clean":
+            raise ValueError(f"{setting}={value!r} is for the regime clean: others need one label for each example.")
 
 
 def load_comparison(file: Path, glue: str | None = None, output_dir: str | None = None) -> Comparison:

@@ -27,7 +27,7 @@ from hf_kd_lambda.data.columns import KEPT, TEACHER_LOGITS, token_counts
 from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.studies.comparison.plan import GLUE, Comparison
-from hf_kd_lambda.studies.comparison.regimes import LEARNED_BY_TEACHER, REGIMES, Supervision
+from hf_kd_lambda.studies.comparison.regimes import LEARNED_BY_TEACHER, REGIMES, Supervision, clean
 from hf_kd_lambda.studies.comparison.run_results import Cell, Run
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.hardware import hardware
@@ -202,6 +202,8 @@ class RunCurve(TrainerCallback):
 
 def spoiled(train: Dataset, cell: Cell) -> Dataset:
     """The training examples as the regime of a cell has them: of the same seed the same, whatever the rule."""
+    if cell.regime == clean.__name__:
+        return train
     labels, logits = _supervision(train)
     given = Supervision(np.arange(len(train)), labels, logits, np.array(token_counts(train)))
     regime = REGIMES[cell.regime](given, np.random.default_rng(cell.seed))

@@ -147,3 +147,11 @@ def test_the_shipped_comparison_has_a_sweep_of_fixed_weights_a_schedule_and_rule
     assert len(comparison.seeds) >= 3
     of_trust = load_comparison(CONFIGS / "compare_trust.yaml")
     assert set(comparison.regimes) < set(of_trust.regimes) == set(REGIMES)
+
+
+@pytest.mark.parametrize("given", [{"unlabelled_file": "a.txt"}, {"problem_type": "soft_labels"}])
+def test_regimes_that_change_labels_need_one_for_each_example(tmp_path, given):
+    task = {"teacher": "t", "student_layers": [0], "train_file": "b.csv", **given}
+    load_comparison(written(tmp_path, tasks={"own": task}))
+    with pytest.raises(ValueError, match=r"own, noisy_labels, half: .* is for the regime clean"):
+        load_comparison(written(tmp_path, tasks={"own": task}, regimes={"clean": None, "noisy_labels": None}))
