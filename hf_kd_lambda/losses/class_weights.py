@@ -1,4 +1,4 @@
-"""Weights of the classes in the task loss, so that rare ones count as much as frequent ones."""
+"""Class weights of the task loss, so that rare and frequent classes have the same total weight."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,25 +10,25 @@ from hf_kd_lambda.losses.functional import IGNORED, task_loss
 
 
 def balanced_weights(labels: Iterable[Any], num_classes: int) -> Tensor:
-    """n / (classes · n_c) for each class c, as of scikit-learn's `class_weight="balanced"`.
+    """n / (classes · n_c) for each class c, like scikit-learn's `class_weight="balanced"`.
 
-    Over the examples their mean is 1. A class without an example has the weight 1.
+    Their mean over the examples is 1. A class without examples has weight 1.
 
     Args:
-        labels: a class, or a list of classes, of each example; None, -100 or -101 for no label.
+        labels: the class, or list of classes, of every example; None, -100 or -101 if unlabelled.
         num_classes: number of classes.
 
     Returns:
         `[num_classes]`, float32.
 
     Raises:
-        ValueError: a label is no class, as of soft labels.
+        ValueError: a label is a float (soft labels).
     """
     counts = torch.zeros(num_classes, dtype=torch.float64)
     for label in labels:
         for item in label if isinstance(label, list) else [label]:
             if isinstance(item, float):
-                raise ValueError(f"class_weights counts classes, and a label is {item!r}: leave it out.")
+                raise ValueError(f"class_weights needs class indices as labels, but one is {item!r}: leave it out.")
             if item is not None and item >= 0:
                 counts[item] += 1
     present = counts > 0
@@ -37,12 +37,12 @@ def balanced_weights(labels: Iterable[Any], num_classes: int) -> Tensor:
 
 
 def item_weights(class_weights: Tensor | None, labels: Tensor, others: Tensor | None = None) -> Tensor | None:
-    """The weight of each item.
+    """Per-item weights `[...]`: the class weight of the label, times further weights; None means 1.
 
     Args:
-        class_weights: `[classes]`; None for 1.
-        labels: `[...]`, -100 for ignored items, whose weight has no meaning.
-        others: `[...]`, further weights, which are multiplied.
+        class_weights: `[classes]`; None means 1.
+        labels: `[...]`; ignored items (-100) get an arbitrary weight.
+        others: further weights `[...]`; None means 1.
     """
     if class_weights is None:
         return others
@@ -51,7 +51,7 @@ def item_weights(class_weights: Tensor | None, labels: Tensor, others: Tensor | 
 
 
 class WeightedTaskLoss:
-    """The task loss with weighted classes, as `compute_loss_func` of a plain Trainer.
+    """The task loss with class weights, as `compute_loss_func` of a plain Trainer.
 
     Args:
         class_weights: `[classes]`.
@@ -65,7 +65,7 @@ class WeightedTaskLoss:
     def __call__(
         self, outputs: Mapping[str, Any], labels: Tensor, num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """A scalar: the sum over the items divided by their number."""
+        """The loss, a scalar: the sum over items divided by their number."""
         items = labels.ne(IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         weights = item_weights(self.class_weights, labels)
         return task_loss(outputs["logits"], labels, items, self.label_smoothing, weights)

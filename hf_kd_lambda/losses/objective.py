@@ -42,7 +42,7 @@ def check_label_shape(logits: Tensor, labels: Tensor) -> None:
 
     Args:
         logits: `[examples, ..., classes]`, or `[examples, 1]` for regression.
-        labels: must have the shape `[examples, ...]`; soft labels, in floats, `[examples, classes]`.
+        labels: must have the shape `[examples, ...]`, or `[examples, classes]` for soft labels (floats).
 
     Raises:
         ValueError: the shape differs.
@@ -52,8 +52,8 @@ def check_label_shape(logits: Tensor, labels: Tensor) -> None:
         raise ValueError(
             f"labels have shape {list(labels.shape)}, but logits of shape {list(logits.shape)} need one label per "
             f"item: give labels of shape {list(logits.shape[:-1])}. For regression give a number, not a list of one "
-            "number. For soft labels give the share of each class of an example; for several labels an example, set "
-            "problem_type of the student's config to multi_label_classification."
+            "number. For soft labels give one share per class and example. For several labels per example set "
+            "problem_type in the student's config to multi_label_classification."
         )
 
 
@@ -66,7 +66,7 @@ class Objective:
         label_smoothing: of the task loss, in [0, 1).
         own_task_loss: replaces the task loss: `(outputs, labels, num_items_in_batch)` to a scalar. For a causal model
             it gets unshifted labels and shifts them itself, as in transformers.
-        class_weights: of the usual task loss, `[classes]`; None for 1.
+        class_weights: weights of the classes in the built-in task loss, `[classes]`; None means 1.
     """
 
     def __init__(

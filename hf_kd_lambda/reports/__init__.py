@@ -1,1 +1,1 @@
-"""What a run leaves to read: summary, figure, results, model card. May import utils."""
+"""Reports of a run: summary, figure, results, model card. May import utils."""

@@ -8,18 +8,18 @@ from torch import Tensor
 
 
 def correlation(coefficient: Callable, labels: np.ndarray, predictions: np.ndarray) -> float:
-    """The coefficient of two vectors; 0, as for predictions without information, where one of them is constant."""
+    """The correlation coefficient of two vectors; 0 if one of them is constant."""
     if np.ptp(labels) == 0 or np.ptp(predictions) == 0:
         return 0.0
     return float(coefficient(labels, predictions).statistic)
 
 
 def teacher_agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
-    """Share of the examples to which student and teacher give the same class; for a regression, their correlation.
+    """Share of examples with the same class from student and teacher; for regression, their correlation.
 
     Args:
-        student_logits: `[examples, classes]`, `[examples, 1]` for a regression, or classes `[examples]` in int64.
-        teacher_logits: of the same shape, classes in the same order.
+        student_logits: `[examples, classes]`, `[examples, 1]` for regression, or classes `[examples]` in int64.
+        teacher_logits: same shape, classes in the same order.
 
     Returns:
         The share, in [0, 1], or Pearson's correlation, in [-1, 1].

@@ -1,4 +1,4 @@
-"""The figure of a run: λ, what limited it and what it was computed from, over the optimizer steps."""
+"""The figure of a run: λ, its limits and the quantities it was computed from, over the optimizer steps."""
 
 import math
 import re
@@ -15,13 +15,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentForma
 
 from hf_kd_lambda.utils.log_keys import LIMITS
 
-SMOOTH_ABOVE = 50  # logged points; fewer are drawn as they are
+SMOOTH_ABOVE = 50  # logged points; fewer are drawn without smoothing
 LEGEND_SPACING = {"frameon": False, "borderpad": 0.2, "borderaxespad": 0.3, "columnspacing": 1.5, "handlelength": 1.6}
-MOST_ROW_NAMES = 28  # at the heat map; with more layers only every second or third is named
+MOST_ROW_NAMES = 28  # in the heat map; with more layers only every second or third is labelled
 
 
 class Line(NamedTuple):
-    """A line of the figure, or an area of a stack: the key that it is logged under, and its style."""
+    """A line of the figure, or an area of a stack: its log key and its style."""
 
     key: str
     label: str
@@ -42,12 +42,12 @@ LIMIT_COLORS = {
     "skipped": "#000000",
     "free": "#E8E8E8",
 }
-"""From the bottom of the stack to its top."""
+"""From the bottom to the top of the stack."""
 LIMITED_BY, BY_LAYER = "what limited λ", "λ by layer"
 PANELS = {
     "λ": [Line("lambda", "λ", LAMBDA_COLOR), Line("kd_weight", "KD weight", KD_COLOR, "--")],
     LIMITED_BY: [Line(LIMITS[name].key, LIMITS[name].words, color) for name, color in LIMIT_COLORS.items()],
-    BY_LAYER: [],  # whichever layers were logged
+    BY_LAYER: [],  # filled with the logged layers
     "loss": [Line("task_loss", "task loss", TASK_COLOR), Line("kd_loss", "KD loss", KD_COLOR)],
     "gradient norm": [
         Line("grad_norm_task", "task gradient", TASK_COLOR),
@@ -69,15 +69,18 @@ LOG_SCALED = ("λ", BY_LAYER, "gradient norm", "signal / noise", "smoothness", "
 
 
 def plot_lambda(log_history: Entries, path: Path, title: str = "How λ balanced both losses") -> Path:
-    """Draws λ, what limited it, and what it was computed from over the optimizer steps of a run.
+    """Draw λ, its limits and the quantities it was computed from over the optimizer steps of a run.
 
-    A panel for which nothing was logged is left out, such as the gradients of the `fixed` rule. If λ itself cannot be
-    drawn, the figure says so.
+    Panels without logged values are omitted, for example gradients with the rule `fixed`. If λ itself cannot be drawn,
+    the title states why.
 
     Args:
-        log_history: the entries of `trainer_state.json`; those of evaluations are skipped.
-        path: the picture to write, which is also returned; its suffix sets the format.
-        title: the line above the panels.
+        log_history: the entries of `trainer_state.json`; evaluations are skipped.
+        path: the image file to write; its suffix sets the format.
+        title: title of the figure.
+
+    Returns:
+        `path`.
     """
     entries = [entry for entry in log_history if entry.keys() & {"lambda", "kd_weight", "task_loss"}]
     known = PANELS | {BY_LAYER: _layers(entries)}
@@ -99,7 +102,7 @@ def plot_lambda(log_history: Entries, path: Path, title: str = "How λ balanced 
 
 
 def _why_without_lambda(entries: Entries) -> str:
-    """Why λ is not in the figure; empty where it is."""
+    """Why λ is not in the figure; empty if it is."""
     if not entries:
         return "No step was logged: lower logging_steps."
     values = [entry["lambda"] for entry in entries if math.isfinite(entry.get("lambda", math.nan))]
@@ -109,7 +112,7 @@ def _why_without_lambda(entries: Entries) -> str:
 
 
 def _layers(entries: Entries) -> list[Line]:
-    """Returns the layers that were logged as `lambda/<name>`, from the embeddings to the head."""
+    """The layers that were logged as `lambda/<name>`, from the embeddings to the head."""
 
     def depth(line: Line) -> tuple[int, list[int], str]:
         numbers = [int(digits) for digits in re.findall(r"\d+", line.label)]
@@ -120,7 +123,7 @@ def _layers(entries: Entries) -> list[Line]:
 
 
 def _height(name: str, lines: list[Line]) -> float:
-    """Returns inches."""
+    """Height of a panel in inches."""
     if name == BY_LAYER:
         return 0.65 + 0.14 * np.clip(len(lines), 4, MOST_ROW_NAMES)
     return 1.1 + 0.17 * np.ceil((len(lines) + 1) / 3) if name == LIMITED_BY else 1.85
@@ -132,7 +135,7 @@ def _is_seen(entries: Entries, line: Line, panel: str) -> bool:
 
 
 def _points(entries: Entries, line: Line, panel: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns steps and values of `line`, NaN for what cannot be drawn, and both empty where nothing can."""
+    """Steps and values of `line`; NaN for values that cannot be drawn, and both empty if none can."""
     logged = [(entry["step"], entry[line.key]) for entry in entries if line.key in entry]
     steps, values = np.array(logged, dtype=float).reshape(-1, 2).T
     values = _drawable(values, panel)
@@ -140,7 +143,7 @@ def _points(entries: Entries, line: Line, panel: str) -> tuple[np.ndarray, np.nd
 
 
 def _columns(entries: Entries, lines: list[Line], panel: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the edges `[logs + 1]` between the steps that each log covers, and the values `[lines, logs]`."""
+    """Edges `[logs + 1]` of the step intervals that the logs cover, and values `[lines, logs]`."""
     logged = [entry for entry in entries if any(line.key in entry for line in lines)]
     first = max((entry["step"] for entry in entries if entry["step"] < logged[0]["step"]), default=0)
     values = np.array([[entry.get(line.key, np.nan) for entry in logged] for line in lines], dtype=float)
@@ -164,7 +167,7 @@ def _draw_panel(axes: Axes, name: str, lines: list[Line], entries: Entries) -> N
     axes.locator_params(axis="x", integer=True)
     if name == BY_LAYER:
         _draw_heat_map(axes, lines, entries)
-        return  # with a title and a colour bar for label and legend
+        return  # has a title and a colour bar instead of label and legend
     if name == LIMITED_BY:
         _draw_shares(axes, lines, entries)
     else:
@@ -192,7 +195,7 @@ def _draw_lines(axes: Axes, name: str, lines: list[Line], entries: Entries) -> N
 
 
 def _set_log_ticks(axis: Axis, low: float, high: float) -> None:
-    # Decades alone where there are several; in a narrower range they would leave one tick or none.
+    # Only decades if the range has several; a narrower range would have one tick or none.
     subs = (1,) if high / low > 100 else (1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 5, 7)
     axis.set_major_locator(LogLocator(subs=subs) if high / low > 3 else MaxNLocator(4))
     axis.set_minor_locator(NullLocator())
@@ -202,13 +205,13 @@ def _set_log_ticks(axis: Axis, low: float, high: float) -> None:
 def _mark_conflict(axes: Axes) -> None:
     axes.axhline(0, color="black", linewidth=0.8)
     low, high = axes.get_ylim()
-    low = min(low, -0.3 * high)  # room for the mark where no step was in conflict
+    low = min(low, -0.3 * high)  # space for the mark even if no step was in conflict
     axes.axhspan(low, 0, color="black", alpha=0.08, linewidth=0, label="conflict: a step along one raises the other")
     axes.set_ylim(low, high)
 
 
 def _draw_shares(axes: Axes, lines: list[Line], entries: Entries) -> None:
-    """Stacks what limited λ, over the steps that each log covers, below a line for the share in conflict."""
+    """Stack the shares of the limits of λ over the step intervals, with a line for the share in conflict."""
     edges, shares = _columns(entries, [*lines, CONFLICT], LIMITED_BY)
     shares = np.column_stack([shares[:, :1], shares])  # the first column starts at the first edge
     labels, colors = [line.label for line in lines], [line.color for line in lines]
@@ -220,16 +223,16 @@ def _draw_shares(axes: Axes, lines: list[Line], entries: Entries) -> None:
 
 
 def _draw_heat_map(axes: Axes, layers: list[Line], entries: Entries) -> None:
-    """Colours λ of each layer, one row per layer, over the steps that each log covers."""
+    """Draw λ per layer as colours, one row per layer, over the step intervals."""
     edges, values = _columns(entries, layers, BY_LAYER)
-    low, high = np.nanmin(values) / 1.01, np.nanmax(values) * 1.01  # a range, even where λ never changes
+    low, high = np.nanmin(values) / 1.01, np.nanmax(values) * 1.01  # not empty even if λ never changes
     mesh = axes.pcolormesh(edges, np.arange(len(layers) + 1), values, norm=LogNorm(low, high), cmap="viridis")
     stride = -(-len(layers) // MOST_ROW_NAMES)
     names = [layer.label for layer in layers]
     axes.set_yticks(np.arange(0.5, len(layers))[::stride], names[::stride], fontsize=8)
     axes.invert_yaxis()
     axes.set_title(BY_LAYER, loc="left", fontsize=10, y=1)
-    # Inside the panel's own width, so that all panels share their steps.
+    # The colour bar lies inside the panel's width, so all panels share the step axis.
     thickness = 0.08 / (_height(BY_LAYER, layers) - 0.65)
     place = axes.inset_axes((0.5, 1 + thickness / 2, 0.5, thickness))
     bar = axes.figure.colorbar(mesh, cax=place, orientation="horizontal")
@@ -238,7 +241,7 @@ def _draw_heat_map(axes: Axes, layers: list[Line], entries: Entries) -> None:
 
 
 def moving_average(values: np.ndarray) -> np.ndarray:
-    """Returns the centred moving average over a twentieth of the values; NaN values are left out."""
+    """Centred moving average over a twentieth of the values, without NaN values."""
     kernel = np.ones(2 * (len(values) // 40) + 1)
     finite = np.isfinite(values)
     count = np.convolve(finite, kernel, mode="same")

@@ -1,15 +1,15 @@
-"""How good labels and teacher are, example by example: what looks wrong after a run, in numbers, in words, as a table.
+"""The quality of labels and teacher per example after a run: numbers, sentences and a table.
 
-Pure functions. A report of a run shows, from the `LabelQuality` of a run:
+Pure functions. A report shows, from the `LabelQuality` of a run:
 
     summary = quality_summary(quality)        JSON values
     explain_quality(summary)                  two or three sentences
-    quality_table(summary)                    Markdown, a row for each class
-    most_suspicious(quality, 30)              the examples whose labels look wrong most, as dictionaries
+    quality_table(summary)                    Markdown, one row per class
+    most_suspicious(quality, 30)              the examples whose labels are most likely wrong, as dictionaries
 
 The model is that of `balancing.trust`. α and β are those of the run, estimated in the first pass over the data. The
-third view is the finished student: it judges all examples by one definition, and is the best student of the run. It
-has been trained on them, but with weights by trust it has memorised little.
+third annotator is the final student: it judges all examples in the same way, and it is the best student of the run. It
+was trained on them, but because items were weighted by trust it has memorised little.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,35 +27,35 @@ from hf_kd_lambda.losses.functional.labels import item_labels
 from hf_kd_lambda.reports.markdown import escaped
 
 QUALITY_FILE = "label_quality.parquet"
-_MOST = 0.5  # share of what is found that one class must have to be named
-_MORE_THAN_ITS_PART = 1.25  # and how many times its share of the examples that must be
+_MOST = 0.5  # a class is named if it has at least this share of the findings
+_MORE_THAN_ITS_PART = 1.25  # and if that share is more than this factor times its share of the examples
 _LIMITS = """\
-This is an estimate. Errors that labels and teacher share look like truth."""
+This is an estimate. Errors that labels and teacher share cannot be detected."""
 _MEMORISED = """\
-The teacher was fine-tuned on these labels and may have memorised wrong ones, so that more of them may be wrong."""
+The teacher was fine-tuned on these labels and may have memorised wrong ones, so more of them may be wrong."""
 
 
 class LabelQuality(NamedTuple):
-    """Trust in label and teacher of each training example, `[examples]` each, in the order of the examples."""
+    """Trust in label and teacher for every training example; arrays are `[examples]`, in the order of the data."""
 
     labels: np.ndarray
-    """Classes; -100 where there is no label."""
+    """Classes; -100 without a label."""
     answers: np.ndarray
-    """The classes that the teacher prefers."""
+    """The teacher's most probable classes."""
     label_trust: np.ndarray
-    """r_L in [0, 1]: the probability that the label is informative, not a guess; 0 where there is no label."""
+    """r_L in [0, 1]: probability that the label is informative, not a guess; 0 without a label."""
     teacher_trust: np.ndarray
-    """r_T in [0, 1]: the probability that the teacher is."""
+    """r_T in [0, 1]: probability that the teacher is informative."""
     label_reliability: float
     """α."""
     teacher_reliability: float
     """β."""
     names: Sequence[str]
-    """Of the classes."""
+    """Names of the classes."""
 
     @property
     def wrong(self) -> np.ndarray:
-        """`[examples]`: the probability that the label is wrong; 0 where there is none.
+        """`[examples]`: probability that the label is wrong; 0 without a label.
 
         A guess may be right: P(label right) = r_L·(α + (1 − α)/K)/α, by the equations of `balancing.trust`.
         """
@@ -66,14 +66,14 @@ class LabelQuality(NamedTuple):
 def judge_labels(
     student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, reliabilities: Reliabilities, names: Sequence[str]
 ) -> LabelQuality:
-    """The trust in label and teacher of each example.
+    """Compute the trust in label and teacher for every example.
 
     Args:
-        student_logits: `[examples, classes]`, of the finished student.
-        teacher_logits: of the same shape.
-        labels: `[examples]`, -100 where there is none.
-        reliabilities: of the run.
-        names: of the classes.
+        student_logits: logits of the final student, `[examples, classes]`.
+        teacher_logits: same shape.
+        labels: `[examples]`, -100 without a label.
+        reliabilities: α and β of the run.
+        names: names of the classes.
     """
     agreement = agreement_of(student_logits, TeacherBatch(teacher_logits), item_labels(labels))
     alpha, beta = reliabilities.label.cpu(), reliabilities.teacher.cpu()
@@ -90,12 +90,12 @@ def judge_labels(
 
 
 def quality_summary(quality: LabelQuality) -> dict[str, Any]:
-    """What was found, in numbers: shares in [0, 1], over all examples and for each class.
+    """The findings in numbers: shares in [0, 1], over all examples and per class.
 
     Returns:
         `examples`, `labelled`, `label_reliability`, `teacher_reliability`, `wrong_labels` and `uninformative_teacher`;
-        and `classes`, of which each has `name`, `labelled`, `wrong_labels`, `uninformative_teacher` and `rather`, the
-        class that the teacher most often prefers where a label is more likely wrong than right, or None.
+        and a list `classes` of `name`, `labelled`, `wrong_labels`, `uninformative_teacher` and `rather`: the most
+        frequent teacher class among labels that are more likely wrong than right, or None.
     """
     labelled = quality.labels != IGNORED
     return {
@@ -122,10 +122,10 @@ def _class_summary(quality: LabelQuality, index: int) -> dict[str, Any]:
 
 
 def explain_quality(summary: Mapping[str, Any], teacher_learned_them: bool = False) -> str:
-    """What was found, in sentences.
+    """The findings in sentences.
 
     Args:
-        summary: from `quality_summary`.
+        summary: the result of `quality_summary`.
         teacher_learned_them: whether the teacher was fine-tuned on these labels.
     """
     wrong, uninformative = (
@@ -140,9 +140,9 @@ def explain_quality(summary: Mapping[str, Any], teacher_learned_them: bool = Fal
 
 
 def _mostly(summary: Mapping[str, Any], key: str, words: str) -> str:
-    """Names the class that most of what is found belongs to, if there is one."""
+    """A clause that names the class with most of the findings, if there is one."""
     classes, labelled = summary["classes"], max(summary["labelled"], 1)
-    found = [one[key] * one["labelled"] for one in classes]
+    found = [row[key] * row["labelled"] for row in classes]
     largest = max(range(len(classes)), key=found.__getitem__)
     share = found[largest] / max(sum(found), 1e-9)
     is_more = share > _MORE_THAN_ITS_PART * classes[largest]["labelled"] / labelled
@@ -152,24 +152,24 @@ def _mostly(summary: Mapping[str, Any], key: str, words: str) -> str:
 
 
 def quality_table(summary: Mapping[str, Any]) -> str:
-    """A Markdown table with a row for each class."""
+    """A Markdown table with one row per class."""
     head = (
         "| label | examples | look wrong | the teacher rather says | teacher uninformative |\n|---|---:|---:|---|---:|"
     )
     rows = (
-        f"| {escaped(one['name'])} | {one['labelled']} | {_percent(one['wrong_labels'])} | "
-        f"{escaped(one['rather'] or '–')} | {_percent(one['uninformative_teacher'])} |"
-        for one in summary["classes"]
+        f"| {escaped(row['name'])} | {row['labelled']} | {_percent(row['wrong_labels'])} | "
+        f"{escaped(row['rather'] or '–')} | {_percent(row['uninformative_teacher'])} |"
+        for row in summary["classes"]
     )
     return "\n".join([head, *rows])
 
 
 def most_suspicious(quality: LabelQuality, count: int = 30) -> list[dict[str, Any]]:
-    """The labelled examples whose label is most likely wrong, the worst first.
+    """The labelled examples whose label is most likely wrong, the most suspicious first.
 
     Returns:
-        `row`, counted from 0, the names of `label` and of the class that the `teacher` prefers, and `label_trust` and
-        `teacher_trust` of each.
+        Dictionaries of `row` (counted from 0), the names of `label` and of the `teacher`'s class, `label_trust` and
+        `teacher_trust`.
     """
     worst = np.argsort(-quality.wrong, kind="stable")[:count]
     return [_example(quality, row) for row in worst.tolist() if quality.labels[row] != IGNORED]
@@ -186,12 +186,12 @@ def _example(quality: LabelQuality, row: int) -> dict[str, Any]:
 
 
 def write_quality(path: Path, quality: LabelQuality, texts: Mapping[str, Sequence[str]] | None = None) -> None:
-    """Write all examples as Parquet: the columns of `most_suspicious`, the label None where there is none.
+    """Write all examples to a Parquet file: the columns of `most_suspicious`; the label is None if missing.
 
     Args:
-        path: of the file.
-        quality: of the training examples.
-        texts: further columns, such as the texts themselves.
+        path: the file.
+        quality: the quality of the training examples.
+        texts: further columns, for example the texts.
     """
     names = np.array([*quality.names, None], dtype=object)
     columns = {

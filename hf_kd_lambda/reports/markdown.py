@@ -1,24 +1,24 @@
-"""Texts that others chose, such as names of models, metrics and columns, made safe to put into Markdown."""
+"""Escapes foreign texts for Markdown, such as names of models, metrics and columns."""
 
 import re
 
-# What makes emphasis, code, links, tables, headings, formulas or HTML. Underscores inside a word and brackets that no
-# address follows do nothing.
+# Characters of emphasis, code, links, tables, headings, formulas and HTML. Underscores inside a word, and brackets
+# without a following address, have no effect.
 _SPECIAL = re.compile(r"[\\`*|#~$<>&]|\](?=[(\[:])|(?<![^\W_])_+|_+(?![^\W_])")
 
 
 def on_one_line(text: str) -> str:
-    """A text without line breaks, tabs and control characters, which would end a heading or a row."""
+    """A text without line breaks, tabs and control characters, which would break headings and table rows."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
 def escaped(text: str) -> str:
-    """A text as one line of Markdown that shows it as it is: no markup, HTML or new table column in it counts."""
+    """A text as one line of Markdown, with all markup, HTML and column separators escaped."""
     return _SPECIAL.sub(lambda match: "".join(f"\\{char}" for char in match.group()), on_one_line(text))
 
 
 def code_span(text: str) -> str:
-    """A text as inline code, also in a table."""
+    """A text as inline code that also works in a table."""
     line = on_one_line(text)
     if "`" not in line:
         return f"`{line}`".replace("|", "\\|")
@@ -27,7 +27,7 @@ def code_span(text: str) -> str:
 
 
 def code_block(text: str, language: str) -> str:
-    """A text as a block of code whose fence is longer than any in the text."""
+    """A text as a code block; its fence is longer than any fence in the text."""
     fence = "`" * max(3, _longest_run(text) + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 

@@ -1,4 +1,4 @@
-"""The model card of a distilled student: from what is known of a run to the README.md that the Hub shows."""
+"""The model card of a distilled student: the README.md for the Hub, from the facts of a run."""
 
 import json
 import math
@@ -18,11 +18,11 @@ from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, on_one
 from hf_kd_lambda.reports.results import ModelReport, markdown_table
 from hf_kd_lambda.reports.summary import explain_lambda
 
-CARD, FIGURE = "README.md", "lambda.png"  # in one folder: the card links the figure
+CARD, FIGURE = "README.md", "lambda.png"  # in the same folder: the card links the figure
 WITHOUT_LABEL = "train_unlabelled"  # in `CardFacts.examples`
-DEFAULT_TASK = "text-classification"  # the Hub's name for the task, where the caller names none
+DEFAULT_TASK = "text-classification"  # the Hub's name of the default task
 TAGS = ("knowledge-distillation", "hf-kd-lambda")
-# The Hub's names for our metrics. It has none for others, such as a mean of metrics.
+# The Hub's names of our metrics; other metrics, such as means, have none.
 HUB_METRICS = {
     "accuracy": "accuracy",
     "f1": "f1",
@@ -33,13 +33,13 @@ HUB_METRICS = {
     "spearmanr": "spearmanr",
 }
 SUMMARY = """\
-A student made by knowledge distillation with hf-kd-lambda. λ is the weight of the KD loss, which follows the teacher,
-relative to that of the task loss, which follows the labels."""
+A student trained by knowledge distillation with hf-kd-lambda. λ is the weight of the KD loss (learning from the
+teacher) relative to that of the task loss (learning from labels)."""
 LIMITATIONS = """\
 - The student learned from the teacher's predictions, including their errors and biases.
-- The scores are from one training run: another seed changes them, and a difference of a few examples is chance.
-- λ balances two losses. It does not prove whether the labels or the teacher are right. Whether a λ tuned by a sweep
-  would do better was not measured."""
+- The scores are from one training run. They vary with the seed, and differences of a few examples are not significant.
+- λ balances two losses. It does not prove whether the labels or the teacher are right. A λ tuned by a sweep was not
+  compared."""
 CITATION = """\
 ```bibtex
 @software{hf_kd_lambda,
@@ -58,13 +58,13 @@ CITATION = """\
 
 
 class Origin(NamedTuple):
-    """A model or dataset that a student comes from: its name, and whether it is on the Hub."""
+    """A source of the student, a model or dataset: its name, and whether it is on the Hub."""
 
     name: str
     on_hub: bool
 
     def link(self, where: str = "") -> str:
-        """Markdown: a link to the Hub, below `where`, or the bare name and that it is not there."""
+        """Markdown: a link to the Hub (below `where`), or the name and "not on the Hub"."""
         if self.on_hub:
             return f"[{escaped(self.name)}](https://huggingface.co/{where}{quote(self.name)})"
         return f"{code_span(PurePath(self.name).name)} (not on the Hub)"
@@ -72,27 +72,27 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class CardFacts:
-    """The content of a card; what is None or empty is left out. Names may be any text: the card escapes them.
+    """The content of a card. None and empty values are omitted. Names may be any text: the card escapes them.
 
     Args:
-        name: of the student, or of its repository.
-        teachers: their checkpoints.
-        student: the checkpoint that was trained; None where the student was built from `layers` of the teacher.
-        layers: of the teacher, counted from 0.
-        teacher_finetuned: whether the teacher was first fine-tuned on the task.
-        datasets: for training and evaluation.
-        dataset_config: configuration of the only dataset.
-        split: the one that scores are from.
+        name: name of the student or its repository.
+        teachers: the teachers' checkpoints.
+        student: the checkpoint that was trained; None if the student was built from `layers` of the teacher.
+        layers: layers of the teacher, counted from 0.
+        teacher_finetuned: whether the teacher was fine-tuned on the task first.
+        datasets: datasets for training and evaluation.
+        dataset_config: configuration, if there is one dataset.
+        split: the split of the scores.
         main_metric: the metric of `reports` by which models are compared.
-        chance: the main metric without knowledge, see `ModelReport.retained`.
-        reports: size, speed and scores of the models compared.
+        chance: the main metric of a trivial prediction, see `ModelReport.retained`.
+        reports: size, speed and scores of the compared models.
         metrics: the student's scores.
         log_history: the entries of `trainer_state.json`.
-        examples: number of examples of each split; as WITHOUT_LABEL, of those of train without a label.
-        label_quality: see `quality_summary`; None where it was not estimated.
+        examples: number of examples per split, and of unlabelled training examples under `WITHOUT_LABEL`.
+        label_quality: see `quality_summary`; None if it was not estimated.
         settings: hyper-parameters, as JSON values.
-        command: trains with a file `student.yaml` of these settings.
-        versions: of the packages used.
+        command: the command that trains with these settings in `student.yaml`.
+        versions: versions of the packages.
         pipeline_tag, language, license, tags: for the metadata.
     """
 
@@ -146,7 +146,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
         pipeline_tag=facts.pipeline_tag,
         tags=list(dict.fromkeys([*TAGS, *facts.tags])),
         base_model=list(dict.fromkeys(bases)) or None,
-        # Without it, the Hub takes a model with two bases for a merge of both.
+        # Otherwise the Hub shows a model with two base models as their merge.
         base_model_relation="finetune" if bases else None,
         datasets=[dataset.name for dataset in facts.datasets if dataset.on_hub] or None,
         metrics=list(dict.fromkeys(HUB_METRICS[name] for name in known)) or None,
@@ -156,7 +156,7 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 
 
 def _model_index(facts: CardFacts, metrics: Mapping[str, float]) -> list[EvalResult]:
-    """The scores, where they are of one dataset that the Hub can name."""
+    """The scores, if they come from a single dataset on the Hub."""
     if len(facts.datasets) != 1 or not facts.datasets[0].on_hub:
         return []
     dataset = facts.datasets[0].name
@@ -193,7 +193,7 @@ def _summary(facts: CardFacts) -> str:
 
 
 def training_examples(examples: Mapping[str, int]) -> str:
-    """How many examples were trained on, with and without a label; empty where that is not known.
+    """Number of training examples with and without a label; empty if unknown.
 
     Args:
         examples: see `CardFacts`.
@@ -237,7 +237,7 @@ def _labels(facts: CardFacts) -> str:
 
 def _training(facts: CardFacts) -> str:
     given = {name: without_folders(value) for name, value in facts.settings.items() if value not in (None, [], {})}
-    plain = json.loads(json.dumps(given))  # enumerations become text, as YAML has them
+    plain = json.loads(json.dumps(given))  # converts enumerations to text for YAML
     parts = [code_block(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), "yaml")] if plain else []
     if facts.command:
         parts.append(f"With these settings in `student.yaml`:\n\n{code_block(facts.command, 'bash')}")
@@ -249,12 +249,12 @@ def _training(facts: CardFacts) -> str:
 
 
 def without_folders(value: Any) -> Any:
-    """A setting as a card may show it: an absolute path is cut to its last part, as no reader has these folders."""
+    """A setting for the card: absolute paths are shortened to the last part, because readers lack the folders."""
     return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
 
 
 def origin_of(name: str, bundled: Collection[str]) -> Origin:
-    """Where a `teacher`, `student` or `dataset` setting leads: to the Hub, unless there is such a file or folder."""
+    """The origin of a `teacher`, `student` or `dataset` setting: the Hub, unless such a file or folder exists."""
     try:
         validate_repo_id(name)
     except HFValidationError:

@@ -1,4 +1,4 @@
-"""What a run leaves to read: the table of models and results.json."""
+"""The table of models, and results.json."""
 
 import json
 import math
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from hf_kd_lambda.reports.markdown import escaped
 
 WARMUP_RUNS, TIMED_RUNS = 5, 30
-NO_SHARES = ("perplexity",)  # metrics that are no percentages
-CLEARLY_ABOVE_CHANCE = 0.05  # a share of a smaller lead over chance would be a share of noise
+NO_SHARES = ("perplexity",)  # metrics that are not percentages
+CLEARLY_ABOVE_CHANCE = 0.05  # with a smaller lead of the teacher, the share of its score would be noise
 
 
 @dataclass(frozen=True)
 class ModelReport:
-    """How good, how large and how fast a model is.
+    """Scores, size and speed of a model.
 
-    Metrics are fractions or correlations, except those in `NO_SHARES`; megabytes are 10⁶ bytes of weights as
-    safetensors stores them; the latency is the median time of one forward. The other models are compared with the one
+    Metrics are fractions or correlations, except those in `NO_SHARES`. `megabytes` is the size of the weights in
+    safetensors, in 10⁶ bytes. `latency_ms` is the median time of one forward. All models are compared with the one
     named "teacher".
     """
 
@@ -35,16 +35,16 @@ class ModelReport:
     latency_ms: float
 
     def retained(self, reports: Sequence["ModelReport"], main_metric: str, chance: float = 0.0) -> float | None:
-        """The share of the teacher's score; above 1 where this model is better than the teacher.
+        """The share of the teacher's score; above 1 if this model is better than the teacher.
 
         Args:
-            reports: of the models compared.
-            main_metric: higher is better.
-            chance: its value without knowledge: the majority label's share for accuracy, 0 for a correlation.
+            reports: reports of the compared models.
+            main_metric: the metric to compare; higher is better.
+            chance: the metric of a trivial prediction: the majority label's share for accuracy, 0 for a correlation.
 
         Returns:
-            None where a share means nothing: no teacher in `reports`, a teacher that is not clearly above chance, or a
-            metric that is no share.
+            None if the share is meaningless: there is no teacher in `reports`, the teacher is not clearly above
+            chance, or the metric is in `NO_SHARES`.
         """
         teacher = next((report.metrics[main_metric] for report in reports if report.name == "teacher"), math.nan)
         if main_metric in NO_SHARES or not teacher > chance + CLEARLY_ABOVE_CHANCE:
@@ -55,8 +55,8 @@ class ModelReport:
 def measure_model(
     name: str, model: nn.Module, metrics: dict[str, float], example: Mapping[str, Tensor]
 ) -> ModelReport:
-    """Counts the model's parameters and bytes, and times its forward on `example`, a batch of one."""
-    # Tied weights share their address, and safetensors stores them once.
+    """Count a model's parameters and bytes, and time its forward on `example`, a batch of one."""
+    # Tied weights have the same address; safetensors stores them once.
     stored = {tensor.data_ptr(): tensor.nbytes for tensor in model.state_dict().values()}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return ModelReport(name, metrics, parameters, sum(stored.values()) / 1e6, _latency_ms(model, example))
@@ -80,7 +80,7 @@ def _latency_ms(model: nn.Module, example: Mapping[str, Tensor]) -> float:
 
 
 def results_table(reports: Sequence[ModelReport], main_metric: str, chance: float = 0.0) -> str:
-    """An aligned table for the terminal, one line per model, the main metric first; `chance` as for `retained`."""
+    """An aligned table for the terminal: one line per model, the main metric first; `chance` as in `retained`."""
     rows = _rows(reports, main_metric, chance)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
@@ -88,7 +88,7 @@ def results_table(reports: Sequence[ModelReport], main_metric: str, chance: floa
 
 
 def markdown_table(reports: Sequence[ModelReport], main_metric: str, chance: float = 0.0) -> str:
-    """The same table in Markdown."""
+    """The table of `results_table` in Markdown."""
     head, *rows = ([escaped(cell) for cell in row] for row in _rows(reports, main_metric, chance))
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---", *["---:"] * (len(head) - 1)], *rows])
 
@@ -122,10 +122,10 @@ def write_results(
     extra: Mapping[str, object],
     chance: float = 0.0,
 ) -> None:
-    """Writes results.json, the models and `extra` (task, versions), in one step: no crash leaves half of it."""
+    """Write the models and `extra` (task, versions) to results.json, atomically."""
     models = [asdict(report) | {"retained": report.retained(reports, main_metric, chance)} for report in reports]
     results = {**extra, "main_metric": main_metric, "models": models, "figure": figure.name if figure else None}
-    # JSON has neither NaN nor infinity: they become null.
+    # JSON has no NaN or infinity: they become null.
     finite = json.loads(json.dumps(results, default=str), parse_constant=lambda _: None)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(finite, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What λ did over a run and what limited it, in numbers and in words."""
+"""The course of λ during a run and what limited it, in numbers and in words."""
 
 import math
 import statistics
@@ -7,8 +7,8 @@ from typing import Any
 
 from hf_kd_lambda.utils.log_keys import LIMITS
 
-WORTH_ADVICE = 0.1  # share of the measurements; a rarer limit hardly shaped the run
-FEW_VOTES = 10.0  # fewer weigh less than the prior of the odds, which is 5 for either side
+WORTH_ADVICE = 0.1  # share of the measurements; a rarer limit had little effect on the run
+FEW_VOTES = 10.0  # fewer votes have less weight than the prior of the odds, 5 for teacher and 5 for label
 TINY_KD_GRADIENT = 0.05  # relative to the task gradient
 SHARES = {"conflict": "lambda_conflict"} | {name: limit.key for name, limit in LIMITS.items()}
 CHECK_TEACHER = (
@@ -18,17 +18,17 @@ CHECK_TEACHER = (
 
 
 def lambda_summary(log_history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """What λ did over a run, in numbers.
+    """The course of λ during a run, in numbers.
 
     Args:
-        log_history: the entries of `trainer_state.json`; those of evaluations are skipped.
+        log_history: the entries of `trainer_state.json`; evaluations are skipped.
 
     Returns:
-        `first`, `last`, `median`, `min` and `max` of the logged λ; `shares` in [0, 1] of the measurements that were in
-        `conflict`, and of those in which each of `LIMITS` decided λ, weighted by the steps that each log covers; the
-        medians of `snr_task`, `snr_kd` and `kd_gradient`, the norm of the KD gradient divided by that of the task
-        gradient; the last `odds`, `evidence_teacher` and `evidence_label`; `layers`, the median λ of each layer. What
-        was not logged is left out, so that a run without a finite λ gives an empty dictionary.
+        `first`, `last`, `median`, `min` and `max` of the logged λ; `shares` in [0, 1] of the measurements in
+        `conflict` and of those in which each of `LIMITS` applied, weighted by the steps that a log covers; the medians
+        of `snr_task`, `snr_kd` and `kd_gradient` (norm of the KD gradient divided by that of the task gradient); the
+        last `odds`, `evidence_teacher` and `evidence_label`; `layers`, the median λ per layer. Values that were not
+        logged are omitted; without a finite λ the dictionary is empty.
     """
     entries = [entry for entry in log_history if math.isfinite(entry.get("lambda", math.nan))]
     if not entries:
@@ -53,14 +53,14 @@ def lambda_summary(log_history: Sequence[Mapping[str, float]]) -> dict[str, Any]
 
 
 def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
-    """What λ did over a run, in a few lines: its course, the conflict, what limited it and what to do about it.
+    """The course of λ during a run, in a few lines: values, conflict, limits, and advice.
 
     Args:
         log_history: as for `lambda_summary`.
     """
     summary = lambda_summary(log_history)
     if not summary:
-        return "No finite λ was logged: lower logging_steps, unless the run was on the KD loss alone."
+        return "No finite λ was logged: lower logging_steps, unless the run used only the KD loss."
     lines = [_course(summary)]
     if "shares" in summary:
         lines += _what_limited_it(summary)
@@ -70,7 +70,7 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
             f"By layer, the median λ is lowest in {low} ({layers[low]:.2g}), highest in {high} ({layers[high]:.2g})."
         )
     noise = "Signal over noise is {snr_task:.2g} in the task gradient, {snr_kd:.2g} in the KD gradient (medians)."
-    odds = "The odds that the student agrees with the teacher, not the label, ended at {odds:.2g}."
+    odds = "The odds that the student agrees with the teacher rather than the label were {odds:.2g} at the end."
     lines.append(
         " ".join(text.format(**summary) for text, key in ((noise, "snr_kd"), (odds, "odds")) if key in summary)
     )
@@ -85,10 +85,10 @@ def _course(summary: Mapping[str, Any]) -> str:
 
 
 def _what_limited_it(summary: Mapping[str, Any]) -> list[str]:
-    """Lines on the conflict, on what limited λ and on what can be done about it, as far as they were logged."""
+    """Lines on conflict, limits of λ and advice, as far as they were logged."""
     shares, lines = summary["shares"], []
     if "conflict" in shares:
-        conflict = "the losses were in conflict: a step along one gradient raises the other loss"
+        conflict = "the losses conflicted: a step along one gradient increases the other loss"
         lines.append(f"In {_percent(shares['conflict'])} of the measurements {conflict}.")
     limits = sorted((name for name in LIMITS if shares.get(name, 0.0) > 0), key=lambda name: -shares[name])
     if "free" in shares:
@@ -103,22 +103,22 @@ def _what_limited_it(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _advice(limit: str, summary: Mapping[str, Any]) -> str:
-    """What to do about the most frequent limit: a larger λ only where the KD gradient carries information."""
+    """Advice for the most frequent limit: a larger λ only if the KD gradient is informative."""
     reason = _why_uninformative(summary) if limit == "ceiling" else None
     return LIMITS[limit].advice if reason is None else CHECK_TEACHER.format(reason=reason)
 
 
 def _why_uninformative(summary: Mapping[str, Any]) -> str | None:
-    """Why the KD gradient seems to carry no information; None where nothing speaks for that."""
+    """Why the KD gradient seems uninformative; None without such evidence."""
     if summary.get("kd_gradient", math.inf) < TINY_KD_GRADIENT:
         return f"the KD gradient is only {summary['kd_gradient']:.2g} times the task gradient"
     if summary.get("evidence_teacher", math.inf) + summary.get("evidence_label", math.inf) < FEW_VOTES:
-        return "the teacher hardly ever prefers another class to the label with any confidence"
+        return "the teacher hardly ever disagrees with the label with confidence"
     return None
 
 
 def _gradient_ratios(entries: Sequence[Mapping[str, float]]) -> list[float]:
-    """Norm of the KD gradient divided by that of the task gradient, of each entry that logged both."""
+    """Norm of the KD gradient divided by that of the task gradient, for every entry with both."""
     norms = [(entry.get("grad_norm_kd", math.nan), entry.get("grad_norm_task", math.nan)) for entry in entries]
     return [kd / task for kd, task in norms if math.isfinite(kd) and math.isfinite(task) and task > 0]
 
@@ -128,7 +128,7 @@ def _finite(entries: Sequence[Mapping[str, float]], key: str) -> list[float]:
 
 
 def _mean_over_steps(entries: Sequence[Mapping[str, float]], key: str) -> float | None:
-    """The mean of what was logged under `key`, weighted by the steps since the log before; None without values."""
+    """Mean of the values under `key`, weighted by the steps since the previous log; None without values."""
     steps = [0.0, *(entry["step"] for entry in entries)]
     covered = [
         (entry[key], entry["step"] - before)

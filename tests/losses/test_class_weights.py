@@ -36,5 +36,5 @@ def test_both_losses_weigh_the_items_alike():
 
 def test_items_without_a_label_are_not_counted_and_shares_are_refused():
     assert balanced_weights([[0, -100], [-101, 1], None, -100], 2).tolist() == [1.0, 1.0]
-    with pytest.raises(ValueError, match=r"class_weights counts classes, and a label is 0\.2"):
+    with pytest.raises(ValueError, match=r"class_weights needs class indices as labels, but one is 0\.2"):
         balanced_weights([[0.2, 0.8]], 2)

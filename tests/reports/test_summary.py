@@ -50,7 +50,7 @@ def test_summary_of_a_history_weighs_each_log_by_the_steps_that_it_covers():
 def test_explanation_of_a_history_says_what_limited_lambda_and_what_to_do():
     assert explain_lambda(HISTORY).splitlines() == [
         "λ went from 1.9 to 0.4 (median 1.1, between 0.4 and 1.9).",
-        "In 10% of the measurements the losses were in conflict: a step along one gradient raises the other loss.",
+        "In 10% of the measurements the losses conflicted: a step along one gradient increases the other loss.",
         "λ was set by the rule alone in 60% of the measurements, slowed by lambda_max_change in 25%, "
         "at lambda_min in 15%.",
         "Otherwise it was mostly slowed by lambda_max_change: raise lambda_max_change to let λ follow the gradients "
@@ -107,7 +107,7 @@ def test_signal_odds_and_layers_are_told_where_they_were_logged():
     assert explain_lambda(log).splitlines()[1:] == [
         "By layer, the median λ is lowest in head (0.5), highest in embeddings (2).",
         "Signal over noise is 0.2 in the task gradient, 0.5 in the KD gradient (medians). "
-        "The odds that the student agrees with the teacher, not the label, ended at 4.",
+        "The odds that the student agrees with the teacher rather than the label were 4 at the end.",
     ]
 
 
@@ -155,7 +155,10 @@ SURE = {"evidence_teacher": 30.0, "evidence_label": 12.0, "odds": 2.0, "grad_nor
     ("logged", "reason"),
     [
         (SURE | {"grad_norm_kd": 0.001}, "the KD gradient is only 0.001 times the task gradient"),
-        (SURE | {"evidence_teacher": 0.1, "evidence_label": 0.2, "odds": 0.98}, "hardly ever prefers another class"),
+        (
+            SURE | {"evidence_teacher": 0.1, "evidence_label": 0.2, "odds": 0.98},
+            "hardly ever disagrees with the label with confidence",
+        ),
     ],
     ids=["tiny gradient", "no votes"],
 )
