@@ -1,105 +1,209 @@
-"""A student as ONNX, for runtimes without PyTorch."""
+"""The command `export`: a student as ONNX files, in fp32 and in int8, for runtimes without PyTorch."""
 
 import argparse
+import dataclasses
+import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import transformers
+from PIL import Image
+from torch import Tensor
+from transformers import AutoConfig, AutoProcessor, HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.columns import forward_parameters
+from hf_kd_lambda.jobs.defaults import MAIN_METRIC
+from hf_kd_lambda.jobs.evaluate import evaluate_model
+from hf_kd_lambda.jobs.report import RESULTS
+from hf_kd_lambda.models.onnx_file import quantise_onnx, require_onnx, run_by_onnx, write_onnx
+from hf_kd_lambda.models.padding import ensure_pad_token
+from hf_kd_lambda.reports.agreement import teacher_agreement
+from hf_kd_lambda.reports.model_card import CARD
+from hf_kd_lambda.reports.results import ModelReport, latency_ms, markdown_table, measure_model, results_table
+from hf_kd_lambda.tasks import TASKS
+from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.utils.names import check_known
 
-TOLERANCE = 1e-4  # of logits
+FULL, INT8 = "model.onnx", "model_int8.onnx"
+FILES = {"ONNX": FULL, "ONNX int8": INT8}
+FORMS = ("fp32", "bf16", *FILES)
+TOLERANCE = 1e-4  # of outputs, relative to the largest above 1: rounding in fp32
+BATCH = 32  # examples of the larger batch that is timed
 TRACED = ["one text", "and another one, which is longer"]
 # Batches of other sizes and lengths than the one that is traced, and with padding.
 CHECKED = [["short"], ["a text of some length, twice as long as any other here", "a b c", "x"]]
+SECTION = "\n## Exported files\n"
 
-DESCRIPTION = """\
-Export a student to FOLDER/model.onnx, with the [onnx] extra. onnxruntime runs the file on batches of several sizes;
-it is kept only if its logits are the model's."""
+DESCRIPTION = f"""\
+Export a student to FOLDER/{FULL} and, with weights in int8, to FOLDER/{INT8}. Needs the [onnx] extra. The files are
+kept only if onnxruntime computes the model's outputs from {FULL}. Prints size and latency of both
+files, and of PyTorch in fp32 and bf16; with data settings, which are those of evaluate, also their scores. The table
+is added to the model card and to {RESULTS}."""
 
 
 def main(argv: Sequence[str]) -> None:
     """The command `export`.
 
     Args:
-        argv: the command line.
+        argv: the folder, then data settings.
 
     Raises:
         OSError: the model cannot be loaded.
-        ValueError, ModuleNotFoundError: see `export_onnx`.
+        ValueError, ModuleNotFoundError: see `export_onnx` and `measure_forms`.
     """
     parser = argparse.ArgumentParser(prog="hf-kd-lambda export", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="with a model and its tokenizer")
-    folder = parser.parse_args(argv).folder
-    model, loaded = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True
-    )
-    if loaded["missing_keys"]:
-        raise ValueError(f"{folder} holds no text classifier, and others cannot be exported.")
-    path = folder / "model.onnx"
-    difference = export_onnx(model, AutoTokenizer.from_pretrained(folder), path)
-    print(f"{path}: its logits differ from the model's by at most {difference:.1e}")
+    options, rest = parser.parse_known_args(argv)
+    data = None
+    if rest:
+        fields = HfArgumentParser(DataArguments, prog="hf-kd-lambda export FOLDER", allow_abbrev=False)
+        (data,) = fields.parse_args_into_dataclasses(rest, look_for_args_file=False)
+    folder = options.folder
+    difference = export_onnx(folder)
+    print(f"{folder / FULL}: its outputs differ from the model's by at most {difference:.1e}")
+    split, reports = measure_forms(folder, data)
+    where = f"On the {split} split:\n" if split else ""
+    print(f"{where}{results_table(reports, MAIN_METRIC)}")
+    record_exports(folder, split, reports)
 
 
-def export_onnx(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> float:
-    """Write a classifier to a file whose inputs, `[batch, sequence]`, may have any size, and compare what it says.
+def export_onnx(folder: Path) -> float:
+    """Write a model's ONNX files, and compare the outputs of the one in fp32 with the model's.
 
     Args:
-        model: in fp32.
-        tokenizer: the model's.
-        path: of the file.
+        folder: with a model of any task and its tokenizer or image processor.
 
     Returns:
-        The largest difference between a logit of the file, run by onnxruntime, and one of the model.
+        The largest difference of an output.
 
     Raises:
+        OSError: the model cannot be loaded.
         ModuleNotFoundError: the [onnx] extra is not installed.
-        ValueError: the model cannot be exported, or they differ by more than rounding. A file that was there stays.
+        ValueError: the model cannot be exported, or the outputs differ by more than rounding. Earlier files stay.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  what torch.onnx exports with
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{error}: pip install 'hf-kd-lambda[onnx]'") from error
-    model.eval()
-    accepted = forward_parameters(model)
-
-    def inputs(texts: list[str]) -> dict[str, torch.Tensor]:
-        tokens = tokenizer(texts, padding=True, return_tensors="pt")
-        return {name: value for name, value in tokens.items() if name in accepted}
-
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        written = Path(folder) / path.name
-        _write(model, inputs(TRACED), written)
-        session = onnxruntime.InferenceSession(written, providers=["CPUExecutionProvider"])
-        differences = []
-        for texts in CHECKED:
-            batch = inputs(texts)
-            (found,) = session.run(["logits"], {name: value.numpy() for name, value in batch.items()})
-            with torch.inference_mode():
-                differences.append((torch.from_numpy(found) - model(**batch).logits).abs().max().item())
-        if not max(differences) <= TOLERANCE:
-            raise ValueError(f"the file's logits were wrong by {max(differences):.2g}: this model cannot be exported.")
-        os.replace(written, path)
-    return max(differences)
+    require_onnx()
+    model, processor = _load(folder)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        written = {name: Path(temporary) / name for name in (FULL, INT8)}
+        write_onnx(model, _example(model, processor, TRACED), written[FULL])
+        expected = [_outputs(model, _example(model, processor, texts)) for texts in CHECKED]
+        by_file = run_by_onnx(model, written[FULL])
+        found = [_outputs(by_file, _example(model, processor, texts)) for texts in CHECKED]
+        pairs = [(a[name], b[name]) for a, b in zip(found, expected, strict=True) for name in a]
+        difference = max((a - b).abs().max().item() for a, b in pairs)
+        scale = max(1.0, *(b.abs().max().item() for _, b in pairs))
+        if not difference <= TOLERANCE * scale:
+            raise ValueError(
+                f"the file's outputs differ from the model's by {difference:.2g}: a {type(model).__name__} cannot be "
+                "exported."
+            )
+        quantise_onnx(written[FULL], written[INT8])
+        for name, path in written.items():
+            os.replace(path, folder / name)
+    return difference
 
 
-def _write(model: PreTrainedModel, traced: dict[str, torch.Tensor], path: Path) -> None:
-    free = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    try:
-        torch.onnx.export(
-            model,
-            kwargs=traced,
-            f=path,
-            input_names=list(traced),
-            output_names=["logits"],
-            dynamic_shapes=dict.fromkeys(traced, free),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    except torch.onnx.OnnxExporterError as error:
-        raise ValueError(f"this model cannot be exported: {error}") from error
+def measure_forms(folder: Path, data_args: DataArguments | None) -> tuple[str | None, list[ModelReport]]:
+    """Score, size and latency of a model in PyTorch, in fp32 and bf16, and of its two ONNX files.
+
+    Args:
+        folder: with the model and its files.
+        data_args: which examples; None to measure without scores.
+
+    Returns:
+        The split that was evaluated, and a report for each form.
+
+    Raises:
+        ValueError: the data do not fit the settings or the model.
+    """
+    if data_args is None:
+        model, processor = _load(folder)
+        single, batch = (_example(model, processor, TRACED[1:] * size) for size in (1, BATCH))
+        models = {name: _as_form(name, _load(folder)[0], folder) for name in FORMS}
+        reports = [measure_model(name, form, {}, single) for name, form in models.items()]
+        return None, [_with_file(r, folder, latency_ms(models[r.name], batch)) for r in reports]
+    check_known(data_args.problem, TASKS, "problem")
+    problem = TASKS[data_args.problem]
+    with tempfile.TemporaryDirectory() as output:
+        args = DistillationConfig(output, precision="fp32", use_cpu=True, report_to="none")
+        data = problem.load_data(dataclasses.replace(data_args, max_train_samples=1), args.seed)
+        processor = problem.load_processor(str(folder))
+        split = problem.encode(data, data_args, processor, None)[data.report_split]
+        reports, predictions = [], []
+        for name in FORMS:
+            model = _as_form(name, problem.load_model(str(folder), data), folder)
+            report, found = evaluate_model(name, model, split, args, problem, data, processor)
+            predictions.append(found)
+            report.metrics["agreement_with_fp32"] = teacher_agreement(found, predictions[0])
+            rows = [split[index % len(split)] for index in range(BATCH)]
+            batch = problem.collator(processor, None)(rows)
+            inputs = {key: batch[key] for key in forward_parameters(model) & batch.keys()}
+            reports.append(_with_file(report, folder, latency_ms(model, inputs)))
+    return data.report_split, reports
+
+
+def _load(folder: Path) -> tuple[PreTrainedModel, Any]:
+    """A model in fp32 of the class that its configuration names, and what makes its inputs."""
+    config = AutoConfig.from_pretrained(folder)
+    name = (config.architectures or [""])[0]
+    if not hasattr(transformers, name):
+        raise ValueError(f"{folder}: its config.json names no model class of Transformers, but {name!r}.")
+    model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32).eval()
+    model.config.use_cache = False  # keys and values are for generation
+    return model, AutoProcessor.from_pretrained(folder)
+
+
+def _as_form(name: str, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The model in one of `FORMS`."""
+    if name in FILES:
+        return run_by_onnx(model, folder / FILES[name])
+    if name == "bf16":
+        cast(Any, model).to(torch.bfloat16).register_forward_pre_hook(_inputs_in_bf16, with_kwargs=True)
+    return model
+
+
+def _inputs_in_bf16(model: PreTrainedModel, args: tuple[Any, ...], batch: Mapping[str, Any]) -> tuple[Any, Any]:
+    return args, {name: x.bfloat16() if x.is_floating_point() else x for name, x in batch.items()}
+
+
+def _with_file(report: ModelReport, folder: Path, batch_latency_ms: float) -> ModelReport:
+    """A report with the size of the file that was measured, and the latency of the larger batch."""
+    megabytes = (folder / FILES[report.name]).stat().st_size / 1e6 if report.name in FILES else report.megabytes
+    return dataclasses.replace(report, megabytes=megabytes, batch_latency_ms=batch_latency_ms)
+
+
+def _example(model: PreTrainedModel, processor: Any, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Inputs of a model: the texts, or as many random images."""
+    if isinstance(processor, PreTrainedTokenizerBase):
+        ensure_pad_token(processor)
+        batch = processor(list(texts), padding=True, return_tensors="pt")
+    else:
+        grey = getattr(model.config, "num_channels", 3) == 1
+        pixels = np.random.default_rng(0).integers(0, 256, (len(texts), 64, 64) if grey else (len(texts), 64, 64, 3))
+        images = [Image.fromarray(values) for values in pixels.astype(np.uint8)]
+        batch = processor(images=images, return_tensors="pt")
+    return {name: value for name, value in batch.items() if name in forward_parameters(model)}
+
+
+@torch.inference_mode()
+def _outputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in model(**batch).items() if name.endswith("logits")}
+
+
+def record_exports(folder: Path, split: str | None, reports: Sequence[ModelReport]) -> None:
+    """Add the table to a run's results and model card, where there are such files."""
+    results, card = folder / RESULTS, folder / CARD
+    if results.exists():
+        written = json.loads(results.read_text(encoding="utf-8"))
+        written["exports"] = {"split": split, "models": [dataclasses.asdict(report) for report in reports]}
+        results.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if card.exists():
+        before = card.read_text(encoding="utf-8").split(SECTION)[0].rstrip("\n")
+        where = f"On the {split} split, on {reports[0].threads} thread(s) of the CPU:\n\n" if split else ""
+        card.write_text(f"{before}\n{SECTION}\n{where}{markdown_table(reports, MAIN_METRIC)}\n", encoding="utf-8")

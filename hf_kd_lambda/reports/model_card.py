@@ -214,9 +214,7 @@ def _student(facts: CardFacts) -> str | None:
 def _results(facts: CardFacts) -> str:
     where = f"On the {escaped(facts.split)} split:\n\n" if facts.split else ""
     if facts.reports:
-        latency = (
-            "Latency is the median time of one forward with one example, on the machine that trained the student."
-        )
+        latency = "Latency is the time of one forward with one example, on the machine that trained the student."
         return f"{where}{markdown_table(facts.reports, facts.main_metric, facts.chance)}\n\n{latency}"
     rows = [f"| {escaped(name)} | {value:.4g} |" for name, value in facts.metrics.items()]
     return where + "\n".join(["| metric | value |", "|---|---|", *rows]) if rows else ""

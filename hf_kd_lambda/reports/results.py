@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from hf_kd_lambda.reports.markdown import escaped
 
-WARMUP_RUNS, TIMED_RUNS = 5, 30
+WARMUP_RUNS, ROUNDS, ROUND_RUNS = 5, 5, 6
 NO_SHARES = ("perplexity",)  # metrics that are not percentages
 CLEARLY_ABOVE_CHANCE = 0.05  # with a smaller lead of the teacher, the share of its score would be noise
 
@@ -24,8 +23,12 @@ class ModelReport:
     """Scores, size and speed of a model.
 
     Metrics are fractions or correlations, except those in `NO_SHARES`. `megabytes` is the size of the weights in
-    safetensors, in 10⁶ bytes. `latency_ms` is the median time of one forward. All models are compared with the one
-    named "teacher".
+    safetensors, in 10⁶ bytes. All models are compared with the one named "teacher".
+
+    Attributes:
+        latency_ms: time of one forward of one example: the mean of a round, in the fastest of several rounds.
+        threads: CPU threads that computed it; None on an accelerator.
+        batch_latency_ms: the same for a larger batch; None if it was not measured.
     """
 
     name: str
@@ -33,6 +36,8 @@ class ModelReport:
     parameters: int
     megabytes: float
     latency_ms: float
+    threads: int | None = None
+    batch_latency_ms: float | None = None
 
     def retained(self, reports: Sequence["ModelReport"], main_metric: str, chance: float = 0.0) -> float | None:
         """The share of the teacher's score; above 1 if this model is better than the teacher.
@@ -59,24 +64,33 @@ def measure_model(
     # Tied weights have the same address; safetensors stores them once.
     stored = {tensor.data_ptr(): tensor.nbytes for tensor in model.state_dict().values()}
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return ModelReport(name, metrics, parameters, sum(stored.values()) / 1e6, _latency_ms(model, example))
+    threads = torch.get_num_threads() if next(model.parameters()).device.type == "cpu" else None
+    return ModelReport(name, metrics, parameters, sum(stored.values()) / 1e6, latency_ms(model, example), threads)
 
 
 @torch.inference_mode()
-def _latency_ms(model: nn.Module, example: Mapping[str, Tensor]) -> float:
+def latency_ms(model: nn.Module, example: Mapping[str, Tensor]) -> float:
+    """Milliseconds of one forward: the mean of a round, in the fastest of several rounds.
+
+    Other work on the machine makes a round slower, never faster.
+    """
     device = next(model.parameters()).device
     inputs = {key: tensor.to(device) for key, tensor in example.items()}
     was_training = model.training
     model.eval()
-    seconds = []
-    for _ in range(WARMUP_RUNS + TIMED_RUNS):
-        start = time.perf_counter()
+    seconds = [_seconds(model, inputs, device, runs) for runs in (WARMUP_RUNS, *[ROUND_RUNS] * ROUNDS)]
+    model.train(was_training)
+    return 1e3 * min(seconds[1:])
+
+
+def _seconds(model: nn.Module, inputs: Mapping[str, Tensor], device: torch.device, runs: int) -> float:
+    """Mean time of so many forwards."""
+    start = time.perf_counter()
+    for _ in range(runs):
         model(**inputs)
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    model.train(was_training)
-    return 1e3 * statistics.median(seconds[WARMUP_RUNS:])
+    return (time.perf_counter() - start) / runs
 
 
 def results_table(reports: Sequence[ModelReport], main_metric: str, chance: float = 0.0) -> str:
@@ -95,15 +109,29 @@ def markdown_table(reports: Sequence[ModelReport], main_metric: str, chance: flo
 
 def _rows(reports: Sequence[ModelReport], main_metric: str, chance: float) -> list[list[str]]:
     names = list(dict.fromkeys([main_metric, *(name for report in reports for name in report.metrics)]))
-    scales = ["parameters (M)", "size (MB)", "latency (ms)", "retained (%)"]
-    rows = [["model", *(name if name in NO_SHARES else f"{name} (%)" for name in names), *scales]]
-    for report in reports:
-        scores = [(_number if name in NO_SHARES else _percent)(report.metrics.get(name)) for name in names]
-        sizes = [f"{report.parameters / 1e6:.1f}", f"{report.megabytes:.1f}", f"{report.latency_ms:.1f}"]
-        retained = report.retained(reports, main_metric, chance)
-        above = retained is not None and retained > 1
-        rows.append([report.name, *scores, *sizes, "above the teacher" if above else _percent(retained)])
-    return rows
+    columns: dict[str, list[str]] = {"model": [report.name for report in reports]}
+    for name in names:
+        values = [report.metrics.get(name) for report in reports]
+        columns[name if name in NO_SHARES else f"{name} (%)"] = [
+            (_number if name in NO_SHARES else _percent)(value) for value in values
+        ]
+    columns["parameters (M)"] = [_number(report.parameters / 1e6) for report in reports]
+    columns["size (MB)"] = [_number(report.megabytes) for report in reports]
+    columns[f"latency ({_unit(reports)})"] = [_number(report.latency_ms) for report in reports]
+    if any(report.batch_latency_ms is not None for report in reports):
+        columns["latency of 32 (ms)"] = [_number(report.batch_latency_ms) for report in reports]
+    if any(report.name == "teacher" for report in reports):
+        columns["retained (%)"] = [_share(report.retained(reports, main_metric, chance)) for report in reports]
+    return [list(columns), *map(list, zip(*columns.values(), strict=True))]
+
+
+def _unit(reports: Sequence[ModelReport]) -> str:
+    threads = {report.threads for report in reports if report.threads is not None}
+    return f"ms, {'/'.join(map(str, sorted(threads)))} thread(s)" if threads else "ms"
+
+
+def _share(retained: float | None) -> str:
+    return "above the teacher" if retained is not None and retained > 1 else _percent(retained)
 
 
 def _percent(share: float | None) -> str:

@@ -1,69 +1,127 @@
-"""A student as ONNX, where the [onnx] extra is installed."""
+"""Students as ONNX files, where the [onnx] extra is installed."""
 
+import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from helpers.processes import run_python
-from helpers.tiny import save_checkpoint, tiny_batch, tiny_bert, tiny_tokenizer
-from transformers import BertForTokenClassification
+from helpers.small_jobs import job, settings
+from helpers.tiny import save_checkpoint, tiny_batch, tiny_bert
+from helpers.tiny_images import VIT, save_image_checkpoint, tiny_classifier
+from helpers.tiny_lm import language_models
+from helpers.tiny_spans import span_bert
 
+from hf_kd_lambda import cli
 from hf_kd_lambda.jobs import onnx_export
-from hf_kd_lambda.jobs.onnx_export import export_onnx
+from hf_kd_lambda.jobs.onnx_export import (
+    CARD,
+    FILES,
+    FORMS,
+    INT8,
+    RESULTS,
+    SECTION,
+    export_onnx,
+    measure_forms,
+    record_exports,
+)
+from hf_kd_lambda.models.onnx_file import run_by_onnx
+from hf_kd_lambda.reports.results import ModelReport
+from hf_kd_lambda.studies.comparison.plan import arguments
 
-ROOT = Path(__file__).parents[2]
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
 
 
 @pytest.fixture
 def student():
     torch.manual_seed(0)
-    model = tiny_bert(num_labels=3, layers=2).eval()
+    model = tiny_bert(num_labels=3, layers=1).eval()
     torch.nn.init.normal_(model.classifier.weight)  # logits that are far from each other
     return model
 
 
-def test_the_script_writes_a_file_that_says_what_the_model_does(tmp_path, student):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    folder = save_checkpoint(student, tmp_path)
-    result = run_python(str(ROOT / "scripts" / "export_onnx.py"), folder)
-    assert result.returncode == 0, result.stderr
-    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    for size, length in ((1, 4), (5, 12)):
-        batch = tiny_batch(size, length)
-        batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
-        (found,) = session.run(["logits"], {name: value.numpy() for name, value in batch.items()})
-        with torch.inference_mode():
-            expected = student(**batch).logits
-        assert expected.std() > 0.1
-        torch.testing.assert_close(torch.from_numpy(found), expected)
+MODELS = {
+    "text": lambda: tiny_bert(layers=1, hidden_size=256, intermediate_size=512),
+    "questions": lambda: span_bert(layers=1),
+    "next tokens": lambda: language_models("gpt2")[1],
+}
 
 
-def test_another_kind_of_model_is_refused(tmp_path):
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_model_of_any_task_computes_the_same_by_onnxruntime(tmp_path, kind):
     torch.manual_seed(0)
-    tagger = BertForTokenClassification(tiny_bert(num_labels=3, layers=1).config)
-    folder = save_checkpoint(tagger, tmp_path)
-    result = run_python(str(ROOT / "scripts" / "export_onnx.py"), folder)
-    assert result.returncode != 0
-    assert "holds no text classifier" in result.stderr
-    assert not (tmp_path / "model.onnx").exists()
+    model = MODELS[kind]().eval()
+    save_checkpoint(model, tmp_path)
+    assert export_onnx(tmp_path) < 1e-4
+    if kind == "text":  # whose weights are most of the file
+        assert (tmp_path / INT8).stat().st_size < 0.4 * (tmp_path / FILES["ONNX"]).stat().st_size
+    batches = [tiny_batch(size, length) for size, length in ((1, 4), (5, 12))]
+    for batch in batches:
+        batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
+    names = [name for name in ("logits", "start_logits", "end_logits") if name in model(**batches[0])]
+    expected = [model(**batch) for batch in batches]
+    for batch, outputs in zip(batches, expected, strict=True):
+        found = run_by_onnx(model, tmp_path / FILES["ONNX"])(**batch)
+        for name in names:
+            assert outputs[name].std() > 0
+            torch.testing.assert_close(found[name], outputs[name], atol=1e-4, rtol=0)
 
 
-def test_a_file_that_says_something_else_is_not_kept(tmp_path, student, monkeypatch):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
-    with pytest.raises(ValueError, match="cannot be exported"):
-        export_onnx(student, tiny_tokenizer(), tmp_path / "model.onnx")
-    assert not list(tmp_path.iterdir())
+def test_a_job_exports_scores_sizes_and_latencies(tmp_path, capsys):
+    given = settings(tmp_path)
+    job(given).run()
+    folder = tmp_path / "out"
+    models = json.loads((folder / RESULTS).read_text())["models"]
+    names = ("train_file", "validation_file", "test_file", "text_column", "label_column", "max_length")
+    cli.main(["export", str(folder), *arguments({name: given[name] for name in names})])
+    printed = capsys.readouterr().out
+    exports = json.loads((folder / RESULTS).read_text())["exports"]["models"]
+    assert [form["name"] for form in exports] == [*FORMS]
+    assert exports[0]["metrics"]["score"] == pytest.approx(models[-1]["metrics"]["score"], abs=0.02)
+    assert exports[2]["metrics"] == pytest.approx(exports[0]["metrics"])
+    assert exports[2]["metrics"]["agreement_with_fp32"] == 1
+    assert exports[3]["metrics"]["agreement_with_fp32"] > 0.9
+    assert exports[1]["megabytes"] == pytest.approx(exports[0]["megabytes"] / 2)
+    assert exports[3]["megabytes"] == (folder / INT8).stat().st_size / 1e6
+    assert all(form["latency_ms"] > 0 and form["batch_latency_ms"] > 0 for form in exports)
+    assert "ONNX int8" in printed
+    record_exports(folder, "test", [ModelReport(**form) for form in exports])  # replaces the table
+    card = (folder / CARD).read_text()
+    assert card.count(SECTION) == card.count("| ONNX int8 |") == 1
+
+
+def test_images_are_measured_without_data(tmp_path):
+    torch.manual_seed(0)
+    save_image_checkpoint(tiny_classifier(VIT), tmp_path)
+    export_onnx(tmp_path)
+    split, reports = measure_forms(tmp_path, None)
+    assert split is None
+    assert [report.name for report in reports] == [*FORMS]
+    assert not any(report.metrics for report in reports)
+
+
+def test_an_encoder_that_transformers_does_not_know_is_refused(tmp_path, student):
+    student.config.architectures = ["Mine"]
+    save_checkpoint(student, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"architectures": ["Mine"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="names no model class of Transformers, but 'Mine'"):
+        export_onnx(tmp_path)
+
+
+def test_a_file_that_computes_something_else_is_not_kept(tmp_path, student, monkeypatch):
+    save_checkpoint(student, tmp_path)
     (tmp_path / "model.onnx").write_text("of an earlier export")
-    with pytest.raises(ValueError, match="cannot be exported"):
-        export_onnx(student, tiny_tokenizer(), tmp_path / "model.onnx")
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(onnx_export, "write_onnx", lambda model, example, path: path.write_text("another"))
+    monkeypatch.setattr(onnx_export, "run_by_onnx", lambda model, path: tiny_bert(num_labels=3, layers=1).eval())
+    with pytest.raises(ValueError, match="a BertForSequenceClassification cannot be exported"):
+        export_onnx(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "model.onnx").read_text() == "of an earlier export"
 
 
 def test_without_the_extra_the_message_names_it(tmp_path, student, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'hf-kd-lambda\[onnx\]'"):
-        export_onnx(student, tiny_tokenizer(), tmp_path / "model.onnx")
+        export_onnx(tmp_path)
