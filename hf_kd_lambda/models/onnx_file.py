@@ -12,7 +12,7 @@ from transformers.modeling_outputs import ModelOutput
 
 from hf_kd_lambda.models.protocol import SPAN_LOGITS
 
-OUTPUTS = ("logits", *SPAN_LOGITS)
+ONNX_OUTPUTS = ("logits", *SPAN_LOGITS)
 
 
 def require_onnx() -> None:
@@ -50,7 +50,7 @@ def write_onnx(model: PreTrainedModel, example: Mapping[str, Tensor], path: Path
             kwargs=dict(example),
             f=path,
             input_names=list(example),
-            output_names=[name for name in OUTPUTS if name in outputs],
+            output_names=[name for name in ONNX_OUTPUTS if name in outputs],
             dynamic_shapes=shapes,
             dynamo=True,
             external_data=False,
