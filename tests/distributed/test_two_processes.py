@@ -24,6 +24,8 @@ from helpers.small_runs import (
 from helpers.tiny_lm import language_models, next_token_losses, padded_batches, rows
 from safetensors.torch import load_file
 
+from hf_kd_lambda.trainer.label_quality import label_quality
+
 FSDP2 = {
     "fsdp": "full_shard auto_wrap",
     "fsdp_config": {"fsdp_version": 2, "transformer_layer_cls_to_wrap": ["BertLayer"], "reshard_after_forward": True},
@@ -48,7 +50,10 @@ OF_RULES = {
         {"lambda_rule": "evidence", **SPLIT, **HALVES},
         ["odds", "evidence_teacher", "lambda/hidden_mse"],
     ),
-    "trust": ({"lambda_rule": "trust", **HALVES}, ["label_reliability", "teacher_reliability"]),
+    "trust": (
+        {"lambda_rule": "trust", "cache_teacher": True, **HALVES},
+        ["label_reliability", "teacher_reliability"],
+    ),
     "FSDP2 with trust": ({"lambda_rule": "trust", **HALVES, **FSDP2}, ["label_reliability", "teacher_reliability"]),
     "samples": ({"lambda_rule": "snr", "gram_estimator": "unbiased", "lambda_max": 1e4, **HALVES}, ["snr_kd"]),
     "losses and layers": (
@@ -140,6 +145,14 @@ def test_what_rules_need_is_the_same_as_in_one_process(folder, tmp_path, name):
         assert logged(log_history, log) == pytest.approx(expected, rel=1e-4)
     both = in_order(weights, single.model)
     assert (both - flat(single.model)).norm() < 1e-5 * both.norm()
+
+
+def test_labels_are_judged_as_in_one_process(folder, tmp_path):
+    settings = {"lambda_rule": "trust", "cache_teacher": True, "teacher_cache_dir": str(tmp_path)}
+    single = train(config(tmp_path, **settings), *models(), examples())
+    expected = label_quality(single, ["a", "b", "c"]).label_trust.tolist()
+    assert len(expected) == len(examples())
+    assert json.loads((folder / "trust" / "label_trust.json").read_text()) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.fixture(scope="module")

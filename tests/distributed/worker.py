@@ -16,6 +16,8 @@ from helpers.tiny_lm import language_models, lm_trainer_of, rows
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
+from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
+
 
 def make(student: str, args: Any) -> Any:
     """A trainer of this kind of student."""
@@ -41,8 +43,11 @@ def run(folder: Path, settings: dict[str, Any], student: str = "usual") -> None:
         assert isinstance(parameter, DTensor) == bool(args.fsdp)
         full = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
         weights[name.removeprefix("module.")] = full.detach().contiguous().clone()
+    judged = label_quality(trainer, ["a", "b", "c"]) if can_judge(trainer) else None
     if dist.get_rank() == 0:
         save_file(weights, folder / "weights.safetensors")
+        if judged is not None:
+            (folder / "label_trust.json").write_text(json.dumps(judged.label_trust.tolist()))
         (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
 
 
