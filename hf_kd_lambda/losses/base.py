@@ -1,8 +1,9 @@
 """Base class of the KD losses and their inputs."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -90,6 +91,16 @@ class LossInputs(NamedTuple):
     """Per-item weights, same shape as `labels`; None means 1."""
 
 
+class _Kind(NamedTuple):
+    """Values that a hyper-parameter of some type may have; a boolean is no number."""
+
+    types: tuple[type[int] | type[float], ...]
+    name: str
+
+
+_KINDS: dict[Any, _Kind] = {float: _Kind((int, float), "a finite number"), int: _Kind((int,), "an integer")}
+
+
 @dataclass(frozen=True)
 class KDLoss(ABC):
     """A KD loss and its hyper-parameters, as a frozen dataclass.
@@ -112,8 +123,13 @@ class KDLoss(ABC):
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.weight < float("inf"):
-            raise ValueError(f"weight={self.weight} must be a positive finite number.")
+        for field in fields(self):
+            value: Any = getattr(self, field.name)
+            kind = _KINDS.get(field.type)
+            if kind and (isinstance(value, bool) or not isinstance(value, kind.types) or not math.isfinite(value)):
+                raise ValueError(f"{field.name}={value!r} must be {kind.name}.")
+        if self.weight <= 0:
+            raise ValueError(f"weight={self.weight} must be a positive number.")
 
     @abstractmethod
     def __call__(self, inputs: LossInputs) -> Tensor:

@@ -59,9 +59,9 @@ def _pairs(spec: Any) -> list[tuple[int, int]]:
         pairs = [(student, teacher) for student, teacher in spec]
     except (TypeError, ValueError):
         pairs = []
-    if not pairs or not all(isinstance(layer, int) for pair in pairs for layer in pair):
+    if not pairs or not all(type(layer) is int for pair in pairs for layer in pair):
         raise ValueError(
             f"layers={spec!r} must be 'uniform', 'last', or pairs of a student layer and a teacher layer, such as "
-            "{0: 1, 1: 3} or [[0, 1], [1, 3]]."
+            "{0: 1, 1: 3} or [[0, 1], [1, 3]]; for attention_kl and relations also 'top'."
         )
     return pairs

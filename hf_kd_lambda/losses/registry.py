@@ -61,9 +61,6 @@ def _make(name: str, value: Any) -> KDLoss:
     hyper = dict(value) if isinstance(value, Mapping) else {"weight": value}
     for key in hyper:
         check_known(key, [field.name for field in fields(loss)], f"setting of KD loss {name!r}:")
-    weight = hyper.get("weight", 1.0)
-    if isinstance(weight, bool) or not isinstance(weight, int | float):
-        raise ValueError(f"{name}: weight={weight!r} must be a number.")
     try:
         return loss(**hyper)
     except (TypeError, ValueError) as error:

@@ -1,5 +1,7 @@
 """KD losses by name: what each is computed from, and what is refused."""
 
+import math
+
 import pytest
 import torch
 
@@ -191,7 +193,13 @@ def test_every_name_makes_a_loss_of_weight_one_or_of_the_weight_given():
         ({"soft_target": 1}, "unknown KD loss 'soft_target': did you mean 'soft_targets'"),
         ({"pkd": {"layer": "last"}}, "unknown setting of KD loss 'pkd': 'layer': did you mean 'layers'"),
         ({"pkd": 0}, "pkd: weight=0 must be a positive"),
-        ({"pkd": "much"}, "pkd: weight='much' must be a number"),
+        ({"pkd": "much"}, "pkd: weight='much' must be a finite number"),
+        ({"pkd": math.inf}, "pkd: weight=inf must be a finite number"),
+        ({"pkd": True}, "pkd: weight=True must be a finite number"),
+        ({"dkd": {"beta": math.nan}}, "dkd: beta=nan must be a finite number"),
+        ({"dkd": {"alpha": math.inf}}, "dkd: alpha=inf must be a finite number"),
+        ({"relations": {"relation_heads": 2.5}}, "relations: relation_heads=2.5 must be an integer"),
+        ({"relations": {"relation_heads": True}}, "relations: relation_heads=True must be an integer"),
         ({"jensen_shannon": {"beta": 1.0}}, r"jensen_shannon: beta=1.0 must lie in \(0, 1\)"),
         ({"dkd": {"alpha": -1.0}}, "dkd: alpha=-1.0 must not be negative"),
         ({"relations": {"relation_heads": 0}}, "relations: relation_heads=0 must be at least 1"),
