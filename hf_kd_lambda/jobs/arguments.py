@@ -7,6 +7,7 @@ from typing import Any, Literal, cast, get_args
 from hf_kd_lambda.jobs.command_line import split_list
 from hf_kd_lambda.utils.mappings import as_mapping
 
+TeacherDtype = Literal["fp32", "bf16", "fp16", "auto"]
 LabelQualityFile = Literal["none", "rows", "texts"]
 _ARCHITECTURE = '{"model_type": "resnet", "depths": [1, 1], "hidden_sizes": [16, 32]}'
 
@@ -69,6 +70,13 @@ class ModelArguments:
             "train all of it."
         },
     )
+    teacher_dtype: TeacherDtype | None = field(
+        default=None,
+        metadata={
+            "help": "Precision of the teacher's weights: `fp32`, `bf16`, `fp16`, or `auto` for the checkpoint's. "
+            "Fine-tuning is in fp32. Default: fp32."
+        },
+    )
     teacher_finetune: bool = field(
         default=False,
         metadata={
@@ -103,6 +111,10 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
+        if self.teacher_dtype not in (None, *get_args(TeacherDtype)):
+            raise ValueError(
+                f"teacher_dtype={self.teacher_dtype!r} must be one of {', '.join(get_args(TeacherDtype))}."
+            )
         if self.label_quality not in (known := get_args(LabelQualityFile)):
             raise ValueError(f"label_quality={self.label_quality!r} must be one of {', '.join(known)}.")
         for name in ("teacher_architecture", "student_architecture"):

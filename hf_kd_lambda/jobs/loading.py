@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import torch
 from transformers import PreTrainedModel
 
 from hf_kd_lambda.data.task_data import TaskData
@@ -12,9 +13,16 @@ from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.models.adapters import add_adapters
 from hf_kd_lambda.models.ensemble import Ensemble, members_of
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
+from hf_kd_lambda.models.loaded_forms import read_in_own_precision
 from hf_kd_lambda.tasks.task import Task
 
 T = TypeVar("T")
+TEACHER_DTYPES: dict[str, Any] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "auto": "auto",
+}
 
 
 class ModelLoader:
@@ -116,7 +124,15 @@ class ModelLoader:
 
     def _load(self, setting: str, checkpoint: str, new_head: bool = False) -> PreTrainedModel:
         trusted = self.models.trust_remote_code
-        return _named(setting, checkpoint, lambda: self.problem.load_model(checkpoint, self.data, trusted, new_head))
+        teaches = setting in ("teacher", "teacher_dir") and not new_head  # a new head is trained next, in fp32
+        dtype = TEACHER_DTYPES[self.models.teacher_dtype or "fp32"] if teaches else torch.float32
+
+        def load() -> PreTrainedModel:
+            return self.problem.load_model(checkpoint, self.data, trusted, new_head, dtype)
+
+        model = _named(setting, checkpoint, load)
+        read_in_own_precision(model)
+        return model
 
     def _processor(self, who: str) -> Any:
         checkpoints = self.models.teachers if who == "teacher" else [self.models.student]

@@ -31,8 +31,9 @@ def load_classifier(
     new_head: bool = False,
     auto_class: Any = AutoModelForSequenceClassification,
     problem_type: str | None = None,
+    dtype: torch.dtype | str = torch.float32,
 ) -> PreTrainedModel:
-    """Load a classifier in fp32 whose outputs are in the data's order.
+    """Load a classifier whose outputs are in the data's order.
 
     Args:
         checkpoint: Hub id or folder.
@@ -42,6 +43,7 @@ def load_classifier(
             checkpoint without one gets a new one, with a warning.
         auto_class: Transformers' auto class for the task.
         problem_type: `MULTI_LABEL` for several labels per example; None for one class, or a number.
+        dtype: of the weights; `auto` for the checkpoint's.
 
     Raises:
         OSError: the checkpoint does not exist.
@@ -58,7 +60,7 @@ def load_classifier(
     model, info = auto_class.from_pretrained(
         checkpoint,
         config=config,
-        dtype=torch.float32,
+        dtype=dtype,
         trust_remote_code=trust_remote_code,
         ignore_mismatched_sizes=new_head,
         output_loading_info=True,
@@ -74,7 +76,7 @@ def load_classifier(
             "would only guess: fine-tune it first with teacher_finetune: true.",
             checkpoint,
         )
-        return load_classifier(checkpoint, label_names, trust_remote_code, True, auto_class, problem_type)
+        return load_classifier(checkpoint, label_names, trust_remote_code, True, auto_class, problem_type, dtype)
     align_labels(model, label_names, problem_type)
     return model
 
@@ -162,6 +164,11 @@ def permute_head(model: PreTrainedModel, permutation: list[int]) -> None:
         permutation: the old column of each output in the new order.
     """
     _, head = _output_layer(model)
+    if head.weight.shape[0] != len(permutation):  # bitsandbytes packs 4-bit weights
+        raise ValueError(
+            f"the quantised head of a {type(model).__name__} cannot be reordered to the labels of the data: permute "
+            "its outputs before it is quantised, or leave the head out (llm_int8_skip_modules)."
+        )
     with torch.no_grad():
         head.weight.copy_(head.weight[permutation])
         if head.bias is not None:

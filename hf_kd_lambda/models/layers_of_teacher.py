@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
+from hf_kd_lambda.models.loaded_forms import is_quantised
+
 # The list of layers in each architecture, relative to the base model.
 LAYERS_OF_MODEL_TYPE = {
     "bert": "encoder.layer",
@@ -39,13 +41,19 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreT
         layers: indices of the teacher's layers, counted from 0, in the student's order.
 
     Raises:
-        ValueError: the architecture is not supported, or a layer does not exist, occurs twice or cannot be first.
+        ValueError: the architecture is not supported, the teacher is quantised, or a layer does not exist, occurs
+            twice or cannot be first.
     """
     model_type = teacher.config.model_type
     if model_type not in LAYERS_OF_MODEL_TYPE:
         raise ValueError(
             f"student_layers={list(layers)}: cannot copy layers from a {model_type!r} teacher, only from "
             f"{', '.join(LAYERS_OF_MODEL_TYPE)}. Set student to a checkpoint instead."
+        )
+    if is_quantised(teacher):
+        raise ValueError(
+            f"student_layers={list(layers)}: the weights of the teacher are quantised, and a student is trained in "
+            "fp32: load the teacher unquantised to make the student, or set student to a checkpoint."
         )
     _check_layers(layers, teacher.config.num_hidden_layers)
     if model_type == "modernbert" and layers[0] != 0:

@@ -28,6 +28,7 @@ from transformers.trainer_utils import unwrap_peft_model
 from transformers.utils import ModelOutput, logging
 
 from hf_kd_lambda.models.causal import is_causal
+from hf_kd_lambda.models.loaded_forms import is_quantised
 
 logger = logging.get_logger(__name__)
 
@@ -176,7 +177,7 @@ def _check_trainable(student: nn.Module) -> None:
             f"the student, a {name}, has no trainable parameters: unfreeze it with requires_grad_(True), or add "
             "adapters."
         )
-    if any(".nn.quantized" in type(module).__module__ for module in student.modules()):
+    if unwrap_peft_model(student) is student and is_quantised(student):
         raise ValueError(
             f"the student, a {name}, has quantised layers, which cannot be trained: train in fp32 or bf16, and "
             "quantise afterwards."

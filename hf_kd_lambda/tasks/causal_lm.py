@@ -30,12 +30,17 @@ class CausalLM(TextTask):
     preprocess_logits: ClassVar = staticmethod(next_token_predictions)
 
     def load_model(
-        self, checkpoint: str, data: TaskData, trust_remote_code: bool = False, new_head: bool = False
+        self,
+        checkpoint: str,
+        data: TaskData,
+        trust_remote_code: bool = False,
+        new_head: bool = False,
+        dtype: torch.dtype | str = torch.float32,
     ) -> PreTrainedModel:
-        """A language model in fp32, whose head is its vocabulary and never new."""
+        """A language model, whose head is its vocabulary and never new."""
         try:
             return self.auto_class.from_pretrained(
-                resolve_checkpoint(checkpoint), dtype=torch.float32, trust_remote_code=trust_remote_code
+                resolve_checkpoint(checkpoint), dtype=dtype, trust_remote_code=trust_remote_code
             )
         except (OSError, ValueError) as error:
             raise OSError(f"cannot load teacher or student {checkpoint!r} as a language model: {error}") from error

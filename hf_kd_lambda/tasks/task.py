@@ -18,10 +18,12 @@ from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.models.from_scratch import model_from_scratch, with_tokens
 from hf_kd_lambda.models.labels import load_classifier
+from hf_kd_lambda.models.loaded_forms import HALF_DTYPES
 from hf_kd_lambda.models.padding import ensure_pad_token
 from hf_kd_lambda.models.protocol import as_model_output
 
 PADDING_TOLERANCE = 1e-3  # of logits, relative to the largest above 1: far above rounding in float32
+HALF_TOLERANCE = 0.1  # of a model in half precision
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 Metrics = Callable[[EvalPrediction], dict[str, float]]
@@ -41,12 +43,17 @@ class Task(ABC):
     preprocess_logits: ClassVar[Callable[..., Any] | None] = None
 
     def load_model(
-        self, checkpoint: str, data: TaskData, trust_remote_code: bool = False, new_head: bool = False
+        self,
+        checkpoint: str,
+        data: TaskData,
+        trust_remote_code: bool = False,
+        new_head: bool = False,
+        dtype: torch.dtype | str = torch.float32,
     ) -> PreTrainedModel:
         """A model whose outputs are in the data's order: see `load_classifier`."""
         return load_classifier(
             *(resolve_checkpoint(checkpoint), data.label_names, trust_remote_code, new_head, self.auto_class),
-            data.problem_type,
+            *(data.problem_type, dtype),
         )
 
     def new_model(
@@ -174,8 +181,9 @@ class Task(ABC):
         finally:
             model.train(was_training)
         for expected, found in zip(alone, together, strict=True):
+            tolerance = HALF_TOLERANCE if model.dtype in HALF_DTYPES else PADDING_TOLERANCE
             scale = max(1.0, expected.nan_to_num(0, 0, 0).abs().max().item())
-            if not torch.allclose(found, expected, rtol=0, atol=PADDING_TOLERANCE * scale, equal_nan=True):
+            if not torch.allclose(found, expected, rtol=0, atol=tolerance * scale, equal_nan=True):
                 difference = (expected - found).abs().nan_to_num().max().item()
                 raise ValueError(
                     f"{who}: a {type(model).__name__} gives an example other logits in a padded batch than alone (by "

@@ -41,10 +41,15 @@ class TextClassification(TextTask):
         return load_task_data(args, seed)
 
     def load_model(
-        self, checkpoint: str, data: TaskData, trust_remote_code: bool = False, new_head: bool = False
+        self,
+        checkpoint: str,
+        data: TaskData,
+        trust_remote_code: bool = False,
+        new_head: bool = False,
+        dtype: torch.dtype | str = torch.float32,
     ) -> PreTrainedModel:
         """See `Task`; the model knows the token that its tokenizer pads with, see `align_pad_token`."""
-        model = super().load_model(checkpoint, data, trust_remote_code, new_head)
+        model = super().load_model(checkpoint, data, trust_remote_code, new_head, dtype)
         align_pad_token(model, self.load_processor(checkpoint, trust_remote_code))
         return model
 

@@ -15,6 +15,7 @@ from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.models.ensemble import members_of, teacher_digest
 from hf_kd_lambda.models.intermediate_outputs import forward_flags
 from hf_kd_lambda.models.labels import freeze
+from hf_kd_lambda.models.loaded_forms import is_placed, read_in_own_precision
 from hf_kd_lambda.models.protocol import as_model_output, model_device
 from hf_kd_lambda.teacher.cache import DEFAULT_FOLDER, TeacherCache
 from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows
@@ -43,8 +44,13 @@ class TeacherOutputs:
         needs: Collection[str],
         cache_format: CacheFormat | None,
     ) -> None:
-        self.teacher = None if teacher is None else freeze(teacher).to(accelerator.device)
+        self.teacher = None if teacher is None else freeze(teacher)
+        members = [] if teacher is None else members_of(teacher)
+        self._moves = not any(map(is_placed, members))
+        for member in members:
+            read_in_own_precision(member)
         self.accelerator = accelerator
+        self._move_to(accelerator.device)
         self.needs = needs
         self.cache_format = cache_format
         self.inputs: Collection[str] = set() if teacher is None else forward_parameters(teacher)
@@ -68,8 +74,7 @@ class TeacherOutputs:
             return self.cache_format.batch(batch)
         if self.teacher is None:
             raise ValueError(f"the examples have no column {TEACHER_LOGITS}, and teacher is None: give one of them.")
-        if model_device(self.teacher) != self.accelerator.device:
-            self.teacher.to(self.accelerator.device)
+        self._move_to(self.accelerator.device)
         with self.accelerator.autocast():
             outputs = self.teacher(**teacher_inputs(batch, self.inputs), **forward_flags(self.needs))
         outputs = as_model_output(outputs, self.teacher, "teacher")
@@ -128,8 +133,13 @@ class TeacherOutputs:
         )
         cached = [self._cached(dataset, cache) for dataset in datasets]
         if all(self.are_cached(column_names(dataset)) for dataset in cached if dataset is not None):
-            self.teacher.to("cpu")
+            self._move_to(torch.device("cpu"))
         return cached
+
+    def _move_to(self, device: torch.device) -> None:
+        """Move the teacher, unless its parts were placed on several devices when it was loaded."""
+        if self.teacher is not None and self._moves and model_device(self.teacher) != device:
+            self.teacher.to(device)
 
     def _cached(self, examples: Any, cache: TeacherCache) -> Any:
         if examples is None or self.are_cached(column_names(examples)):

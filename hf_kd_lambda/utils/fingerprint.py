@@ -9,6 +9,7 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedConfig
 
 DIGITS = 24  # hexadecimal, 96 bits: collisions are practically impossible
@@ -76,6 +77,11 @@ def _add_value(sha: "hashlib._Hash", name: str, value: Any) -> None:
     if isinstance(value, tuple):
         for index, part in enumerate(value):
             _add_value(sha, f"{name}.{index}", part)
+    elif isinstance(value, Tensor) and value.is_meta:
+        raise NoDigestError(f"weight {name} is offloaded, and cannot be read")
+    elif is_traceable_wrapper_subclass(value):  # of torchao: quantised values, scales, and what describes them
+        parts, description = value.__tensor_flatten__()
+        _add_value(sha, name, (f"{type(value).__name__} {description!r}", *(getattr(value, part) for part in parts)))
     elif isinstance(value, Tensor):
         sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         value = value.detach().cpu()

@@ -31,6 +31,7 @@ def test_two_teachers_teach_by_their_weights(tmp_path):
             teacher_epochs=None,
             teacher_learning_rate=None,
             student_layers=[0],
+            teacher_dtype="bf16",
             max_steps=2,
             teacher_cache_dir=str(tmp_path / "cache"),
         )
@@ -39,6 +40,8 @@ def test_two_teachers_teach_by_their_weights(tmp_path):
     teacher = whole.load_teacher()
     assert isinstance(teacher, Ensemble)
     assert teacher.weights == [0.25, 0.75]
+    assert {parameter.dtype for parameter in teacher.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in whole.load_student(teacher).parameters()} == {torch.float32}
     reports = whole.run()
     assert [report.name for report in reports] == ["teacher", "student with KD"]
     assert reports[0].parameters == sum(parameter.numel() for parameter in teacher.parameters())
@@ -70,6 +73,7 @@ def test_teachers_are_a_name_or_a_list(given, teachers):
         ({"teacher": ["a", "b"], "teacher_weights": {"a": 1}}, "a weight for each of several teachers"),
         ({"teacher": ["a", "b"], "teacher_weights": {"a": 1, "b": 0}}, "teacher_weights: b=0 must be a positive"),
         ({"teacher": ["a", "b"], "teacher_weights": {"a": 1, "b": "2"}}, "teacher_weights: b='2' must be a positive"),
+        ({"teacher": "a", "teacher_dtype": "int8"}, "teacher_dtype='int8' must be one of fp32, bf16, fp16, auto"),
         ({"teacher": ["a", "b"], "teacher_weights": "3"}, "teacher_weights=3 must be a mapping"),
     ],
 )
