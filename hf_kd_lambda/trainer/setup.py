@@ -72,19 +72,21 @@ def check_student_model(model: nn.Module) -> nn.Module:
     return model
 
 
-def align_padding(teacher: PreTrainedModel | None, processor: Any | None, datasets: Sequence[Any]) -> None:
-    """Have the teacher know the padding token of the tokenizer, unless the datasets bring its own inputs.
+def align_padding(
+    student: nn.Module, teacher: PreTrainedModel | None, processor: Any | None, datasets: Sequence[Any]
+) -> None:
+    """Set the padding token of the tokenizer in both models; in the teacher unless the datasets have its own inputs.
 
     Raises:
         ValueError: see `align_pad_token`.
     """
-    has_own_inputs = any(own_inputs(column_names(dataset)) for dataset in datasets)
-    has_pad_token = getattr(processor, "pad_token", None) is not None
-    if teacher is None or not has_pad_token or has_own_inputs:
+    if getattr(processor, "pad_token", None) is None:
         return
-    for member in members_of(teacher):
-        if model_config(member) is not None:
-            align_pad_token(cast(PreTrainedModel, member), cast(PreTrainedTokenizerBase, processor))
+    has_own_inputs = any(own_inputs(column_names(dataset)) for dataset in datasets)
+    teachers = [] if teacher is None or has_own_inputs else members_of(teacher)
+    for model in (student, *teachers):
+        if model_config(model) is not None:
+            align_pad_token(cast(PreTrainedModel, model), cast(PreTrainedTokenizerBase, processor))
 
 
 def align_models(student: Any, teacher: PreTrainedModel | None) -> int:

@@ -119,7 +119,7 @@ class DistillationTrainer(OrderedEvaluation):
         check_strategy(self.args, self.accelerator)
         check_problem(cast(Any, model).config, self.compute_loss_func is not None)
         num_outputs = setup.align_models(model, teacher)
-        setup.align_padding(teacher, self.processing_class, self._datasets())
+        setup.align_padding(model, teacher, self.processing_class, self._datasets())
         setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
         check_trust(self.args, num_outputs, self.compute_loss_func is not None)
         check_class_weights(self.args, model, num_outputs, self.compute_loss_func is not None)

@@ -4,9 +4,13 @@ import copy
 
 import pytest
 import torch
+from datasets import Dataset
 from helpers.small_runs import config, examples, flat, models, train
-from helpers.tiny import save_checkpoint
-from transformers import AutoModelForSequenceClassification
+from helpers.tiny import save_checkpoint, tiny_tokenizer
+from helpers.tiny_decoders import decoder
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding
+
+from hf_kd_lambda import DistillationTrainer, Ensemble
 
 
 def run(folder, teacher, student, **settings):
@@ -48,3 +52,25 @@ def test_an_offloaded_teacher_stays_where_it_is_and_runs_at_each_step(tmp_path, 
     trained = run(tmp_path, offloaded, copy.deepcopy(student))
     torch.testing.assert_close(flat(trained.model), flat(alone.model), rtol=1e-5, atol=1e-7)
     assert "the teacher runs at each step, because weight" in caplog.text
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2"])
+def test_decoders_read_each_text_of_a_padded_batch_as_alone(tmp_path, model_type):
+    tokenizer = tiny_tokenizer()
+    teachers = [decoder(model_type, pad_token_id=pad) for pad in (3, None)]
+    student = decoder(model_type, pad_token_id=None)
+    texts = tokenizer(["a good film", "bad"], return_token_type_ids=False)
+    data = Dataset.from_dict({**texts, "labels": [0, 1]})
+    DistillationTrainer(
+        student,
+        config(tmp_path),
+        teacher=Ensemble(teachers),
+        train_dataset=data,
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+    )
+    batch = tokenizer.pad(texts, return_tensors="pt")
+    for model in (*teachers, student):
+        together = model(**batch).logits
+        alone = [model(**{name: torch.tensor([texts[name][row]]) for name in texts}).logits for row in (0, 1)]
+        torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
