@@ -14,9 +14,9 @@ from hf_kd_lambda.losses.functional import IGNORED, task_loss
 from hf_kd_lambda.losses.functional.items import count_items
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.losses.functional.labels import SHIFTED, next_labels, with_labels
-from hf_kd_lambda.losses.functional.spans import logits_of_items
+from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, SPAN_LABELS, logits_of_items
 from hf_kd_lambda.models.causal import is_causal
-from hf_kd_lambda.models.protocol import as_model_output, model_device
+from hf_kd_lambda.models.protocol import answers_questions, as_model_output, model_device
 
 logger = logging.get_logger(__name__)
 
@@ -34,7 +34,7 @@ def check_own_loss(
     """Compare the loss that the student's `forward` computes with the task loss, on a few examples.
 
     `Trainer` minimises what `forward` returns as `loss`; here, cross-entropy or the squared error of its logits is
-    minimised. A student that does not take `labels`, or returns no loss, has none of its own.
+    minimised. A student that takes neither `labels` nor `start_positions`, or returns no loss, has none of its own.
 
     Args:
         student: on any device; nothing of it changes.
@@ -46,17 +46,25 @@ def check_own_loss(
     Raises:
         ValueError: the two losses differ, or the student adds a loss of its router.
     """
-    device = model_device(student)
-    if not takes_labels(student) or device.type == "meta":
+    device, finds_spans = model_device(student), answers_questions(student)
+    if not (takes_labels(student) or finds_spans) or device.type == "meta":
         return
-    few = list(islice(examples, 1 if is_token_level or is_causal(student) else EXAMPLES))
+    few = list(islice(examples, 1 if is_token_level or is_causal(student) or finds_spans else EXAMPLES))
     if not few:
         return
     batch = with_labels(collate(few), is_token_level)
     inputs = {name: batch[name] for name in forward_parameters(student) & batch.keys()}
-    has_sets = cast(Any, student).config.problem_type == MULTI_LABEL
-    inputs["labels"], items = _labels(batch, 2 if has_sets else num_outputs)
-    inputs["labels"] = inputs["labels"].float() if has_sets else inputs["labels"]
+    of_items: dict[str, Tensor] = {}
+    if finds_spans:
+        labels, items = _ends(batch)
+        of_items[ANSWER_MASK] = torch.ones_like(
+            batch["input_ids"]
+        )  # its own loss has all tokens as classes
+    else:
+        has_sets = cast(Any, student).config.problem_type == MULTI_LABEL
+        made, items = _labels(batch, 2 if has_sets else num_outputs)
+        labels = {"labels": made.float() if has_sets else made}
+    inputs |= labels
     outputs = _outputs(student, send_to_device(inputs, device))
     own = outputs.get("loss") if isinstance(outputs, Mapping) else outputs[0] if isinstance(outputs, tuple) else None
     if not isinstance(own, Tensor) or own.dim() > 0:
@@ -69,7 +77,7 @@ def check_own_loss(
             "outputs.aux_loss in compute_loss_func."
         )
     items = items.to(device)
-    logits = logits_of_items(outputs.logits, {"labels": items})
+    logits = logits_of_items(outputs.logits, {**send_to_device(of_items, device), "labels": items})
     if items.shape != logits.shape[:-1] or not count_items(items):
         return  # the first step refuses that shape; the mean over no item tells nothing
     ours = task_loss(logits, items, count_items(items))
@@ -97,6 +105,13 @@ def _outputs(student: nn.Module, inputs: dict[str, Any]) -> Any:
         return None
     finally:
         student.train(was_training)
+
+
+def _ends(batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
+    """Answers from the first to the last token, for the student's `forward` and for the task loss."""
+    examples, length = batch["input_ids"].shape
+    items = torch.tensor([0, length - 1], device=batch["input_ids"].device).expand(examples, 2)
+    return dict(zip(SPAN_LABELS, items.unbind(-1), strict=True)), items
 
 
 def _labels(batch: dict[str, Any], num_classes: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from helpers.tiny_spans import (
     span_trainer,
     windows,
 )
+from transformers import BertForQuestionAnswering
 
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
@@ -113,6 +114,22 @@ def test_a_teacher_of_another_task_is_refused(tmp_path):
         ValueError, match="is for question answering, but the teacher, a BertForSequenceClassification"
     ):
         span_trainer(tmp_path, tiny_bert(2), student)
+
+
+class Halved(BertForQuestionAnswering):
+    """A student that minimises half of the usual loss."""
+
+    def forward(self, input_ids=None, attention_mask=None, start_positions=None, end_positions=None):
+        ends = {"start_positions": start_positions, "end_positions": end_positions}
+        outputs = super().forward(input_ids, attention_mask, **ends)
+        outputs.loss = None if outputs.loss is None else outputs.loss / 2
+        return outputs
+
+
+def test_a_student_with_a_loss_of_its_own_is_refused(tmp_path):
+    teacher, student = span_models()
+    with pytest.raises(ValueError, match="the student, a Halved, computes a loss of its own"):
+        span_trainer(tmp_path, teacher, Halved(student.config))
 
 
 def test_weights_of_classes_are_refused(tmp_path):
