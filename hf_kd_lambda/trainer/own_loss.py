@@ -57,9 +57,7 @@ def check_own_loss(
     of_items: dict[str, Tensor] = {}
     if finds_spans:
         labels, items = _ends(batch)
-        of_items[ANSWER_MASK] = torch.ones_like(
-            batch["input_ids"]
-        )  # its own loss has all tokens as classes
+        of_items[ANSWER_MASK] = torch.ones_like(batch["input_ids"])  # its own loss has all tokens as classes
     else:
         has_sets = cast(Any, student).config.problem_type == MULTI_LABEL
         made, items = _labels(batch, 2 if has_sets else num_outputs)

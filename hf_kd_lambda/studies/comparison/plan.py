@@ -18,6 +18,7 @@ from hf_kd_lambda.utils.names import check_known
 Mappings = dict[str, dict[str, Any]]
 
 GLUE = "nyu-mll/glue"
+ONE_ITEM = ("text-classification", "image-classification")  # tasks whose examples are one item each
 # What a comparison decides for each of its runs.
 OWN = {
     "eval_strategy": "steps",
@@ -148,7 +149,9 @@ def _require_own_teacher(regime: str, models: ModelArguments) -> None:
 
 
 def _require_one_label(regime: str, data: DataArguments) -> None:
-    """Refuse regimes that change labels where an example has none, or several."""
+    """Refuse tasks whose examples are not one item each, and regimes that change labels that are none or several."""
+    if data.problem not in ONE_ITEM:
+        raise ValueError(f"problem={data.problem!r} cannot be compared, only {' and '.join(ONE_ITEM)}.")
     for setting in ("unlabelled_file", "unlabelled_dataset", "problem_type"):
         if (value := getattr(data, setting)) is not None and regime != "clean":
             raise ValueError(f"{setting}={value!r} is for the regime clean: others need one label for each example.")

@@ -64,7 +64,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def probed_job(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> DistillationJob:
-    """The run of these settings that keeps a checkpoint of each tenth, with the teacher of the ordinary run."""
+    """The run of these settings that keeps a checkpoint of each tenth, with the teacher of the ordinary run.
+
+    Raises:
+        ValueError: it is no run of text-classification.
+    """
+    if data.problem != "text-classification":
+        raise ValueError(f"problem={data.problem!r} cannot be probed, only text-classification.")
     folder = Path(str(config.output_dir))
     models = dataclasses.replace(
         models, teacher_dir=models.teacher_dir or str(folder / "teacher"), student_without_kd=False

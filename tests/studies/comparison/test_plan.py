@@ -89,6 +89,10 @@ def test_a_folder_stands_in_for_glue_and_for_nothing_else(tmp_path):
             "setting of one run in regimes, clean: 'max_length'",
         ),
         ({"rules": {"odd": {"lambda_rule": "adaptiv"}}}, "films, clean, odd: .*did you mean 'adaptive'"),
+        (
+            {"settings": {"problem": "question-answering"}},
+            "films, clean, half: problem='question-answering' cannot be compared, only text-classification and image",
+        ),
         ({"settings": {"learning_rat": 1}}, "films, clean, half: unknown setting 'learning_rat'"),
     ],
 )
