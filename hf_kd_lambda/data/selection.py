@@ -40,6 +40,8 @@ def select_examples(
     if "train" in chosen and transfer is None:
         _warn_of_unlabelled(chosen["train"], args)
     if "validation" not in chosen:
+        if "train" not in chosen:
+            raise ValueError(f"{_source(args)} has neither a train nor a validation split: set validation_file.")
         chosen |= _hold_out(chosen["train"], args, strata)
     for name, split in chosen.items():
         limit = args.max_train_samples if name == "train" else args.max_eval_samples

@@ -115,6 +115,8 @@ def glue_task(task: str | None) -> GlueTask | None:
 def _without_blank_lines(source: Source) -> Source:
     """Unlabelled texts but those without a word, such as the last line of a txt."""
     rows = source.rows.filter(lambda text: text is None or bool(text.strip()), input_columns="text")
+    if len(rows) == 0:
+        raise ValueError(f"{source.name} has no text.")
     return source._replace(rows=rows)
 
 

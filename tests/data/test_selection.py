@@ -144,6 +144,19 @@ def test_without_a_label_in_training_the_classes_are_those_of_the_evaluation(tmp
         DataArguments(train_file=empty, unlabelled_file="a", unlabelled_dataset="b")
 
 
+def test_unlabelled_files_that_cannot_be_used_are_named(tmp_path, monkeypatch):
+    train = write(tmp_path, "train.csv", "text,other,label\n" + "".join(f"t{i},o,{i % 2}\n" for i in range(40)))
+    blank, texts = write(tmp_path, "blank.txt", "\n \n"), write(tmp_path, "more.txt", "u0\n")
+    with pytest.raises(ValueError, match=r"unlabelled_file='.*blank\.txt' has no text"):
+        load_task_data(DataArguments(train_file=train, unlabelled_file=blank), seed=0)
+    with pytest.raises(ValueError, match=r"unlabelled_file='.*more\.txt' has no column 'other', only text"):
+        load_task_data(DataArguments(train_file=train, unlabelled_file=texts, text_pair_column="other"), seed=0)
+    tested = {"test": Dataset.from_dict({"text": ["a", "b"], "label": [0, 1]})}
+    monkeypatch.setattr("hf_kd_lambda.data.splits.load_dataset", lambda *_: tested)
+    with pytest.raises(ValueError, match="dataset='org/a' has neither a train nor a validation split: set validation"):
+        load_task_data(DataArguments(dataset="org/a", unlabelled_file=texts), seed=0)
+
+
 @pytest.mark.parametrize("missing", ["", "-100", "nan"])
 def test_rows_without_a_label_are_counted_in_a_warning_and_never_held_out(tmp_path, caplog, missing):
     train = write(tmp_path, "train.csv", LABELLED + f"a,{missing}\nb,{missing}\n")
