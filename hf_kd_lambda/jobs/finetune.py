@@ -19,6 +19,7 @@ from hf_kd_lambda.models.adapters import merge_adapters
 from hf_kd_lambda.trainer.console import use_short_lines
 from hf_kd_lambda.trainer.early_stopping import EarlyStopping, has_stopped
 from hf_kd_lambda.trainer.epoch_order import EpochOrder
+from hf_kd_lambda.trainer.finite_losses import FiniteWeights
 from hf_kd_lambda.trainer.ordered_evaluation import OrderedEvaluation
 from hf_kd_lambda.trainer.sampling import sampling_strategy
 from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, signal_received
@@ -108,7 +109,7 @@ def finetune(
         compute_metrics=compute_metrics,
         preprocess_logits_for_metrics=preprocess_logits,
         compute_loss_func=compute_loss,
-        callbacks=[SaveOnSignal(), EpochOrder(), EarlyStopping()],
+        callbacks=[SaveOnSignal(), EpochOrder(), EarlyStopping(), FiniteWeights()],
     )
     use_short_lines(trainer)
     train_on(trainer)

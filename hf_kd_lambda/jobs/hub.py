@@ -6,7 +6,6 @@ The token is huggingface_hub's own, from HF_TOKEN or `hf auth login`: no setting
 import argparse
 import shlex
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 from huggingface_hub import constants, create_branch, create_repo, get_token, upload_folder
@@ -17,21 +16,8 @@ from transformers.trainer_utils import HubStrategy
 
 from hf_kd_lambda.jobs.errors import PushError
 from hf_kd_lambda.jobs.run_folder import is_unfinished
-from hf_kd_lambda.reports.model_card import CARD, FIGURE
+from hf_kd_lambda.reports.student_files import NEEDED, files_to_push, matching
 
-NEEDED = {
-    "config.json": ("config.json",),
-    "weights": ("model.safetensors", "model-*.safetensors"),
-    "tokenizer or image processor": ("tokenizer_config.json", "preprocessor_config.json"),
-    "model card": (CARD,),
-}
-# Named one by one: a run's folder also holds its teacher, its checkpoints and pickled arguments.
-PUSHED = (
-    *(pattern for patterns in NEEDED.values() for pattern in patterns),
-    *("model.safetensors.index.json", "configuration_*.py", "modeling_*.py", "tokenization_*.py"),
-    *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
-    *("bpe.codes", "chat_template.jinja", "generation_config.json", FIGURE, "results.json"),
-)
 COMMIT_MESSAGE = "Add the distilled student"
 FIXES = {
     401: "the token is missing or not valid: set HF_TOKEN to one with write access, or run `hf auth login`",
@@ -91,8 +77,8 @@ def student_files(folder: Path) -> list[str]:
     Raises:
         ValueError: there is no finished student in the folder.
     """
-    here = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    missing = [what for what, patterns in NEEDED.items() if not _matching(here, patterns)]
+    here = files_to_push(folder) if folder.is_dir() else []
+    missing = [what for what, patterns in NEEDED.items() if not matching(here, patterns)]
     if missing:
         raise ValueError(
             f"{str(folder)!r} is no folder of a finished student: it has no {', no '.join(missing)}. "
@@ -102,7 +88,7 @@ def student_files(folder: Path) -> list[str]:
         raise ValueError(
             f"the run in {str(folder)!r} is not finished: the command that began it goes on where it stopped."
         )
-    return _matching(here, PUSHED)
+    return here
 
 
 def make_repository(repo_id: str, private: bool | None = None) -> str:
@@ -164,10 +150,6 @@ def push_student(
     except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
         raise PushError(f"cannot push to {repo_id!r}: {_reason(error)} {safe}") from error
     return commit.commit_url
-
-
-def _matching(names: list[str], patterns: tuple[str, ...]) -> list[str]:
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def _reason(error: BaseException) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ Rows = dict[str, list[Tensor | bytes]]
 """Columns by name, with one row per example: a tensor of fixed shape or `[tokens, ...]`, or bytes."""
 
 _DATA, _RECORD = "outputs.arrow", "outputs.json"
+_RANDOM = 8  # characters that tempfile adds to a name
+_ABANDONED = 24 * 3600  # seconds without a write after which a temporary folder is nobody's
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 1000, 2**27
 
 
@@ -67,6 +70,7 @@ def save_outputs(
         OSError: the folder is not writable.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _remove_left_over(folder)
     with tempfile.TemporaryDirectory(prefix=f"{name}.", dir=folder, ignore_cleanup_errors=True) as scratch:
         computed, entry = Path(scratch) / _DATA, Path(scratch) / name
         entry.mkdir()
@@ -80,6 +84,15 @@ def save_outputs(
             if load_outputs(folder, name, len(order)) is None:
                 os.rename(folder / name, Path(scratch) / "corrupt")
                 os.rename(entry, folder / name)
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Remove what killed processes have left half written: temporary folders in which nothing changed for a day."""
+    for scratch in folder.glob(f"*.{'?' * _RANDOM}"):
+        with suppress(OSError):  # another process may remove it, too
+            changed = max(path.stat().st_mtime for path in (scratch, *scratch.rglob("*")))
+            if scratch.is_dir() and time.time() - changed > _ABANDONED:
+                shutil.rmtree(scratch)
 
 
 def _write_computed(

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from huggingface_hub import upload_folder
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
@@ -29,6 +30,7 @@ from hf_kd_lambda.models.projections import PROJECTED, drop_projections, left_ou
 from hf_kd_lambda.models.protocol import answers_questions, as_model_output, check_model
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card
+from hf_kd_lambda.reports.student_files import files_to_push
 from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
 from hf_kd_lambda.trainer import setup
 from hf_kd_lambda.trainer.card import facts_of_trainer
@@ -36,7 +38,7 @@ from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.console import use_short_lines
 from hf_kd_lambda.trainer.early_stopping import EarlyStopping
 from hf_kd_lambda.trainer.epoch_order import EpochOrder
-from hf_kd_lambda.trainer.finite_losses import FiniteLosses
+from hf_kd_lambda.trainer.finite_losses import FiniteLosses, FiniteWeights
 from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 from hf_kd_lambda.trainer.limits import (
     check_class_weights,
@@ -100,6 +102,7 @@ class DistillationTrainer(OrderedEvaluation):
     eval_dataset: Any
     _step: MeasuringStep | None
     _finite: FiniteLosses
+    _finite_gram: FiniteLosses
     _step_record: StepRecord
     _evaluation_record: EvaluationRecord
 
@@ -147,7 +150,7 @@ class DistillationTrainer(OrderedEvaluation):
         names = setup.lambda_names(self.args, model, objective)
         settings = setup.lambda_settings(self.args, names, objective.weights)
         self.balancer = setup.build_balancer(self.args, names, settings)
-        for callback in (SaveOnSignal(), EpochOrder(), EarlyStopping()):
+        for callback in (SaveOnSignal(), EpochOrder(), EarlyStopping(), FiniteWeights()):
             self.add_callback(callback)
         use_short_lines(self)
         if self.balancer.state is not None:
@@ -191,6 +194,8 @@ class DistillationTrainer(OrderedEvaluation):
         self._step_record.gram = step.finish(self.balancer)
         self._step_record.add(step.losses, ends_step=True)
         self._finite.check(step.losses, self.state.global_step, skips=True)
+        if self.accelerator.scaler is None:  # which looks for such gradients itself, and lowers its scale
+            self._finite_gram.check(torch.stack(self._step_record.gram), self.state.global_step, True, "Gram matrix")
         return torch.dot(step.losses[:2], torch.stack(self.loss_weights))
 
     def compute_loss(
@@ -351,6 +356,33 @@ class DistillationTrainer(OrderedEvaluation):
             teachers = [name for member in members if (name := getattr(member, "name_or_path", None))]
             model_card(facts_of_trainer(self, teachers, language=language, **facts)).save(folder / CARD)
 
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **card: Any,
+    ) -> Any:
+        """As the Trainer's, but of the folder's files those alone that `hf-kd-lambda push` pushes."""
+        token = token or self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self.create_model_card(**{"model_name": str(self.hub_model_id).split("/")[-1], **card})
+        return upload_folder(
+            repo_id=str(self.hub_model_id),
+            folder_path=str(self.args.output_dir),
+            allow_patterns=files_to_push(Path(str(self.args.output_dir))),
+            commit_message=commit_message,
+            revision=revision or self.args.hub_revision,
+            token=token,
+            run_as_future=cast(Any, not blocking),
+        )
+
     # What is known of a run
 
     @property
@@ -388,5 +420,5 @@ class DistillationTrainer(OrderedEvaluation):
 
     def _begin_step_records(self) -> None:
         self._step = None
-        self._finite = FiniteLosses()
+        self._finite, self._finite_gram = FiniteLosses(), FiniteLosses()
         self._step_record = StepRecord(self._objective.names, self.args.device)

@@ -129,7 +129,9 @@ def test_a_trainer_without_a_job_pushes_its_card_and_figure_too(server, run, tmp
     result = run("-c", TRAINER, tmp_path / "student")
     assert result.returncode == 0, result.stderr
     files = server.repositories[f"{USER}/from-trainer"].branches["main"]
-    assert {"README.md", "lambda.png", "config.json", "model.safetensors"} <= files.keys()
+    pushed = {"README.md", "lambda.png", "config.json", "model.safetensors"}
+    assert pushed == files.keys() - {".gitattributes"}
+    assert {path.name for path in (tmp_path / "student").iterdir()} > pushed, "training_args.bin and others stay"
     card = ModelCard(files["README.md"].decode())
     assert "hf-kd-lambda" in card.data.tags
     assert "(lambda.png)" in card.text

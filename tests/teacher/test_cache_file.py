@@ -2,7 +2,9 @@
 
 import json
 import multiprocessing
+import os
 import shutil
+import time
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -177,6 +179,17 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         save_outputs(tmp_path, "kept", BATCHES, interrupted(), LENGTHS)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path):
+    for name, hours in (("old.abcdefgh", 25), ("new.abcdefgh", 23), ("entry", 99)):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "outputs.arrow"
+        file.write_text("half")
+        for path in (file, tmp_path / name):
+            os.utime(path, (time.time() - hours * 3600,) * 2)
+    write(tmp_path, "kept")
+    assert {path.name for path in tmp_path.iterdir()} == {"new.abcdefgh", "entry", "kept"}
 
 
 def write_repeatedly(folder, barrier):

@@ -5,10 +5,12 @@ import json
 
 import pytest
 import torch
+from datasets import DatasetDict
 from helpers.small_runs import config, examples, flat, logged, make_trainer, models, train
 from torch import nn
 from transformers import default_data_collator
 
+from hf_kd_lambda.jobs.finetune import finetune
 from hf_kd_lambda.models.ensemble import Ensemble
 from hf_kd_lambda.models.labels import permute_head, set_labels
 from hf_kd_lambda.trainer.finite_losses import FiniteLosses, NotFiniteError
@@ -69,6 +71,54 @@ def test_single_steps_that_are_skipped_anyway_may_pass():
         finite.check(good, 0, skips=True)
     with pytest.raises(NotFiniteError, match="step 8 is not finite"):
         finite.check(bad, 7, skips=False)
+
+
+class Spoil(torch.autograd.Function):
+    """The identity, whose gradient is NaN."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+def with_nan_gradients(student):
+    """The student, whose outputs stay finite."""
+    student.bert.register_forward_hook(lambda module, inputs, outputs: type(outputs)(
+        last_hidden_state=outputs[0], pooler_output=Spoil.apply(outputs[1])))  # fmt: skip
+    return student
+
+
+def test_gradients_that_stay_nan_stop_a_run_whose_losses_are_finite(tmp_path):
+    teacher, student = models()
+    args = config(tmp_path, cache_teacher=False, num_train_epochs=4)
+    trainer = make_trainer(args, teacher, with_nan_gradients(student), examples())
+    with pytest.raises(NotFiniteError, match="the Gram matrix of optimizer step 10 is not finite"):
+        trainer.train()
+    assert flat(trainer.model).isfinite().all()
+
+
+@pytest.mark.parametrize("saving", [{"save_strategy": "no"}, {"save_strategy": "steps", "save_steps": 1}])
+def test_a_last_step_that_makes_the_student_nan_is_no_finished_run(tmp_path, saving):
+    teacher, student = models()
+    fixed = {"lambda_rule": "fixed", "cache_teacher": False, "max_steps": 1, **saving}
+    trainer = make_trainer(config(tmp_path, **fixed), teacher, with_nan_gradients(student), examples())
+    with pytest.raises(NotFiniteError, match="the weights after optimizer step 1 are not finite"):
+        trainer.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("saving", [{}, {"save_strategy": "epoch"}], ids=["end", "checkpoint"])
+def test_fine_tuning_that_diverges_saves_nothing(tmp_path, saving):
+    data = examples(16)
+    args = config(tmp_path, learning_rate=1e30, **saving)
+    with pytest.raises(NotFiniteError, match="the weights after optimizer step 2 are not finite"):
+        finetune(models()[0], args, DatasetDict(train=data, validation=data), None, default_data_collator,
+                 lambda prediction: {}, {})  # fmt: skip
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 # --- a teacher that tells nothing
