@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hf_kd_lambda.balancing.rules import rule_weights
     from hf_kd_lambda.data.arguments import DataArguments
+    from hf_kd_lambda.data.collators import DistillationCollator
     from hf_kd_lambda.jobs.arguments import ModelArguments
     from hf_kd_lambda.models.ensemble import Ensemble
     from hf_kd_lambda.models.layers_of_teacher import student_from_layers
@@ -19,6 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DataArguments",
+    "DistillationCollator",
     "DistillationConfig",
     "DistillationTrainer",
     "Ensemble",
@@ -32,6 +34,7 @@ __all__ = [
 
 _MODULES = {
     "DataArguments": "data.arguments",
+    "DistillationCollator": "data.collators",
     "DistillationConfig": "trainer.config",
     "DistillationTrainer": "trainer.trainer",
     "Ensemble": "models.ensemble",

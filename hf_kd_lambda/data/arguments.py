@@ -98,9 +98,9 @@ class DataArguments:
     augment: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Change images of training at random, each time anew: `crop` shifts them by up to an eighth of "
-            "their height and width, `flip` mirrors every second one. Default: none, so that the teacher's logits can "
-            "be cached."
+            "help": "Change images of training at random, each time differently: `crop` shifts them by up to an "
+            "eighth of their height and width, `flip` mirrors every second one. Default: none, so that the teacher's "
+            "logits can be cached."
         },
     )
     label_column: str = field(
@@ -155,17 +155,18 @@ class DataArguments:
         default=None, metadata={"help": "Evaluate on the first this many examples of a split only."}
     )
 
+    @property
+    def needs_train(self) -> bool:
+        """Whether there must be training examples."""
+        return True
+
+    @property
+    def known_classes(self) -> list[str] | None:
+        """Names of the classes where the data need not tell them; none for a regression. None: the data tell."""
+        return None
+
     def __post_init__(self) -> None:
-        has_unlabelled = self._check_unlabelled()
-        given = [name for name in ("dataset", "train_file") if getattr(self, name) is not None]
-        if len(given) == 2 or not (given or has_unlabelled):
-            raise ValueError(
-                f"dataset={self.dataset!r} and train_file={self.train_file!r}: give exactly one, a dataset or files."
-            )
-        if not given and self.validation_file is None:
-            raise ValueError(
-                "validation_file=None: training needs no labels, but evaluation does: give labelled examples."
-            )
+        self._check_sources()
         self._check_labels()
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share={self.validation_share} must be above 0 and below 1.")
@@ -201,9 +202,47 @@ class DataArguments:
         if not self.label_separator:
             raise ValueError("label_separator='' separates nothing: give a character, such as ';'.")
 
+    def _check_sources(self) -> None:
+        has_unlabelled = self._check_unlabelled()
+        given = [name for name in ("dataset", "train_file") if getattr(self, name) is not None]
+        if len(given) == 2 or not (given or has_unlabelled):
+            raise ValueError(
+                f"dataset={self.dataset!r} and train_file={self.train_file!r}: give exactly one, a dataset or files."
+            )
+        if not given and self.validation_file is None:
+            raise ValueError(
+                "validation_file=None: training needs no labels, but evaluation does: give labelled examples."
+            )
+
     def _check_unlabelled(self) -> bool:
         """Whether there are examples without a label, from one place."""
         if self.unlabelled_file is not None and self.unlabelled_dataset is not None:
             given = f"unlabelled_file={self.unlabelled_file!r} and unlabelled_dataset={self.unlabelled_dataset!r}"
             raise ValueError(f"{given}: give one of them.")
         return self.unlabelled_file is not None or self.unlabelled_dataset is not None
+
+
+@dataclass
+class EvaluatedData(DataArguments):
+    """Which examples a saved model is evaluated on: any split, also without training examples.
+
+    Attributes:
+        model_classes: names of the model's classes, none for a regression.
+    """
+
+    model_classes: list[str] | None = field(default=None, init=False)
+
+    @property
+    def needs_train(self) -> bool:
+        """Whether there must be training examples."""
+        return False
+
+    @property
+    def known_classes(self) -> list[str] | None:
+        """The model's, since a file may lack some of them."""
+        return self.model_classes
+
+    def _check_sources(self) -> None:
+        sources = ("dataset", "train_file", "validation_file", "test_file")
+        if all(getattr(self, name) is None for name in sources):
+            raise ValueError("no examples: give a file or a folder after the model, or dataset, or test_file.")

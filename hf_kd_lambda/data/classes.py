@@ -95,7 +95,7 @@ def find_classes(labels: Iterable[Any], feature: Any, known: Sequence[str] | Non
     Args:
         labels: of the train split, none missing.
         feature: their type.
-        known: names of the task.
+        known: names of the task or of a saved model; none for a regression. None: the labels tell.
 
     Returns:
         None for floats, which are a regression.
@@ -106,7 +106,7 @@ def find_classes(labels: Iterable[Any], feature: Any, known: Sequence[str] | Non
     if isinstance(feature, ClassLabel):
         return Classes(list(feature.names), are_integers=True)
     if known is not None:
-        return Classes(list(known), are_integers=True)
+        return Classes(list(known), are_integers=True) if known else None
     found = set(labels)
     if any(isinstance(label, float) for label in found):
         return None

@@ -55,7 +55,7 @@ def load_splits(
     columns = _chosen([columns, *alternatives], args, stored)
     transfer = _unlabelled(args, columns, unlabelled_formats, bundled)
     sources: dict[str, Source] = {}
-    if "train" not in stored and args.train_file is None and transfer is None:
+    if args.needs_train and "train" not in stored and args.train_file is None and transfer is None:
         raise ValueError(f"dataset={args.dataset!r} has no train split, only {', '.join(stored)}: set train_file.")
     for name in [name for name in SPLITS if name in stored]:
         rows = stored[name]
@@ -69,6 +69,9 @@ def load_splits(
         if len(source.rows) == 0:
             raise ValueError(f"the {name} split is empty.")
     uniform = {name: _uniform(sources[name], columns) for name in SPLITS if name in sources}
+    if not args.needs_train and "train" not in uniform:
+        first = next(iter(uniform.values()))
+        uniform = {"train": first, "validation": first, **uniform}
     return uniform if transfer is None else uniform | {TRANSFER_SET: transfer}
 
 

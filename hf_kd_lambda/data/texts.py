@@ -92,7 +92,9 @@ def _with_label_lists(sources: Mapping[str, Source], args: DataArguments, seed: 
 def _with_one_label(sources: Mapping[str, Source], args: DataArguments, glue: GlueTask | None, seed: int) -> TaskData:
     labels, feature = known_labels(sources)
     is_regression = glue is not None and glue.label_names is None
-    classes = None if is_regression else find_classes(labels, feature, glue.label_names if glue else None)
+    classes = (
+        None if is_regression else find_classes(labels, feature, glue.label_names if glue else args.known_classes)
+    )
     if classes is None:
         _warn_of_whole_numbers(sources.get("train"), labels)
     encoded = {name: encode_labels(source, classes) for name, source in sources.items()}

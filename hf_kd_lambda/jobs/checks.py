@@ -2,12 +2,13 @@
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
 
@@ -17,6 +18,7 @@ from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.trainer.argument_ranges import check_training_arguments
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
+from hf_kd_lambda.utils.names import closest_name, suggestion
 
 logger = logging.get_logger(__name__)
 
@@ -28,6 +30,18 @@ _UNUSED = {
     "do_train": "a job always trains",
     "do_predict": "a job evaluates on the reported split at its end",
 }
+
+
+def check_problem(problem: str, known: Iterable[str]) -> None:
+    """Refuse a kind of problem that no task supports.
+
+    Raises:
+        ValueError: names those that are supported.
+    """
+    if problem not in known:
+        closest = closest_name(problem, known)
+        fix = f"did you mean {closest!r}?" if closest else f"choose from {', '.join(known)}."
+        raise ValueError(f"problem={problem!r} is not supported: {fix}")
 
 
 def check_settings(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> None:
@@ -58,7 +72,26 @@ def check_settings(models: ModelArguments, data: DataArguments, config: Distilla
         )
     if config.load_best_model_at_end and config.eval_strategy == "no":
         raise ValueError("load_best_model_at_end=True needs evaluations: set eval_strategy to epoch or steps.")
+    if config.lambda_rule != "fixed" and config.kd_weight != DistillationConfig.kd_weight:
+        raise ValueError(
+            f"kd_weight={config.kd_weight} is for lambda_rule='fixed', and lambda_rule={config.lambda_rule!r} sets λ "
+            "itself: leave kd_weight out, or set lambda_rule to fixed."
+        )
+    _check_trackers(config)
     _warn_of_settings_without_effect(models, config)
+
+
+def _check_trackers(config: DistillationConfig) -> None:
+    """Refuse trackers that are unknown or not installed, as the Trainer would after the data are read."""
+    for name in config.report_to or ():
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(f"report_to={name!r} is no tracker: {suggestion(name, INTEGRATION_TO_CALLBACK)}")
+        try:
+            INTEGRATION_TO_CALLBACK[name]()
+        except (RuntimeError, ImportError, AssertionError) as error:
+            raise ValueError(
+                f"report_to={name!r} is not installed ({error}): pip install {name}, or set report_to to none."
+            ) from None
 
 
 def check_folders(folder: Path, teacher_folder: Path, baseline_folder: Path) -> None:

@@ -8,23 +8,44 @@ from typing import Any, cast
 
 from datasets import Dataset
 from torch import Tensor
-from transformers import EvalPrediction, HfArgumentParser, PreTrainedModel, Trainer, TrainingArguments
+from transformers import AutoConfig, EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
-from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
+from hf_kd_lambda.data.bundled import resolve_checkpoint
 from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX, forward_parameters
 from hf_kd_lambda.data.task_data import TaskData
+from hf_kd_lambda.jobs.checks import check_problem
+from hf_kd_lambda.jobs.command_line import ScreenParser
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.results import ModelReport, measure_model, results_table, write_results
+from hf_kd_lambda.reports.sampling_error import standard_error
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.tasks.task import Task
 from hf_kd_lambda.trainer.config import DistillationConfig
-from hf_kd_lambda.utils.names import check_known
 from hf_kd_lambda.utils.versions import versions
 
 DESCRIPTION = """\
-Evaluate a saved model, a Hub id or a folder, on any split. Prints metrics, parameters, size and latency, and with
---teacher the agreement of both. The data settings are those of distill."""
+Evaluate a saved model on a file, or on any split of a dataset: scores, parameters, size and latency."""
+_GROUPS = {
+    "What": {
+        "teacher": "Hub id or folder: also evaluate this model, and the agreement of both",
+        "split": "train, validation or test; default: test if it has labels, else validation",
+        "json": "write the results to this file, too",
+        "batch_size": "examples of one forward",
+        "trust_remote_code": "run modelling code of a Hub repository",
+    },
+    "Data, as for distill": {
+        "dataset": "Hub id or folder, instead of DATA",
+        "test_file": "csv, tsv, json, jsonl or parquet, instead of DATA",
+        "text_column": "column of the text",
+        "label_column": "column of the label",
+        "delimiter": "of a csv or tsv",
+        "task": "GLUE task",
+        "problem": "text-, image- or token-classification, text-generation, ...",
+        "max_length": "tokens to which texts are truncated",
+    },
+}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -36,14 +57,26 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         ValueError, OSError: see `evaluate_checkpoints`.
     """
-    parser = HfArgumentParser(DataArguments, prog="hf-kd-lambda evaluate", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("model", metavar="MODEL")
+    parser = ScreenParser(
+        (EvaluatedData,),
+        _GROUPS,
+        "--help-all shows all arguments.",
+        prog="hf-kd-lambda evaluate",
+        usage="%(prog)s MODEL [DATA] [--setting value ...]",
+        description=DESCRIPTION,
+    )
+    parser.add_argument("model", metavar="MODEL", help="Hub id or folder")
+    parser.add_argument("data", metavar="DATA", nargs="?", help="file or folder of examples")
     parser.add_argument("--split", help="train, validation or test; default: test if it has labels, else validation")
     parser.add_argument("--teacher", metavar="CHECKPOINT", help="compare with this model")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     parser.add_argument("--batch_size", type=int, default=32, help="examples of one forward")
     parser.add_argument("--trust_remote_code", action="store_true", help="run modelling code of a Hub repository")
-    data, options = parser.parse_args_into_dataclasses(list(argv), look_for_args_file=False)
+    parser.check_names(argv)
+    values = parser.parse_args(argv)
+    if values.data is not None:
+        setattr(values, "dataset" if Path(values.data).is_dir() else "test_file", values.data)
+    data, options = parser.parse_dict(vars(values), allow_extra_keys=True)[0], values
     checkpoints = {"teacher": options.teacher} if options.teacher else {}
     checkpoints["model"] = options.model
     split, reports = evaluate_checkpoints(
@@ -103,8 +136,11 @@ def evaluate_model(
     inputs = {name: example[name] for name in forward_parameters(model) & example.keys()}
     measured = measure_model(name, model, {}, inputs)
     output = trainer.predict(split)
-    metrics = problem.metrics(data, split)(EvalPrediction(output.predictions, output.label_ids))
-    return dataclasses.replace(measured, metrics=metrics), problem.compared(output, split)
+    compute_metrics = problem.metrics(data, split)
+    metrics = compute_metrics(EvalPrediction(output.predictions, output.label_ids))
+    error = standard_error(compute_metrics, output.predictions, output.label_ids, MAIN_METRIC)
+    report = dataclasses.replace(measured, metrics=metrics, standard_error=error)
+    return report, problem.compared(output, split)
 
 
 def evaluate_checkpoints(
@@ -134,10 +170,12 @@ def evaluate_checkpoints(
     """
     if split != "train":  # which then only names the labels
         data_args = dataclasses.replace(data_args, max_train_samples=1)
+    if isinstance(data_args, EvaluatedData):
+        data_args.model_classes = _classes_of(list(checkpoints.values())[-1], trust_remote_code)
     # As in the job: autocast in evaluation as in training, and the CPU where there is no accelerator.
     with tempfile.TemporaryDirectory() as folder:
         args = DistillationConfig(output_dir=folder, per_device_eval_batch_size=batch_size, report_to="none")
-        check_known(data_args.problem, TASKS, "problem")
+        check_problem(data_args.problem, TASKS)
         problem = TASKS[data_args.problem]
         data = problem.load_data(data_args, args.seed)
         split = split or data.report_split
@@ -146,7 +184,7 @@ def evaluate_checkpoints(
         reports: list[ModelReport] = []
         logits: dict[str, Tensor] = {}
         for name, checkpoint in checkpoints.items():
-            model = problem.load_model(checkpoint, data, trust_remote_code)
+            model = problem.load_model(checkpoint, data, trust_remote_code, require_head=True)
             processor = problem.load_processor(checkpoint, trust_remote_code)
             encoded = problem.encode(data, data_args, processor, None)[split]
             report, logits[name] = evaluate_model(name, model, encoded, args, problem, data, processor)
@@ -155,3 +193,13 @@ def evaluate_checkpoints(
                 report.metrics["teacher_agreement"] = teacher_agreement(logits[name], logits["teacher"])
             reports.append(report)
     return split, reports
+
+
+def _classes_of(checkpoint: str, trust_remote_code: bool) -> list[str] | None:
+    """Names of a saved model's classes, none for a regression; None if they are not known."""
+    try:
+        config = AutoConfig.from_pretrained(resolve_checkpoint(checkpoint), trust_remote_code=trust_remote_code)
+    except (OSError, ValueError):
+        return None  # loading the model says why
+    names = [str(config.id2label[index]) for index in range(config.num_labels)]
+    return names if len(names) > 1 else []

@@ -130,7 +130,7 @@ def push_student(
         PushError: the Hub cannot be reached, refuses or breaks off.
     """
     files = student_files(folder)
-    again = ["python", "scripts/push.py", str(folder), repo_id, *(["--private"] if private else [])]
+    again = ["hf-kd-lambda", "push", str(folder), repo_id, *(["--private"] if private else [])]
     again += ["--revision", revision] if revision else []
     again += ["--commit_message", commit_message] if commit_message != COMMIT_MESSAGE else []
     safe = f"The model is safe in {folder}; this repeats the push: {shlex.join(again)}"

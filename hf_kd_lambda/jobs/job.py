@@ -16,7 +16,14 @@ from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.columns import TEACHER_PREFIX
 from hf_kd_lambda.data.selection import count_unlabelled, labelled
 from hf_kd_lambda.jobs.arguments import ModelArguments
-from hf_kd_lambda.jobs.checks import check_folders, check_labels, check_settings, check_tokens, check_trainer
+from hf_kd_lambda.jobs.checks import (
+    check_folders,
+    check_labels,
+    check_problem,
+    check_settings,
+    check_tokens,
+    check_trainer,
+)
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.disk_space import check_space
 from hf_kd_lambda.jobs.evaluate import evaluate_model
@@ -25,22 +32,29 @@ from hf_kd_lambda.jobs.hub import make_repository, push_student, repository_of
 from hf_kd_lambda.jobs.identity import settings_of, student_identity, teacher_identity
 from hf_kd_lambda.jobs.loading import ModelLoader
 from hf_kd_lambda.jobs.lock import locked
+from hf_kd_lambda.jobs.progress import stage
 from hf_kd_lambda.jobs.report import card_facts, write_job_report
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 from hf_kd_lambda.losses.class_weights import WeightedTaskLoss
 from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.labels import warn_if_at_chance
 from hf_kd_lambda.reports.agreement import teacher_agreement
-from hf_kd_lambda.reports.label_quality import QUALITY_FILE, LabelQuality, quality_summary, write_quality
+from hf_kd_lambda.reports.label_quality import (
+    QUALITY_FILE,
+    LabelQuality,
+    most_suspicious,
+    quality_summary,
+    write_quality,
+)
 from hf_kd_lambda.reports.model_card import WITHOUT_LABEL
 from hf_kd_lambda.reports.results import ModelReport
+from hf_kd_lambda.reports.run_report import Differing, most_differing
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
 from hf_kd_lambda.trainer.limits import check_saving
 from hf_kd_lambda.trainer.setup import class_weights
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
-from hf_kd_lambda.utils.names import check_known
 
 logger = logging.get_logger(__name__)
 
@@ -58,7 +72,7 @@ class DistillationJob:
     def __init__(self, models: ModelArguments, data: DataArguments, config: DistillationConfig) -> None:
         self.models = models
         self.data_args = data
-        check_known(data.problem, TASKS, "problem")
+        check_problem(data.problem, TASKS)
         check_settings(models, data, config)
         self.problem = TASKS[data.problem]
         self.repository = repository_of(config)
@@ -69,8 +83,9 @@ class DistillationJob:
         self.baseline_folder = self.folder / "without_kd"
         check_folders(self.folder, self.teacher_folder, self.baseline_folder)
         set_seed(config.seed)
-        with config.main_process_first(desc="loading the data"):
+        with stage("reading the data") as reading, config.main_process_first(desc="loading the data"):
             self.data = self.problem.load_data(data, config.seed if config.data_seed is None else config.data_seed)
+            reading.examples = sum(map(len, self.data.splits.values()))
         self.loader = ModelLoader(models, self.problem, data.problem, self.data, data.max_length)
         self.settings = settings_of(models, data, self.config)
         self.space: int | None = None  # bytes on the disk, once `check` has estimated them
@@ -78,9 +93,11 @@ class DistillationJob:
     @cached_property
     def tokens(self) -> DatasetDict:
         """The encoded examples: the student's inputs, next to the teacher's own if the two differ."""
-        with self.config.main_process_first(desc="tokenising"):
+        with stage("preparing the examples") as preparing, self.config.main_process_first(desc="tokenising"):
             loader = self.loader
-            return self.problem.encode(self.data, self.data_args, loader.student_processor, loader.own_processor)
+            tokens = self.problem.encode(self.data, self.data_args, loader.student_processor, loader.own_processor)
+            preparing.examples = sum(map(len, tokens.values()))
+        return tokens
 
     @cached_property
     def teacher_tokens(self) -> DatasetDict:
@@ -111,6 +128,10 @@ class DistillationJob:
         """
         with locked("output_dir", self.folder):
             self._claim_folders()
+        with stage("checking models and settings"):
+            self._check()
+
+    def _check(self) -> None:
         check_labels(self.models, self.config, self.tokens["train"])
         teacher = self.loader.teacher(new_head=self.models.teacher_finetune)
         student = self.load_student(teacher)
@@ -158,18 +179,24 @@ class DistillationJob:
         student = self.load_student(teacher)
         if self.models.student_without_kd:
             self.train_without_kd(copy.deepcopy(student))
-            reports.append(self._evaluate_student("student without KD", self.baseline_folder, teacher_logits))
+            reports.append(self._evaluate_student("student without KD", self.baseline_folder, teacher_logits)[0])
         trainer = self.make_trainer(teacher, student)
-        if trainer.args.cache_teacher and trainer.cache_teacher():
-            trainer.teacher = teacher = None
-        train_on(trainer)
-        trainer.save_model()
-        trainer.save_state()
+        if trainer.args.cache_teacher:
+            with stage("caching the teacher's outputs") as caching:
+                caching.examples = len(self.tokens["train"]) + len(self.tokens["validation"])
+                if trainer.cache_teacher():
+                    trainer.teacher = teacher = None
+        with stage("training the student"):
+            train_on(trainer)
+            trainer.save_model()
+            trainer.save_state()
         PartialState().wait_for_everyone()
-        reports.append(self._evaluate_student("student with KD", self.folder, teacher_logits))
+        student_report, student_logits = self._evaluate_student("student with KD", self.folder, teacher_logits)
+        reports.append(student_report)
         quality = self._judge_labels(trainer)
         if self.config.should_save:
-            self._write_report(reports, trainer.state.log_history, quality)
+            differing = self._differing(student_logits, teacher_logits)
+            self._write_report(reports, trainer.state.log_history, differing, quality)
             record_run(self.folder, self.student_settings, finished=True)
         if self.repository is not None and PartialState().is_main_process:
             config = self.config
@@ -185,7 +212,8 @@ class DistillationJob:
             if claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings):
                 logger.warning(f"reusing the teacher in {self.teacher_folder}, fine-tuned with these settings")
             else:
-                self._finetune_teacher()
+                with stage("fine-tuning the teacher"):
+                    self._finetune_teacher()
         return self.loader.from_folder("teacher_dir", self.teacher_folder)
 
     def load_student(self, teacher: PreTrainedModel) -> PreTrainedModel:
@@ -209,7 +237,8 @@ class DistillationJob:
         """Train a student on the task loss alone, in all else like the distillation, unless that was done before."""
         if not claim_folder("output_dir", self.baseline_folder, self.student_settings):
             args = self._plain_arguments(self.baseline_folder)
-            self._finetune(student, args, self.tokens, self.loader.student_processor, self.student_settings)
+            with stage("training the student without the teacher"):
+                self._finetune(student, args, self.tokens, self.loader.student_processor, self.student_settings)
 
     def make_trainer(
         self,
@@ -270,12 +299,12 @@ class DistillationJob:
         compute_metrics = self.problem.metrics(self.data, tokens["validation"])
         finetune(
             *(model, args, tokens, processor, collator, compute_metrics, identity, preprocess_logits),
-            self._weighted_loss() or self.problem.task_loss(self.data),
+            self._weighted_loss(model) or self.problem.task_loss(self.data),
         )
 
-    def _weighted_loss(self) -> WeightedTaskLoss | None:
+    def _weighted_loss(self, model: PreTrainedModel) -> WeightedTaskLoss | None:
         """The task loss of a plain Trainer where classes have weights; None for the model's own."""
-        weights = class_weights(self.config, self.data.num_labels, self.tokens["train"])
+        weights = class_weights(self.config, model, self.data.num_labels, self.tokens["train"])
         return None if weights is None else WeightedTaskLoss(weights, self.config.label_smoothing_factor)
 
     def _evaluate(
@@ -283,14 +312,16 @@ class DistillationJob:
     ) -> tuple[ModelReport, Tensor]:
         """A model on the reported split: see `evaluate_model`."""
         split, args = tokens[self.data.report_split], self._plain_arguments(self.folder)
-        return evaluate_model(name, model, split, args, self.problem, self.data, processor)
+        with stage(f"evaluating the {name}") as evaluating:
+            evaluating.examples = len(split)
+            return evaluate_model(name, model, split, args, self.problem, self.data, processor)
 
-    def _evaluate_student(self, name: str, folder: Path, teacher_logits: Tensor) -> ModelReport:
+    def _evaluate_student(self, name: str, folder: Path, teacher_logits: Tensor) -> tuple[ModelReport, Tensor]:
         # Loaded from disk: the report is about the files that a user gets.
         student = self.loader.from_folder("output_dir", folder)
         report, logits = self._evaluate(name, student, self.loader.student_processor, self.tokens)
         report.metrics["teacher_agreement"] = teacher_agreement(logits, teacher_logits)
-        return report
+        return report, logits
 
     def _judge_labels(self, trainer: DistillationTrainer) -> LabelQuality | None:
         """How far the labels of the training examples can be trusted; None where it is not asked for or not known."""
@@ -303,8 +334,24 @@ class DistillationJob:
             write_quality(self.folder / QUALITY_FILE, quality, texts)
         return quality
 
+    def _differing(self, student_logits: Tensor, teacher_logits: Tensor) -> list[Differing]:
+        """The texts of the reported split on which student and teacher differ most; none of other problems."""
+        split = self.data.splits[self.data.report_split]
+        if "text" not in split.column_names or "label" not in split.column_names:
+            return []
+        texts, labels = split["text"][:], split["label"][:]
+        if any(isinstance(label, list) for label in labels):
+            return []
+        if self.data.has_pairs:
+            texts = [" ‖ ".join(pair) for pair in zip(texts, split["text_pair"][:], strict=True)]
+        return most_differing(texts, labels, student_logits, teacher_logits, self.data.label_names)
+
     def _write_report(
-        self, reports: list[ModelReport], history: list[dict[str, float]], quality: LabelQuality | None
+        self,
+        reports: list[ModelReport],
+        history: list[dict[str, float]],
+        differing: list[Differing],
+        quality: LabelQuality | None,
     ) -> None:
         name, split = self.repository or self.folder.resolve().name, self.data.report_split
         world_size = self.config.world_size
@@ -314,19 +361,20 @@ class DistillationJob:
             examples[WITHOUT_LABEL] = unlabelled
         found = None if quality is None else quality_summary(quality)
         card = card_facts(
-            name,
-            self.models,
-            self.data_args,
-            self.settings,
-            split,
-            world_size,
-            reports,
-            history,
-            chance,
-            examples,
-            found,
+            *(name, self.models, self.data_args, self.settings, split, world_size, reports, history, chance),
+            *(examples, self.data, found),
         )
-        write_job_report(self.folder, card, split, self.data_args.task, self.settings)
+        suspicious = [] if quality is None else self._suspicious(quality)
+        write_job_report(
+            *(self.folder, card, self.data_args, split, self.data_args.task, self.settings, differing, suspicious)
+        )
+
+    def _suspicious(self, quality: LabelQuality) -> list[dict[str, Any]]:
+        """The training examples whose labels look wrong most, with their texts if these may be shown."""
+        train, found = self.data.splits["train"], most_suspicious(quality)
+        if self.models.label_quality == "texts" and "text" in train.column_names:
+            return [{**one, "text": train[one["row"]]["text"]} for one in found]
+        return found
 
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
         """Arguments of a plain Trainer; only the distillation itself is reported to trackers and pushed."""

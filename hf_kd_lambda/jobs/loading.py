@@ -120,15 +120,17 @@ class ModelLoader:
         if checkpoint is None:
             architecture, processor = getattr(self.models, setting), getattr(self, f"{who}_processor")
             return self.problem.new_model(setting, architecture, self.data, processor, teacher)
-        return self._load(who, checkpoint, new_head)
+        return self._load(who, checkpoint, new_head, require_head=who == "teacher" and not new_head)
 
-    def _load(self, setting: str, checkpoint: str, new_head: bool = False) -> PreTrainedModel:
+    def _load(
+        self, setting: str, checkpoint: str, new_head: bool = False, require_head: bool = True
+    ) -> PreTrainedModel:
         trusted = self.models.trust_remote_code
         teaches = setting in ("teacher", "teacher_dir") and not new_head  # a new head is trained next, in fp32
         dtype = TEACHER_DTYPES[self.models.teacher_dtype or "fp32"] if teaches else torch.float32
 
         def load() -> PreTrainedModel:
-            return self.problem.load_model(checkpoint, self.data, trusted, new_head, dtype)
+            return self.problem.load_model(checkpoint, self.data, trusted, new_head, dtype, require_head)
 
         model = _named(setting, checkpoint, load)
         read_in_own_precision(model)
@@ -161,7 +163,8 @@ def _named(setting: str, checkpoint: str, load: Callable[[], T]) -> T:
     except ModuleNotFoundError:  # names the package to install
         raise
     except OSError as error:
-        raise OSError(f"{setting}={checkpoint!r}: {error}") from error
+        missing = f"there is no such folder, and no model of this name was found on the Hub ({error})"
+        raise OSError(f"{setting}={checkpoint!r}: {error if Path(checkpoint).is_dir() else missing}") from error
     except Exception as error:  # a library's, such as of safetensors
         raise ValueError(f"{setting}={checkpoint!r}: {error}") from error
 

@@ -45,7 +45,7 @@ _GROUPS = {
         "student_without_kd": "also train the student without the teacher, to compare",
     },
     "Data": {
-        "problem": "text-, image- or token-classification, or text-generation",
+        "problem": "text-, image- or token-classification, text-generation, ...",
         "dataset": "Hub id or folder; or set train_file",
         "train_file": "csv, tsv, json, jsonl or parquet; for text-generation also txt",
         "validation_file": "without it, validation_share of the training examples is held out",

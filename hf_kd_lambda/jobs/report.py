@@ -1,12 +1,15 @@
 """What a finished job leaves to read: the figure of λ, the model card, results.json and the text of the terminal."""
 
+import dataclasses
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED
+from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.reports.figure import plot_lambda
@@ -21,7 +24,9 @@ from hf_kd_lambda.reports.model_card import (
     training_examples,
     without_folders,
 )
-from hf_kd_lambda.reports.results import ModelReport, results_table, write_results
+from hf_kd_lambda.reports.page import as_html
+from hf_kd_lambda.reports.results import ModelReport, results_table, standard_error_note, write_results
+from hf_kd_lambda.reports.run_report import REPORT, Differing, run_page
 from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
 from hf_kd_lambda.utils.versions import versions
 
@@ -31,22 +36,30 @@ RESULTS = "results.json"
 def write_job_report(
     folder: Path,
     card: CardFacts,
+    data: DataArguments,
     split: str,
     task: str | None,
     settings: Mapping[str, Any],
+    differing: Sequence[Differing] = (),
+    suspicious: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write figure, card and results into the student's folder, and print a summary.
 
     Args:
         folder: the student's.
         card: facts of the run, see `card_facts`.
+        data: as given.
         split: evaluated on.
         task: the GLUE task; None for own data.
         settings: that decide the student, as JSON values.
+        differing: see `most_differing`.
+        suspicious: see `most_suspicious`.
     """
     reports, history = card.reports, [dict(entry) for entry in card.log_history]
     figure = plot_lambda(history, folder / FIGURE)
     model_card(card).save(folder / CARD)
+    page = run_page(card, split, figure, differing, suspicious)
+    (folder / REPORT).write_text(as_html(page), encoding="utf-8")
     facts = {
         "task": task,
         "split": split,
@@ -58,11 +71,34 @@ def write_job_report(
     }
     write_results(folder / RESULTS, reports, MAIN_METRIC, figure, facts, card.chance)
     print(f"\nOn the {split} split:\n{results_table(reports, MAIN_METRIC, card.chance)}")
+    if note := standard_error_note(reports):
+        print(note)
     print(f"\ntraining examples: {training_examples(card.examples)}\n\n{explain_lambda(history)}")
     if card.label_quality is not None:
         print(f"\nlabels: {explain_quality(card.label_quality, card.teacher_finetuned)}")
-    print(f"\nstudent: {folder}\nmodel card: {folder / CARD}")
+    print(f"\nstudent: {folder}\nreport: {folder / REPORT}\nmodel card: {folder / CARD}")
     print(f"results: {folder / RESULTS}\nfigure of λ: {figure}")
+    print(f"\nWhat you can do next:\n{next_steps(folder, data)}")
+
+
+def next_steps(folder: Path, data: DataArguments) -> str:
+    """Commands for a finished student, one on each line.
+
+    Args:
+        folder: the student's.
+        data: as given; settings that tell how to read examples are repeated.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(DataArguments)}
+    reading = ("problem", "task", "text_column", "text_pair_column", "label_column", "image_column", "delimiter")
+    changed = [name for name in (*reading, "max_length") if getattr(data, name) != defaults[name]]
+    options = [word for name in changed for word in (f"--{name}", str(getattr(data, name)))]
+    commands = {
+        shlex.join(["evaluate", str(folder), "NEW_EXAMPLES", *options]): "scores on other examples, e.g. a csv",
+        shlex.join(["push", str(folder), f"YOUR_NAME/{folder.resolve().name}"]): "to the Hub, with its model card",
+    }
+    if data.problem == "text-classification":
+        commands[shlex.join(["export", str(folder)])] = "to ONNX"
+    return "\n".join(f"  hf-kd-lambda {command}    # {what}" for command, what in commands.items())
 
 
 def card_facts(
@@ -76,6 +112,7 @@ def card_facts(
     log_history: Sequence[Mapping[str, float]],
     chance: float,
     examples: Mapping[str, int],
+    loaded: TaskData,
     label_quality: Mapping[str, Any] | None = None,
 ) -> CardFacts:
     """Facts of a finished job for its model card.
@@ -91,6 +128,7 @@ def card_facts(
         chance: the main metric without knowledge.
         examples: number of examples of each split; as WITHOUT_LABEL, of those of train without a label.
         label_quality: see `quality_summary`; None where it was not estimated.
+        loaded: the examples.
     """
     processes = f" --num_processes {num_processes}" if num_processes > 1 else ""
     sources = [data.dataset, data.train_file, data.unlabelled_file, data.unlabelled_dataset]
@@ -111,8 +149,10 @@ def card_facts(
         log_history=log_history,
         examples=examples,
         label_quality=label_quality,
+        labels=[plain(name) for name in loaded.label_names or ()],
+        has_pairs=loaded.has_pairs,
         settings={key: plain(value) for key, value in settings.items() if key != "teacher_dir"},
-        command=f"accelerate launch{processes} scripts/distill.py student.yaml",
+        command=f"hf-kd-lambda distill student.yaml{processes}",
         versions=versions(),
         pipeline_tag=data.problem,
     )

@@ -32,6 +32,7 @@ def load_classifier(
     auto_class: Any = AutoModelForSequenceClassification,
     problem_type: str | None = None,
     dtype: torch.dtype | str = torch.float32,
+    require_head: bool = False,
 ) -> PreTrainedModel:
     """Load a classifier whose outputs are in the data's order.
 
@@ -44,6 +45,7 @@ def load_classifier(
         auto_class: Transformers' auto class for the task.
         problem_type: `MULTI_LABEL` for several labels per example; None for one class, or a number.
         dtype: of the weights; `auto` for the checkpoint's.
+        require_head: Refuse a checkpoint without an output layer of its own, which would only guess.
 
     Raises:
         OSError: the checkpoint does not exist.
@@ -71,6 +73,11 @@ def load_classifier(
         head.reset_parameters()
         return model
     if f"{name}.weight" in info["missing_keys"]:
+        if require_head:
+            raise ValueError(
+                f"{checkpoint!r} has no trained output layer, so that it would only guess: choose a checkpoint that "
+                "was trained for these labels, or fine-tune it first, in a job with teacher_finetune: true."
+            )
         logger.warning(
             "%r has no trained classification head and gets a new one. A student may start like this, but a teacher "
             "would only guess: fine-tune it first with teacher_finetune: true.",

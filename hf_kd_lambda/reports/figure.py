@@ -186,7 +186,7 @@ def _draw_lines(axes: Axes, name: str, lines: list[Line], entries: Entries) -> N
         axes.plot(steps, values, line.style, color=line.color, linewidth=1.8, marker=marker, label=line.label)
     if name in LOG_SCALED:
         axes.set_yscale("log")
-        _set_log_ticks(axes.yaxis, *axes.get_ylim())
+        set_log_ticks(axes.yaxis, *axes.get_ylim())
     if name == "cosine":
         _mark_conflict(axes)
     if name == "odds":
@@ -194,7 +194,13 @@ def _draw_lines(axes: Axes, name: str, lines: list[Line], entries: Entries) -> N
     axes.grid(alpha=0.25)
 
 
-def _set_log_ticks(axis: Axis, low: float, high: float) -> None:
+def set_log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Label a logarithmic axis with plain numbers, some of them whatever its range.
+
+    Args:
+        axis: of the range.
+        low, high: its ends.
+    """
     # Only decades if the range has several; a narrower range would have one tick or none.
     subs = (1,) if high / low > 100 else (1, 2, 5) if high / low > 10 else (1, 1.5, 2, 3, 5, 7)
     axis.set_major_locator(LogLocator(subs=subs) if high / low > 3 else MaxNLocator(4))
@@ -237,7 +243,7 @@ def _draw_heat_map(axes: Axes, layers: list[Line], entries: Entries) -> None:
     place = axes.inset_axes((0.5, 1 + thickness / 2, 0.5, thickness))
     bar = axes.figure.colorbar(mesh, cax=place, orientation="horizontal")
     bar.ax.xaxis.set_ticks_position("top")
-    _set_log_ticks(bar.ax.xaxis, low, high)
+    set_log_ticks(bar.ax.xaxis, low, high)
 
 
 def moving_average(values: np.ndarray) -> np.ndarray:

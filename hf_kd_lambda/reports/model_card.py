@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_kd_lambda.reports.label_quality import explain_quality, quality_table
 from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, on_one_line
-from hf_kd_lambda.reports.results import ModelReport, markdown_table
+from hf_kd_lambda.reports.results import ModelReport, markdown_table, score_meaning
 from hf_kd_lambda.reports.summary import explain_lambda
 
 CARD, FIGURE = "README.md", "lambda.png"  # in the same folder: the card links the figure
@@ -32,6 +32,15 @@ HUB_METRICS = {
     "pearson": "pearsonr",
     "spearmanr": "spearmanr",
 }
+# A call of the student, by the Hub's name of the task: what its pipeline is called, and what it reads.
+_CALLS = {
+    "text-classification": ("classify", "'A text to classify.'"),
+    "token-classification": ("tag", "'A sentence whose words are labelled.'"),
+    "image-classification": ("classify", "'picture.png'"),
+    "text-generation": ("generate", "'The beginning of a text'"),
+}
+_PAIR = "{'text': 'The first text.', 'text_pair': 'The second text.'}"
+MOST_LABELS = 30  # that are named
 SUMMARY = """\
 A student trained by knowledge distillation with hf-kd-lambda. λ is the weight of the KD loss (learning from the
 teacher) relative to that of the task loss (learning from labels)."""
@@ -82,6 +91,8 @@ class CardFacts:
         teacher_finetuned: whether the teacher was fine-tuned on the task first.
         datasets: datasets for training and evaluation.
         dataset_config: configuration, if there is one dataset.
+        labels: names of the classes, in the order of the outputs.
+        has_pairs: whether the student reads two texts.
         split: the split of the scores.
         main_metric: the metric of `reports` by which models are compared.
         chance: the main metric of a trivial prediction, see `ModelReport.retained`.
@@ -111,6 +122,8 @@ class CardFacts:
     log_history: Sequence[Mapping[str, float]] = ()
     examples: Mapping[str, int] = field(default_factory=dict)
     label_quality: Mapping[str, Any] | None = None
+    labels: Sequence[str] = ()
+    has_pairs: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     command: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -123,6 +136,7 @@ class CardFacts:
 def model_card(facts: CardFacts) -> ModelCard:
     """The card: metadata, with the scores as a model-index, and a text."""
     sections = {
+        "Usage": _usage(facts),
         "Results": _results(facts),
         "λ": _balance(facts),
         "Labels": _labels(facts),
@@ -183,6 +197,7 @@ def _summary(facts: CardFacts) -> str:
         + ", fine-tuned on the task" * facts.teacher_finetuned,
         "student": _student(facts),
         "task": escaped(" ".join(filter(None, [facts.pipeline_tag, facts.settings.get("task")]))),
+        "labels": _class_names(facts),
         "dataset": ", ".join(dataset.link("datasets/") for dataset in facts.datasets),
         "configuration of the dataset": facts.dataset_config and escaped(facts.dataset_config),
         "training examples": training_examples(facts.examples),
@@ -205,6 +220,25 @@ def training_examples(examples: Mapping[str, int]) -> str:
     return f"{labelled} with a label, {unlabelled:,} without" if unlabelled else labelled
 
 
+def _class_names(facts: CardFacts) -> str:
+    more = f" and {len(facts.labels) - MOST_LABELS} more" if len(facts.labels) > MOST_LABELS else ""
+    return ", ".join(map(escaped, facts.labels[:MOST_LABELS])) + more
+
+
+def _usage(facts: CardFacts) -> str:
+    """Code that loads the student and calls it; empty for a task without a pipeline, or where nothing was trained."""
+    if facts.pipeline_tag not in _CALLS or not (facts.log_history or facts.reports):
+        return ""
+    call, example = _CALLS[facts.pipeline_tag]
+    example = _PAIR if facts.has_pairs else example
+    name = on_one_line(facts.name)
+    code = f"""from transformers import pipeline
+
+{call} = pipeline({facts.pipeline_tag!r}, model={(name if "/" in name else f"path/to/{name}")!r})
+print({call}({example}))"""
+    return code_block(code, "python")
+
+
 def _student(facts: CardFacts) -> str | None:
     if facts.layers:
         return f"layers {', '.join(map(str, facts.layers))} of the teacher, counted from 0"
@@ -212,10 +246,14 @@ def _student(facts: CardFacts) -> str | None:
 
 
 def _results(facts: CardFacts) -> str:
-    where = f"On the {escaped(facts.split)} split:\n\n" if facts.split else ""
+    count = facts.examples.get((facts.split or "").partition("[")[0])
+    of = f" ({count:,} examples)" if count else ""
+    where = f"On the {escaped(facts.split)} split{of}:\n\n" if facts.split else ""
     if facts.reports:
         latency = "Latency is the time of one forward with one example, on the machine that trained the student."
-        return f"{where}{markdown_table(facts.reports, facts.main_metric, facts.chance)}\n\n{latency}"
+        meaning = score_meaning(facts.reports[-1].metrics)
+        notes = f"Here {escaped(meaning)}. {latency}" if meaning else latency
+        return f"{where}{markdown_table(facts.reports, facts.main_metric, facts.chance)}\n\n{notes}"
     rows = [f"| {escaped(name)} | {value:.4g} |" for name, value in facts.metrics.items()]
     return where + "\n".join(["| metric | value |", "|---|---|", *rows]) if rows else ""
 
@@ -236,7 +274,9 @@ def _labels(facts: CardFacts) -> str:
 def _training(facts: CardFacts) -> str:
     given = {name: without_folders(value) for name, value in facts.settings.items() if value not in (None, [], {})}
     plain = json.loads(json.dumps(given))  # converts enumerations to text for YAML
-    parts = [code_block(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), "yaml")] if plain else []
+    settings = code_block(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), "yaml")
+    folded = f"<details><summary>All settings</summary>\n\n{settings}\n\n</details>"
+    parts = [folded] if plain else []
     if facts.command:
         parts.append(f"With these settings in `student.yaml`:\n\n{code_block(facts.command, 'bash')}")
     if facts.versions:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from hf_kd_lambda.reports.markdown import escaped
 
 WARMUP_RUNS, ROUNDS, ROUND_RUNS = 5, 5, 6
 NO_SHARES = ("perplexity",)  # metrics that are not percentages
+NO_PARTS = ("score", "teacher_agreement", *NO_SHARES)  # metrics that are not part of a score
 CLEARLY_ABOVE_CHANCE = 0.05  # with a smaller lead of the teacher, the share of its score would be noise
 
 
@@ -38,6 +40,8 @@ class ModelReport:
     latency_ms: float
     threads: int | None = None
     batch_latency_ms: float | None = None
+    standard_error: float | None = None
+    """Of the main metric, over the examples that it was evaluated on; None where it was not computed."""
 
     def retained(self, reports: Sequence["ModelReport"], main_metric: str, chance: float = 0.0) -> float | None:
         """The share of the teacher's score; above 1 if this model is better than the teacher.
@@ -55,6 +59,22 @@ class ModelReport:
         if main_metric in NO_SHARES or not teacher > chance + CLEARLY_ABOVE_CHANCE:
             return None
         return self.metrics[main_metric] / teacher
+
+
+def score_meaning(metrics: Mapping[str, float]) -> str:
+    """What the metric `score` of a model is, in words; empty where its metrics do not tell.
+
+    Args:
+        metrics: of the model.
+    """
+    score = metrics.get("score", math.nan)
+    others = {name: value for name, value in metrics.items() if name not in NO_PARTS and "loss" not in name}
+    for name, value in others.items():
+        if math.isclose(value, score, abs_tol=1e-9):
+            return f"score is {name}"
+    if others and math.isclose(fmean(others.values()), score, abs_tol=1e-6):
+        return f"score is the mean of {' and '.join(others)}"
+    return ""
 
 
 def measure_model(
@@ -95,7 +115,7 @@ def _seconds(model: nn.Module, inputs: Mapping[str, Tensor], device: torch.devic
 
 def results_table(reports: Sequence[ModelReport], main_metric: str, chance: float = 0.0) -> str:
     """An aligned table for the terminal: one line per model, the main metric first; `chance` as in `retained`."""
-    rows = _rows(reports, main_metric, chance)
+    rows = table_rows(reports, main_metric, chance)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
@@ -103,11 +123,24 @@ def results_table(reports: Sequence[ModelReport], main_metric: str, chance: floa
 
 def markdown_table(reports: Sequence[ModelReport], main_metric: str, chance: float = 0.0) -> str:
     """The table of `results_table` in Markdown."""
-    head, *rows = ([escaped(cell) for cell in row] for row in _rows(reports, main_metric, chance))
+    head, *rows = ([escaped(cell) for cell in row] for row in table_rows(reports, main_metric, chance))
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---", *["---:"] * (len(head) - 1)], *rows])
 
 
-def _rows(reports: Sequence[ModelReport], main_metric: str, chance: float) -> list[list[str]]:
+def standard_error_note(reports: Sequence[ModelReport]) -> str:
+    """What the standard errors of scores say of differences; empty where there are none."""
+    errors = [report.standard_error for report in reports if report.standard_error is not None]
+    if not errors:
+        return ""
+    points = 100 * max(errors)
+    return (
+        f"A score has a standard error of about {points:.1f} points: differences of less than {2 * points:.1f} points "
+        "may be noise."
+    )
+
+
+def table_rows(reports: Sequence[ModelReport], main_metric: str, chance: float) -> list[list[str]]:
+    """The head and a row for each model; arguments as for `results_table`."""
     names = list(dict.fromkeys([main_metric, *(name for report in reports for name in report.metrics)]))
     columns: dict[str, list[str]] = {"model": [report.name for report in reports]}
     for name in names:

@@ -36,6 +36,7 @@ class CausalLM(TextTask):
         trust_remote_code: bool = False,
         new_head: bool = False,
         dtype: torch.dtype | str = torch.float32,
+        require_head: bool = False,
     ) -> PreTrainedModel:
         """A language model, whose head is its vocabulary and never new."""
         try:

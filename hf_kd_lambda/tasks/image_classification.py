@@ -36,13 +36,14 @@ class ImageClassification(Task):
         trust_remote_code: bool = False,
         new_head: bool = False,
         dtype: torch.dtype | str = torch.float32,
+        require_head: bool = False,
     ) -> PreTrainedModel:
         """See `Task`.
 
         Raises:
             ValueError: the model has two heads, as DeiT's and LeViT's that were distilled have.
         """
-        model = super().load_model(checkpoint, data, trust_remote_code, new_head, dtype)
+        model = super().load_model(checkpoint, data, trust_remote_code, new_head, dtype, require_head)
         if type(model).__name__.endswith("WithTeacher"):
             raise ValueError(f"{checkpoint!r} is a {type(model).__name__}, which has two heads: take one with one.")
         return model

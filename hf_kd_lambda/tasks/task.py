@@ -49,11 +49,12 @@ class Task(ABC):
         trust_remote_code: bool = False,
         new_head: bool = False,
         dtype: torch.dtype | str = torch.float32,
+        require_head: bool = False,
     ) -> PreTrainedModel:
         """A model whose outputs are in the data's order: see `load_classifier`."""
         return load_classifier(
             *(resolve_checkpoint(checkpoint), data.label_names, trust_remote_code, new_head, self.auto_class),
-            *(data.problem_type, dtype),
+            *(data.problem_type, dtype, require_head),
         )
 
     def new_model(

@@ -47,9 +47,10 @@ class TextClassification(TextTask):
         trust_remote_code: bool = False,
         new_head: bool = False,
         dtype: torch.dtype | str = torch.float32,
+        require_head: bool = False,
     ) -> PreTrainedModel:
         """See `Task`; the model knows the token that its tokenizer pads with, see `align_pad_token`."""
-        model = super().load_model(checkpoint, data, trust_remote_code, new_head, dtype)
+        model = super().load_model(checkpoint, data, trust_remote_code, new_head, dtype, require_head)
         align_pad_token(model, self.load_processor(checkpoint, trust_remote_code))
         return model
 

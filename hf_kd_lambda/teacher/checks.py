@@ -99,8 +99,8 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
     if read_tokens and None not in sizes and sizes[0] != sizes[1] and not own_inputs(columns):
         raise ValueError(
             f"the teacher's vocabulary has {sizes[0]} tokens, the student's {sizes[1]}, so they cannot use the same "
-            "input_ids: tokenise for the teacher too, into columns teacher_input_ids, teacher_attention_mask and so "
-            "on."
+            "input_ids: tokenise for the teacher too, into columns teacher_input_ids and so on, "
+            "and give data_collator=DistillationCollator(tokenizer, teacher_tokenizer)."
         )
 
 

@@ -201,8 +201,8 @@ class DistillationConfig(TrainingArguments):
     train_sampling_strategy: str = field(
         default="group_by_length",
         metadata={
-            "help": "`group_by_length`: batches of examples of like length, which hardly need padding, from random "
-            "windows of 50 batches; where the examples are no tokens, `random`."
+            "help": "`group_by_length`: length-grouped batches, which need little padding, from random windows of 50 "
+            "batches. Without tokens: `random`."
         },
     )
     logging_steps: float = field(

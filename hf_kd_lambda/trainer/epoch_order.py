@@ -11,7 +11,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 class EpochOrder(TrainerCallback):
     """Has length-grouped batches and augmented images depend on seed and epoch alone, as random batches do.
 
-    Else a resumed run, whose random numbers start anew, would go on in another order, and with other images.
+    Else a resumed run, whose random numbers start again, would continue in another order, and with other images.
     """
 
     def on_epoch_begin(

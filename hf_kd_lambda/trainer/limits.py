@@ -25,7 +25,7 @@ ADAM_OPTIMIZERS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
 
 
 def check_given_model(student: nn.Module | None) -> None:
-    """Refuse to make the student anew for each trial of a search, while λ's state and projections would go on.
+    """Refuse searches that replace the student in each trial, while λ's state and projections stay.
 
     Raises:
         ValueError: there is no student.
@@ -111,7 +111,7 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
     """Refuse ways to train in which two gradients of one forward cannot be had.
 
     Raises:
-        ValueError: DeepSpeed, FSDP1, FSDP that is not to be had, DataParallel, tensor, context or sequence
+        ValueError: DeepSpeed, FSDP1, FSDP where it is unavailable, DataParallel, tensor, context or sequence
             parallelism, reentrant checkpointing, or an optimizer that steps in backward or lacks what `gram_metric`
             asks of it.
     """
@@ -163,7 +163,7 @@ def check_saving(accelerator: Accelerator) -> None:
 
 
 def check_student(student: nn.Module, optimizer: Optimizer | None) -> None:
-    """Refuse a student of which a rank would not step along the combined gradient of all that is trained.
+    """Refuse a student whose optimizer misses trainable parameters, or that is sharded already.
 
     Args:
         student: with its projections.

@@ -42,7 +42,7 @@ class StepRecord:
         with_noise: bool,
         average: Callable[[Tensor], Tensor],
     ) -> dict[str, float]:
-        """What to log, without numbers of λ that are not finite; the losses, averaged over steps, begin anew.
+        """What to log, without numbers of λ that are not finite; the losses, averaged over steps, start again at 0.
 
         Args:
             weights: (w_task, w_kd) in force.

@@ -1,4 +1,4 @@
-"""What rides along with a training run: λ's state, a checkpoint when it is told to stop, the order of its batches."""
+"""What rides along with a training run: λ's state, a checkpoint when a signal stops it, the order of its batches."""
 
 import signal
 import threading

@@ -173,7 +173,9 @@ def build_collator(
     return ColumnCollator(collate, inputs if drops_columns else None)
 
 
-def class_weights(args: DistillationConfig, num_outputs: int, train_dataset: Any) -> torch.Tensor | None:
+def class_weights(
+    args: DistillationConfig, student: nn.Module, num_outputs: int, train_dataset: Any
+) -> torch.Tensor | None:
     """The weights of the classes in the task loss, from the labels of the training examples; None for 1.
 
     Raises:
@@ -187,7 +189,13 @@ def class_weights(args: DistillationConfig, num_outputs: int, train_dataset: Any
             f"class_weights={args.class_weights!r} counts the labels of train_dataset, which must be a "
             "datasets.Dataset with a column labels: give one, or leave class_weights out."
         )
-    return balanced_weights(train_dataset[column], num_outputs)
+    labels = train_dataset.with_format(None)[column][:]
+    if not is_token_level(student) and any(isinstance(label, list) for label in labels):
+        raise ValueError(
+            f"class_weights={args.class_weights!r} needs one class an example, and column {column!r} holds lists: "
+            "leave it out."
+        )
+    return balanced_weights(labels, num_outputs)
 
 
 def match_layers(

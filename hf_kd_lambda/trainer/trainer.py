@@ -39,6 +39,7 @@ from hf_kd_lambda.trainer.console import use_short_lines
 from hf_kd_lambda.trainer.early_stopping import EarlyStopping
 from hf_kd_lambda.trainer.epoch_order import EpochOrder
 from hf_kd_lambda.trainer.finite_losses import FiniteLosses, FiniteWeights
+from hf_kd_lambda.trainer.given import check_arguments, check_labels, check_padding, load_teacher
 from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 from hf_kd_lambda.trainer.limits import (
     check_class_weights,
@@ -86,9 +87,10 @@ class DistillationTrainer(OrderedEvaluation):
     Args:
         model: the student.
         args: see `DistillationConfig`.
-        teacher: predicts the soft targets; several as one `Ensemble`. It is frozen and put into eval mode; if its
-            labels are the student's in another order, its outputs are permuted. None where every dataset has a column
-            `teacher_logits`, in the order of the student's labels; for tokens with a row for each, special ones too.
+        teacher: predicts the soft targets: a model, a Hub id or folder to load it from, or several models as one
+            `Ensemble`. It is frozen and put into eval mode; if its labels are the student's in another order, its
+            outputs are permuted. None where every dataset has a column `teacher_logits`, in the order of the student's
+            labels; for tokens with a row for each, special ones too.
         kwargs: see `Trainer`.
 
     Raises:
@@ -109,18 +111,21 @@ class DistillationTrainer(OrderedEvaluation):
     def __init__(
         self,
         model: PreTrainedModel | nn.Module,
-        args: DistillationConfig,
+        args: DistillationConfig | None = None,
         *,
-        teacher: PreTrainedModel | None = None,
+        teacher: PreTrainedModel | nn.Module | str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         check_overrides(type(self), DistillationTrainer)
         check_given_model(model)
+        args = check_arguments(args)
         model = setup.check_student_model(model)
-        teacher = None if teacher is None else cast(PreTrainedModel, check_model(teacher, "teacher"))
+        given = load_teacher(teacher, model)
+        teacher = None if given is None else cast(PreTrainedModel, check_model(given, "teacher"))
         super().__init__(model, setup.own_arguments(args), **kwargs)
         check_strategy(self.args, self.accelerator)
         check_problem(cast(Any, model).config, self.compute_loss_func is not None)
+        check_padding(self.data_collator, self.processing_class)
         num_outputs = setup.align_models(model, teacher)
         setup.align_padding(model, teacher, self.processing_class, self._datasets())
         setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
@@ -128,6 +133,8 @@ class DistillationTrainer(OrderedEvaluation):
         check_class_weights(self.args, model, num_outputs, self.compute_loss_func is not None)
         warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2)
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
+        if kwargs.get("data_collator") is None and self.compute_loss_func is None:
+            check_labels(self._datasets(), num_outputs, setup.is_token_level(model))
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, args.remove_unused_columns)
         if self.train_dataset is not None and self.compute_loss_func is None and not self.args.label_smoothing_factor:
             token_level = setup.is_token_level(model)
@@ -137,7 +144,7 @@ class DistillationTrainer(OrderedEvaluation):
             self.args.temperature,
             self.args.label_smoothing_factor,
             self.compute_loss_func,
-            setup.class_weights(self.args, num_outputs, self.train_dataset),
+            setup.class_weights(self.args, model, num_outputs, self.train_dataset),
         )
         drop_projections(model)
         hidden_states = setup.match_layers(objective, model, teacher, self._datasets(), self.data_collator)

@@ -41,12 +41,15 @@ def made_up_run(rule, seed=0, score=0.5, *, task="t", regime="r", seconds=10.0, 
         evaluations=[{"step": step, "seconds": step / 10, "score": at, "agreement": 0.8} for step, at in evaluations],
         log=log,
         teacher_score=0.9,
+        examples=1000,
+        standard_error=0.01,
     )
 
 
 def failed(run, error="RuntimeError: out of memory"):
     """The same run as it is recorded when it fails."""
     nothing = {"score": None, "metrics": {}, "agreement": None, "steps": 0, "seconds": 0.0, "teacher_score": None}
+    nothing |= {"examples": None, "standard_error": None}
     return replace(run, **nothing, evaluations=[], log=[], error=error)
 
 

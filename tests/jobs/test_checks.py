@@ -72,6 +72,35 @@ def test_a_damaged_teacher_is_not_reused(tmp_path):
         claim_folder("teacher_dir", tmp_path, {"a": 1})
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"kd_weight": 0.9}, r"kd_weight=0\.9 is for lambda_rule='fixed', and lambda_rule='evidence' sets λ itself"),
+        ({"kd_weight": 0.9, "lambda_rule": "linear"}, "kd_weight=0.9 does not go with lambda_rule='linear'"),
+        ({"report_to": "dvclive"}, "report_to='dvclive' is not installed .*pip install dvclive, or set report_to to"),
+        ({"report_to": "wandbb"}, "report_to='wandbb' is no tracker: did you mean 'wandb'"),
+        ({"problem": "summarization"}, "problem='summarization' is not supported: choose from text-class"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_data_are_read(tmp_path, changed, message):
+    with pytest.raises(ValueError, match=message):
+        job(settings(tmp_path, **changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"teacher_finetune": False, "teacher": "quickstart"}, "teacher='quickstart': .* has no trained output layer"),
+        ({"teacher": "runs/absent"}, "teacher='runs/absent': there is no such folder, and no model of this name"),
+        ({"student": "./absent", "student_layers": None}, r"student='./absent': there is no such folder\."),
+    ],
+)
+def test_checkpoints_that_cannot_be_used_are_named(tmp_path, changed, message, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises((ValueError, OSError), match=message):
+        job(settings(tmp_path, **changed)).check()
+
+
 def test_settings_without_effect_are_named(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr("hf_kd_lambda.jobs.checks.logger.warning", said.append)

@@ -8,7 +8,7 @@ from helpers.processes import run_python
 from helpers.small_jobs import job, settings
 
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints
+from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints, main
 from hf_kd_lambda.studies.comparison.plan import arguments
 
 ROOT = Path(__file__).parents[2]
@@ -75,3 +75,31 @@ def test_the_script_prints_a_table_and_writes_json(run):
     written = json.loads(file.read_text())
     assert written["models"][1]["metrics"] == pytest.approx(results["models"][1]["metrics"])
     assert written["checkpoints"] == {"teacher": str(folder / "teacher"), "model": str(folder)}
+
+
+def test_a_csv_with_some_of_the_classes_is_evaluated(run, tmp_path, capsys):
+    folder, _, _ = run
+    rows = ["review,kind", "good good a,praise", "best good b,praise", "bad worst c,rant", "bad dull d,rant"]
+    (tmp_path / "new.csv").write_text("\n".join(rows) + "\n")
+    columns = ["--text_column", "review", "--label_column", "kind"]
+    main([str(folder), str(tmp_path / "new.csv"), *columns, "--json", str(tmp_path / "new.json")])
+    assert "On the test split:" in capsys.readouterr().out
+    (model,) = json.loads((tmp_path / "new.json").read_text())["models"]
+    assert model["metrics"]["accuracy"] == 1.0
+
+
+def test_a_split_of_a_folder_without_training_examples_is_evaluated(run, tmp_path, capsys):
+    folder, _, _ = run
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "test.csv").write_text("text,label\ngood good a,praise\nbad bad d,praise\n")
+    main([str(folder), str(tmp_path / "data"), "--json", str(tmp_path / "new.json")])
+    assert json.loads((tmp_path / "new.json").read_text())["models"][0]["metrics"]["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [([], "no examples: give a file or a folder"), (["--lable_column", "x"], "did you mean 'label_column'")],
+)
+def test_what_is_missing_or_unknown_is_named(run, words, message):
+    with pytest.raises(ValueError, match=message):
+        main([str(run[0]), *words])

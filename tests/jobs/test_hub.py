@@ -120,7 +120,7 @@ def test_a_job_whose_push_fails_is_finished_all_the_same(server, run, tmp_path):
     assert result.returncode == 1
     line = result.stderr.strip().splitlines()[-1]
     assert line.startswith(f"error: cannot push to '{USER}/late': {server.endpoint} answered 500")
-    assert line.endswith(f"python scripts/push.py {tmp_path / 'out'} {USER}/late")
+    assert line.endswith(f"hf-kd-lambda push {tmp_path / 'out'} {USER}/late")
     assert "Traceback" not in result.stderr
     assert set(student_files(tmp_path / "out")) == STUDENT, "the run is recorded as finished"
 
@@ -178,7 +178,7 @@ def test_a_push_that_breaks_off_is_explained_and_can_be_repeated(server, run, di
         assert message.startswith("error: ")
         assert "\n" not in message
         assert f"The model is safe in {folder}" in message
-        assert message.endswith(shlex.join(["python", "scripts/push.py", str(folder), "broken-off"]))
+        assert message.endswith(shlex.join(["hf-kd-lambda", "push", str(folder), "broken-off"]))
     assert "HF_TOKEN" in messages[-1]
     assert last is None, "the fifth attempt succeeded"
     assert server.repositories[f"{USER}/broken-off"].branches["main"].keys() == STUDENT

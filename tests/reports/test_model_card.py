@@ -13,7 +13,7 @@ from hf_kd_lambda.reports.model_card import CITATION, CardFacts, Origin, model_c
 from hf_kd_lambda.reports.results import ModelReport
 
 TEACHER, STUDENT = Origin("google-bert/bert-base-uncased", True), Origin("google/bert_uncased_L-4_H-512_A-8", True)
-SCORES = {"accuracy": 0.872123, "f1": 0.5, "score": 0.686, "teacher_agreement": 0.93}
+SCORES = {"accuracy": 0.872123, "f1": 0.5, "score": 0.6860615, "teacher_agreement": 0.93}
 FACTS = CardFacts(
     name="tester/sst2-student",
     teachers=[TEACHER],
@@ -29,7 +29,9 @@ FACTS = CardFacts(
     metrics=SCORES,
     log_history=[{"step": 1, "lambda": 0.5, "kd_weight": 0.3}, {"step": 2, "lambda": 2.0, "kd_weight": 0.6}],
     settings={"task": "sst2", "lambda_rule": "adaptive", "temperature": 20.0, "lr_scheduler_kwargs": {}, "cut": None},
-    command="accelerate launch scripts/distill.py student.yaml",
+    command="hf-kd-lambda distill student.yaml",
+    labels=["negative", "positive"],
+    examples={"train": 900, "validation": 872},
     versions={"torch": "2.13.0", "transformers": "5.24.0"},
 )
 
@@ -140,6 +142,12 @@ def test_the_text_compares_explains_and_repeats(tmp_path):
     assert "(lambda.png)" in text, "relative, so that it shows wherever the card lies"
     assert "λ went from 0.5 to 2" in text
     assert FACTS.command in text
+    assert "| labels | negative, positive |" in text
+    assert "On the validation split (872 examples):" in text
+    assert "Here score is the mean of accuracy and f1." in text
+    assert "<details><summary>All settings</summary>" in text
+    assert "classify = pipeline('text-classification', model='tester/sst2-student')" in text
+    assert "print(classify('A text to classify.'))" in text
     assert "torch 2.13.0, transformers 5.24.0" in text
     settings = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     assert settings == {"task": "sst2", "lambda_rule": "adaptive", "temperature": 20.0}
@@ -176,6 +184,7 @@ def test_names_that_users_give_cannot_change_the_card(tmp_path):
             datasets=[Origin(name, False)],
             dataset_config=name,
             split=name,
+            labels=[name],
             reports=[],
             metrics={name: 0.5},
             settings={"lambda_rule": name, "task": name, "column": name + "\n```\n# z"},

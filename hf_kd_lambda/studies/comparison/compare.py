@@ -73,13 +73,13 @@ def main(argv: Sequence[str]) -> None:
 def compare(comparison: Comparison) -> None:
     """Make what of a comparison is not in its results.jsonl yet, and add each run when it is done.
 
-    A run that fails is recorded with its error, and made anew the next time. Under `accelerate launch` all ranks must
+    A run that fails is recorded with its error, and repeated the next time. Under `accelerate launch` all ranks must
     call this together, and each run is theirs together.
 
     Raises:
         ValueError: the file holds runs of other settings or another teacher, or the data or teacher of a task cannot
             be had.
-        TrainingStoppedError: Ctrl-C or SIGTERM ended a run, which is made anew the next time.
+        TrainingStoppedError: Ctrl-C or SIGTERM ended a run, which is repeated the next time.
     """
     file = Path(comparison.output_dir) / FILE
     done = {run.cell: run for run in finished(read_runs(file))}

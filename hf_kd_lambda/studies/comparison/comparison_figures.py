@@ -14,7 +14,14 @@ from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hf_kd_lambda.reports.figure import COSINE_COLOR, KD_COLOR, LAMBDA_COLOR, SMOOTH_ABOVE, moving_average
+from hf_kd_lambda.reports.figure import (
+    COSINE_COLOR,
+    KD_COLOR,
+    LAMBDA_COLOR,
+    SMOOTH_ABOVE,
+    moving_average,
+    set_log_ticks,
+)
 from hf_kd_lambda.studies.comparison import merit
 from hf_kd_lambda.studies.comparison.run_results import Run, finished, is_fixed
 
@@ -61,7 +68,7 @@ def plot_regret(runs: Sequence[Run], path: Path) -> None:
     axes.set_yticks(range(len(order)), order)
     for name in axes.get_yticklabels():
         name.set_fontweight("normal" if name.get_text() in fixed else "bold")
-    axes.invert_yaxis()
+    axes.set_ylim(len(order) - 0.4, -0.75)  # with room for the bar of the first row
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     handles = [Line2D([], [], **look) for look in (MEAN, *dots.values())]
@@ -119,7 +126,7 @@ def _plot_curves(
         axes.set_title(group.regime, fontsize=10)
         axes.locator_params(axis="x", integer=True, nbins=6)
         if scale:
-            axes.yaxis.set_major_formatter("{x:g}")
+            set_log_ticks(axes.yaxis, *axes.get_ylim())
         axes.margins(x=0.02)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
@@ -190,7 +197,8 @@ def plot_heat_map(runs: Sequence[Run], path: Path) -> None:
     bands = [(regime, rule) for regime in dict.fromkeys(run.regime for run in shown) for rule in rules]
     tasks = _tasks(shown)
     lambdas = [entry["lambda"] for run in shown for entry in run.log if _has_lambda(entry)]
-    norm = LogNorm(min(lambdas) / 1.01, max(lambdas) * 1.01)  # a range, though λ be one number throughout
+    low, high = min(lambdas) / 1.01, max(lambdas) * 1.01  # a range, though λ be one number throughout
+    norm = LogNorm(low, high)
     band_height = max(0.2, 0.09 * len(seeds))
     figure = Figure(figsize=(3 + 2.4 * len(tasks), 1.4 + band_height * len(bands)), dpi=130, layout="constrained")
     panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
@@ -207,7 +215,7 @@ def plot_heat_map(runs: Sequence[Run], path: Path) -> None:
     panels[0].set_ylim(len(seeds) * len(bands), 0)
     figure.supxlabel("optimizer step", fontsize=10)
     bar = figure.colorbar(ScalarMappable(norm, LAMBDAS), ax=panels, label="λ", aspect=40, pad=0.01)
-    bar.ax.yaxis.set_major_formatter("{x:g}")
+    set_log_ticks(bar.ax.yaxis, low, high)
     _save(figure, path)
 
 

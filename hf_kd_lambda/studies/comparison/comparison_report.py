@@ -1,32 +1,36 @@
 """What a comparison leaves to read: report.md, report.html, which is one file, and the figures of both."""
 
-import base64
-import html
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from hf_kd_lambda.reports.page import Picture, Section, as_html, as_markdown
 from hf_kd_lambda.studies.comparison import comparison_figures as figures
 from hf_kd_lambda.studies.comparison import merit
 from hf_kd_lambda.studies.comparison.merit import Group
 from hf_kd_lambda.studies.comparison.run_results import FILE, Run, finished, is_fixed, read_runs
 from hf_kd_lambda.studies.comparison.tables import (
     TUNED,
-    Entry,
-    Table,
     failed_table,
     group_table,
     mean,
+    noise_table,
     pooled_table,
     regret_table,
     rules_table,
+    scores_table,
     settings_table,
 )
 
 FIGURES = "figures"
+SCORES = (
+    "Mean scores over seeds, in points, with their 95 % bootstrap interval over seeds. In bold: the highest of each.",
+)
+NOISE = (
+    "Other test examples would give other scores, whatever the seeds. Standard error of a score: its standard "
+    "deviation over resampled test examples; – where it was not recorded. Within noise: less than two standard "
+    "errors, of seeds and examples together, below the highest score. More test examples or seeds make it smaller.",
+)
 REGRET = (
     "Regret is what a rule loses to a sweep: the best mean score of the fixed rules in a task and regime less its "
     "own, in points, over the seeds that both have. Below 0 it beats every fixed weight; of a fixed rule it is what "
@@ -50,18 +54,6 @@ BY_TASK = (
 )
 
 
-class Section(NamedTuple):
-    """A part of the page, shown in the order of its fields."""
-
-    title: str
-    notes: Sequence[str] = ()
-    table: Table | None = None
-    pictures: Sequence[tuple[str, str]] = ()
-    """File in the folder of figures, without suffix, and what it shows."""
-    sections: Sequence["Section"] = ()
-    folded: bool = False
-
-
 def write_comparison_report(folder: Path, command: str) -> str:
     """Write report.md, report.html and figures/ beside the runs of a comparison, whether it is whole or not.
 
@@ -77,9 +69,9 @@ def write_comparison_report(folder: Path, command: str) -> str:
     """
     runs = read_runs(folder / FILE)
     page = Section("Rules for λ against fixed weights", _head(runs, command), sections=_sections(runs, folder))
-    markdown = "\n\n".join(_markdown(page)) + "\n"
+    markdown = as_markdown(page, folder)
     (folder / "report.md").write_text(markdown, encoding="utf-8")
-    (folder / "report.html").write_text(_html(page, folder), encoding="utf-8")
+    (folder / "report.html").write_text(as_html(page), encoding="utf-8")
     return markdown
 
 
@@ -109,19 +101,25 @@ def _listed(names: Iterable[str]) -> str:
 def _sections(runs: Sequence[Run], folder: Path) -> list[Section]:
     drawn = folder / FIGURES
     tasks = dict.fromkeys(group.task for group in merit.groups(runs))
-    sections = [_regret(runs, drawn)]
+    sections = [_scores(runs)] if finished(runs) else []
+    sections.append(_regret(runs, drawn))
     if not all(map(is_fixed, runs)):
         sections.append(Section("Against each fixed weight", POOLED, pooled_table(runs)))
     sections.append(Section("By task and regime", BY_TASK, sections=[_task(runs, task, drawn) for task in tasks]))
     if figures.measuring(runs):
         figures.plot_heat_map(runs, drawn / "lambda_heat_map")
         shown = "λ over the optimizer steps, a row for each run of a rule that measures gradients"
-        sections.append(Section("λ of all runs that measure", pictures=[("lambda_heat_map", shown)]))
+        pictures = [Picture(drawn / "lambda_heat_map.svg", shown)]
+        sections.append(Section("λ of all runs that measure", pictures=pictures))
     if len(finished(runs)) < len(runs):
         sections.append(Section("Failed runs", ["They count nowhere."], failed_table(runs)))
     sections.append(Section("Settings of the rules", table=rules_table(runs), folded=True))
     sections.append(Section("Settings common to all runs", table=settings_table(runs), folded=True))
     return sections
+
+
+def _scores(runs: Sequence[Run]) -> Section:
+    return Section("Scores", SCORES, scores_table(runs), sections=[Section("Noise", NOISE, noise_table(runs))])
 
 
 def _regret(runs: Sequence[Run], drawn: Path) -> Section:
@@ -134,7 +132,7 @@ def _regret(runs: Sequence[Run], drawn: Path) -> Section:
     pictures = []
     if len(unswept) < len(groups):
         figures.plot_regret(runs, drawn / "regret")
-        pictures = [("regret", "The regret of each rule in each task and regime, and its mean")]
+        pictures = [Picture(drawn / "regret.svg", "The regret of each rule in each task and regime, and its mean")]
     return Section("Regret and sweep cost", notes, regret_table(runs), pictures)
 
 
@@ -145,8 +143,8 @@ def _task(runs: Sequence[Run], task: str, drawn: Path) -> Section:
         figures.plot_scores(runs, task, drawn / f"scores_{slug}")
         figures.plot_lambda_by_rule(runs, task, drawn / f"lambda_{slug}")
         pictures = [
-            (f"scores_{slug}", f"{task}: score over the optimizer steps, the mean over seeds"),
-            (f"lambda_{slug}", f"{task}: λ over the optimizer steps, the geometric mean over seeds"),
+            Picture(drawn / f"scores_{slug}.svg", f"{task}: score over the optimizer steps, the mean over seeds"),
+            Picture(drawn / f"lambda_{slug}.svg", f"{task}: λ over the optimizer steps, geometric mean over seeds"),
         ]
     groups = [group for group in merit.groups(runs) if group.task == task]
     return Section(task, pictures=pictures, sections=[_group(runs, group) for group in groups])
@@ -160,41 +158,3 @@ def _group(runs: Sequence[Run], group: Group) -> Section:
     if merit.is_uneven(runs, group):
         notes.append("Seeds differ between the rules.")
     return Section(str(group), notes, group_table(runs, group))
-
-
-def _html(page: Section, folder: Path) -> str:
-    def embedded(picture: str) -> str:
-        svg = (folder / FIGURES / f"{picture}.svg").read_bytes()
-        return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
-
-    environment = Environment(
-        loader=PackageLoader("hf_kd_lambda.studies.comparison", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.jinja").render(page=page, embedded=embedded)
-
-
-def _markdown(section: Section, level: int = 1) -> list[str]:
-    """Its blocks, those of its sections among them."""
-    title = _escaped(section.title)
-    blocks = [f"<details><summary>{title}</summary>" if section.folded else f"{'#' * level} {title}"]
-    blocks += map(_escaped, section.notes)
-    if section.table and section.table.rows:
-        rows = [[_escaped(name) for name in section.table.head], ["---"] * len(section.table.head)]
-        rows += [[_cell(entry) for entry in row] for row in section.table.rows]
-        blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
-    blocks += [f"![{_escaped(shown)}]({FIGURES}/{picture}.png)" for picture, shown in section.pictures]
-    for part in section.sections:
-        blocks += _markdown(part, level + 1)
-    return [*blocks, "</details>"] if section.folded else blocks
-
-
-def _cell(entry: Entry) -> str:
-    return f"**{_escaped(entry.text)}**" if entry.strong else _escaped(entry.text)
-
-
-def _escaped(text: str) -> str:
-    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")

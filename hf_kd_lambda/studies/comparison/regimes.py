@@ -1,6 +1,6 @@
 """What labels and teacher are worth: how a comparison spoils the supervision of its training examples.
 
-The best fixed weight differs between the regimes, and a rule is not told in which one it is.
+The best fixed weight differs between the regimes, and a rule does not know which one it is in.
 """
 
 from collections.abc import Callable

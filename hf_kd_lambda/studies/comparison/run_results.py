@@ -43,6 +43,8 @@ class Run:
             the gradients pointed against each other.
         teacher_score: of the teacher on the same examples.
         error: why it failed; None for a run that did not.
+        examples: that the score is of; None where an earlier version did not record it.
+        standard_error: of the score over these examples, a fraction; None where it was not computed.
     """
 
     task: str
@@ -63,6 +65,8 @@ class Run:
     log: list[dict[str, float]] = field(default_factory=list)
     teacher_score: float | None = None
     error: str | None = None
+    examples: int | None = None
+    standard_error: float | None = None
 
     @property
     def cell(self) -> Cell:

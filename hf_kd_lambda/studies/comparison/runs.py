@@ -26,6 +26,7 @@ from transformers import (
 from hf_kd_lambda.data.columns import KEPT, TEACHER_LOGITS, token_counts
 from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.reports.sampling_error import standard_error
 from hf_kd_lambda.studies.comparison.plan import GLUE, Comparison
 from hf_kd_lambda.studies.comparison.regimes import LEARNED_BY_TEACHER, REGIMES, Supervision, clean
 from hf_kd_lambda.studies.comparison.run_results import Cell, Run
@@ -114,6 +115,7 @@ class TaskRuns:
             losses = config.kd_losses_for(self.job.data.num_labels).values()
             teacher = copy.deepcopy(supervising) if any(loss.needs for loss in losses) else None  # it may get hooks
             trainer = self.job.make_trainer(teacher, student, config, train, self.examples[1])
+            remembered = trainer.compute_metrics = RememberedMetrics(trainer.compute_metrics)
             curve = RunCurve()
             trainer.add_callback(curve)
             trainer.remove_callback(PrinterCallback)  # the record has it all
@@ -134,6 +136,8 @@ class TaskRuns:
             evaluations=curve.points,
             log=[{name: value for name, value in entry.items() if _is_logged(name)} for entry in steps],
             teacher_score=self.teacher_score,
+            examples=len(self.examples[1]),
+            standard_error=remembered.standard_error(),
         )
 
     def config(self, cell: Cell) -> DistillationConfig:
@@ -157,6 +161,29 @@ class TaskRuns:
             commit=commit(),
             hardware=hardware(),
         )
+
+
+class RememberedMetrics:
+    """Metrics that keep the last predictions, of which a standard error is computed.
+
+    Args:
+        compute: the metrics.
+    """
+
+    def __init__(self, compute: Any) -> None:
+        self.compute = compute
+        self._last: EvalPrediction | None = None
+
+    def __call__(self, evaluation: EvalPrediction) -> dict[str, float]:
+        """The metrics of an evaluation."""
+        self._last = evaluation
+        return self.compute(evaluation)
+
+    def standard_error(self) -> float | None:
+        """Of the score in the last evaluation, see `standard_error`."""
+        if self._last is None:
+            return None
+        return standard_error(self.compute, self._last.predictions, self._last.label_ids)
 
 
 class RunCurve(TrainerCallback):

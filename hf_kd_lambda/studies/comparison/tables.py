@@ -4,30 +4,69 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any
 
+from hf_kd_lambda.reports.page import NONE, Entry, Table
 from hf_kd_lambda.studies.comparison import merit
 from hf_kd_lambda.studies.comparison.merit import Group
-from hf_kd_lambda.studies.comparison.run_results import Run, is_fixed
+from hf_kd_lambda.studies.comparison.noise import (
+    Score,
+    error_over_examples,
+    number_of_examples,
+    score_of,
+    within_noise,
+)
+from hf_kd_lambda.studies.comparison.run_results import Run, finished, is_fixed
 
-NONE = "–"
 TUNED = "the best at the other seeds"
 
 
-class Entry(NamedTuple):
-    """A cell of a table."""
+def scores_table(runs: Sequence[Run]) -> Table:
+    """A row for each rule, a column for each group: the mean score with its interval over seeds; bold: the best."""
+    groups = merit.groups(finished(runs))
+    scores = [scores_of(runs, group) for group in groups]
+    best = [max(found, key=lambda rule: found[rule].mean) for found in scores]
+    rows = [
+        [
+            _rule(runs, rule),
+            *(_score(found.get(rule), strong=rule == winner) for found, winner in zip(scores, best, strict=True)),
+        ]
+        for rule in merit.rules(runs)
+    ]
+    return Table(["rule", *map(str, groups)], rows)
 
-    text: str = NONE
-    value: float | str | None = None
-    """What its column is sorted by; None comes last."""
-    strong: bool = False
+
+def noise_table(runs: Sequence[Run]) -> Table:
+    """A row for each group: how many examples its scores are of, their standard error, and which rules are level."""
+    rows = []
+    for group in merit.groups(finished(runs)):
+        ours = [run for run in runs if merit.group_of(run) == group]
+        level = within_noise(scores_of(runs, group))
+        listed = ", ".join(level[1:]) or "none"
+        rows.append(
+            [
+                Entry(str(group), str(group)),
+                _number(number_of_examples(ours), ","),
+                _number(error_over_examples(ours), ".2f"),
+                Entry(level[0], level[0]),
+                Entry(listed, listed),
+            ]
+        )
+    head = ["task, regime", "test examples", "standard error of a score", "highest score", "within noise of it"]
+    return Table(head, rows)
 
 
-class Table(NamedTuple):
-    """Its columns' names, and its rows."""
+def scores_of(runs: Sequence[Run], group: Group) -> dict[str, Score]:
+    """The score of each rule in a group."""
+    found = {rule: score_of(runs, group, rule) for rule in merit.rules(runs)}
+    return {rule: score for rule, score in found.items() if score is not None}
 
-    head: list[str]
-    rows: list[list[Entry]]
+
+def _score(score: Score | None, strong: bool) -> Entry:
+    if score is None:
+        return Entry()
+    interval = " [{:.2f}, {:.2f}]".format(*score.interval) if score.interval else ""
+    return Entry(f"{score.mean:.2f}{interval}", score.mean, strong)
 
 
 def regret_table(runs: Sequence[Run]) -> Table:

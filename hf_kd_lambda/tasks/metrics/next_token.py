@@ -28,8 +28,8 @@ def next_token_predictions(logits: Tensor | tuple[Tensor, ...], labels: Tensor) 
     if labels.shape[1] > 1:
         predicted = torch.where(labels[:, 1:].ne(IGNORED), logits[:, :-1].argmax(-1), IGNORED)
         tokens[:, 1:] = predicted
-        for row, wanted, told in zip(logits, labels[:, 1:], log_probabilities[:, 1:], strict=True):
-            told.copy_(-F.cross_entropy(row[:-1].float(), wanted, ignore_index=IGNORED, reduction="none"))
+        for row, wanted, found in zip(logits, labels[:, 1:], log_probabilities[:, 1:], strict=True):
+            found.copy_(-F.cross_entropy(row[:-1].float(), wanted, ignore_index=IGNORED, reduction="none"))
     return tokens, log_probabilities
 
 

@@ -150,8 +150,11 @@ def test_heat_map_has_a_row_for_each_run_that_measures(tmp_path, drawn):
     assert rows == [[1, 4]] * 4  # two regimes of two seeds
 
 
+REGRET_TABLE = 3  # of the page, after the scores and their noise
+
+
 class Page(HTMLParser):
-    """What a page refers to, and the rows of its first table."""
+    """What a page refers to, and the rows of its table of regrets."""
 
     def __init__(self, text):
         super().__init__()
@@ -163,15 +166,15 @@ class Page(HTMLParser):
         attributes = dict(attrs)
         self.references += [attributes[name] for name in ("src", "href", "srcset") if name in attributes]
         self._tables += tag == "table"
-        if self._tables == 1 and tag == "tr":
+        if self._tables == REGRET_TABLE and tag == "tr":
             self.rows.append([])
-        elif self._tables == 1 and tag == "td":
+        elif self._tables == REGRET_TABLE and tag == "td":
             self.rows[-1].append("")
-        elif self._tables == 1 and attributes.get("aria-sort", "none") != "none":
+        elif self._tables == REGRET_TABLE and attributes.get("aria-sort", "none") != "none":
             self.sorted_by = attributes["aria-sort"]
 
     def handle_data(self, data):
-        if self._tables == 1 and self.rows and self.rows[-1]:
+        if self._tables == REGRET_TABLE and self.rows and self.rows[-1]:
             self.rows[-1][-1] += data.strip()
 
 
@@ -200,9 +203,10 @@ def test_a_click_on_a_header_sorts(tmp_path, column, clicks, expected, order):
     runs = [made_up_run(*cell) for cell in (("low", 0, 0.6), ("high", 0, 0.72), ("adaptive", 0, 0.7))]
     write_comparison_report(write_runs(tmp_path, runs), "make it")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    click = f'document.querySelectorAll("th button")[{column}].click();'
+    regret = f'document.querySelectorAll("table")[{REGRET_TABLE - 1}]'
+    click = f'{regret}.querySelectorAll("th button")[{column}].click();'
     # Out of order, so that each order is the click's own.
-    shuffle = 'const body = document.querySelector("tbody"); body.append(body.rows[0]);'
+    shuffle = f"const body = {regret}.tBodies[0]; body.append(body.rows[0]);"
     clicked = tmp_path / "clicked.html"
     clicked.write_text(page.replace("</body>", f"<script>{shuffle}{click * clicks}</script></body>"), encoding="utf-8")
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", *OFFLINE]

@@ -1,0 +1,101 @@
+"""A page of sections, tables and pictures, as Markdown and as one HTML file that opens offline."""
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+NONE = "–"
+_TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
+
+
+class Entry(NamedTuple):
+    """A cell of a table."""
+
+    text: str = NONE
+    value: float | str | None = None
+    """What its column is sorted by; None comes last."""
+    strong: bool = False
+
+
+class Table(NamedTuple):
+    """Its columns' names, and its rows."""
+
+    head: list[str]
+    rows: list[list[Entry]]
+
+
+class Picture(NamedTuple):
+    """A picture file, and what it shows in words."""
+
+    path: Path
+    shown: str
+
+
+class Section(NamedTuple):
+    """A part of a page, shown in the order of its fields."""
+
+    title: str
+    notes: Sequence[str] = ()
+    table: Table | None = None
+    pictures: Sequence[Picture] = ()
+    sections: Sequence["Section"] = ()
+    folded: bool = False
+
+
+def text_entry(text: str, strong: bool = False) -> Entry:
+    """A cell of text, by which its column is sorted."""
+    return Entry(text, text, strong)
+
+
+def as_html(page: Section) -> str:
+    """The page as one HTML file without links to other files; tables are sorted by a click on a column's name."""
+    environment = Environment(
+        loader=PackageLoader("hf_kd_lambda.reports", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.jinja").render(page=page, embedded=_embedded)
+
+
+def _embedded(path: Path) -> str:
+    return f"data:{_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def as_markdown(page: Section, folder: Path) -> str:
+    """The page as Markdown, with links to PNG pictures.
+
+    Args:
+        page: its pictures have a PNG beside an SVG.
+        folder: of the Markdown file, to which the links are relative.
+    """
+    return "\n\n".join(_markdown(page, folder)) + "\n"
+
+
+def _markdown(section: Section, folder: Path, level: int = 1) -> list[str]:
+    """Its blocks, those of its sections among them."""
+    title = _escaped(section.title)
+    blocks = [f"<details><summary>{title}</summary>" if section.folded else f"{'#' * level} {title}"]
+    blocks += map(_escaped, section.notes)
+    if section.table and section.table.rows:
+        rows = [[_escaped(name) for name in section.table.head], ["---"] * len(section.table.head)]
+        rows += [[_cell(entry) for entry in row] for row in section.table.rows]
+        blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    for path, shown in section.pictures:
+        blocks.append(f"![{_escaped(shown)}]({path.with_suffix('.png').relative_to(folder).as_posix()})")
+    for part in section.sections:
+        blocks += _markdown(part, folder, level + 1)
+    return [*blocks, "</details>"] if section.folded else blocks
+
+
+def _cell(entry: Entry) -> str:
+    return f"**{_escaped(entry.text)}**" if entry.strong else _escaped(entry.text)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")

@@ -1,0 +1,172 @@
+"""report.html of a single run: scores, size and speed, what λ did, and where student and teacher differ."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hf_kd_lambda.reports.label_quality import explain_quality
+from hf_kd_lambda.reports.model_card import CardFacts, training_examples, without_folders
+from hf_kd_lambda.reports.page import Entry, Picture, Section, Table, text_entry
+from hf_kd_lambda.reports.results import score_meaning, standard_error_note, table_rows
+from hf_kd_lambda.reports.summary import explain_lambda
+
+REPORT = "report.html"
+MOST_EXAMPLES = 20
+LONGEST_TEXT = 300  # characters
+_DIFFERENCE = (
+    "Difference: half the sum of |p − q| over the classes, with p and q the probabilities of both; 1 at most."
+)
+_DISTANCE = "Difference: the distance of both numbers."
+
+
+class Differing(NamedTuple):
+    """An example on which student and teacher differ."""
+
+    text: str
+    label: str
+    student: str
+    teacher: str
+    difference: float
+
+
+def most_differing(
+    texts: Sequence[str],
+    labels: Sequence[Any],
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    names: Sequence[str] | None,
+) -> list[Differing]:
+    """The examples on which student and teacher differ most, the largest difference first.
+
+    Args:
+        texts, labels: of the examples; labels are classes, or numbers of a regression.
+        student_logits, teacher_logits: `[examples, classes]`, `[examples, 1]` for a regression.
+        names: of the classes; None for a regression.
+    """
+    student, teacher = student_logits.double(), teacher_logits.double()
+    if names is None:
+        differences = (student - teacher).abs().flatten()
+    else:
+        student, teacher = student.softmax(-1), teacher.softmax(-1)
+        differences = (student - teacher).abs().sum(-1) / 2
+    rows = differences.argsort(descending=True, stable=True)[:MOST_EXAMPLES].tolist()
+    return [
+        Differing(
+            shortened(texts[row]),
+            _named(labels[row], names),
+            _answer(student[row], names),
+            _answer(teacher[row], names),
+            float(differences[row]),
+        )
+        for row in rows
+        if differences[row] > 0
+    ]
+
+
+def shortened(text: str) -> str:
+    """A text of bounded length."""
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} …"
+
+
+def _named(label: Any, names: Sequence[str] | None) -> str:
+    if names is None:
+        return f"{label:.3g}"
+    return names[label] if 0 <= label < len(names) else "none"
+
+
+def _answer(output: Tensor, names: Sequence[str] | None) -> str:
+    if names is None:
+        return f"{output.item():.3g}"
+    best = int(torch.argmax(output))
+    return f"{names[best]} ({output[best]:.0%})"
+
+
+def run_page(
+    card: CardFacts,
+    split: str,
+    figure: Path,
+    differing: Sequence[Differing] = (),
+    suspicious: Sequence[Mapping[str, Any]] = (),
+) -> Section:
+    """The page of a run, see `as_html`.
+
+    Args:
+        card: facts of the run.
+        split: evaluated on.
+        figure: of λ.
+        differing: see `most_differing`.
+        suspicious: see `most_suspicious`.
+    """
+    sections = [_scores(card, split), _balance(card, figure)]
+    if differing:
+        sections.append(_differing(differing, is_regression=not card.labels))
+    if card.label_quality is not None:
+        sections.append(_labels(card, suspicious))
+    sections.append(_settings(card.settings))
+    notes = [f"Training examples: {training_examples(card.examples)}."] if "train" in card.examples else []
+    return Section(f"{card.name}: report of the run", notes, sections=sections)
+
+
+def _scores(card: CardFacts, split: str) -> Section:
+    head, *rows = table_rows(card.reports, card.main_metric, card.chance)
+    table = Table(head, [[text_entry(row[0]), *map(_number, row[1:])] for row in rows])
+    count = card.examples.get(split, 0)
+    meaning = score_meaning(card.reports[-1].metrics)
+    notes = [f"On the {split} split, {count:,} examples.", *([f"{meaning.capitalize()}."] if meaning else [])]
+    notes += [standard_error_note(card.reports)] if standard_error_note(card.reports) else []
+    notes.append("Latency is the median time of one forward with one example, on the machine of the run.")
+    return Section("Scores, size and speed", notes, table)
+
+
+def _number(text: str) -> Entry:
+    try:
+        return Entry(text, float(text))
+    except ValueError:
+        return Entry(text)
+
+
+def _balance(card: CardFacts, figure: Path) -> Section:
+    history = [dict(entry) for entry in card.log_history]
+    words = "λ is the weight of the KD loss, which follows the teacher, relative to that of the labels' task loss."
+    pictures = [Picture(figure, "λ, what limited it and what it was computed from, over the optimizer steps")]
+    return Section("What λ did", [words, *explain_lambda(history).splitlines()], pictures=pictures)
+
+
+def _differing(differing: Sequence[Differing], is_regression: bool) -> Section:
+    rows = [
+        [
+            Entry(f"{one.difference:.2f}", one.difference),
+            *map(text_entry, (one.label, one.student, one.teacher, one.text)),
+        ]
+        for one in differing
+    ]
+    table = Table(["difference", "label", "student", "teacher", "text"], rows)
+    notes = [
+        _DISTANCE if is_regression else _DIFFERENCE,
+        "Look here for wrong labels, errors of the teacher, and what a small student cannot do.",
+    ]
+    return Section("Where student and teacher differ most", notes, table)
+
+
+def _labels(card: CardFacts, suspicious: Sequence[Mapping[str, Any]]) -> Section:
+    """What looks wrong with the labels, and the examples to look at first."""
+    columns = ["row", "label", "teacher", "label_trust", *(["text"] if "text" in next(iter(suspicious), {}) else [])]
+    rows = [[_cell(shortened(one[name]) if name == "text" else one[name]) for name in columns] for one in suspicious]
+    notes = [explain_quality(card.label_quality or {}, card.teacher_finetuned)]
+    notes.append("The training examples whose labels look wrong most; rows are counted from 0. Check them by hand.")
+    return Section("Labels that look wrong", notes, Table([name.replace("_", " ") for name in columns], rows))
+
+
+def _cell(value: Any) -> Entry:
+    if isinstance(value, str):
+        return text_entry(value)
+    return Entry(f"{value:.2f}" if isinstance(value, float) else str(value), value)
+
+
+def _settings(settings: Mapping[str, Any]) -> Section:
+    given = {name: without_folders(value) for name, value in settings.items() if value not in (None, [], {})}
+    rows = [[text_entry(name), text_entry(str(value))] for name, value in sorted(given.items())]
+    return Section("All settings", table=Table(["setting", "value"], rows), folded=True)

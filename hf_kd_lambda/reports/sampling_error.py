@@ -1,0 +1,41 @@
+"""How far a score would change with other examples from the same source."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from transformers import EvalPrediction
+
+RESAMPLES = 200
+
+
+def standard_error(
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]],
+    predictions: Any,
+    labels: Any,
+    metric: str = "score",
+    resamples: int = RESAMPLES,
+) -> float | None:
+    """Bootstrap standard error of a metric: its standard deviation over resampled examples, always the same ones.
+
+    Efron 1979, "Bootstrap Methods: Another Look at the Jackknife".
+
+    Args:
+        compute_metrics: of the task.
+        predictions: an array `[examples, ...]`, or a tuple of which it is the first.
+        labels: `[examples]`.
+        metric: that is looked at.
+        resamples: number of them.
+
+    Returns:
+        None for examples with several labels, and for a single example.
+    """
+    predictions = predictions[0] if isinstance(predictions, tuple) else predictions
+    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or len(labels) < 2:
+        return None
+    rng = np.random.default_rng(0)
+    scores = []
+    for _ in range(resamples):
+        rows = rng.integers(0, len(labels), len(labels))
+        scores.append(compute_metrics(EvalPrediction(predictions[rows], labels[rows]))[metric])
+    return float(np.std(scores, ddof=1))

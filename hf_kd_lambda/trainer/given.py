@@ -1,0 +1,142 @@
+"""What a caller gives to the trainer: arguments, a teacher by name, labels. What cannot be used is refused."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+)
+from transformers.trainer_utils import unwrap_peft_model
+
+from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.models.causal import is_causal
+from hf_kd_lambda.models.labels import MULTI_LABEL, load_classifier, own_label_names
+from hf_kd_lambda.trainer.config import DistillationConfig
+
+_AUTO_CLASSES: dict[str, Any] = {
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+    "ForImageClassification": AutoModelForImageClassification,
+}
+_LABELS = ("labels", "label", "label_ids")
+
+
+def check_arguments(args: Any) -> DistillationConfig:
+    """The arguments, if they are a `DistillationConfig`.
+
+    Raises:
+        ValueError: they are missing, or plain TrainingArguments.
+    """
+    if isinstance(args, DistillationConfig):
+        return args
+    if isinstance(args, TrainingArguments):
+        raise ValueError(
+            f"args is a {type(args).__name__}: make it a DistillationConfig, which takes the same settings and those "
+            "of distillation."
+        )
+    raise ValueError(f"args={args!r}: give a DistillationConfig, for example DistillationConfig('student').")
+
+
+def load_teacher(teacher: Any, student: nn.Module) -> Any:
+    """The teacher; a Hub id or a folder is loaded, in fp32, as a model of the student's kind.
+
+    Args:
+        teacher: a model, a name or None.
+        student: tells what it predicts.
+
+    Raises:
+        ValueError: there is no trained model of this name for the student's labels.
+        OSError: there is no such model.
+    """
+    if not isinstance(teacher, str | Path):
+        return teacher
+    name, model = str(teacher), cast(Any, unwrap_peft_model(student))
+    kind = next((suffix for suffix in _AUTO_CLASSES if suffix in type(model).__name__), None)
+    if kind is not None:
+        return load_classifier(
+            name,
+            own_label_names(model),
+            auto_class=_AUTO_CLASSES[kind],
+            problem_type=MULTI_LABEL if model.config.problem_type == MULTI_LABEL else None,
+            require_head=True,
+        )
+    if is_causal(model):
+        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    raise ValueError(
+        f"teacher={name!r}: a {type(model).__name__} does not tell as what its teacher is loaded: load it and give "
+        "the model."
+    )
+
+
+def check_padding(collator: Any, processor: Any) -> None:
+    """Refuse a tokenizer that cannot pad a batch, where the Trainer's own collator has to.
+
+    Raises:
+        ValueError: it has no padding token.
+    """
+    is_tokenizer = isinstance(processor, PreTrainedTokenizerBase)
+    if is_tokenizer and isinstance(collator, DataCollatorWithPadding) and processor.pad_token is None:
+        raise ValueError(
+            f"processing_class: the tokenizer {processor.name_or_path!r} has no pad_token, so that it cannot pad a "
+            "batch: set tokenizer.pad_token = tokenizer.eos_token before you tokenise."
+        )
+
+
+def check_labels(datasets: Sequence[Any], num_outputs: int, is_token_level: bool = False) -> None:
+    """Refuse labels that the student cannot learn. Several labels, or soft ones, of one example pass.
+
+    Args:
+        datasets: of training and evaluation; others than `datasets.Dataset` are not looked at.
+        is_token_level: whether each token has a label.
+        num_outputs: of the student: classes, or 1 for regression.
+
+    Raises:
+        ValueError: names the first example with such a label.
+    """
+    for dataset in datasets:
+        columns = dataset.column_names if isinstance(dataset, Dataset) else []
+        if column := next((name for name in _LABELS if name in columns), None):
+            _check_column(dataset, column, num_outputs, is_token_level)
+
+
+def _check_column(dataset: Dataset, column: str, num_outputs: int, is_token_level: bool) -> None:
+    table = dataset.select_columns([column]).with_format("arrow")[:]
+    values = table[column].combine_chunks()
+    rows = np.arange(len(values))
+    while is_token_level and (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
+        rows = rows[pc.list_parent_indices(values).to_numpy()]
+        values = pc.list_flatten(values)
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        raise ValueError(
+            f"column {column!r} holds texts, such as {values[0].as_py()!r}: encode them as the student's outputs, "
+            "for example with student.config.label2id."
+        )
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        return
+    numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    wrong = _wrong_classes(numbers, num_outputs) if num_outputs > 1 else np.isinf(numbers)
+    if wrong.any():
+        first = int(wrong.argmax())
+        needed = f"a class from 0 to {num_outputs - 1}" if num_outputs > 1 else "a finite number"
+        raise ValueError(
+            f"column {column!r}, example {rows[first]} (counted from 0): label {values[first].as_py()!r} is not "
+            f"{needed}, or {IGNORED} for none: encode the labels as the student's outputs."
+        )
+
+
+def _wrong_classes(numbers: np.ndarray, classes: int) -> np.ndarray:
+    is_class = (numbers >= 0) & (numbers < classes) & (numbers == np.floor(numbers))
+    return ~(is_class | np.isnan(numbers) | (numbers == IGNORED))

@@ -1,0 +1,43 @@
+"""Which scores differ by more than chance."""
+
+import math
+from dataclasses import replace
+
+import pytest
+from helpers.compared_runs import failed, made_up_run, whole_grid
+
+from hf_kd_lambda.studies.comparison.merit import Group
+from hf_kd_lambda.studies.comparison.noise import Score, error_over_examples, score_of, within_noise
+from hf_kd_lambda.studies.comparison.tables import noise_table, scores_table
+
+GROUP = Group("t", "r")
+
+
+def test_the_error_of_a_mean_is_of_seeds_and_examples():
+    runs = [made_up_run("a", seed, score) for seed, score in enumerate((0.70, 0.72, 0.74))]
+    score = score_of(runs, GROUP, "a")
+    assert (score.mean, score.seeds) == (pytest.approx(72), 3)
+    assert score.error == pytest.approx(math.hypot(2 / math.sqrt(3), 1.0))
+    assert score.interval[0] < 72 < score.interval[1]
+    unknown = [replace(run, standard_error=None) for run in runs]
+    assert score_of(unknown, GROUP, "a").error == pytest.approx(2 / math.sqrt(3))
+    assert error_over_examples(unknown) is None
+    assert score_of([failed(runs[0])], GROUP, "a") is None
+
+
+def test_rules_within_two_errors_of_the_best_are_level():
+    scores = {name: Score(mean, None, 1.0, 3) for name, mean in (("a", 78.0), ("b", 80.0), ("c", 77.9))}
+    assert within_noise(scores) == ["b", "a"]
+    assert within_noise({"a": Score(78.0, None, 0.0, 1), "b": Score(80.0, None, 0.0, 1)}) == ["b"]
+
+
+def test_the_tables_begin_with_scores_and_say_what_is_noise():
+    runs = whole_grid()
+    scores = scores_table(runs)
+    assert scores.head == ["rule", "t, r", "t, s", "u, r", "u, s"]
+    high = next(row for row in scores.rows if row[0].text == "high")
+    assert high[1].text.startswith("75.50 [")
+    assert high[1].strong
+    assert not high[2].strong
+    first = [entry.text for entry in noise_table(runs).rows[0]]
+    assert first == ["t, r", "1,000", "1.00", "high", "adaptive"]

@@ -1,0 +1,65 @@
+"""What a caller gives to the trainer, and what is said of what cannot be used."""
+
+import pytest
+import torch
+from datasets import Dataset
+from helpers.tiny import save_checkpoint, tiny_bert
+from transformers import TrainingArguments
+
+from hf_kd_lambda import DistillationConfig, DistillationTrainer
+from hf_kd_lambda.trainer.given import check_arguments, check_labels, load_teacher
+
+
+def labels(*values):
+    return Dataset.from_dict({"labels": list(values)})
+
+
+def test_plain_arguments_get_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="args is a TrainingArguments: make it a DistillationConfig"):
+        DistillationTrainer(tiny_bert(num_labels=2), TrainingArguments(str(tmp_path)), teacher=tiny_bert(num_labels=2))
+    with pytest.raises(ValueError, match=r"args=None: give a DistillationConfig, for example DistillationConfig\("):
+        DistillationTrainer(tiny_bert(num_labels=2), teacher=tiny_bert(num_labels=2))
+    config = DistillationConfig(str(tmp_path))
+    assert check_arguments(config) is config
+
+
+def test_a_teacher_may_be_a_folder(tmp_path):
+    saved = tiny_bert(num_labels=3)
+    loaded = load_teacher(save_checkpoint(saved, tmp_path), tiny_bert(num_labels=3))
+    torch.testing.assert_close(loaded.classifier.weight, saved.classifier.weight)
+    assert load_teacher(saved, tiny_bert(num_labels=3)) is saved
+    assert load_teacher(None, saved) is None
+
+
+def test_a_teacher_without_a_head_is_refused(tmp_path):
+    save_checkpoint(tiny_bert(num_labels=2).bert, tmp_path)
+    with pytest.raises(ValueError, match="has no trained output layer, so that it would only guess"):
+        load_teacher(tmp_path, tiny_bert(num_labels=2))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "outputs", "message"),
+    [
+        (labels(0, 1, 3), 3, "column 'labels', example 2 .*: label 3 is not a class from 0 to 2, or -100"),
+        (labels(0, -1), 3, "example 1 .*: label -1 is not a class"),
+        (labels(0.0, 0.5), 3, "example 1 .*: label 0.5 is not a class"),
+        (labels([0, -100], [2, 5]), 3, "example 1 .*: label 5 is not a class"),
+        (labels("good", "bad"), 2, "column 'labels' holds texts, such as 'good': .*student.config.label2id"),
+        (labels(0.5, float("inf")), 1, "example 1 .*: label inf is not a finite number"),
+    ],
+)
+def test_labels_that_cannot_be_learned_are_refused(dataset, outputs, message):
+    with pytest.raises(ValueError, match=message):
+        check_labels([None, dataset], outputs, is_token_level=True)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "outputs"),
+    [(labels(0, 2, -100, None), 3), (labels([0, -100], [2]), 3), (labels(0.5, float("nan")), 1), (labels(1.0), 2)],
+)
+def test_classes_and_missing_labels_pass(dataset, outputs):
+    check_labels([dataset], outputs, is_token_level=True)
+
+
+def test_several_and_soft_labels_of_one_example_pass():
+    check_labels([labels([0.5, 0.5], [1.0, 0.0])], 2)
