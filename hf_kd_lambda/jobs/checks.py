@@ -32,7 +32,7 @@ _UNUSED = {
 }
 
 
-def check_problem(problem: str, known: Iterable[str]) -> None:
+def check_task_name(problem: str, known: Iterable[str]) -> None:
     """Refuse a kind of problem that no task supports.
 
     Raises:

@@ -14,7 +14,7 @@ from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.bundled import resolve_checkpoint
 from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX, forward_parameters
 from hf_kd_lambda.data.task_data import TaskData
-from hf_kd_lambda.jobs.checks import check_problem
+from hf_kd_lambda.jobs.checks import check_task_name
 from hf_kd_lambda.jobs.command_line import ScreenParser
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.reports.agreement import teacher_agreement
@@ -175,7 +175,7 @@ def evaluate_checkpoints(
     # As in the job: autocast in evaluation as in training, and the CPU where there is no accelerator.
     with tempfile.TemporaryDirectory() as folder:
         args = DistillationConfig(output_dir=folder, per_device_eval_batch_size=batch_size, report_to="none")
-        check_problem(data_args.problem, TASKS)
+        check_task_name(data_args.problem, TASKS)
         problem = TASKS[data_args.problem]
         data = problem.load_data(data_args, args.seed)
         split = split or data.report_split

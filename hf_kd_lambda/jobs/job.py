@@ -19,8 +19,8 @@ from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.checks import (
     check_folders,
     check_labels,
-    check_problem,
     check_settings,
+    check_task_name,
     check_tokens,
     check_trainer,
 )
@@ -72,7 +72,7 @@ class DistillationJob:
     def __init__(self, models: ModelArguments, data: DataArguments, config: DistillationConfig) -> None:
         self.models = models
         self.data_args = data
-        check_problem(data.problem, TASKS)
+        check_task_name(data.problem, TASKS)
         check_settings(models, data, config)
         self.problem = TASKS[data.problem]
         self.repository = repository_of(config)

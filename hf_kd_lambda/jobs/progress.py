@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Stage:
+class JobStage:
     """A part of a job.
 
     Attributes:
@@ -18,7 +18,7 @@ class Stage:
 
 
 @contextmanager
-def stage(name: str) -> Iterator[Stage]:
+def stage(name: str) -> Iterator[JobStage]:
     """Print the name of a part of the job, and afterwards its seconds and examples per second.
 
     One process of several prints.
@@ -26,7 +26,7 @@ def stage(name: str) -> Iterator[Stage]:
     prints = os.environ.get("RANK", "0") == "0"
     if prints:
         print(f"[{name}] ...", flush=True)
-    current, start = Stage(), time.perf_counter()
+    current, start = JobStage(), time.perf_counter()
     yield current
     if prints:
         print(f"[{name}] {finished_line(current.examples, time.perf_counter() - start)}", flush=True)

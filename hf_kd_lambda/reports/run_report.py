@@ -55,7 +55,7 @@ def most_differing(
     rows = differences.argsort(descending=True, stable=True)[:MOST_EXAMPLES].tolist()
     return [
         Differing(
-            shortened(texts[row]),
+            _shortened(texts[row]),
             _named(labels[row], names),
             _answer(student[row], names),
             _answer(teacher[row], names),
@@ -66,7 +66,7 @@ def most_differing(
     ]
 
 
-def shortened(text: str) -> str:
+def _shortened(text: str) -> str:
     """A text of bounded length."""
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} …"
 
@@ -154,7 +154,7 @@ def _differing(differing: Sequence[Differing], is_regression: bool) -> Section:
 def _labels(card: CardFacts, suspicious: Sequence[Mapping[str, Any]]) -> Section:
     """What looks wrong with the labels, and the examples to look at first."""
     columns = ["row", "label", "teacher", "label_trust", *(["text"] if "text" in next(iter(suspicious), {}) else [])]
-    rows = [[_cell(shortened(one[name]) if name == "text" else one[name]) for name in columns] for one in suspicious]
+    rows = [[_cell(_shortened(one[name]) if name == "text" else one[name]) for name in columns] for one in suspicious]
     notes = [explain_quality(card.label_quality or {}, card.teacher_finetuned)]
     notes.append("The training examples whose labels look wrong most; rows are counted from 0. Check them by hand.")
     return Section("Labels that look wrong", notes, Table([name.replace("_", " ") for name in columns], rows))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from transformers import EvalPrediction
 
-RESAMPLES = 200
+BOOTSTRAPS = 200
 
 
 def standard_error(
@@ -14,7 +14,7 @@ def standard_error(
     predictions: Any,
     labels: Any,
     metric: str = "score",
-    resamples: int = RESAMPLES,
+    resamples: int = BOOTSTRAPS,
 ) -> float | None:
     """Bootstrap standard error of a metric: its standard deviation over resampled examples, always the same ones.
 

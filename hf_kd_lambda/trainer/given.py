@@ -95,7 +95,7 @@ def check_padding(collator: Any, processor: Any) -> None:
         )
 
 
-def check_labels(datasets: Sequence[Any], num_outputs: int, is_token_level: bool = False) -> None:
+def check_given_labels(datasets: Sequence[Any], num_outputs: int, is_token_level: bool = False) -> None:
     """Refuse labels that the student cannot learn. Several labels, or soft ones, of one example pass.
 
     Args:

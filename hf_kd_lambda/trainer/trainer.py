@@ -39,7 +39,7 @@ from hf_kd_lambda.trainer.console import use_short_lines
 from hf_kd_lambda.trainer.early_stopping import EarlyStopping
 from hf_kd_lambda.trainer.epoch_order import EpochOrder
 from hf_kd_lambda.trainer.finite_losses import FiniteLosses, FiniteWeights
-from hf_kd_lambda.trainer.given import check_arguments, check_labels, check_padding, load_teacher
+from hf_kd_lambda.trainer.given import check_arguments, check_given_labels, check_padding, load_teacher
 from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 from hf_kd_lambda.trainer.limits import (
     check_class_weights,
@@ -134,7 +134,7 @@ class DistillationTrainer(OrderedEvaluation):
         warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2)
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
         if kwargs.get("data_collator") is None and self.compute_loss_func is None:
-            check_labels(self._datasets(), num_outputs, setup.is_token_level(model))
+            check_given_labels(self._datasets(), num_outputs, setup.is_token_level(model))
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, args.remove_unused_columns)
         if self.train_dataset is not None and self.compute_loss_func is None and not self.args.label_smoothing_factor:
             token_level = setup.is_token_level(model)

@@ -7,7 +7,7 @@ from helpers.tiny import save_checkpoint, tiny_bert
 from transformers import TrainingArguments
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer
-from hf_kd_lambda.trainer.given import check_arguments, check_labels, load_teacher
+from hf_kd_lambda.trainer.given import check_arguments, check_given_labels, load_teacher
 
 
 def labels(*values):
@@ -50,7 +50,7 @@ def test_a_teacher_without_a_head_is_refused(tmp_path):
 )
 def test_labels_that_cannot_be_learned_are_refused(dataset, outputs, message):
     with pytest.raises(ValueError, match=message):
-        check_labels([None, dataset], outputs, is_token_level=True)
+        check_given_labels([None, dataset], outputs, is_token_level=True)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_labels_that_cannot_be_learned_are_refused(dataset, outputs, message):
     [(labels(0, 2, -100, None), 3), (labels([0, -100], [2]), 3), (labels(0.5, float("nan")), 1), (labels(1.0), 2)],
 )
 def test_classes_and_missing_labels_pass(dataset, outputs):
-    check_labels([dataset], outputs, is_token_level=True)
+    check_given_labels([dataset], outputs, is_token_level=True)
 
 
 def test_several_and_soft_labels_of_one_example_pass():
-    check_labels([labels([0.5, 0.5], [1.0, 0.0])], 2)
+    check_given_labels([labels([0.5, 0.5], [1.0, 0.0])], 2)

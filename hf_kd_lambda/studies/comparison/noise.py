@@ -12,7 +12,7 @@ from hf_kd_lambda.studies.comparison.run_results import Run, finished
 ERRORS = 2.0  # standard errors, within which a difference is called noise
 
 
-class Score(NamedTuple):
+class MeanScore(NamedTuple):
     """The score of a rule in a group, in points.
 
     Attributes:
@@ -28,7 +28,7 @@ class Score(NamedTuple):
     seeds: int
 
 
-def score_of(runs: Sequence[Run], group: Group, rule: str) -> Score | None:
+def score_of(runs: Sequence[Run], group: Group, rule: str) -> MeanScore | None:
     """The score of a rule in a group; None where no run of it finished.
 
     The seeds share their test examples, so that more seeds do not lessen the error that comes from these.
@@ -38,7 +38,7 @@ def score_of(runs: Sequence[Run], group: Group, rule: str) -> Score | None:
     if found is None:
         return None
     over_seeds = stdev(map(merit.points, ours)) / math.sqrt(len(ours)) if len(ours) > 1 else 0.0
-    return Score(found.mean, found.interval, math.hypot(over_seeds, error_over_examples(ours) or 0.0), len(ours))
+    return MeanScore(found.mean, found.interval, math.hypot(over_seeds, error_over_examples(ours) or 0.0), len(ours))
 
 
 def error_over_examples(runs: Sequence[Run]) -> float | None:
@@ -52,7 +52,7 @@ def number_of_examples(runs: Sequence[Run]) -> int | None:
     return next((run.examples for run in runs if run.examples is not None), None)
 
 
-def within_noise(scores: dict[str, Score]) -> list[str]:
+def within_noise(scores: dict[str, MeanScore]) -> list[str]:
     """The rules whose score is less than `ERRORS` standard errors below the best one, the best first.
 
     Args:

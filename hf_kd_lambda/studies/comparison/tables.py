@@ -10,7 +10,7 @@ from hf_kd_lambda.reports.page import NONE, Entry, Table
 from hf_kd_lambda.studies.comparison import merit
 from hf_kd_lambda.studies.comparison.merit import Group
 from hf_kd_lambda.studies.comparison.noise import (
-    Score,
+    MeanScore,
     error_over_examples,
     number_of_examples,
     score_of,
@@ -56,13 +56,13 @@ def noise_table(runs: Sequence[Run]) -> Table:
     return Table(head, rows)
 
 
-def scores_of(runs: Sequence[Run], group: Group) -> dict[str, Score]:
+def scores_of(runs: Sequence[Run], group: Group) -> dict[str, MeanScore]:
     """The score of each rule in a group."""
     found = {rule: score_of(runs, group, rule) for rule in merit.rules(runs)}
     return {rule: score for rule, score in found.items() if score is not None}
 
 
-def _score(score: Score | None, strong: bool) -> Entry:
+def _score(score: MeanScore | None, strong: bool) -> Entry:
     if score is None:
         return Entry()
     interval = " [{:.2f}, {:.2f}]".format(*score.interval) if score.interval else ""

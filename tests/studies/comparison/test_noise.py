@@ -7,7 +7,7 @@ import pytest
 from helpers.compared_runs import failed, made_up_run, whole_grid
 
 from hf_kd_lambda.studies.comparison.merit import Group
-from hf_kd_lambda.studies.comparison.noise import Score, error_over_examples, score_of, within_noise
+from hf_kd_lambda.studies.comparison.noise import MeanScore, error_over_examples, score_of, within_noise
 from hf_kd_lambda.studies.comparison.tables import noise_table, scores_table
 
 GROUP = Group("t", "r")
@@ -26,9 +26,9 @@ def test_the_error_of_a_mean_is_of_seeds_and_examples():
 
 
 def test_rules_within_two_errors_of_the_best_are_level():
-    scores = {name: Score(mean, None, 1.0, 3) for name, mean in (("a", 78.0), ("b", 80.0), ("c", 77.9))}
+    scores = {name: MeanScore(mean, None, 1.0, 3) for name, mean in (("a", 78.0), ("b", 80.0), ("c", 77.9))}
     assert within_noise(scores) == ["b", "a"]
-    assert within_noise({"a": Score(78.0, None, 0.0, 1), "b": Score(80.0, None, 0.0, 1)}) == ["b"]
+    assert within_noise({"a": MeanScore(78.0, None, 0.0, 1), "b": MeanScore(80.0, None, 0.0, 1)}) == ["b"]
 
 
 def test_the_tables_begin_with_scores_and_say_what_is_noise():
