@@ -44,7 +44,7 @@ def check_own_loss(
         is_token_level: whether each token has a label.
 
     Raises:
-        ValueError: the two losses differ, or the student adds a loss of its router.
+        ValueError: the two losses differ, the task loss is not finite, or the student adds a loss of its router.
     """
     device, finds_spans = model_device(student), answers_questions(student)
     if not (takes_labels(student) or finds_spans) or device.type == "meta":
@@ -78,7 +78,18 @@ def check_own_loss(
     logits = logits_of_items(outputs.logits, {**send_to_device(of_items, device), "labels": items})
     if items.shape != logits.shape[:-1] or not count_items(items):
         return  # the first step refuses that shape; the mean over no item tells nothing
+    if logits.isneginf().any():
+        logger.warning(
+            f"the student, a {type(student).__name__}, excludes classes by logits of −∞, so that the loss that it "
+            "computes from labels could not be compared with the task loss, which is what is minimised."
+        )
+        return
     ours = task_loss(logits, items, count_items(items))
+    if not ours.isfinite():
+        raise ValueError(
+            f"the student, a {type(student).__name__}, gives a loss of {ours:g} on the first examples: check its "
+            "weights, which may be NaN or infinite, and these examples."
+        )
     tolerance = max(ROUNDING, 4 * torch.finfo(outputs.logits.dtype).eps)
     if not torch.isclose(own.float(), ours.float(), rtol=tolerance, atol=1e-7):
         kind = "cross-entropy" if num_outputs > 1 else "the squared error"

@@ -195,3 +195,17 @@ def test_several_labels_an_example_and_soft_labels_are_compared_too(tmp_path, ca
     with pytest.raises(ValueError, match="computes a loss of its own"):
         make_trainer(config(tmp_path), bert(), bert(weighted), soft)
     assert "fails on a batch" not in caplog.text
+
+
+def test_a_student_of_nan_is_named_as_such_before_training(tmp_path):
+    student = bert()
+    student.classifier.weight.data[0, 0] = math.nan
+    with pytest.raises(ValueError, match=r"gives a loss of nan on the first examples: check its weights"):
+        make_trainer(config(tmp_path), bert(), student, examples(8))
+
+
+def test_excluded_classes_are_no_other_loss(caplog):
+    student = bert()
+    student.classifier.bias.data[2] = -math.inf  # the loss of Transformers is infinite for its label
+    check_own_loss(student, examples(8), default_data_collator, 3, is_token_level=False)
+    assert "excludes classes by logits of −∞" in caplog.text
