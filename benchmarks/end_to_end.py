@@ -1,4 +1,4 @@
-"""Whole trainings on SST-2, by this package and by what one would use instead: in turn, each in its own process."""
+"""Whole trainings on SST-2 by this package and by alternatives, one after the other, each in its own process."""
 
 import json
 import statistics
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class Line(NamedTuple):
-    """A row of the table: a contender and what it is granted."""
+    """A row of the table: a contender with its precision and loader."""
 
     contender: str
     precision: str = "fp32"
@@ -34,7 +34,7 @@ class Line(NamedTuple):
 OURS = [Line("ours"), Line("ours", "bf16")]
 CONTENDERS = {
     "plain": [Line("plain")],
-    "granted": [Line("plain", grouped=True), Line("plain", "bf16", grouped=True)],
+    "grouped": [Line("plain", grouped=True), Line("plain", "bf16", grouped=True)],
     "textbrewer": [Line("textbrewer")],
     "torchdistill": [Line("torchdistill")],
 }
@@ -44,16 +44,16 @@ PEAK = "gemm_peak-{}.json"  # of a seed
 def compare(
     names: Iterable[str], data: str, teacher: str, examples: int, epochs: int, seeds: Sequence[int], folder: Path
 ) -> None:
-    """Run what is not there yet, a seed after the other and in each all lines in turn, and print the table.
+    """Make the missing runs, seed by seed, and print the table.
 
     Args:
         names: keys of `CONTENDERS`.
         data: Hub id or folder of GLUE.
-        teacher: encoder that is fine-tuned as the teacher, outside the clock; or the folder of one that is.
-        examples: training sentences.
-        epochs: over them.
-        seeds: which.
-        folder: of one JSON file a run, and of the teacher.
+        teacher: encoder to fine-tune as the teacher, which is not timed; or the folder of a fine-tuned one.
+        examples: number of training sentences.
+        epochs: number of epochs.
+        seeds: of the runs.
+        folder: of one JSON file per run, and of the teacher.
     """
     folder.mkdir(parents=True, exist_ok=True)
     fine_tuned = fine_tune(data, teacher, examples, folder)
@@ -70,7 +70,7 @@ def compare(
 
 
 def fine_tune(data: str, teacher: str, examples: int, folder: Path) -> Path:
-    """Fine-tune the teacher by configs/sst2.yaml on as many sentences, unless that was done, here or where it lies."""
+    """Fine-tune the teacher with configs/sst2.yaml on this number of sentences, unless it is fine-tuned already."""
     if (Path(teacher) / RECORD_FILE).exists():
         return Path(teacher)
     target = folder / "teacher"
@@ -90,7 +90,7 @@ def _run(line: Line, teacher: Path, data: str, examples: int, epochs: int, seed:
 
 
 def gemm_peak(precision: str, size: int = 2048, repeats: int = 30) -> float:
-    """Floating-point operations a second of the fastest of some square matrix products."""
+    """Floating-point operations per second of the fastest of several square matrix products."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = torch.randn(2, size, size).to(dtype)
     fastest = float("inf")
@@ -104,9 +104,8 @@ def gemm_peak(precision: str, size: int = 2048, repeats: int = 30) -> float:
 def table(folder: Path) -> str:
     """Markdown of all runs in the folder: medians, ranges, ratios of ours to each, and model FLOPs utilisation.
 
-    Ratios are medians over the seeds that both ran, and utilisation is by the peak measured before each seed: the same
-    machine is faster on one day than on another. A record without `seconds`, of a run that had not the machine to
-    itself, counts for its accuracy alone.
+    Ratios are medians over common seeds. Utilisation is relative to the peak measured before each seed, because the
+    machine's speed varies. A record without `seconds` is from a run that shared the machine: only its accuracy counts.
     """
     runs: dict[str, dict[int, dict[str, Any]]] = {}
     for line in [*(line for lines in CONTENDERS.values() for line in lines), *OURS]:
@@ -118,10 +117,10 @@ def table(folder: Path) -> str:
         "| accuracy, mean (each) | model FLOPs utilisation |",
         "|---|---|---|---|---|---|---|",
     ]
-    for label, each in runs.items():
-        timed = {seed: run for seed, run in each.items() if "seconds" in run}
+    for label, by_seed in runs.items():
+        timed = {seed: run for seed, run in by_seed.items() if "seconds" in run}
         times = [run["seconds"] for run in timed.values()]
-        scores = [100 * run["accuracy"] for run in each.values()]
+        scores = [100 * run["accuracy"] for run in by_seed.values()]
         ratios = " | ".join(_ratio(runs[line.label], timed) for line in OURS)
         used = statistics.median(_utilisation(run, folder / PEAK.format(seed)) for seed, run in timed.items())
         seconds = f"{statistics.median(times):.0f} ({min(times):.0f}–{max(times):.0f})"

@@ -34,7 +34,7 @@ TWO_RANKS = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"
 
 
 class Cost(NamedTuple):
-    """Seconds of the two kinds of steps, teacher online, and the setting that they are of."""
+    """Seconds of an ordinary and a measuring step with the teacher online, and their setting."""
 
     setting: StepSetting
     fixed: float
@@ -42,7 +42,7 @@ class Cost(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Of a measuring step to a fixed one."""
+        """A measuring step divided by an ordinary one."""
         return self.measuring / self.fixed
 
 
@@ -61,7 +61,7 @@ def measure_grid(folder: Path, rounds: int) -> None:
 
 
 def cost_of(measured: dict[str, Any]) -> Cost:
-    """Medians of what `measure` returned."""
+    """Medians of the result of `measure`."""
     seconds = measured["seconds"]
     medians = (statistics.median(seconds[kind]) for kind in ("online_fixed", "online_measuring"))
     return Cost(StepSetting(**measured["setting"]), *medians)
@@ -76,7 +76,7 @@ class Model(NamedTuple):
     measuring: float
 
     def ratio(self, setting: StepSetting) -> float:
-        """Predicted cost of a measuring step in fixed ones."""
+        """Predicted ratio of a measuring step to an ordinary one."""
         constants = np.array(self)
         return float(_units(setting, True) @ constants / (_units(setting, False) @ constants))
 

@@ -1,8 +1,8 @@
 """How often λ has to be measured: `python -m benchmarks.interval --data GLUE --output DIR`.
 
 Trains a student at intervals K of 1, 2, 4, 8 and 16 steps on SST-2 and on the tweets of the quickstart, for several
-seeds, and reports the score and how far λ was from that of K = 1 of the same seed. From the Gram matrices of the runs
-with K = 1 it also tells what other ways to spread the same number of measurements would have done to λ.
+seeds, and reports the score and the difference of λ from that of K = 1 with the same seed. It also replays other
+schedules of measurements on the Gram matrices of the runs with K = 1.
 """
 
 import argparse
@@ -32,14 +32,14 @@ TASKS = {
     "sst2": ["--max_train_samples", "8000", "--num_train_epochs", "3"],
     "quickstart": [],
 }
-RULE = "adaptive"  # which the Gram matrices tell all of, so that it can be replayed
+RULE = "adaptive"  # depends on Gram matrices alone, so it can be replayed
 
 
 def train(job: DistillationJob, seed: int, interval: int) -> dict[str, Any]:
     """One student at one interval.
 
     Returns:
-        Its score on the validation split, and of each step λ and the last measured Gram matrix (a, b, c).
+        Its score on the validation split, and for each step λ and the last measured Gram matrix (a, b, c).
     """
     set_seed(seed)
     teacher = job.load_teacher()
@@ -71,7 +71,7 @@ def _gram(entry: dict[str, float]) -> tuple[float, float, float]:
 
 
 class Replay(NamedTuple):
-    """λ of each step, and the share of the steps that measured."""
+    """λ of each step, and the share of measuring steps."""
 
     lambdas: list[float]
     share: float
@@ -83,7 +83,7 @@ def error(found: Sequence[float], expected: Sequence[float]) -> float:
 
 
 Measures = Callable[[int, Sequence[float]], bool]
-"""Whether a step measures: of its number, and λ of the steps before it."""
+"""Whether a step measures, given its number and λ of the steps before it."""
 
 
 def every(interval: int) -> Measures:
@@ -92,7 +92,7 @@ def every(interval: int) -> Measures:
 
 
 def dense_start(interval: int, dense: int = 20) -> Measures:
-    """Each of the first `dense` steps, then each K-th."""
+    """All of the first `dense` steps, then each K-th."""
     return lambda step, lambdas: step < dense or step % interval == 0
 
 
@@ -123,7 +123,7 @@ SCHEDULES: dict[str, Callable[[], Measures]] = {
 
 
 def replay(grams: Sequence[Sequence[float]], config: DistillationConfig, measures: Measures) -> Replay:
-    """What λ would have been, had only some of the steps measured."""
+    """λ if only some of the steps had measured."""
     state = lambda_state(lambda_settings(config))
     lambdas: list[float] = []
     measured = 0
@@ -136,7 +136,7 @@ def replay(grams: Sequence[Sequence[float]], config: DistillationConfig, measure
 
 
 def table(folder: Path, seeds: int) -> str:
-    """Markdown of one task: what was trained at each interval, and what other schedules would have done to λ."""
+    """Markdown of one task: scores and λ at each interval, and λ of replayed schedules."""
     runs = {
         (seed, interval): json.loads((folder / f"{seed}-{interval}.json").read_text())
         for seed in range(seeds)
@@ -146,20 +146,20 @@ def table(folder: Path, seeds: int) -> str:
     for interval in INTERVALS:
         scores = [100 * runs[seed, interval]["score"] for seed in range(seeds)]
         errors = [error(runs[seed, interval]["lambda"], runs[seed, 1]["lambda"]) for seed in range(seeds)]
-        each = ", ".join(f"{score:.1f}" for score in scores)
-        lines.append(f"| {interval} | {statistics.fmean(scores):.2f} ({each}) | {statistics.fmean(errors):.3f} |")
+        listed = ", ".join(f"{score:.1f}" for score in scores)
+        lines.append(f"| {interval} | {statistics.fmean(scores):.2f} ({listed}) | {statistics.fmean(errors):.3f} |")
     lines += ["", "| replayed on the Gram matrices of K = 1 | steps that measure | error of log λ |", "|---|---|---|"]
     config = DistillationConfig(output_dir=str(folder), report_to="none", lambda_rule=RULE)
     for name, schedule in SCHEDULES.items():
         replays = [replay(runs[seed, 1]["gram"], config, schedule()) for seed in range(seeds)]
-        share = statistics.fmean(each.share for each in replays)
-        errors = [error(each.lambdas, runs[seed, 1]["lambda"]) for seed, each in enumerate(replays)]
+        share = statistics.fmean(replayed.share for replayed in replays)
+        errors = [error(replayed.lambdas, runs[seed, 1]["lambda"]) for seed, replayed in enumerate(replays)]
         lines.append(f"| {name} | {share:.1%} | {statistics.fmean(errors):.3f} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Run what is not there yet, and print the table."""
+    """Make the missing runs, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="nyu-mll/glue")
     parser.add_argument("--teacher", default="quickstart")

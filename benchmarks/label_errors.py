@@ -5,22 +5,21 @@
 
 Design, fixed before the runs:
 
-- Examples: 6,000 sentences of SST-2 (2 classes), 3,000 tweets (3) and 1,200 articles of BBC news (5), each cut to 64
-  tokens. For the clean teacher there are others, as many, but 900 of BBC news. Epochs are doubled for BBC news.
+- Examples: 6,000 sentences of SST-2 (2 classes), 3,000 tweets (3) and 1,200 articles of BBC news (5), truncated to 64
+  tokens. The clean teacher uses as many other examples, but 900 of BBC news. BBC news has twice the epochs.
 - Noise: `symmetric` changes a share of the labels, 10, 20 or 30 %, to any other class. `class` changes each class to
   the next one, with shares that rise from half of that to one and a half times that, from the first class to the last.
-- The measure is the area under the ROC curve for telling changed labels from the others. Seconds are of CPU time, on
-  one thread.
+- The measure is the area under the ROC curve for finding the changed labels. Seconds are of CPU time, on one thread.
 - `cleanlab`: the recipe of its text tutorial, out-of-sample probabilities of a logistic regression on sentence
   embeddings by 5-fold cross-validation, then `get_label_quality_scores`. Embeddings are mean-pooled outputs of MiniLM.
 - `cleanlab, student`: the same with the student of `trust` instead, fine-tuned for each of 5 folds on the noisy
   labels.
 - `trust`: the label quality report of a distillation run, one seed. The student has layers 0 and 5 of MiniLM and is
   trained for 3 epochs. The teacher, MiniLM with all 6 layers, was fine-tuned for 2 epochs on the *same noisy labels*.
-  Seconds are those of the report; those of teacher and student are named apart, since a user has both anyway.
+  Seconds are those of the report; those of teacher and student are listed separately, since a user trains both anyway.
 - `trust, clean teacher`: the teacher was fine-tuned on the other examples with their true labels.
 
-So `trust` has the same noisy labels as cleanlab and nothing else; `trust, clean teacher` knows more.
+So `trust` uses the same noisy labels as cleanlab and no others; `trust, clean teacher` uses more.
 """
 
 import argparse

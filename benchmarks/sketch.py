@@ -1,9 +1,9 @@
-"""Would sketching pay? `python -m benchmarks.sketch` measures the parts that a measuring step would consist of.
+"""Would sketches of gradients be cheaper? `python -m benchmarks.sketch` measures the parts of such a measuring step.
 
 A sketch of a linear layer's gradient δᵀX is Rᵀδᵀ X, with δ the gradient of its outputs, X its inputs and R a random
 matrix of k columns with E[RRᵀ] = 1: inner products of sketches are unbiased estimates of those of gradients. The KD
-loss's backward pass then needs no gradients of weights, and a single pass of the weighted sum gives what is stepped
-along, at the λ of the measurement before. Kept or not, the reasons are in docs/benchmarks/cost.md.
+loss's backward pass then needs no gradients of weights, and a single pass of the weighted sum computes the update,
+with the λ of the measurement before. docs/benchmarks/cost.md explains why we do not use it.
 """
 
 import argparse
@@ -27,7 +27,7 @@ BATCH, LENGTH = 32, 48
 
 
 def seconds(run: Callable[[], Any], repeats: int) -> float:
-    """Median, after a run that does not count."""
+    """Median, after a warm-up run."""
     run()
     times = []
     for _ in range(repeats):

@@ -1,7 +1,7 @@
-"""Seconds and memory of four kinds of optimizer steps that take turns in one run, on random tokens.
+"""Seconds and memory of four kinds of optimizer steps that alternate in one run, on random tokens.
 
-Measuring and ordinary steps (an ordinary one is what the `fixed` rule takes), with the teacher online and with its
-logits cached: a 6-layer teacher, a 3-layer student and hidden size 384 unless told otherwise.
+Measuring and ordinary steps (an ordinary step is that of the rule `fixed`), with the teacher online and with cached
+logits. Defaults: a 6-layer teacher, a 3-layer student and hidden size 384.
 """
 
 import argparse
@@ -28,20 +28,20 @@ from hf_kd_lambda.trainer.config import Precision
 
 KINDS = ("online_measuring", "online_fixed", "cached_measuring", "cached_fixed")
 WARMUP_ROUNDS = 2
-PEAK_RESET = Path("/proc/self/clear_refs")  # Linux: writing 5 sets the process's peak memory back to what it has now
+PEAK_RESET = Path("/proc/self/clear_refs")  # Linux: writing 5 resets the process's peak memory to its present memory
 EXACT_MALLOC = "MALLOC_MMAP_THRESHOLD_"
 
 
 @dataclass(frozen=True)
 class StepSetting:
-    """What a step works on.
+    """Sizes and precision of a step.
 
     Args:
         student_layers: of the student; the teacher has at least 6, and at least as many.
         batch: examples, on each rank.
         length: tokens of an example.
         precision: fp32 or bf16.
-        optim: as `TrainingArguments` takes it.
+        optim: see `TrainingArguments`.
     """
 
     student_layers: int = 3
@@ -57,7 +57,7 @@ class StepSetting:
 
 
 class StepMeter(TrainerCallback):
-    """Seconds and peak memory (bytes; None where it cannot be read) of each optimizer step, without data loading."""
+    """Seconds and peak memory (bytes; None if unknown) of each optimizer step, without data loading."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -81,22 +81,22 @@ class StepMeter(TrainerCallback):
 
 
 class TakingTurns(DistillationTrainer):
-    """Has its teacher online in the first two of four steps; with `lambda_interval` 2, each kind in turn."""
+    """Runs its teacher in the first two of four steps; with `lambda_interval` 2, the four kinds alternate."""
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """One step, of the kind whose turn it is."""
+        """One step of the next kind."""
         if KINDS[self.state.global_step % 4].startswith("online"):
             del inputs["teacher_logits"]
         return super().training_step(model, inputs, num_items_in_batch)
 
 
 def measure(setting: StepSetting, rounds: int) -> dict[str, Any]:
-    """Train for so many rounds of all four kinds, after a warm-up.
+    """Train for this number of rounds of all four kinds, after a warm-up.
 
     Returns:
-        Seconds, and peak memory in MB (10⁶ bytes) where it is known, of each round's step of each kind.
+        Seconds, and peak memory in MB (10⁶ bytes) if known, for each kind and round.
     """
     set_seed(0)
     sizes = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
@@ -152,8 +152,8 @@ def summary(measured: dict[str, Any], interval: int) -> dict[str, Any]:
     """Ratios to the fixed step with the teacher online, from medians.
 
     Args:
-        measured: what `measure` returned.
-        interval: K of which one step measures.
+        measured: the result of `measure`.
+        interval: K; every K-th step measures.
     """
     seconds = {kind: statistics.median(values) for kind, values in measured["seconds"].items()}
     fixed = seconds["online_fixed"]
@@ -183,20 +183,19 @@ def summary(measured: dict[str, Any], interval: int) -> dict[str, Any]:
 
 
 def mean_step(measuring: float, fixed: float, interval: int) -> float:
-    """Seconds of a step where one in `interval` measures."""
+    """Mean seconds of a step if one in `interval` measures."""
     return (measuring + (interval - 1) * fixed) / interval
 
 
 def measure_alone(setting: StepSetting, rounds: int, launcher: Sequence[str] = ()) -> dict[str, Any]:
-    """`measure` in a process of its own, whose peak memory is what is in use.
+    """`measure` in a separate process, for exact peak memory.
 
-    By default glibc keeps freed blocks, so that a process's peak depends on its past; with a fixed threshold it hands
-    large ones back at once. That costs time.
+    By default glibc keeps freed blocks, so that a process's peak depends on its past; with a fixed threshold it
+    returns large blocks at once. That costs time.
 
     Args:
         setting, rounds: as in `measure`.
-        launcher: what starts it on several ranks; without it there is one, whose memory is told right but whose
-            times are not.
+        launcher: command that starts several ranks. Without it: one process, with exact memory but wrong times.
     """
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
@@ -224,7 +223,7 @@ def _peak_bytes() -> int | None:
 
 
 def main() -> None:
-    """Measure in this process and write what was measured."""
+    """Measure in this process and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for field in dataclasses.fields(StepSetting):
         parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)

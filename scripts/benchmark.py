@@ -1,9 +1,9 @@
-"""What adaptive λ costs, on this machine: `python scripts/benchmark.py [--quick] [--json FILE]`.
+"""Measure the cost of adaptive λ on this machine: `python scripts/benchmark.py [--quick] [--json FILE]`.
 
-Without options, the four kinds of steps of `benchmarks.steps`, their ratios and the extra memory of a measuring one.
-`--grid DIR` measures them against student size, batch, sequence and ranks. `--against
-plain,granted,textbrewer,torchdistill` trains on SST-2 side by side with other trainers, of which `granted` is the
-plain one with our loader, in both precisions. docs/benchmarks/cost.md has the results.
+Without options: the four kinds of steps of `benchmarks.steps`, their ratios, and the extra memory of a measuring step.
+`--grid DIR` measures them for several student sizes, batches, lengths and ranks. `--against
+plain,grouped,textbrewer,torchdistill` trains on SST-2 with this package and with other trainers; `grouped` is `plain`
+with our loader, in both precisions. docs/benchmarks/cost.md has the results.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from hf_kd_lambda.trainer.config import DEFAULT_INTERVAL
 
 
 def measure_steps(setting: StepSetting, rounds: int) -> dict[str, float]:
-    """Times in this process, and memory, where Linux tells it, in another."""
+    """Times measured in this process, and memory in a separate process, on Linux only."""
     figures = summary(measure(setting, rounds), DEFAULT_INTERVAL)
     if PEAK_RESET.exists() and not torch.cuda.is_available():
         alone = summary(measure_alone(setting, min(rounds, 4)), DEFAULT_INTERVAL)
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="examples")
     parser.add_argument("--length", type=int, default=48, help="tokens of an example")
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--grid", type=Path, metavar="DIR", help="measure all axes, and write tables and a plot there")
     parser.add_argument("--against", help=f"comma-separated, of {', '.join(CONTENDERS)}")
     parser.add_argument("--data", default="nyu-mll/glue", help="with --against: GLUE, on the Hub or in a folder")
@@ -49,7 +49,9 @@ def main() -> None:
     parser.add_argument("--examples", type=int, default=20_000, help="with --against: sentences of SST-2")
     parser.add_argument("--epochs", type=int, default=3, help="with --against")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="with --against")
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"), help="with --against: results go there")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/benchmark"), help="with --against: folder of results"
+    )
     args = parser.parse_args()
     if args.grid:
         measure_grid(args.grid, args.rounds)

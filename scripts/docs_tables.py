@@ -29,7 +29,7 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def settings_table(group: type) -> str:
-    """A row for each setting that a dataclass adds, or whose default it changes: name, default and `help`."""
+    """A row for each setting that a dataclass adds or gives another default: name, default and `help`."""
     fields = {field.name: field for field in dataclasses.fields(group)}
     own = [fields[name] for name in group.__annotations__ if name in fields]  # in the order of the source
     rows = [
@@ -39,7 +39,7 @@ def settings_table(group: type) -> str:
 
 
 def rules_table() -> str:
-    """A row for each rule: its weights and summary as in the docstrings, what it needs, and its paper."""
+    """A row for each rule: weights and summary from the docstrings, needed inputs, and paper."""
     papers = _papers("rules")
     rows = [
         (
@@ -69,7 +69,7 @@ def keys_table(keys: Mapping[str, str]) -> str:
 
 
 def limits_table() -> str:
-    """A row for each reason why λ can differ from what its rule proposes."""
+    """A row for each reason why λ can differ from the rule's λ."""
     rows = [(f"`{limit.key}`", f"λ was {limit.words}", limit.advice) for limit in LIMITS.values()]
     return markdown_table(("key", "meaning", "what you can do"), rows)
 
@@ -85,7 +85,7 @@ def regimes_table() -> str:
 
 
 def write_tables(folder: Path) -> None:
-    """Write each table to a Markdown file of its own, which the pages include."""
+    """Write each table to its own Markdown file, which the pages include."""
     folder.mkdir(exist_ok=True)
     tables = {f"settings_{name}": settings_table(group) for name, group in SETTINGS.items()}
     tables |= {
@@ -114,7 +114,7 @@ def _summary(documented: Any) -> str:
 
 
 def _loss_summary(loss: type[KDLoss]) -> str:
-    """The summary of the function that a loss refers to ("see `f`"), else its own."""
+    """The summary of the function that the docstring of a loss refers to ("see `f`"), else its own summary."""
     summary = _summary(loss)
     reference = re.search(r"[Ss]ee `(\w+)`", summary)
     if reference is None:
@@ -127,13 +127,13 @@ def _compared(loss: type[KDLoss]) -> str:
 
 
 def _name(name: str, kind: type[Rule] | type[KDLoss]) -> str:
-    """The name, and the hyper-parameters with their defaults; `weight`, which every KD loss has, is left out."""
+    """The name, and the hyper-parameters with their defaults, except `weight`, which every KD loss has."""
     settings = [f"`{field.name}={field.default!r}`" for field in dataclasses.fields(kind) if field.name != "weight"]
     return " ".join([f"**`{name}`**", *settings])
 
 
 def _needs(rule: type[Rule]) -> str:
-    """What a rule needs beyond a, b and c, as a sentence."""
+    """The inputs of a rule other than a, b and c, as a sentence."""
     needs = " and ".join(name.replace("_", " ") for name in rule.needs)
     if not rule.measures:
         return f" Needs no gradients{', but ' + needs if needs else ''}."

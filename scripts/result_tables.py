@@ -1,6 +1,6 @@
 """Tables of measured results, generated from benchmarks/*/results.jsonl: `python scripts/result_tables.py`.
 
-Rewrites README.md and the pages of docs/ wherever `<!-- table: NAME -->` and `<!-- end -->` mark a place.
+Rewrites README.md and the pages of docs/ between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
 import math
@@ -29,7 +29,7 @@ def marked_files() -> list[Path]:
 
 
 def with_tables(text: str) -> str:
-    """The text with the tables in its marked places up to date."""
+    """The text with up-to-date tables."""
     return MARKED.sub(lambda place: place[1] + TABLES[place[2]]() + place[3], text)
 
 
@@ -44,7 +44,7 @@ def sst2_table() -> str:
 
 
 def regret_table() -> str:
-    """Mean and worst regret of each rule over all tasks and regimes, the least first."""
+    """Mean and worst regret of each rule over all tasks and regimes, sorted by the mean."""
     runs = _runs("compare")
     regrets = {rule: merit.regrets(runs, rule) for rule in merit.rules(runs)}
     means = {rule: fmean(regret.points for regret in found.values()) for rule, found in regrets.items()}
@@ -56,7 +56,7 @@ def regret_table() -> str:
 
 
 def regret_facts_table() -> str:
-    """Further numbers on `evidence` from the same runs."""
+    """More numbers about `evidence` from the same runs."""
     runs = _runs("compare")
     groups = merit.groups(runs)
     without_mrpc = [run for run in runs if run.task != "mrpc"]
@@ -72,7 +72,7 @@ def regret_facts_table() -> str:
     reachable, faster = _faster_groups(runs, groups)
     rows = [
         (
-            "score less that of the weight tuned at the other seeds, 95 % interval over groups",
+            "score minus that of the weight tuned on the other seeds, 95 % interval over groups",
             f"{tuned.mean:+.2f} [{low:+.2f}, {high:+.2f}]",
         ),
         (
@@ -82,15 +82,15 @@ def regret_facts_table() -> str:
         ("groups in which λ ends at `lambda_min` or `lambda_max`", f"{at_bound} of {len(groups)}"),
         (
             "groups in which 99 % of the best fixed score takes at most 0.8 of its steps",
-            f"{faster} of the {reachable} in which that is possible",
+            f"{faster} of {reachable} possible",
         ),
         *_odds_on_stsb(runs),
     ]
-    return markdown_table(("`evidence`, in points where it is a score", "measured"), rows)
+    return markdown_table(("`evidence` (scores and regrets in points)", "measured"), rows)
 
 
 def kd_losses_table() -> str:
-    """Mean scores of one KD loss at a time, with clean labels."""
+    """Mean scores with each KD loss alone, with clean labels."""
     runs = _runs("compare_variants")
     rules = ["no KD", "fixed 0.1", "fixed 0.5", "fixed 0.9", "adaptive", "evidence"]
     tasks = dict.fromkeys(run.task for run in runs)
@@ -144,7 +144,7 @@ def _ends_at_bound(runs: Sequence[Run]) -> bool:
 
 
 def _faster_groups(runs: Sequence[Run], groups: Sequence[Group]) -> tuple[int, int]:
-    """Groups in which a rule could be faster than the best fixed weight, and those in which `evidence` is."""
+    """The numbers of groups in which a rule can be faster than the best fixed weight, and in which `evidence` is."""
     reachable = faster = 0
     for group in groups:
         best = list(merit.best_fixed(runs, group).values())

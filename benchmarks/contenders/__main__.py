@@ -1,7 +1,7 @@
-"""Let one contender do the task on the clock: `python -m benchmarks.contenders NAME --teacher DIR --json OUT`.
+"""Time one contender on the task: `python -m benchmarks.contenders NAME --teacher DIR --json OUT`.
 
-The clock runs from the first line of the contender's own code to the saved student. Loading of libraries, data and
-models comes before, the student's score and size after it.
+The time is measured from the first line of the contender's own code to the saved student, without loading libraries,
+data and models, and without the student's evaluation.
 """
 
 import argparse
@@ -24,7 +24,7 @@ Train = Callable[[Task, Parts, Path], int]
 
 
 class Contender(NamedTuple):
-    """Where a contender's code is, and on which distribution it is built."""
+    """The module, function and distribution of a contender."""
 
     module: str
     function: str
@@ -43,10 +43,10 @@ DEFAULTS = {field.name: field.default for field in fields(Task)}
 
 
 def run(name: str, task: Task) -> dict[str, Any]:
-    """Set up, train on the clock, and score the saved student.
+    """Set up, train with timing, and evaluate the saved student.
 
     Returns:
-        What is written to the JSON file. Tokens are counted over all epochs, without padding.
+        The content of the JSON file. Tokens are counted over all epochs, without padding.
     """
     contender = CONTENDERS[name]
     train: Train = getattr(import_module(f"benchmarks.contenders.{contender.module}"), contender.function)
@@ -74,7 +74,7 @@ def run(name: str, task: Task) -> dict[str, Any]:
             "non_embedding": student.num_parameters(exclude_embeddings=True),
             "all": student.num_parameters(),
         },
-        "versions": {"python": platform.python_version(), **{each: version(each) for each in distributions}},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in distributions}},
     }
 
 
@@ -88,12 +88,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=DEFAULTS["epochs"])
     parser.add_argument("--seed", type=int, default=DEFAULTS["seed"])
     parser.add_argument("--precision", choices=["fp32", "bf16"], default=DEFAULTS["precision"])
-    parser.add_argument("--grouped", action="store_true", help="batches of like length; always so for `ours`")
-    parser.add_argument("--json", type=Path, required=True, help="where the figures go")
+    parser.add_argument("--grouped", action="store_true", help="length-grouped batches; always on for `ours`")
+    parser.add_argument("--json", type=Path, required=True, help="file to write the figures to")
     args = vars(parser.parse_args())
     name, path = args.pop("name"), args.pop("json")
     if name not in ON_TRAINER and (args["grouped"] or args["precision"] != "fp32"):
-        parser.error(f"{name} offers neither bf16 nor batches of like length.")
+        parser.error(f"{name} supports neither bf16 nor length-grouped batches: remove --precision and --grouped.")
     args["grouped"] |= name == "ours"
     figures = json.dumps(run(name, Task(**args)), indent=2)
     path.write_text(figures + "\n")

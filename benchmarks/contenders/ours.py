@@ -1,4 +1,4 @@
-"""This package, with its defaults but for the rule, `adaptive`; the teacher's logits are computed once."""
+"""This package with its defaults, except the rule `adaptive`; the teacher's logits are computed once."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from hf_kd_lambda import DistillationConfig, DistillationTrainer
 
 
 def make_trainer(task: Task, parts: Parts, folder: Path) -> DistillationTrainer:
-    """The trainer; the teacher's logits are not there yet, so that computing them is part of training."""
+    """The trainer, with an empty teacher cache, so that computing the logits is part of training."""
     args = DistillationConfig(
         lambda_rule="adaptive",
         temperature=task.temperature,

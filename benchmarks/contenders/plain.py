@@ -1,4 +1,4 @@
-"""What one writes by hand: a `Trainer` whose loss mixes labels and teacher at a fixed weight."""
+"""A hand-written `Trainer` subclass with a fixed weight of the KD loss."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from benchmarks.contenders.task import Parts, Task, compute_accuracy, train_and_
 
 
 class KDTrainer(Trainer):
-    """A `Trainer` that descends (1 − kd_weight)·CE + kd_weight·T²·KL(teacher ‖ student)."""
+    """A `Trainer` that minimises (1 − kd_weight)·CE + kd_weight·T²·KL(teacher ‖ student)."""
 
     def __init__(
         self, *args: Any, teacher: PreTrainedModel, temperature: float, kd_weight: float, **kwargs: Any
@@ -45,7 +45,7 @@ class KDTrainer(Trainer):
 
 
 def make_trainer(task: Task, parts: Parts, folder: Path) -> KDTrainer:
-    """The trainer, with the defaults of `TrainingArguments` but for the task's settings."""
+    """The trainer, with the defaults of `TrainingArguments` except the task's settings."""
     return KDTrainer(
         parts.student,
         TrainingArguments(bf16=task.precision == "bf16", **training_arguments(task, folder)),

@@ -1,4 +1,4 @@
-"""What all contenders share: the settings, data and models, and how a student is scored."""
+"""Settings, data, models and evaluation that all contenders share."""
 
 import math
 from dataclasses import dataclass
@@ -34,15 +34,15 @@ class Task:
     Args:
         teacher: Folder of a fine-tuned classifier with its tokenizer.
         data: Hub id or folder of GLUE.
-        examples: Training sentences, the first of a shuffle drawn by `seed`.
-        batch: Sentences of a batch, in training and in evaluation.
+        examples: Number of training sentences, after a shuffle with `seed`.
+        batch: Sentences per batch, in training and in evaluation.
         max_length: Longest sentence, in tokens.
         warmup: Share of the steps in which the learning rate rises; then it falls linearly.
         temperature: T of the KD loss, T²·KL.
-        kd_weight: Weight of the KD loss where it is fixed; the task loss weighs `1 - kd_weight`.
+        kd_weight: Fixed weight of the KD loss; the weight of the task loss is `1 - kd_weight`.
         student_layers: Layers of the teacher that make the student.
-        precision: bf16 is autocast. For contenders built on the `Trainer`.
-        grouped: Batches of sentences of like length instead of random ones. For the same contenders.
+        precision: bf16 is autocast. Only for contenders built on the `Trainer`.
+        grouped: Length-grouped batches instead of random ones. Only for the same contenders.
     """
 
     teacher: str
@@ -65,7 +65,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Parts:
-    """Data and models of a task; the splits hold tokens, cut but not padded, and labels."""
+    """Data and models of a task; the splits have truncated tokens without padding, and labels."""
 
     teacher: PreTrainedModel
     student: PreTrainedModel
@@ -95,7 +95,7 @@ def prepare(task: Task) -> Parts:
 
 
 def training_arguments(task: Task, folder: Path) -> dict[str, Any]:
-    """What every `Trainer` is told; the rest is its default. Only the final student is saved, as by all contenders."""
+    """Settings of every `Trainer`; all others are defaults. All contenders save only the final student."""
     return {
         "output_dir": str(folder),
         "num_train_epochs": task.epochs,
@@ -128,12 +128,12 @@ def train_and_save(trainer: Trainer, student: PreTrainedModel, folder: Path) -> 
 
 
 def training_device() -> torch.device:
-    """Where the `Trainer` would train."""
+    """The device that `Trainer` would use."""
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def adamw(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """Torch's AdamW with the decay of the `Trainer`, for loops that are handed an optimizer."""
+    """Torch's AdamW with the weight decay of `Trainer`, for training loops that take an optimizer."""
     named = list(model.named_parameters())
     decayed = [parameter for name, parameter in named if not name.endswith(UNDECAYED)]
     undecayed = [parameter for name, parameter in named if name.endswith(UNDECAYED)]
@@ -148,14 +148,14 @@ def schedule(task: Task, parts: Parts) -> dict[str, int]:
 
 
 def compute_accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy as the `Trainer` asks for it."""
+    """`compute_metrics` of the `Trainer`."""
     logits, labels = np.asarray(prediction.predictions), np.asarray(prediction.label_ids)
     return {"accuracy": float((logits.argmax(-1) == labels).mean())}
 
 
 @torch.no_grad()
 def accuracy(model: nn.Module, parts: Parts, batch: int) -> float:
-    """Accuracy on the validation sentences, of a model that is left in evaluation mode."""
+    """Accuracy on the validation sentences. Leaves the model in evaluation mode."""
     model.eval()
     loader = DataLoader(parts.validation, batch_size=batch, collate_fn=parts.collator)
     hits = torch.cat([_hits(model, dict(inputs)) for inputs in loader])

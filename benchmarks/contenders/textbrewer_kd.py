@@ -1,8 +1,8 @@
 """TextBrewer's GeneralDistiller, set up as in its SST-2 notebook.
 
-Unlike there: no matching of hidden states; the T² that its KD loss lacks is in the loss's weight; AdamW is torch's,
-since Transformers has none any more, with gradient clipping and no decay of biases and LayerNorms, as the `Trainer`
-does; batches are padded to their longest sentence. Its loop writes the student after each epoch.
+Differences: no hidden-state loss; the T² that its KD loss lacks is in the weight of the loss; torch's AdamW, since
+Transformers has none any more, with the gradient clipping and weight decay of `Trainer`; batches padded to their
+longest sentence. TextBrewer's loop saves the student after each epoch.
 """
 
 from pathlib import Path
@@ -51,7 +51,7 @@ def train(task: Task, parts: Parts, folder: Path) -> int:
 
 
 def train_padded(task: Task, parts: Parts, folder: Path) -> int:
-    """The same with each sentence padded to `max_length`, as in the notebook."""
+    """The same with all sentences padded to `max_length`, as in the notebook."""
     padded = DataCollatorWithPadding(parts.tokenizer, padding="max_length", max_length=task.max_length)
     return _train(task, parts, folder, padded)
 
@@ -75,7 +75,7 @@ def _train(task: Task, parts: Parts, folder: Path, collator: DataCollatorWithPad
             scheduler_args=schedule(task, parts),
             max_grad_norm=task.max_grad_norm,
             callback=evaluate,
-            batch_postprocessor=dict,  # its models get keyword arguments only from what is exactly a dict
+            batch_postprocessor=dict,  # TextBrewer passes keyword arguments only from an exact dict
         )
     parts.student.save_pretrained(folder)
     return last_step

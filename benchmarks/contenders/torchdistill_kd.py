@@ -1,6 +1,6 @@
-"""torchdistill's distillation box, set up as in its GLUE example and that one's configuration for SST-2.
+"""torchdistill's distillation box, set up as in its GLUE example with the configuration for SST-2.
 
-Unlike there: no Accelerate; and the box is given the labels, without which its KDLoss leaves out the task loss and T².
+Differences: no Accelerate; the box gets the labels, because without them its KDLoss omits the task loss and T².
 """
 
 import sys
@@ -22,7 +22,7 @@ STUBBED += [f"torchvision.models.{name}" for name in ("densenet", "resnet")]
 
 
 class _Stub(ModuleType):
-    """A module that has every class that one imports from it."""
+    """A module from which any class can be imported."""
 
     def __getattr__(self, name: str) -> type:
         if name.startswith("__"):
@@ -36,7 +36,7 @@ def _torchvision_or_stub() -> Iterator[None]:
     sys.modules.update({name: _Stub(name) for name in missing})
     try:
         yield
-    finally:  # others, Transformers among them, shall not take the stub for torchvision
+    finally:  # other libraries, such as Transformers, must not find the stub
         for name in missing:
             del sys.modules[name]
 

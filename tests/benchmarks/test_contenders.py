@@ -161,9 +161,9 @@ def test_command_line_of_plain(folders, tmp_path):
     }
 
 
-def test_what_a_contender_cannot_be_granted_is_refused(monkeypatch, capsys):
+def test_unsupported_settings_of_a_contender_are_refused(monkeypatch, capsys):
     argv = ["-", "textbrewer", "--precision", "bf16", "--teacher", "none", "--json", "none.json"]
     monkeypatch.setattr("sys.argv", argv)
     with pytest.raises(SystemExit):
         main()
-    assert "textbrewer offers neither bf16" in capsys.readouterr().err
+    assert "textbrewer supports neither bf16" in capsys.readouterr().err

@@ -1,1 +1,1 @@
-"""Rules for λ against each other: on several tasks, in several regimes of labels and teacher, over several seeds."""
+"""Comparison of rules for λ: on several tasks, in several regimes of labels and teacher, over several seeds."""

@@ -1,4 +1,4 @@
-"""The command `compare`: make the runs of a comparison that are not there yet, then the report."""
+"""The command `compare`: make the missing runs of a comparison, then the report."""
 
 import argparse
 import dataclasses
@@ -20,7 +20,7 @@ from hf_kd_lambda.studies.comparison.plan import Comparison, load_comparison
 from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, Run, append_run, finished, read_runs
 from hf_kd_lambda.studies.comparison.runs import TaskRuns
 
-SAME_SCORE = 0.002  # what rounding on another machine may do to a teacher's score
+SAME_SCORE = 0.002  # rounding on another machine may change a teacher's score by this much
 DESCRIPTION = """\
 Compare rules for λ, over tasks, regimes and seeds. Runs that are in <output_dir>/results.jsonl already are not
 repeated. Writes report.md and report.html next to it.
@@ -71,7 +71,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def compare(comparison: Comparison) -> None:
-    """Make what of a comparison is not in its results.jsonl yet, and add each run when it is done.
+    """Make the runs that are missing in results.jsonl, and append each run when it is finished.
 
     A run that fails is recorded with its error, and repeated the next time. Under `accelerate launch` all ranks must
     call this together, and each run is theirs together.
@@ -88,7 +88,7 @@ def compare(comparison: Comparison) -> None:
         if cell in done:
             _check_same(done[cell], tasks[cell.task].begun(cell), file)
     missing = [cell for cell in comparison.cells() if cell not in done]
-    PartialState().wait_for_everyone()  # so that all have read the file before it grows
+    PartialState().wait_for_everyone()  # all ranks read the file before runs are appended
     for task in dict.fromkeys(cell.task for cell in missing):
         _check_teacher([run for run in done.values() if run.task == task], tasks[task], file)
         print(f"{task}: the teacher scores {100 * tasks[task].teacher_score:.1f}", flush=True)
@@ -104,12 +104,12 @@ def compare(comparison: Comparison) -> None:
 
 
 def _check_same(earlier: Run, now: Run, file: Path) -> None:
-    # A setting that there was not yet has not decided anything.
+    # A setting that did not exist at that time did not affect the run.
     changed = sorted(name for name, value in earlier.settings.items() if now.settings.get(name) != value)
     if changed:
         raise ValueError(
-            f"output_dir: {file} holds {', '.join(map(str, earlier.cell))} with another {', '.join(changed)}: choose "
-            "another output_dir, or remove those lines."
+            f"output_dir: {file} has {', '.join(map(str, earlier.cell))} with another {', '.join(changed)}: choose "
+            "another output_dir, or remove these lines."
         )
 
 
@@ -117,9 +117,9 @@ def _check_teacher(earlier: list[Run], task: TaskRuns, file: Path) -> None:
     scores = [run.teacher_score for run in earlier if run.teacher_score is not None]
     if any(abs(score - task.teacher_score) > SAME_SCORE for score in scores):
         raise ValueError(
-            f"output_dir: {file} holds runs of {task.task} whose teacher scores {100 * scores[0]:.2f}, and the one in "
-            f"{task.job.teacher_folder} scores {100 * task.teacher_score:.2f}: put the teacher of then there, or "
-            "choose another output_dir."
+            f"output_dir: {file} has runs of {task.task} with a teacher that scores {100 * scores[0]:.2f}, but the "
+            f"one in {task.job.teacher_folder} scores {100 * task.teacher_score:.2f}: restore the earlier teacher "
+            "there, or choose another output_dir."
         )
 
 
@@ -128,9 +128,9 @@ def _run(task: TaskRuns, cell: Cell) -> Run:
         return task.run(cell)
     except TrainingStoppedError:
         raise
-    except Exception as error:  # whatever it is, it must not end the other runs
+    except Exception as error:  # no error of one run may end the other runs
         if PartialState().num_processes > 1:
-            raise  # other ranks, where nothing failed, would wait for ever
+            raise  # otherwise ranks without the error would wait forever
         traceback.print_exc()
         return dataclasses.replace(task.begun(cell), error=f"{type(error).__name__}: {error}")
 

@@ -25,23 +25,23 @@ from hf_kd_lambda.reports.figure import (
 from hf_kd_lambda.studies.comparison import merit
 from hf_kd_lambda.studies.comparison.run_results import Run, finished, is_fixed
 
-# The sweep is blue, the darker the higher its λ; the other rules have the other colours of Okabe and Ito, and markers.
+# Fixed weights are blue, darker for a higher λ; the other rules have the other colours of Okabe and Ito, and markers.
 SWEEP, SWEEP_STYLES = matplotlib.colormaps["Blues"], ("-", (0, (5, 1.5)), (0, (1, 1)))
 OURS = (KD_COLOR, LAMBDA_COLOR, "#E69F00", "#000000", COSINE_COLOR, "#56B4E9")
 RULE_MARKERS = ("o", "s", "^", "D", "v", "P")
-# Without its brightest end, which on a dark page, where the picture is inverted, would look like no run at all.
+# Without the brightest end: in dark mode the picture is inverted, and such cells would look empty.
 LAMBDAS = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.88, 256)))
 COLUMNS = 3  # of panels
 MEAN: dict[str, Any] = {"label": "mean", "color": "black", "marker": "|", "linestyle": "", "zorder": 1}
 MEAN |= {"markersize": 19, "markeredgewidth": 2.5}
-MEASURED = ("grad_cosine", "lambda_conflict", "grad_norm_task")  # what only a rule that measures logs
+MEASURED = ("grad_cosine", "lambda_conflict", "grad_norm_task")  # keys that only measuring rules log
 
 
 def plot_regret(runs: Sequence[Run], path: Path) -> None:
-    """Draws the regret of each rule in each group as dots, with its mean, the rule that loses least on top.
+    """Draws the regret of each rule in each group as dots, with its mean, the rule with the least regret on top.
 
     Args:
-        runs: with one sweep at least.
+        runs: with at least one complete sweep.
         path: the pictures to write, without suffix.
     """
     regrets = {rule: merit.regrets(runs, rule) for rule in merit.rules(runs)}
@@ -185,10 +185,10 @@ def measuring(runs: Iterable[Run]) -> list[Run]:
 
 
 def plot_heat_map(runs: Sequence[Run], path: Path) -> None:
-    """Colours λ over the optimizer steps, a row for each run that measures, and beside each other the tasks.
+    """Colours λ over the optimizer steps: a row for each run that measures, a panel for each task.
 
     Args:
-        runs: one of them at least `measuring`.
+        runs: with at least one that is `measuring`.
         path: the pictures to write, without suffix.
     """
     shown = measuring(runs)
@@ -222,7 +222,7 @@ def plot_heat_map(runs: Sequence[Run], path: Path) -> None:
 def _draw_row(axes: Axes, run: Run, row: int, norm: LogNorm) -> None:
     logged = [entry for entry in run.log if _has_lambda(entry)]
     edges, values = [0, *(entry["step"] for entry in logged)], [[entry["lambda"] for entry in logged]]
-    # In SVG too, a picture: thousands of cells would be megabytes of paths.
+    # Rasterized in SVG too: thousands of cells would be megabytes of paths.
     axes.pcolormesh(edges, [row, row + 1], values, norm=norm, cmap=LAMBDAS, rasterized=True)
 
 

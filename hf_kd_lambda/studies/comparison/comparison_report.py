@@ -1,4 +1,4 @@
-"""What a comparison leaves to read: report.md, report.html, which is one file, and the figures of both."""
+"""The report of a comparison: report.md, report.html (self-contained), and their figures."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -32,40 +32,42 @@ NOISE = (
     "errors, of seeds and examples together, below the highest score. More test examples or seeds make it smaller.",
 )
 REGRET = (
-    "Regret is what a rule loses to a sweep: the best mean score of the fixed rules in a task and regime less its "
-    "own, in points, over the seeds that both have. Below 0 it beats every fixed weight; of a fixed rule it is what "
-    "whoever guesses that one loses. The best of several noisy means is biased upwards, so that the regret of the "
-    "other rules is overstated rather than understated.",
-    "In brackets: the 95 % bootstrap interval of the mean over tasks and regimes. Sweep cost: the seconds of all "
-    "fixed runs of a seed over those of one run of the rule. In bold: the rules that are not part of the sweep.",
+    "Regret: the best mean score of the fixed weights in a task and regime minus the mean score of the rule, in "
+    "points, over the seeds that both have. A negative regret means that the rule beats every fixed weight. The "
+    "regret of a fixed weight is the loss from choosing it without a sweep. The best of several noisy means is biased "
+    "upwards, so the regret of the other rules is rather too high than too low.",
+    "In brackets: the 95 % bootstrap interval of the mean over tasks and regimes. Sweep cost: the seconds of all runs "
+    "with fixed weights divided by those of one run of the rule, mean over pairs of the same seed. Bold: the rules "
+    "that are not fixed weights.",
 )
 POOLED = (
-    "The column's score less the row's, in points, at the seeds at which both ran: the mean over tasks and regimes, "
-    "with its 95 % bootstrap interval over these, which few leave too narrow, and their number.",
-    f"The row “{TUNED}” is what tuning by a sweep is worth to another run: for each seed of a task and regime, the "
-    "fixed rule whose mean score is highest at the others. Unlike ★ and regret, it has no luck of that seed.",
+    "The column's score minus the row's, in points, over the seeds that both have: the mean over tasks and regimes, "
+    "its 95 % bootstrap interval, which is too narrow for few of them, and their number.",
+    f"The row “{TUNED}” shows the benefit of tuning for a new run: for each seed of a task and regime, it is the "
+    "fixed weight with the highest mean score at the other seeds. Unlike ★ and regret, it is not chosen on the seed "
+    "that is compared.",
 )
 BY_TASK = (
-    "Scores are means ± standard deviations over seeds, in points. ★: the best fixed rule; Δ: the mean paired "
-    "difference to it, with its 95 % bootstrap interval, which few seeds leave too narrow, and the number of pairs. "
-    "λ: the geometric mean of what is above 0. Conflict: the share of measurements at which the gradients pointed "
-    "against each other. To 99 %: the median over seeds until an evaluation reaches 99 % of the mean score of ★, and "
-    "beside it the ratio to what ★ itself takes.",
+    "Scores are means ± standard deviations over seeds, in points. ★: the best fixed weight; Δ: the mean paired "
+    "difference to it, its 95 % bootstrap interval, which is too narrow for few seeds, and the number of pairs. "
+    "λ: the geometric mean of all values above 0. Conflict: the share of measurements with a negative inner product "
+    "of the gradients. To 99 %: the median over seeds until an evaluation reaches 99 % of the mean score of ★, and "
+    "its ratio to that of ★.",
 )
 
 
 def write_comparison_report(folder: Path, command: str) -> str:
-    """Write report.md, report.html and figures/ beside the runs of a comparison, whether it is whole or not.
+    """Write report.md, report.html and figures/ next to the runs of a comparison, complete or not.
 
     Args:
-        folder: with results.jsonl; what an earlier report wrote there is overwritten.
+        folder: with results.jsonl; an earlier report is overwritten.
         command: that made the runs.
 
     Returns:
         The Markdown page.
 
     Raises:
-        ValueError: a line of results.jsonl is no run.
+        ValueError: a line of results.jsonl is not a run.
     """
     runs = read_runs(folder / FILE)
     page = Section("Rules for λ against fixed weights", _head(runs, command), sections=_sections(runs, folder))
@@ -87,7 +89,7 @@ def _head(runs: Sequence[Run], command: str) -> list[str]:
     versions = _listed(sorted({f"{name} {version}" for run in runs for name, version in run.versions.items()}))
     return [
         f"Written by: {command}",
-        f"{len(runs)} runs, of which {failed} failed. "
+        f"{len(runs)} runs, {failed} failed. "
         + " ".join(f"{kind.capitalize()}: {listed}." for kind, listed in names.items()),
         f"Hardware: {_listed(run.hardware for run in runs)}. Versions: {versions}. "
         f"Commit: {_listed(run.commit or 'none' for run in runs)}.",
@@ -112,7 +114,7 @@ def _sections(runs: Sequence[Run], folder: Path) -> list[Section]:
         pictures = [Picture(drawn / "lambda_heat_map.svg", shown)]
         sections.append(Section("λ of all runs that measure", pictures=pictures))
     if len(finished(runs)) < len(runs):
-        sections.append(Section("Failed runs", ["They count nowhere."], failed_table(runs)))
+        sections.append(Section("Failed runs", ["They are excluded from all results."], failed_table(runs)))
     sections.append(Section("Settings of the rules", table=rules_table(runs), folded=True))
     sections.append(Section("Settings common to all runs", table=settings_table(runs), folded=True))
     return sections
@@ -127,8 +129,8 @@ def _regret(runs: Sequence[Run], drawn: Path) -> Section:
     unswept = [str(group) for group in groups if not merit.fixed_sweep(runs, group)]
     uneven = [str(group) for group in groups if merit.is_uneven(runs, group)]
     notes = [*REGRET]
-    notes += [f"Without a whole sweep at any seed, and so without a regret: {'; '.join(unswept)}."] if unswept else []
-    notes += [f"Seeds differ between the rules in: {'; '.join(uneven)}."] if uneven else []
+    notes += [f"No regret, because no seed has a complete sweep: {'; '.join(unswept)}."] if unswept else []
+    notes += [f"Rules have different seeds in: {'; '.join(uneven)}."] if uneven else []
     pictures = []
     if len(unswept) < len(groups):
         figures.plot_regret(runs, drawn / "regret")
@@ -154,7 +156,7 @@ def _group(runs: Sequence[Run], group: Group) -> Section:
     teacher = mean(run.teacher_score for run in runs if merit.group_of(run) == group)
     notes = [] if teacher is None else [f"The teacher scores {100 * teacher:.2f}."]
     if not merit.fixed_sweep(runs, group):
-        notes.append("There is no best fixed rule: the whole sweep has not finished at any seed.")
+        notes.append("There is no best fixed weight: no seed has a complete sweep.")
     if merit.is_uneven(runs, group):
-        notes.append("Seeds differ between the rules.")
+        notes.append("Rules have different seeds.")
     return Section(str(group), notes, group_table(runs, group))

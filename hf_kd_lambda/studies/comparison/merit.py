@@ -1,6 +1,6 @@
-"""What a rule for λ is worth beside fixed weights: pure maths over the runs of a comparison.
+"""Statistics that compare rules for λ with fixed weights: pure maths over the runs of a comparison.
 
-Scores, differences and regrets are in points, hundredths of a score. Failed runs count nowhere.
+Scores, differences and regrets are in points, hundredths of a score. Failed runs are excluded.
 """
 
 import math
@@ -15,11 +15,11 @@ from hf_kd_lambda.studies.comparison.run_results import Run, finished, is_fixed
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
-NEAR = 0.99  # of a score, which is as good as reached
+NEAR = 0.99  # share of a score that counts as reached
 
 
 class Group(NamedTuple):
-    """What the runs have in common that can be compared: they differ in rule and seed only."""
+    """Task and regime of comparable runs, which differ only in rule and seed."""
 
     task: str
     regime: str
@@ -29,12 +29,12 @@ class Group(NamedTuple):
 
 
 class Regret(NamedTuple):
-    """What a rule loses to the best fixed one of a group."""
+    """How far a rule scores below the best fixed one of a group."""
 
     points: float
-    """Negative: it is better than every fixed one."""
+    """Negative if the rule is better than every fixed one."""
     seeds: int
-    """At which the rule and the sweep ran."""
+    """The number of seeds that both the rule and the sweep have."""
 
 
 class Difference(NamedTuple):
@@ -47,7 +47,7 @@ class Difference(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """How soon runs come near a score; medians are infinite where too few of them ever do."""
+    """Time until runs reach a score; medians are infinite if too few of them reach it."""
 
     steps: float
     seconds: float
@@ -56,7 +56,7 @@ class Reach(NamedTuple):
 
 
 class SweepCost(NamedTuple):
-    """How many runs of a rule the sweep takes the time of."""
+    """The time of the sweep, in runs of a rule."""
 
     runs_of_rule: float
     pairs: int
@@ -66,7 +66,7 @@ def points(run: Run) -> float:
     """The score of a finished run.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the run failed.
     """
     if run.score is None:
         raise ValueError(f"{run.cell} has no score: it failed with {run.error!r}.")
@@ -74,17 +74,17 @@ def points(run: Run) -> float:
 
 
 def mean_points(runs: Iterable[Run]) -> float:
-    """Of one run or more."""
+    """The mean score of one or more runs."""
     return fmean(map(points, runs))
 
 
 def group_of(run: Run) -> Group:
-    """Where the run can be compared."""
+    """The group of a run."""
     return Group(run.task, run.regime)
 
 
 def groups(runs: Iterable[Run]) -> list[Group]:
-    """All groups in the order of the runs, those in which every run failed too."""
+    """All groups in the order of the runs, also those in which every run failed."""
     return list(dict.fromkeys(map(group_of, runs)))
 
 
@@ -94,7 +94,7 @@ def rules(runs: Iterable[Run]) -> list[str]:
     others: dict[str, None] = {}
     for run in runs:
         if is_fixed(run):
-            known = mean_lambda(run)  # by which `kd_weight` of either `lambda_form` can be compared
+            known = mean_lambda(run)  # comparable between `lambda_form`s, unlike `kd_weight`
             lambdas[run.rule] = min(lambdas.get(run.rule, math.inf), math.inf if known is None else known)
         else:
             others[run.rule] = None
@@ -102,7 +102,7 @@ def rules(runs: Iterable[Run]) -> list[str]:
 
 
 def fixed_rules(runs: Sequence[Run]) -> list[str]:
-    """Those of the sweep, by their λ."""
+    """The rules of the sweep, sorted by λ."""
     return rules(run for run in runs if is_fixed(run))
 
 
@@ -114,11 +114,11 @@ def of_rule(runs: Iterable[Run], group: Group, rule: str) -> dict[int, Run]:
 def fixed_sweep(runs: Sequence[Run], group: Group) -> dict[str, dict[int, Run]]:
     """The runs of the fixed rules in a group, at the seeds at which all of them finished.
 
-    A fixed rule that failed at every seed is left out. As long as one has not been run at all, there is no sweep: the
-    best of a part of it would be too easy to beat.
+    A fixed rule that failed at every seed is left out. If one has not been run yet, there is no sweep: the best of a
+    part of it would be too easy to beat.
 
     Returns:
-        Runs by rule and seed, the same seeds for each rule; empty where there is no such seed.
+        Runs by rule and seed, the same seeds for each rule; empty if there is no such seed.
     """
     started = {run.rule for run in runs if group_of(run) == group}
     by_rule = {rule: of_rule(runs, group, rule) for rule in fixed_rules(runs)}
@@ -130,18 +130,18 @@ def fixed_sweep(runs: Sequence[Run], group: Group) -> dict[str, dict[int, Run]]:
 
 
 def best_fixed(runs: Sequence[Run], group: Group) -> dict[int, Run]:
-    """The runs of the fixed rule with the highest mean score, by seed; none where there is no sweep."""
+    """The runs of the fixed rule with the highest mean score, by seed; none if there is no sweep."""
     return max(fixed_sweep(runs, group).values(), key=lambda seeds: mean_points(seeds.values()), default={})
 
 
 def is_uneven(runs: Sequence[Run], group: Group) -> bool:
-    """Whether rules finished at different seeds, so that their means are not quite comparable."""
+    """Whether rules finished different seeds, which makes their means less comparable."""
     seeds = {frozenset(of_rule(runs, group, rule)) for rule in rules(runs)}
     return len(seeds) > 1
 
 
 def regrets(runs: Sequence[Run], rule: str) -> dict[Group, Regret]:
-    """Best mean score of the sweep less the rule's, both over the seeds that they share, for each group with such."""
+    """Best mean score of the sweep minus the rule's over their common seeds, for each group with common seeds."""
     found = {}
     for group in groups(runs):
         ours, theirs = of_rule(runs, group, rule), fixed_sweep(runs, group)
@@ -153,7 +153,7 @@ def regrets(runs: Sequence[Run], rule: str) -> dict[Group, Regret]:
 
 
 def sweep_cost(runs: Sequence[Run], rule: str) -> SweepCost | None:
-    """Seconds of the whole sweep over those of one run of the rule, the mean over groups and seeds with both."""
+    """Seconds of the whole sweep divided by those of one run of the rule: mean over groups and common seeds."""
     ratios = []
     for group in groups(runs):
         ours, theirs = of_rule(runs, group, rule), fixed_sweep(runs, group).values()
@@ -163,21 +163,21 @@ def sweep_cost(runs: Sequence[Run], rule: str) -> SweepCost | None:
 
 
 def paired(ours: Mapping[int, Run], theirs: Mapping[int, Run]) -> list[float]:
-    """Our score less theirs, at each seed at which both ran."""
+    """Our score minus theirs, for each common seed."""
     return [points(ours[seed]) - points(theirs[seed]) for seed in sorted(ours.keys() & theirs.keys())]
 
 
 def pooled(runs: Sequence[Run], ours: str, theirs: str) -> list[float]:
-    """The mean of the same for two rules, of each group with such seeds."""
+    """The mean paired difference of two rules, for each group with common seeds."""
     pairs = (paired(of_rule(runs, group, ours), of_rule(runs, group, theirs)) for group in groups(runs))
     return [fmean(of_group) for of_group in pairs if of_group]
 
 
 def against_tuned(runs: Sequence[Run], rule: str) -> list[float]:
-    """The rule's score less that of the fixed rule which is best at all other seeds, the mean of each group.
+    """The rule's score minus that of the fixed rule that is best at all other seeds: the mean of each group.
 
-    What a weight found by a sweep is worth to another run. The best of the runs at hand, of which a regret is, has
-    their chance on its side.
+    This compares with a weight that a sweep chose for a new run. A regret compares with the best of the same runs,
+    which is biased upwards.
     """
     differences = []
     for group in groups(runs):
@@ -194,12 +194,12 @@ def against_tuned(runs: Sequence[Run], rule: str) -> list[float]:
 
 
 def difference(pairs: Sequence[float]) -> Difference | None:
-    """Mean and percentile bootstrap interval of paired differences, which are resampled; None where there are none.
+    """Mean and percentile bootstrap interval of paired differences; None if there are none.
 
-    Of several groups they are to be one for each: the runs of a group share its data, and some of them, such as those
-    without KD, are the same in groups of one task.
+    Pass one difference per group: runs of a group share their data, and some runs, such as those without KD, are the
+    same in several groups of a task.
 
-    Whoever asks twice gets the same interval: the resamples always are.
+    The resamples have a fixed seed, so the interval is reproducible.
     """
     if not pairs:
         return None
@@ -210,7 +210,7 @@ def difference(pairs: Sequence[float]) -> Difference | None:
         np.mean,
         confidence_level=CONFIDENCE,
         n_resamples=RESAMPLES,
-        method="percentile",  # BCa is NaN where all differences are the same
+        method="percentile",  # BCa is NaN if all differences are equal
         random_state=np.random.default_rng(0),
     )
     low, high = resampled.confidence_interval
@@ -221,8 +221,8 @@ def reach(runs: Collection[Run], score: float) -> Reach:
     """Median steps and seconds until the first evaluation within a hundredth of a score.
 
     Args:
-        runs: one or more, of a rule and its seeds; the median takes in those that never get there.
-        score: to come near, in points.
+        runs: one or more runs of a rule; those that never reach the score count as infinite in the median.
+        score: in points.
     """
     target = score - (1 - NEAR) * abs(score)
     never = {"step": math.inf, "seconds": math.inf}
@@ -232,13 +232,13 @@ def reach(runs: Collection[Run], score: float) -> Reach:
 
 
 def conflict_share(run: Run) -> float | None:
-    """The share of measurements at which the gradients pointed against each other; None where nothing measured."""
+    """The share of measurements with a negative inner product of the gradients; None without measurements."""
     shares = logged(run, "lambda_conflict") or [float(cosine < 0) for cosine in logged(run, "grad_cosine")]
     return fmean(shares) if shares else None
 
 
 def mean_lambda(*runs: Run) -> float | None:
-    """The geometric mean of the λ above zero, of the runs' own means; 0 where none was, None where none was logged."""
+    """The geometric mean over runs of each run's mean of λ > 0; 0 if λ was never above 0, None if none was logged."""
     means = [_geometric(logged(run, "lambda")) for run in runs]
     return _geometric([mean for mean in means if mean is not None])
 

@@ -1,4 +1,4 @@
-"""Which runs a comparison is made of: read from YAML, checked as a whole before the first of them."""
+"""The runs of a comparison: read from YAML, and all checked before the first run."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +19,7 @@ Mappings = dict[str, dict[str, Any]]
 
 GLUE = "nyu-mll/glue"
 ONE_ITEM = ("text-classification", "image-classification")  # tasks whose examples are one item each
-# What a comparison decides for each of its runs.
+# Settings that a comparison fixes for all its runs.
 OWN = {
     "eval_strategy": "steps",
     "logging_strategy": "steps",
@@ -36,21 +36,21 @@ OWN = {
 class Comparison:
     """Rules × seeds × regimes × tasks on one set of settings.
 
-    All settings are those of `scripts/distill.py`. Where several name the same one, that of the rule wins over that of
-    the regime, and this over that of the task.
+    All settings are those of `distill`. The rule's settings override those of the regime, which override those of the
+    task.
 
     Args:
         output_dir: of results.jsonl, the report and the fine-tuned teachers.
-        tasks: settings of each task, by a name of one's own; those that share a `teacher_dir` share a teacher.
-        rules: settings of each rule, likewise, of `DistillationConfig`; those with `lambda_rule: fixed` are the sweep
-            that it is held against.
-        regimes: names of `REGIMES`, each with such settings of its own, as of more epochs where examples are few.
+        tasks: settings by the name of the task, which you choose; tasks with the same `teacher_dir` share a teacher.
+        rules: settings of `DistillationConfig` by the name of the rule, which you choose; those with
+            `lambda_rule: fixed` are the sweep that the others are compared with.
+        regimes: names of `REGIMES` with settings for the regime, such as more epochs if there are few examples.
         settings: of every run.
-        skipped: regimes, by the name of a task, that are left out there.
-        seeds: of the order of the examples, dropout and what a regime draws.
-        evaluations: of each run, evenly spread.
-        logs: of λ and gradients in each run, likewise.
-        glue: folder that stands in for `nyu-mll/glue` of the Hub.
+        skipped: regimes to leave out, by the name of the task.
+        seeds: of the order of the examples, dropout and the regime's random changes.
+        evaluations: number in each run, evenly spaced.
+        logs: number in each run of logs of λ and gradients, evenly spaced.
+        glue: folder that replaces `nyu-mll/glue` of the Hub.
 
     Raises:
         ValueError: a name is unknown, or settings are missing or do not fit each other.
@@ -70,7 +70,7 @@ class Comparison:
     def __post_init__(self) -> None:
         for name in ("tasks", "rules", "regimes", "seeds"):
             if not getattr(self, name):
-                raise ValueError(f"{name} is empty: a comparison needs one at least.")
+                raise ValueError(f"{name} is empty: a comparison needs at least one.")
         for name in self.regimes:
             check_known(name, REGIMES, "regime")
         for task, regimes in self.skipped.items():
@@ -97,8 +97,8 @@ class Comparison:
     def cells(self) -> list[Cell]:
         """All runs in the order in which they are made.
 
-        Whole seeds after each other, so that a comparison cut short is a smaller one; the rules of a task and regime
-        side by side, so that whatever slows the machine slows them alike.
+        The seed changes last, so that an interrupted comparison has complete seeds. The rule changes first, so that a
+        slow period of the machine affects all rules.
         """
         return [
             Cell(task, regime, rule, seed)
@@ -166,7 +166,7 @@ def load_comparison(file: Path, glue: str | None = None, output_dir: str | None 
         output_dir: instead of the file's.
 
     Raises:
-        ValueError: there is no such file, it is no such YAML, or as `Comparison` says.
+        ValueError: the file does not exist or is not such a YAML file, or see `Comparison`.
     """
     parts = YamlFile(file)
     content = {name: parts.value(node) for name, node in parts.items}
@@ -174,7 +174,7 @@ def load_comparison(file: Path, glue: str | None = None, output_dir: str | None 
     for name in content:
         check_known(name, known, f"part of {file}:")
     if missing := {"output_dir", "tasks", "rules"} - content.keys():
-        raise ValueError(f"{file} lacks {', '.join(sorted(missing))}.")
+        raise ValueError(f"{file} lacks {', '.join(sorted(missing))}: add them.")
     for name in ("tasks", "rules", "regimes"):
         members = content.get(name, {"clean": {}})
         content[name] = {member: dict(settings or {}) for member, settings in members.items()}
@@ -184,7 +184,7 @@ def load_comparison(file: Path, glue: str | None = None, output_dir: str | None 
 
 
 def arguments(settings: Mapping[str, Any]) -> list[str]:
-    """Settings as a command line of `scripts/distill.py`; those that are None keep their defaults."""
+    """Settings as command-line arguments of `distill`; those that are None keep their defaults."""
     line = []
     for name, value in settings.items():
         if value is None:

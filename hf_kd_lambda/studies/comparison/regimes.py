@@ -1,4 +1,4 @@
-"""What labels and teacher are worth: how a comparison spoils the supervision of its training examples.
+"""Regimes of a comparison: changes of the labels and teacher outputs of its training examples.
 
 The best fixed weight differs between the regimes, and a rule does not know which one it is in.
 """
@@ -12,10 +12,10 @@ from hf_kd_lambda.losses.functional import IGNORED
 
 
 class Supervision(NamedTuple):
-    """What the examples of a training set are learned from."""
+    """Labels and teacher outputs of a training set."""
 
     rows: np.ndarray
-    """Which examples, `[examples]`."""
+    """Indices of the examples, `[examples]`."""
     labels: np.ndarray
     """`[examples]`: classes as integers, or floats of a regression."""
     teacher_logits: np.ndarray
@@ -25,7 +25,7 @@ class Supervision(NamedTuple):
 
     @property
     def is_regression(self) -> bool:
-        """Whether a label is a number to be predicted."""
+        """Whether the labels are numbers, not classes."""
         return self.teacher_logits.shape[-1] == 1
 
 
@@ -33,12 +33,12 @@ Regime = Callable[[Supervision, np.random.Generator], Supervision]
 
 
 def clean(given: Supervision, rng: np.random.Generator) -> Supervision:
-    """As it is."""
+    """No change."""
     return given
 
 
 def noisy_labels(given: Supervision, rng: np.random.Generator, share: float = 0.3) -> Supervision:
-    """A share of the labels is wrong: another class, each as likely; of a regression, another example's number."""
+    """A share of the labels is wrong: a random other class; in a regression, the label of another example."""
     chosen = _draw(rng, share, len(given.rows))
     labels = given.labels.copy()
     if given.is_regression:
@@ -56,10 +56,10 @@ def few_labels(given: Supervision, rng: np.random.Generator, share: float = 0.1)
 
 
 def spoiled_teacher(given: Supervision, rng: np.random.Generator, share: float = 0.4) -> Supervision:
-    """On a share of the examples the teacher says of one class what it thinks of another.
+    """On a share of the examples, the teacher's logits are assigned to the wrong classes.
 
-    Its logits are shifted by one class or more, so that it is as sure as before; of a regression they are another
-    example's.
+    They are shifted by one or more classes, so that the teacher's confidence is unchanged; in a regression, they are
+    those of another example.
     """
     chosen = _draw(rng, share, len(given.rows))
     logits = given.teacher_logits.copy()
@@ -74,17 +74,17 @@ def spoiled_teacher(given: Supervision, rng: np.random.Generator, share: float =
 
 
 def overconfident_teacher(given: Supervision, rng: np.random.Generator, temperature: float = 0.25) -> Supervision:
-    """The teacher is surer than it may be: its logits are divided by a temperature below 1.
+    """The teacher is too confident: its logits are divided by a temperature below 1.
 
     Raises:
-        ValueError: of a regression, which has no confidence.
+        ValueError: in a regression, where there is no confidence.
     """
     _require_classes(given, "overconfident_teacher")
     return given._replace(teacher_logits=given.teacher_logits / temperature)
 
 
 def both(given: Supervision, rng: np.random.Generator, share: float = 0.3) -> Supervision:
-    """On a share of the examples the label is wrong, on as many others the teacher."""
+    """On a share of the examples the label is wrong; on the same number of others, the teacher."""
     order = rng.permutation(len(given.rows))
     count = max(round(share * len(order)), 1)
     wrong_labels, wrong_teacher = (np.isin(given.rows, given.rows[part]) for part in np.split(order[: 2 * count], 2))
@@ -97,10 +97,10 @@ def both(given: Supervision, rng: np.random.Generator, share: float = 0.3) -> Su
 
 
 def class_blind(given: Supervision, rng: np.random.Generator, distance: float = 10.0) -> Supervision:
-    """The teacher never saw one class, drawn at random: its logit lies far below all others.
+    """The teacher does not know one class, drawn at random: its logit is far below all others.
 
     Raises:
-        ValueError: of a regression, which has no classes.
+        ValueError: in a regression, where there are no classes.
     """
     _require_classes(given, "class_blind")
     logits = given.teacher_logits.copy()
@@ -109,7 +109,7 @@ def class_blind(given: Supervision, rng: np.random.Generator, distance: float = 
 
 
 def hard_noise(given: Supervision, rng: np.random.Generator, share: float = 0.3) -> Supervision:
-    """Labels are wrong where examples are hard: where the teacher is least sure; of a regression, farthest off."""
+    """Labels of hard examples are wrong: where the teacher is least confident; in a regression, least accurate."""
     if given.is_regression:
         sure = -np.abs(given.teacher_logits[:, 0] - given.labels)
     else:
@@ -122,7 +122,7 @@ def hard_noise(given: Supervision, rng: np.random.Generator, share: float = 0.3)
 
 
 def region(given: Supervision, rng: np.random.Generator, share: float = 0.4, wrong: float = 0.7) -> Supervision:
-    """The teacher is wrong on most of one kind of text: of the longest."""
+    """The teacher is wrong on most of the longest texts."""
     longest = np.argsort(given.lengths, kind="stable")[-max(round(share * len(given.rows)), 1) :]
     chosen = longest[_draw(rng, wrong, len(longest))]
     logits = given.teacher_logits.copy()
@@ -157,9 +157,9 @@ REGIMES: dict[str, Regime] = {
 
 def _require_classes(given: Supervision, regime: str) -> None:
     if given.is_regression:
-        raise ValueError(f"the regime {regime} has no meaning for a regression: leave it out there.")
+        raise ValueError(f"regimes: {regime} needs classes, but the task is a regression: add it to `skipped`.")
 
 
 def _draw(rng: np.random.Generator, share: float, examples: int) -> np.ndarray:
-    """Rows of a share of the examples, in random order, so that the next one in it is any other."""
+    """Rows of a share of the examples, in random order."""
     return rng.permutation(examples)[: max(round(share * examples), 1)]

@@ -1,4 +1,4 @@
-"""results.jsonl of a comparison: a line a run, which says by itself what was run and what came of it."""
+"""results.jsonl of a comparison: one self-contained line per run, with its settings and its results."""
 
 import json
 import os
@@ -11,7 +11,7 @@ FILE = "results.jsonl"
 
 
 class Cell(NamedTuple):
-    """What tells a run of a comparison from the others; the names are the comparison's own."""
+    """The key of a run in a comparison; the names are those of the comparison."""
 
     task: str
     regime: str
@@ -28,19 +28,19 @@ class Run:
     Args:
         task, regime, rule, seed: of its cell.
         rule_parameters: the settings that make the rule, by their names in `DistillationConfig`.
-        settings: all that decides the student, the rule's among it.
-        versions: of what computed it.
-        commit: of this package's repository, ending in `+` where files differ from it; None outside of one.
-        hardware: what it ran on.
+        settings: all that decide the student, those of the rule included.
+        versions: of the libraries.
+        commit: of this package's repository, ending in `+` if files differ from it; None outside of a repository.
+        hardware: processor or accelerator.
         score: of the student after the last step; None for a run that failed.
         metrics: of the task, after the last step.
-        agreement: with the teacher as it is on examples of which nothing is spoiled, after the last step.
+        agreement: with the unchanged teacher on unchanged examples, after the last step.
         steps: optimizer steps.
-        seconds: of them all.
+        seconds: of all steps.
         evaluations: `step`, `seconds` until then, `score` and `agreement`, in the order of the steps.
-        log: `step` and what was logged of it: `lambda`, `kd_weight`, losses, and of rules that measure also
-            `grad_norm_task`, `grad_norm_kd`, `grad_cosine` and `lambda_conflict`, the share of measurements at which
-            the gradients pointed against each other.
+        log: `step` and its logged values: `lambda`, `kd_weight`, losses, and for rules that measure also
+            `grad_norm_task`, `grad_norm_kd`, `grad_cosine` and `lambda_conflict`, the share of measurements with a
+            negative inner product of the gradients.
         teacher_score: of the teacher on the same examples.
         error: why it failed; None for a run that did not.
         examples: that the score is of; None where an earlier version did not record it.
@@ -70,15 +70,15 @@ class Run:
 
     @property
     def cell(self) -> Cell:
-        """Where it belongs."""
+        """Its key."""
         return Cell(self.task, self.regime, self.rule, self.seed)
 
 
 def append_run(file: Path, run: Run) -> None:
-    """Add a run in one step: a process killed meanwhile leaves the file as it was."""
+    """Add a run atomically: if the process is killed, the file is unchanged."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = file.read_bytes() if file.exists() else b""
-    if lines and not lines.endswith(b"\n"):  # an editor's
+    if lines and not lines.endswith(b"\n"):  # after editing by hand
         lines += b"\n"
     temporary = file.with_name(f"{file.name}.tmp")
     with temporary.open("wb") as copy:
@@ -89,10 +89,10 @@ def append_run(file: Path, run: Run) -> None:
 
 
 def read_runs(file: Path) -> list[Run]:
-    """The runs of a file, of each cell the last; none where there is no file.
+    """The runs of a file, the last one of each cell; none if there is no file.
 
     Raises:
-        ValueError: a line is no run; the message names it.
+        ValueError: a line is not a run; the message names the line.
     """
     if not file.exists() or not file.stat().st_size:
         return []
@@ -102,13 +102,13 @@ def read_runs(file: Path) -> list[Run]:
             run = Run(**json.loads(line))
         except (TypeError, ValueError) as error:
             names = ", ".join(column.name for column in fields(Run))
-            raise ValueError(f"line {number} of {file} is no run ({error}): a run has {names}.") from None
+            raise ValueError(f"line {number} of {file} is not a run ({error}): a run has {names}.") from None
         runs[run.cell] = run
     return list(runs.values())
 
 
 def is_fixed(run: Run) -> bool:
-    """Whether the run belongs to the sweep over fixed weights that a user would do."""
+    """Whether the run belongs to the sweep over fixed weights."""
     return run.rule_parameters.get("lambda_rule") == "fixed"
 
 

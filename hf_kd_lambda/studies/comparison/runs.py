@@ -47,14 +47,14 @@ def _is_logged(name: str) -> bool:
 
 
 class TaskRuns:
-    """A task with its teacher, fine-tuned once, and what it says of the examples, computed once.
+    """A task with its teacher, which is fine-tuned once, and the teacher's logits, which are computed once.
 
     Args:
-        comparison: that it is part of.
+        comparison: to which the task belongs.
         task: its name there.
 
     Raises:
-        ValueError: as `DistillationJob` says, or the teacher's logits cannot be kept.
+        ValueError: see `DistillationJob`, or the teacher's logits cannot be cached.
     """
 
     def __init__(self, comparison: Comparison, task: str) -> None:
@@ -92,12 +92,14 @@ class TaskRuns:
 
     def _with_logits(self, job: DistillationJob, teacher: PreTrainedModel) -> tuple[Dataset, Dataset]:
         """The training split of a job and the reported one, with a teacher's logits."""
-        # Logits are all that is kept, whatever else runs need of a teacher.
+        # Only logits are cached here, even if runs also need other outputs of the teacher.
         config = dataclasses.replace(cast(Any, job.config), kd_losses=None)
         evaluated = job.tokens[job.data.report_split]
         trainer = job.make_trainer(teacher, job.load_student(teacher), config, evaluated=evaluated)
         if not trainer.cache_teacher():
-            raise ValueError(f"cache_teacher: the logits of {self.task}'s teacher cannot be kept, see the warning.")
+            raise ValueError(
+                f"cache_teacher: the logits of {self.task}'s teacher cannot be cached: see the warning for the reason."
+            )
         return trainer.train_dataset, trainer.eval_dataset
 
     def run(self, cell: Cell) -> Run:
@@ -118,7 +120,7 @@ class TaskRuns:
             remembered = trainer.compute_metrics = RememberedMetrics(trainer.compute_metrics)
             curve = RunCurve()
             trainer.add_callback(curve)
-            trainer.remove_callback(PrinterCallback)  # the record has it all
+            trainer.remove_callback(PrinterCallback)  # the run's record has all logs
             train_on(trainer)
             if curve.points[-1]["step"] < trainer.state.global_step:
                 trainer.evaluate()
@@ -146,12 +148,12 @@ class TaskRuns:
         return dataclasses.replace(cast(Any, config), seed=cell.seed)
 
     def begun(self, cell: Cell) -> Run:
-        """What is known of a run before it is made."""
+        """The record of a run before training."""
         config = self.config(cell)
         settings = {name: getattr(config, name, value) for name, value in self.job.settings.items()}
         del settings["teacher_dir"]
         if self.comparison.glue is not None and settings["dataset"] == self.comparison.glue:
-            settings["dataset"] = GLUE  # wherever it lies
+            settings["dataset"] = GLUE  # independent of the folder
         settings |= {"precision": config.autocast, "evaluations": self.comparison.evaluations}
         return Run(
             **cell._asdict(),
@@ -187,11 +189,11 @@ class RememberedMetrics:
 
 
 class RunCurve(TrainerCallback):
-    """The evaluations of a run, over its steps and over the seconds that it spent on training.
+    """The evaluations of a run, by step and by seconds of training.
 
     Attributes:
-        points: `step`, `seconds`, `score` and `agreement` of each.
-        metrics: of the last.
+        points: `step`, `seconds`, `score` and `agreement` of each evaluation.
+        metrics: of the last evaluation.
     """
 
     def __init__(self) -> None:
@@ -213,7 +215,7 @@ class RunCurve(TrainerCallback):
         metrics: dict[str, float],
         **kwargs: Any,
     ) -> None:
-        """Note the score, and take the evaluation's time off the clock."""
+        """Record the score, and exclude the evaluation's time."""
         self._evaluating += metrics["eval_runtime"]
         values = {name.removeprefix("eval_"): value for name, value in metrics.items()}
         self.points.append(
@@ -228,7 +230,7 @@ class RunCurve(TrainerCallback):
 
 
 def spoiled(train: Dataset, cell: Cell) -> Dataset:
-    """The training examples as the regime of a cell has them: of the same seed the same, whatever the rule."""
+    """The training examples in the regime of a cell: the same for all rules with the same seed."""
     if cell.regime == clean.__name__:
         return train
     labels, logits = _supervision(train)

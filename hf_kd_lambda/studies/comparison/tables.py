@@ -1,4 +1,4 @@
-"""The tables of a comparison's report, as text with what it is sorted by."""
+"""The tables of a comparison's report: text, and values to sort by."""
 
 import json
 import math
@@ -70,10 +70,10 @@ def _score(score: MeanScore | None, strong: bool) -> Entry:
 
 
 def regret_table(runs: Sequence[Run]) -> Table:
-    """A row for each rule, the one with the least mean regret first: regret, and what the sweep costs beside it."""
+    """A row for each rule, sorted by mean regret: regret, and the cost of the sweep relative to one run."""
     rows = [_regret_row(runs, rule) for rule in merit.rules(runs)]
     rows.sort(key=lambda row: math.inf if row[1].value is None else float(row[1].value))
-    head = ["rule", "mean regret", "worst regret", "worst in", "tasks × regimes", "runs", "sweep cost", "of pairs"]
+    head = ["rule", "mean regret", "worst regret", "worst in", "tasks × regimes", "runs", "sweep cost", "pairs"]
     return Table(head, rows)
 
 
@@ -95,7 +95,7 @@ def _regret_row(runs: Sequence[Run], rule: str) -> list[Entry]:
 
 
 def pooled_table(runs: Sequence[Run]) -> Table:
-    """A row for each fixed rule and for a tuned one, a column for each other rule: their differences in all groups."""
+    """A row for each fixed rule and for a tuned one, a column for each other rule: mean differences over groups."""
     fixed = merit.fixed_rules(runs)
     others = [rule for rule in merit.rules(runs) if rule not in fixed]
     rows = []
@@ -137,7 +137,7 @@ def _group_row(runs: Sequence[Run], group: Group, rule: str, best: dict[int, Run
 
 
 def _reach(ours: Sequence[Run], best: Sequence[Run]) -> list[Entry]:
-    """Steps and seconds to come near the best fixed rule's score, each with its ratio to that rule's own."""
+    """Steps and seconds to 99 % of the best fixed rule's score, each with its ratio to that rule's."""
     if not best:
         return [Entry()] * 4
     score = merit.mean_points(best)
@@ -159,7 +159,7 @@ def failed_table(runs: Iterable[Run]) -> Table:
 
 
 def rules_table(runs: Sequence[Run]) -> Table:
-    """The settings that make each rule."""
+    """The settings of each rule."""
     parameters = {run.rule: run.rule_parameters for run in runs}
     texts = {
         rule: ", ".join(f"{name}: {_json(value)}" for name, value in parameters[rule].items())
@@ -169,14 +169,14 @@ def rules_table(runs: Sequence[Run]) -> Table:
 
 
 def settings_table(runs: Sequence[Run]) -> Table:
-    """The settings that all runs have in common."""
+    """The settings that are the same in all runs."""
     texts = [{name: _json(value) for name, value in run.settings.items()} for run in runs]
     common = set.intersection(*(set(text.items()) for text in texts)) if texts else set()
     return Table(["setting", "value"], [[Entry(text, text) for text in pair] for pair in sorted(common)])
 
 
 def mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are known; None where none is."""
+    """The mean of all values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return fmean(known) if known else None
 

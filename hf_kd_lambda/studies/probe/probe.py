@@ -1,4 +1,4 @@
-"""The command `probe`: what a step does to both losses as a function of λ, at checkpoints of a run."""
+"""The command `probe`: changes of both losses by a step as a function of λ, at checkpoints of a run."""
 
 import argparse
 import dataclasses
@@ -30,15 +30,15 @@ from hf_kd_lambda.trainer.trainer import DistillationTrainer
 SAVED = 0.1  # of the run, between checkpoints
 SGD_RATES = [10 ** (exponent / 2) for exponent in range(-10, -3)]
 ADAMW_RATES = [10.0**exponent for exponent in range(-6, -2)]
-BATCHES = 8  # to compare predictions of AdamW on
+BATCHES = 8  # on which predictions of AdamW's slopes are compared
 DESCRIPTION = """\
-Measure what a step does to both losses as a function of λ, at an early, a middle and the last checkpoint of a run.
-Trains the run first, in <output_dir>/probe, unless that is done. Takes the settings of distill too. Writes
+Measure how a step changes both losses as a function of λ, at an early, a middle and the last checkpoint of a run.
+Trains the run first, in <output_dir>/probe, unless it is finished. Also takes the settings of distill. Writes
 docs/probe/<name of output_dir>.md and its figures."""
 
 
 def main(argv: Sequence[str]) -> None:
-    """Train unless that is done, measure, print and draw.
+    """Train if needed, measure, print and draw.
 
     Args:
         argv: the command line.
@@ -64,10 +64,10 @@ def main(argv: Sequence[str]) -> None:
 
 
 def probed_job(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> DistillationJob:
-    """The run of these settings that keeps a checkpoint of each tenth, with the teacher of the ordinary run.
+    """The run with these settings that saves a checkpoint at each tenth, with the teacher of the ordinary run.
 
     Raises:
-        ValueError: it is no run of text-classification.
+        ValueError: the task is not text-classification.
     """
     if data.problem != "text-classification":
         raise ValueError(f"problem={data.problem!r} cannot be probed, only text-classification.")
@@ -76,7 +76,7 @@ def probed_job(models: ModelArguments, data: DataArguments, config: Distillation
         models, teacher_dir=models.teacher_dir or str(folder / "teacher"), student_without_kd=False
     )
     saved = {"save_strategy": "steps", "save_steps": SAVED, "save_total_limit": None, "save_only_model": False}
-    evaluated = {"eval_strategy": "steps", "eval_steps": SAVED}  # together, as load_best_model_at_end wants them
+    evaluated = {"eval_strategy": "steps", "eval_steps": SAVED}  # load_best_model_at_end needs the same steps
     return DistillationJob(
         models, data, dataclasses.replace(cast(Any, config), output_dir=str(folder / "probe"), **saved, **evaluated)
     )
@@ -86,17 +86,17 @@ def chosen_checkpoints(folder: Path, steps: list[int] | None) -> dict[str, Path]
     """The checkpoints to probe, by their names in the report.
 
     Raises:
-        ValueError: there is no checkpoint of one of the steps.
+        ValueError: one of the steps has no checkpoint.
     """
     saved = sorted(int(path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*"))
     if missing := set(steps or []) - set(saved):
-        raise ValueError(f"steps {sorted(missing)} have no checkpoint in {folder}, which has {saved}.")
+        raise ValueError(f"steps {sorted(missing)} have no checkpoint in {folder}: choose from {saved}.")
     chosen = steps or sorted({saved[0], saved[(len(saved) - 1) // 2], saved[-1]})
     return {f"step {step}": folder / f"checkpoint-{step}" for step in chosen}
 
 
 def probe(job: DistillationJob, teacher: PreTrainedModel, checkpoint: Path) -> Stage:
-    """Take steps of SGD and of AdamW from a checkpoint, on a training batch, and a few of AdamW on further ones.
+    """Take steps of SGD and of AdamW from a checkpoint on a training batch, and a few of AdamW on other batches.
 
     Raises:
         ValueError: the run's optimizer is not Adam or AdamW.
@@ -106,7 +106,7 @@ def probe(job: DistillationJob, teacher: PreTrainedModel, checkpoint: Path) -> S
         checkpoint, trust_remote_code=job.models.trust_remote_code
     )
     train, validation = job.tokens["train"], job.tokens["validation"]
-    # It brings the teacher's labels into order, and groups the parameters as the saved optimizer has them.
+    # The trainer matches the order of the teacher's labels, and groups the parameters as in the saved optimizer.
     trainer = DistillationTrainer(student, job.config, teacher=teacher, train_dataset=train, eval_dataset=validation)
     student.double(), teacher.double()
     adamw = trainer.create_optimizer()
@@ -116,7 +116,7 @@ def probe(job: DistillationJob, teacher: PreTrainedModel, checkpoint: Path) -> S
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
 
     slopes = []
-    for index in reversed(range(BATCHES)):  # to end with the first, on which the sweeps are made
+    for index in reversed(range(BATCHES)):  # the sweeps below use the first batch
         losses = losses_on(student, *batch(job, student, teacher, index), job.config.temperature)
         gradients = gradients_of(losses, parameters)
         weights = clipped(weights_in_force(checkpoint), gradients, job.config.max_grad_norm)
@@ -124,18 +124,18 @@ def probe(job: DistillationJob, teacher: PreTrainedModel, checkpoint: Path) -> S
         slopes.append(measure_slopes(losses, adamw, gradients, predicted, ADAMW_RATES[0], weights))
     gram = sgd_update(gradients).products(gradients)
     ratio = (gram[0, 1] / gram[1, 2]).sqrt()  # √(a/b)
-    # Negative λ, which no rule chooses, bring the parabola's vertex into the picture.
+    # Negative λ, which no rule chooses, show the parabola's vertex.
     lambdas = ratio * torch.linspace(-2, 4, 19, dtype=torch.double)
     sgd, of_run = SGD(gradients.parameters), (1.0, weights[1] / weights[0])
     of_sgd = sweep(losses, sgd, gradients, {"Gram matrix": gram}, lambdas, SGD_RATES, of_run)
-    # For AdamW they would put the square of a gradient that no run has into the second moments.
+    # For AdamW, negative λ would add the square of an unrealistic gradient to the second moments.
     lambdas = ratio * torch.linspace(0, 4, 17, dtype=torch.double)
     of_adamw = sweep(losses, adamw, gradients, predicted, lambdas, ADAMW_RATES, weights)
     return Stage(of_sgd, of_adamw, slopes)
 
 
 def adam_products(optimizer: Adam, gradients: Gradients, weights: tuple[float, float]) -> dict[str, Tensor]:
-    """What is predicted of a step of AdamW, by the name of the prediction in the report."""
+    """Predictions of a step of AdamW, by their names in the report."""
     momentum = adam_momentum(optimizer, gradients)
     return {
         "derivative of the update": adam_tangent(optimizer, gradients, weights).products(gradients),
@@ -148,7 +148,7 @@ def adam_products(optimizer: Adam, gradients: Gradients, weights: tuple[float, f
 def batch(
     job: DistillationJob, student: PreTrainedModel, teacher: PreTrainedModel, index: int
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Inputs of the student, logits of the teacher and labels of a training batch; the seed draws them all."""
+    """Inputs of the student, logits of the teacher and labels of a training batch, drawn by the seed."""
     tokens, size = job.tokens["train"], job.config.per_device_train_batch_size
     generator = torch.Generator().manual_seed(job.config.seed)
     chosen = torch.randperm(len(tokens), generator=generator).roll(-index * size)[:size].tolist()
@@ -163,10 +163,10 @@ def batch(
 
 
 def weights_in_force(checkpoint: Path) -> tuple[float, float]:
-    """(w_T, w_D) of the run as last logged before a checkpoint.
+    """(w_T, w_D) of the run, last logged before a checkpoint.
 
     Raises:
-        ValueError: nothing was logged until then, or without distillation.
+        ValueError: no positive λ was logged.
     """
     log = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
     entry = next((entry for entry in reversed(log) if entry.get("lambda")), None)
@@ -176,7 +176,7 @@ def weights_in_force(checkpoint: Path) -> tuple[float, float]:
 
 
 def clipped(weights: tuple[float, float], gradients: Gradients, max_norm: float) -> tuple[float, float]:
-    """The weights times the factor by which the Trainer clips the gradient that they combine."""
+    """The weights times the Trainer's clipping factor for the combined gradient."""
     norm = torch.nn.utils.get_total_norm(gradients.combined(*weights)).item()
     factor = min(1.0, max_norm / norm) if max_norm else 1.0
     return factor * weights[0], factor * weights[1]

@@ -59,7 +59,7 @@ def _draw_changes(axes: Axes, sweep: Sweep, name: str, scaled: bool) -> None:
         looks: dict[str, Any] = {"color": "black", "markersize": 4, "fillstyle": "none"}
         label = f"measured, η = {rate:.0e}"
         axes.plot(sweep.lambdas, sweep.changes[place, index] / rate, marker, label=label, **looks)
-    axes.set_ylim(*limits)  # leaves out what is far off the predictions
+    axes.set_ylim(*limits)  # cuts off dots far from the predictions
     _clean(axes)
 
 
@@ -68,7 +68,7 @@ def _decades(sweep: Sweep) -> list[int]:
 
 
 def plot_errors(sgd: Mapping[str, Sweep], adamw: Mapping[str, Sweep], path: Path, title: str) -> Path:
-    """Draws how fit and predictions degrade with the learning rate.
+    """Draws errors of fit and predictions over the learning rate.
 
     Args:
         sgd: by the stage of the run.

@@ -1,4 +1,4 @@
-"""What the probe leaves to read: a Markdown page with its tables."""
+"""The report of the probe: a Markdown page with tables."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ TableRows = list[list[str]]
 PAGE = """# λ probed in the run {name}
 
 Written by `{command}`
-(torch {torch}, transformers {transformers}). What all this means: [the probe](../concepts/probe.md).
+(torch {torch}, transformers {transformers}). [The probe](../concepts/probe.md) explains the tables.
 
 {points}
 
@@ -37,7 +37,7 @@ With R² of the fit ≥ {r_squared} and an error of b ≤ {curvature:.0%}, the p
 
 ## AdamW
 
-Slopes are those of {batches} batches; changes ΔL those of one of them at the smallest η:
+Slopes are means over {batches} batches; changes ΔL are from one batch at the smallest η:
 
 {slopes}
 
@@ -54,7 +54,7 @@ With the factor that fits ΔL best:
 
 
 class Stage(NamedTuple):
-    """What was measured at one point of a run."""
+    """The measurements at one point of a run."""
 
     sgd: Sweep
     """With one metric."""
@@ -68,9 +68,9 @@ def write_probe_report(folder: Path, name: str, command: str, stages: Mapping[st
     """Writes `<name>.md` and its figures.
 
     Args:
-        folder: where to; it is made.
+        folder: to write to; it is created.
         name: of the run.
-        command: that made all this.
+        command: that measured.
         stages: by their names, early ones first.
 
     Returns:
@@ -157,7 +157,7 @@ def _slopes_table(stages: Mapping[str, Stage]) -> str:
 
 
 def _shape(gram: Gram) -> list[str]:
-    """Cosine and ratio of the norms: all that most rules for λ see of a Gram matrix."""
+    """Cosine and ratio of the norms: most rules for λ depend on nothing else."""
     return [f"{gram.cosine.item():+.3f}", f"{(gram.task / gram.kd).sqrt().item():.3f}"]
 
 

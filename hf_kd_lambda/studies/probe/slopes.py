@@ -1,4 +1,4 @@
-"""The Gram matrix of which an optimizer's real steps give evidence, and how well metrics predict it."""
+"""The Gram matrix measured by an optimizer's real steps, and how well metrics predict it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from torch.optim import Optimizer
 from hf_kd_lambda.studies.probe.steps import Gradients, Losses, measure
 from hf_kd_lambda.studies.probe.updates import gram_of
 
-PERTURBATION = 0.05  # of both weights together, either way, to measure a derivative by one of them
+PERTURBATION = 0.05  # of w_T + w_D: the step of the central differences
 
 
 @dataclass(frozen=True)
 class Slopes:
     """−∂ΔL_i/∂w_j per unit of learning rate around the run's weights: for SGD, the Gram matrix.
 
-    Whatever else an update has in it, say momentum, does not depend on the weights and is not in the slopes.
+    Other parts of an update, such as momentum, do not depend on the weights and are not in the slopes.
 
     Attributes:
         measured: `[2, 2]`.
@@ -28,13 +28,13 @@ class Slopes:
     products: Mapping[str, Tensor]
 
     def error(self, metric: str) -> float:
-        """|k·predicted − measured|/|measured| with the best factor k, which no rule for λ depends on."""
+        """|k·predicted − measured|/|measured| with the best factor k; rules for λ do not depend on k."""
         predicted = self.products[metric][:, 1:]
         factor = (predicted * self.measured).sum() / predicted.square().sum()
         return ((factor * predicted - self.measured).norm() / self.measured.norm()).item()
 
     def ratio_error(self, metric: str) -> float:
-        """By which factor, at least 1, the predicted √(a/b) is too large or too small."""
+        """The factor, at least 1, by which the predicted √(a/b) is too large or too small."""
         predicted, measured = (gram_of(products) for products in (self.products[metric], self.measured))
         squared = (predicted.task / predicted.kd) / (measured.task / measured.kd)
         return squared.log().abs().div(2).exp().item()
@@ -52,12 +52,12 @@ def measure_slopes(
     learning_rate: float,
     weights: tuple[float, float],
 ) -> Slopes:
-    """Take four steps with weights a little off the run's, and set the differences beside what was predicted.
+    """Take four steps with weights close to the run's, and return slopes with their predictions.
 
     Args:
         losses, optimizer, gradients: as `measure` takes them.
         products: of the predicted updates, by metric.
-        learning_rate: so small that the curvature of the losses plays no part.
+        learning_rate: so small that the curvature of the losses has no effect.
         weights: (w_T, w_D) of the run.
     """
     step = PERTURBATION * sum(weights)

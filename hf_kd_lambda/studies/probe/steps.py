@@ -1,4 +1,4 @@
-"""Real steps from one point of a run, and what they change."""
+"""Real steps from one point of a run, and the changes of both losses."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 Losses = Callable[[], Tensor]
-"""Task loss and KD loss, shape (2,), at the present weights, always of the same batch."""
+"""Task loss and KD loss, shape (2,), with the current parameters, always on the same batch."""
 
 
 def exact_losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float) -> Tensor:
@@ -34,7 +34,7 @@ def exact_losses(logits: Tensor, teacher_logits: Tensor, labels: Tensor, tempera
 def losses_on(
     model: nn.Module, inputs: Mapping[str, Tensor], teacher_logits: Tensor, labels: Tensor, temperature: float
 ) -> Losses:
-    """Both losses of a classifier on one batch, without dropout; the model stays in the mode in which it is.
+    """Both losses of a classifier on one batch, without dropout; the model's mode is restored.
 
     Args:
         model: returns an output with `logits`.
@@ -53,7 +53,7 @@ def losses_on(
 
 
 class Gradients(NamedTuple):
-    """The gradients of both losses, one tensor for each parameter that either of them reaches."""
+    """The gradients of both losses, one tensor for each parameter with a gradient."""
 
     parameters: list[nn.Parameter]
     task: list[Tensor]
@@ -65,7 +65,7 @@ class Gradients(NamedTuple):
 
 
 def gradients_of(losses: Losses, parameters: Sequence[nn.Parameter]) -> Gradients:
-    """Differentiate both losses; a parameter that neither reaches is left out, as an optimizer passes over it."""
+    """Differentiate both losses; parameters without a gradient are left out, as optimizers skip them."""
     task_loss, kd_loss = losses()
     task = torch.autograd.grad(task_loss, parameters, retain_graph=True, allow_unused=True)
     kd = torch.autograd.grad(kd_loss, parameters, allow_unused=True)
@@ -81,10 +81,10 @@ def gradients_of(losses: Losses, parameters: Sequence[nn.Parameter]) -> Gradient
 
 @contextmanager
 def restoring(optimizer: Optimizer) -> Iterator[Callable[[], None]]:
-    """Give a function that puts weights, optimizer state and settings back, bit for bit; it is called at the end, too.
+    """Yield a function that restores parameters, optimizer state and settings exactly; also called at the end.
 
     Raises:
-        RuntimeError: at the end, if a weight or a state is not what it was.
+        RuntimeError: at the end, if a parameter or a state differs.
     """
     weights = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
@@ -103,21 +103,21 @@ def restoring(optimizer: Optimizer) -> Iterator[Callable[[], None]]:
         for group, before in zip(optimizer.param_groups, settings, strict=True):
             group.update(before)
     if not all(map(torch.equal, tensors, copies)):
-        raise RuntimeError("the probe left other weights or another optimizer state than it found.")
+        raise RuntimeError("the probe did not restore the parameters or the optimizer state.")
 
 
 def measure(
     losses: Losses, optimizer: Optimizer, gradients: Gradients, weights: Tensor, learning_rates: Sequence[float]
 ) -> Tensor:
-    """Take a step of the optimizer for each pair of weights and each learning rate, and see what it changes.
+    """Take a step of the optimizer for each pair of weights and each learning rate, and measure the changes.
 
-    All steps start where the optimizer is, which is left as it was. They are without weight decay, which is the same
-    whatever the weights of the losses.
+    All steps start from the current state, which is restored. They are without weight decay, which does not depend on
+    the weights of the losses.
 
     Args:
-        losses: of the model that the optimizer steps.
-        optimizer: with the state that it has at this point of a run.
-        gradients: both, from before the steps.
+        losses: of the model that the optimizer updates.
+        optimizer: with its state at this point of a run.
+        gradients: of both losses, before the steps.
         weights: w_T and w_D, `[steps, 2]`.
         learning_rates: η.
 

@@ -1,4 +1,4 @@
-"""Steps for many λ and learning rates from one point of a run, and how well the gradients there predicted them."""
+"""Steps for many λ and learning rates from one point of a run, and how well the gradients predict them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from hf_kd_lambda.studies.probe.steps import Gradients, Losses, measure
 
-R_SQUARED, CURVATURE = 0.999, 0.05  # what a prediction that holds has: such a fit, and no greater error of its λ² term
+R_SQUARED, CURVATURE = 0.999, 0.05  # a prediction holds with at least this R² and at most this error of its λ² term
 
 
 class Fit(NamedTuple):
@@ -19,7 +19,7 @@ class Fit(NamedTuple):
     coefficients: Tensor
     """Of 1, λ and λ², `[..., 3]`."""
     r_squared: Tensor
-    """The share of the points' variance that each explains, `[...]`."""
+    """The explained share of the variance, `[...]`."""
 
 
 def fit_parabola(lambdas: Tensor, values: Tensor) -> Fit:
@@ -34,7 +34,7 @@ def fit_parabola(lambdas: Tensor, values: Tensor) -> Fit:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What was measured from one point with one optimizer, and what was predicted, by the metric of the prediction.
+    """Measured changes from one point with one optimizer, and predictions by metric.
 
     Attributes:
         losses: task loss and KD loss at the point.
@@ -66,12 +66,12 @@ class Sweep:
         return -torch.stack([of_task, of_kd, of_total])
 
     def predicted(self, metric: str, scaled: bool = False) -> Tensor:
-        """The three changes as the gradients predict them, `[rates, 3, λ's]`.
+        """The three predicted changes, `[rates, 3, λ's]`.
 
         Args:
             metric: of the prediction.
-            scaled: whether to bring it, at each rate, as close to the measured ΔL_T and ΔL_D as one factor can. Rules
-                for λ come to the same with any factor.
+            scaled: whether to fit a factor to the measured ΔL_T and ΔL_D at each rate. Rules for λ do not depend on
+                this factor.
         """
         rates = torch.tensor(self.learning_rates, dtype=self.changes.dtype)[:, None, None]
         predicted = rates * (self.coefficients(metric) @ torch.linalg.vander(self.lambdas, N=3).T)
@@ -89,7 +89,7 @@ class Sweep:
     def coefficient_errors(self, metric: str, scaled: bool = False) -> Tensor:
         """Errors of the predicted parabola of L_T + λ·L_D, relative to the fitted one, `[rates, 3]`.
 
-        That of the middle coefficient c_1, which may be zero itself, is relative to 2√|c_0·c_2|.
+        The error of the middle coefficient c_1, which may be zero, is relative to 2√|c_0·c_2|.
         """
         measured = self.fit().coefficients[:, 2]
         predicted = fit_parabola(self.lambdas, self.predicted(metric, scaled)[:, 2]).coefficients
@@ -98,7 +98,7 @@ class Sweep:
         return (predicted - measured).abs() / size
 
     def holds_up_to(self, metric: str) -> float | None:
-        """The learning rate up to which the prediction holds; None where it does not hold for the smallest."""
+        """The learning rate up to which the prediction holds; None if it does not hold at the smallest."""
         good = (self.fit().r_squared[:, 2] >= R_SQUARED) & (self.coefficient_errors(metric)[:, 2] <= CURVATURE)
         count = int(good.long().cumprod(0).sum())
         return self.learning_rates[count - 1] if count else None

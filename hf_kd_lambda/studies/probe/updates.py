@@ -23,7 +23,7 @@ class Update(NamedTuple):
         return Update(*([p * tensor for p, tensor in zip(metric, part, strict=True)] for part in self))
 
     def products(self, gradients: Gradients) -> Tensor:
-        """<g_i, u_j>, `[2, 3]`, on the CPU: what each part of the update takes from the task loss and the KD loss."""
+        """<g_i, u_j>, `[2, 3]`, on the CPU: how much each part of the update lowers task loss and KD loss."""
         both = (gradients.task, gradients.kd)
         return torch.stack([torch.stack([_dot(grads, part) for part in self]) for grads in both]).cpu()
 
@@ -38,13 +38,13 @@ def sgd_update(gradients: Gradients) -> Update:
 
 
 def gram_of(products: Tensor) -> Gram:
-    """The Gram matrix among products, `[2, 3]`, or slopes, `[2, 2]`, which measured are not quite symmetric."""
+    """The Gram matrix in products, `[2, 3]`, or in slopes, `[2, 2]`; measured slopes are not exactly symmetric."""
     task, kd = products[:, -2:]
     return Gram(task[0], kd[1], (task[1] + kd[0]) / 2)
 
 
 class _Moments(NamedTuple):
-    """What Adam knows of a parameter before its step t."""
+    """Adam's state of a parameter before step t."""
 
     first: Tensor
     second: Tensor
@@ -60,7 +60,7 @@ class _Moments(NamedTuple):
         return first, second
 
     def second_with(self, grad: Tensor) -> Tensor:
-        """v̂ of the step along a gradient."""
+        """v̂ after a step with this gradient."""
         beta = self.betas[1]
         return (beta * self.second + (1 - beta) * grad.square()) / (1 - beta**self.step)
 
@@ -85,13 +85,13 @@ def adam_momentum(optimizer: Adam, gradients: Gradients) -> Update:
 
 
 def metric_before(optimizer: Adam, gradients: Gradients) -> list[Tensor]:
-    """P = 1/(√v̂ + ε) with v̂ from before the step."""
+    """P = 1/(√v̂ + ε) with v̂ before the step."""
     all_moments = _moments(optimizer, gradients)
     return [1 / ((m.second / (1 - m.betas[1] ** (m.step - 1))).sqrt() + m.eps) for m in all_moments]
 
 
 def metric_of_step(optimizer: Adam, gradients: Gradients, weights: tuple[float, float]) -> list[Tensor]:
-    """P = 1/(√v̂ + ε) with the v̂ of a step with these weights, which has the square of its gradient in it."""
+    """P = 1/(√v̂ + ε) with v̂ of a step with these weights, which includes the square of its gradient."""
     grads = gradients.combined(*weights)
     all_moments = _moments(optimizer, gradients)
     return [1 / (m.second_with(grad).sqrt() + m.eps) for m, grad in zip(all_moments, grads, strict=True)]
@@ -100,13 +100,13 @@ def metric_of_step(optimizer: Adam, gradients: Gradients, weights: tuple[float, 
 def adam_tangent(optimizer: Adam, gradients: Gradients, weights: tuple[float, float]) -> Update:
     """Adam's update, exact at these weights and linear around them.
 
-    Its derivative by the gradient is diagonal: with u = P·m̂ and s_1, s_2 the shares of the gradient in m̂ and of its
-    square in v̂,
+    Its derivative with respect to the gradient is diagonal: with u = P·m̂ and s_1, s_2 the shares of the gradient in m̂
+    and of its square in v̂,
 
         ∂u/∂g = P·(s_1 − s_2·u·g/√v̂)
 
-    which is nearly 0 where the gradient is all that Adam knows of, as in the embedding of a token first seen: there u
-    is ±1 times a constant, whatever the size of the gradient.
+    It is nearly 0 if the moments are still zero, as for the embedding of a new token: there u is ±1 times a constant,
+    independent of the size of the gradient.
     """
     update = Update([], [], [])
     for m, grad, task, kd in zip(

@@ -48,7 +48,7 @@ def test_page_holds_what_decides(tmp_path):
     page = write_comparison_report(write_runs(tmp_path, whole_grid()), "make it")
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == page
     assert "Written by: make it" in page
-    assert "24 runs, of which 0 failed. Tasks: t, u. Regimes: r, s." in page
+    assert "24 runs, 0 failed. Tasks: t, u. Regimes: r, s." in page
     assert "Hardware: CPU, 2 threads. Versions: torch 2.11.0. Commit: abc1234." in page
     regret = row(page, "Regret and sweep cost", "adaptive")
     assert regret == ["**adaptive**", "+1.00 [+1.00, +1.00]", "+1.00", "t, r", "4", "8", "×2.0", "8"]
@@ -63,7 +63,7 @@ def test_page_holds_what_decides(tmp_path):
     assert "| seed | " not in page  # which differs
     assert '| low | lambda_rule: "fixed", kd_weight: 0.1 |' in page
     assert "Failed runs" not in page
-    assert "Seeds differ" not in page
+    assert "Rules have different seeds" not in page
 
 
 def test_page_holds_each_group(tmp_path):
@@ -83,11 +83,11 @@ def test_a_comparison_cut_short_says_what_it_rests_on(tmp_path):
     runs = [run for run in runs if run.cell[:2] != ("u", "s") or run.rule == "low"]
     page = write_comparison_report(write_runs(tmp_path, runs), "make it")
     assert row(page, "Regret and sweep cost", "adaptive")[4:] == ["3", "4", "×2.0", "4"]
-    assert "and so without a regret: u, s." in page
-    assert "Seeds differ between the rules in: t, s; u, r; u, s." in page
+    assert "No regret, because no seed has a complete sweep: u, s." in page
+    assert "Rules have different seeds in: t, s; u, r; u, s." in page
     assert row(page, "t, s", "adaptive")[2:4] == ["1 of 2", "-1.00 (1)"]
     assert row(page, "u, s", "low")[3] == "–"
-    assert "There is no best fixed rule" in page
+    assert "There is no best fixed weight: no seed has a complete sweep" in page
 
 
 def test_failed_runs_are_listed_and_nothing_else(tmp_path):
@@ -95,7 +95,7 @@ def test_failed_runs_are_listed_and_nothing_else(tmp_path):
     runs = [failed(run, "OSError: <a|b>\nno disk") if run.cell == broken else run for run in whole_grid()]
     page = write_comparison_report(write_runs(tmp_path, runs), "make it")
     assert "| t | r | adaptive | 1 | OSError: &lt;a\\|b&gt; no disk |" in page
-    assert "24 runs, of which 1 failed." in page
+    assert "24 runs, 1 failed." in page
     assert row(page, "t, r", "adaptive")[2] == "1 of 2"
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "OSError: &lt;a|b&gt;" in html

@@ -96,7 +96,7 @@ def test_an_overconfident_teacher_has_four_times_the_logits():
 
 
 def test_a_regression_has_no_overconfident_teacher():
-    with pytest.raises(ValueError, match="overconfident_teacher has no meaning for a regression"):
+    with pytest.raises(ValueError, match="overconfident_teacher needs classes, but the task is a regression"):
         apply("overconfident_teacher", regression())
 
 
@@ -149,5 +149,5 @@ def test_a_transfer_set_keeps_all_of_the_teacher_and_a_tenth_of_the_labels(given
 
 @pytest.mark.parametrize("name", ["class_blind", "overconfident_teacher"])
 def test_regimes_of_classes_are_refused_for_a_regression(name):
-    with pytest.raises(ValueError, match=f"the regime {name} has no meaning for a regression"):
+    with pytest.raises(ValueError, match=f"regimes: {name} needs classes, but the task is a regression"):
         apply(name, regression())

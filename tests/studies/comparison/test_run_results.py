@@ -86,5 +86,5 @@ def test_a_line_that_is_no_run_is_named(tmp_path, line):
     append_run(tmp_path / "results.jsonl", RUN)
     with (tmp_path / "results.jsonl").open("a") as file:
         file.write(line + "\n")
-    with pytest.raises(ValueError, match=r"line 2 of .*results.jsonl is no run"):
+    with pytest.raises(ValueError, match=r"line 2 of .*results.jsonl is not a run"):
         read_runs(tmp_path / "results.jsonl")
