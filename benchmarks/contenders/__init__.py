@@ -4,7 +4,7 @@
 TextBrewer, with batches padded to their longest sentence or, as in its own examples, to `max_length`. `torchdistill`:
 torchdistill without Accelerate.
 
-`pip install -e ".[benchmark]"` installs TextBrewer. torchdistill requires torchvision, for vision models that are not
-used here. The newest torchvision would replace the installed torch, and its builds on PyPI do not load with a CPU build
-of torch. So run `pip install --no-deps torchdistill==1.1.5`; `torchdistill_kd` replaces torchvision by a stub.
+`pip install -e ".[benchmark]"` installs TextBrewer. torchdistill requires torchvision, for vision models that are
+not used here. The newest torchvision would replace the installed torch, and its builds on PyPI do not load with a CPU
+build of torch. So run `pip install --no-deps torchdistill==1.1.5`; `torchdistill_kd` replaces torchvision by a stub.
 """
