@@ -117,6 +117,7 @@ def test_results_are_valid_json(tmp_path):
         "latency_ms": 12.34,
         "threads": None,
         "batch_latency_ms": None,
+        "standard_error": None,
         "retained": 1.0,
     }
     assert results["models"][1]["metrics"] == {"accuracy": None, "f1": 0.1}
