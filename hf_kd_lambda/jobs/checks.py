@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
@@ -208,9 +208,8 @@ def _check_best_metric(trainer: DistillationTrainer) -> None:
     if metric is None or trainer.accelerator.is_fsdp2:  # which would shard the model that is to be thrown away
         return
     few = trainer.eval_dataset.select(range(min(len(trainer.eval_dataset), FEW_TOKENS * config.world_size)))
-    disabled, config.disable_tqdm = config.disable_tqdm, True
+    trainer.remove_callback(ProgressCallback)  # whose bar an error would follow on the same line
     metrics = trainer.evaluation_loop(trainer.get_eval_dataloader(few), "check").metrics or {}
-    config.disable_tqdm = disabled
     names = sorted(name.removeprefix("eval_") for name in metrics)
     if metric.removeprefix("eval_") not in names:
         raise ValueError(

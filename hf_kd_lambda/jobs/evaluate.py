@@ -18,7 +18,7 @@ from hf_kd_lambda.jobs.checks import check_task_name
 from hf_kd_lambda.jobs.command_line import ScreenParser
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.reports.agreement import teacher_agreement
-from hf_kd_lambda.reports.results import ModelReport, measure_model, results_table, write_results
+from hf_kd_lambda.reports.results import ModelReport, measure_model, results_table, standard_error_note, write_results
 from hf_kd_lambda.reports.sampling_error import standard_error
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.tasks.task import Task
@@ -83,6 +83,8 @@ def main(argv: Sequence[str]) -> None:
         checkpoints, data, options.split, options.batch_size, options.trust_remote_code
     )
     print(f"On the {split} split:\n{results_table(reports, MAIN_METRIC)}")
+    if note := standard_error_note(reports):
+        print(note)
     if options.json:
         facts = {"checkpoints": checkpoints, "task": data.task, "split": split, "versions": versions()}
         write_results(options.json, reports, MAIN_METRIC, None, facts)
