@@ -73,13 +73,13 @@ def main(argv: Sequence[str]) -> None:
 def compare(comparison: Comparison) -> None:
     """Make the runs that are missing in results.jsonl, and append each run when it is finished.
 
-    A run that fails is recorded with its error, and repeated the next time. Under `accelerate launch` all ranks must
-    call this together, and each run is theirs together.
+    A failed run is recorded with its error and repeated by the next call. Under `accelerate launch`, all ranks must
+    call this together, and make each run together.
 
     Raises:
-        ValueError: the file holds runs of other settings or another teacher, or the data or teacher of a task cannot
-            be had.
-        TrainingStoppedError: Ctrl-C or SIGTERM ended a run, which is repeated the next time.
+        ValueError: the file has runs with other settings or another teacher, or data or teacher of a task cannot be
+            loaded.
+        TrainingStoppedError: Ctrl-C or SIGTERM ended a run; the next call repeats it.
     """
     file = Path(comparison.output_dir) / FILE
     done = {run.cell: run for run in finished(read_runs(file))}

@@ -197,7 +197,7 @@ def plot_heat_map(runs: Sequence[Run], path: Path) -> None:
     bands = [(regime, rule) for regime in dict.fromkeys(run.regime for run in shown) for rule in rules]
     tasks = _tasks(shown)
     lambdas = [entry["lambda"] for run in shown for entry in run.log if _has_lambda(entry)]
-    low, high = min(lambdas) / 1.01, max(lambdas) * 1.01  # a range, though λ be one number throughout
+    low, high = min(lambdas) / 1.01, max(lambdas) * 1.01  # not empty, even if λ is constant
     norm = LogNorm(low, high)
     band_height = max(0.2, 0.09 * len(seeds))
     figure = Figure(figsize=(3 + 2.4 * len(tasks), 1.4 + band_height * len(bands)), dpi=130, layout="constrained")

@@ -1,6 +1,6 @@
 """Regimes of a comparison: changes of the labels and teacher outputs of its training examples.
 
-The best fixed weight differs between the regimes, and a rule does not know which one it is in.
+The best fixed weight differs between the regimes, and a rule has no information about the regime.
 """
 
 from collections.abc import Callable

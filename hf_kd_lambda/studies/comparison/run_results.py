@@ -42,9 +42,9 @@ class Run:
             `grad_norm_task`, `grad_norm_kd`, `grad_cosine` and `lambda_conflict`, the share of measurements with a
             negative inner product of the gradients.
         teacher_score: of the teacher on the same examples.
-        error: why it failed; None for a run that did not.
-        examples: that the score is of; None where an earlier version did not record it.
-        standard_error: of the score over these examples, a fraction; None where it was not computed.
+        error: of a failed run, else None.
+        examples: number of examples in the score; None if an earlier version did not record it.
+        standard_error: of the score over these examples, a fraction; None if it was not computed.
     """
 
     task: str
