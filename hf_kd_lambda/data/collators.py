@@ -66,7 +66,7 @@ class SpanCollator:
 
 
 class ShiftedLabels:
-    """Puts `shift_labels` beside the labels `[examples, length]` of a batch, unless its collator has.
+    """Adds `shift_labels` next to the labels `[examples, length]` of a batch, unless its collator has.
 
     Args:
         collate: from examples to a batch.

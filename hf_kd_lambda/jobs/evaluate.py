@@ -131,7 +131,7 @@ def evaluate_model(
         preprocess_logits_for_metrics=problem.preprocess_logits,
         compute_loss_func=problem.task_loss(data),
     )
-    if trainer.is_fsdp_enabled:  # which shards a model beside its optimizer alone, and this one is whole
+    if trainer.is_fsdp_enabled:  # it shards a model only together with its optimizer; this model is whole
         trainer.is_fsdp_enabled = False
         model.to(args.device)
     example = collator([{name: x for name, x in split[0].items() if not name.startswith(TEACHER_PREFIX)}])

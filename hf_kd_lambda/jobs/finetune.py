@@ -87,7 +87,7 @@ def finetune(
         processor: is saved with the model.
         collator: from examples to a batch.
         compute_metrics: of the task.
-        settings: recorded beside the model, by which `claim_folder` knows it the next time.
+        settings: recorded next to the model; `claim_folder` compares them the next time.
         preprocess_logits: see `Task`.
         compute_loss: of outputs, labels and the number of items; None for the model's own loss.
 

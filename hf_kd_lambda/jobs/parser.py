@@ -26,7 +26,7 @@ from hf_kd_lambda.trainer.config import DistillationConfig
 
 Settings = tuple[ModelArguments, DataArguments, DistillationConfig]
 
-# What a setting of the command line replaces in the YAML file, beside itself.
+# Other settings that a setting of the command line replaces in the YAML file.
 _REPLACED = {
     "teacher": ("teacher_architecture",),
     "teacher_architecture": ("teacher",),

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_kd_lambda.models.labels import have_same_vocabulary
 
-SAMPLE = 100  # texts of each split, beside its longest and its shortest
+SAMPLE = 100  # texts of each split, in addition to its longest and its shortest
 # What normalisers, special tokens and templates treat in different ways: case, accents, width, white space, controls.
 PROBES = (
     "",

@@ -86,7 +86,7 @@ class DistillationConfig(TrainingArguments):
         metadata={
             "help": "Weight of the KD loss for the `fixed` rule, and for rules that measure where the first "
             "measurement cannot be used. In [0, 1], and the task loss weighs 1 − kd_weight; with `additive`: ≥ 0, "
-            "beside 1."
+            "in addition to weight 1 of the task loss."
         },
     )
     lambda_kappa: float = field(
