@@ -84,7 +84,7 @@ def test_feature_maps_are_kept_as_well(tmp_path):
 
 def test_the_size_is_stated_before(tmp_path, caplog):
     run(bert_trainer(tmp_path, **kept_in(tmp_path, cache_hidden_states=True, kd_losses=HIDDEN)))
-    (message, *_) = [each.getMessage() for each in caplog.records if each.getMessage().startswith("keeping")]
+    (message, *_) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("caching")]
     *_, size, unit = message.split()
     assert message.startswith("caching teacher_logits, teacher_outputs, teacher_inputs_digest of 48 examples")
     assert unit == "MB"
