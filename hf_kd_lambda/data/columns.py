@@ -24,6 +24,12 @@ def forward_parameters(model: nn.Module) -> set[str]:
     return set(inspect.signature(unwrap_peft_model(model).forward).parameters) - set(LABELS)
 
 
+def accepted_inputs(model: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns of a batch that a model's `forward` takes, without labels: see `forward_parameters`."""
+    accepted = forward_parameters(model)
+    return {name: value for name, value in batch.items() if name in accepted}
+
+
 def takes_labels(model: nn.Module) -> bool:
     """Whether a model's `forward` can compute a loss itself."""
     return "labels" in inspect.signature(unwrap_peft_model(model).forward).parameters

@@ -50,7 +50,7 @@ class ScreenParser(HfArgumentParser):
     """Fields of dataclasses as arguments; `--help` shows the common ones, and errors are raised.
 
     Args:
-        groups: by its title, what `--help` says of common arguments, by their names.
+        groups: by title, the help text of common arguments by their names.
         closing: the last lines of that help.
         kwargs: see `HfArgumentParser`.
     """

@@ -12,7 +12,7 @@ from transformers import AutoConfig, EvalPrediction, PreTrainedModel, Trainer, T
 
 from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.bundled import resolve_checkpoint
-from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX, forward_parameters
+from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX, accepted_inputs
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.checks import check_task_name
 from hf_kd_lambda.jobs.command_line import ScreenParser
@@ -135,7 +135,7 @@ def evaluate_model(
         trainer.is_fsdp_enabled = False
         model.to(args.device)
     example = collator([{name: x for name, x in split[0].items() if not name.startswith(TEACHER_PREFIX)}])
-    inputs = {name: example[name] for name in forward_parameters(model) & example.keys()}
+    inputs = accepted_inputs(model, example)
     measured = measure_model(name, model, {}, inputs)
     output = trainer.predict(split)
     compute_metrics = problem.metrics(data, split)

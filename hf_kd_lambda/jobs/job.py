@@ -340,7 +340,7 @@ class DistillationJob:
         if "text" not in split.column_names or "label" not in split.column_names:
             return []
         texts, labels = split["text"][:], split["label"][:]
-        if any(isinstance(label, list | dict) for label in labels):  # several labels, or answers
+        if not all(isinstance(label, int | float) for label in labels):  # several labels, or answers
             return []
         if self.data.has_pairs:
             texts = [" ‖ ".join(pair) for pair in zip(texts, split["text_pair"][:], strict=True)]

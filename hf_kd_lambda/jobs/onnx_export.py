@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.columns import forward_parameters
+from hf_kd_lambda.data.columns import accepted_inputs
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.evaluate import evaluate_model
 from hf_kd_lambda.jobs.report import RESULTS
@@ -142,8 +142,7 @@ def measure_forms(folder: Path, data_args: DataArguments | None) -> tuple[str | 
             predictions.append(found)
             report.metrics["agreement_with_fp32"] = teacher_agreement(found, predictions[0])
             rows = [split[index % len(split)] for index in range(BATCH)]
-            batch = problem.collator(processor, None)(rows)
-            inputs = {key: batch[key] for key in forward_parameters(model) & batch.keys()}
+            inputs = accepted_inputs(model, problem.collator(processor, None)(rows))
             reports.append(_with_file(report, folder, latency_ms(model, inputs)))
     return data.report_split, reports
 
@@ -188,7 +187,7 @@ def _example(model: PreTrainedModel, processor: Any, texts: Sequence[str]) -> di
         pixels = np.random.default_rng(0).integers(0, 256, (len(texts), 64, 64) if grey else (len(texts), 64, 64, 3))
         images = [Image.fromarray(values) for values in pixels.astype(np.uint8)]
         batch = processor(images=images, return_tensors="pt")
-    return {name: value for name, value in batch.items() if name in forward_parameters(model)}
+    return accepted_inputs(model, batch)
 
 
 @torch.inference_mode()

@@ -71,7 +71,7 @@ def as_markdown(page: Section, folder: Path) -> str:
     """The page as Markdown, with links to PNG pictures.
 
     Args:
-        page: its pictures have a PNG beside an SVG.
+        page: its pictures are an SVG and a PNG next to it.
         folder: of the Markdown file, to which the links are relative.
     """
     return "\n\n".join(_markdown(page, folder)) + "\n"

@@ -117,7 +117,7 @@ def _scores(card: CardFacts, split: str) -> Section:
     meaning = score_meaning(card.reports[-1].metrics)
     notes = [f"On the {split} split, {count:,} examples.", *([f"{meaning.capitalize()}."] if meaning else [])]
     notes += [standard_error_note(card.reports)] if standard_error_note(card.reports) else []
-    notes.append("Latency is the median time of one forward with one example, on the machine of the run.")
+    notes.append("Latency is the time of one forward with one example, on the machine of the run.")
     return Section("Scores, size and speed", notes, table)
 
 

@@ -13,7 +13,7 @@ from transformers.trainer_utils import PredictionOutput
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import resolve_checkpoint
-from hf_kd_lambda.data.columns import forward_parameters, token_counts
+from hf_kd_lambda.data.columns import accepted_inputs, token_counts
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.models.from_scratch import model_from_scratch, with_tokens
@@ -237,7 +237,7 @@ class Task(ABC):
 
 def _logits_of_rows(who: str, model: PreTrainedModel, batch: Mapping[str, Any]) -> list[Tensor]:
     """The logits of each example of a batch, of tokens those that are no padding."""
-    inputs = {name: batch[name].to(model.device) for name in forward_parameters(model) & batch.keys()}
+    inputs = {name: value.to(model.device) for name, value in accepted_inputs(model, batch).items()}
     logits = as_model_output(model(**inputs), model, who).logits.float()
     if logits.dim() < 3 or "attention_mask" not in batch:
         return list(logits)

@@ -9,7 +9,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers.utils import logging
 
-from hf_kd_lambda.data.columns import forward_parameters, takes_labels
+from hf_kd_lambda.data.columns import accepted_inputs, takes_labels
 from hf_kd_lambda.losses.functional import IGNORED, task_loss
 from hf_kd_lambda.losses.functional.items import count_items
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
@@ -53,7 +53,7 @@ def check_own_loss(
     if not few:
         return
     batch = with_labels(collate(few), is_token_level)
-    inputs = {name: batch[name] for name in forward_parameters(student) & batch.keys()}
+    inputs = accepted_inputs(student, batch)
     of_items: dict[str, Tensor] = {}
     if finds_spans:
         labels, items = _ends(batch)

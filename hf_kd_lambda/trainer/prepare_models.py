@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_kd_lambda.data.columns import forward_parameters, own_inputs, teacher_inputs
+from hf_kd_lambda.data.columns import accepted_inputs, forward_parameters, own_inputs, teacher_inputs
 from hf_kd_lambda.losses.base import PROJECTED, TeacherBatch
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, logits_of_items
 from hf_kd_lambda.losses.layer_losses import HiddenLoss
@@ -51,7 +51,7 @@ def prepare_models(
             add_attention_vectors(model, who)
     if "attentions" in needs:
         use_undropped_maps(student)
-    students = {name: batch[name] for name in forward_parameters(student) & batch.keys()}
+    students = accepted_inputs(student, batch)
     of_student = _outputs(student, students, needs, "student")
     with torch.no_grad():
         of_teacher = _outputs(teacher, teacher_inputs(batch, forward_parameters(teacher)), needs, "teacher")

@@ -1,4 +1,4 @@
-"""What a caller gives to the trainer, and what is said of what cannot be used."""
+"""What a caller gives to the trainer, and the messages for what cannot be used."""
 
 import pytest
 import torch

@@ -14,7 +14,7 @@ from torch.optim import SGD, Adam
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.columns import TEACHER_PREFIX, forward_parameters
+from hf_kd_lambda.data.columns import TEACHER_PREFIX, accepted_inputs
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse
@@ -157,8 +157,8 @@ def batch(
     prefix = TEACHER_PREFIX if job.loader.own_processor is not None else ""
     teachers = {name.removeprefix(prefix): value for name, value in columns.items() if name.startswith(prefix)}
     with torch.no_grad():
-        logits = teacher(**{name: teachers[name] for name in forward_parameters(teacher) & teachers.keys()}).logits
-    students = {name: columns[name] for name in forward_parameters(student) & columns.keys()}
+        logits = teacher(**accepted_inputs(teacher, teachers)).logits
+    students = accepted_inputs(student, columns)
     return students, logits, columns["labels"]
 
 
