@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, LargeList, List
 from torch import nn
@@ -54,6 +56,18 @@ def teacher_inputs(batch: Mapping[str, Any], accepted: Collection[str]) -> dict[
     """
     own = {name.removeprefix(TEACHER_PREFIX): batch[name] for name in own_inputs(batch)}
     return own or {name: value for name, value in batch.items() if name in accepted}
+
+
+def flattened(column: pa.Array) -> tuple[np.ndarray, pa.Array]:
+    """The values of a column of (nested) lists, and the row of each value.
+
+    Args:
+        column: one entry for each row; a column without lists is returned as it is.
+    """
+    rows = np.arange(len(column))
+    while pa.types.is_nested(column.type):
+        rows, column = rows[pc.list_parent_indices(column).to_numpy()], pc.list_flatten(column)
+    return rows, column
 
 
 def token_counts(examples: Dataset, columns: Sequence[str] = ("input_ids",)) -> list[int]:

@@ -4,15 +4,13 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hf_kd_lambda.data.columns import KEPT, TEACHER_LOGITS, own_inputs
+from hf_kd_lambda.data.columns import KEPT, TEACHER_LOGITS, flattened, own_inputs
 from hf_kd_lambda.losses.functional.distributions import squared_distance_from_uniform
 from hf_kd_lambda.losses.functional.label_sets import logits_of_labels
 from hf_kd_lambda.models.causal import is_causal
@@ -130,11 +128,7 @@ def check_finite_logits(examples: Dataset) -> None:
     """
     row = 0
     for table in examples.select_columns([TEACHER_LOGITS]).with_format("arrow").iter(1000):
-        logits = table[TEACHER_LOGITS].combine_chunks()
-        example_of = np.arange(len(logits))
-        while not pa.types.is_floating(logits.type) and not pa.types.is_integer(logits.type):
-            example_of = example_of[pc.list_parent_indices(logits).to_numpy()]
-            logits = pc.list_flatten(logits)
+        example_of, logits = flattened(table[TEACHER_LOGITS].combine_chunks())
         values = logits.to_numpy(zero_copy_only=False)
         wrong = np.isnan(values) | np.isposinf(values)
         if wrong.any():

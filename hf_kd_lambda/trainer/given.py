@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from torch import nn
@@ -21,6 +20,7 @@ from transformers import (
 )
 from transformers.trainer_utils import unwrap_peft_model
 
+from hf_kd_lambda.data.columns import flattened
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.labels import MULTI_LABEL, load_classifier, own_label_names
@@ -115,10 +115,7 @@ def check_given_labels(datasets: Sequence[Any], num_outputs: int, is_token_level
 def _check_column(dataset: Dataset, column: str, num_outputs: int, is_token_level: bool) -> None:
     table = dataset.select_columns([column]).with_format("arrow")[:]
     values = table[column].combine_chunks()
-    rows = np.arange(len(values))
-    while is_token_level and (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
-        rows = rows[pc.list_parent_indices(values).to_numpy()]
-        values = pc.list_flatten(values)
+    rows, values = flattened(values) if is_token_level else (np.arange(len(values)), values)
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         raise ValueError(
             f"column {column!r} holds texts, such as {values[0].as_py()!r}: encode them as the student's outputs, "
