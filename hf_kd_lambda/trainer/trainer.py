@@ -375,7 +375,9 @@ class DistillationTrainer(OrderedEvaluation):
         """As the Trainer's, but of the folder's files those alone that `hf-kd-lambda push` pushes."""
         token = token or self.args.hub_token
         if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
+            if private is not None:  # transformers 5.17's `init_hf_repo` does not take it
+                self.args.hub_private_repo = private
+            self.init_hf_repo(token=token)
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None

@@ -40,7 +40,7 @@ TRAINER = """
 import sys
 from pathlib import Path
 from helpers.small_runs import config, examples, models, train
-train(config(Path(sys.argv[1]), hub_model_id="from-trainer"), *models(), examples()).push_to_hub()
+train(config(Path(sys.argv[1]), hub_model_id="from-trainer"), *models(), examples()).push_to_hub(private=True)
 """
 # Several attempts of one command in one process; what each ends with goes to stdout, one line of JSON each.
 ATTEMPTS = """
@@ -128,6 +128,7 @@ def test_a_job_whose_push_fails_is_finished_all_the_same(server, run, tmp_path):
 def test_a_trainer_without_a_job_pushes_its_card_and_figure_too(server, run, tmp_path):
     result = run("-c", TRAINER, tmp_path / "student")
     assert result.returncode == 0, result.stderr
+    assert server.repositories[f"{USER}/from-trainer"].private
     files = server.repositories[f"{USER}/from-trainer"].branches["main"]
     pushed = {"README.md", "lambda.png", "config.json", "model.safetensors"}
     assert pushed == files.keys() - {".gitattributes"}

@@ -96,7 +96,7 @@ def test_runs_of_other_evaluations_or_another_teacher_are_not_mixed_in(compariso
         compare(dataclasses.replace(part, evaluations=2))
     own = runs_of(comparison)[Cell("reviews", "clean", "half", 0)].teacher_score
     monkeypatch.setattr(TaskRuns, "teacher_score", own - 0.01)
-    with pytest.raises(ValueError, match=rf"whose teacher scores {100 * own:.2f}, .* scores {100 * own - 1:.2f}: put"):
+    with pytest.raises(ValueError, match=rf"that scores {100 * own:.2f}, .* scores {100 * own - 1:.2f}: restore"):
         compare(part)
 
 
