@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import reference
+from helpers.label_kinds import KINDS
 from helpers.processes import run_two_ranks
 from helpers.small_runs import (
     BATCH,
     LEARNING_RATE,
     assert_same_run,
+    batches,
     config,
     examples,
     flat,
@@ -22,6 +24,8 @@ from helpers.small_runs import (
     train,
 )
 from helpers.tiny_lm import language_models, next_token_losses, padded_batches, rows
+from helpers.tiny_spans import padded_batches as span_batches
+from helpers.tiny_spans import partly_answered, span_losses, span_models
 from safetensors.torch import load_file
 
 from hf_kd_lambda.trainer.label_quality import label_quality
@@ -78,6 +82,15 @@ TRANSFER = {
 }
 """Settings of runs on examples of which some have no label: on a rank, in a micro-batch, perhaps none has."""
 
+UNLIKE_LABELS = {
+    "several labels": QUARTERS,
+    "soft labels": HALVES,
+    "questions": QUARTERS,
+    "FSDP2, several labels": {**HALVES, **FSDP2},
+    "FSDP2, questions": {**HALVES, **FSDP2},
+}
+"""Settings of runs on other kinds of labels, some of them missing: on each rank another number."""
+
 EVERY_SECOND = {"kd_losses": INSIDE, "lambda_interval": 2, **HALVES}
 PROJECTED = {"DDP, projected": EVERY_SECOND, "FSDP2, projected": {**EVERY_SECOND, **FSDP2}}
 """Settings of runs that learn from all that is inside of the models."""
@@ -86,6 +99,10 @@ RUNS = {
     **{name: {"settings": settings} for name, settings in PLAIN.items()},
     **{name: {"settings": settings} for name, (settings, _) in OF_RULES.items()},
     **{name: {"settings": settings, "student": "of a transfer set"} for name, settings in TRANSFER.items()},
+    **{
+        name: {"settings": settings, "student": name.removeprefix("FSDP2, ")}
+        for name, settings in UNLIKE_LABELS.items()
+    },
     **{name: {"settings": settings, "student": "narrow"} for name, settings in PROJECTED.items()},
     "language model": {
         "settings": {**QUARTERS, "per_device_eval_batch_size": 3, "eval_strategy": "epoch"},
@@ -127,6 +144,21 @@ def test_two_processes_equal_the_plain_loop(folder, name):
 def test_each_loss_is_divided_by_its_own_items_of_all_ranks(folder, name):
     teacher, student = models()
     steps = reference_run(student, teacher, partly_labelled())
+    log_history, weights = found(folder, name)
+    assert_same_run(log_history, in_order(weights, student), student, steps)
+
+
+@pytest.mark.parametrize("name", UNLIKE_LABELS)
+def test_other_kinds_of_labels_are_counted_over_all_ranks(folder, monkeypatch, name):
+    kind = name.removeprefix("FSDP2, ")
+    if kind == "questions":
+        (teacher, student), losses = span_models(), span_losses
+        data = span_batches(partly_answered())
+    else:
+        fields, data_of_kind, losses = KINDS[kind]
+        (teacher, student), data = models(**fields), batches(data_of_kind())
+    monkeypatch.setattr(reference, "losses", losses)
+    steps = reference.run(student, teacher, data, torch.optim.SGD(student.parameters(), lr=LEARNING_RATE))
     log_history, weights = found(folder, name)
     assert_same_run(log_history, in_order(weights, student), student, steps)
 

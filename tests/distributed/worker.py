@@ -10,9 +10,11 @@ import torch.distributed as dist
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from helpers.label_kinds import KINDS
 from helpers.process_group import leave_group
 from helpers.small_runs import config, examples, make_trainer, models, narrow_student, partly_labelled
 from helpers.tiny_lm import language_models, lm_trainer_of, rows
+from helpers.tiny_spans import collate, partly_answered, span_models
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
@@ -23,6 +25,11 @@ def make(student: str, args: Any) -> Any:
     """A trainer of this kind of student."""
     if student == "language model":
         return lm_trainer_of(args, *language_models("gpt2"), eval_dataset=rows(12))
+    if student == "questions":
+        return make_trainer(args, *span_models(), partly_answered(), data_collator=collate)
+    if student in KINDS:
+        fields, data_of_kind, _ = KINDS[student]
+        return make_trainer(args, *models(**fields), data_of_kind())
     teacher, usual = models()
     data = partly_labelled() if student == "of a transfer set" else examples()
     return make_trainer(args, teacher, narrow_student() if student == "narrow" else usual, data)

@@ -81,9 +81,8 @@ def flat(model: nn.Module) -> torch.Tensor:
 
 
 def make_trainer(args: DistillationConfig, teacher: nn.Module, student: nn.Module, data: Dataset, **kwargs):
-    return DistillationTrainer(
-        student, args, teacher=teacher, train_dataset=data, data_collator=default_data_collator, **kwargs
-    )
+    kwargs = {"data_collator": default_data_collator, **kwargs}
+    return DistillationTrainer(student, args, teacher=teacher, train_dataset=data, **kwargs)
 
 
 def train(args: DistillationConfig, teacher: nn.Module, student: nn.Module, data: Dataset, **kwargs):

@@ -6,12 +6,13 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from helpers import reference
-from helpers.small_runs import BATCH, NO_DROPOUT, STEPS, config
+from helpers.small_runs import BATCH, NO_DROPOUT, STEPS, UNLABELLED_ROWS, config
 from helpers.tiny import SIZES, VOCABULARY
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import BertConfig, BertForQuestionAnswering
 
+from hf_kd_lambda.losses.functional.labels import UNLABELLED
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
@@ -49,6 +50,12 @@ def windows(count: int = STEPS * BATCH) -> Dataset:
     return Dataset.from_list(rows)
 
 
+def partly_answered() -> Dataset:
+    """The windows, some of which have no label, as `partly_labelled` has examples."""
+    missing = {"start_positions": UNLABELLED, "end_positions": UNLABELLED}
+    return windows().map(lambda row, index: missing if index in UNLABELLED_ROWS else row, with_indices=True)
+
+
 def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
     """Lists padded with zeros."""
     return {
@@ -76,7 +83,7 @@ def span_trainer(folder: Path, teacher, student, data: Dataset | None = None, kw
 
 
 def span_losses(student: nn.Module, teacher: nn.Module, batch, task_loss=None):
-    """Both losses of a batch, start and end of each answer counted alike; as `reference.losses`."""
+    """Both losses of a batch, each the mean over its starts and ends; as `reference.losses`."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
         soft = teacher(**inputs)
@@ -85,7 +92,8 @@ def span_losses(student: nn.Module, teacher: nn.Module, batch, task_loss=None):
     for name in ("start", "end"):
         of_student, of_teacher = (outputs[f"{name}_logits"] for outputs in (found, soft))
         for row, keep in enumerate(batch["answer_mask"].bool()):
-            label = keep[: batch[f"{name}_positions"][row]].sum()  # its place among the positions that are kept
-            task.append(F.cross_entropy(of_student[row][keep], label))
+            if (position := batch[f"{name}_positions"][row]) != UNLABELLED:
+                label = keep[:position].sum()  # its place among the positions that are kept
+                task.append(F.cross_entropy(of_student[row][keep], label))
             kd.append(reference.mean_kd_loss(of_student[row][keep][None], of_teacher[row][keep][None]))
     return torch.stack(task).mean(), torch.stack(kd).mean()
