@@ -11,11 +11,13 @@ from torch import Tensor
 from hf_kd_lambda.balancing.judge import Judge
 from hf_kd_lambda.balancing.kd_split import KDSplit
 from hf_kd_lambda.balancing.moving_average import MovingAverage
+from hf_kd_lambda.balancing.number_trust import NumberReliabilities
+from hf_kd_lambda.balancing.reliabilities import Reliabilities
 from hf_kd_lambda.balancing.rules import MGDA, Rule, Weights, feasible_interval, loss_weights
 from hf_kd_lambda.balancing.signal import Signal, bounded_signal
 from hf_kd_lambda.balancing.smoothness import Smoothness
 from hf_kd_lambda.balancing.teacher_signal import TeacherSignal
-from hf_kd_lambda.balancing.trust import Reliabilities
+from hf_kd_lambda.balancing.trust import ClassReliabilities
 from hf_kd_lambda.balancing.votes import TeacherVotes
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.utils.log_keys import LIMIT_KEYS, LIMIT_NAMES
@@ -36,6 +38,10 @@ class Measurement(NamedTuple):
     """`[2]` or `[2, groups]`: a and b with noise, if `gram` is unbiased; None if `gram` includes the noise."""
 
 
+def _reliabilities(classes: int) -> Reliabilities:
+    return NumberReliabilities() if classes == 1 else ClassReliabilities(classes)
+
+
 class LambdaState:
     """Averages measurements, applies a rule to the averages and bounds the resulting λ.
 
@@ -52,6 +58,7 @@ class LambdaState:
         form: form of the weights, see `loss_weights`.
         groups: number of parameter groups that have their own λ; None for a single λ.
         losses: weights of the KD losses, if every one has its own λ, see `KDSplit`; None for a single λ.
+        classes: number of classes of an item; 1 for regression, 0 if it varies.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class LambdaState:
         form: str = "convex",
         groups: int | None = None,
         losses: Sequence[float] | None = None,
+        classes: int = 0,
     ) -> None:
         shape = () if groups is None else (groups,)
         self.rule = rule
@@ -78,7 +86,7 @@ class LambdaState:
         self.skipped = torch.zeros((), dtype=torch.int32)
         self.counts = torch.zeros(1 + len(LIMIT_NAMES))
         self.votes = TeacherVotes() if "odds" in rule.needs else None
-        self.trust = Reliabilities() if "trust_ratio" in rule.needs else None
+        self.trust = _reliabilities(classes) if "trust_ratio" in rule.needs else None
         self.teacher_signal = None if self.judge is None else TeacherSignal()
         self.smoothness = Smoothness() if "smoothness" in rule.needs else None
         self.split = None if losses is None else KDSplit(losses, decay, mgda=isinstance(rule, MGDA))

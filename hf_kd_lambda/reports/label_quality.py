@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from datasets import Dataset
 from torch import Tensor
 
-from hf_kd_lambda.balancing.trust import Reliabilities, agreement_of, item_trust
-from hf_kd_lambda.losses.base import TeacherBatch
+from hf_kd_lambda.balancing.trust import ClassReliabilities, item_trust, views_of
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import item_labels
 from hf_kd_lambda.reports.markdown import escaped
@@ -46,6 +46,8 @@ class LabelQuality(NamedTuple):
     """r_L in [0, 1]: probability that the label is informative, not a guess; 0 without a label."""
     teacher_trust: np.ndarray
     """r_T in [0, 1]: probability that the teacher is informative."""
+    wrong: np.ndarray
+    """Probability that the label is wrong; 0 without a label."""
     label_reliability: float
     """α."""
     teacher_reliability: float
@@ -53,18 +55,13 @@ class LabelQuality(NamedTuple):
     names: Sequence[str]
     """Names of the classes."""
 
-    @property
-    def wrong(self) -> np.ndarray:
-        """`[examples]`: probability that the label is wrong; 0 without a label.
-
-        A guess may be right: P(label right) = r_L·(α + (1 − α)/K)/α, by the equations of `balancing.trust`.
-        """
-        by_chance = (1 - self.label_reliability) / len(self.names) / self.label_reliability
-        return np.where(self.labels == IGNORED, 0.0, np.clip(1 - self.label_trust * (1 + by_chance), 0.0, 1.0))
-
 
 def judge_labels(
-    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, reliabilities: Reliabilities, names: Sequence[str]
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    labels: Tensor,
+    reliabilities: ClassReliabilities,
+    names: Sequence[str],
 ) -> LabelQuality:
     """Compute the trust in label and teacher for every example.
 
@@ -75,16 +72,21 @@ def judge_labels(
         reliabilities: α and β of the run.
         names: names of the classes.
     """
-    agreement = agreement_of(student_logits, TeacherBatch(teacher_logits), item_labels(labels))
-    alpha, beta = reliabilities.label.cpu(), reliabilities.teacher.cpu()
-    trust = item_trust(agreement, alpha, beta)
+    views = views_of(student_logits, teacher_logits, item_labels(labels))
+    alpha, beta = reliabilities.labels.cpu(), reliabilities.teachers.cpu()
+    trust = item_trust(views, alpha, beta)
+    # A guess may be right: P(label right) = r_L·f_L(y)/α_y = r_L·(1 + (1 − α_y)/K/α_y), by the equations of `trust`.
+    of_label = alpha.expand(student_logits.shape[-1])[views.label]
+    by_chance = (1 - of_label) / len(names) / of_label
+    wrong = torch.where(views.labelled, (1 - trust.label * (1 + by_chance)).clamp(0, 1), 0.0)
     return LabelQuality(
         labels.numpy(),
         teacher_logits.argmax(-1).numpy(),
         trust.label.numpy(),
         trust.teacher.numpy(),
-        alpha.item(),
-        beta.item(),
+        wrong.numpy(),
+        reliabilities.label.item(),
+        reliabilities.teacher.item(),
         names,
     )
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from datasets import Dataset, LargeList, List
 
+from hf_kd_lambda.balancing.trust import ClassReliabilities
 from hf_kd_lambda.data.columns import LABELS, TEACHER_LOGITS
 from hf_kd_lambda.reports.label_quality import LabelQuality, judge_labels
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
@@ -19,7 +20,8 @@ def can_judge(trainer: DistillationTrainer) -> bool:
     With another rule, the student follows wrong labels or a wrong teacher, and is no third view when it is finished.
     """
     examples, state = trainer.train_dataset, trainer.lambda_state
-    if state is None or state.trust is None or not isinstance(examples, Dataset) or trainer.is_fsdp_enabled:
+    has_classes = state is not None and isinstance(state.trust, ClassReliabilities)
+    if not has_classes or not isinstance(examples, Dataset) or trainer.is_fsdp_enabled:
         return False
     has_sets = any(isinstance(examples.features.get(name), List | LargeList) for name in LABELS)
     has_logits = TEACHER_LOGITS in examples.column_names and np.ndim(examples[0][TEACHER_LOGITS]) == 1
@@ -44,5 +46,5 @@ def label_quality(trainer: DistillationTrainer, names: Sequence[str]) -> LabelQu
     teacher = trainer.train_dataset.select_columns([TEACHER_LOGITS]).with_format("torch")[:][TEACHER_LOGITS]
     assert trainer.lambda_state is not None
     reliabilities = trainer.lambda_state.trust
-    assert reliabilities is not None
+    assert isinstance(reliabilities, ClassReliabilities)
     return judge_labels(student, teacher.float(), labels, reliabilities, names)

@@ -231,17 +231,13 @@ def check_class_weights(
         raise ValueError(f"class_weights={args.class_weights!r} does not reach compute_loss_func: leave either out.")
 
 
-def check_trust(args: DistillationConfig, num_outputs: int, has_own_task_loss: bool) -> None:
+def check_trust(args: DistillationConfig, has_own_task_loss: bool) -> None:
     """Refuse the rule `trust` where it cannot weigh the items.
 
     Raises:
-        ValueError: the student has one output, or the task loss is the user's own.
+        ValueError: the task loss is the user's own.
     """
-    if args.lambda_rule != "trust":
-        return
-    if num_outputs == 1:
-        raise ValueError("lambda_rule='trust' needs classes, and a regression has none: set lambda_rule to evidence.")
-    if has_own_task_loss:
+    if args.lambda_rule == "trust" and has_own_task_loss:
         raise ValueError(
             "lambda_rule='trust' weighs the items of the task loss, which it cannot do in compute_loss_func: leave "
             "either out."

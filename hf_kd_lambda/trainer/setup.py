@@ -254,6 +254,7 @@ def lambda_settings(
     args: DistillationConfig,
     names: Sequence[str] = (),
     kd_weights: Sequence[float] = (),
+    classes: int = 0,
 ) -> dict[str, Any]:
     """The JSON values that make λ's state: name and hyper-parameters of the rule, and arguments of `LambdaState`.
 
@@ -261,6 +262,7 @@ def lambda_settings(
         args: of the run.
         names: see `lambda_names`.
         kd_weights: of the KD losses in their sum.
+        classes: see `item_classes`.
     """
     weight = args.kd_weight
     convex = weight / (1 - weight) if weight < 1 else args.lambda_max
@@ -274,7 +276,20 @@ def lambda_settings(
         "form": args.lambda_form,
         "groups": len(names) if args.lambda_scope == "layer" else None,
         "losses": list(kd_weights) if args.lambda_scope == "loss" else None,
+        "classes": classes,
     }
+
+
+def item_classes(model: nn.Module, num_outputs: int) -> int:
+    """Number of classes of an item: 1 for regression, 2 for a label that is absent or present, 0 if it varies.
+
+    Args:
+        model: the student.
+        num_outputs: of the student.
+    """
+    if answers_questions(model):
+        return 0  # positions of the text
+    return 2 if cast(Any, model).config.problem_type == MULTI_LABEL else num_outputs
 
 
 def lambda_state(settings: dict[str, Any]) -> LambdaState:

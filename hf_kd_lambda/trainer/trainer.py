@@ -129,7 +129,7 @@ class DistillationTrainer(OrderedEvaluation):
         num_outputs = setup.align_models(model, teacher)
         setup.align_padding(model, teacher, self.processing_class, self._datasets())
         setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
-        check_trust(self.args, num_outputs, self.compute_loss_func is not None)
+        check_trust(self.args, self.compute_loss_func is not None)
         check_class_weights(self.args, model, num_outputs, self.compute_loss_func is not None)
         warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2)
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
@@ -155,7 +155,8 @@ class DistillationTrainer(OrderedEvaluation):
         self._teacher_outputs = TeacherOutputs(teacher, self.accelerator, objective.needs, cache_format)
         self._student_inputs = forward_parameters(model)
         names = setup.lambda_names(self.args, model, objective)
-        settings = setup.lambda_settings(self.args, names, objective.weights)
+        classes = setup.item_classes(model, num_outputs)
+        settings = setup.lambda_settings(self.args, names, objective.weights, classes)
         self.balancer = setup.build_balancer(self.args, names, settings)
         for callback in (SaveOnSignal(), EpochOrder(), EarlyStopping(), FiniteWeights()):
             self.add_callback(callback)

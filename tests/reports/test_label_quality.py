@@ -5,7 +5,7 @@ import pytest
 import torch
 from datasets import load_dataset
 
-from hf_kd_lambda.balancing.trust import Reliabilities
+from hf_kd_lambda.balancing.trust import ClassReliabilities
 from hf_kd_lambda.reports.label_quality import (
     LabelQuality,
     explain_quality,
@@ -20,7 +20,7 @@ NAMES = ["negative", "neutral", "positive"]
 
 
 def reliabilities(alpha, beta):
-    state = Reliabilities(prior=1e-6)
+    state = ClassReliabilities(prior=1e-6)
     state.sums = torch.tensor([alpha, 1.0, beta, 1.0])
     return state
 
@@ -32,6 +32,7 @@ def small():
         answers=np.array([0, 1, 0, 1, 1, 2]),
         label_trust=np.array([0.9, 0.2, 0.8, 0.0, 0.1, 0.9], dtype=np.float32),
         teacher_trust=np.array([0.9, 0.8, 0.1, 0.9, 0.8, 0.9], dtype=np.float32),
+        wrong=np.array([0.0, 0.75, 0.01, 0.0, 0.88, 0.0], dtype=np.float32),
         label_reliability=0.58,
         teacher_reliability=0.73,
         names=NAMES,
@@ -50,7 +51,7 @@ def test_planted_errors_are_found_and_their_share_is_right():
     assert quality_summary(quality)["wrong_labels"] == pytest.approx(0.2, abs=0.02)
     found = {one["row"] for one in most_suspicious(quality, 500)}
     assert is_wrong[sorted(found)].float().mean() > 0.9
-    # By Bayes' rule with the three classes, without the shortcut of `LabelQuality.wrong`.
+    # By Bayes' rule with the three classes, without a shortcut.
     q, p = student.softmax(-1), teacher.softmax(-1)
     of_label = 0.7 * torch.nn.functional.one_hot(labels, 3) + 0.3 / 3
     posterior = q * of_label * (0.95 * p + 0.05 / 3)
@@ -60,9 +61,7 @@ def test_planted_errors_are_found_and_their_share_is_right():
 
 def test_a_summary_by_hand():
     summary = quality_summary(small())
-    by_chance = 0.42 / 3 / 0.58
-    wrong = [max(0, 1 - trust * (1 + by_chance)) for trust in (0.9, 0.2, 0.8, 0.1, 0.9)]
-    assert summary["wrong_labels"] == pytest.approx(sum(wrong) / 5)
+    assert summary["wrong_labels"] == pytest.approx((0.75 + 0.01 + 0.88) / 5)
     assert summary["uninformative_teacher"] == pytest.approx(1 - 4.4 / 6)
     assert (summary["examples"], summary["labelled"]) == (6, 5)
     assert [one["labelled"] for one in summary["classes"]] == [2, 1, 2]

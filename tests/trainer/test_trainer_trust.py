@@ -20,7 +20,7 @@ from helpers.small_runs import (
 )
 
 from hf_kd_lambda.balancing.teacher_signal import TeacherSignal, count_signal
-from hf_kd_lambda.balancing.trust import Reliabilities, agreement_of
+from hf_kd_lambda.balancing.trust import ClassReliabilities, views_of
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional.labels import item_labels
 from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
@@ -30,7 +30,7 @@ TRUST = {"lambda_rule": "trust", "gram_decay": 0.0, "lambda_max_change": 100.0}
 
 def plain_loop(student, teacher, data):
     """λ of each step; both losses are weighted by trust before their gradients are measured."""
-    parameters, state, signal, lambdas = list(student.parameters()), Reliabilities(), TeacherSignal(), []
+    parameters, state, signal, lambdas = list(student.parameters()), ClassReliabilities(3), TeacherSignal(), []
     for batch in batches(data):
         student.train()
         labels = batch["labels"]
@@ -38,7 +38,7 @@ def plain_loop(student, teacher, data):
         logits = student(**inputs).logits
         with torch.no_grad():
             soft = teacher(**inputs).logits
-        numbers = agreement_of(logits.detach(), TeacherBatch(soft), item_labels(labels))
+        numbers = views_of(logits.detach(), soft, item_labels(labels))
         trust = state.trust(numbers)
         of_label, of_teacher = state.weights(trust)
         state.update(state.counts(numbers, trust))
@@ -127,7 +127,7 @@ def test_the_finished_student_judges_every_example(tmp_path):
     with torch.no_grad():
         logits, soft = trainer.model.eval()(**inputs).logits, teacher(**inputs).logits
     state = trainer.lambda_state.trust
-    expected = state.trust(agreement_of(logits, TeacherBatch(soft), item_labels(batch["labels"])))
+    expected = state.trust(views_of(logits, soft, item_labels(batch["labels"])))
     torch.testing.assert_close(torch.from_numpy(found.label_trust), expected.label, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.from_numpy(found.teacher_trust), expected.teacher, rtol=1e-4, atol=1e-5)
     assert found.labels.tolist() == batch["labels"].tolist()

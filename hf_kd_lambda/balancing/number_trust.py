@@ -1,0 +1,192 @@
+"""Trust in the label and in the teacher for every item of a regression; `trust` does the same for classes.
+
+Label y and teacher t are informative with the probabilities α and β. An informative one differs from the student s
+by an error around 0, because both estimate the same number. An uninformative one is any number, distributed like all
+labels or all teacher outputs: N(μ, τ²). With d = (y − s, t − s) and M, the mean of d·dᵀ where both are informative:
+
+    both       ∝ α·β·N(d; 0, M)
+    label      ∝ α·(1 − β)·N(y − s; 0, M_11)·N(t; μ_T, τ_T²)
+    teacher    ∝ (1 − α)·β·N(y; μ_L, τ_L²)·N(t − s; 0, M_22)
+    neither    ∝ (1 − α)·(1 − β)·N(y; μ_L, τ_L²)·N(t; μ_T, τ_T²)
+
+    r_L = P(both) + P(label)      r_T = P(both) + P(teacher)
+
+M_12 is the variance of the student's own error, which is part of both differences. So a student that knows little does
+not make label or teacher look wrong as long as they agree with each other.
+
+References:
+    EM of a mixture of normal distributions: Dempster, Laird & Rubin 1977, "Maximum Likelihood from Incomplete Data via
+    the EM Algorithm". Variances from the differences of three: the "three-cornered hat" of Gray & Allan 1974, "A
+    Method for Estimating the Frequency Stability of an Individual Oscillator". The mixture over annotators is ours.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hf_kd_lambda.balancing.reliabilities import ItemTrust, Reliabilities
+from hf_kd_lambda.losses.base import TeacherBatch
+from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.losses.functional.labels import ItemLabels
+from hf_kd_lambda.losses.objective import ItemWeights
+
+SMALLEST = 1e-4
+"""Smallest variance of the errors, as a share of the variance of the labels."""
+
+
+class Numbers(NamedTuple):
+    """What student, teacher and label say about items: all `[...]`, in fp32 and detached."""
+
+    student: Tensor
+    teacher: Tensor
+    label: Tensor
+    """0 without a label."""
+    labelled: Tensor
+    """Boolean: whether the item has a label."""
+
+
+class Spread(NamedTuple):
+    """Parameters of the mixture besides α and β; all scalars."""
+
+    label_error: Tensor
+    """M_11"""
+    shared_error: Tensor
+    """M_12"""
+    teacher_error: Tensor
+    """M_22"""
+    label_mean: Tensor
+    label_variance: Tensor
+    teacher_mean: Tensor
+    teacher_variance: Tensor
+
+
+class Posterior(NamedTuple):
+    """Trust in label and teacher, and the probability that both are informative, `[...]`; 0 without a label."""
+
+    trust: ItemTrust
+    both: Tensor
+
+
+@torch.no_grad()
+def numbers_of(student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels) -> Numbers:
+    """What student, teacher and label say about items.
+
+    Args:
+        student_logits: `[examples, 1]`.
+        teacher_logits: `[examples, 1]`.
+        items: labels `[examples]`.
+    """
+    labelled = items.task.ne(IGNORED)
+    student, teacher = (logits.float().squeeze(-1) for logits in (student_logits, teacher_logits))
+    return Numbers(student, teacher, torch.where(labelled, items.task.float(), 0.0), labelled)
+
+
+@torch.no_grad()
+def number_posterior(numbers: Numbers, label: Tensor, teacher: Tensor, spread: Spread) -> Posterior:
+    """The E step: r_L and r_T of every item, by Bayes' rule.
+
+    Args:
+        numbers: of the items, `[...]`.
+        label: α, a scalar.
+        teacher: β, a scalar.
+        spread: of differences, labels and teacher outputs.
+    """
+    s, t, y, labelled = numbers
+    any_label = _log_normal(y - spread.label_mean, spread.label_variance)
+    any_teacher = _log_normal(t - spread.teacher_mean, spread.teacher_variance)
+    informed_label = _log_normal(y - s, spread.label_error)
+    informed_teacher = _log_normal(t - s, spread.teacher_error)
+    # N(d; 0, M) = N(y − s)·N(t − s given y − s)
+    slope = spread.shared_error / spread.label_error
+    rest = (spread.teacher_error - slope * spread.shared_error).clamp(min=SMALLEST * spread.teacher_error)
+    both = informed_label + _log_normal(t - s - slope * (y - s), rest)
+    log_label, log_no_label = label.log(), (-label).log1p()
+    log_teacher, log_no_teacher = teacher.log(), (-teacher).log1p()
+    joint = [
+        log_label + log_teacher + both,
+        log_label + log_no_teacher + informed_label + any_teacher,
+        log_no_label + log_teacher + any_label + informed_teacher,
+        log_no_label + log_no_teacher + any_label + any_teacher,
+    ]
+    with_label = torch.where(labelled, torch.stack(joint).softmax(0), 0.0)
+    without = (log_teacher + informed_teacher - log_no_teacher - any_teacher).sigmoid()
+    of_teacher = torch.where(labelled, with_label[0] + with_label[2], without)
+    return Posterior(ItemTrust(with_label[0] + with_label[1], of_teacher), with_label[0])
+
+
+def _log_normal(difference: Tensor, variance: Tensor) -> Tensor:
+    return -0.5 * (difference.square() / variance + (2 * math.pi * variance).log())
+
+
+class NumberReliabilities(Reliabilities):
+    """α and β of a regression, with the variances of the mixture.
+
+    Before the first update, the variances are not known: then all items have the initial trust. Older items fade
+    faster than with classes, because the first variances come from items that are wrong too.
+
+    Args:
+        initial: α and β before the first item, in (0, 1).
+        prior: weight of `initial`, as a number of items, > 0.
+    """
+
+    fading = 4
+
+    def __init__(self, initial: float = 0.8, prior: float = 5.0) -> None:
+        # Σr_L, labelled items, Σr_T, items; ΣP(both) times 1, (y − s)², (y − s)·(t − s), (t − s)²; Σy, Σy², Σt, Σt²
+        super().__init__(12, initial, prior)
+
+    @property
+    def totals(self) -> Tensor:
+        """`[4]`: Σr_L, labelled items, Σr_T, items."""
+        return self.sums[:4]
+
+    @property
+    def spread(self) -> Spread:
+        """The current variances. A variance is at least `SMALLEST` of that of the labels."""
+        _, labelled, _, items, both, *differences, y, yy, t, tt = self.sums.unbind()
+        label_mean, teacher_mean = y / labelled.clamp(min=1e-6), t / items.clamp(min=1e-6)
+        label_variance = (yy / labelled.clamp(min=1e-6) - label_mean.square()).clamp(min=SMALLEST)
+        floor = SMALLEST * label_variance
+        teacher_variance = (tt / items.clamp(min=1e-6) - teacher_mean.square()).clamp(min=floor)
+        of_label, shared, of_teacher = (difference / both.clamp(min=1e-6) for difference in differences)
+        return Spread(
+            of_label + floor, shared, of_teacher + floor, label_mean, label_variance, teacher_mean, teacher_variance
+        )
+
+    def observe(self, student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels) -> tuple[ItemWeights, Tensor]:
+        """Per-item weights from the trust in label and teacher, and counts `[12]` for the M step."""
+        numbers = numbers_of(student_logits, teacher.logits, items)
+        posterior = self.posterior(numbers)
+        return self.weights(posterior.trust), self.counts(numbers, posterior)
+
+    def posterior(self, numbers: Numbers) -> Posterior:
+        """Trust in label and teacher for every item, with the current α, β and variances."""
+        found = number_posterior(numbers, self.label, self.teacher, self.spread)
+        label = torch.where(numbers.labelled, self.label, 0.0)
+        unknown = Posterior(ItemTrust(label, self.teacher.expand_as(label)), label * self.teacher)
+        is_known = self.seen > 0
+        label, of_teacher, both = (
+            torch.where(is_known, value, other)
+            for value, other in zip((*found.trust, found.both), (*unknown.trust, unknown.both), strict=True)
+        )
+        return Posterior(ItemTrust(label, of_teacher), both)
+
+    @staticmethod
+    def counts(numbers: Numbers, posterior: Posterior) -> Tensor:
+        """`[12]`: counts for `update`, additive over micro-batches and ranks."""
+        s, t, y, labelled = numbers
+        trust, both = posterior
+        from_label, from_teacher = y - s, t - s
+        parts = (
+            *(trust.label, labelled, trust.teacher, torch.ones_like(t)),
+            *(both, both * from_label.square(), both * from_label * from_teacher, both * from_teacher.square()),
+            *(y, y.square(), t, t.square()),
+        )
+        return torch.stack([part.float().sum() for part in parts])
+
+    @staticmethod
+    def items(counts: Tensor) -> Tensor:
+        """The number of items."""
+        return counts[3]

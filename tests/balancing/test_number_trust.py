@@ -1,0 +1,121 @@
+"""Trust in label and teacher of a regression: against densities by hand, and on planted errors."""
+
+import json
+
+import pytest
+import torch
+from torch.distributions import MultivariateNormal, Normal
+
+from hf_kd_lambda.balancing.number_trust import NumberReliabilities, Spread, number_posterior, numbers_of
+from hf_kd_lambda.losses.base import TeacherBatch
+from hf_kd_lambda.losses.functional.labels import item_labels
+
+
+def numbers(student, teacher, labels):
+    return numbers_of(student.unsqueeze(-1), teacher.unsqueeze(-1), item_labels(labels))
+
+
+@pytest.mark.parametrize(("alpha", "beta"), [(0.7, 0.7), (0.2, 0.95), (0.99, 0.01)])
+def test_trust_is_the_posterior(alpha, beta):
+    torch.manual_seed(0)
+    s, t, y = torch.randn(3, 20)
+    spread = Spread(*torch.tensor([0.5, 0.2, 0.3, 0.1, 1.2, -0.1, 0.9]))
+    found = number_posterior(numbers(s, t, y), torch.tensor(alpha), torch.tensor(beta), spread)
+    m = torch.tensor([[0.5, 0.2], [0.2, 0.3]])
+    any_label, any_teacher = (
+        normal.log_prob(x).exp() for normal, x in ((Normal(0.1, 1.2**0.5), y), (Normal(-0.1, 0.9**0.5), t))
+    )
+    of_label, of_teacher = Normal(0, 0.5**0.5).log_prob(y - s).exp(), Normal(0, 0.3**0.5).log_prob(t - s).exp()
+    both = alpha * beta * MultivariateNormal(torch.zeros(2), m).log_prob(torch.stack([y - s, t - s], -1)).exp()
+    label = alpha * (1 - beta) * of_label * any_teacher
+    teacher = (1 - alpha) * beta * any_label * of_teacher
+    total = both + label + teacher + (1 - alpha) * (1 - beta) * any_label * any_teacher
+    torch.testing.assert_close(found.both, both / total, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.trust.label, (both + label) / total, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.trust.teacher, (both + teacher) / total, rtol=1e-4, atol=1e-6)
+
+
+def test_without_a_label_the_student_alone_judges_the_teacher():
+    s, t = torch.zeros(2), torch.tensor([0.1, 3.0])
+    spread = Spread(*torch.tensor([0.5, 0.2, 0.3, 0.0, 1.0, 0.0, 1.0]))
+    found = number_posterior(
+        numbers(s, t, torch.tensor([float("nan")] * 2)), torch.tensor(0.9), torch.tensor(0.7), spread
+    )
+    assert found.trust.label.tolist() == found.both.tolist() == [0.0, 0.0]
+    informed = 0.7 * Normal(0, 0.3**0.5).log_prob(t).exp()
+    torch.testing.assert_close(found.trust.teacher, informed / (informed + 0.3 * Normal(0, 1).log_prob(t).exp()))
+
+
+def planted(alpha, beta, count, seed, student_error=0.6):
+    """Student, teacher and labels in 0 to 5, of independent errors; uninformative ones are other items' numbers."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = 5 * torch.rand(count, generator=generator)
+
+    def annotator(informative, error):
+        given = truth + error * torch.randn(count, generator=generator)
+        other = given[torch.randperm(count, generator=generator)]
+        return torch.where(torch.rand(count, generator=generator) < informative, given, other)
+
+    return annotator(1.0, student_error), annotator(beta, 0.3), annotator(alpha, 0.2)
+
+
+def fitted(data):
+    state = NumberReliabilities()
+    for part in zip(*(values.split(32) for values in data), strict=True):
+        seen = numbers(*part)
+        state.update(state.counts(seen, state.posterior(seen)))
+    return state
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.95, 0.95), (0.4, 0.95), (0.95, 0.4), (0.5, 0.5)])
+def test_planted_reliabilities_are_found(alpha, beta, seed):
+    state = fitted(planted(alpha, beta, 2000, seed))
+    assert state.label.item() == pytest.approx(alpha, abs=0.07)
+    assert state.teacher.item() == pytest.approx(beta, abs=0.07)
+    spread = state.spread
+    assert (spread.shared_error**0.5).item() == pytest.approx(0.6, abs=0.1)
+    assert ((spread.label_error - spread.shared_error) ** 0.5).item() == pytest.approx(0.2, abs=0.1)
+
+
+def test_a_student_that_knows_nothing_makes_neither_look_wrong():
+    _, teacher, labels = planted(0.95, 0.95, 2000, 0)
+    state = fitted((torch.full((2000,), 2.5), teacher, labels))
+    assert state.label.item() == pytest.approx(0.95, abs=0.1)
+    assert state.teacher.item() == pytest.approx(0.95, abs=0.1)
+
+
+def test_weights_are_one_before_the_variances_are_known_and_one_on_average_then():
+    data = planted(0.6, 0.8, 600, 0)
+    state = NumberReliabilities()
+    first = [values[:32] for values in data]
+    weights, _ = state.observe(first[0].unsqueeze(-1), TeacherBatch(first[1].unsqueeze(-1)), item_labels(first[2]))
+    assert weights.task.tolist() == weights.kd.tolist() == [1.0] * 32
+    seen = numbers(*data)
+    for _ in range(300):
+        state.update(state.counts(seen, state.posterior(seen)))
+    for weights in state.weights(state.posterior(seen).trust):
+        assert weights.mean().item() == pytest.approx(1.0, abs=0.02)
+
+
+def test_counts_add_up_over_parts_and_the_state_is_restored_to_the_bit():
+    data = planted(0.6, 0.8, 600, 0)
+    state = fitted(data)
+    seen = numbers(*data)
+    whole = state.counts(seen, state.posterior(seen))
+    parts = []
+    for part in zip(*(values.split(100) for values in data), strict=True):
+        seen = numbers(*part)
+        parts.append(state.counts(seen, state.posterior(seen)))
+    torch.testing.assert_close(torch.stack(parts).sum(0), whole, rtol=1e-5, atol=1e-4)
+    restored = NumberReliabilities()
+    restored.load_state_dict(json.loads(json.dumps(state.state_dict())))
+    assert restored.sums.tolist() == state.sums.tolist()
+    assert restored.label == state.label
+
+
+def test_labels_that_are_all_equal_stay_finite():
+    state = fitted((torch.zeros(64), torch.ones(64), torch.ones(64)))
+    weights = state.weights(state.posterior(numbers(torch.zeros(8), torch.ones(8), torch.ones(8))).trust)
+    assert weights.task.isfinite().all()
+    assert weights.kd.isfinite().all()
