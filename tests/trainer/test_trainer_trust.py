@@ -19,6 +19,7 @@ from helpers.small_runs import (
     train,
 )
 
+from hf_kd_lambda.balancing.number_trust import NumberReliabilities, numbers_of
 from hf_kd_lambda.balancing.teacher_signal import TeacherSignal, count_signal
 from hf_kd_lambda.balancing.trust import ClassReliabilities, views_of
 from hf_kd_lambda.losses.base import TeacherBatch
@@ -28,9 +29,32 @@ from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
 TRUST = {"lambda_rule": "trust", "gram_decay": 0.0, "lambda_max_change": 100.0}
 
 
-def plain_loop(student, teacher, data):
+def judged(state, logits, soft, labels):
+    """Trust in the items, and the counts for the M step."""
+    if isinstance(state, NumberReliabilities):
+        seen = numbers_of(logits, soft, item_labels(labels))
+        posterior = state.posterior(seen)
+        return posterior.trust, state.counts(seen, posterior)
+    seen = views_of(logits, soft, item_labels(labels))
+    trust = state.trust(seen)
+    return trust, state.counts(seen, trust)
+
+
+def item_losses(logits, soft, labels):
+    """Task loss and KD loss of every item."""
+    if logits.shape[-1] == 1:
+        return (logits.squeeze(-1) - labels).square(), (logits - soft).squeeze(-1).square()
+    log_student, target = (
+        (logits / reference.TEMPERATURE).log_softmax(-1),
+        (soft / reference.TEMPERATURE).softmax(-1),
+    )
+    divergence = F.kl_div(log_student, target, reduction="none").sum(-1)
+    return F.cross_entropy(logits, labels, reduction="none"), reference.TEMPERATURE**2 * divergence
+
+
+def plain_loop(student, teacher, data, state):
     """λ of each step; both losses are weighted by trust before their gradients are measured."""
-    parameters, state, signal, lambdas = list(student.parameters()), ClassReliabilities(3), TeacherSignal(), []
+    parameters, signal, lambdas = list(student.parameters()), TeacherSignal(), []
     for batch in batches(data):
         student.train()
         labels = batch["labels"]
@@ -38,33 +62,29 @@ def plain_loop(student, teacher, data):
         logits = student(**inputs).logits
         with torch.no_grad():
             soft = teacher(**inputs).logits
-        numbers = views_of(logits.detach(), soft, item_labels(labels))
-        trust = state.trust(numbers)
-        of_label, of_teacher = state.weights(trust)
-        state.update(state.counts(numbers, trust))
+        trust, counts = judged(state, logits.detach(), soft, labels)
+        weights = state.weights(trust)
+        state.update(counts)
         signal.update(count_signal(TeacherBatch(soft), labels))
-        task = (of_label * F.cross_entropy(logits, labels, reduction="none")).mean()
-        log_student, target = (
-            (logits / reference.TEMPERATURE).log_softmax(-1),
-            (soft / reference.TEMPERATURE).softmax(-1),
-        )
-        divergence = F.kl_div(log_student, target, reduction="none").sum(-1)
-        kd = reference.TEMPERATURE**2 * (of_teacher * divergence).mean()
-        task_grads, kd_grads = (reference.gradients(loss, parameters) for loss in (task, kd))
+        losses = [
+            (weight * loss).mean() for weight, loss in zip(weights, item_losses(logits, soft, labels), strict=True)
+        ]
+        task_grads, kd_grads = (reference.gradients(loss, parameters) for loss in losses)
         a, b, _ = reference.gram_of(task_grads, kd_grads)
         factor = signal.factor.item()
         lambdas.append(min(max(factor * (a / b) ** 0.5 * state.ratio.item(), factor * 0.1), 10.0))
         with torch.no_grad():
             for parameter, one, other in zip(parameters, task_grads, kd_grads, strict=True):
                 parameter -= LEARNING_RATE * (one + lambdas[-1] * other) / (1 + lambdas[-1])
-    return lambdas, state
+    return lambdas
 
 
-def test_a_run_equals_the_plain_loop(tmp_path):
-    teacher, student = models()
-    twin = copy.deepcopy(student)
-    trainer = train(config(tmp_path, **TRUST), teacher, student, examples())
-    lambdas, state = plain_loop(twin, teacher, examples())
+@pytest.mark.parametrize(("num_labels", "state"), [(3, ClassReliabilities(3)), (1, NumberReliabilities())])
+def test_a_run_equals_the_plain_loop(tmp_path, num_labels, state):
+    teacher, student = models(num_labels)
+    data, twin = examples(num_labels=num_labels), copy.deepcopy(student)
+    trainer = train(config(tmp_path, **TRUST), teacher, student, data)
+    lambdas = plain_loop(twin, teacher, data, state)
     history = trainer.state.log_history
     assert logged(history, "lambda") == pytest.approx(lambdas, rel=1e-5)
     assert logged(history, "label_reliability")[-1] == pytest.approx(state.label.item(), rel=1e-5)
@@ -72,23 +92,27 @@ def test_a_run_equals_the_plain_loop(tmp_path):
     torch.testing.assert_close(flat(trainer.model), flat(twin), rtol=1e-5, atol=1e-7)
 
 
-def test_accumulation_changes_nothing(tmp_path):
-    teacher, student = models()
-    whole = train(config(tmp_path / "whole", **TRUST), teacher, copy.deepcopy(student), examples())
+@pytest.mark.parametrize("num_labels", [3, 1])
+def test_accumulation_changes_nothing(tmp_path, num_labels):
+    teacher, student = models(num_labels)
+    data = examples(num_labels=num_labels)
+    whole = train(config(tmp_path / "whole", **TRUST), teacher, copy.deepcopy(student), data)
     parts = {"per_device_train_batch_size": BATCH // 4, "gradient_accumulation_steps": 4}
-    cut = train(config(tmp_path / "cut", **TRUST, **parts), teacher, copy.deepcopy(student), examples())
+    cut = train(config(tmp_path / "cut", **TRUST, **parts), teacher, copy.deepcopy(student), data)
     for name in ("task_loss", "kd_loss", "lambda", "label_reliability"):
         expected = logged(whole.state.log_history, name)
         assert logged(cut.state.log_history, name) == pytest.approx(expected, rel=1e-5)
     torch.testing.assert_close(flat(cut.model), flat(whole.model), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("num_labels", [3, 1])
 @pytest.mark.parametrize("step", [4, 9], ids=["in the first pass", "in the second"])
-def test_a_resumed_run_is_the_whole_one(tmp_path, step):
-    teacher, student = models()
+def test_a_resumed_run_is_the_whole_one(tmp_path, step, num_labels):
+    teacher, student = models(num_labels)
+    data = examples(num_labels=num_labels)
     settings = {**TRUST, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": step}
-    whole = train(config(tmp_path, **settings), teacher, copy.deepcopy(student), examples())
-    resumed = make_trainer(config(tmp_path, **settings), teacher, copy.deepcopy(student), examples())
+    whole = train(config(tmp_path, **settings), teacher, copy.deepcopy(student), data)
+    resumed = make_trainer(config(tmp_path, **settings), teacher, copy.deepcopy(student), data)
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
     assert torch.equal(flat(resumed.model), flat(whole.model))
     assert resumed.lambda_state.trust.state_dict() == whole.lambda_state.trust.state_dict()
@@ -143,14 +167,7 @@ def test_other_rules_and_examples_without_logits_are_not_judged(tmp_path):
         assert not can_judge(train(args, teacher, copy.deepcopy(student), examples()))
 
 
-@pytest.mark.parametrize(
-    ("num_labels", "kwargs", "message"),
-    [
-        (1, {}, "lambda_rule='trust' needs classes"),
-        (3, {"compute_loss_func": lambda outputs, labels, num_items_in_batch: None}, "leave either out"),
-    ],
-    ids=["regression", "own loss"],
-)
-def test_what_cannot_be_weighed_is_refused(tmp_path, num_labels, kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        make_trainer(config(tmp_path, **TRUST), *models(num_labels), examples(num_labels=num_labels), **kwargs)
+def test_a_loss_whose_items_cannot_be_weighed_is_refused(tmp_path):
+    own = {"compute_loss_func": lambda outputs, labels, num_items_in_batch: None}
+    with pytest.raises(ValueError, match="leave either out"):
+        make_trainer(config(tmp_path, **TRUST), *models(), examples(), **own)
