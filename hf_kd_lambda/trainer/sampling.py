@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from datasets import LargeList, List, Value
+from datasets import Dataset, LargeList, List, Value
 from transformers import TrainingArguments
+
+from hf_kd_lambda.data.columns import token_counts
 
 
 def sampling_strategy(args: TrainingArguments, datasets: Iterable[Any], processor: Any | None) -> str:
@@ -18,12 +20,34 @@ def sampling_strategy(args: TrainingArguments, datasets: Iterable[Any], processo
         processor: names the inputs; without one they are a tokenizer's.
     """
     asked = args.train_sampling_strategy
-    names = getattr(processor, "model_input_names", ["input_ids"])
+    first_input = _first_input(processor)
     if asked == "group_by_length" and not all(
-        _has_lengths(dataset, names[0], args.length_column_name) for dataset in datasets
+        _has_lengths(dataset, first_input, args.length_column_name) for dataset in datasets
     ):
         return "random"
     return asked
+
+
+def lengths_to_group(args: TrainingArguments, examples: Any, processor: Any | None) -> list[int] | None:
+    """The lengths by which examples are grouped; None where they are not grouped, or only the examples can tell.
+
+    The whole column is read at once. Transformers reads one example after the other, which is much slower.
+
+    Args:
+        args: of a Trainer.
+        examples: that it trains on.
+        processor: names the inputs; without one they are a tokenizer's.
+    """
+    if args.train_sampling_strategy != "group_by_length" or not isinstance(examples, Dataset):
+        return None
+    if args.length_column_name in examples.column_names:
+        return examples.with_format(None)[args.length_column_name][:]
+    first_input = _first_input(processor)
+    return token_counts(examples, (first_input,)) if _has_lengths(examples, first_input, "") else None
+
+
+def _first_input(processor: Any | None) -> str:
+    return getattr(processor, "model_input_names", ["input_ids"])[0]
 
 
 def _has_lengths(dataset: Any, first_input: str, length_column: str) -> bool:

@@ -307,3 +307,28 @@ def test_a_full_disk_is_found_after_one_batch(teacher, examples, tmp_path, monke
         cache(tmp_path, teacher, predict).add_to(examples)
     assert len(predict.shapes) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def swap_first_two(rows):
+    return [rows[1], rows[0], *rows[2:]]
+
+
+def longest_last(rows):
+    return sorted(rows, key=lambda row: len(row["input_ids"]))
+
+
+def without_last(rows):
+    return rows[:-1]
+
+
+@pytest.mark.parametrize("change", [swap_first_two, longest_last, without_last])
+def test_batches_with_other_rows_than_the_examples_are_refused_though_the_probes_were_not(teacher, tmp_path, change):
+    pad, many, calls = DataCollatorWithPadding(tiny_tokenizer()), sentences(80), []
+
+    def collate(rows):
+        calls.append(rows)
+        is_probe = len(rows) == 1 or len(calls) <= 2  # all probes twice, and then each alone
+        return pad(rows if is_probe else change(rows))
+
+    with pytest.raises(CacheUnavailableError, match="sorts, drops, merges or changes rows"):
+        cache(tmp_path, teacher, collate=collate).add_to(many)
