@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_known(name, COMMANDS, "command")
         if os.environ.get("RANK", "0") == "0" and not any(word.startswith(("-h", "--help")) for word in rest):
             print(f"hf-kd-lambda {name}: loading PyTorch and Transformers ...", file=sys.stderr, flush=True)
-        _imported(COMMANDS[name][0]).main(rest)
+        command = _imported(COMMANDS[name][0])
+        _imported("hf_kd_lambda.jobs.progress").hide_bars_of_weights()
+        command.main(rest)
 
 
 def _imported(module: str) -> ModuleType:

@@ -40,7 +40,7 @@ def describe_split(
     """
     parts = [f"{len(split)} examples"]
     if label_names is not None and "label" in split.column_names:
-        parts.append(_count_classes(_classes_of(split), label_names))
+        parts[0] += f" ({_count_classes(_classes_of(split), label_names)})"
     if unlabelled := count_unlabelled(split):
         parts.append(f"{unlabelled} without a label")
     texts = [column for column in ("text", "text_pair") if column in split.column_names]
@@ -64,4 +64,4 @@ def _count_classes(labels: Sequence[int], names: Sequence[str]) -> str:
     counts = Counter(labels)
     if len(names) > NAMED_CLASSES:
         return f"{len(names)} classes of {min(counts[i] for i in range(len(names)))} to {max(counts.values())}"
-    return "; ".join(f"{name} {counts[index]}" for index, name in enumerate(names))
+    return ", ".join(f"{name} {counts[index]}" for index, name in enumerate(names))

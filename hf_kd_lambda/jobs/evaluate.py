@@ -17,12 +17,14 @@ from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.checks import check_task_name
 from hf_kd_lambda.jobs.command_line import ScreenParser
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
+from hf_kd_lambda.jobs.progress import print_wrapped
 from hf_kd_lambda.reports.agreement import teacher_agreement
-from hf_kd_lambda.reports.results import ModelReport, measure_model, results_table, standard_error_note, write_results
+from hf_kd_lambda.reports.results import ModelReport, measure_model, results_table, score_notes, write_results
 from hf_kd_lambda.reports.sampling_error import standard_error
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.tasks.task import Task
 from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.console import use_short_lines
 from hf_kd_lambda.utils.versions import versions
 
 DESCRIPTION = """\
@@ -82,9 +84,8 @@ def main(argv: Sequence[str]) -> None:
     split, reports = evaluate_checkpoints(
         checkpoints, data, options.split, options.batch_size, options.trust_remote_code
     )
-    print(f"On the {split} split:\n{results_table(reports, MAIN_METRIC)}")
-    if note := standard_error_note(reports):
-        print(note)
+    print(f"On the {split} split:\n\n{results_table(reports, MAIN_METRIC)}\n")
+    print_wrapped(score_notes(reports))
     if options.json:
         facts = {"checkpoints": checkpoints, "task": data.task, "split": split, "versions": versions()}
         write_results(options.json, reports, MAIN_METRIC, None, facts)
@@ -131,6 +132,7 @@ def evaluate_model(
         preprocess_logits_for_metrics=problem.preprocess_logits,
         compute_loss_func=problem.task_loss(data),
     )
+    use_short_lines(trainer)
     if trainer.is_fsdp_enabled:  # it shards a model only together with its optimizer; this model is whole
         trainer.is_fsdp_enabled = False
         model.to(args.device)

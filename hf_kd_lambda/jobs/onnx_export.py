@@ -28,6 +28,7 @@ from hf_kd_lambda.reports.model_card import CARD
 from hf_kd_lambda.reports.results import ModelReport, latency_ms, markdown_table, measure_model, results_table
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.utils.hardware import count_threads
 from hf_kd_lambda.utils.names import check_known
 
 FULL, INT8 = "model.onnx", "model_int8.onnx"
@@ -204,5 +205,5 @@ def record_exports(folder: Path, split: str | None, reports: Sequence[ModelRepor
         results.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if card.exists():
         before = card.read_text(encoding="utf-8").split(SECTION)[0].rstrip("\n")
-        where = f"On the {split} split, on {reports[0].threads} thread(s) of the CPU:\n\n" if split else ""
+        where = f"On the {split} split, on {count_threads(reports[0].threads or 1)} of the CPU:\n\n" if split else ""
         card.write_text(f"{before}\n{SECTION}\n{where}{markdown_table(reports, MAIN_METRIC)}\n", encoding="utf-8")

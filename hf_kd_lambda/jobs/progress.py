@@ -1,9 +1,27 @@
 """What a job is doing, printed when it begins, and how fast it was, when it ends."""
 
 import os
+import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+from huggingface_hub.utils import enable_progress_bars
+from transformers.utils import logging
+
+COLUMNS = 100  # of the terminal
+
+
+def print_wrapped(texts: Iterable[str]) -> None:
+    """Print each text in lines of at most `COLUMNS` characters."""
+    for text in texts:
+        print(textwrap.fill(text, COLUMNS))
+
+
+def hide_bars_of_weights() -> None:
+    """Show no bars of the seconds in which weights are read and written; those of downloads stay."""
+    logging.disable_progress_bar()
+    enable_progress_bars()
 
 
 class JobStage:

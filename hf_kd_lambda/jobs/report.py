@@ -12,6 +12,7 @@ from hf_kd_lambda.data.bundled import BUNDLED
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
+from hf_kd_lambda.jobs.progress import print_wrapped
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.label_quality import explain_quality
 from hf_kd_lambda.reports.model_card import (
@@ -25,8 +26,8 @@ from hf_kd_lambda.reports.model_card import (
     without_folders,
 )
 from hf_kd_lambda.reports.page import as_html
-from hf_kd_lambda.reports.results import ModelReport, results_table, standard_error_note, write_results
-from hf_kd_lambda.reports.run_report import REPORT, Differing, run_page
+from hf_kd_lambda.reports.results import ModelReport, results_table, score_notes, write_results
+from hf_kd_lambda.reports.run_report import LAMBDA_IN_WORDS, REPORT, Differing, run_page
 from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
 from hf_kd_lambda.utils.versions import versions
 
@@ -70,19 +71,20 @@ def write_job_report(
         "versions": versions(),
     }
     write_results(folder / RESULTS, reports, MAIN_METRIC, figure, facts, card.chance)
-    print(f"\nOn the {split} split:\n{results_table(reports, MAIN_METRIC, card.chance)}")
-    if note := standard_error_note(reports):
-        print(note)
-    print(f"\ntraining examples: {training_examples(card.examples)}\n\n{explain_lambda(history)}")
+    count = card.examples.get(split, 0)
+    print(f"\nOn the {split} split, {count:,} examples:\n\n{results_table(reports, MAIN_METRIC, card.chance)}\n")
+    print_wrapped(score_notes(reports))
+    print(f"Training examples: {training_examples(card.examples)}.\n")
+    print_wrapped([LAMBDA_IN_WORDS, *explain_lambda(history).splitlines()])
     if card.label_quality is not None:
-        print(f"\nlabels: {explain_quality(card.label_quality, card.teacher_finetuned)}")
+        print_wrapped(["", f"Labels: {explain_quality(card.label_quality, card.teacher_finetuned)}"])
     print(f"\nstudent: {folder}\nreport: {folder / REPORT}\nmodel card: {folder / CARD}")
     print(f"results: {folder / RESULTS}\nfigure of λ: {figure}")
     print(f"\nWhat you can do next:\n{next_steps(folder, data)}")
 
 
 def next_steps(folder: Path, data: DataArguments) -> str:
-    """Commands for a finished student, one on each line.
+    """Commands for a finished student, with what they do on the line above.
 
     Args:
         folder: the student's.
@@ -93,12 +95,12 @@ def next_steps(folder: Path, data: DataArguments) -> str:
     changed = [name for name in (*reading, "max_length") if getattr(data, name) != defaults[name]]
     options = [word for name in changed for word in (f"--{name}", str(getattr(data, name)))]
     commands = {
-        shlex.join(["evaluate", str(folder), "NEW_EXAMPLES", *options]): "scores on other examples, e.g. a csv",
-        shlex.join(["push", str(folder), f"YOUR_NAME/{folder.resolve().name}"]): "to the Hub, with its model card",
+        shlex.join(["evaluate", str(folder), "NEW_EXAMPLES", *options]): "evaluate it on other examples",
+        shlex.join(["push", str(folder), f"YOUR_NAME/{folder.resolve().name}"]): "push it to the Hub",
     }
     if data.problem == "text-classification":
-        commands[shlex.join(["export", str(folder)])] = "to ONNX"
-    return "\n".join(f"  hf-kd-lambda {command}    # {what}" for command, what in commands.items())
+        commands[shlex.join(["export", str(folder)])] = "export it to ONNX"
+    return "\n".join(f"  # {what}\n  hf-kd-lambda {command}" for command, what in commands.items())
 
 
 def card_facts(

@@ -3,7 +3,8 @@
 `label_names` are the names of the classes in the data's order; None means regression (one output).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -59,14 +60,15 @@ def load_classifier(
         ) from error
     if new_head:
         set_labels(config, label_names, problem_type)
-    model, info = auto_class.from_pretrained(
-        checkpoint,
-        config=config,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        ignore_mismatched_sizes=new_head,
-        output_loading_info=True,
-    )
+    with _without_load_report():
+        model, info = auto_class.from_pretrained(
+            checkpoint,
+            config=config,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=new_head,
+            output_loading_info=True,
+        )
     name, head = _output_layer(model)
     _check_complete(checkpoint, model, info, new_head or f"{name}.weight" in info["missing_keys"])
     if new_head:
@@ -86,6 +88,18 @@ def load_classifier(
         return load_classifier(checkpoint, label_names, trust_remote_code, True, auto_class, problem_type, dtype)
     align_labels(model, label_names, problem_type)
     return model
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Without Transformers' table of missing weights, since `_check_complete` reports those that matter."""
+    loading = logging.get_logger("transformers.modeling_utils")
+    level = loading.level
+    loading.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        loading.setLevel(level)
 
 
 def _check_complete(checkpoint: str, model: PreTrainedModel, info: Mapping[str, Any], new_head: bool) -> None:

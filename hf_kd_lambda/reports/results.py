@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_kd_lambda.reports.markdown import escaped
+from hf_kd_lambda.utils.hardware import count_threads
 
 WARMUP_RUNS, ROUNDS, ROUND_RUNS = 5, 5, 6
 NO_SHARES = ("perplexity",)  # metrics that are not percentages
@@ -114,15 +115,17 @@ def _seconds(model: nn.Module, inputs: Mapping[str, Tensor], device: torch.devic
 
 
 def results_table(reports: Sequence[ModelReport], main_metric: str, chance: float = 0.0) -> str:
-    """An aligned table for the terminal: one line per model, the main metric first; `chance` as in `retained`."""
-    rows = table_rows(reports, main_metric, chance)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    """An aligned table for the terminal: a column per model, the main metric first; `chance` as in `retained`."""
+    columns = table_rows(reports, main_metric, chance)
+    columns[0][0] = ""  # what is below are no models
+    rows = list(zip(*columns, strict=True))
+    widths = [max(map(len, column)) for column in columns]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def markdown_table(reports: Sequence[ModelReport], main_metric: str, chance: float = 0.0) -> str:
-    """The table of `results_table` in Markdown."""
+    """The values of `results_table` in Markdown, a line per model."""
     head, *rows = ([escaped(cell) for cell in row] for row in table_rows(reports, main_metric, chance))
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---", *["---:"] * (len(head) - 1)], *rows])
 
@@ -137,6 +140,12 @@ def standard_error_note(reports: Sequence[ModelReport]) -> str:
         f"A score has a standard error of about {points:.1f} points: differences of less than {2 * points:.1f} points "
         "may be noise."
     )
+
+
+def score_notes(reports: Sequence[ModelReport]) -> list[str]:
+    """Sentences on what the score is and how exact it is, as far as that is known."""
+    meaning = score_meaning(reports[-1].metrics)
+    return [*([f"{meaning.capitalize()}."] if meaning else []), *filter(None, [standard_error_note(reports)])]
 
 
 def table_rows(reports: Sequence[ModelReport], main_metric: str, chance: float) -> list[list[str]]:
@@ -160,7 +169,7 @@ def table_rows(reports: Sequence[ModelReport], main_metric: str, chance: float) 
 
 def _unit(reports: Sequence[ModelReport]) -> str:
     threads = {report.threads for report in reports if report.threads is not None}
-    return f"ms, {'/'.join(map(str, sorted(threads)))} thread(s)" if threads else "ms"
+    return f"ms, {count_threads('/'.join(map(str, sorted(threads))))}" if threads else "ms"
 
 
 def _share(retained: float | None) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 from hf_kd_lambda.reports.label_quality import explain_quality
 from hf_kd_lambda.reports.model_card import CardFacts, training_examples, without_folders
 from hf_kd_lambda.reports.page import Entry, Picture, Section, Table, text_entry
-from hf_kd_lambda.reports.results import score_meaning, standard_error_note, table_rows
+from hf_kd_lambda.reports.results import score_notes, table_rows
 from hf_kd_lambda.reports.summary import explain_lambda
 
 REPORT = "report.html"
@@ -20,6 +20,7 @@ _DIFFERENCE = (
     "Difference: half the sum of |p − q| over the classes, with p and q the probabilities of both; 1 at most."
 )
 _DISTANCE = "Difference: the distance of both numbers."
+LAMBDA_IN_WORDS = "λ is the weight of the KD loss, which follows the teacher, relative to the task loss on the labels."
 
 
 class Differing(NamedTuple):
@@ -114,9 +115,7 @@ def _scores(card: CardFacts, split: str) -> Section:
     head, *rows = table_rows(card.reports, card.main_metric, card.chance)
     table = Table(head, [[text_entry(row[0]), *map(_number, row[1:])] for row in rows])
     count = card.examples.get(split, 0)
-    meaning = score_meaning(card.reports[-1].metrics)
-    notes = [f"On the {split} split, {count:,} examples.", *([f"{meaning.capitalize()}."] if meaning else [])]
-    notes += [standard_error_note(card.reports)] if standard_error_note(card.reports) else []
+    notes = [f"On the {split} split, {count:,} examples.", *score_notes(card.reports)]
     notes.append("Latency is the time of one forward with one example, on the machine of the run.")
     return Section("Scores, size and speed", notes, table)
 
@@ -130,9 +129,8 @@ def _number(text: str) -> Entry:
 
 def _balance(card: CardFacts, figure: Path) -> Section:
     history = [dict(entry) for entry in card.log_history]
-    words = "λ is the weight of the KD loss, which follows the teacher, relative to that of the labels' task loss."
     pictures = [Picture(figure, "λ, what limited it and what it was computed from, over the optimizer steps")]
-    return Section("What λ did", [words, *explain_lambda(history).splitlines()], pictures=pictures)
+    return Section("What λ did", [LAMBDA_IN_WORDS, *explain_lambda(history).splitlines()], pictures=pictures)
 
 
 def _differing(differing: Sequence[Differing], is_regression: bool) -> Section:

@@ -6,16 +6,18 @@ from typing import Any
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as Arguments
 
-SHOWN = ("loss", "task_loss", "kd_loss", "lambda", "grad_cosine", "learning_rate")
+SHOWN = ("loss", "task_loss", "kd_loss", "lambda", "grad_cosine")
 """Keys of a training log that a line shows, after step and epoch."""
-FIRST = ("score", "accuracy", "task_loss", "kd_loss", "teacher_agreement")
+FIRST = ("score", "accuracy")
 """Keys of an evaluation that come first in a line."""
-MOST = 6  # of them
+LAST = ("teacher_agreement", "task_loss", "kd_loss")
+"""Keys of an evaluation that follow the other metrics."""
+MOST = 5  # of an evaluation
 _TIMES = ("runtime", "per_second", "preparation_time")
 
 
 def console_line(logs: Mapping[str, Any], step: int, steps: int) -> str:
-    """A log entry on one line, of at most 8 values.
+    """A log entry on one line, of at most 7 values and mostly below 100 characters.
 
     Args:
         logs: the entry.
@@ -27,20 +29,20 @@ def console_line(logs: Mapping[str, Any], step: int, steps: int) -> str:
         rates = f"{logs['train_samples_per_second']:.3g} examples/s, {logs['train_steps_per_second']:.3g} steps/s"
         return f"trained in {logs['train_runtime']:.1f} s: {rates}"
     if evaluation := evaluated(logs):
-        return "  ".join(["evaluation:", *at, *_numbers(evaluation)])
+        return "  ".join(["evaluation:", at[-1], *_numbers(evaluation)])
     return "  ".join([*at, *_numbers({name: logs[name] for name in SHOWN if name in logs})])
 
 
 def evaluated(logs: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics of an evaluation that are shown, the main one first; none of another entry."""
     metrics = {name.removeprefix("eval_"): value for name, value in logs.items() if name.startswith("eval_")}
-    ordered = dict.fromkeys([*FIRST, *metrics])
+    ordered = dict.fromkeys([*FIRST, *(name for name in metrics if name not in LAST), *LAST])
     shown = [name for name in ordered if name in metrics and name != "loss" and not name.endswith(_TIMES)]
     return {name: metrics[name] for name in shown[:MOST]}
 
 
 def _numbers(values: Mapping[str, Any]) -> list[str]:
-    return [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()]
+    return [f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()]
 
 
 class ShortProgress(ProgressCallback):

@@ -45,7 +45,12 @@ def hardware() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     name = torch.cpu.get_capabilities().get("cpu_name", platform.machine())
-    return ", ".join([name, *filter(None, [_bf16_units()]), f"{torch.get_num_threads()} thread(s)"])
+    return ", ".join([name, *filter(None, [_bf16_units()]), count_threads(torch.get_num_threads())])
+
+
+def count_threads(number: int | str) -> str:
+    """`1 thread`, `2 threads`."""
+    return f"{number} thread{'' if str(number) == '1' else 's'}"
 
 
 def _bf16_units() -> str | None:

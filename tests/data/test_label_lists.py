@@ -86,7 +86,7 @@ def test_some_or_all_labels_of_a_text_may_be_missing(tmp_path, caplog):
     assert labels_of(data, "validation") == [[1, -100]]
     assert "1 of 3 training examples have no label" in caplog.text
     line = describe_split("train", data.splits["train"], data.label_names)
-    assert line == "train: 3 examples, a 1; b 0, 1 without a label"
+    assert line == "train: 3 examples (a 1, b 0), 1 without a label"
 
 
 def test_texts_with_the_rarest_label_are_held_out_too(tmp_path):
@@ -135,7 +135,7 @@ def test_soft_labels_are_the_shares_of_the_classes(tmp_path, name, content, sett
     data = load(tmp_path, name, content, SOFT, **settings)
     assert labels_of(data) == [[0.25, 0.75], [1.0, 0.0]]
     assert data.label_names == settings.get("label_columns", ["0", "1"])
-    assert describe_split("s", data.splits["train"], ["no", "yes"]) == "s: 2 examples, no 1; yes 1"
+    assert describe_split("s", data.splits["train"], ["no", "yes"]) == "s: 2 examples (no 1, yes 1)"
 
 
 def test_rounded_shares_are_scaled_to_one(tmp_path):

@@ -71,7 +71,7 @@ def test_the_script_prints_a_table_and_writes_json(run):
     command += ["--json", str(file), "--split", "test"]
     result = run_python(*command)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("On the test split:\nmodel")
+    assert result.stdout.startswith("On the test split:\n\n")
     written = json.loads(file.read_text())
     assert written["models"][1]["metrics"] == pytest.approx(results["models"][1]["metrics"])
     assert written["checkpoints"] == {"teacher": str(folder / "teacher"), "model": str(folder)}

@@ -7,7 +7,14 @@ from safetensors import safe_open
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
-from hf_kd_lambda.reports.results import ModelReport, markdown_table, measure_model, results_table, write_results
+from hf_kd_lambda.reports.results import (
+    ModelReport,
+    markdown_table,
+    measure_model,
+    results_table,
+    score_notes,
+    write_results,
+)
 from hf_kd_lambda.utils.versions import versions
 
 TEACHER = ModelReport("teacher", {"accuracy": 0.9, "f1": 0.8}, 22_700_000, 90.8, 12.34)
@@ -86,17 +93,21 @@ def test_nothing_is_retained_of_a_teacher_without_a_positive_score(score):
 
 def test_results_table_is_aligned_and_in_percent():
     assert results_table([TEACHER, STUDENT], "f1").splitlines() == [
-        "model            f1 (%)  accuracy (%)  parameters (M)  size (MB)  latency (ms)  retained (%)",
-        "--------------------------------------------------------------------------------------------",
-        "teacher            80.0          90.0            22.7       90.8          12.3         100.0",
-        "student with KD    70.0          85.5            15.6       62.4           4.6          87.5",
+        "                teacher  student with KD",
+        "----------------------------------------",
+        "f1 (%)             80.0             70.0",
+        "accuracy (%)       90.0             85.5",
+        "parameters (M)     22.7             15.6",
+        "size (MB)          90.8             62.4",
+        "latency (ms)       12.3              4.6",
+        "retained (%)      100.0             87.5",
     ]
 
 
 def test_results_table_shows_a_dash_for_what_is_missing():
     student = ModelReport("student with KD", {"accuracy": math.nan}, 1, 1.0, 1.0)
-    row = results_table([TEACHER, student], "accuracy").splitlines()[-1]
-    assert row.split()[3:] == ["–", "–", "0.0", "1.0", "1.0", "–"]
+    rows = results_table([TEACHER, student], "accuracy").splitlines()[2:]
+    assert [row.split()[-1] for row in rows] == ["–", "–", "0.0", "1.0", "1.0", "–"]
 
 
 def test_results_are_valid_json(tmp_path):
@@ -148,12 +159,21 @@ def test_results_are_replaced_in_one_step(tmp_path, monkeypatch):
     assert path.read_text(encoding="utf-8") == before
 
 
-def test_the_markdown_table_holds_what_the_terminals_does():
+def test_the_markdown_table_has_the_same_values_as_the_terminals():
     head, rule, *rows = markdown_table([TEACHER, STUDENT], "f1").splitlines()
     assert head == "| model | f1 (%) | accuracy (%) | parameters (M) | size (MB) | latency (ms) | retained (%) |"
     assert rule == "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
     assert rows[1] == "| student with KD | 70.0 | 85.5 | 15.6 | 62.4 | 4.6 | 87.5 |"
     assert len(rows) == 2
+
+
+def test_notes_say_what_the_score_is_and_how_exact():
+    scored = ModelReport("s", {"score": 0.5, "accuracy": 0.6, "f1": 0.4}, 1, 1.0, 1.0, standard_error=0.02)
+    assert score_notes([TEACHER, scored]) == [
+        "Score is the mean of accuracy and f1.",
+        "A score has a standard error of about 2.0 points: differences of less than 4.0 points may be noise.",
+    ]
+    assert score_notes([TEACHER]) == []
 
 
 def test_results_without_a_figure_are_written_too(tmp_path):

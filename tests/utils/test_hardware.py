@@ -86,4 +86,4 @@ def test_another_accelerator_is_asked(monkeypatch, supported):
 def test_the_processor_is_named_with_its_threads(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"cpu_name": "Some CPU", "avx512_bf16": True})
-    assert hardware.hardware() == f"Some CPU, avx512_bf16, {torch.get_num_threads()} thread(s)"
+    assert hardware.hardware() == f"Some CPU, avx512_bf16, {hardware.count_threads(torch.get_num_threads())}"
