@@ -39,7 +39,7 @@ def train_on(trainer: Trainer) -> None:
     folder = Path(str(trainer.args.output_dir))
     checkpoint = last_checkpoint(folder, with_best=trainer.args.load_best_model_at_end)
     if checkpoint is not None:
-        logger.warning(f"going on from {checkpoint}")
+        logger.warning(f"resuming from {checkpoint}")
         _follow_checkpoint(trainer.args, checkpoint)
     trainer.add_callback(WriteManifests)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

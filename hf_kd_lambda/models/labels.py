@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import LogRecord
 from typing import Any
 
 import torch
@@ -94,12 +95,15 @@ def load_classifier(
 def _without_load_report() -> Iterator[None]:
     """Without Transformers' table of missing weights, since `_check_complete` reports those that matter."""
     loading = logging.get_logger("transformers.modeling_utils")
-    level = loading.level
-    loading.setLevel(logging.ERROR)
+    loading.addFilter(_is_no_load_report)
     try:
         yield
     finally:
-        loading.setLevel(level)
+        loading.removeFilter(_is_no_load_report)
+
+
+def _is_no_load_report(record: LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
 
 
 def _check_complete(checkpoint: str, model: PreTrainedModel, info: Mapping[str, Any], new_head: bool) -> None:

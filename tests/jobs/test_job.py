@@ -196,7 +196,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
     assert run_python("-c", KILLER, "3", *arguments(killed)).returncode == -signal.SIGKILL
     again = run_python(str(ROOT / "scripts" / "distill.py"), *arguments(killed))
     assert again.returncode == 0, again.stderr[-2000:]
-    assert "going on from" in again.stderr
+    assert "resuming from" in again.stderr
 
     expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "killed"))
     assert all(torch.equal(expected[name], found[name]) for name in expected)

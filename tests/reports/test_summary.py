@@ -53,7 +53,7 @@ def test_explanation_of_a_history_says_what_limited_lambda_and_what_to_do():
         "In 10% of the measurements the losses conflicted: a step along one gradient increases the other loss.",
         "λ was set by the rule alone in 60% of the measurements, slowed by lambda_max_change in 25%, "
         "at lambda_min in 15%.",
-        "Otherwise it was mostly slowed by lambda_max_change: raise lambda_max_change to let λ follow the gradients "
+        "Where a limit applied, λ was mostly slowed by lambda_max_change: raise lambda_max_change to let λ follow the gradients "
         "faster, or gram_decay to make them less noisy.",
     ]
 
@@ -72,7 +72,7 @@ def test_explanation_of_a_history_says_what_limited_lambda_and_what_to_do():
 def test_advice_is_on_what_limited_lambda_most_often(limit, setting):
     other = "ceiling" if limit == "floor" else "floor"
     advice = explain_lambda([entry(1, 1.0, **shares(free=0.5, **{limit: 0.3, other: 0.2}))]).splitlines()[-1]
-    assert advice.startswith("Otherwise it was mostly")
+    assert advice.startswith("Where a limit applied, λ was mostly")
     assert setting in advice
 
 
