@@ -53,8 +53,8 @@ def test_explanation_of_a_history_says_what_limited_lambda_and_what_to_do():
         "In 10% of the measurements the losses conflicted: a step along one gradient increases the other loss.",
         "λ was set by the rule alone in 60% of the measurements, slowed by lambda_max_change in 25%, "
         "at lambda_min in 15%.",
-        "Where a limit applied, λ was mostly slowed by lambda_max_change: raise lambda_max_change to let λ follow the gradients "
-        "faster, or gram_decay to make them less noisy.",
+        "Where a limit applied, λ was mostly slowed by lambda_max_change: raise lambda_max_change to let "
+        "λ follow the gradients faster, or gram_decay to make them less noisy.",
     ]
 
 
