@@ -117,7 +117,7 @@ class Found(NamedTuple):
     suspicion: np.ndarray
     """`[examples]`: higher where the label looks more wrong."""
     share: float
-    """Of the labels that it takes for wrong."""
+    """Share of the labels that it considers wrong."""
     seconds: float
     """That it took."""
     training: float = 0.0

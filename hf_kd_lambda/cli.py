@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with ending_in_one_line(with_traceback):
         name, *rest = arguments
         check_known(name, COMMANDS, "command")
-        if os.environ.get("RANK", "0") == "0" and not any(word.startswith(("-h", "--help")) for word in rest):
+        if os.environ.get("RANK", "0") == "0":
             print(f"hf-kd-lambda {name}: loading PyTorch and Transformers ...", file=sys.stderr, flush=True)
         command = _imported(COMMANDS[name][0])
         _imported("hf_kd_lambda.jobs.progress").hide_bars_of_weights()

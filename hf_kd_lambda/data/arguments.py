@@ -23,7 +23,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Dataset: a Hub id (GLUE is `nyu-mll/glue`), a local folder in such a layout, or `quickstart` for "
-            "the labelled tweets of the [quickstart] extra. Or give `train_file`. Of images: a Hub id, a folder with "
+            "the labelled tweets of the [quickstart] extra. Or set `train_file`. For images: a Hub id, a folder with "
             "a folder of images for each class, `digits` (scikit-learn's, 8 × 8) or `mnist` (5,000 of the [images] "
             "extra, 28 × 28)."
         },
@@ -82,16 +82,16 @@ class DataArguments:
     text_column: str | None = field(
         default=None,
         metadata={
-            "help": "Column of the text, of token-classification a list of words. Default: `text` or the task's; "
-            "`tokens` of token-classification, `question` of question-answering. Of text-generation `text`, or where "
-            "there is none, `prompt` with `completion`, or `messages`."
+            "help": "Column of the text; for token-classification, of a list of words. Default: `text` or the task's; "
+            "`tokens` for token-classification, `question` for question-answering. For text-generation `text`, or "
+            "without it `prompt` with `completion`, or `messages`."
         },
     )
     text_pair_column: str | None = field(
         default=None,
         metadata={
-            "help": "Column of the second text, for sentence pairs. Default: none, or the task's; `context` of "
-            "question-answering. Of text-generation: the completion, where `text_column` is the prompt."
+            "help": "Column of the second text, for sentence pairs. Default: none, or the task's; `context` for "
+            "question-answering. For text-generation: the completion, if `text_column` is the prompt."
         },
     )
     image_column: str = field(default="image", metadata={"help": "Column of the image."})
@@ -107,14 +107,14 @@ class DataArguments:
         default="label",
         metadata={
             "help": "Column of the label: integers or names for classification, a list of them for "
-            "token-classification, one for each word, floats for regression. Of question-answering `answers`, with "
+            "token-classification, one for each word, floats for regression. For question-answering `answers`, with "
             "`text` and `answer_start` as in SQuAD."
         },
     )
     problem_type: str | None = field(
         default=None,
         metadata={
-            "help": "Of text-classification: `multi_label_classification` for several labels of a text, or "
+            "help": "For text-classification: `multi_label_classification` for several labels of a text, or "
             "`soft_labels` for the share of each class. Default: one class, or a number, for each text."
         },
     )
@@ -135,10 +135,9 @@ class DataArguments:
     max_length: int = field(
         default=128,
         metadata={
-            "help": "Longest sequence, in tokens; longer ones are cut. Of text-generation: the length of the blocks "
-            "into which texts are cut, one joined to the next; completions and messages stay apart. Of "
-            "question-answering: the length of the windows "
-            "into which a long context is cut."
+            "help": "Longest sequence, in tokens; longer ones are truncated. For text-generation: the length of the "
+            "chunks into which joined texts are split; completions and messages are not joined. For "
+            "question-answering: the length of the windows into which a long context is split."
         },
     )
     doc_stride: int | None = field(
@@ -193,7 +192,7 @@ class DataArguments:
                 )
             return
         if self.problem_type not in (MULTI_LABEL, SOFT_LABELS):
-            raise ValueError(f"{given} is none of {MULTI_LABEL}, {SOFT_LABELS}: leave it out for one label a text.")
+            raise ValueError(f"{given} is not one of {MULTI_LABEL}, {SOFT_LABELS}: leave it out for one label a text.")
         if self.problem != "text-classification" or self.task is not None:
             raise ValueError(f"{given} is for text-classification of own data: leave it out, or problem and task.")
         names = self.label_columns

@@ -65,7 +65,7 @@ class Classes:
     are_integers: bool
 
     def index(self, label: object) -> int | None:
-        """The output of a label; None where it is none of the classes."""
+        """The output of a label; None where it is not one of the classes."""
         if self.are_integers and isinstance(label, int) and not isinstance(label, bool):
             return label if 0 <= label < len(self.names) else None
         if not isinstance(label, str | int):
@@ -77,12 +77,12 @@ class Classes:
         return {name: index for index, name in enumerate(self.names)}
 
     def refuse(self, where: str, label: object) -> ValueError:
-        """The error of a label that is none of the classes."""
+        """The error of a label that is not one of the classes."""
         names = ", ".join(self.names[:NAMED_CLASSES]) + (", …" if len(self.names) > NAMED_CLASSES else "")
         if isinstance(label, int | float) and not self.are_integers:
             return ValueError(f"{where}: label {label!r} is a number, the train split's are names: {names}.")
         return ValueError(
-            f"{where}: label {reprlib.repr(label)} is none of the classes 0 to {len(self.names) - 1} ({names})."
+            f"{where}: label {reprlib.repr(label)} is not one of the classes 0 to {len(self.names) - 1} ({names})."
         )
 
 
@@ -155,7 +155,7 @@ def encode_labels(source: Source, classes: Classes | None) -> Dataset:
     Rows without a column of labels stay as they are.
 
     Raises:
-        ValueError: a label is none of the classes, or no number that can be learned.
+        ValueError: a label is not one of the classes, or no number that can be learned.
     """
     if "label" not in source.rows.column_names:
         return source.rows

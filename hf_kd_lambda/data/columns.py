@@ -38,7 +38,7 @@ def takes_labels(model: nn.Module) -> bool:
 
 
 def column_names(dataset: Any) -> Collection[str]:
-    """Of a dataset; none where it does not tell."""
+    """Names of the columns of a dataset; none if they are unknown."""
     return getattr(dataset, "column_names", None) or ()
 
 

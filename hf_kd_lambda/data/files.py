@@ -34,7 +34,7 @@ def read_file(
     """
     name, suffix = f"{setting}={path!r}", Path(path).suffix.lower()
     if suffix not in formats:
-        raise ValueError(f"{name} is none of {', '.join(formats)}.")
+        raise ValueError(f"{name} is not one of {', '.join(formats)}.")
     if not Path(path).is_file():
         raise ValueError(f"{name} does not exist, or is no file.")
     counted = READERS[suffix][1]

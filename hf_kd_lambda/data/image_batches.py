@@ -34,7 +34,7 @@ def image_processor_for(config: PreTrainedConfig, example: Image.Image) -> Any:
     height, width = (side, side) if isinstance(side, int) else side
     channels = getattr(config, "num_channels", 3)
     if channels not in _MODES:
-        raise ValueError(f"num_channels={channels} is none of {', '.join(map(str, _MODES))}, as images have.")
+        raise ValueError(f"num_channels={channels} is not one of {', '.join(map(str, _MODES))}, as images have.")
     middle = [0.5] * channels
     return ViTImageProcessorPil(size={"height": height, "width": width}, image_mean=middle, image_std=middle)
 

@@ -25,7 +25,7 @@ class LabelLists(NamedTuple):
     splits: dict[str, Dataset]
     """With the column `label`: a list of 1, 0 or -100 for each label, or of the share of each class; or None."""
     names: list[str]
-    """Of the labels or classes."""
+    """Names of the labels or classes."""
 
 
 def columns_of_labels(args: DataArguments) -> list[Column]:
@@ -117,7 +117,7 @@ def _members(row: list[Any], classes: Classes) -> list[int]:
     indices = {classes.index(label) for label in row}
     if None in indices:
         wrong = next(label for label in row if classes.index(label) is None)
-        raise ValueError(f"{wrong!r} is none of {', '.join(classes.names)}.")
+        raise ValueError(f"{wrong!r} is not one of {', '.join(classes.names)}.")
     return [int(index in indices) for index in range(len(classes.names))]
 
 

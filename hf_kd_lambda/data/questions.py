@@ -79,7 +79,7 @@ def _check_answers(source: Source, column: Column, may_miss: bool) -> None:
 
 
 def _check_places(context: str, text: list[str], answer_start: list[int], **others: Any) -> None:
-    """Refuse answers that are not where they are said to start."""
+    """Refuse answers whose text is not at `answer_start`."""
     if len(text) != len(answer_start):
         raise ValueError(f"{len(text)} texts and {len(answer_start)} starts")
     for answer, start in zip(text, answer_start, strict=True):

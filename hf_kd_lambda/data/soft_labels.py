@@ -1,4 +1,4 @@
-"""Soft labels: for each class of an example its share, say of the annotators who chose it."""
+"""Soft labels: the share of each class of an example, for example of the annotators who chose it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +24,7 @@ def check_shares(labels: Any) -> None:
         labels: `[examples, classes]`; rows with NaN are of examples without a label. Other labels pass.
 
     Raises:
-        ValueError: names the first that is none.
+        ValueError: names the first that is no distribution.
     """
     if not (isinstance(labels, Tensor) and labels.is_floating_point() and labels.dim() == 2 and labels.shape[1] > 1):
         return

@@ -62,8 +62,8 @@ def check_settings(models: ModelArguments, data: DataArguments, config: Distilla
         )
     if config.resume_from_checkpoint is not None:
         raise ValueError(
-            f"resume_from_checkpoint={config.resume_from_checkpoint!r}: a run goes on from the last checkpoint in its "
-            "output_dir by itself: leave it out."
+            f"resume_from_checkpoint={config.resume_from_checkpoint!r}: a run resumes from the last checkpoint in "
+            "its output_dir by itself: leave it out."
         )
     if data.augment and config.dataloader_persistent_workers:
         raise ValueError(
@@ -114,7 +114,7 @@ def check_folders(folder: Path, teacher_folder: Path, baseline_folder: Path) -> 
 
 
 def check_tokens(who: str, processor: Any, model: PreTrainedModel, examples: Dataset) -> None:
-    """Refuse a tokenizer that knows no word of the texts, or more tokens than its model.
+    """Refuse a tokenizer that maps every word to the unknown token, or has more tokens than its model.
 
     Args:
         who: teacher or student.
@@ -136,7 +136,9 @@ def check_tokens(who: str, processor: Any, model: PreTrainedModel, examples: Dat
     unknown, special = processor.unk_token_id, set(processor.all_special_ids)
     found = {token for tokens in examples[:TRIED]["input_ids"] for token in tokens}
     if unknown is not None and unknown in found and found <= special:
-        raise ValueError(f"{who}: its tokenizer knows no word of the first {TRIED} examples: {fix}.")
+        raise ValueError(
+            f"{who}: its tokenizer maps every word of the first {TRIED} examples to the unknown token: {fix}."
+        )
 
 
 def check_labels(models: ModelArguments, config: DistillationConfig, examples: Dataset) -> None:
@@ -213,7 +215,7 @@ def _check_best_metric(trainer: DistillationTrainer) -> None:
     names = sorted(name.removeprefix("eval_") for name in metrics)
     if metric.removeprefix("eval_") not in names:
         raise ValueError(
-            f"metric_for_best_model={metric!r} is none of the metrics of an evaluation: {', '.join(names)}."
+            f"metric_for_best_model={metric!r} is not one of the metrics of an evaluation: {', '.join(names)}."
         )
 
 

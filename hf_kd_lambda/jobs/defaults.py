@@ -4,7 +4,7 @@ from argparse import Namespace
 from collections.abc import Collection
 
 MAIN_METRIC = "score"
-"""Of every task: the metric by which the best student is chosen and models are compared."""
+"""The metric of every task by which the best student is chosen and models are compared."""
 SAVED_CHECKPOINTS = 2  # the last and the one before it, and in any case the best
 
 

@@ -184,7 +184,7 @@ def evaluate_checkpoints(
         data = problem.load_data(data_args, args.seed)
         split = split or data.report_split
         if split not in data.splits:
-            raise ValueError(f"split={split!r} is none of those with labels: {', '.join(data.splits)}.")
+            raise ValueError(f"split={split!r} is not one of those with labels: {', '.join(data.splits)}.")
         reports: list[ModelReport] = []
         logits: dict[str, Tensor] = {}
         for name, checkpoint in checkpoints.items():

@@ -160,9 +160,9 @@ def _reason(error: BaseException) -> str:
     for cause in causes:
         if isinstance(cause, HfHubHTTPError):
             status = cause.response.status_code
-            said = f" ({cause.server_message})" if cause.server_message else ""
+            answer = f" ({cause.server_message})" if cause.server_message else ""
             fix = FAULT if status >= 500 else FIXES.get(status, "this is a request that it does not take")
-            return _on_one_line(f"{constants.ENDPOINT} answered {status}{said}: {fix}.")
+            return _on_one_line(f"{constants.ENDPOINT} answered {status}{answer}: {fix}.")
         if isinstance(cause, httpx.TransportError | OfflineModeIsEnabled):
             what = f"the connection to {constants.ENDPOINT} failed ({type(cause).__name__})"
             return f"{what}: check the network, HF_ENDPOINT and HF_HUB_OFFLINE."

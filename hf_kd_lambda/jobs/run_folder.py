@@ -65,7 +65,7 @@ def _state(checkpoint: Path) -> TrainerState | None:
 
 
 def claim_folder(setting: str, folder: Path, settings: Mapping[str, Any]) -> bool:
-    """Check that a run with these settings may write into `folder` and go on from the checkpoints in it.
+    """Check that a run with these settings may write into `folder` and resume from the checkpoints in it.
 
     Args:
         setting: name of the setting that gave the folder, for messages.

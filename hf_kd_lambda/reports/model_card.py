@@ -268,7 +268,7 @@ def _labels(facts: CardFacts) -> str:
     if facts.label_quality is None:
         return ""
     words = explain_quality(facts.label_quality, facts.teacher_finetuned)
-    return f"Of the training examples: {words}\n\n{quality_table(facts.label_quality)}"
+    return f"In the training examples: {words}\n\n{quality_table(facts.label_quality)}"
 
 
 def _training(facts: CardFacts) -> str:

@@ -42,7 +42,7 @@ class ModelReport:
     threads: int | None = None
     batch_latency_ms: float | None = None
     standard_error: float | None = None
-    """Of the main metric, over the examples that it was evaluated on; None where it was not computed."""
+    """Standard error of the main metric over the examples; None if it was not computed."""
 
     def retained(self, reports: Sequence["ModelReport"], main_metric: str, chance: float = 0.0) -> float | None:
         """The share of the teacher's score; above 1 if this model is better than the teacher.
@@ -131,7 +131,7 @@ def markdown_table(reports: Sequence[ModelReport], main_metric: str, chance: flo
 
 
 def standard_error_note(reports: Sequence[ModelReport]) -> str:
-    """What the standard errors of scores say of differences; empty where there are none."""
+    """Which differences may be noise, by the standard errors of the scores; empty without these."""
     errors = [report.standard_error for report in reports if report.standard_error is not None]
     if not errors:
         return ""

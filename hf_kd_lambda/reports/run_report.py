@@ -112,8 +112,8 @@ def run_page(
 
 
 def _scores(card: CardFacts, split: str) -> Section:
-    head, *rows = table_rows(card.reports, card.main_metric, card.chance)
-    table = Table(head, [[text_entry(row[0]), *map(_number, row[1:])] for row in rows])
+    head, *rows = zip(*table_rows(card.reports, card.main_metric, card.chance), strict=True)
+    table = Table(["measure", *head[1:]], [[text_entry(row[0]), *map(_number, row[1:])] for row in rows])
     count = card.examples.get(split, 0)
     notes = [f"On the {split} split, {count:,} examples.", *score_notes(card.reports)]
     notes.append("Latency is the time of one forward with one example, on the machine of the run.")
@@ -136,12 +136,12 @@ def _balance(card: CardFacts, figure: Path) -> Section:
 def _differing(differing: Sequence[Differing], is_regression: bool) -> Section:
     rows = [
         [
+            *map(text_entry, (one.text, one.label, one.student, one.teacher)),
             Entry(f"{one.difference:.2f}", one.difference),
-            *map(text_entry, (one.label, one.student, one.teacher, one.text)),
         ]
         for one in differing
     ]
-    table = Table(["difference", "label", "student", "teacher", "text"], rows)
+    table = Table(["text", "label", "student", "teacher", "difference"], rows)
     notes = [
         _DISTANCE if is_regression else _DIFFERENCE,
         "Look here for wrong labels, errors of the teacher, and what a small student cannot do.",

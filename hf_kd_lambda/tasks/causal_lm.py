@@ -92,5 +92,5 @@ class CausalLM(TextTask):
         return next_token_metrics
 
     def chance(self, data: TaskData) -> tuple[str, float]:
-        """Of tokens drawn from a vocabulary, next to none are right."""
+        """Hardly any token drawn from a vocabulary is right."""
         return "accuracy", 0.0

@@ -91,5 +91,5 @@ class QuestionAnswering(TextTask):
         return torch.tensor([[answer.start, answer.end] for answer in answers.values()])
 
     def chance(self, data: TaskData) -> tuple[str, float]:
-        """Of spans drawn from a context, next to none are right."""
+        """Hardly any span drawn from a context is right."""
         return "f1", 0.0

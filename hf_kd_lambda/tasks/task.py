@@ -194,7 +194,7 @@ class Task(ABC):
                 )
 
     def unreadable(self, who: str, model: PreTrainedModel, batch: Mapping[str, Tensor]) -> str:
-        """What to say of a model that cannot read a batch of one example."""
+        """The error about a model that cannot read a batch of one example."""
         length = batch["input_ids"].shape[1]
         return (
             f"a {type(model).__name__} cannot read the longest example, of {length} tokens: lower max_length, or give "

@@ -82,7 +82,7 @@ class TextClassification(TextTask):
         return DistillationCollator(student, teacher)
 
     def metrics(self, data: TaskData, encoded: Dataset) -> Metrics:
-        """Of the GLUE task, or accuracy and F1, or correlations; of several labels micro and macro F1."""
+        """Those of the GLUE task, or accuracy and F1, or correlations; micro and macro F1 for several labels."""
         if data.problem_type == MULTI_LABEL:
             return multi_label_metrics
         if data.problem_type == SOFT_LABELS:
@@ -90,7 +90,7 @@ class TextClassification(TextTask):
         return compute_metrics_for(data.task, data.is_regression)
 
     def task_loss(self, data: TaskData) -> Callable[..., Tensor] | None:
-        """Of several labels the binary cross-entropy of those that are known; of soft labels cross-entropy."""
+        """Binary cross-entropy of the known labels for several labels; cross-entropy for soft labels."""
         return None if data.problem_type is None else label_list_loss
 
     def compared(self, output: PredictionOutput, encoded: Dataset) -> Tensor:

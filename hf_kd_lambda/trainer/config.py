@@ -92,8 +92,8 @@ class DistillationConfig(TrainingArguments):
     lambda_kappa: float = field(
         default=1.0,
         metadata={
-            "help": "κ > 0, of `evidence`, `adaptive`, `norm_ratio` and `snr`: how much longer the KD gradient shall "
-            "be than the task gradient, where nothing else speaks for either."
+            "help": "κ > 0, for `evidence`, `adaptive`, `norm_ratio` and `snr`: desired norm of the KD gradient "
+            "divided by that of the task gradient, before votes or noise change it."
         },
     )
     lambda_min: float = field(
@@ -141,31 +141,31 @@ class DistillationConfig(TrainingArguments):
     lambda_scope: LambdaScope = field(
         default="model",
         metadata={
-            "help": "`model`: one λ. `layer`: one for each layer, and one each for what comes before and after them, "
-            "from the parts of the same two gradients. `loss`: one for each of `kd_losses`, from the gradients of all."
+            "help": "`model`: one λ. `layer`: one for each layer, one for what comes before them and one for what "
+            "comes after, from the parts of the same two gradients. `loss`: one for each of `kd_losses`, from the "
+            "gradients of all."
         },
     )
     cache_teacher: bool = field(
         default=True,
         metadata={
-            "help": "Compute the teacher's logits once, before training, and keep them for all epochs and later runs; "
-            "the teacher then leaves the accelerator's memory. Off by itself, with a warning that says why, where "
-            "examples are streamed or augmented at random; and of language models, whose logits are too large to keep."
+            "help": "Compute the teacher's logits once, before training, and cache them for all epochs and later "
+            "runs; the teacher then leaves the accelerator's memory. Switched off, with a warning, if examples are "
+            "streamed or augmented at random, and for language models, whose logits are too large to cache."
         },
     )
     cache_hidden_states: bool = field(
         default=False,
         metadata={
-            "help": "Keep the hidden states that `kd_losses` need as well, in fp16, which changes λ by about a "
-            "thousandth; their size is stated first. Without it the teacher answers at each step where they are "
-            "needed."
+            "help": "Also cache the hidden states that `kd_losses` need, in fp16, which changes λ by about a "
+            "thousandth; their size is logged first. Without it, the teacher runs at each step that needs them."
         },
     )
     cache_top_logits: int | None = field(
         default=None,
         metadata={
-            "help": "Of a language model, keep this many of the teacher's largest logits of each token, in fp16, with "
-            "the mass of all others together. Of the losses of logits, `soft_targets` alone can use it."
+            "help": "For a language model, cache this many of the teacher's largest logits of each token, in fp16, "
+            "with the total probability of all others. Only `soft_targets`, among the losses of logits, can use it."
         },
     )
     teacher_cache_dir: str | None = field(

@@ -53,7 +53,7 @@ def check_choices(config: Any, choices: Mapping[str, Any]) -> None:
     """
     for name, literal in choices.items():
         if getattr(config, name) not in get_args(literal):
-            raise ValueError(f"{name}={getattr(config, name)!r} is none of {', '.join(get_args(literal))}.")
+            raise ValueError(f"{name}={getattr(config, name)!r} is not one of {', '.join(get_args(literal))}.")
 
 
 def check_rule(config: Any) -> None:

@@ -97,8 +97,8 @@ def check_top_logits(args: DistillationConfig, student: nn.Module, num_outputs: 
     top_logits = args.cache_top_logits
     if args.cache_hidden_states and top_logits is None and is_causal(student):
         raise ValueError(
-            "cache_hidden_states: of a language model they are kept beside its largest logits: set cache_top_logits, "
-            "too, or leave it out."
+            "cache_hidden_states=True: for a language model, hidden states are cached together with its largest "
+            "logits: also set cache_top_logits, or leave cache_hidden_states out."
         )
     if top_logits is not None and not (is_causal(student) and top_logits <= num_outputs):
         raise ValueError(

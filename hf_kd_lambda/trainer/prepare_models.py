@@ -108,7 +108,7 @@ def _check_sizes(loss: HiddenLoss, student: dict[str, Any], teacher: dict[str, A
 
 
 def _size(state: Tensor) -> str:
-    """Of feature maps `[examples, channels, height, width]`, or of tokens `[examples, length, width]`."""
+    """Size of feature maps `[examples, channels, height, width]`, or of tokens `[examples, length, width]`."""
     return " × ".join(map(str, state.shape[2:])) if state.dim() == 4 else f"{state.shape[1]} tokens"
 
 

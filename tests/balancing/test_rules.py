@@ -35,7 +35,7 @@ FEASIBLE = ["adaptive", "taylor2", "mgda", "pcgrad", "imtl_g", "nash", "config",
 
 
 def gram(a, b, cosine, dtype=torch.float64):
-    """Of two gradients with squared norms a and b."""
+    """Gram matrix of two gradients with squared norms a and b."""
     return Gram(*(torch.tensor(x, dtype=dtype) for x in (a, b, cosine * math.sqrt(a) * math.sqrt(b))))
 
 
@@ -172,7 +172,7 @@ def test_along_taylor2s_step_the_bound_falls_most(a, b, cosine, smoothness, targ
     a, b, c = gram(a, b, cosine)
 
     def bound(lambda_):
-        """Of ΔL/η."""
+        """Upper bound of ΔL/η."""
         squared_length = a + 2 * lambda_ * c + lambda_**2 * b
         task = -(a + lambda_ * c) + smoothness[0] / 2 * squared_length
         return task if target == "task" else task - (c + lambda_ * b) + smoothness[1] / 2 * squared_length

@@ -164,9 +164,9 @@ def test_the_state_survives_json_and_continues_bit_for_bit(steps):
     restored.load_state_dict(json.loads(json.dumps(smoothness.state_dict(), allow_nan=False)))
     assert restored.state_dict() == smoothness.state_dict()
     theta = problem.theta
-    for each in (smoothness, restored):
+    for twin in (smoothness, restored):
         problem.theta = theta
-        descend(problem, each, 20)
+        descend(problem, twin, 20)
     assert restored.state_dict() == smoothness.state_dict()
     assert restored.value.dtype == torch.float32
 

@@ -100,14 +100,14 @@ def test_the_upper_bound_wins_over_the_bound_on_change():
 @pytest.mark.parametrize("entry", range(3))
 def test_a_non_finite_measurement_is_counted_and_changes_nothing_else(entry, bad):
     state, twin = make_state(), make_state()
-    for each in (state, twin):
-        each.update(gram(1, 4, -1))
+    for either in (state, twin):
+        either.update(gram(1, 4, -1))
     entries = [1.0, 1.0, 0.0]
     entries[entry] = bad
     state.update(gram(*entries))
     assert without_counts(state) == {**without_counts(twin), "skipped": 1}
-    for each in (state, twin):
-        each.update(gram(9, 1))
+    for either in (state, twin):
+        either.update(gram(9, 1))
     assert state.lambda_ == twin.lambda_
 
 
@@ -203,7 +203,7 @@ def test_a_group_whose_gradient_vanishes_keeps_its_lambda():
     assert state.logs()["lambda_held"] == 0.5
 
 
-# --- what rules need beside the Gram matrix
+# --- what rules need in addition to the Gram matrix
 
 
 class Recorder(Rule):

@@ -16,7 +16,7 @@ VOTES = st.floats(0, 1e4, width=32)
 
 
 def logits(*rows):
-    """Of the given probabilities."""
+    """Logits of the given probabilities."""
     return torch.tensor(rows).log()
 
 
@@ -26,8 +26,8 @@ def random_batch(*shape, classes=4, seed=0):
     return student, teacher, torch.randint(classes, shape, generator=generator)
 
 
-def votes(*each):
-    return torch.tensor(each, dtype=torch.float32)
+def votes(*counts):
+    return torch.tensor(counts, dtype=torch.float32)
 
 
 class TestClasses:
@@ -169,8 +169,8 @@ class TestTeacherVotes:
 
     def test_a_vote_weighs_in_proportion_to_the_votes_cast_up_to_it(self):
         evidence = TeacherVotes()
-        for each in (votes(4, 0), votes(2, 2), votes(0, 8)):  # 4, 8 and 16 cast
-            evidence.update(each)
+        for cast in (votes(4, 0), votes(2, 2), votes(0, 8)):  # 4, 8 and 16 cast
+            evidence.update(cast)
         assert_close(evidence.sums, votes(4 * 4 / 16 + 2 * 8 / 16, 2 * 8 / 16 + 8))
 
     def test_the_later_half_of_the_votes_makes_three_quarters_of_the_counts(self):
@@ -182,9 +182,9 @@ class TestTeacherVotes:
     def test_how_many_votes_come_with_a_step_hardly_matters(self):
         generator = torch.Generator().manual_seed(0)
         few, many = TeacherVotes(), TeacherVotes()
-        for each in torch.rand(1024, 2, generator=generator).split(8):
-            many.update(each.sum(0))
-            for single in each:
+        for batch in torch.rand(1024, 2, generator=generator).split(8):
+            many.update(batch.sum(0))
+            for single in batch:
                 few.update(single)
         assert_close(few.odds, many.odds, rtol=0.02, atol=0)
 
@@ -216,12 +216,12 @@ class TestTeacherVotes:
         generator = torch.Generator().manual_seed(0)
         run = torch.rand(20, 2, generator=generator)
         evidence, restored = TeacherVotes(), TeacherVotes()
-        for each in run[:10]:
-            evidence.update(each)
+        for vote in run[:10]:
+            evidence.update(vote)
         restored.load_state_dict(json.loads(json.dumps(evidence.state_dict())))
-        for each in run[10:]:
-            evidence.update(each)
-            restored.update(each)
+        for vote in run[10:]:
+            evidence.update(vote)
+            restored.update(vote)
             assert restored.odds.item() == evidence.odds.item()
         assert restored.state_dict() == evidence.state_dict()
         assert restored.sums.dtype == restored.seen.dtype == torch.float32

@@ -72,7 +72,7 @@ def test_integers_stand_for_names_only_where_the_train_split_has_integers():
 
 def test_names_in_a_message_are_few():
     names = [f"class{i}" for i in range(500)]
-    with pytest.raises(ValueError, match="label 'x' is none of the classes 0 to 499") as error:
+    with pytest.raises(ValueError, match="label 'x' is not one of the classes 0 to 499") as error:
         encoded(names, ["x"])
     assert len(str(error.value)) < 300
 

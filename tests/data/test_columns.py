@@ -12,9 +12,9 @@ def test_labels_are_no_input_of_a_model():
     assert "labels" not in inputs
 
 
-def test_what_the_teacher_said_is_not_what_it_reads():
-    said = ["teacher_logits", "teacher_outputs"]
-    columns = ["input_ids", "teacher_input_ids", *said, "teacher_attention_mask", "labels"]
+def test_outputs_of_the_teacher_are_not_its_inputs():
+    outputs = ["teacher_logits", "teacher_outputs"]
+    columns = ["input_ids", "teacher_input_ids", *outputs, "teacher_attention_mask", "labels"]
     assert own_inputs(columns) == ["teacher_input_ids", "teacher_attention_mask"]
 
 
@@ -25,7 +25,7 @@ def test_what_the_teacher_said_is_not_what_it_reads():
         ({"input_ids": 1, "token_type_ids": 2, "teacher_input_ids": 5}, {"input_ids": 5}),
         ({"input_ids": 1, "teacher_logits": 6}, {"input_ids": 1}),
     ],
-    ids=["shared", "own", "shared beside logits"],
+    ids=["shared", "own", "shared, with logits"],
 )
 def test_a_teachers_own_inputs_replace_all_of_the_students(batch, expected):
     assert teacher_inputs(batch, {"input_ids", "token_type_ids"}) == expected

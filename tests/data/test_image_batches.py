@@ -52,7 +52,7 @@ def test_colours_become_grey_for_a_model_of_one_channel():
 
 
 def test_a_model_of_two_channels_is_refused():
-    with pytest.raises(ValueError, match="num_channels=2 is none of 1, 3, 4"):
+    with pytest.raises(ValueError, match="num_channels=2 is not one of 1, 3, 4"):
         processor(channels=2)
 
 

@@ -192,7 +192,7 @@ def test_what_is_wrong_is_named(monkeypatch, settings, train, message):
 def test_a_label_out_of_range_is_named(monkeypatch):
     odd = image_dataset(3).remove_columns("label").add_column("label", [0, 3, 1])
     with pytest.raises(
-        ValueError, match=r"validation split, row 1 .counted from 0.: label 3 is none of the classes 0 to 2"
+        ValueError, match=r"validation split, row 1 .counted from 0.: label 3 is not one of the classes 0 to 2"
     ):
         load_splits(monkeypatch, train=image_dataset(9), validation=odd)
 

@@ -92,9 +92,9 @@ def test_some_or_all_labels_of_a_text_may_be_missing(tmp_path, caplog):
 def test_texts_with_the_rarest_label_are_held_out_too(tmp_path):
     rows = [{"text": f"t{i}", "label": ["often", "rare"] if i % 10 == 0 else ["often"]} for i in range(200)]
     args = DataArguments(train_file=write(tmp_path, "a.jsonl", rows), problem_type=MULTI)
-    held = labels_of(load_task_data(args, seed=0), "validation")
-    assert len(held) == 20
-    assert held.count([1, 1]) == 2
+    held_out = labels_of(load_task_data(args, seed=0), "validation")
+    assert len(held_out) == 20
+    assert held_out.count([1, 1]) == 2
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,9 @@ def test_wrong_labels_are_named_by_file_and_row(tmp_path, content, settings, mes
 
 
 def test_a_label_that_train_does_not_have_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"validation_file=.*line 1: labels \['new'\]: 'new' is none of anger, fear"):
+    with pytest.raises(
+        ValueError, match=r"validation_file=.*line 1: labels \['new'\]: 'new' is not one of anger, fear"
+    ):
         load(tmp_path, "a.jsonl", ROWS, validation=[{"text": "a", "label": ["new"]}])
 
 
@@ -167,7 +169,7 @@ def test_what_is_no_distribution_is_named_by_file_and_row(tmp_path, shares, mess
         ({"label_columns": ["a", "b"]}, r"label_columns=\['a', 'b'\]: set problem_type"),
         (
             {"problem_type": "regression"},
-            "problem_type='regression' is none of multi_label_classi",
+            "problem_type='regression' is not one of multi_label_classi",
         ),
         ({"problem_type": SOFT, "task": "sst2"}, "problem_type='soft_labels' is for text-classification of own data"),
         ({"problem_type": MULTI, "problem": "token-classification"}, "is for text-classification"),

@@ -44,7 +44,7 @@ def test_another_column_and_fewer_texts(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"suffix": "md"}, "is none of .txt, .csv"),
+        ({"suffix": "md"}, "is not one of .txt, .csv"),
         ({"train": "\n \n"}, "the train split has no text"),
         ({"text_column": "body"}, "train_file=.* has no column 'body', only text: set text_column"),
         ({"task": "sst2"}, "task='sst2' is a classification"),

@@ -127,7 +127,7 @@ def test_a_missing_column_names_its_setting(tmp_path):
 def test_settings_of_other_tasks_are_refused(tmp_path):
     with pytest.raises(ValueError, match="task='sst2' is for text-classification"):
         load(tmp_path, ROWS, task="sst2")
-    with pytest.raises(ValueError, match=r"train.csv' is none of .json, .jsonl, .parquet"):
+    with pytest.raises(ValueError, match=r"train.csv' is not one of .json, .jsonl, .parquet"):
         load(tmp_path, ROWS, train_file=str(tmp_path / "train.csv"))
     with pytest.raises(ValueError, match="doc_stride=4 is for question-answering, not text-classification"):
         DataArguments(train_file="a.csv", doc_stride=4)

@@ -1,4 +1,4 @@
-"""Texts from files, joined and cut into blocks."""
+"""Texts from files, joined and split into blocks."""
 
 from helpers.tiny import tiny_tokenizer
 from helpers.tiny_lm import text_tokenizer

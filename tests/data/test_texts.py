@@ -10,7 +10,7 @@ from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.texts import GLUE_TASKS, load_task_data
 
 GLUE = Path(__file__).parents[2] / "shared" / "glue"
-needs_glue = pytest.mark.skipif(not GLUE.is_dir(), reason="no local copy of the GLUE tasks beside the repository")
+needs_glue = pytest.mark.skipif(not GLUE.is_dir(), reason="no local copy of the GLUE tasks next to the repository")
 
 ROWS = [{"text": "good film", "label": 1}, {"text": "bad film", "label": 0}, {"text": "", "label": 1}]
 NAMED = [{"text": "good", "label": "pos"}, {"text": "bad", "label": "neg"}]
@@ -214,12 +214,12 @@ def test_quickstart_is_loaded_by_its_name(monkeypatch):
 @pytest.mark.parametrize(
     ("train", "validation", "message"),
     [
-        (ROWS, NAMED, "validation_file=.*, line 1: label 'pos' is none of the classes 0 to 1"),
+        (ROWS, NAMED, "validation_file=.*, line 1: label 'pos' is not one of the classes 0 to 1"),
         (NAMED, [{"text": "a", "label": "meh"}], "validation_file=.*, line 1: label 'meh' is none.*neg, pos"),
         (
             ROWS,
             [*ROWS, {"text": "a", "label": 2}],
-            "validation_file=.*, line 4: label 2 is none of the classes 0 to 1",
+            "validation_file=.*, line 4: label 2 is not one of the classes 0 to 1",
         ),
         (ROWS, [{"text": "a", "label": -1}], "validation_file=.*, line 1: label -1 is none"),
         ([{"text": "a", "label": i} for i in (1, 2, 3)], ROWS, "labels of the train split are 1, 2, 3.*0 to n-1"),
@@ -230,7 +230,7 @@ def test_quickstart_is_loaded_by_its_name(monkeypatch):
         (ROWS, [*ROWS, {"text": "a", "label": None}], "validation_file=.*, line 4: column 'label' holds None"),
         ([{"text": "a", "label": 0.5}], [{"text": "a", "label": "x"}], "line 1: label 'x' is no number"),
         ([{"text": "a", "label": [0, 1]}], ROWS, r"line 1: column 'label' holds \[0, 1\], which is no label"),
-        (ROWS, [{"text": "a", "label": 0.5}], "line 1: label 0.5 is none of the classes"),
+        (ROWS, [{"text": "a", "label": 0.5}], "line 1: label 0.5 is not one of the classes"),
         ([{"words": "a", "label": 0}], ROWS, "train_file=.* has no column 'text', only words, label: set text_column"),
         (ROWS, [{"text": "a", "class": 0}], "validation_file=.* has no column 'label', only text, class"),
     ],
@@ -280,7 +280,7 @@ def test_a_dataset_without_validation_split_can_be_given_one(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("train.txt", "a", "train_file='.*train.txt' is none of .csv, .tsv, .json, .jsonl, .parquet"),
+        ("train.txt", "a", "train_file='.*train.txt' is not one of .csv, .tsv, .json, .jsonl, .parquet"),
         ("train.csv", None, "train_file='.*train.csv' does not exist"),
         ("train.jsonl", "{broken", "train_file='.*train.jsonl', line 1: it is no valid JSON"),
         ("train.csv", "text,label\n", "train_file='.*train.csv' is empty: it has no rows"),

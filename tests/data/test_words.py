@@ -121,7 +121,11 @@ def test_a_test_split_is_kept_where_its_labels_are_known(tmp_path, labels, is_ke
     ("train", "validation", "message"),
     [
         (ROWS, [{"tokens": ["a"], "label": ["B-ORG"]}], "validation_file=.*, line 1: label 'B-ORG' is none"),
-        ([{"tokens": ["a", "b"], "label": [0, 1]}], [{"tokens": ["a"], "label": [2]}], "line 1: label 2 is none of"),
+        (
+            [{"tokens": ["a", "b"], "label": [0, 1]}],
+            [{"tokens": ["a"], "label": [2]}],
+            "line 1: label 2 is not one of",
+        ),
         (ROWS, [*ROWS, {"tokens": ["a"], "label": ["O", "O"]}], "validation_file=.*, line 4: .* 2 labels for 1"),
         ([*ROWS, {"tokens": None, "label": ["O"]}], ROWS, "train_file=.*, line 4: column 'tokens' holds None"),
         ([*ROWS, {"tokens": ["a", None], "label": ["O", "O"]}], ROWS, r"line 4: column 'tokens' holds \['a', None\]"),
@@ -157,7 +161,7 @@ def test_settings_that_do_not_fit_are_named(tmp_path, settings, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("train.csv", "tokens,label\n", "train_file='.*train.csv' is none of .json, .jsonl, .parquet"),
+        ("train.csv", "tokens,label\n", "train_file='.*train.csv' is not one of .json, .jsonl, .parquet"),
         ("train.jsonl", None, "train_file='.*train.jsonl' does not exist"),
         ("train.jsonl", "{broken", "train_file='.*train.jsonl', line 1: it is no valid JSON"),
     ],

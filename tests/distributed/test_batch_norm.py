@@ -20,7 +20,7 @@ ACCUMULATIONS = (1, 3)
 
 @pytest.fixture(scope="module")
 def statistics(tmp_path_factory):
-    """Of both ranks at the end of training, by rule and accumulation steps."""
+    """Statistics of both ranks at the end of training, by rule and accumulation steps."""
     folder = tmp_path_factory.mktemp("ranks")
     runs = {
         f"{name} {steps}": {**rule, "gradient_accumulation_steps": steps, "per_device_train_batch_size": 4}

@@ -17,7 +17,7 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """Of each rank what it had after computing, after reading, and where nothing can be written."""
+    """What each rank had after computing, after reading, and where nothing can be written."""
     folder = tmp_path_factory.mktemp("ranks")
     result = run_two_ranks(Path(__file__).with_name("cache_worker.py"), str(folder))
     assert result.returncode == 0, result.stderr[-4000:]

@@ -113,7 +113,7 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Of all runs; those with DDP share one start of two processes, and those with FSDP2 another."""
+    """Folder of all runs; those with DDP share one start of two processes, and those with FSDP2 another."""
     folder = tmp_path_factory.mktemp("ranks")
     for sharded in (False, True):
         runs = {name: run for name, run in RUNS.items() if ("fsdp" in run["settings"]) == sharded}

@@ -100,7 +100,7 @@ def batches(data: Dataset, size: int = BATCH) -> list[dict[str, torch.Tensor]]:
 
 
 def reference_run(student: nn.Module, teacher: nn.Module, data: Dataset, optimizer=None, **settings):
-    """The plain loop over the same examples, with SGD unless told otherwise."""
+    """The plain loop over the same examples, by default with SGD."""
     optimizer = optimizer or torch.optim.SGD(student.parameters(), lr=LEARNING_RATE)
     return reference.run(student, teacher, batches(data), optimizer, **settings)
 

@@ -43,7 +43,7 @@ def language_models(model_type: str = "llama", **fields) -> tuple[PreTrainedMode
 
 
 def text_tokenizer() -> PreTrainedTokenizerBase:
-    """Of the tiny vocabulary, for text that goes on."""
+    """Tokenizer of the tiny vocabulary, for continuous text."""
     tokenizer = tiny_tokenizer()
     tokenizer.eos_token = "[SEP]"
     return tokenizer

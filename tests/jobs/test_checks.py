@@ -102,10 +102,10 @@ def test_checkpoints_that_cannot_be_used_are_named(tmp_path, changed, message, m
 
 
 def test_settings_without_effect_are_named(tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr("hf_kd_lambda.jobs.checks.logger.warning", said.append)
+    warnings = []
+    monkeypatch.setattr("hf_kd_lambda.jobs.checks.logger.warning", warnings.append)
     job(settings(tmp_path, eval_strategy="no", eval_steps=7, metric_for_best_model="score", teacher_epochs=2))
-    assert said == [
+    assert warnings == [
         "eval_steps=7.0 has no effect: eval_strategy is no.",
         "metric_for_best_model='score' has no effect: load_best_model_at_end is false.",
     ]

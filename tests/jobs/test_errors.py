@@ -100,7 +100,7 @@ def test_an_incomplete_teacher_is_refused(tmp_path, damage):
     else:
         for file in folder.glob("token*"):
             file.unlink()
-        expected = r"teacher: its tokenizer knows no word .* tokenizer files"
+        expected = r"teacher: its tokenizer maps every word .* tokenizer files"
     with pytest.raises(ValueError, match=expected):
         job(given).check()
 
@@ -123,7 +123,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
         job(given).check()
     save_checkpoint(tiny_bert(num_labels=2, vocab_size=300), Path(str(given["teacher"])))
     BertTokenizerFast(vocab={word: index for index, word in enumerate(words)}).save_pretrained(str(given["teacher"]))
-    with pytest.raises(ValueError, match=r"teacher: its tokenizer knows no word of the first 100 examples"):
+    with pytest.raises(ValueError, match=r"teacher: its tokenizer maps every word of the first 100 examples"):
         job(given).check()
 
 

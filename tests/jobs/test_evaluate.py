@@ -54,7 +54,7 @@ def test_the_split_is_the_one_asked_for(run):
         assert found == split
         scores[split] = report.metrics["accuracy"]
     assert scores["train"] > scores["test"] > scores["validation"], "the more rows are mislabelled"
-    with pytest.raises(ValueError, match="split='dev' is none of those with labels: train, validation, test"):
+    with pytest.raises(ValueError, match="split='dev' is not one of those with labels: train, validation, test"):
         evaluate_checkpoints({"model": str(folder)}, DataArguments(**data), "dev", 64)
 
 

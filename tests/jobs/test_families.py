@@ -59,7 +59,7 @@ def save(folder: Path, tokenizer: PreTrainedTokenizerBase, **fields: Any) -> str
 
 
 BRIEF = {"teacher_epochs": 1, "max_steps": 2}
-"""Of jobs whose student's family another job lets learn."""
+"""Settings of jobs whose student's family is trained longer in another job."""
 
 
 def small_job(folder: Path, **changed: Any) -> Any:
@@ -83,17 +83,17 @@ def assert_distilled(whole: Any, folder: Path) -> Any:
 
 
 def assert_saved(whole: Any, folder: Path) -> Any:
-    """Run a job: both models that it saves say what was reported; return the student."""
+    """Run a job: the predictions of both saved models match the report; return the student."""
     whole.check()
     teacher, student = (report.metrics for report in whole.run())
     with (folder / "test.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     kinds, texts = [row["kind"] for row in rows], [row["review"] for row in rows]
-    said, taught = predictions(folder / "out", texts), predictions(folder / "out" / "teacher", texts)
-    assert share(said, kinds) == pytest.approx(student["accuracy"])
+    predicted, taught = predictions(folder / "out", texts), predictions(folder / "out" / "teacher", texts)
+    assert share(predicted, kinds) == pytest.approx(student["accuracy"])
     assert share(taught, kinds) == pytest.approx(teacher["accuracy"])
-    assert share(said, taught) == pytest.approx(student["teacher_agreement"])
-    assert [found["label"] for found in pipeline("text-classification", str(folder / "out"))(texts)] == said
+    assert share(predicted, taught) == pytest.approx(student["teacher_agreement"])
+    assert [found["label"] for found in pipeline("text-classification", str(folder / "out"))(texts)] == predicted
     saved = AutoModelForSequenceClassification.from_pretrained(folder / "out")
     trainer = whole.make_trainer(whole.load_teacher(), saved)  # in which the teacher reads columns of a batch
     assert trainer.evaluate()["eval_teacher_agreement"] == pytest.approx(student["teacher_agreement"])

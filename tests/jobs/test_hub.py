@@ -1,4 +1,4 @@
-"""Pushing: what arrives on the Hub, and what a user is told where it does not."""
+"""Pushing: what arrives on the Hub, and what a user reads if it does not."""
 
 import copy
 import hashlib
@@ -78,7 +78,7 @@ def run(server, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def distilled(run, tmp_path_factory):
-    """The folder of a job with `push_to_hub: true`, and what it said."""
+    """The folder of a job with `push_to_hub: true`, and what it printed."""
     folder = tmp_path_factory.mktemp("job")
     hub = {"push_to_hub": True, "hub_model_id": "from-job", "hub_private_repo": True}
     result = run("scripts/distill.py", *arguments(settings(folder, student_without_kd=True, **hub)))
@@ -88,7 +88,7 @@ def distilled(run, tmp_path_factory):
 
 @pytest.fixture
 def finished(tmp_path):
-    """A folder with the files of a finished run, all empty, and some that a run leaves beside them."""
+    """A folder with the files of a finished run, all empty, and some others that a run leaves."""
     others = ["run.json", "training_args.bin", "trainer_state.json", "optimizer.pt", ".env", "notes.txt", "token"]
     inner = ["checkpoint-3", "teacher", "without_kd", "probe"]
     for name in inner:
@@ -145,8 +145,8 @@ def test_the_card_of_a_job_says_what_was_done(distilled):
     assert set(card.data.tags) == {"knowledge-distillation", "hf-kd-lambda"}
     assert card.data.base_model is None, "the teacher is a local folder"
     assert "student without KD" in card.text
-    for told in (card.content, (distilled[0] / "results.json").read_text()):
-        assert str(distilled[0].parent) not in told, "no folder of this machine"
+    for text in (card.content, (distilled[0] / "results.json").read_text()):
+        assert str(distilled[0].parent) not in text, "no folder of this machine"
 
 
 def test_a_pushed_student_predicts_the_same_elsewhere(server, run, distilled):
@@ -174,8 +174,8 @@ def test_a_push_that_breaks_off_is_explained_and_can_be_repeated(server, run, di
         server.fail_once(path, status)
     attempts = run("-c", ATTEMPTS, len(failures) + 1, "scripts/push.py", folder, "broken-off")
     *messages, last = (json.loads(line) for line in attempts.stdout.splitlines() if not line.startswith("pushed: "))
-    for message, said in zip(messages, failures.values(), strict=True):
-        assert said in message
+    for message, reason in zip(messages, failures.values(), strict=True):
+        assert reason in message
         assert message.startswith("error: ")
         assert "\n" not in message
         assert f"The model is safe in {folder}" in message

@@ -40,10 +40,10 @@ def test_every_rule_trains_the_quickstart(job, rule, tmp_path):
     job, teacher = job
     changed = {"output_dir": str(tmp_path), "lambda_rule": rule, "max_steps": 50, "logging_steps": 1}
     changed["per_device_train_batch_size"] = 16
-    beside = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
+    without_evaluation = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     trainer = DistillationTrainer(
         student_from_layers(teacher, job.models.student_layers),
-        dataclasses.replace(job.config, **changed, **beside),
+        dataclasses.replace(job.config, **changed, **without_evaluation),
         teacher=copy.deepcopy(teacher),
         train_dataset=job.tokens["train"],
         eval_dataset=job.tokens["train"].select(range(160)),

@@ -44,9 +44,9 @@ class Case(NamedTuple):
     """A loss, divided by 5 items."""
 
     loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-    """Of student, teacher, labels, mask."""
+    """Loss of student, teacher, labels, mask."""
     shape: tuple[int, ...]
-    """Of an example of the student and of the teacher."""
+    """Shape of an example of the student and of the teacher."""
     labels: Tensor
     counted: Callable[[Tensor, Tensor], Tensor]
     """Which entries of the student's tensor count, from labels and mask."""
@@ -130,7 +130,7 @@ def test_what_is_masked_has_neither_loss_nor_gradient_whatever_is_there(case, ga
     assert counted.any()
     assert not counted.all()
     expected, expected_gradient = value_and_gradient(case, student, teacher)
-    filled = [each.detach().where(counted, garbage) for each in (student, teacher)]
+    filled = [logits.detach().where(counted, garbage) for logits in (student, teacher)]
     loss, gradient = value_and_gradient(case, filled[0].requires_grad_(), filled[1])
     assert torch.equal(loss, expected)
     assert torch.equal(gradient, expected_gradient)

@@ -21,7 +21,7 @@ def scores():
 
 @pytest.fixture
 def maps(scores):
-    return [each.masked_fill(MASK[:, None, None].eq(0), float("-inf")).softmax(-1) for each in scores]
+    return [score.masked_fill(MASK[:, None, None].eq(0), float("-inf")).softmax(-1) for score in scores]
 
 
 def by_loops(of_row, student, teacher, labels, num_items):

@@ -69,10 +69,10 @@ class LargestAlive(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         results = func(*args, **(kwargs or {}))
-        for each in tree_leaves(results):
-            if isinstance(each, torch.Tensor) and each.dtype == torch.float32 and each.numel() >= self.smallest:
-                reference = StorageWeakRef(each.untyped_storage())
-                self.alive[reference.cdata] = (reference, each.untyped_storage().nbytes() // 4)
+        for result in tree_leaves(results):
+            if isinstance(result, torch.Tensor) and result.dtype == torch.float32 and result.numel() >= self.smallest:
+                reference = StorageWeakRef(result.untyped_storage())
+                self.alive[reference.cdata] = (reference, result.untyped_storage().nbytes() // 4)
         self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
         self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
         return results
@@ -154,7 +154,7 @@ def test_rounding_of_the_top_classes_blurs_the_tail_alone(logits, rounding):
     for k, tolerances in ((2, {"rtol": 0.05, "atol": 0.02}), (VOCABULARY, {})):
         log_probs, indices = top(20 * teacher, k)
         loss, exact = (
-            token_top_kl_loss(student, each, indices, LABELS, 4, 1.0) for each in (log_probs + rounding, log_probs)
+            token_top_kl_loss(student, known, indices, LABELS, 4, 1.0) for known in (log_probs + rounding, log_probs)
         )
         torch.testing.assert_close(loss, exact, **tolerances)
         assert torch.autograd.grad(loss, student)[0].isfinite().all()

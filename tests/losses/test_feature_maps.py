@@ -27,7 +27,7 @@ def test_feature_mse_loss_is_the_mean_over_each_counted_example():
 
 
 def spatial_map(channels):
-    """Of nested lists `[channels][height][width]`, as one list of unit length."""
+    """Attention map of nested lists `[channels][height][width]`, as one list of unit length."""
     pixels = [math.fsum(value**2 for value in values) for values in zip(*map(flat, channels), strict=True)]
     return [pixel / math.hypot(*pixels) for pixel in pixels]
 
@@ -40,7 +40,7 @@ def test_attention_transfer_loss_is_the_squared_distance_of_unit_maps():
     student, teacher = features(2, 3, 4), features(5, 3, 4, seed=1)  # of different numbers of channels
     expected = 0.0
     for index in (0, 2):
-        maps = (spatial_map(each[index].tolist()) for each in (student, teacher))
+        maps = (spatial_map(outputs[index].tolist()) for outputs in (student, teacher))
         expected += sum((s - t) ** 2 for s, t in zip(*maps, strict=True))
     assert attention_transfer_loss(student, teacher, LABELS, 5).item() == pytest.approx(expected / 5, rel=1e-5)
 

@@ -31,7 +31,7 @@ def states():
 @pytest.mark.parametrize("labels", [OF_EXAMPLES, OF_TOKENS], ids=["of examples", "of tokens"])
 def test_losses_are_means_over_attended_positions_weighed_by_items(states, name, labels):
     expected = 0.0
-    for student, teacher, mask, own in zip(*(each.tolist() for each in (*states, MASK, labels)), strict=True):
+    for student, teacher, mask, own in zip(*(tensor.tolist() for tensor in (*states, MASK, labels)), strict=True):
         items = sum(label != IGNORED for label in own) if isinstance(own, list) else int(own != IGNORED)
         attended = [pair for *pair, attends in zip(student, teacher, mask, strict=True) if attends]
         expected += items * sum(of_one_position(name, *pair) for pair in attended) / len(attended)

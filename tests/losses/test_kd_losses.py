@@ -94,9 +94,9 @@ def test_relations_are_those_of_the_last_layers(given, name, vectors):
     expected = torch.stack(
         [
             losses.relation_loss(
-                given.student[f"{each}_vectors"][-1], given.teacher.inner[f"{each}_vectors"][-1], *rest
+                given.student[f"{kind}_vectors"][-1], given.teacher.inner[f"{kind}_vectors"][-1], *rest
             )
-            for each in vectors
+            for kind in vectors
         ]
     ).mean()
     torch.testing.assert_close(computed(given, name, {"relation_heads": 4}), expected)

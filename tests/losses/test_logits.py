@@ -38,7 +38,7 @@ def batch():
 
 
 def softened(*logits, temperature):
-    return [Categorical(logits=each.double() / temperature) for each in logits]
+    return [Categorical(logits=tensor.double() / temperature) for tensor in logits]
 
 
 def test_soft_target_loss_by_hand():
@@ -59,8 +59,8 @@ def test_a_teacher_may_rule_a_class_out(batch, name):
     ruled_out = teacher.clone()
     ruled_out[:, 2] = -math.inf
     found, near = (
-        DIVERGENCES[name](student, each, labels % 2, num_items=6, temperature=2.0)
-        for each in (ruled_out, ruled_out.nan_to_num(neginf=-200.0))
+        DIVERGENCES[name](student, excluded, labels % 2, num_items=6, temperature=2.0)
+        for excluded in (ruled_out, ruled_out.nan_to_num(neginf=-200.0))
     )
     assert found.item() == pytest.approx(near.item(), rel=1e-6)
 
@@ -122,11 +122,11 @@ def test_dkd_loss_is_that_of_the_paper(batch):
 
 
 def softened_rows(*logits, temperature):
-    return [each.probs.tolist() for each in softened(*logits, temperature=temperature)]
+    return [distribution.probs.tolist() for distribution in softened(*logits, temperature=temperature)]
 
 
 def test_dkd_loss_takes_the_soft_target_loss_apart(batch):
-    for student, teacher, label in zip(*(each.split(1) for each in batch), strict=True):
+    for student, teacher, label in zip(*(tensor.split(1) for tensor in batch), strict=True):
         sureness = (teacher / 2).softmax(-1)[0, label].item()
         apart = dkd_loss(student, teacher, label, 1, 2.0, alpha=1.0, beta=1 - sureness)
         torch.testing.assert_close(apart, soft_target_loss(student, teacher, label, 1, 2.0))
@@ -194,6 +194,6 @@ def test_logit_mse_loss_of_several_classes_is_their_sum():
 
 def test_logit_mse_loss_of_centred_logits_is_the_limit_of_soft_targets(batch):
     *logits, labels = batch
-    student, teacher = (each - each.mean(-1, keepdim=True) for each in logits)
+    student, teacher = (tensor - tensor.mean(-1, keepdim=True) for tensor in logits)
     limit = logit_mse_loss(student, teacher, labels, 6) / (2 * 4)
     torch.testing.assert_close(soft_target_loss(student, teacher, labels, 6, 300.0), limit, rtol=0.02, atol=0)

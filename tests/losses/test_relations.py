@@ -20,7 +20,7 @@ def vectors():
 
 
 def relations(states, head, relation_heads):
-    """Of the attended positions `[positions, width]` of one example."""
+    """Relations of the attended positions `[positions, width]` of one example."""
     size = states.shape[-1] // relation_heads
     own = states[:, head * size : (head + 1) * size].double()
     return Categorical(logits=own @ own.T / math.sqrt(size))
@@ -32,7 +32,7 @@ def test_relations_are_softmax_of_scaled_products_over_attended_positions(vector
     expected = 0.0
     for student, teacher, mask, own in zip(*vectors, MASK.bool(), labels, strict=True):
         for head in range(relation_heads):
-            attended = (relations(each[mask], head, relation_heads) for each in (teacher, student))
+            attended = (relations(states[mask], head, relation_heads) for states in (teacher, student))
             expected += own.ne(IGNORED).sum().item() * kl_divergence(*attended).mean().item() / relation_heads
     loss = relation_loss(*vectors, MASK, labels, 7, relation_heads)
     assert loss.item() == pytest.approx(expected / 7, rel=1e-4)

@@ -18,7 +18,7 @@ def model(architecture, names=NAMES):
 DEIT = {**VIT, "model_type": "deit"}
 
 
-@pytest.mark.parametrize("architecture", [WIDE, VIT, DEIT, MOBILENET], ids=lambda each: each["model_type"])
+@pytest.mark.parametrize("architecture", [WIDE, VIT, DEIT, MOBILENET], ids=lambda given: given["model_type"])
 def test_a_model_has_the_fields_and_the_labels(architecture):
     made = model(architecture)
     for name, value in architecture.items():
@@ -32,7 +32,7 @@ def test_a_model_has_the_fields_and_the_labels(architecture):
 def test_the_seed_draws_the_weights():
     def weights(seed):
         torch.manual_seed(seed)
-        return torch.cat([each.flatten() for each in model(NARROW).parameters()])
+        return torch.cat([parameter.flatten() for parameter in model(NARROW).parameters()])
 
     assert torch.equal(weights(0), weights(0))
     assert not torch.equal(weights(0), weights(1))

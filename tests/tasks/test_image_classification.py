@@ -393,7 +393,7 @@ def test_an_unknown_architecture(tmp_path):
 
 def test_two_channels(tmp_path):
     two = json.dumps({**NARROW, "num_channels": 2})
-    refused(tmp_path, "student_architecture=.*num_channels=2 is none of", student_architecture=two)
+    refused(tmp_path, "student_architecture=.*num_channels=2 is not one of", student_architecture=two)
 
 
 def test_images_of_another_size_than_a_checkpoint_reads(tmp_path):

@@ -80,7 +80,7 @@ def assert_logits(cached, teacher, examples):
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-6)
 
 
-# --- batches of like length
+# --- length-grouped batches
 
 
 @given(st.lists(st.integers(0, 40), max_size=60), st.integers(1, 8))
@@ -127,7 +127,7 @@ def test_lengths_are_those_of_the_teachers_tokens_if_known(teacher, tmp_path, co
     assert cached["teacher_logits"][:] == [[len(value)] for value in values]
 
 
-# --- the outputs, beside the examples
+# --- the outputs, together with the examples
 
 
 def test_cached_logits_are_the_teachers_in_the_examples_order(teacher, examples, tmp_path):
@@ -177,10 +177,10 @@ def test_hidden_states_are_kept_for_each_token(teacher, examples, tmp_path):
 
 
 def test_only_what_the_examples_lack_is_added(teacher, examples, tmp_path):
-    told = examples.add_column("teacher_logits", [[7.0, 8.0, 9.0]] * COUNT)
-    cached = cache(tmp_path, teacher, Predict(teacher, CacheFormat((True, False, True)))).add_to(told)
-    assert cached.column_names == [*told.column_names, "teacher_outputs", "teacher_inputs_digest"]
-    assert cached["teacher_logits"][:] == told["teacher_logits"][:]
+    with_logits = examples.add_column("teacher_logits", [[7.0, 8.0, 9.0]] * COUNT)
+    cached = cache(tmp_path, teacher, Predict(teacher, CacheFormat((True, False, True)))).add_to(with_logits)
+    assert cached.column_names == [*with_logits.column_names, "teacher_outputs", "teacher_inputs_digest"]
+    assert cached["teacher_logits"][:] == with_logits["teacher_logits"][:]
 
 
 # --- what is computed again, and what is not

@@ -19,7 +19,7 @@ REPETITIONS = 15
 
 
 def columns_of(indices):
-    """Of each example its logits and its hidden states, which say which example it is."""
+    """Logits and hidden states of each example, which identify it."""
     return {
         "teacher_logits": [torch.tensor([index, 0.1, -index]) for index in indices],
         "teacher_hidden_1": [torch.full((LENGTHS[index], 4), index / 3).half() for index in indices],

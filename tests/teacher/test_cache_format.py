@@ -35,7 +35,7 @@ def unpacked_rows(rows):
 
 
 def batch_of(rows, length=4):
-    """Of rows that were kept, the batch that training gets."""
+    """The batch that training gets from cached rows."""
     examples = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
     mask = torch.zeros(3, length, dtype=torch.long)
     for row, tokens in enumerate(TOKENS):

@@ -212,7 +212,7 @@ def test_a_teacher_that_shares_parameters_with_the_student_is_refused(tmp_path):
     student.bert.embeddings = teacher.bert.embeddings
     with pytest.raises(ValueError, match=r"share 5 parameter\(s\), such as bert\.embeddings.* a copy"):
         build(tmp_path, teacher, student)
-    assert all(each.requires_grad for each in student.parameters())
+    assert all(parameter.requires_grad for parameter in student.parameters())
 
 
 def test_an_optimizer_of_some_parameters_is_refused(tmp_path):

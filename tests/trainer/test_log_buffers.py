@@ -98,5 +98,5 @@ def test_each_part_of_the_kd_loss_is_told_beside_it():
     steps, evaluation = StepRecord(names, torch.device("cpu")), EvaluationRecord(names)
     steps.add(losses, ends_step=True)
     evaluation.add(torch.eye(2), torch.eye(2), torch.zeros(2), losses, 2, everything)
-    for told in (take(steps), evaluation.metrics()):
-        assert [told[name] for name in names] == losses.tolist()
+    for logged in (take(steps), evaluation.metrics()):
+        assert [logged[name] for name in names] == losses.tolist()

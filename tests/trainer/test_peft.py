@@ -56,7 +56,7 @@ def test_a_classifier_equals_plain_autograd_over_its_adapters(tmp_path):
     steps = reference_run(twin, teacher, examples())
     trainer = train(config(tmp_path), teacher, student, examples())
     assert_same_run(trainer.state.log_history, flat(trainer.model), twin, steps)
-    moved = {name for name, each in trainer.model.named_parameters() if not torch.equal(each, before[name])}
+    moved = {name for name, weight in trainer.model.named_parameters() if not torch.equal(weight, before[name])}
     assert moved <= trainable(twin)
     assert {name for name in trainable(twin) if "lora_A" not in name} <= moved, "others have hardly a gradient yet"
 
@@ -122,7 +122,7 @@ def test_a_resumed_run_ends_as_one_that_was_not(tmp_path):
     resumed = make_trainer(config(tmp_path, **saving), *classifiers(), examples())
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
     torch.testing.assert_close(flat(resumed.model), flat(whole.model), rtol=1e-5, atol=1e-6)
-    lambdas = [logged(each.state.log_history, "lambda") for each in (whole, resumed)]
+    lambdas = [logged(run.state.log_history, "lambda") for run in (whole, resumed)]
     assert lambdas[0] == pytest.approx(lambdas[1], rel=1e-5)
 
 
@@ -141,9 +141,11 @@ def test_a_language_model_learns_from_logits_in_a_column(tmp_path):
     with torch.no_grad():
         logits = teacher(**{name: batch[name] for name in ("input_ids", "attention_mask")}).logits
     lengths = batch["attention_mask"].sum(-1).tolist()
-    told = data.to_dict() | {"teacher_logits": [row[:n].tolist() for row, n in zip(logits, lengths, strict=True)]}
+    with_logits = data.to_dict() | {
+        "teacher_logits": [row[:n].tolist() for row, n in zip(logits, lengths, strict=True)]
+    }
     runs = []
-    for given, examples_ in ((teacher, data), (None, Dataset.from_dict(told))):
+    for given, examples_ in ((teacher, data), (None, Dataset.from_dict(with_logits))):
         adapted = with_adapters(copy.deepcopy(student), "CAUSAL_LM")
         trainer = lm_trainer(tmp_path, given, adapted, examples_)
         trainer.train()

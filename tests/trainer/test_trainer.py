@@ -287,12 +287,12 @@ def test_the_teacher_stays_as_it_was(tmp_path):
 
 def test_logs_hold_the_weighted_loss_and_its_parts(tmp_path):
     trainer = train(config(tmp_path, logging_steps=2, logging_first_step=False), *models(), examples())
-    each = train(config(tmp_path), *models(), examples()).state.log_history
+    steps = train(config(tmp_path), *models(), examples()).state.log_history
     *logs, _ = trainer.state.log_history
     names = {"task_loss", "kd_loss", "lambda", "kd_weight", "grad_norm_task", "grad_norm_kd", "grad_cosine"}
     assert names | {"lambda_skipped", "loss", "grad_norm"} <= logs[0].keys()
     for index, log in enumerate(logs):
-        first, second = each[2 * index], each[2 * index + 1]
+        first, second = steps[2 * index], steps[2 * index + 1]
         for name in ("loss", "task_loss", "kd_loss"):
             assert log[name] == pytest.approx((first[name] + second[name]) / 2, rel=1e-5), "mean since the last log"
         assert log["lambda"] == second["lambda"]
@@ -560,13 +560,13 @@ def test_an_error_in_training_gives_the_signals_back(tmp_path):
         raise RuntimeError("broken loss")
 
     signals = [signal.SIGTERM, signal.SIGINT]
-    before = [signal.getsignal(each) for each in signals]
+    before = [signal.getsignal(number) for number in signals]
     with pytest.raises(RuntimeError, match="broken loss"):
         train(config(tmp_path), *models(), examples(), compute_loss_func=broken)
-    assert [signal.getsignal(each) for each in signals] == before
+    assert [signal.getsignal(number) for number in signals] == before
 
 
-# --- batches of like length
+# --- length-grouped batches
 
 
 def test_batches_of_like_length_are_the_default_where_there_are_lengths(tmp_path):
@@ -604,10 +604,10 @@ def test_a_second_run_logs_its_own_losses(tmp_path, rule):
     twin = make_trainer(args, trainer.teacher, copy.deepcopy(trainer.model), examples())
     if rule == "adaptive":
         twin.lambda_state.load_state_dict(trainer.lambda_state.state_dict())
-    for each in (trainer, twin):
-        each.train()
+    for run in (trainer, twin):
+        run.train()
     for name in ("task_loss", "kd_loss"):
-        again, fresh = (logged(each.state.log_history, name) for each in (trainer, twin))
+        again, fresh = (logged(run.state.log_history, name) for run in (trainer, twin))
         assert again == pytest.approx(fresh, rel=1e-5)
 
 

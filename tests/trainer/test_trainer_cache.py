@@ -1,4 +1,4 @@
-"""Training on what the teacher said once is training on what it says at each step."""
+"""Training with cached outputs of the teacher equals training with outputs computed at each step."""
 
 import copy
 
@@ -39,7 +39,7 @@ def count_calls(trainer):
 def assert_same_training(trainer, other):
     """λ, both losses and the weights at the end."""
     for name in ("lambda", "task_loss", "kd_loss"):
-        values, expected = (logged(each.state.log_history, name) for each in (trainer, other))
+        values, expected = (logged(run.state.log_history, name) for run in (trainer, other))
         assert len(expected) == trainer.state.max_steps
         assert len(set(expected)) > 1
         assert values == pytest.approx(expected, rel=1e-5)
@@ -192,7 +192,7 @@ def test_logits_in_a_column_need_no_teacher(tmp_path):
         trainer.evaluate(examples(12))
 
 
-# --- what cannot be cached is trained on all the same
+# --- training works for what cannot be cached, too
 
 
 class Augment:
@@ -211,7 +211,7 @@ def assert_trains_online(trainer, caplog, reason):
     calls = count_calls(trainer)
     trainer.train()
     assert calls == [True] * STEPS
-    (warning,) = [each.getMessage() for each in caplog.records if each.getMessage().startswith("cache_teacher:")]
+    (warning,) = [record.getMessage() for record in caplog.records if record.getMessage().startswith("cache_teacher:")]
     assert reason in warning
     assert "teacher_logits" not in trainer.train_dataset.column_names
 

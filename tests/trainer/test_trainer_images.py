@@ -73,7 +73,7 @@ def test_running_statistics_count_each_forward_once(tmp_path, interval, accumula
     trainer = train_trainer(args, teacher, student, data)
     expected, found = batch_norms(twin), batch_norms(trainer.model)
     assert expected.keys() == found.keys()
-    counted = [int(each) for name, each in found.items() if name.endswith("num_batches_tracked")]
+    counted = [int(buffer) for name, buffer in found.items() if name.endswith("num_batches_tracked")]
     assert set(counted) == {STEPS * accumulation}
     for name, buffer in expected.items():
         torch.testing.assert_close(found[name], buffer, rtol=1e-5, atol=1e-6)
@@ -96,7 +96,7 @@ def test_an_evaluation_leaves_the_students_statistics(tmp_path):
     trainer = make_trainer(config(tmp_path), teacher, student, tensors(COUNT), eval_dataset=tensors(12))
     before = batch_norms(student)
     trainer.evaluate()
-    assert all(torch.equal(each, before[name]) for name, each in batch_norms(student).items())
+    assert all(torch.equal(buffer, before[name]) for name, buffer in batch_norms(student).items())
 
 
 def test_feature_maps_are_compared_through_one_by_one_convolutions(tmp_path):
@@ -104,7 +104,7 @@ def test_feature_maps_are_compared_through_one_by_one_convolutions(tmp_path):
     data = tensors(COUNT)
     args = config(tmp_path, kd_losses={"feature_mse": 2.0, "attention_transfer": 1.0}, max_steps=1)
     trainer = make_trainer(args, teacher, student, data)
-    kernels = {name: tuple(each.weight.shape) for name, each in student.kd_projections.items()}
+    kernels = {name: tuple(layer.weight.shape) for name, layer in student.kd_projections.items()}
     assert kernels == {"1": (8, 4, 1, 1), "2": (16, 8, 1, 1)}
     twin = copy.deepcopy(student)
     trainer.train()
@@ -122,10 +122,10 @@ def test_feature_maps_are_compared_through_one_by_one_convolutions(tmp_path):
     }
     for name, value in losses.items():
         assert logged(trainer.state.log_history, f"kd_loss/{name}") == pytest.approx([value.item()], rel=1e-4)
-    named = [each for name, each in twin.named_parameters() if "kd_projections" not in name]
+    named = [parameter for name, parameter in twin.named_parameters() if "kd_projections" not in name]
     kd = 2 * losses["feature_mse"] + losses["attention_transfer"]
     gradients = torch.autograd.grad(kd, named, allow_unused=True)
-    norm = torch.cat([each.flatten() for each in gradients if each is not None]).norm().item()
+    norm = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]).norm().item()
     assert logged(trainer.state.log_history, "grad_norm_kd") == pytest.approx([norm], rel=1e-3)
 
 

@@ -51,7 +51,7 @@ def test_the_gradient_balanced_is_that_of_the_weighted_sum(tmp_path):
     hidden = sum((ours.hidden_states[s] - theirs.hidden_states[t]).square().mean() for s, t in pairs) / 2
     kd = soft + 0.5 * hidden
     gradients = torch.autograd.grad(kd, list(twin.parameters()), allow_unused=True)
-    norm = torch.cat([each.flatten() for each in gradients if each is not None]).norm().item()
+    norm = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]).norm().item()
     assert logged(trainer.state.log_history, "grad_norm_kd") == pytest.approx([norm], rel=1e-4)
     for name, value in (("kd_loss", kd), ("kd_loss/soft_targets", soft), ("kd_loss/hidden_mse", hidden)):
         assert logged(trainer.state.log_history, name) == pytest.approx([value.item()], rel=1e-5)
@@ -100,11 +100,11 @@ def test_a_narrower_student_is_projected_trained_and_saved_without_the_projectio
     )  # fmt: skip
     student = narrow_student()
     trainer = make_trainer(args, teacher, student, examples())
-    before = {name: each.clone() for name, each in student.kd_projections.named_parameters()}
+    before = {name: parameter.clone() for name, parameter in student.kd_projections.named_parameters()}
     assert set(before) == {f"{layer}.{kind}" for layer in (1, 2) for kind in ("weight", "bias")}
     trainer.train()
-    for name, each in student.kd_projections.named_parameters():
-        assert not torch.equal(each, before[name])
+    for name, parameter in student.kd_projections.named_parameters():
+        assert not torch.equal(parameter, before[name])
     for save in (trainer.save_model, lambda: trainer.save_model(_internal_call=True)):  # which push_to_hub calls
         save()
         saved = load_file(tmp_path / "model.safetensors")
@@ -136,9 +136,9 @@ def test_projections_are_not_balanced(tmp_path):
     ours = twin(**inputs, output_hidden_states=True).projected_states
     theirs = teacher.eval()(**inputs, output_hidden_states=True).hidden_states
     hidden = sum((ours[s] - theirs[t]).square().mean() for s, t in ((1, 2), (2, 4))) / 2
-    named = {name: each for name, each in twin.named_parameters() if "kd_projections" not in name}
+    named = {name: parameter for name, parameter in twin.named_parameters() if "kd_projections" not in name}
     gradients = torch.autograd.grad(hidden, list(named.values()), allow_unused=True)
-    norm = torch.cat([each.flatten() for each in gradients if each is not None]).norm().item()
+    norm = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]).norm().item()
     assert logged(trainer.state.log_history, "grad_norm_kd") == pytest.approx([norm], rel=1e-4)
 
 
@@ -155,7 +155,7 @@ def test_a_student_made_to_put_out_hidden_states_still_does(tmp_path):
     assert len(hidden) == 3
     student = narrow_student(output_hidden_states=True)
     trainer = make_trainer(config(tmp_path, kd_losses={"pkd": 1.0}), models()[0], student, examples())
-    assert {each.shape for each in trainer.predict(examples(count=12)).predictions[1]} == {(12, 10, 24)}, "its own"
+    assert {state.shape for state in trainer.predict(examples(count=12)).predictions[1]} == {(12, 10, 24)}, "its own"
 
 
 def test_a_student_of_half_precision_is_projected(tmp_path):

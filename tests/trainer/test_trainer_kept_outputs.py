@@ -39,7 +39,7 @@ def run(trainer):
 
 def assert_near(kept, online, rel=FP16):
     for name, tolerance in (("task_loss", rel), ("kd_loss", rel), ("lambda", 5 * rel)):
-        values, expected = (logged(each.state.log_history, name) for each in (kept, online))
+        values, expected = (logged(run.state.log_history, name) for run in (kept, online))
         assert len(set(expected)) > 1
         assert values == pytest.approx(expected, rel=tolerance)
     assert (flat(kept.model) - flat(online.model)).norm() < rel * flat(online.model).norm()
@@ -60,7 +60,7 @@ def test_kept_hidden_states_train_as_the_teacher_does(tmp_path):
     assert True not in calls
     assert_near(kept, online)
     for name in ("eval_kd_loss", "eval_kd_loss/pkd", "eval_teacher_agreement"):
-        found, expected = (logged(each.state.log_history, name) for each in (kept, online))
+        found, expected = (logged(run.state.log_history, name) for run in (kept, online))
         assert found == pytest.approx(expected, rel=FP16)
     # 2 layers of the student learn from the last 2 of 4, and from the embeddings.
     needed = {f"hidden_states.{layer}" for layer in (0, 3, 4)}
@@ -122,7 +122,7 @@ def test_the_largest_logits_alone_give_a_smaller_loss_and_the_same_agreement(tmp
     online, _ = run(lm_trainer(tmp_path, *language_models(), **settings))
     kept, calls = run(lm_trainer(tmp_path, *language_models(), **kept_in(tmp_path, cache_top_logits=8), **settings))
     assert True not in calls
-    first, whole = (logged(each.state.log_history, "kd_loss")[0] for each in (kept, online))
+    first, whole = (logged(run.state.log_history, "kd_loss")[0] for run in (kept, online))
     assert 0.5 * whole < first < 0.999 * whole
     assert logged(kept.state.log_history, "eval_kd_loss")[0] < logged(online.state.log_history, "eval_kd_loss")[0]
     online.model.load_state_dict(kept.model.state_dict())
@@ -149,7 +149,7 @@ def test_votes_are_taken_of_the_largest_logits(tmp_path):
     settings = {"lambda_rule": "evidence", "lambda_rule_kwargs": {"gamma": 1.0}}
     online, _ = run(lm_trainer(tmp_path, *language_models(), **settings))
     kept, _ = run(lm_trainer(tmp_path, *language_models(), **kept_in(tmp_path, cache_top_logits=60, **settings)))
-    found, expected = (logged(each.state.log_history, "odds") for each in (kept, online))
+    found, expected = (logged(run.state.log_history, "odds") for run in (kept, online))
     assert len(set(expected)) >= 4
     assert found == pytest.approx(expected, rel=0.02)
 

@@ -394,8 +394,8 @@ def test_votes_are_counted_between_measurements_too(tmp_path):
 def test_logs_tell_what_held_lambda(tmp_path):
     logs = train(config(tmp_path, lambda_min=1.9, lambda_max_change=0.02), *models(), examples()).state.log_history
     for log in logs[:STEPS]:
-        holders = ("free", "clipped", "floor", "ceiling", "slowed", "held", "skipped_share")
-        assert sum(log[f"lambda_{name}"] for name in holders) == pytest.approx(1)
+        names = ("free", "clipped", "floor", "ceiling", "slowed", "held", "skipped_share")
+        assert sum(log[f"lambda_{name}"] for name in names) == pytest.approx(1)
         assert log["lambda_conflict"] == (log["grad_cosine"] < 0)
         assert (log["lambda_floor"] == 1) == (log["lambda"] == pytest.approx(1.9))
     assert sum(log["lambda_slowed"] for log in logs[:STEPS]) >= 1

@@ -60,7 +60,7 @@ def gradients_of(student, teacher, batch):
     for value in values:
         grads = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
         filled = [torch.zeros_like(p) if g is None else g for g, p in zip(grads, parameters, strict=True)]
-        rows.append(torch.cat([each.flatten() for each in filled]))
+        rows.append(torch.cat([gradient.flatten() for gradient in filled]))
     return [value.item() for value in values], torch.stack(rows)
 
 
@@ -158,7 +158,7 @@ def test_projections_are_trained_and_not_measured(tmp_path):
         sum(losses.hidden_mse_loss(s, t, batch["attention_mask"], batch["labels"], 8) for s, t in pairs) / 2,
     ):
         grads = torch.autograd.grad(value, of_student, retain_graph=True, allow_unused=True)
-        lengths.append(torch.cat([each.flatten() for each in grads if each is not None]).norm().item())
+        lengths.append(torch.cat([gradient.flatten() for gradient in grads if gradient is not None]).norm().item())
     soft, hidden = (logged(trainer.state.log_history, f"lambda/{name}")[0] for name in kd_losses)
     assert hidden / soft == pytest.approx(lengths[0] / lengths[1], rel=1e-4)
     moved = [

@@ -1,4 +1,4 @@
-"""Large blocks come back from glibc without the kernel's zeroing them anew."""
+"""Large blocks come back from glibc without being zeroed by the kernel again."""
 
 import os
 import subprocess

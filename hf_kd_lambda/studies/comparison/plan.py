@@ -149,7 +149,7 @@ def _require_own_teacher(regime: str, models: ModelArguments) -> None:
 
 
 def _require_one_label(regime: str, data: DataArguments) -> None:
-    """Refuse tasks whose examples are not one item each, and regimes that change labels that are none or several."""
+    """Refuse tasks with several items per example, and regimes that change labels if these are not one class."""
     if data.problem not in ONE_ITEM:
         raise ValueError(f"problem={data.problem!r} cannot be compared, only {' and '.join(ONE_ITEM)}.")
     for setting in ("unlabelled_file", "unlabelled_dataset", "problem_type"):

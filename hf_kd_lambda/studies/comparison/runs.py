@@ -182,7 +182,7 @@ class RememberedMetrics:
         return self.compute(evaluation)
 
     def standard_error(self) -> float | None:
-        """Of the score in the last evaluation, see `standard_error`."""
+        """Standard error of the score in the last evaluation, see `standard_error`."""
         if self._last is None:
             return None
         return standard_error(self.compute, self._last.predictions, self._last.label_ids)
@@ -247,7 +247,7 @@ def _supervision(examples: Dataset) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def commit() -> str | None:
-    """Of the repository that this package lies in, with a `+` where files differ from it; None outside of one."""
+    """Commit of the repository of this package, with a `+` if files differ from it; None outside of one."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         name = subprocess.run([*git, "describe", "--always", "--dirty=+"], check=True, capture_output=True, text=True)

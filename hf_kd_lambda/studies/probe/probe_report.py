@@ -61,7 +61,7 @@ class Stage(NamedTuple):
     adamw: Sweep
     """With several metrics."""
     slopes: Sequence[Slopes]
-    """Of AdamW on several batches, in the same metrics."""
+    """Slopes of AdamW on several batches, in the same metrics."""
 
 
 def write_probe_report(folder: Path, name: str, command: str, stages: Mapping[str, Stage]) -> str:

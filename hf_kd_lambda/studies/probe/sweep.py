@@ -17,7 +17,7 @@ class Fit(NamedTuple):
     """Parabolas through points."""
 
     coefficients: Tensor
-    """Of 1, λ and λ², `[..., 3]`."""
+    """Coefficients of 1, λ and λ², `[..., 3]`."""
     r_squared: Tensor
     """The explained share of the variance, `[...]`."""
 

@@ -31,7 +31,7 @@ def question_metrics(windows: Dataset) -> Callable[[EvalPrediction], dict[str, f
     """Exact match and F1 of the answers that logits of these windows, in their order, give; see `squad_metrics`.
 
     Args:
-        windows: see `cut_windows`. Of fewer predictions, the first ones are meant.
+        windows: see `cut_windows`. If there are fewer predictions, they are for the first windows.
     """
 
     def compute(prediction: EvalPrediction) -> dict[str, float]:

@@ -13,7 +13,8 @@ from hf_kd_lambda.tasks.metrics.glue import GlueMetric
 def token_metrics_for(label_names: Sequence[str]) -> Callable[[EvalPrediction], dict[str, float]]:
     """Metrics function of a token classification, over the tokens whose label is not -100.
 
-    Of labels in BIO: accuracy, and precision, recall and F1 of entities, the F1 as `score`. Of others: as of own data.
+    For labels in BIO: accuracy, and precision, recall and F1 of entities, with the F1 as `score`. For other labels:
+    the metrics of own data.
 
     Args:
         label_names: in the order of the outputs.

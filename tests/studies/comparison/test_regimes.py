@@ -101,7 +101,7 @@ def test_a_regression_has_no_overconfident_teacher():
 
 
 def changed_rows(given: Supervision, found: Supervision) -> tuple[np.ndarray, np.ndarray]:
-    """Which labels, and whose logits, are others."""
+    """Which rows have other labels, and which other logits."""
     return found.labels != given.labels, (found.teacher_logits != given.teacher_logits).any(axis=-1)
 
 
