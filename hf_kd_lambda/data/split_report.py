@@ -38,14 +38,14 @@ def describe_split(
         cut: number of texts that are truncated.
         max_length: to which they are, in tokens.
     """
-    parts = [f"{len(split)} examples"]
+    parts = [f"{len(split)} {'example' if len(split) == 1 else 'examples'}"]
     if label_names is not None and "label" in split.column_names:
         parts[0] += f" ({_count_classes(_classes_of(split), label_names)})"
     if unlabelled := count_unlabelled(split):
         parts.append(f"{unlabelled} without a label")
     texts = [column for column in ("text", "text_pair") if column in split.column_names]
     if empty := sum(not text.strip() for column in texts for text in split[column][:]):
-        parts.append(f"{empty} empty texts")
+        parts.append(f"{empty} empty {'text' if empty == 1 else 'texts'}")
     if cut:
         parts.append(f"{cut} truncated to {max_length} tokens")
     return f"{name}: {', '.join(parts)}"

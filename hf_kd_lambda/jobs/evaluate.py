@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import AutoConfig, EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
@@ -185,6 +185,8 @@ def evaluate_checkpoints(
         split = split or data.report_split
         if split not in data.splits:
             raise ValueError(f"split={split!r} is not one of those with labels: {', '.join(data.splits)}.")
+        used = {name: data.splits[name] for name in dict.fromkeys(["train", split])}
+        data = dataclasses.replace(data, splits=DatasetDict(used))
         reports: list[ModelReport] = []
         logits: dict[str, Tensor] = {}
         for name, checkpoint in checkpoints.items():

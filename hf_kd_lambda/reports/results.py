@@ -18,6 +18,10 @@ from hf_kd_lambda.utils.hardware import count_threads
 WARMUP_RUNS, ROUNDS, ROUND_RUNS = 5, 5, 6
 NO_SHARES = ("perplexity",)  # metrics that are not percentages
 NO_PARTS = ("score", "teacher_agreement", *NO_SHARES)  # metrics that are not part of a score
+BETTER_TEACHER = (
+    "A better teacher would help more: fine-tune it for longer (teacher_epochs, teacher_learning_rate), or choose "
+    "another."
+)
 CLEARLY_ABOVE_CHANCE = 0.05  # with a smaller lead of the teacher, the share of its score would be noise
 
 
@@ -133,7 +137,7 @@ def markdown_table(reports: Sequence[ModelReport], main_metric: str, chance: flo
 def standard_error_note(reports: Sequence[ModelReport]) -> str:
     """Which differences may be noise, by the standard errors of the scores; empty without these."""
     errors = [report.standard_error for report in reports if report.standard_error is not None]
-    if not errors:
+    if not any(errors):  # of a few examples, all right or all wrong, it is not known
         return ""
     points = 100 * max(errors)
     return (
@@ -145,7 +149,18 @@ def standard_error_note(reports: Sequence[ModelReport]) -> str:
 def score_notes(reports: Sequence[ModelReport]) -> list[str]:
     """Sentences on what the score is and how exact it is, as far as that is known."""
     meaning = score_meaning(reports[-1].metrics)
-    return [*([f"{meaning.capitalize()}."] if meaning else []), *filter(None, [standard_error_note(reports)])]
+    notes = [f"{meaning.capitalize()}." if meaning else "", standard_error_note(reports), weak_teacher_note(reports)]
+    return list(filter(None, notes))
+
+
+def weak_teacher_note(reports: Sequence[ModelReport]) -> str:
+    """A sentence if the teacher scores below another model by more than two standard errors; else empty."""
+    scores = {report.name: report.metrics.get("score", math.nan) for report in reports}
+    errors = [report.standard_error for report in reports if report.standard_error is not None]
+    best = max(scores, key=lambda name: scores[name])
+    if not errors or not scores[best] - scores.get("teacher", math.nan) > 2 * max(errors):
+        return ""
+    return f"The teacher scores below the {best}. {BETTER_TEACHER}"
 
 
 def table_rows(reports: Sequence[ModelReport], main_metric: str, chance: float) -> list[list[str]]:

@@ -15,9 +15,9 @@ from hf_kd_lambda.data.split_report import describe_split
             0,
             "s: 3 examples (neg 2, pos 1), 2 empty texts",
         ),
-        ({"text": ["a"], "label": [1]}, ["neg", "pos"], 4, "s: 1 examples (neg 0, pos 1), 4 truncated to 8 tokens"),
-        ({"text": ["a"], "text_pair": [""], "label": [0.5]}, None, 0, "s: 1 examples, 1 empty texts"),
-        ({"words": [["a", "b"]], "label": [[0, 1]]}, ["O", "B"], 0, "s: 1 examples (O 1, B 1)"),
+        ({"text": ["a"], "label": [1]}, ["neg", "pos"], 4, "s: 1 example (neg 0, pos 1), 4 truncated to 8 tokens"),
+        ({"text": ["a"], "text_pair": [""], "label": [0.5]}, None, 0, "s: 1 example, 1 empty text"),
+        ({"words": [["a", "b"]], "label": [[0, 1]]}, ["O", "B"], 0, "s: 1 example (O 1, B 1)"),
         ({"label": [0, 0, 1]}, [str(i) for i in range(99)], 0, "s: 3 examples (99 classes of 0 to 2)"),
     ],
 )

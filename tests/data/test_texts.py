@@ -215,13 +215,13 @@ def test_quickstart_is_loaded_by_its_name(monkeypatch):
     ("train", "validation", "message"),
     [
         (ROWS, NAMED, "validation_file=.*, line 1: label 'pos' is not one of the classes 0 to 1"),
-        (NAMED, [{"text": "a", "label": "meh"}], "validation_file=.*, line 1: label 'meh' is none.*neg, pos"),
+        (NAMED, [{"text": "a", "label": "meh"}], "validation_file=.*, line 1: label 'meh' is not one.*neg, pos"),
         (
             ROWS,
             [*ROWS, {"text": "a", "label": 2}],
             "validation_file=.*, line 4: label 2 is not one of the classes 0 to 1",
         ),
-        (ROWS, [{"text": "a", "label": -1}], "validation_file=.*, line 1: label -1 is none"),
+        (ROWS, [{"text": "a", "label": -1}], "validation_file=.*, line 1: label -1 is not one"),
         ([{"text": "a", "label": i} for i in (1, 2, 3)], ROWS, "labels of the train split are 1, 2, 3.*0 to n-1"),
         ([{"text": "a", "label": i} for i in (-1, 0, 1)], ROWS, "labels of the train split are -1, 0, 1"),
         (ROWS[:1], ROWS, "every label of the train split is 1"),

@@ -120,7 +120,7 @@ def test_a_test_split_is_kept_where_its_labels_are_known(tmp_path, labels, is_ke
 @pytest.mark.parametrize(
     ("train", "validation", "message"),
     [
-        (ROWS, [{"tokens": ["a"], "label": ["B-ORG"]}], "validation_file=.*, line 1: label 'B-ORG' is none"),
+        (ROWS, [{"tokens": ["a"], "label": ["B-ORG"]}], "validation_file=.*, line 1: label 'B-ORG' is not one"),
         (
             [{"tokens": ["a", "b"], "label": [0, 1]}],
             [{"tokens": ["a"], "label": [2]}],

@@ -175,6 +175,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, {"success": True, "commitOid": _sha(files), "commitUrl": address})
 
     def _model(self, body: bytes, name: str, branch: str | None = None) -> None:
+        if name not in self.hub.repositories:
+            self._answer(404, {}, {"X-Error-Code": "RepoNotFound"})
+            return
         files = self.hub.repositories[name].branches[branch or "main"]
         siblings = [{"rfilename": path} for path in files]
         self._answer(200, {"id": name, "sha": _sha(files), "siblings": siblings, "tags": [], "private": False})

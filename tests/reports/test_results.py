@@ -176,6 +176,13 @@ def test_notes_say_what_the_score_is_and_how_exact():
     assert score_notes([TEACHER]) == []
 
 
+@pytest.mark.parametrize(("teacher", "noted"), [(0.40, True), (0.47, False), (0.60, False)])
+def test_a_teacher_below_another_model_by_more_than_noise_is_noted(teacher, noted):
+    teacher = ModelReport("teacher", {"score": teacher}, 1, 1.0, 1.0, standard_error=0.02)
+    student = ModelReport("student without KD", {"score": 0.5}, 1, 1.0, 1.0, standard_error=0.02)
+    assert ("The teacher scores below the student without KD." in " ".join(score_notes([teacher, student]))) == noted
+
+
 def test_results_without_a_figure_are_written_too(tmp_path):
     write_results(tmp_path / "results.json", [TEACHER], "accuracy", None, {"versions": versions()})
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))

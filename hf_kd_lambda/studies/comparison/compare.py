@@ -15,7 +15,7 @@ from accelerate import PartialState
 
 from hf_kd_lambda.jobs.errors import TrainingStoppedError
 from hf_kd_lambda.jobs.lock import locked
-from hf_kd_lambda.studies.comparison.comparison_report import write_comparison_report
+from hf_kd_lambda.studies.comparison.comparison_report import scores_and_files, write_comparison_report
 from hf_kd_lambda.studies.comparison.plan import Comparison, load_comparison
 from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, Run, append_run, finished, read_runs
 from hf_kd_lambda.studies.comparison.runs import TaskRuns
@@ -63,11 +63,25 @@ def main(argv: Sequence[str]) -> None:
         except TrainingStoppedError as stop:
             stopped = stop
     if PartialState().is_main_process:
-        print(
-            write_comparison_report(Path(comparison.output_dir), shlex.join(["python", "scripts/compare.py", *argv]))
-        )
+        own_folder = load_comparison(args.config).output_dir
+        write_comparison_report(Path(comparison.output_dir), command_of(argv, comparison.output_dir, own_folder))
+        print(scores_and_files(Path(comparison.output_dir)))
     if stopped:
         raise stopped
+
+
+def command_of(argv: Sequence[str], folder: str, own_folder: str) -> str:
+    """The command that wrote a report, without an `--output_dir` that is the file's own.
+
+    Args:
+        argv: the command line.
+        folder: of the report.
+        own_folder: `output_dir` of the file.
+    """
+    words = list(argv)
+    if folder == own_folder and "--output_dir" in words:
+        del words[(index := words.index("--output_dir")) : index + 2]
+    return shlex.join(["hf-kd-lambda", "compare", *words])
 
 
 def compare(comparison: Comparison) -> None:

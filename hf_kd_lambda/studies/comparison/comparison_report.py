@@ -13,13 +13,14 @@ from hf_kd_lambda.studies.comparison.tables import (
     TUNED,
     failed_table,
     group_table,
-    mean,
     noise_table,
     pooled_table,
     regret_table,
     rules_table,
     scores_table,
     settings_table,
+    teacher_score,
+    weak_teachers,
 )
 
 FIGURES = "figures"
@@ -77,6 +78,17 @@ def write_comparison_report(folder: Path, command: str) -> str:
     return markdown
 
 
+def scores_and_files(folder: Path) -> str:
+    """What the terminal shows of a comparison: its scores, and where the report is.
+
+    Args:
+        folder: with results.jsonl and the report.
+    """
+    runs = read_runs(folder / FILE)
+    scores = as_markdown(_scores(runs), folder) if finished(runs) else "No run has finished.\n"
+    return f"\n{scores}\nreport: {folder / 'report.html'}\nas Markdown: {folder / 'report.md'}"
+
+
 def _head(runs: Sequence[Run], command: str) -> list[str]:
     groups = merit.groups(runs)
     names = {
@@ -121,7 +133,8 @@ def _sections(runs: Sequence[Run], folder: Path) -> list[Section]:
 
 
 def _scores(runs: Sequence[Run]) -> Section:
-    return Section("Scores", SCORES, scores_table(runs), sections=[Section("Noise", NOISE, noise_table(runs))])
+    noise = Section("Noise", NOISE, noise_table(runs))
+    return Section("Scores", [*SCORES, *weak_teachers(runs)], scores_table(runs), sections=[noise])
 
 
 def _regret(runs: Sequence[Run], drawn: Path) -> Section:
@@ -153,8 +166,8 @@ def _task(runs: Sequence[Run], task: str, drawn: Path) -> Section:
 
 
 def _group(runs: Sequence[Run], group: Group) -> Section:
-    teacher = mean(run.teacher_score for run in runs if merit.group_of(run) == group)
-    notes = [] if teacher is None else [f"The teacher scores {100 * teacher:.2f}."]
+    teacher = teacher_score(runs, group)
+    notes = [] if teacher is None else [f"The teacher scores {teacher:.2f}."]
     if not merit.fixed_sweep(runs, group):
         notes.append("There is no best fixed weight: no seed has a complete sweep.")
     if merit.is_uneven(runs, group):

@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from hf_kd_lambda.reports.page import NONE, Entry, Table
+from hf_kd_lambda.reports.page import NONE, Entry, Table, text_entry
+from hf_kd_lambda.reports.results import BETTER_TEACHER
 from hf_kd_lambda.studies.comparison import merit
 from hf_kd_lambda.studies.comparison.merit import Group
 from hf_kd_lambda.studies.comparison.noise import (
+    ERRORS,
     MeanScore,
     error_over_examples,
     number_of_examples,
@@ -33,7 +35,27 @@ def scores_table(runs: Sequence[Run]) -> Table:
         ]
         for rule in merit.rules(runs)
     ]
+    teachers = [teacher_score(runs, group) for group in groups]
+    rows += [[text_entry("(teacher)"), *(_number(score, ".2f") for score in teachers)]] if any(teachers) else []
     return Table(["rule", *map(str, groups)], rows)
+
+
+def teacher_score(runs: Sequence[Run], group: Group) -> float | None:
+    """The teacher's score in a group, in points; None where it was not recorded."""
+    score = mean(run.teacher_score for run in runs if merit.group_of(run) == group)
+    return None if score is None else 100 * score
+
+
+def weak_teachers(runs: Sequence[Run]) -> list[str]:
+    """A sentence if teachers score below students by more than noise; else none."""
+    weak = [str(group) for group in merit.groups(finished(runs)) if _is_weak(runs, group)]
+    words = f"The teacher scores below the best students in: {'; '.join(weak)}. {BETTER_TEACHER}"
+    return [words] if weak else []
+
+
+def _is_weak(runs: Sequence[Run], group: Group) -> bool:
+    best, teacher = max(scores_of(runs, group).values(), key=lambda score: score.mean), teacher_score(runs, group)
+    return teacher is not None and best.mean - teacher > ERRORS * best.error > 0
 
 
 def noise_table(runs: Sequence[Run]) -> Table:

@@ -8,7 +8,7 @@ from helpers.compared_runs import failed, made_up_run, whole_grid
 
 from hf_kd_lambda.studies.comparison.merit import Group
 from hf_kd_lambda.studies.comparison.noise import MeanScore, error_over_examples, score_of, within_noise
-from hf_kd_lambda.studies.comparison.tables import noise_table, scores_table
+from hf_kd_lambda.studies.comparison.tables import noise_table, scores_table, weak_teachers
 
 GROUP = Group("t", "r")
 
@@ -29,6 +29,15 @@ def test_rules_within_two_errors_of_the_best_are_level():
     scores = {name: MeanScore(mean, None, 1.0, 3) for name, mean in (("a", 78.0), ("b", 80.0), ("c", 77.9))}
     assert within_noise(scores) == ["b", "a"]
     assert within_noise({"a": MeanScore(78.0, None, 0.0, 1), "b": MeanScore(80.0, None, 0.0, 1)}) == ["b"]
+
+
+def test_a_teacher_below_the_students_is_named():
+    runs = whole_grid()
+    weak = [replace(run, teacher_score=0.6 if run.task == "t" else 0.99) for run in runs]
+    (note,) = weak_teachers(weak)
+    assert note.startswith("The teacher scores below the best students in: t, r; t, s. ")
+    assert [entry.text for entry in scores_table(weak).rows[-1]] == ["(teacher)", "60.00", "60.00", "99.00", "99.00"]
+    assert weak_teachers([replace(run, teacher_score=None) for run in runs]) == []
 
 
 def test_the_tables_begin_with_scores_and_say_what_is_noise():

@@ -10,7 +10,7 @@ from helpers import small_jobs, tiny_images
 
 from hf_kd_lambda.jobs.finetune import TrainingStoppedError
 from hf_kd_lambda.jobs.lock import locked
-from hf_kd_lambda.studies.comparison.compare import compare, main
+from hf_kd_lambda.studies.comparison.compare import command_of, compare, main
 from hf_kd_lambda.studies.comparison.plan import Comparison
 from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, read_runs
 from hf_kd_lambda.studies.comparison.runs import RunCurve, TaskRuns, spoiled
@@ -230,3 +230,14 @@ def test_a_second_comparison_in_a_folder_is_refused(tmp_path, monkeypatch):
     refused = rf"output_dir='{tmp_path}' is in use by process {os.getpid()} on host"
     with locked("output_dir", tmp_path), pytest.raises(ValueError, match=refused):
         main([file, "--output_dir", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (["c.yaml", "--report", "--output_dir", "runs/a"], "hf-kd-lambda compare c.yaml --report"),
+        (["c.yaml", "--output_dir", "runs/b"], "hf-kd-lambda compare c.yaml --output_dir runs/b"),
+    ],
+)
+def test_a_report_names_its_command_without_a_folder_that_is_the_files_own(argv, command):
+    assert command_of(argv, argv[-1], "runs/a") == command
