@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from huggingface_hub.utils import enable_progress_bars
 from transformers.utils import logging
 
-COLUMNS = 100  # of the terminal
+TERMINAL_WIDTH = 100  # characters
 
 
 def print_wrapped(texts: Iterable[str]) -> None:
-    """Print each text in lines of at most `COLUMNS` characters."""
+    """Print each text in lines of at most `TERMINAL_WIDTH` characters."""
     for text in texts:
-        print(textwrap.fill(text, COLUMNS))
+        print(textwrap.fill(text, TERMINAL_WIDTH))
 
 
 def hide_bars_of_weights() -> None:

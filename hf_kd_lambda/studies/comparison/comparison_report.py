@@ -19,7 +19,7 @@ from hf_kd_lambda.studies.comparison.tables import (
     rules_table,
     scores_table,
     settings_table,
-    teacher_score,
+    teacher_points,
     weak_teachers,
 )
 
@@ -166,7 +166,7 @@ def _task(runs: Sequence[Run], task: str, drawn: Path) -> Section:
 
 
 def _group(runs: Sequence[Run], group: Group) -> Section:
-    teacher = teacher_score(runs, group)
+    teacher = teacher_points(runs, group)
     notes = [] if teacher is None else [f"The teacher scores {teacher:.2f}."]
     if not merit.fixed_sweep(runs, group):
         notes.append("There is no best fixed weight: no seed has a complete sweep.")

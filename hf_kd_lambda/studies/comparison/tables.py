@@ -35,12 +35,12 @@ def scores_table(runs: Sequence[Run]) -> Table:
         ]
         for rule in merit.rules(runs)
     ]
-    teachers = [teacher_score(runs, group) for group in groups]
+    teachers = [teacher_points(runs, group) for group in groups]
     rows += [[text_entry("(teacher)"), *(_number(score, ".2f") for score in teachers)]] if any(teachers) else []
     return Table(["rule", *map(str, groups)], rows)
 
 
-def teacher_score(runs: Sequence[Run], group: Group) -> float | None:
+def teacher_points(runs: Sequence[Run], group: Group) -> float | None:
     """The teacher's score in a group, in points; None where it was not recorded."""
     score = mean(run.teacher_score for run in runs if merit.group_of(run) == group)
     return None if score is None else 100 * score
@@ -54,7 +54,7 @@ def weak_teachers(runs: Sequence[Run]) -> list[str]:
 
 
 def _is_weak(runs: Sequence[Run], group: Group) -> bool:
-    best, teacher = max(scores_of(runs, group).values(), key=lambda score: score.mean), teacher_score(runs, group)
+    best, teacher = max(scores_of(runs, group).values(), key=lambda score: score.mean), teacher_points(runs, group)
     return teacher is not None and best.mean - teacher > ERRORS * best.error > 0
 
 
