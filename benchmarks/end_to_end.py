@@ -89,14 +89,16 @@ def _run(line: Line, teacher: Path, data: str, examples: int, epochs: int, seed:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
 
 
-def gemm_peak(precision: str, size: int = 2048, repeats: int = 30) -> float:
+def gemm_peak(precision: str, size: int = 2048, repeats: int = 30, device: str = "cpu") -> float:
     """Floating-point operations per second of the fastest of several square matrix products."""
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = torch.randn(2, size, size).to(dtype)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
+    a, b = torch.randn(2, size, size, device=device).to(dtype)
     fastest = float("inf")
     for _ in range(repeats):
         start = time.perf_counter()
         torch.mm(a, b)
+        if device != "cpu":
+            torch.accelerator.synchronize()
         fastest = min(fastest, time.perf_counter() - start)
     return 2 * size**3 / fastest
 

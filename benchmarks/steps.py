@@ -21,7 +21,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, default_data_collator, set_seed
+from transformers.hf_argparser import string_to_bool
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer, student_from_layers
 from hf_kd_lambda.trainer.config import Precision
@@ -30,6 +32,10 @@ KINDS = ("online_measuring", "online_fixed", "cached_measuring", "cached_fixed")
 WARMUP_ROUNDS = 2
 PEAK_RESET = Path("/proc/self/clear_refs")  # Linux: writing 5 resets the process's peak memory to its present memory
 EXACT_MALLOC = "MALLOC_MMAP_THRESHOLD_"
+SHARDED: dict[str, Any] = {
+    "fsdp": "full_shard auto_wrap",
+    "fsdp_config": {"fsdp_version": 2, "transformer_layer_cls_to_wrap": ["BertLayer"]},
+}
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,15 @@ class StepSetting:
     """Sizes and precision of a step.
 
     Args:
-        student_layers: of the student; the teacher has at least 6, and at least as many.
+        student_layers: of the student.
         batch: examples, on each rank.
         length: tokens of an example.
-        precision: fp32 or bf16.
+        precision: fp32, bf16 or fp16.
         optim: see `TrainingArguments`.
+        least_teacher_layers: of the teacher, which has no fewer than the student.
+        hidden: size of the hidden states, divisible by 12, the number of heads.
+        compile: whether torch compiles the student.
+        shard: whether FSDP2 shards the student; needs a launcher.
     """
 
     student_layers: int = 3
@@ -49,18 +59,23 @@ class StepSetting:
     length: int = 48
     precision: Precision = "fp32"
     optim: str = "adamw_torch_fused"
+    least_teacher_layers: int = 6
+    hidden: int = 384
+    compile: bool = False
+    shard: bool = False
 
     @property
     def teacher_layers(self) -> int:
         """Layers of the teacher."""
-        return max(6, self.student_layers)
+        return max(self.least_teacher_layers, self.student_layers)
 
 
 class StepMeter(TrainerCallback):
-    """Seconds and peak memory (bytes; None if unknown) of each optimizer step, without data loading."""
+    """Seconds, the process's CPU seconds and peak memory (bytes; None if unknown) of steps, without data loading."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
         self.peaks: list[int | None] = []
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
@@ -70,13 +85,14 @@ class StepMeter(TrainerCallback):
             torch.cuda.synchronize()
         elif PEAK_RESET.exists():
             PEAK_RESET.write_text("5")
-        self._start = time.perf_counter()
+        self._start, self._cpu_start = time.perf_counter(), time.process_time()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         """Stop it."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - self._start)
+        self.cpu_seconds.append(time.process_time() - self._cpu_start)
         self.peaks.append(_peak_bytes())
 
 
@@ -96,10 +112,11 @@ def measure(setting: StepSetting, rounds: int) -> dict[str, Any]:
     """Train for this number of rounds of all four kinds, after a warm-up.
 
     Returns:
-        Seconds, and peak memory in MB (10⁶ bytes) if known, for each kind and round.
+        Seconds, CPU seconds, and peak memory in MB (10⁶ bytes) if known, for each kind and round; the student's
+        parameters, and whether they are sharded; the scale of the loss in fp16, which is halved at each overflow.
     """
     set_seed(0)
-    sizes = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+    sizes = {"hidden_size": setting.hidden, "num_attention_heads": 12, "intermediate_size": 4 * setting.hidden}
     teacher = BertForSequenceClassification(
         BertConfig(num_hidden_layers=setting.teacher_layers, num_labels=3, **sizes)
     )
@@ -127,20 +144,27 @@ def measure(setting: StepSetting, rounds: int) -> dict[str, Any]:
             logging_strategy="no",
             report_to="none",
             disable_tqdm=True,
+            torch_compile=setting.compile,
+            **(SHARDED if setting.shard else {}),
         )
-        TakingTurns(
+        trainer = TakingTurns(
             student,
             args,
             teacher=teacher,
             train_dataset=data,
             data_collator=default_data_collator,
             callbacks=[meter],
-        ).train()
-    first = len(KINDS) * WARMUP_ROUNDS
+        )
+        trainer.train()
+    first, scaler = len(KINDS) * WARMUP_ROUNDS, trainer.accelerator.scaler
     return {
         "setting": dataclasses.asdict(setting),
-        "parameters": sum(parameter.numel() for parameter in student.parameters()),
+        "parameters": student.num_parameters(),
+        "non_embedding_parameters": student.num_parameters(exclude_embeddings=True),
+        "sharded": any(isinstance(parameter, DTensor) for parameter in student.parameters()),
+        "loss_scale": None if scaler is None else scaler.get_scale(),
         "seconds": {kind: meter.seconds[first + index :: len(KINDS)] for index, kind in enumerate(KINDS)},
+        "cpu_seconds": {kind: meter.cpu_seconds[first + index :: len(KINDS)] for index, kind in enumerate(KINDS)},
         "peak_mb": {
             kind: [peak / 1e6 for peak in meter.peaks[first + index :: len(KINDS)] if peak is not None]
             for index, kind in enumerate(KINDS)
@@ -187,7 +211,9 @@ def mean_step(measuring: float, fixed: float, interval: int) -> float:
     return (measuring + (interval - 1) * fixed) / interval
 
 
-def measure_alone(setting: StepSetting, rounds: int, launcher: Sequence[str] = ()) -> dict[str, Any]:
+def measure_alone(
+    setting: StepSetting, rounds: int, launcher: Sequence[str] = (), limit: float | None = None
+) -> dict[str, Any]:
     """`measure` in a separate process, for exact peak memory.
 
     By default glibc keeps freed blocks, so that a process's peak depends on its past; with a fixed threshold it
@@ -195,7 +221,12 @@ def measure_alone(setting: StepSetting, rounds: int, launcher: Sequence[str] = (
 
     Args:
         setting, rounds: as in `measure`.
-        launcher: command that starts several ranks. Without it: one process, with exact memory but wrong times.
+        launcher: command that starts several ranks. Without it: one process, with exact memory but, on the CPU, wrong
+            times.
+        limit: seconds that the process may take.
+
+    Raises:
+        subprocess.SubprocessError: it failed, or took longer.
     """
     with tempfile.TemporaryDirectory() as folder:
         figures = Path(folder) / "figures.json"
@@ -207,9 +238,12 @@ def measure_alone(setting: StepSetting, rounds: int, launcher: Sequence[str] = (
             f"--rounds={rounds}",
             f"--json={figures}",
         ]
-        environment = os.environ if launcher else {**os.environ, EXACT_MALLOC: "65536"}
+        environment = dict(os.environ)
+        if not launcher and not torch.cuda.is_available():
+            environment[EXACT_MALLOC] = "65536"
         root = Path(__file__).parents[1]
-        subprocess.run([*command, *options], env=environment, cwd=root, check=True, capture_output=True)
+        whole = [*command, *options]
+        subprocess.run(whole, env=environment, cwd=root, check=True, capture_output=True, text=True, timeout=limit)
         return json.loads(figures.read_text())
 
 
@@ -226,7 +260,8 @@ def main() -> None:
     """Measure in this process and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for field in dataclasses.fields(StepSetting):
-        parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
+        kind = string_to_bool if isinstance(field.default, bool) else type(field.default)
+        parser.add_argument(f"--{field.name}", type=kind, default=field.default)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--json", type=Path, required=True)
     options = vars(parser.parse_args())
