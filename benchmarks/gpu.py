@@ -1,8 +1,8 @@
 """Speed and memory on a GPU in less than 8 minutes: `scripts/gpu_check.sh` calls `python -m benchmarks.gpu`.
 
 Each case is a separate process that runs the four kinds of steps of `benchmarks.steps`. A case that fails, or for
-which no time is left, is reported with the reason. Model FLOPs utilisation is 6 · parameters without embeddings · tokens,
-per second of an ordinary cached step, over the fastest product of two square matrices in the same precision.
+which no time is left, is reported with the reason. Model FLOPs utilisation is 6 · parameters without embeddings ·
+tokens, per second of an ordinary cached step, over the fastest product of two square matrices in the same precision.
 """
 
 import argparse

@@ -24,12 +24,28 @@ from scipy.optimize import lsq_linear
 
 from benchmarks.steps import StepSetting, measure, measure_alone
 
-BASE = StepSetting()
-AXES: dict[str, list[Any]] = {
-    "student_layers": [2, 3, 4, 6, 12],
-    "batch": [8, 16, 32, 64, 128],
-    "length": [32, 48, 128, 256],
-}
+
+class Grid(NamedTuple):
+    """A setting, and the values of each axis along which it is varied."""
+
+    centre: StepSetting
+    axes: dict[str, list[Any]]
+
+    def settings(self) -> set[StepSetting]:
+        """All settings to measure."""
+        varied = {replace(self.centre, **{axis: value}) for axis, values in self.axes.items() for value in values}
+        return varied | {self.centre}
+
+
+SMALL = Grid(
+    StepSetting(),
+    {"student_layers": [2, 3, 4, 6, 12], "batch": [8, 16, 32, 64, 128], "length": [32, 48, 128, 256]},
+)
+BASE = Grid(
+    StepSetting(student_layers=6, precision="bf16", least_teacher_layers=12, hidden=768),
+    {"student_layers": [2, 3, 6, 12], "batch": [8, 16, 32], "length": [32, 48, 128]},
+)
+GRIDS = {"small": SMALL, "base": BASE}
 TWO_RANKS = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
 
 
@@ -46,24 +62,30 @@ class Cost(NamedTuple):
         return self.measuring / self.fixed
 
 
-def measure_grid(folder: Path, rounds: int) -> None:
-    """Measure one axis after the other, and write `grid.json`, `grid.md` and `grid.png`."""
+def measure_grid(folder: Path, rounds: int, size: str = "small", clock: str = "seconds") -> None:
+    """Measure one axis after the other, and write `grid.json`, `grid.md` and `grid.png`.
+
+    Args:
+        folder: for the files.
+        rounds: steps of each kind.
+        size: one of `GRIDS`. Two ranks are measured with `small` alone.
+        clock: `seconds`, or `cpu_seconds` on a machine that other processes use.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    settings = {BASE} | {replace(BASE, **{axis: value}) for axis, values in AXES.items() for value in values}
-    measured = {setting: cost_of(measure(setting, rounds)) for setting in settings}
+    grid = GRIDS[size]
+    measured = {setting: cost_of(measure(setting, rounds), clock) for setting in grid.settings()}
     (folder / "grid.json").write_text(json.dumps([_record(cost) for cost in measured.values()], indent=1) + "\n")
-    ranks = cost_of(measure_alone(BASE, rounds, TWO_RANKS))
+    ranks = cost_of(measure_alone(grid.centre, rounds, TWO_RANKS)) if size == "small" else None
     model = fit(measured.values())
-    text = tables(measured, ranks, model)
+    text = tables(grid, measured, ranks, model)
     (folder / "grid.md").write_text(text)
-    plot(measured, model, folder / "grid.png")
+    plot(grid, measured, model, folder / "grid.png")
     print(text)
 
 
-def cost_of(measured: dict[str, Any]) -> Cost:
+def cost_of(measured: dict[str, Any], clock: str = "seconds") -> Cost:
     """Medians of the result of `measure`."""
-    seconds = measured["seconds"]
-    medians = (statistics.median(seconds[kind]) for kind in ("online_fixed", "online_measuring"))
+    medians = (statistics.median(measured[clock][kind]) for kind in ("online_fixed", "online_measuring"))
     return Cost(StepSetting(**measured["setting"]), *medians)
 
 
@@ -97,25 +119,21 @@ def _units(setting: StepSetting, measures: bool) -> np.ndarray:
     return np.array([work, work * setting.length, 1.0, float(measures)])
 
 
-def tables(measured: Mapping[StepSetting, Cost], ranks: Cost, model: Model) -> str:
-    """Markdown: one table an axis, and the model's constants."""
+def tables(grid: Grid, measured: Mapping[StepSetting, Cost], ranks: Cost | None, model: Model) -> str:
+    """Markdown: one table an axis, one of two ranks if they were measured, and the model's constants."""
     lines = []
-    for axis, values in AXES.items():
-        lines += [
-            f"| {axis} | fixed step, s | measuring step, s | ratio | predicted | error |",
-            "|---|---|---|---|---|---|",
-        ]
-        for value in values:
-            cost = measured[replace(BASE, **{axis: value})]
-            lines.append(f"| {value} {_row(cost, model)}")
+    for axis, values in grid.axes.items():
+        costs = [measured[replace(grid.centre, **{axis: value})] for value in values]
+        lines += _head(axis) + [f"| {value} {_row(cost, model)}" for value, cost in zip(values, costs, strict=True)]
         lines.append("")
-    lines += _head("ranks")
-    lines += [f"| 1 {_row(measured[BASE], model)}", f"| 2, a core each {_row(ranks, model)}", ""]
+    if ranks is not None:
+        lines += _head("ranks")
+        lines += [f"| 1 {_row(measured[grid.centre], model)}", f"| 2, a core each {_row(ranks, model)}", ""]
     errors = [abs(model.ratio(cost.setting) / cost.ratio - 1) for cost in measured.values()]
     lines.append(
         f"α = {1e6 * model.alpha:.2f} µs a token and layer, β = {1e9 * model.beta:.1f} ns more for each token of the "
         f"example, p = {1e3 * model.step:.0f} ms, q = {1e3 * model.measuring:.0f} ms; largest error of the predicted "
-        f"ratio, without the two ranks: {max(errors):.1%}."
+        f"ratio, of one rank: {max(errors):.1%}."
     )
     return "\n".join(lines) + "\n"
 
@@ -134,11 +152,12 @@ def _record(cost: Cost) -> dict[str, Any]:
     return {**asdict(cost.setting), "fixed_s": cost.fixed, "measuring_s": cost.measuring}
 
 
-def plot(measured: Mapping[StepSetting, Cost], model: Model, file: Path) -> None:
+def plot(grid: Grid, measured: Mapping[StepSetting, Cost], model: Model, file: Path) -> None:
     """Measured and predicted ratio against each axis."""
-    figure, panels = plt.subplots(1, len(AXES), figsize=(4 * len(AXES), 3.2), sharey=True, layout="constrained")
-    for panel, (axis, values) in zip(panels, AXES.items(), strict=True):
-        settings = [replace(BASE, **{axis: value}) for value in values]
+    count = len(grid.axes)
+    figure, panels = plt.subplots(1, count, figsize=(4 * count, 3.2), sharey=True, layout="constrained")
+    for panel, (axis, values) in zip(panels, grid.axes.items(), strict=True):
+        settings = [replace(grid.centre, **{axis: value}) for value in values]
         panel.plot(values, [measured[setting].ratio for setting in settings], "o", label="measured")
         panel.plot(values, [model.ratio(setting) for setting in settings], "-", label="predicted")
         panel.set_xlabel(axis.replace("_", " "))

@@ -1,8 +1,8 @@
 """Measure the cost of adaptive λ on this machine: `python scripts/benchmark.py [--quick] [--json FILE]`.
 
 Without options: the four kinds of steps of `benchmarks.steps`, their ratios, and the extra memory of a measuring step.
-`--grid DIR` measures them for several student sizes, batches, lengths and ranks. `--against
-plain,grouped,textbrewer,torchdistill` trains on SST-2 with this package and with other trainers; `grouped` is `plain`
+`--grid DIR` measures them for several student sizes, batches, lengths and ranks; `--size base` with the width and
+layers of BERT-base. `--against plain,grouped,textbrewer,torchdistill` trains on SST-2 with this package and with other trainers; `grouped` is `plain`
 with our loader, in both precisions. docs/benchmarks/cost.md has the results.
 """
 
@@ -18,7 +18,7 @@ sys.path[0] = str(Path(__file__).parents[1])
 import torch
 
 from benchmarks.end_to_end import CONTENDERS, compare
-from benchmarks.grid import measure_grid
+from benchmarks.grid import GRIDS, measure_grid
 from benchmarks.steps import PEAK_RESET, StepSetting, measure, measure_alone, summary
 from hf_kd_lambda.trainer.config import DEFAULT_INTERVAL
 
@@ -43,6 +43,8 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--grid", type=Path, metavar="DIR", help="measure all axes, and write tables and a plot there")
+    parser.add_argument("--size", default="small", choices=GRIDS, help="with --grid: of the models")
+    parser.add_argument("--clock", default="seconds", choices=["seconds", "cpu_seconds"], help="with --grid")
     parser.add_argument("--against", help=f"comma-separated, of {', '.join(CONTENDERS)}")
     parser.add_argument("--data", default="nyu-mll/glue", help="with --against: GLUE, on the Hub or in a folder")
     parser.add_argument("--teacher", default="quickstart", help="with --against: encoder to fine-tune first")
@@ -54,7 +56,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     if args.grid:
-        measure_grid(args.grid, args.rounds)
+        measure_grid(args.grid, args.rounds, args.size, args.clock)
     elif args.against:
         compare(args.against.split(","), args.data, args.teacher, args.examples, args.epochs, args.seeds, args.output)
     else:

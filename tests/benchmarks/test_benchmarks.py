@@ -1,14 +1,13 @@
 """The benchmarks' own arithmetic, and one tiny run of each kind of step."""
 
 import json
-from dataclasses import replace
 from functools import partial
 
 import pytest
 from helpers.small_runs import config
 
 from benchmarks.end_to_end import Line, table
-from benchmarks.grid import AXES, BASE, Cost, Model, fit, tables
+from benchmarks.grid import BASE, SMALL, Cost, Model, cost_of, fit, tables
 from benchmarks.interval import SCHEDULES, WhileMoving, error, every, replay
 from benchmarks.steps import KINDS, StepSetting, mean_step, measure, summary
 
@@ -39,8 +38,13 @@ def test_a_step_that_always_measures_costs_what_it_costs():
     assert mean_step(3.0, 2.0, 1) == 3.0
 
 
+@pytest.fixture(params=[SMALL, BASE], ids=["small", "base"])
+def grid(request):
+    return request.param
+
+
 @pytest.fixture
-def costs():
+def costs(grid):
     """What a machine would measure whose steps cost exactly what the model says."""
     true = Model(alpha=2e-6, beta=3e-9, step=0.03, measuring=0.01)
 
@@ -49,8 +53,7 @@ def costs():
         fixed = work * (3 * setting.student_layers + setting.teacher_layers) + true.step
         return Cost(setting, fixed, fixed + 2 * setting.student_layers * work + true.measuring)
 
-    settings = {BASE} | {replace(BASE, **{axis: value}) for axis, values in AXES.items() for value in values}
-    return true, {setting: cost(setting) for setting in settings}
+    return true, {setting: cost(setting) for setting in grid.settings()}
 
 
 def test_the_cost_model_finds_the_constants_and_predicts_the_ratios(costs):
@@ -60,11 +63,21 @@ def test_the_cost_model_finds_the_constants_and_predicts_the_ratios(costs):
     assert all(found.ratio(cost.setting) == pytest.approx(cost.ratio) for cost in measured.values())
 
 
-def test_the_tables_have_a_row_for_each_setting(costs):
+@pytest.mark.parametrize("has_ranks", [True, False])
+def test_the_tables_have_a_row_for_each_setting(grid, costs, has_ranks):
     true, measured = costs
-    text = tables(measured, measured[BASE], true)
-    assert text.count("+0.0%") + text.count("-0.0%") == sum(map(len, AXES.values())) + 2
-    assert "largest error of the predicted ratio, without the two ranks: 0.0%" in text
+    text = tables(grid, measured, measured[grid.centre] if has_ranks else None, true)
+    assert text.count("+0.0%") + text.count("-0.0%") == sum(map(len, grid.axes.values())) + 2 * has_ranks
+    assert ("| 2, a core each" in text) == has_ranks
+    assert "largest error of the predicted ratio, of one rank: 0.0%" in text
+
+
+def test_a_cost_is_the_median_of_either_clock():
+    measured = {"setting": SMALL.centre.__dict__}
+    measured["seconds"] = {"online_fixed": [9.0, 1.0, 2.0], "online_measuring": [3.0, 3.0, 9.0]}
+    measured["cpu_seconds"] = {"online_fixed": [1.0] * 3, "online_measuring": [1.5] * 3}
+    assert cost_of(measured).ratio == 1.5
+    assert cost_of(measured, "cpu_seconds") == Cost(SMALL.centre, 1.0, 1.5)
 
 
 def test_the_table_compares_runs_of_the_same_seed_and_medians_over_seeds(tmp_path):
