@@ -1,9 +1,9 @@
 """Measure the cost of adaptive λ on this machine: `python scripts/benchmark.py [--quick] [--json FILE]`.
 
 Without options: the four kinds of steps of `benchmarks.steps`, their ratios, and the extra memory of a measuring step.
-`--grid DIR` measures them for several student sizes, batches, lengths and ranks; `--size base` with the width and
-layers of BERT-base. `--against plain,grouped,textbrewer,torchdistill` trains on SST-2 with this package and with other trainers; `grouped` is `plain`
-with our loader, in both precisions. docs/benchmarks/cost.md has the results.
+`--grid DIR` measures them for several student sizes, batches, lengths and ranks; with `--size base`, for the width and
+layers of BERT-base. `--against plain,grouped,textbrewer,torchdistill` trains on SST-2 with this package and with other
+trainers; `grouped` is `plain` with our loader, in both precisions. docs/benchmarks/cost.md has the results.
 """
 
 import argparse

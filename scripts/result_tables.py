@@ -3,11 +3,13 @@
 Rewrites README.md and the pages of docs/ between `<!-- table: NAME -->` and `<!-- end -->`.
 """
 
+import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from docs_tables import markdown_table
 
@@ -19,6 +21,10 @@ ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 AT_BOUND = 0.999  # of |log10 λ|, which `lambda_min` 0.1 and `lambda_max` 10 keep within 1
 TRANSFER_RULES = {"KD alone": "1, labels unused"}
+BASE_RULES = ("no KD", "fixed 0.5", "fixed 0.9", "evidence")
+BASE_TASKS = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B"}
+BASE_STUDENTS = {"minilm": "MiniLM, 6 layers", "3": "3 of its layers", "6": "6 of its layers"}
+BASE_FORMS = ("fp32", "bf16", "ONNX", "ONNX int8")
 RULE_NAMES = {"no KD": "no KD", "annealing": "annealing, `linear`"}
 
 
@@ -112,7 +118,73 @@ def transfer_table() -> str:
     return markdown_table(("training examples", "weight of the KD loss", *tasks), rows)
 
 
+def base_table() -> str:
+    """Scores of the students of a teacher of BERT-base's size, and the share of its score that `evidence` retains."""
+    runs = _runs("base")
+    head = ["task", "student", *map(_rule_name, BASE_RULES), "retained", "minutes of training", "seeds"]
+    rows = []
+    for task, title in BASE_TASKS.items():
+        teacher = [run.teacher_score for run in runs if run.task.startswith(task) and run.teacher_score is not None]
+        if teacher:
+            rows.append([title, "the teacher itself", *[f"{100 * teacher[0]:.2f}"] * len(BASE_RULES), "100 %", "", ""])
+        for student, name in BASE_STUDENTS.items():
+            group = Group(f"{task}_{student}", "clean")
+            if any(_runs_of(runs, group, rule) for rule in BASE_RULES):
+                rows.append([title, name, *_base_cells(runs, group, teacher[0])])
+    return markdown_table(head, rows) + _base_missing(runs)
+
+
+def _base_cells(runs: Sequence[Run], group: Group, teacher: float) -> list[str]:
+    by_rule = [_runs_of(runs, group, rule) for rule in BASE_RULES]
+    scores = [f"{merit.mean_points(found):.2f}" if found else "–" for found in by_rule]
+    evidence, every = by_rule[-1], [run for found in by_rule for run in found]
+    retained = f"{merit.mean_points(evidence) / teacher:.1f} %" if evidence else "–"
+    seeds = sorted({len(found) for found in by_rule})
+    return [
+        *scores,
+        retained,
+        f"{fmean(run.seconds for run in every) / 60:.1f}",
+        str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}",
+    ]
+
+
+def _base_missing(runs: Sequence[Run]) -> str:
+    """What has not been run with seed 0: the tasks and students, with the weights where only some are missing."""
+    missing = []
+    for task, title in BASE_TASKS.items():
+        for student, name in BASE_STUDENTS.items():
+            group = Group(f"{task}_{student}", "clean")
+            rules = [rule for rule in BASE_RULES if not _runs_of(runs, group, rule)]
+            if rules:
+                part = "" if len(rules) == len(BASE_RULES) else f" ({', '.join(rules)})"
+                missing.append(f"{title} {name}{part}")
+    return f"\nNot run yet: {'; '.join(missing)}.\n" if missing else ""
+
+
+def base_forms_table() -> str:
+    """Parameters, size and latency of the same models in each form, and what the cache saves of a training step."""
+    models = json.loads((ROOT / "benchmarks" / "base" / "forms.json").read_text(encoding="utf-8"))["models"]
+    head = ["model", "parameters, M", "MB", "MB in int8", *(f"{form}, ms" for form in BASE_FORMS)]
+    names = {"teacher": "teacher, 12 layers", **dict(reversed(BASE_STUDENTS.items()))}
+    rows = [[names[name], *_form_cells(models[name], models["teacher"])] for name in names]
+    return markdown_table([*head, "cached / online step"], rows)
+
+
+def _form_cells(model: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[str]:
+    forms = [model["forms"][form] for form in BASE_FORMS]
+    own, whole = model["step_cpu_seconds"], model["step_cpu_seconds"] + teacher["step_cpu_seconds"]
+    return [
+        f"{forms[0]['parameters'] / 1e6:.1f}",
+        f"{forms[0]['megabytes']:.0f}",
+        f"{forms[-1]['megabytes']:.0f}",
+        *(f"{form['latency_ms']:.1f} / {form['batch_latency_ms']:.0f}" for form in forms),
+        "" if model is teacher else f"{own / whole:.2f}",
+    ]
+
+
 TABLES = {
+    "base": base_table,
+    "base_forms": base_forms_table,
     "sst2": sst2_table,
     "regret": regret_table,
     "regret_facts": regret_facts_table,
