@@ -1,6 +1,9 @@
+import json
 import re
 import sys
 from pathlib import Path
+
+from helpers.compared_runs import made_up_run
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -35,3 +38,34 @@ def test_a_stale_table_is_found():
     stale = README.replace(row, row.replace("8", "9"))
     assert stale != README
     assert result_tables.with_tables(stale) == README
+
+
+def test_the_base_table_of_partial_results_names_what_is_missing(monkeypatch):
+    rules = {"evidence": [0.8], "no KD": [0.7, 0.72], "fixed 0.5": [0.6]}
+    runs = [
+        made_up_run(rule, seed, score, task="mrpc_3", regime="clean", seconds=120.0)
+        for rule, scores in rules.items()
+        for seed, score in enumerate(scores)
+    ]
+    monkeypatch.setattr(result_tables, "_runs", lambda comparison: runs)
+    _, _, teacher, student, empty, missing = result_tables.base_table().splitlines()
+    assert teacher == "| MRPC | the teacher itself | 90.00 | 90.00 | 90.00 | 90.00 | 100 % |  |  |"
+    assert student == "| MRPC | 3 of its layers | 71.00 | 60.00 | – | 80.00 | 88.9 % | 2.0 | 0 to 2 |"
+    assert empty == ""
+    assert missing.startswith("Not run yet: SST-2 MiniLM, 6 layers; SST-2 3 of its layers;")
+    assert "MRPC 3 of its layers (fixed 0.9)" in missing
+
+
+def test_the_forms_table_has_sizes_and_latencies(monkeypatch, tmp_path):
+    form = {"parameters": 2e6, "megabytes": 8.0, "latency_ms": 1.0, "batch_latency_ms": 20.0}
+    forms = dict.fromkeys(result_tables.BASE_FORMS, form) | {"ONNX int8": {**form, "megabytes": 2.0}}
+    models = {name: {"step_cpu_seconds": 1.0, "forms": forms} for name in ("6", "3", "minilm")}
+    models["teacher"] = {"step_cpu_seconds": 3.0, "forms": forms}
+    folder = tmp_path / "benchmarks" / "base"
+    folder.mkdir(parents=True)
+    (folder / "forms.json").write_text(json.dumps({"models": models}))
+    monkeypatch.setattr(result_tables, "ROOT", tmp_path)
+    rows = result_tables.base_forms_table().splitlines()[2:]
+    latencies = " | ".join(["1.0 / 20"] * 4)
+    assert rows[0] == f"| teacher, 12 layers | 2.0 | 8 | 2 | {latencies} |  |"
+    assert rows[1] == f"| 6 of its layers | 2.0 | 8 | 2 | {latencies} | 0.25 |"
