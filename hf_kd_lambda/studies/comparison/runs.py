@@ -31,6 +31,7 @@ from hf_kd_lambda.studies.comparison.plan import GLUE, Comparison
 from hf_kd_lambda.studies.comparison.regimes import LEARNED_BY_TEACHER, REGIMES, Supervision, clean
 from hf_kd_lambda.studies.comparison.run_results import Cell, Run
 from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 from hf_kd_lambda.utils.hardware import hardware
 from hf_kd_lambda.utils.versions import versions
 
@@ -110,13 +111,7 @@ class TaskRuns:
             ValueError: the score is not finite.
         """
         with tempfile.TemporaryDirectory() as folder:
-            config = dataclasses.replace(cast(Any, self.config(cell)), output_dir=folder)
-            supervising, train = self.supervision(cell)
-            set_seed(cell.seed)
-            student = self.job.load_student(supervising)
-            losses = config.kd_losses_for(self.job.data.num_labels).values()
-            teacher = copy.deepcopy(supervising) if any(loss.needs for loss in losses) else None  # it may get hooks
-            trainer = self.job.make_trainer(teacher, student, config, train, self.examples[1])
+            trainer = self.trainer(cell, folder)
             remembered = trainer.compute_metrics = RememberedMetrics(trainer.compute_metrics)
             curve = RunCurve()
             trainer.add_callback(curve)
@@ -141,6 +136,21 @@ class TaskRuns:
             examples=len(self.examples[1]),
             standard_error=remembered.standard_error(),
         )
+
+    def trainer(self, cell: Cell, folder: str) -> DistillationTrainer:
+        """The trainer of a cell, before its training.
+
+        Args:
+            cell: of this task.
+            folder: its `output_dir`.
+        """
+        config = dataclasses.replace(cast(Any, self.config(cell)), output_dir=folder)
+        supervising, train = self.supervision(cell)
+        set_seed(cell.seed)
+        student = self.job.load_student(supervising)
+        losses = config.kd_losses_for(self.job.data.num_labels).values()
+        teacher = copy.deepcopy(supervising) if any(loss.needs for loss in losses) else None  # it may get hooks
+        return self.job.make_trainer(teacher, student, config, train, self.examples[1])
 
     def config(self, cell: Cell) -> DistillationConfig:
         """How the student of a cell is trained."""
