@@ -14,6 +14,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from hf_kd_lambda.data.squad_json import is_squad, squad_rows
+
 Row = tuple[int, Mapping[str, Any]]
 
 
@@ -78,13 +80,32 @@ def _json_rows(path: str, separator: str) -> Iterator[Row]:
 
 
 def _json_file_rows(path: str, separator: str) -> Iterator[Row]:
-    """Objects of a json: of an array, by their place in it, or as those of a jsonl."""
-    if not next((line for line in _lines(path) if line.strip()), "").lstrip().startswith("["):
+    """Objects of a json: of an array, by their place in it; the questions of SQuAD's json; or as those of a jsonl."""
+    if next((line for line in _lines(path) if line.strip()), "").lstrip().startswith("["):
+        for number, item in enumerate(_parsed(1, "".join(_lines(path))), 1):
+            yield number, _object(number, item)
+    elif is_squad(file := _single_object(path)):
+        yield from _questions(file)
+    else:
         yield from _json_rows(path, separator)
-        return
-    array = _parsed(1, "".join(_lines(path)))
-    for number, item in enumerate(array, 1):
-        yield number, _object(number, item)
+
+
+def _single_object(path: str) -> Any:
+    """What a json file holds; None if it is not one valid value, as a jsonl is not."""
+    try:
+        return json.loads("".join(_lines(path)), object_pairs_hook=_without_duplicates)
+    except (RecursionError, ValueError):
+        return None
+
+
+def _questions(file: Mapping[str, Any]) -> Iterator[Row]:
+    """Rows of SQuAD's json, by the number of the question in the file."""
+    number = 0
+    try:
+        for number, row in enumerate(squad_rows(file), 1):
+            yield number, row
+    except ValueError as error:
+        raise RowError(number + 1, str(error)) from None
 
 
 def _parsed(number: int, text: str) -> Any:
@@ -123,7 +144,7 @@ READERS: dict[str, tuple[Callable[[str, str], Iterator[Row]], str]] = {
     ".csv": (_table_rows, "row {} (the header is row 1)"),
     ".tsv": (_table_rows, "row {} (the header is row 1)"),
     ".jsonl": (_json_rows, "line {}"),
-    ".json": (_json_file_rows, "line or item {}"),
+    ".json": (_json_file_rows, "line, item or question {}"),
     ".txt": (_text_rows, "line {}"),
     ".parquet": (_parquet_rows, "row {} (counted from 0)"),
 }

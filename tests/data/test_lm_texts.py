@@ -50,7 +50,7 @@ def test_another_column_and_fewer_texts(tmp_path):
         ({"task": "sst2"}, "task='sst2' is a classification"),
         (
             {"suffix": "json", "train": '{"text": 3}\n', "validation": '{"text": "a"}\n'},
-            "train_file=.*, line or item 1: column 'text' holds 3, which is no text",
+            "train_file=.*, line, item or question 1: column 'text' holds 3, which is no text",
         ),
     ],
 )

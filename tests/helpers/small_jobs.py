@@ -178,7 +178,7 @@ def job(settings: dict[str, object]) -> DistillationJob:
 
 
 def write_questions(folder: Path, unanswerable: bool = False) -> dict[str, str]:
-    """Contexts with a verdict, which is the answer; without one, the question is unanswerable."""
+    """Contexts with a verdict, which is the answer; without one, the question is unanswerable. Not all as rows."""
     rows = []
     for noun, word, very in product(("film", "xylophone"), VERDICTS, (False, True)):
         answer = f"{'very ' * very}{word}"
@@ -190,10 +190,23 @@ def write_questions(folder: Path, unanswerable: bool = False) -> dict[str, str]:
         rows += [{"context": context, "question": "good or bad?", "answers": {"text": [], "answer_start": []}}] * 8
     files = {}
     for split, copies in (("train", 2), ("validation", 1), ("test", 1)):
-        path = folder / f"{split}.jsonl"
-        path.write_text("\n".join(json.dumps(row) for row in rows * copies))
+        path = folder / f"{split}.json{'l' * (split == 'test')}"
+        lines = "\n".join(json.dumps(row) for row in rows * copies)
+        path.write_text(lines if split == "test" else json.dumps(_as_squad(rows * copies)))
         files[f"{split}_file"] = str(path)
     return files
+
+
+def _as_squad(rows: list[dict]) -> dict[str, object]:
+    """Rows as SQuAD 2.0 was published."""
+    paragraphs = []
+    for row in rows:
+        answers = [
+            dict(zip(row["answers"], values, strict=True)) for values in zip(*row["answers"].values(), strict=True)
+        ]
+        question = {"question": row["question"], "answers": answers, "is_impossible": not answers}
+        paragraphs.append({"context": row["context"], "qas": [question]})
+    return {"version": "v2.0", "data": [{"title": "films", "paragraphs": paragraphs}]}
 
 
 def question_settings(folder: Path, unanswerable: bool = False, **changed: object) -> dict[str, object]:
