@@ -198,6 +198,8 @@ class DataArguments:
         names = self.label_columns
         if names is not None and (len(names) < 2 or len(set(names)) < len(names)):
             raise ValueError(f"label_columns={names}: name two columns or more, each once.")
+        if names is not None and self.label_column != "label":
+            raise ValueError(f"label_column={self.label_column!r} and label_columns={names}: give one of them.")
         if not self.label_separator:
             raise ValueError("label_separator='' separates nothing: give a character, such as ';'.")
 

@@ -15,6 +15,7 @@ from hf_kd_lambda.data.soft_labels import SHARES_TOLERANCE
 from hf_kd_lambda.data.sources import Column, Source
 from hf_kd_lambda.losses.functional import IGNORED
 
+_SEPARATORS = ",;|"
 _BY_NAME = Classes([], are_integers=True)
 """Has no name in common with a dataset, so that `labels_of` gives the names of its labels in place of indices."""
 
@@ -48,17 +49,14 @@ def encode_label_lists(sources: Mapping[str, Source], args: DataArguments) -> La
     encode: Callable[[list[Any]], list[Any]]
     label_columns = columns_of_labels(args)
     labelled = {name: source for name, source in sources.items() if label_columns[0].uniform in source.rows.features}
-    raw = {
-        name: _lists(source, label_columns, args.label_separator, may_miss=name == "train")
-        for name, source in labelled.items()
-    }
+    raw = {name: _lists(source, label_columns, args, may_miss=name == "train") for name, source in labelled.items()}
     if args.problem_type == SOFT_LABELS:
-        names = args.label_columns or _numbered(raw)
+        names = args.label_columns or _numbered(labelled, raw)
         encode, kind = partial(_shares, classes=len(names)), Value("float32")
     elif args.label_columns is not None:
         names, encode, kind = args.label_columns, _present_or_absent, Value("int64")
     else:
-        classes = _classes(labelled, raw)
+        classes = _classes(labelled, raw, args.label_separator)
         names, encode, kind = classes.names, partial(_members, classes=classes), Value("int64")
     splits = {name: source.rows for name, source in sources.items()}
     for name, source in labelled.items():
@@ -68,25 +66,28 @@ def encode_label_lists(sources: Mapping[str, Source], args: DataArguments) -> La
     return LabelLists(splits, list(names))
 
 
-def _named(source: Source, index: int, encode: Callable[[Any], list[Any]], row: list[Any]) -> list[Any]:
+def _named(source: Source, index: int, encode: Callable[[Any], list[Any]], row: Any) -> list[Any]:
     try:
         return encode(row)
     except ValueError as error:
         raise ValueError(f"{source.where(index)}: labels {reprlib.repr(row)}: {error}") from None
 
 
-def _lists(source: Source, columns: list[Column], separator: str, may_miss: bool) -> list[list[Any] | None]:
+def _lists(source: Source, columns: list[Column], args: DataArguments, may_miss: bool) -> list[list[Any] | None]:
     """The labels of each row as a list; None where there is none.
 
     Raises:
-        ValueError: there is none in a split for evaluation.
+        ValueError: there is none in a split for evaluation; a value is no list of labels.
     """
     if len(columns) > 1:
         values = zip(*(source.rows[column.uniform][:] for column in columns), strict=True)
         lists = [None if all(map(is_unknown, row)) else list(row) for row in values]
     else:
-        of_names = labels_of(source, _BY_NAME)
-        lists = [None if is_missing(value) else _parsed(value, separator) for value in of_names]
+        parse = partial(_parsed, separator=args.label_separator, are_shares=args.problem_type == SOFT_LABELS)
+        lists = [
+            None if is_missing(value) else _named(source, index, parse, value)
+            for index, value in enumerate(labels_of(source, _BY_NAME))
+        ]
     if None in lists and not may_miss:
         raise ValueError(
             f"{source.where(lists.index(None))}: there is no label, which evaluation needs. A text to which no label "
@@ -95,15 +96,35 @@ def _lists(source: Source, columns: list[Column], separator: str, may_miss: bool
     return lists
 
 
-def _parsed(value: Any, separator: str) -> list[Any]:
-    if not isinstance(value, str):
-        return value if isinstance(value, list) else [value]
-    if not value.strip().startswith("["):
-        return [part.strip() for part in value.split(separator)]
+def _parsed(value: Any, separator: str, are_shares: bool) -> list[Any]:
+    labels = _split(value, separator) if isinstance(value, str) else value if isinstance(value, list) else [value]
+    if not are_shares:
+        _check_members(labels)
+    return labels
+
+
+def _split(cell: str, separator: str) -> list[Any]:
+    if not cell.strip().startswith("["):
+        return [part.strip() for part in cell.split(separator)]
     try:
-        return list(ast.literal_eval(value.strip()))
-    except (SyntaxError, TypeError, ValueError):
-        return [value]  # which is then refused, or a name
+        return list(ast.literal_eval(cell.strip()))
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
+        raise ValueError("it is no list such as ['a', 'b'].") from None
+
+
+def _check_members(labels: list[Any]) -> None:
+    """Refuse what is no list of names, or of indices."""
+    for label in labels:
+        if not isinstance(label, str | int):
+            raise ValueError(f"{reprlib.repr(label)} is neither a name nor an integer.")
+        if label == "":
+            raise ValueError("one of them is empty: remove the separator before or after it.")
+    indices = [label for label in labels if isinstance(label, int)]
+    if len(set(indices)) < len(indices):
+        raise ValueError(
+            "an index is there twice: list the index of each label that applies, or give a column of 1 and 0 for each "
+            "label (label_columns)."
+        )
 
 
 def _present_or_absent(row: list[Any]) -> list[int]:
@@ -121,21 +142,40 @@ def _members(row: list[Any], classes: Classes) -> list[int]:
     return [int(index in indices) for index in range(len(classes.names))]
 
 
-def _classes(labelled: Mapping[str, Source], raw: Mapping[str, list[Any]]) -> Classes:
+def _classes(labelled: Mapping[str, Source], raw: Mapping[str, list[Any]], separator: str) -> Classes:
     """The classes of the first split that names any: train, unless none of its texts has a label."""
     for name, source in labelled.items():
         if found := [label for row in raw[name] for label in row or ()]:
             feature = source.rows.features["label"]
+            if not isinstance(feature, List):
+                _check_separator(source, raw[name], separator)
             classes = find_classes(found, feature.feature if isinstance(feature, List) else feature)
-            if classes is None:
-                raise ValueError(f"{source.name}: labels are numbers such as {found[0]!r}, not names or integers.")
+            assert classes is not None, "no label is a float"
             return classes
     raise ValueError("no example has a label: training needs none, but evaluation does: set validation_file.")
 
 
-def _numbered(raw: Mapping[str, list[Any]]) -> list[str]:
-    given = [row for rows in raw.values() for row in rows if row is not None]
-    return [str(index) for index in range(len(given[0]))] if given else []
+def _check_separator(source: Source, rows: list[list[Any] | None], separator: str) -> None:
+    """Refuse cells with another separator: none of them has several labels, and one has such a character."""
+    if any(row is not None and len(row) > 1 for row in rows):
+        return
+    for index, row in enumerate(rows):
+        if mark := next((mark for mark in _SEPARATORS for label in row or () if mark in str(label)), None):
+            raise ValueError(
+                f"{source.where(index)}: labels {row[0] if row else None!r}: with label_separator={separator!r}, no "
+                f"text has several labels: set label_separator to {mark!r}, or write lists such as ['a', 'b']."
+            )
+
+
+def _numbered(labelled: Mapping[str, Source], raw: Mapping[str, list[Any]]) -> list[str]:
+    """Names of as many classes as the first soft label has shares."""
+    for name, source in labelled.items():
+        for index, row in enumerate(raw[name]):
+            if row is not None and len(row) < 2:
+                raise ValueError(f"{source.where(index)}: labels {row}: give the shares of two classes or more.")
+            if row is not None:
+                return [str(number) for number in range(len(row))]
+    return []
 
 
 def _shares(row: list[Any], classes: int) -> list[float]:
@@ -145,6 +185,8 @@ def _shares(row: list[Any], classes: int) -> list[float]:
         raise ValueError("a share is no number.") from None
     if len(shares) != classes:
         raise ValueError(f"there are {len(shares)} shares of {classes} classes.")
-    if not all(share >= 0 for share in shares) or not abs(sum(shares) - 1) <= SHARES_TOLERANCE:
-        raise ValueError(f"shares must be at least 0 and sum to 1, not to {sum(shares):.4g}.")
+    if negative := next((share for share in shares if share < 0), None):
+        raise ValueError(f"the share {negative:.4g} is negative.")
+    if not abs(sum(shares) - 1) <= SHARES_TOLERANCE:
+        raise ValueError(f"shares must sum to 1, not to {sum(shares):.4g}.")
     return [share / sum(shares) for share in shares]

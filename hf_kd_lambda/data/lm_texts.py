@@ -77,7 +77,8 @@ def _examples(source: Source, name: str, layouts: Sequence[Sequence[Column]]) ->
         if column.feature is None:
             check_values(source, column, is_text, "text")
         else:
-            check_values(source, column, _is_conversation, "list of messages with role, content and an assistant's")
+            check_values(source, column, _are_messages, "list of messages with role and content")
+            check_values(source, column, _has_answer, "conversation in which the role assistant says something")
     learned = columns[-1].uniform
     split = source.rows.select_columns([column.uniform for column in columns])
     split = split.filter(_has_words, input_columns=learned)
@@ -88,10 +89,12 @@ def _examples(source: Source, name: str, layouts: Sequence[Sequence[Column]]) ->
     return split
 
 
-def _is_conversation(value: object) -> bool:
-    if not isinstance(value, list) or not all(map(_is_message, value)):
-        return False
-    return any(message["role"] == ASSISTANT and message["content"].strip() for message in value)
+def _are_messages(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_message, value))
+
+
+def _has_answer(messages: Any) -> bool:
+    return any(message["role"] == ASSISTANT and message["content"].strip() for message in messages)
 
 
 def _is_message(value: object) -> bool:

@@ -78,14 +78,25 @@ def load_splits(
 def _chosen(
     layouts: Sequence[Sequence[Column]], args: DataArguments, stored: Mapping[str, Dataset]
 ) -> Sequence[Column]:
-    """The first layout that the training examples have; without any, the first of all, whose columns are missed."""
+    """The first layout that the training examples have; the first of all where their columns are not known yet.
+
+    Raises:
+        ValueError: they have none.
+    """
     if len(layouts) == 1:
         return layouts[0]
     if args.train_file is not None:
-        found = columns_of_file(args.train_file, args.delimiter)
+        source, found = f"train_file={args.train_file!r}", columns_of_file(args.train_file, args.delimiter)
     else:
-        found = stored["train"].column_names if "train" in stored else ()
-    return next((columns for columns in layouts if {column.name for column in columns} <= set(found)), layouts[0])
+        source, found = "the train split", stored["train"].column_names if "train" in stored else ()
+    chosen = next((columns for columns in layouts if {column.name for column in columns} <= set(found)), None)
+    if chosen is None and found:
+        ways = "; ".join(" and ".join(column.name for column in columns) for columns in layouts)
+        raise ValueError(
+            f"{source} has the columns {', '.join(found)}, and needs those of one of these layouts: {ways}. Rename "
+            "them, or set text_column (and text_pair_column for a completion)."
+        )
+    return chosen or layouts[0]
 
 
 def _unlabelled(

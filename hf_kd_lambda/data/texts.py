@@ -70,11 +70,11 @@ def load_task_data(args: DataArguments, seed: int) -> TaskData:
     labels = columns_of_labels(args)
     data = {"quickstart": bundled.load_tweets}
     sources = load_splits(args, [*texts, *labels], _FORMATS, data, (*_FORMATS, ".txt"))
-    if TRANSFER_SET in sources:
-        sources[TRANSFER_SET] = _without_blank_lines(sources[TRANSFER_SET])
     for source in sources.values():
         for column in texts:
             check_values(source, column, is_text, "text")
+    if TRANSFER_SET in sources:
+        sources[TRANSFER_SET] = _without_blank_lines(sources[TRANSFER_SET])
     if args.problem_type is not None:
         return _with_label_lists(sources, args, seed)
     for name, source in sources.items():
@@ -116,17 +116,18 @@ def glue_task(task: str | None) -> GlueTask | None:
 
 def _without_blank_lines(source: Source) -> Source:
     """Unlabelled texts but those without a word, such as the last line of a txt."""
-    rows = source.rows.filter(lambda text: text is None or bool(text.strip()), input_columns="text")
+    rows = source.rows.filter(lambda text: bool(text.strip()), input_columns="text")
     if len(rows) == 0:
         raise ValueError(f"{source.name} has no text.")
     return source._replace(rows=rows)
 
 
 def _check_label(name: str, source: Source, label: Column) -> None:
+    kind = "label; a list of labels or shares needs problem_type"
     if name == "train":
-        check_values(source, label, lambda value: is_missing(value) or _is_label(value), "label")
+        check_values(source, label, lambda value: is_missing(value) or _is_label(value), kind)
     elif name != TRANSFER_SET:
-        check_values(source, label, _is_label, "label")
+        check_values(source, label, _is_label, kind)
 
 
 def _warn_of_whole_numbers(train: Source | None, labels: list[Any]) -> None:

@@ -106,7 +106,13 @@ def test_texts_with_the_rarest_label_are_held_out_too(tmp_path):
             "line 4: column 'label' holds .*several types",
         ),
         ("text,a,b\nt,1,2\n", {"label_columns": ["a", "b"]}, r"row 2 .*: labels \[1, 2\]: 2 is neither 1 nor 0"),
-        ([{"text": "a", "label": [0.5]}], {}, "labels are numbers such as 0.5"),
+        ([{"text": "a", "label": [0.5]}], {}, r"line 1: labels \[0.5\]: 0.5 is neither a name nor an integer"),
+        ([{"text": "a", "label": [["joy"]]}], {}, r"line 1: labels .*\['joy'\] is neither a name nor an integer"),
+        ([*ROWS, {"text": "a", "label": ["joy", None]}], {}, "line 4: labels .* None is neither a name nor"),
+        ([{"text": "a", "label": [1, 0, 1]}], {}, "line 1: .* an index is there twice: .*label_columns"),
+        ('text,label\nt,"joy,"\nt,fear\n', {}, r"row 2 .*: labels 'joy,': one of them is empty"),
+        ("text,label\nt,joy\nt,['joy'\n", {}, r"row 3 .*: it is no list such as \['a', 'b'\]"),
+        ("text,label\nt,joy\nt,joy;fear\n", {}, "row 3 .*no text has several labels: set label_separator to ';'"),
         ([{"text": "a", "label": None}], {}, "line 1: there is no label, which evaluation needs.*the list"),
     ],
 )
@@ -148,8 +154,8 @@ def test_rounded_shares_are_scaled_to_one(tmp_path):
 @pytest.mark.parametrize(
     ("shares", "message"),
     [
-        ([0.5, 0.4], r"line 2: labels \[0.5, 0.4\]: shares must be at least 0 and sum to 1, not to 0.9"),
-        ([1.5, -0.5], "line 2: .*at least 0"),
+        ([0.5, 0.4], r"line 2: labels \[0.5, 0.4\]: shares must sum to 1, not to 0.9"),
+        ([1.5, -0.5], "line 2: .*the share -0.5 is negative"),
         ([0.5, 0.25, 0.25], "line 2: .*there are 3 shares of 2 classes"),
         ([0.5, None], "line 2: .*a share is no number"),
     ],
@@ -158,6 +164,16 @@ def test_what_is_no_distribution_is_named_by_file_and_row(tmp_path, shares, mess
     rows = [{"text": "a", "label": [0.5, 0.5]}, {"text": "b", "label": shares}]
     with pytest.raises(ValueError, match=f"train_file='.*{message}"):
         load(tmp_path, "a.jsonl", rows, SOFT)
+
+
+def test_a_single_share_is_no_soft_label(tmp_path):
+    with pytest.raises(ValueError, match=r"line 1: labels \[1.0\]: give the shares of two classes or more"):
+        load(tmp_path, "a.jsonl", [{"text": "a", "label": [1.0]}], SOFT)
+
+
+def test_names_with_other_separators_pass_where_some_texts_have_several(tmp_path):
+    content = 'text,label\nt0,"hot; cold|food, drinks"\nt1,"food, drinks"\n'
+    assert load(tmp_path, "a.csv", content, label_separator="|").label_names == ["food, drinks", "hot; cold"]
 
 
 # --- settings
@@ -174,6 +190,10 @@ def test_what_is_no_distribution_is_named_by_file_and_row(tmp_path, shares, mess
         ({"problem_type": SOFT, "task": "sst2"}, "problem_type='soft_labels' is for text-classification of own data"),
         ({"problem_type": MULTI, "problem": "token-classification"}, "is for text-classification"),
         ({"problem_type": MULTI, "label_columns": ["a", "a"]}, "name two columns or more, each once"),
+        (
+            {"problem_type": MULTI, "label_columns": ["a", "b"], "label_column": "c"},
+            "label_column='c' and label_columns=.*give one of them",
+        ),
         ({"problem_type": MULTI, "label_separator": ""}, "label_separator='' separates nothing"),
     ],
 )

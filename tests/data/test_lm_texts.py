@@ -121,14 +121,18 @@ def test_prompts_and_completions_by_other_names(tmp_path):
         ([PAIRS[0], {"prompt": "a"}], "line 2: column 'completion' holds None, which is no text"),
         ([{"prompt": "a", "completion": " "}], "the train split has no text"),
         ([CHATS[0], {"messages": None}], "line 2: column 'messages' holds None, which is no list of messages"),
-        ([CHATS[0], {"messages": []}], r"line 2: column 'messages' holds \[\], which is no list of messages"),
-        ([CHATS[0], {"messages": CHATS[0]["messages"][:1]}], "line 2: .* with role, content and an assistant's"),
-        ([{"messages": [{"role": "assistant", "content": " "}]}], "line 1: .* which is no list of messages"),
+        ([CHATS[0], {"messages": []}], r"line 2: column 'messages' holds \[\], which is no conversation in which"),
+        (
+            [CHATS[0], {"messages": CHATS[0]["messages"][:1]}],
+            "line 2: .* which is no conversation in",
+        ),
+        ([{"messages": [{"role": "assistant", "content": " "}]}], "line 1: .* which is no conversation in which"),
         ([{"messages": [{"role": "assistant"}]}], "line 1: .* which is no object with role and content"),
         ([{"messages": [{"role": "assistant", "content": ["a"]}]}], "line 1: .*which is no text"),
         ([{"messages": "hello"}], "line 1: column 'messages' holds 'hello', which is no list"),
         ([{"prompt": CHATS[0]["messages"], "completion": "a"}], "line 1: column 'prompt' holds .* which is no text"),
-        ([{"question": "a"}], "has no column 'text', only question: set text_column"),
+        ([{"question": "a"}], "the columns question, and needs .* layouts: text; prompt and completion; messages"),
+        ([{"prompt": "a"}], "the columns prompt, and needs those of one of these layouts: text; prompt and"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, rows, message):
