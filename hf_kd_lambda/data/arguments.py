@@ -1,10 +1,23 @@
 """Which examples a job reads. The `help` of a field is the only place where it is documented."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 
 SOFT_LABELS = "soft_labels"
+_TEXTS, _TOKENS, _IMAGES = "text-classification", "token-classification", "image-classification"
+_QUESTIONS, _LANGUAGE = "question-answering", "text-generation"
+_PROBLEMS = (_TEXTS, _TOKENS, _IMAGES, _QUESTIONS, _LANGUAGE)
+_READ_BY = {
+    "text_column": (_TEXTS, _TOKENS, _QUESTIONS, _LANGUAGE),
+    "text_pair_column": (_TEXTS, _QUESTIONS, _LANGUAGE),
+    "image_column": (_IMAGES,),
+    "augment": (_IMAGES,),
+    "label_column": (_TEXTS, _TOKENS, _IMAGES, _QUESTIONS),
+    "label_separator": (_TEXTS,),
+    "doc_stride": (_QUESTIONS,),
+}
+"""The problems that read a setting, of those that not all read."""
 
 
 @dataclass
@@ -173,14 +186,21 @@ class DataArguments:
             self.delimiter = "\t"
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
             raise ValueError(f"delimiter={self.delimiter!r} must be one character, such as ';' or '\\t'.")
-        if self.doc_stride is not None and self.problem != "question-answering":
-            raise ValueError(
-                f"doc_stride={self.doc_stride} is for question-answering, not {self.problem}: leave it out."
-            )
+        self._check_of_problem()
         for name in ("max_length", "doc_stride", "max_train_samples", "max_eval_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1.")
+
+    def _check_of_problem(self) -> None:
+        """Refuse settings that other problems read; whether the problem is known is checked later."""
+        defaults = {field.name: field.default for field in fields(DataArguments)}
+        for name, problems in _READ_BY.items():
+            value = getattr(self, name)
+            if value != defaults[name] and self.problem in _PROBLEMS and self.problem not in problems:
+                raise ValueError(
+                    f"{name}={value!r} is for {' and '.join(problems)}, not {self.problem}: leave it out."
+                )
 
     def _check_labels(self) -> None:
         """Refuse settings of lists of labels where there are none."""

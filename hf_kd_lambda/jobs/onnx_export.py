@@ -1,6 +1,7 @@
 """The command `export`: a student as ONNX files, in fp32 and in int8, for runtimes without PyTorch."""
 
 import argparse
+import copy
 import dataclasses
 import json
 import os
@@ -126,7 +127,7 @@ def measure_forms(folder: Path, data_args: DataArguments | None) -> tuple[str | 
     if data_args is None:
         model, processor = _load(folder)
         single, batch = (_example(model, processor, TRACED[1:] * size) for size in (1, BATCH))
-        models = {name: _as_form(name, _load(folder)[0], folder) for name in FORMS}
+        models = {name: _as_form(name, copy.deepcopy(model), folder) for name in FORMS}
         reports = [measure_model(name, form, {}, single) for name, form in models.items()]
         return None, [_with_file(r, folder, latency_ms(models[r.name], batch)) for r in reports]
     check_known(data_args.problem, TASKS, "problem")
@@ -136,9 +137,10 @@ def measure_forms(folder: Path, data_args: DataArguments | None) -> tuple[str | 
         data = problem.load_data(dataclasses.replace(data_args, max_train_samples=1), args.seed)
         processor = problem.load_processor(str(folder))
         split = problem.encode(data, data_args, processor, None)[data.report_split]
+        loaded = problem.load_model(str(folder), data)
         reports, predictions = [], []
         for name in FORMS:
-            model = _as_form(name, problem.load_model(str(folder), data), folder)
+            model = _as_form(name, copy.deepcopy(loaded), folder)
             report, found = evaluate_model(name, model, split, args, problem, data, processor)
             predictions.append(found)
             report.metrics["agreement_with_fp32"] = teacher_agreement(found, predictions[0])

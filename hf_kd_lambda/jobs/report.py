@@ -32,6 +32,8 @@ from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
 from hf_kd_lambda.utils.versions import versions
 
 RESULTS = "results.json"
+_READING = ("problem", "problem_type", "task", "text_column", "text_pair_column", "label_column", "label_columns")
+_READING += ("label_separator", "image_column", "delimiter", "max_length", "doc_stride")
 
 
 def write_job_report(
@@ -91,15 +93,17 @@ def next_steps(folder: Path, data: DataArguments) -> str:
         data: as given; settings that tell how to read examples are repeated.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(DataArguments)}
-    reading = ("problem", "task", "text_column", "text_pair_column", "label_column", "image_column", "delimiter")
-    changed = [name for name in (*reading, "max_length") if getattr(data, name) != defaults[name]]
-    options = [word for name in changed for word in (f"--{name}", str(getattr(data, name)))]
+    changed = {name: getattr(data, name) for name in _READING if getattr(data, name) != defaults[name]}
+    options = [
+        word
+        for name, value in changed.items()
+        for word in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
+    ]
     commands = {
         shlex.join(["evaluate", str(folder), "NEW_EXAMPLES", *options]): "evaluate it on other examples",
         shlex.join(["push", str(folder), f"YOUR_NAME/{folder.resolve().name}"]): "push it to the Hub",
+        shlex.join(["export", str(folder)]): "export it to ONNX",
     }
-    if data.problem == "text-classification":
-        commands[shlex.join(["export", str(folder)])] = "export it to ONNX"
     return "\n".join(f"  # {what}\n  hf-kd-lambda {command}" for command, what in commands.items())
 
 

@@ -1,6 +1,17 @@
-"""The padding token of tokenizer and model."""
+"""The padding token of tokenizer and model, and whether a model reads padding."""
 
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_kd_lambda.models.loaded_forms import HALF_DTYPES, is_quantised
+from hf_kd_lambda.models.protocol import as_model_output, model_device
+
+_TOLERANCE = 1e-3  # of logits, relative to the largest above 1: far above rounding in float32
+_ROUGH_TOLERANCE = 0.1  # of a model in half precision or quantised
 
 
 def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -38,3 +49,50 @@ def align_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
         )
     if config.pad_token_id != pad and not model.config.is_encoder_decoder:
         config.pad_token_id = pad
+
+
+class ModelBatch(NamedTuple):
+    """A batch as a model gets it."""
+
+    inputs: Mapping[str, Tensor]
+    mask: Tensor | None
+    """`[examples, length]`, 0 for padding; None where nothing tells."""
+
+
+@torch.no_grad()
+def padding_difference(model: nn.Module, who: str, alone: Sequence[ModelBatch], padded: ModelBatch) -> float:
+    """How far padding changes a model's logits, in evaluation mode; 0 if by no more than rounding.
+
+    Args:
+        model: of any task.
+        who: teacher or student, for messages.
+        alone: batches of one example.
+        padded: one batch of all these examples.
+
+    Raises:
+        ValueError: the model returns no logits.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        expected = [_logits(model, who, batch)[0] for batch in alone]
+        found = _logits(model, who, padded)
+    finally:
+        model.train(was_training)
+    weight = next(model.parameters(), torch.zeros(()))
+    tolerance = _ROUGH_TOLERANCE if weight.dtype in HALF_DTYPES or is_quantised(model) else _TOLERANCE
+    largest = 0.0
+    for one, together in zip(expected, found, strict=True):
+        scale = max(1.0, one.nan_to_num(0, 0, 0).abs().max().item())
+        if not torch.allclose(together, one, rtol=0, atol=tolerance * scale, equal_nan=True):
+            largest = max(largest, (one - together).abs().nan_to_num().max().item())
+    return largest
+
+
+def _logits(model: nn.Module, who: str, batch: ModelBatch) -> list[Tensor]:
+    """The logits of each example, of tokens those that are no padding."""
+    inputs = {name: value.to(model_device(model)) for name, value in batch.inputs.items()}
+    logits = as_model_output(model(**inputs), model, who).logits.float().cpu()
+    if logits.dim() < 3 or batch.mask is None:
+        return list(logits)
+    return [row[mask.bool()] for row, mask in zip(logits, batch.mask.cpu(), strict=True)]

@@ -18,12 +18,7 @@ from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.models.from_scratch import model_from_scratch, with_tokens
 from hf_kd_lambda.models.labels import load_classifier
-from hf_kd_lambda.models.loaded_forms import HALF_DTYPES
-from hf_kd_lambda.models.padding import ensure_pad_token
-from hf_kd_lambda.models.protocol import as_model_output
-
-PADDING_TOLERANCE = 1e-3  # of logits, relative to the largest above 1: far above rounding in float32
-HALF_TOLERANCE = 0.1  # of a model in half precision
+from hf_kd_lambda.models.padding import ModelBatch, ensure_pad_token, padding_difference
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 Metrics = Callable[[EvalPrediction], dict[str, float]]
@@ -153,7 +148,6 @@ class Task(ABC):
     def collator(self, student: Any, teacher: Any | None) -> Collator:
         """What makes a batch of encoded examples; processors as for `encode`."""
 
-    @torch.no_grad()
     def check_inputs(self, who: str, model: PreTrainedModel, processor: Any, examples: Dataset) -> None:
         """Put the longest example through a model, alone and in a batch with the shortest one.
 
@@ -171,27 +165,20 @@ class Task(ABC):
         rows = sorted(ends, key=lengths.__getitem__, reverse=True)
         collate = self.collator(processor, None)
         batches = [collate([examples[row]]) for row in rows]
-        was_training = model.training
-        model.eval()
+        padded = collate([examples[row] for row in rows])
         try:
-            alone = [_logits_of_rows(who, model, batch)[0] for batch in batches]
-            padded = collate([examples[row] for row in rows])
-            together = _logits_of_rows(who, model, padded) if len(rows) > 1 else alone
+            difference = padding_difference(
+                model, who, [_of_model(model, batch) for batch in batches], _of_model(model, padded)
+            )
         except (IndexError, RuntimeError, ValueError) as error:
             raise ValueError(f"{who}: {self.unreadable(who, model, batches[0])} ({error}).") from None
-        finally:
-            model.train(was_training)
-        for expected, found in zip(alone, together, strict=True):
-            tolerance = HALF_TOLERANCE if model.dtype in HALF_DTYPES else PADDING_TOLERANCE
-            scale = max(1.0, expected.nan_to_num(0, 0, 0).abs().max().item())
-            if not torch.allclose(found, expected, rtol=0, atol=tolerance * scale, equal_nan=True):
-                difference = (expected - found).abs().nan_to_num().max().item()
-                raise ValueError(
-                    f"{who}: a {type(model).__name__} gives an example other logits in a padded batch than alone (by "
-                    f"{difference:.2g}), so that it reads the padding: set pad_token_id={processor.pad_token_id} in "
-                    f"its config.json, now {model.config.get_text_config().pad_token_id}, and padding_side='right' in "
-                    f"its tokenizer_config.json, now {processor.padding_side!r}."
-                )
+        if difference:
+            raise ValueError(
+                f"{who}: a {type(model).__name__} gives an example other logits in a padded batch than alone (by "
+                f"{difference:.2g}), so that it reads the padding: set pad_token_id={processor.pad_token_id} in "
+                f"its config.json, now {model.config.get_text_config().pad_token_id}, and padding_side='right' in "
+                f"its tokenizer_config.json, now {processor.padding_side!r}."
+            )
 
     def unreadable(self, who: str, model: PreTrainedModel, batch: Mapping[str, Tensor]) -> str:
         """The error about a model that cannot read a batch of one example."""
@@ -235,10 +222,5 @@ class Task(ABC):
         """The name of a metric on the reported split, and what it is without knowledge."""
 
 
-def _logits_of_rows(who: str, model: PreTrainedModel, batch: Mapping[str, Any]) -> list[Tensor]:
-    """The logits of each example of a batch, of tokens those that are no padding."""
-    inputs = {name: value.to(model.device) for name, value in accepted_inputs(model, batch).items()}
-    logits = as_model_output(model(**inputs), model, who).logits.float()
-    if logits.dim() < 3 or "attention_mask" not in batch:
-        return list(logits)
-    return [row[mask.bool()] for row, mask in zip(logits, batch["attention_mask"].to(logits.device), strict=True)]
+def _of_model(model: PreTrainedModel, batch: Mapping[str, Any]) -> ModelBatch:
+    return ModelBatch(accepted_inputs(model, batch), batch.get("attention_mask"))

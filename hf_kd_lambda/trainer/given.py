@@ -21,7 +21,9 @@ from transformers import (
 from transformers.trainer_utils import unwrap_peft_model
 
 from hf_kd_lambda.data.columns import flattened
+from hf_kd_lambda.data.soft_labels import SHARES_TOLERANCE
 from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.losses.functional.labels import UNLABELLED
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.labels import MULTI_LABEL, load_classifier, own_label_names
 from hf_kd_lambda.trainer.config import DistillationConfig
@@ -95,13 +97,16 @@ def check_padding(collator: Any, processor: Any) -> None:
         )
 
 
-def check_given_labels(datasets: Sequence[Any], num_outputs: int, is_token_level: bool = False) -> None:
-    """Refuse labels that the student cannot learn. Several labels, or soft ones, of one example pass.
+def check_given_labels(
+    datasets: Sequence[Any], num_outputs: int, is_token_level: bool = False, problem_type: str | None = None
+) -> None:
+    """Refuse labels that the student cannot learn.
 
     Args:
         datasets: of training and evaluation; others than `datasets.Dataset` are not looked at.
-        is_token_level: whether each token has a label.
         num_outputs: of the student: classes, or 1 for regression.
+        is_token_level: whether each token has a label.
+        problem_type: of the student's configuration.
 
     Raises:
         ValueError: names the first example with such a label.
@@ -109,12 +114,41 @@ def check_given_labels(datasets: Sequence[Any], num_outputs: int, is_token_level
     for dataset in datasets:
         columns = dataset.column_names if isinstance(dataset, Dataset) else []
         if column := next((name for name in _LABELS if name in columns), None):
-            _check_column(dataset, column, num_outputs, is_token_level)
+            values = dataset.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
+            if pa.types.is_nested(values.type) and not is_token_level:
+                _check_lists(column, values, num_outputs, problem_type == MULTI_LABEL)
+            else:
+                _check_column(column, values, num_outputs, is_token_level)
 
 
-def _check_column(dataset: Dataset, column: str, num_outputs: int, is_token_level: bool) -> None:
-    table = dataset.select_columns([column]).with_format("arrow")[:]
-    values = table[column].combine_chunks()
+def _check_lists(column: str, values: pa.Array, num_outputs: int, are_sets: bool) -> None:
+    """Several labels of an example, 1, 0 or missing for each; or soft labels, a share of each class."""
+    rows, numbers = flattened(values)
+    if not (pa.types.is_integer(numbers.type) or pa.types.is_floating(numbers.type)):
+        return
+    found = numbers.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    lengths = np.bincount(rows, minlength=len(values))
+    lengths[values.is_null().to_numpy(zero_copy_only=False)] = num_outputs
+    if (lengths != num_outputs).any():
+        row = int((lengths != num_outputs).argmax())
+        raise ValueError(f"{_place(column, row)}: {lengths[row]} labels of an example, the student has {num_outputs}.")
+    given = found.reshape(-1, num_outputs)
+    if are_sets:
+        known = ~(np.isnan(given) | np.isin(given, (IGNORED, UNLABELLED)))
+        wrong, needed = known & ~np.isin(given, (0, 1)), "1, 0 or missing (None, NaN, -100) for each label"
+    else:
+        wrong = (given < 0) | (np.abs(given.sum(1, keepdims=True) - 1) > SHARES_TOLERANCE)
+        needed = "shares of the classes, at least 0, that sum to 1"
+    if wrong.any():
+        index = int(wrong.any(1).argmax())
+        raise ValueError(f"{_place(column, rows[index * num_outputs])}: {given[index].tolist()} are not {needed}.")
+
+
+def _place(column: str, row: int) -> str:
+    return f"column {column!r}, example {row} (counted from 0)"
+
+
+def _check_column(column: str, values: pa.Array, num_outputs: int, is_token_level: bool) -> None:
     rows, values = flattened(values) if is_token_level else (np.arange(len(values)), values)
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         raise ValueError(
@@ -129,8 +163,8 @@ def _check_column(dataset: Dataset, column: str, num_outputs: int, is_token_leve
         first = int(wrong.argmax())
         needed = f"a class from 0 to {num_outputs - 1}" if num_outputs > 1 else "a finite number"
         raise ValueError(
-            f"column {column!r}, example {rows[first]} (counted from 0): label {values[first].as_py()!r} is not "
-            f"{needed}, or {IGNORED} for none: encode the labels as the student's outputs."
+            f"{_place(column, rows[first])}: label {values[first].as_py()!r} is not {needed}, or {IGNORED} for none: "
+            "encode the labels as the student's outputs."
         )
 
 

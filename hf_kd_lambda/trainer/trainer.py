@@ -24,6 +24,7 @@ from hf_kd_lambda.losses.functional.label_sets import has_label_sets
 from hf_kd_lambda.losses.functional.labels import item_labels, targets, with_labels
 from hf_kd_lambda.losses.functional.spans import logits_of_items
 from hf_kd_lambda.losses.objective import NO_WEIGHTS, BatchLosses, Objective
+from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.intermediate_outputs import forward_flags, gives
 from hf_kd_lambda.models.projections import PROJECTED, drop_projections, left_out
@@ -55,6 +56,7 @@ from hf_kd_lambda.trainer.log_buffers import EvaluationRecord, StepRecord
 from hf_kd_lambda.trainer.measuring_step import MeasuringStep
 from hf_kd_lambda.trainer.ordered_evaluation import OrderedEvaluation
 from hf_kd_lambda.trainer.own_loss import check_own_loss
+from hf_kd_lambda.trainer.padded_batches import check_padded_batches
 from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, signal_received
 from hf_kd_lambda.utils.allocator import keep_freed_memory
 
@@ -134,11 +136,14 @@ class DistillationTrainer(OrderedEvaluation):
         warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2)
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
         if kwargs.get("data_collator") is None and self.compute_loss_func is None:
-            check_given_labels(self._datasets(), num_outputs, setup.is_token_level(model))
+            kind = cast(Any, model).config.problem_type
+            check_given_labels(self._datasets(), num_outputs, setup.is_token_level(model), kind)
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, args.remove_unused_columns)
         if self.train_dataset is not None and self.compute_loss_func is None and not self.args.label_smoothing_factor:
             token_level = setup.is_token_level(model)
             check_own_loss(model, self.train_dataset, self.data_collator, num_outputs, token_level)
+        if self.train_dataset is not None and not is_causal(model):
+            check_padded_batches(model, teacher, self.train_dataset, self.data_collator)
         self._objective = objective = Objective(
             self.args.kd_losses_for(num_outputs),
             self.args.temperature,

@@ -131,5 +131,9 @@ def test_settings_of_other_tasks_are_refused(tmp_path):
         load(tmp_path, ROWS, train_file=str(tmp_path / "train.csv"))
     with pytest.raises(ValueError, match="doc_stride=4 is for question-answering, not text-classification"):
         DataArguments(train_file="a.csv", doc_stride=4)
+    with pytest.raises(ValueError, match=r"label_column='answer' is for .*, not text-generation: leave it out"):
+        DataArguments(train_file="a.csv", problem="text-generation", label_column="answer")
+    with pytest.raises(ValueError, match=r"augment=\['flip'\] is for image-classification, not question-answering"):
+        load(tmp_path, ROWS, augment=["flip"])
     with pytest.raises(ValueError, match="dataset='quickstart' has no questions"):
         load_questions(DataArguments(problem="question-answering", dataset="quickstart"), seed=0)

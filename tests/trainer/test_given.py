@@ -7,6 +7,7 @@ from helpers.tiny import save_checkpoint, tiny_bert
 from transformers import TrainingArguments
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer
+from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.trainer.given import check_arguments, check_given_labels, load_teacher
 
 
@@ -51,6 +52,42 @@ def test_a_teacher_without_a_head_is_refused(tmp_path):
 def test_labels_that_cannot_be_learned_are_refused(dataset, outputs, message):
     with pytest.raises(ValueError, match=message):
         check_given_labels([None, dataset], outputs, is_token_level=True)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "problem_type", "message"),
+    [
+        (labels([0, 1], [1, 2]), MULTI_LABEL, r"example 1 .*: \[1.0, 2.0\] are not 1, 0 or missing"),
+        (labels(None, [1.0, 0.5]), MULTI_LABEL, r"example 1 .*: \[1.0, 0.5\] are not 1, 0 or missing"),
+        (labels([0, 1], [1], [1, 0, 0]), MULTI_LABEL, "example 1 .*: 1 labels of an example, the student has 2"),
+        (labels([0, 1], []), MULTI_LABEL, "example 1 .*: 0 labels of an example"),
+        (
+            labels(None, [0.5, 0.5], None, [0.5, 0.4]),
+            None,
+            r"example 3 .*: \[0.5, 0.4\] are not shares",
+        ),
+        (labels([0.5, 0.5], [1.5, -0.5]), None, "example 1 .* at least 0, that sum to 1"),
+        (labels([0.2, 0.3, 0.5]), None, "example 0 .*: 3 labels of an example, the student has 2"),
+    ],
+)
+def test_lists_of_labels_that_cannot_be_learned_are_refused(dataset, problem_type, message):
+    with pytest.raises(ValueError, match=f"column 'labels', {message}"):
+        check_given_labels([dataset], 2, problem_type=problem_type)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "problem_type"),
+    [
+        (labels([1, 0], None, [-100, 1], [-101, -101]), MULTI_LABEL),
+        (labels([1.0, NAN], [NAN, NAN], [None, 0.0]), MULTI_LABEL),
+        (labels([0.25, 0.75], None, [NAN, NAN], [0.3333, 0.6666]), None),
+    ],
+)
+def test_lists_of_labels_pass(dataset, problem_type):
+    check_given_labels([dataset], 2, problem_type=problem_type)
 
 
 @pytest.mark.parametrize(

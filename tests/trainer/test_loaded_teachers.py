@@ -54,6 +54,47 @@ def test_an_offloaded_teacher_stays_where_it_is_and_runs_at_each_step(tmp_path, 
     assert "the teacher runs at each step, because weight" in caplog.text
 
 
+@pytest.mark.parametrize("who", ["teacher", "student"])
+def test_a_model_that_does_not_know_the_padding_is_refused(tmp_path, who):
+    """Without a processing_class nothing brings the padding token of the batches into the models."""
+    tokenizer = tiny_tokenizer()
+    known, unknown = (decoder("llama", pad_token_id=pad) for pad in (tokenizer.pad_token_id, 3))
+    teacher, student = (unknown, known) if who == "teacher" else (known, unknown)
+    texts = tokenizer(["a good film", "bad"], return_token_type_ids=False)
+    given = {
+        "train_dataset": Dataset.from_dict({**texts, "labels": [0, 1]}),
+        "data_collator": DataCollatorWithPadding(tokenizer),
+    }
+    message = f"the {who}, a LlamaFor.* so that it reads the padding: batches are padded with token 0, .* is 3: set"
+    with pytest.raises(ValueError, match=message):
+        DistillationTrainer(student, config(tmp_path), teacher=teacher, **given)
+    DistillationTrainer(student, config(tmp_path), teacher=teacher, processing_class=tokenizer, **given)
+
+
+class Pooled(torch.nn.Module):
+    """A teacher that averages over all positions, padding too."""
+
+    def __init__(self):
+        super().__init__()
+        self.embeddings = torch.nn.Embedding(100, 3)
+
+    def forward(self, input_ids):
+        return self.embeddings(input_ids).mean(1)
+
+
+def test_a_plain_module_that_reads_padding_gives_a_warning(tmp_path, caplog):
+    tokenizer = tiny_tokenizer()
+    texts = tokenizer(["a good film", "bad"], return_token_type_ids=False)
+    DistillationTrainer(
+        models()[1],
+        config(tmp_path),
+        teacher=Pooled(),
+        train_dataset=Dataset.from_dict({**texts, "labels": [0, 1]}),
+        processing_class=tokenizer,
+    )
+    assert "the teacher, a Pooled, gives an example other logits in a padded batch than alone" in caplog.text
+
+
 @pytest.mark.parametrize("model_type", ["llama", "gpt2"])
 def test_decoders_read_each_text_of_a_padded_batch_as_alone(tmp_path, model_type):
     tokenizer = tiny_tokenizer()
