@@ -122,11 +122,12 @@ class Objective:
         Raises:
             ValueError: there is not exactly one label per item.
         """
-        loss_inputs = self.loss_inputs(student, teacher, inputs, num_items, item_weights.kd)
+        items = self.items(student, inputs)
+        loss_inputs = self._loss_inputs(student, teacher, inputs, items, num_items, item_weights.kd)
         parts = [loss(loss_inputs) for loss in self.kd_losses.values()]
         weights = self.weights if kd_weights is None else kd_weights
         kd = torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
-        task = self._task_loss(student, inputs, num_items, item_weights.task)
+        task = self._task_loss(student, inputs, items, num_items, item_weights.task)
         return BatchLosses(task, kd, parts if len(parts) > 1 else [])
 
     @staticmethod
@@ -139,16 +140,19 @@ class Objective:
         check_label_shape(student["logits"], targets(inputs))
         return item_labels(targets(inputs))
 
-    def loss_inputs(
+    def loss_inputs(self, student: Mapping[str, Any], teacher: TeacherBatch, inputs: Mapping[str, Any]) -> LossInputs:
+        """Inputs of the KD losses; arguments and errors as for `__call__`."""
+        return self._loss_inputs(student, teacher, inputs, self.items(student, inputs), None, None)
+
+    def _loss_inputs(
         self,
         student: Mapping[str, Any],
         teacher: TeacherBatch,
         inputs: Mapping[str, Any],
-        num_items: Tensor | int | None = None,
-        weights: Tensor | None = None,
+        items: ItemLabels,
+        num_items: Tensor | int | None,
+        weights: Tensor | None,
     ) -> LossInputs:
-        """Inputs of the KD losses; arguments and errors as for `__call__`."""
-        items = self.items(student, inputs)
         labels = items.kd
         if any(loss.uses_labels for loss in self.kd_losses.values()):
             labels = torch.where(items.kd.eq(items.task), labels, teacher.logits.argmax(-1))
@@ -160,10 +164,10 @@ class Objective:
         self,
         student: Mapping[str, Any],
         inputs: Mapping[str, Any],
+        items: ItemLabels,
         num_items: Tensor | int | None,
         weights: Tensor | None,
     ) -> Tensor:
-        items = item_labels(targets(inputs))
         num_task, _ = _divisors(items, num_items)
         if self.own_task_loss is not None:
             labels = inputs["labels"] if SHIFTED in inputs or items.shares is not None else items.task

@@ -177,7 +177,7 @@ def label_permutation(
 
 def own_label_names(model: PreTrainedModel) -> list[str] | None:
     """A classifier's label names in the order of its outputs; None for one output, a regression."""
-    names = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
+    names = _own_names(model)
     return names if len(names) > 1 else None
 
 
