@@ -48,7 +48,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Training examples: csv, tsv, json(l) or parquet, in UTF-8; for text-generation also txt, one "
-            "text per line."
+            "text per line; for question-answering also SQuAD's original json."
         },
     )
     unlabelled_file: str | None = field(

@@ -32,8 +32,10 @@ from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
 from hf_kd_lambda.utils.versions import versions
 
 RESULTS = "results.json"
-_READING = ("problem", "problem_type", "task", "text_column", "text_pair_column", "label_column", "label_columns")
-_READING += ("label_separator", "image_column", "delimiter", "max_length", "doc_stride")
+_READING = (
+    *("problem", "problem_type", "task", "text_column", "text_pair_column", "label_column", "label_columns"),
+    *("label_separator", "image_column", "delimiter", "max_length", "doc_stride"),
+)
 
 
 def write_job_report(

@@ -100,3 +100,31 @@ def test_classes_and_missing_labels_pass(dataset, outputs):
 
 def test_several_and_soft_labels_of_one_example_pass():
     check_given_labels([labels([0.5, 0.5], [1.0, 0.0])], 2)
+
+
+class Plain(torch.nn.Module):
+    """Returns logits, and has no configuration."""
+
+    def __init__(self):
+        super().__init__()
+        self.embeddings = torch.nn.Embedding(100, 3)
+
+    def forward(self, input_ids):
+        return self.embeddings(input_ids).mean(1)
+
+
+def test_a_student_without_a_configuration_is_refused(tmp_path):
+    message = "the student, a Plain, has no config with num_labels and id2label: make it a PreTrainedModel, or give it"
+    with pytest.raises(ValueError, match=message):
+        DistillationTrainer(Plain(), DistillationConfig(str(tmp_path)), teacher=tiny_bert(num_labels=3))
+
+
+def test_a_plain_module_with_a_configuration_is_a_student(tmp_path):
+    student = Plain()
+    student.config = tiny_bert(num_labels=3).config
+    data = Dataset.from_dict({"input_ids": [[1, 2, 3], [4, 5, 6]] * 4, "labels": [0, 1] * 4})
+    args = DistillationConfig(str(tmp_path), max_steps=1, report_to="none", save_strategy="no", use_cpu=True)
+    trainer = DistillationTrainer(student, args, teacher=tiny_bert(num_labels=3), train_dataset=data)
+    before = student.embeddings.weight.detach().clone()
+    trainer.train()
+    assert not torch.equal(before, student.embeddings.weight)
