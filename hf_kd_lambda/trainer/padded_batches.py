@@ -15,7 +15,7 @@ from hf_kd_lambda.models.protocol import model_config, model_device
 
 logger = logging.get_logger(__name__)
 
-EXAMPLES = 32  # of which the shortest and the longest are compared
+_EXAMPLES = 32  # of which the shortest and the longest are compared
 
 
 def check_padded_batches(
@@ -35,7 +35,7 @@ def check_padded_batches(
         ValueError: a model reads padding, since its `pad_token_id` is another than the batch has. Where the cause is
             not known, there is a warning.
     """
-    few = [row for row in islice(examples, EXAMPLES) if isinstance(row, Mapping) and "input_ids" in row]
+    few = [row for row in islice(examples, _EXAMPLES) if isinstance(row, Mapping) and "input_ids" in row]
     rows = sorted(few, key=lambda row: len(row["input_ids"]))
     if not rows or len(rows[0]["input_ids"]) == len(rows[-1]["input_ids"]):
         return
