@@ -15,6 +15,7 @@ from hf_kd_lambda.models.ensemble import Ensemble, members_of
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 from hf_kd_lambda.models.loaded_forms import read_in_own_precision
 from hf_kd_lambda.tasks.task import Task
+from hf_kd_lambda.utils.paths import check_model_folder
 
 T = TypeVar("T")
 TEACHER_DTYPES: dict[str, Any] = {
@@ -156,8 +157,7 @@ def _named(setting: str, checkpoint: str, load: Callable[[], T]) -> T:
         OSError: there is no such checkpoint.
         ValueError: it cannot be used.
     """
-    if _is_path(checkpoint) and not Path(checkpoint).is_dir():
-        raise OSError(f"{setting}={checkpoint!r}: there is no such folder.")
+    check_model_folder(setting, checkpoint)
     try:
         return load()
     except ModuleNotFoundError:  # names the package to install
@@ -167,8 +167,3 @@ def _named(setting: str, checkpoint: str, load: Callable[[], T]) -> T:
         raise OSError(f"{setting}={checkpoint!r}: {error if Path(checkpoint).is_dir() else missing}") from error
     except Exception as error:  # a library's, such as of safetensors
         raise ValueError(f"{setting}={checkpoint!r}: {error}") from error
-
-
-def _is_path(checkpoint: str) -> bool:
-    """Whether a name cannot be an id of the Hub, which is `name` or `namespace/name`."""
-    return checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1

@@ -27,6 +27,7 @@ from hf_kd_lambda.losses.functional.labels import UNLABELLED
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.labels import MULTI_LABEL, load_classifier, own_label_names
 from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.utils.paths import check_model_folder
 
 _AUTO_CLASSES: dict[str, Any] = {
     "ForSequenceClassification": AutoModelForSequenceClassification,
@@ -66,6 +67,7 @@ def load_teacher(teacher: Any, student: nn.Module) -> Any:
     if not isinstance(teacher, str | Path):
         return teacher
     name, model = str(teacher), cast(Any, unwrap_peft_model(student))
+    check_model_folder("teacher", name)
     kind = next((suffix for suffix in _AUTO_CLASSES if suffix in type(model).__name__), None)
     if kind is not None:
         return load_classifier(

@@ -1,6 +1,7 @@
-"""Expansion of `~/` in paths."""
+"""Expansion of `~/` in paths, and folders of models."""
 
 import os
+from pathlib import Path
 
 
 def expand_home(word: str) -> str:
@@ -9,3 +10,18 @@ def expand_home(word: str) -> str:
     if word.startswith("--") and equals:
         return f"{option}={expand_home(value)}"
     return os.path.expanduser(word) if word.startswith("~/") else word
+
+
+def check_model_folder(setting: str, checkpoint: str) -> None:
+    """Refuse a name that cannot be an id of the Hub, which is `name` or `namespace/name`, and is no folder either.
+
+    Args:
+        setting: that names the model, for the message.
+        checkpoint: its value.
+
+    Raises:
+        OSError: names both.
+    """
+    is_path = checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
+    if is_path and not Path(checkpoint).is_dir():
+        raise OSError(f"{setting}={checkpoint!r}: there is no such folder.")

@@ -1,13 +1,14 @@
 """A leading `~/` is the home folder, wherever a path is given."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from hf_kd_lambda import cli
 from hf_kd_lambda.jobs.yaml_file import YamlFile
-from hf_kd_lambda.utils.paths import expand_home
+from hf_kd_lambda.utils.paths import check_model_folder, expand_home
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +25,15 @@ def test_a_path_alone_or_in_a_setting_is_expanded(home, word):
 @pytest.mark.parametrize("word", ["~", "~x", "a~/b", "--delimiter=~", "a=~/b", "--~/a"])
 def test_nothing_else_is_expanded(word):
     assert expand_home(word) == word
+
+
+@pytest.mark.parametrize(
+    ("name", "refused"), [("./no", True), ("a/b/c", True), ("/no", True), ("a/b", False), ("a", False)]
+)
+def test_a_path_without_a_folder_is_refused_and_an_id_of_the_hub_is_not(name, refused):
+    expected = pytest.raises(OSError, match=f"teacher='{name}': there is no such folder") if refused else nullcontext()
+    with expected:
+        check_model_folder("teacher", name)
 
 
 def test_values_of_a_settings_file_are_expanded_at_every_depth(home):
