@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from hf_kd_lambda.jobs.command_line import split_list
+from hf_kd_lambda.trainer.argument_ranges import check_numbers
 from hf_kd_lambda.utils.mappings import as_mapping
 
 TeacherDtype = Literal["fp32", "bf16", "fp16", "auto"]
@@ -132,10 +133,7 @@ class ModelArguments:
             )
         if self.student_layers is not None and not self.student_layers:
             raise ValueError("student_layers=[] keeps no layer: name at least one, e.g. [0, 5].")
-        for name in ("teacher_epochs", "teacher_learning_rate"):
-            value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name}={value} must be a positive finite number.")
+        check_numbers(vars(self))
 
     @property
     def teachers(self) -> list[str]:

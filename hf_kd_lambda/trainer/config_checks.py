@@ -13,13 +13,13 @@ import torch
 from hf_kd_lambda.losses.logit_losses import LogitLoss
 from hf_kd_lambda.utils.hardware import multiplies_bf16, usable_cores
 
-POSITIVE = ("temperature", "lambda_kappa", "lambda_min", "lambda_max", "lambda_max_change")
+POSITIVE = ("lambda_kappa", "lambda_min", "lambda_max", "lambda_max_change")
 SPLIT_RULES = ("evidence", "adaptive", "norm_ratio", "mgda")
 """Rules that can give each KD loss a λ."""
 
 
 def check_ranges(config: Any) -> None:
-    """Refuse numbers outside their range.
+    """Refuse numbers outside their range; the table of the others is in `argument_ranges`.
 
     Raises:
         ValueError: names the setting, its value and the range.
@@ -32,8 +32,6 @@ def check_ranges(config: Any) -> None:
         raise ValueError(f"lambda_min={config.lambda_min} must not exceed lambda_max={config.lambda_max}.")
     if not 0 <= config.gram_decay < 1:
         raise ValueError(f"gram_decay={config.gram_decay} must lie in [0, 1).")
-    if config.lambda_interval is not None and config.lambda_interval < 1:
-        raise ValueError(f"lambda_interval={config.lambda_interval} must be at least 1 optimizer step.")
     upper = math.inf if config.lambda_form == "additive" else 1.0
     if not 0 <= config.kd_weight <= upper or not math.isfinite(config.kd_weight):
         raise ValueError(

@@ -242,7 +242,7 @@ def test_hub_token_can_be_given(config):
 
 
 def test_value_out_of_its_range_is_reported_by_its_dataclass(config):
-    with pytest.raises(ValueError, match=r"temperature=-1\.0 must be a positive"):
+    with pytest.raises(ValueError, match=r"temperature=-1\.0 must be a number from"):
         parse([config("temperature: -1")])
 
 

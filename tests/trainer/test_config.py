@@ -19,7 +19,7 @@ def make(tmp_path, **settings):
 
 
 @pytest.mark.parametrize("value", [0, -1.0, math.inf, math.nan])
-@pytest.mark.parametrize("name", ["temperature", "lambda_kappa", "lambda_min", "lambda_max", "lambda_max_change"])
+@pytest.mark.parametrize("name", ["lambda_kappa", "lambda_min", "lambda_max", "lambda_max_change"])
 def test_what_must_be_positive_and_finite(tmp_path, name, value):
     with pytest.raises(ValueError, match=rf"^{name}={value} must be a positive finite number\.$"):
         make(tmp_path, **{name: value})
@@ -32,7 +32,7 @@ def test_what_must_be_positive_and_finite(tmp_path, name, value):
         ({"gram_decay": 1.0}, r"gram_decay=1\.0 must lie in \[0, 1\)"),
         ({"gram_decay": -0.1}, r"gram_decay=-0\.1 must lie in \[0, 1\)"),
         ({"gram_decay": math.nan}, r"gram_decay=nan must lie in \[0, 1\)"),
-        ({"lambda_interval": 0}, "lambda_interval=0 must be at least 1 optimizer step"),
+        ({"lambda_interval": 0}, "lambda_interval=0 must be a number from 1 to 1e"),
         ({"lambda_form": "convexe"}, "lambda_form='convexe' is not one of additive, convex, sum_two, raw"),
         ({"gram_metric": "sgd"}, "gram_metric='sgd' is not one of euclidean, adam"),
         ({"gram_estimator": "u"}, "gram_estimator='u' is not one of biased, unbiased"),
@@ -44,7 +44,7 @@ def test_what_must_be_positive_and_finite(tmp_path, name, value):
         ({"kd_weight": -1.0, "lambda_form": "additive"}, r"kd_weight=-1\.0 must lie in \[0, inf\] .* 'additive'"),
         ({"kd_weight": math.inf, "lambda_form": "additive"}, "kd_weight=inf"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size=0 must be at least 1"),
-        ({"learning_rate": -1.0}, r"learning_rate=-1\.0 must be a finite number of at least 0"),
+        ({"learning_rate": -1.0}, r"learning_rate=-1\.0 must be 0, or a number from"),
     ],
 )
 def test_what_is_out_of_range_is_named_with_its_value(tmp_path, settings, message):
@@ -176,10 +176,10 @@ def test_a_machine_without_an_accelerator_trains_on_its_cpu(tmp_path, monkeypatc
         ({}, "no student: set student to a checkpoint, or student_layers"),
         ({"student": "a", "student_layers": [0]}, r"student='a' and student_layers=\[0\] both name a student"),
         ({"student_layers": []}, r"student_layers=\[\] keeps no layer"),
-        ({"student": "a", "teacher_epochs": 0}, "teacher_epochs=0 must be a positive finite number"),
+        ({"student": "a", "teacher_epochs": 0}, "teacher_epochs=0 must be a number from 1e-05"),
         (
             {"student": "a", "teacher_learning_rate": -1e-5},
-            "teacher_learning_rate=-1e-05 must be a positive finite number",
+            "teacher_learning_rate=-1e-05 must be a number from 1e-15",
         ),
     ],
 )
