@@ -7,6 +7,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kd_lambda.models.labels import set_labels
+from hf_kd_lambda.models.size import check_size
 from hf_kd_lambda.utils.names import check_known
 
 
@@ -79,6 +80,7 @@ def model_from_scratch(
     set_labels(config, label_names, problem_type)
     config.architectures = []  # otherwise auto classes choose the first of several (DeiT)
     try:
+        check_size(config, auto_class)
         return auto_class.from_config(config)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(f"{setting}={dict(architecture)} is no valid {auto_class.__name__}: {error}") from None

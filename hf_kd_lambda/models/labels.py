@@ -20,6 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
+from hf_kd_lambda.models.size import check_size
 
 logger = logging.get_logger(__name__)
 
@@ -61,6 +62,7 @@ def load_classifier(
         ) from error
     if new_head:
         set_labels(config, label_names, problem_type)
+        check_size(config, auto_class, trust_remote_code=trust_remote_code)  # missing weights would be made
     with _without_load_report():
         model, info = auto_class.from_pretrained(
             checkpoint,

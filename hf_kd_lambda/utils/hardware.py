@@ -1,13 +1,15 @@
-"""The machine's resources: usable cores, and hardware support for bf16."""
+"""The machine's resources: usable cores, memory, and hardware support for bf16."""
 
 import os
 import platform
+from pathlib import Path
 
 import joblib
 import psutil
 import torch
 from transformers.utils import is_torch_bf16_gpu_available
 
+_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 # torch's names of CPU capabilities: Intel AMX, AVX-512 (Intel and AMD), Arm.
 BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")
 
@@ -25,6 +27,17 @@ def use_usable_cores() -> None:
     """
     if not _threads_are_set():
         torch.set_num_threads(usable_cores())
+
+
+def memory(device: torch.device | None = None) -> int:
+    """Bytes of memory of a CUDA device; by default those that this process may use of the machine's.
+
+    Containers tell their limit in the file system, version 2 of cgroups in one place, version 1 in the other.
+    """
+    if device is not None and device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    limits = [int(text) for path in _MEMORY_LIMITS if path.is_file() and (text := path.read_text().strip()).isdigit()]
+    return min([psutil.virtual_memory().total, *limits])
 
 
 def multiplies_bf16(use_cpu: bool) -> bool:
