@@ -42,8 +42,18 @@ def column_names(dataset: Any) -> Collection[str]:
     return getattr(dataset, "column_names", None) or ()
 
 
-def own_inputs(columns: Collection[str]) -> list[str]:
-    """The columns that go to the teacher alone, without their prefix."""
+def own_inputs(columns: Collection[str], accepted: Collection[str]) -> list[str]:
+    """The columns that go to the teacher alone: those with its prefix that its `forward` takes.
+
+    Args:
+        columns: of a dataset or a batch.
+        accepted: inputs of the teacher's `forward`.
+    """
+    return [name for name in prefixed(columns) if name.removeprefix(TEACHER_PREFIX) in accepted]
+
+
+def prefixed(columns: Collection[str]) -> list[str]:
+    """The columns whose names begin with `teacher_`, without its outputs."""
     return [column for column in columns if column.startswith(TEACHER_PREFIX) and column not in KEPT]
 
 
@@ -54,7 +64,7 @@ def teacher_inputs(batch: Mapping[str, Any], accepted: Collection[str]) -> dict[
         batch: by names.
         accepted: inputs of the teacher's `forward`.
     """
-    own = {name.removeprefix(TEACHER_PREFIX): batch[name] for name in own_inputs(batch)}
+    own = {name.removeprefix(TEACHER_PREFIX): batch[name] for name in own_inputs(batch, accepted)}
     return own or {name: value for name, value in batch.items() if name in accepted}
 
 

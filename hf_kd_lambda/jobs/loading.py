@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.arguments import ModelArguments
@@ -14,6 +14,7 @@ from hf_kd_lambda.models.adapters import add_adapters
 from hf_kd_lambda.models.ensemble import Ensemble, members_of
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 from hf_kd_lambda.models.loaded_forms import read_in_own_precision
+from hf_kd_lambda.models.vocabulary import align_vocabularies
 from hf_kd_lambda.tasks.task import Task
 from hf_kd_lambda.utils.paths import check_model_folder
 
@@ -99,9 +100,12 @@ class ModelLoader:
             ValueError: the checkpoint is incomplete or for other labels, the teacher has no such layers, or there is
                 no such architecture.
         """
-        teacher = cast(PreTrainedModel, members_of(teacher)[0])
+        teachers = cast(list[PreTrainedModel], members_of(teacher))
+        teacher = teachers[0]
         layers, lora = self.models.student_layers, cast(dict[str, Any] | None, self.models.lora)
         student = self._begin("student", teacher=teacher) if layers is None else student_from_layers(teacher, layers)
+        if self.own_processor is None and isinstance(self.student_processor, PreTrainedTokenizerBase):
+            align_vocabularies([*teachers, student], len(self.student_processor))
         return student if lora is None else add_adapters(student, lora, self.problem_name)
 
     def from_folder(self, setting: str, folder: Path) -> PreTrainedModel:

@@ -39,6 +39,7 @@ _SUPPORTED_TASKS = (
     "QUESTION_ANSWERING",
     "IMAGE_CLASSIFICATION",
 )
+_LABELS = ("labels", "label", "label_ids", "start_positions", "end_positions")
 SPAN_LOGITS = ("start_logits", "end_logits")
 _LOAD_A_HEAD = "load the checkpoint with a head, for example with AutoModelForSequenceClassification"
 _UNSUPPORTED = (
@@ -78,6 +79,13 @@ def check_model(model: Any, who: str) -> nn.Module:
     model_class = _class_of_forward(unwrap_peft_model(model))
     if model_class is nn.Module:
         raise ValueError(f"the {who}, a {type(model).__name__}, has no forward: define one that returns logits.")
+    parameters = inspect.signature(unwrap_peft_model(model).forward).parameters
+    required = [name for name in _LABELS if name in parameters and parameters[name].default is inspect.Parameter.empty]
+    if required:
+        raise ValueError(
+            f"the {who}, a {type(model).__name__}, has a forward that requires {required[0]}, which are not passed, "
+            f"because the loss is computed from its logits: give them a default, {required[0]}=None."
+        )
     if reason := _why_unsupported(model_class):
         raise ValueError(f"the {who}, a {type(model).__name__}, {reason}.")
     if who == "student":

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hf_kd_lambda.data.columns import KEPT, TEACHER_LOGITS, flattened, own_inputs
+from hf_kd_lambda.data.columns import (
+    KEPT,
+    TEACHER_LOGITS,
+    TEACHER_PREFIX,
+    flattened,
+    forward_parameters,
+    own_inputs,
+    prefixed,
+)
 from hf_kd_lambda.losses.functional.distributions import squared_distance_from_uniform
 from hf_kd_lambda.losses.functional.label_sets import logits_of_labels
 from hf_kd_lambda.models.causal import is_causal
@@ -72,7 +80,8 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
 
     Raises:
         ValueError: there are neither a teacher nor its logits; the vocabularies differ and there is no
-            `teacher_input_ids`; or there is one, but the task needs the same tokens for both models.
+            `teacher_input_ids`; or there is one, but the task needs the same tokens for both models; or the teacher
+            has own inputs without its main one.
     """
     if not set(KEPT).isdisjoint(columns):
         return
@@ -81,12 +90,21 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
             f"teacher=None, but the dataset has no column {TEACHER_LOGITS}, only {', '.join(columns)}: give a "
             "teacher, or add its logits to all datasets."
         )
-    if own_inputs(columns) and answers_questions(student):
+    accepted = forward_parameters(teacher)
+    own, main = own_inputs(columns, accepted), TEACHER_PREFIX + getattr(teacher, "main_input_name", "input_ids")
+    if own and main not in columns and main.removeprefix(TEACHER_PREFIX) in accepted:
+        raise ValueError(
+            f"columns {', '.join(own)} are the teacher's own inputs, which replace all of the student's, but {main} "
+            "is missing: add it, or rename them."
+        )
+    if not own and (others := prefixed(columns)):
+        logger.warning(f"columns {', '.join(others)} are no inputs of the teacher and are not used.")
+    if own and answers_questions(student):
         raise ValueError(
             "teacher_input_ids: for question answering, both models need the same tokens, because answers are token "
             "positions: remove the teacher's columns, and use models with the same tokenizer."
         )
-    if own_inputs(columns) and is_causal(student):
+    if own and is_causal(student):
         raise ValueError(
             "teacher_input_ids: for language models, both models need the same tokens, because their logits are "
             "compared at every position: remove the teacher's columns, and use models with the same tokenizer."
@@ -94,7 +112,7 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
     # For some image models, `vocab_size` is the size of a codebook.
     read_tokens = all(getattr(model, "main_input_name", "input_ids") == "input_ids" for model in (teacher, student))
     sizes = [getattr(getattr(model, "config", None), "vocab_size", None) for model in (teacher, student)]
-    if read_tokens and None not in sizes and sizes[0] != sizes[1] and not own_inputs(columns):
+    if read_tokens and None not in sizes and sizes[0] != sizes[1] and not own:
         raise ValueError(
             f"the teacher's vocabulary has {sizes[0]} tokens, the student's {sizes[1]}, so they cannot use the same "
             "input_ids: tokenise for the teacher too, into columns teacher_input_ids and so on, "

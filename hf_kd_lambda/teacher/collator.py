@@ -23,12 +23,19 @@ class ColumnCollator:
 
     Args:
         collate: the other collator.
-        kept: columns that it gets, in addition to labels and `teacher_*` inputs; None for all.
+        kept: columns that it gets, in addition to labels and the teacher's own inputs; None for all.
+        kept_of_teacher: inputs of the teacher, of which it gets columns with the prefix `teacher_`; None for all.
     """
 
-    def __init__(self, collate: Callable[[list[Any]], Any], kept: Collection[str] | None) -> None:
+    def __init__(
+        self,
+        collate: Callable[[list[Any]], Any],
+        kept: Collection[str] | None,
+        kept_of_teacher: Collection[str] | None = None,
+    ) -> None:
         self.collate = collate
         self.kept = kept
+        self.kept_of_teacher = kept_of_teacher
         self.tokenizer = getattr(collate, "tokenizer", None)  # saved by a Trainer without a processing_class
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
@@ -67,7 +74,10 @@ class ColumnCollator:
         return {name: value for name, value in example.items() if name not in KEPT and self._is_kept(name)}
 
     def _is_kept(self, name: str) -> bool:
-        return self.kept is None or name in self.kept or name in LABELS or name.startswith(TEACHER_PREFIX)
+        if self.kept is None or name in self.kept or name in LABELS:
+            return True
+        own = name.removeprefix(TEACHER_PREFIX)
+        return own != name and (self.kept_of_teacher is None or own in self.kept_of_teacher)
 
 
 def packed(tensors: dict[str, Tensor]) -> bytes:

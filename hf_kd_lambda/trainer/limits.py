@@ -2,6 +2,7 @@
 
 from typing import Any, cast
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
@@ -163,20 +164,26 @@ def check_saving(accelerator: Accelerator) -> None:
 
 
 def check_student(student: nn.Module, optimizer: Optimizer | None) -> None:
-    """Refuse a student whose optimizer misses trainable parameters, or that is sharded already.
+    """Refuse a student whose optimizer misses trainable parameters, or that is sharded already, or in fp16.
 
     Args:
         student: with its projections.
         optimizer: that the caller has made; None for the Trainer's own.
 
     Raises:
-        ValueError: it was sharded when it was loaded, or the optimizer has only some of the trainable parameters.
+        ValueError: it was sharded when it was loaded, or the optimizer has only some of the trainable parameters,
+            or these are fp16.
     """
     trained = {name: parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
     if any(isinstance(parameter, DTensor) for parameter in trained.values()):
         raise ValueError(
             "the student was sharded when it was loaded, and the Trainer does not know: load it without "
             "distributed_config, tp_plan and the like, and let `accelerate launch` shard it (FSDP2)."
+        )
+    if any(parameter.dtype == torch.float16 for parameter in trained.values()):
+        raise ValueError(
+            "the student's weights are fp16, in which small updates are lost and Adam divides by zero: load it with "
+            "dtype=torch.float32, and set precision to fp16 for a GPU's autocast."
         )
     if optimizer is None:
         return

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_kd_lambda.data.columns import accepted_inputs, forward_parameters, own_inputs, teacher_inputs
+from hf_kd_lambda.data.columns import accepted_inputs, forward_parameters, teacher_inputs
 from hf_kd_lambda.losses.base import PROJECTED, TeacherBatch
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, logits_of_items
 from hf_kd_lambda.losses.layer_losses import HiddenLoss
@@ -39,7 +39,7 @@ def prepare_models(
             trained by a loss; the message says what to do.
     """
     needs = objective.needs
-    if "teacher_input_ids" in own_inputs(batch) and not _are_same_tokens(batch, student, teacher):
+    if "teacher_input_ids" in batch and not _are_same_tokens(batch, student, teacher):
         raise ValueError(
             f"kd_losses: {', '.join(objective.kd_losses)}: the teacher has tokens of its own, so that its positions "
             "are not the student's: give both one tokenizer, or take losses of the logits."

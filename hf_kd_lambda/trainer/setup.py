@@ -82,7 +82,8 @@ def align_padding(
     """
     if getattr(processor, "pad_token", None) is None:
         return
-    has_own_inputs = any(own_inputs(column_names(dataset)) for dataset in datasets)
+    accepted = set() if teacher is None else forward_parameters(teacher)
+    has_own_inputs = any(own_inputs(column_names(dataset), accepted) for dataset in datasets)
     teachers = [] if teacher is None or has_own_inputs else members_of(teacher)
     for model in (student, *teachers):
         if model_config(model) is not None:
@@ -169,8 +170,9 @@ def build_collator(
     else:
         missing = math.nan if cast(Any, student).config.num_labels == 1 else IGNORED
         collate = UnlabelledExamples(collate, missing, is_token_level(student))
-    inputs = {ANSWER_MASK} | forward_parameters(student) | (set() if teacher is None else forward_parameters(teacher))
-    return ColumnCollator(collate, inputs if drops_columns else None)
+    of_teacher = None if teacher is None else forward_parameters(teacher)
+    inputs = {ANSWER_MASK} | forward_parameters(student) | (of_teacher or set())
+    return ColumnCollator(collate, inputs if drops_columns else None, of_teacher if drops_columns else None)
 
 
 def class_weights(

@@ -256,3 +256,16 @@ def test_the_device_of_a_model_without_parameters():
     assert model_device(nn.Flatten()) == torch.device("cpu")
     assert model_device(nn.Linear(2, 2, device="meta")) == torch.device("meta")
     assert model_device(nn.BatchNorm1d(2, affine=False, device="meta")) == torch.device("meta")
+
+
+class NeedsLabels(Plain):
+    """A classifier whose `forward` requires labels."""
+
+    def forward(self, input_ids, labels):
+        return super().forward(input_ids)
+
+
+@WHO
+def test_a_forward_that_requires_labels_is_refused(who):
+    with pytest.raises(ValueError, match=f"the {who}, a NeedsLabels, has a forward that requires labels.*labels=None"):
+        check_model(NeedsLabels(), who)

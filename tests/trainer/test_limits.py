@@ -264,3 +264,12 @@ def test_a_dataset_of_unknown_columns_is_not_judged(tmp_path):
     rows = list(examples(4).add_column("teacher_input_ids", [[1, 2]] * 4))
     assert isinstance(examples(4), Dataset)
     assert build(tmp_path, teacher, student, rows, remove_unused_columns=False)
+
+
+def test_weights_in_fp16_are_refused_and_frozen_ones_pass(tmp_path):
+    teacher, student = models()
+    with pytest.raises(ValueError, match=r"the student's weights are fp16, .* load it with dtype=torch\.float32"):
+        build(tmp_path, teacher, student.half())
+    student.requires_grad_(False).classifier.float().requires_grad_(True)
+    check_student(student, None)
+    build(tmp_path, teacher.half(), models()[1])

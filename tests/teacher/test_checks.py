@@ -1,0 +1,66 @@
+"""Columns whose names begin with `teacher_`: inputs of the teacher, or the user's own."""
+
+import copy
+
+import pytest
+import torch
+from helpers.small_runs import config, examples, flat, make_trainer, models, train
+from helpers.tiny import tiny_bert, tiny_tokenizer
+from transformers import DataCollatorWithPadding, DistilBertConfig, DistilBertForSequenceClassification
+
+from hf_kd_lambda.teacher.checks import check_columns
+
+OWN = {"teacher_name": "large", "teacher_score": 0.5, "teacher_id": 3, "teacher_labels": 1}
+
+
+def with_columns(data, **values):
+    for name, value in values.items():
+        data = data.add_column(name, [value] * len(data))
+    return data
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("name", OWN)
+def test_columns_that_are_no_inputs_change_nothing(tmp_path, caplog, name, cached):
+    given = {"cache_teacher": cached, "teacher_cache_dir": str(tmp_path / "cache")}
+    plain = train(config(tmp_path / "plain", **given), *models(), examples())
+    data = with_columns(examples(), **{name: OWN[name]})
+    other = train(config(tmp_path / "other", **given), *models(), data)
+    assert torch.equal(flat(plain.model), flat(other.model))
+    assert f"columns {name} are no inputs of the teacher and are not used" in caplog.text
+
+
+def test_texts_do_not_reach_a_collator_that_would_fail_on_them(tmp_path):
+    data = with_columns(examples(8), teacher_name="large")
+    collate = DataCollatorWithPadding(tiny_tokenizer())
+    train(config(tmp_path, cache_teacher=False), *models(), data, data_collator=collate)
+
+
+def test_inputs_that_the_teacher_does_not_take_are_left_out(tmp_path):
+    sizes = DistilBertConfig(vocab_size=95, dim=16, n_heads=2, n_layers=1, num_labels=3, dropout=0.0)
+    sizes.seq_classif_dropout = sizes.attention_dropout = 0.0
+    torch.manual_seed(0)
+    teacher = DistilBertForSequenceClassification(sizes)
+    data = examples()
+    own = data.add_column("teacher_input_ids", data["input_ids"][:])
+    own = own.add_column("teacher_attention_mask", data["attention_mask"][:])
+    types = own.add_column("teacher_token_type_ids", [[0] * 10] * len(data))
+    runs = [
+        train(config(tmp_path / f"{i}", cache_teacher=False), copy.deepcopy(teacher), models()[1], rows)
+        for i, rows in enumerate([data, own, types])
+    ]
+    assert torch.equal(flat(runs[0].model), flat(runs[1].model))
+    assert torch.equal(flat(runs[0].model), flat(runs[2].model))
+
+
+def test_a_column_of_that_name_does_not_hide_another_vocabulary():
+    teacher, student = tiny_bert(num_labels=3, vocab_size=120), tiny_bert(num_labels=3)
+    with pytest.raises(ValueError, match="the teacher's vocabulary has 120 tokens"):
+        check_columns(["input_ids", "labels", "teacher_name"], teacher, student)
+    check_columns(["input_ids", "labels", "teacher_name", "teacher_input_ids"], teacher, student)
+
+
+def test_own_inputs_without_the_main_one_are_refused(tmp_path):
+    data = with_columns(examples(8), teacher_attention_mask=[1] * 10)
+    with pytest.raises(ValueError, match=r"columns teacher_attention_mask are .* but teacher_input_ids is missing"):
+        make_trainer(config(tmp_path), *models(), data)
