@@ -22,10 +22,15 @@ def cut_blocks(data: TaskData, tokenizer: PreTrainedTokenizerBase, length: int) 
         tokenizer: of student and teacher; without an end-of-text token, its separator is one.
         length: tokens of a block; the tokenizer's own limit holds where it is lower.
 
+    Raises:
+        ValueError: a block would have a single token.
+
     Returns:
         `input_ids`, and as `labels` the same, -100 for the first token of a block, which nothing predicts.
     """
     length = min(length, tokenizer.model_max_length)
+    if length < 2:
+        raise ValueError(f"max_length={length} leaves no token to predict, as nothing predicts the first: raise it.")
     end = end_of_text(tokenizer)
 
     def encode(batch: Mapping[str, list[str]]) -> dict[str, list[list[int]]]:

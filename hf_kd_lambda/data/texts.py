@@ -178,11 +178,26 @@ def tokenize(
     return tokens.remove_columns(CUT).rename_column("label", "labels")
 
 
+def check_room(tokenizer: PreTrainedTokenizerBase, limit: int, is_pair: bool = False) -> None:
+    """Refuse a length that special tokens fill, with which a tokenizer leaves out texts or does not cut them.
+
+    Raises:
+        ValueError: names the setting, and what is needed.
+    """
+    special = tokenizer.num_special_tokens_to_add(is_pair)
+    if limit <= special:
+        raise ValueError(
+            f"max_length={limit} leaves no room for a word, as the tokenizer adds {special} special tokens: set it to "
+            f"{special + 1} or more."
+        )
+
+
 def _tokens(
     tokenizer: PreTrainedTokenizerBase, texts: list[list[str]], max_length: int
 ) -> tuple[dict[str, list[list[int]]], list[bool]]:
     """Tokens of texts or pairs, and which of them are cut."""
     limit = min(max_length, tokenizer.model_max_length)
+    check_room(tokenizer, limit, is_pair=len(texts) > 1)
     tokens = tokenizer(*texts, truncation=True, max_length=limit)
     if tokens.is_fast:
         return dict(tokens), [bool(encoding.overflowing) for encoding in tokens.encodings]

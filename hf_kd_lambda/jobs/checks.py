@@ -1,13 +1,13 @@
 """What a job refuses, or warns of, before it trains."""
 
-import copy
 import re
 from collections.abc import Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProgressCallback, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
@@ -17,13 +17,11 @@ from hf_kd_lambda.data.selection import labelled
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.trainer.argument_ranges import check_training_arguments
 from hf_kd_lambda.trainer.config import DistillationConfig
-from hf_kd_lambda.trainer.trainer import DistillationTrainer
 from hf_kd_lambda.utils.names import closest_name, suggestion
 
 logger = logging.get_logger(__name__)
 
 TRIED = 100  # examples whose tokens are looked at
-FEW_TOKENS = 8  # examples of an evaluation that only shows the names of its metrics
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 # Settings of TrainingArguments that a job does not read: what it does instead.
 _UNUSED = {
@@ -79,6 +77,19 @@ def check_settings(models: ModelArguments, data: DataArguments, config: Distilla
         )
     _check_trackers(config)
     _warn_of_settings_without_effect(models, config)
+    _warn_of_same_files(data)
+
+
+def _warn_of_same_files(data: DataArguments) -> None:
+    """Warn of a file that is trained and evaluated on."""
+    trained = [name for name in ("train_file", "unlabelled_file") if getattr(data, name) is not None]
+    for name, evaluated in product(trained, ("validation_file", "test_file")):
+        path = getattr(data, evaluated)
+        if path is not None and Path(path).resolve() == Path(getattr(data, name)).resolve():
+            logger.warning(
+                f"{evaluated}={path!r} is {name}, too, so that its scores only tell what was learned by heart: give "
+                "other examples."
+            )
 
 
 def _check_trackers(config: DistillationConfig) -> None:
@@ -113,14 +124,15 @@ def check_folders(folder: Path, teacher_folder: Path, baseline_folder: Path) -> 
                 )
 
 
-def check_tokens(who: str, processor: Any, model: PreTrainedModel, examples: Dataset) -> None:
-    """Refuse a tokenizer that maps every word to the unknown token, or has more tokens than its model.
+def check_tokens(who: str, processor: Any, model: PreTrainedModel, examples: Dataset, max_length: int) -> None:
+    """Refuse a tokenizer that knows no word, or has more tokens than its model, and texts that are cut to nothing.
 
     Args:
         who: teacher or student.
         processor: its tokenizer; an image processor passes.
         model: the model.
         examples: encoded by it.
+        max_length: tokens to which texts were cut.
 
     Raises:
         ValueError: names the setting and the fix.
@@ -133,12 +145,17 @@ def check_tokens(who: str, processor: Any, model: PreTrainedModel, examples: Dat
         raise ValueError(
             f"{who}: its tokenizer has {len(processor)} tokens, its model embeddings of {embeddings}: {fix}."
         )
-    unknown, special = processor.unk_token_id, set(processor.all_special_ids)
     found = {token for tokens in examples[:TRIED]["input_ids"] for token in tokens}
-    if unknown is not None and unknown in found and found <= special:
+    if not found <= set(processor.all_special_ids):
+        return
+    if processor.unk_token_id in found:
         raise ValueError(
             f"{who}: its tokenizer maps every word of the first {TRIED} examples to the unknown token: {fix}."
         )
+    raise ValueError(
+        f"max_length={max_length} leaves no word of the first {TRIED} examples to the {who}, but special tokens "
+        "alone: raise it, or look for empty texts."
+    )
 
 
 def check_labels(models: ModelArguments, config: DistillationConfig, examples: Dataset) -> None:
@@ -160,63 +177,6 @@ def check_labels(models: ModelArguments, config: DistillationConfig, examples: D
                 f"{setting} learns from labels alone, and no training example has a label: give labels, or leave it "
                 "out."
             )
-
-
-def check_trainer(trainer: DistillationTrainer) -> None:
-    """Build what training builds, on a trainer that is thrown away.
-
-    Raises:
-        ValueError: names the setting and what is wrong.
-    """
-    config = trainer.args
-    batches = len(trainer.get_train_dataloader()) if hasattr(trainer.train_dataset, "__len__") else 1
-    if not batches:
-        raise ValueError(
-            f"per_device_train_batch_size={config.per_device_train_batch_size}: the {len(trainer.train_dataset)} "
-            "training examples fill no batch, and dataloader_drop_last=True drops the rest: lower it."
-        )
-    try:
-        trainer.create_optimizer()
-    except Exception as error:  # whatever a library raises
-        settings = f"optim={str(config.optim.value)!r}, optim_args={config.optim_args!r}"
-        raise ValueError(f"{settings}: the optimizer cannot be made ({error}): change them.") from error
-    try:
-        trainer.create_scheduler(num_training_steps=1000, optimizer=trainer.optimizer)
-    except Exception as error:
-        kind = getattr(config.lr_scheduler_type, "value", config.lr_scheduler_type)
-        settings = f"lr_scheduler_type={str(kind)!r}, lr_scheduler_kwargs={config.lr_scheduler_kwargs!r}"
-        raise ValueError(f"{settings}: the scheduler cannot be made ({error}): change them.") from error
-    _check_optim_args(config)
-    _check_best_metric(trainer)
-
-
-def _check_optim_args(config: DistillationConfig) -> None:
-    """Refuse arguments that the optimizer would not get."""
-    if not config.optim_args:
-        return
-    without = copy.copy(config)
-    without.optim_args = None
-    if Trainer.get_optimizer_cls_and_kwargs(config) == Trainer.get_optimizer_cls_and_kwargs(without):
-        raise ValueError(
-            f"optim_args={config.optim_args!r} does not reach optim={str(config.optim.value)!r}: leave it out, or set "
-            "learning_rate, weight_decay, adam_beta1 and the like."
-        )
-
-
-def _check_best_metric(trainer: DistillationTrainer) -> None:
-    """Look up `metric_for_best_model` in the metrics of a small evaluation."""
-    config = trainer.args
-    metric = config.metric_for_best_model
-    if metric is None or trainer.accelerator.is_fsdp2:  # which would shard the model that is to be thrown away
-        return
-    few = trainer.eval_dataset.select(range(min(len(trainer.eval_dataset), FEW_TOKENS * config.world_size)))
-    trainer.remove_callback(ProgressCallback)  # whose bar an error would follow on the same line
-    metrics = trainer.evaluation_loop(trainer.get_eval_dataloader(few), "check").metrics or {}
-    names = sorted(name.removeprefix("eval_") for name in metrics)
-    if metric.removeprefix("eval_") not in names:
-        raise ValueError(
-            f"metric_for_best_model={metric!r} is not one of the metrics of an evaluation: {', '.join(names)}."
-        )
 
 
 def _warn_of_settings_without_effect(models: ModelArguments, config: DistillationConfig) -> None:

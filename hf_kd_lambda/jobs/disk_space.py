@@ -59,17 +59,18 @@ def weights_size(model: nn.Module) -> int:
 def optimizer_size(optimizer: Optimizer) -> int:
     """Bytes of an optimizer's state: two moments in Adam and its like, one with momentum, else none."""
     moments = 2 if "betas" in optimizer.defaults else 1 if optimizer.defaults.get("momentum") else 0
-    return moments * _bytes(parameter for group in optimizer.param_groups for parameter in group["params"])
+    return moments * trained_size(optimizer)
+
+
+def trained_size(optimizer: Optimizer) -> int:
+    """Bytes of the weights that an optimizer changes."""
+    return _bytes(parameter for group in optimizer.param_groups for parameter in group["params"])
 
 
 def checkpoints_kept(trainer: Trainer) -> int:
     """The most checkpoints that lie in the folder at once: one more than the limit, as the oldest is removed last."""
     args: Any = trainer.args
-    steps = args.max_steps
-    if steps < 0:
-        steps = math.ceil(
-            args.num_train_epochs * len(trainer.get_train_dataloader()) / args.gradient_accumulation_steps
-        )
+    steps = optimizer_steps(trainer)
     every = args.save_steps * steps if args.save_steps < 1 else args.save_steps
     saved = {
         SaveStrategy.NO: 0,
@@ -78,6 +79,14 @@ def checkpoints_kept(trainer: Trainer) -> int:
         SaveStrategy.BEST: 1,
     }[args.save_strategy]
     return saved if args.save_total_limit is None else min(saved, args.save_total_limit + 1)
+
+
+def optimizer_steps(trainer: Trainer) -> int:
+    """How many optimizer steps a run takes."""
+    args: Any = trainer.args
+    if args.max_steps > 0:
+        return args.max_steps
+    return math.ceil(args.num_train_epochs * len(trainer.get_train_dataloader()) / args.gradient_accumulation_steps)
 
 
 def is_disk_full(error: BaseException | None) -> bool:

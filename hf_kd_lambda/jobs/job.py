@@ -22,7 +22,6 @@ from hf_kd_lambda.jobs.checks import (
     check_settings,
     check_task_name,
     check_tokens,
-    check_trainer,
 )
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.disk_space import check_space
@@ -35,6 +34,7 @@ from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.jobs.progress import stage
 from hf_kd_lambda.jobs.report import card_facts, write_job_report
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
+from hf_kd_lambda.jobs.trainer_checks import check_trainer
 from hf_kd_lambda.losses.class_weights import WeightedTaskLoss
 from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.labels import warn_if_at_chance
@@ -140,7 +140,7 @@ class DistillationJob:
             ("student", student, self.loader.student_processor, self.tokens),
         ):
             for member in members_of(model):
-                check_tokens(who, processor, cast(PreTrainedModel, member), tokens["train"])
+                check_tokens(who, processor, cast(PreTrainedModel, member), tokens["train"], self.data_args.max_length)
                 for split in tokens:
                     self.problem.check_inputs(who, cast(PreTrainedModel, member), processor, tokens[split])
         trainer = self.make_trainer(teacher, student)

@@ -17,6 +17,7 @@ from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import resolve_checkpoint
 from hf_kd_lambda.data.split_report import CUT, report_splits
 from hf_kd_lambda.data.task_data import TaskData
+from hf_kd_lambda.data.texts import check_room
 from hf_kd_lambda.data.words import load_token_data
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import UNLABELLED
@@ -64,7 +65,7 @@ class TokenClassification(TextTask):
         """Replace words by tokens, cut but not padded, with a label for each token in `labels`.
 
         Raises:
-            ValueError: the teacher has a tokenizer of its own.
+            ValueError: the teacher has a tokenizer of its own, or `max_length` leaves no room for a word.
         """
         if teacher is not None:
             raise ValueError(
@@ -73,6 +74,7 @@ class TokenClassification(TextTask):
                 "with the teacher's tokenizer, or set student_layers."
             )
         max_length = min(args.max_length, student.model_max_length)
+        check_room(student, max_length)
 
         def encode(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
             tokens = student(batch["words"], is_split_into_words=True, truncation=True, max_length=max_length)

@@ -86,5 +86,6 @@ def _of_student(student: nn.Module, batch: Mapping[str, Any]) -> ModelBatch:
 
 
 def _of_teacher(teacher: nn.Module, batch: Mapping[str, Any]) -> ModelBatch:
-    mask = "teacher_attention_mask" if own_inputs(batch) else "attention_mask"
-    return ModelBatch(teacher_inputs(batch, forward_parameters(teacher)), batch.get(mask))
+    accepted = forward_parameters(teacher)
+    mask = "teacher_attention_mask" if own_inputs(batch, accepted) else "attention_mask"
+    return ModelBatch(teacher_inputs(batch, accepted), batch.get(mask))

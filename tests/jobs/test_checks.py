@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from helpers.small_jobs import job, settings
+from helpers.small_jobs import job, settings, text_settings, token_settings
 
 from hf_kd_lambda.jobs.checks import check_folders, check_labels
 from hf_kd_lambda.jobs.lock import locked
@@ -109,3 +109,37 @@ def test_settings_without_effect_are_named(tmp_path, monkeypatch):
         "eval_steps=7.0 has no effect: eval_strategy is no.",
         "metric_for_best_model='score' has no effect: load_best_model_at_end is false.",
     ]
+
+
+@pytest.mark.parametrize("evaluated", ["validation_file", "test_file"])
+def test_a_file_that_is_trained_and_evaluated_on_is_warned_of(tmp_path, monkeypatch, evaluated):
+    said = []
+    monkeypatch.setattr("hf_kd_lambda.jobs.checks.logger.warning", said.append)
+    given = settings(tmp_path)
+    job(given)
+    assert not said
+    job({**given, evaluated: str(tmp_path / "." / "train.csv")})
+    assert len(said) == 1
+    assert f"{evaluated}='{tmp_path}/train.csv' is train_file, too, so that its scores" in said[0]
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_texts_that_are_cut_to_nothing_are_refused(tmp_path, length):
+    with pytest.raises(
+        ValueError, match=rf"^max_length={length} leaves no room for a word, as the tokenizer adds 2 special"
+    ):
+        job(settings(tmp_path, max_length=length)).check()
+    with pytest.raises(ValueError, match=rf"^max_length={length} leaves no room for a word"):
+        job(token_settings(tmp_path, max_length=length)).check()
+
+
+def test_texts_without_a_word_are_refused(tmp_path):
+    given = settings(tmp_path)
+    (tmp_path / "train.csv").write_text("review,kind\n" + '" ",praise\n" ",rant\n" ",shrug\n' * 12)
+    with pytest.raises(ValueError, match=r"^max_length=16 leaves no word .* or look for empty texts"):
+        job(given).check()
+
+
+def test_blocks_of_one_token_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^max_length=1 leaves no token to predict"):
+        job(text_settings(tmp_path, max_length=1)).check()
