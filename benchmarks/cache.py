@@ -1,8 +1,8 @@
 """Cost of the teacher's cache as the number of examples grows: `python -m benchmarks.cache --output benchmarks/cache`.
 
 Examples have 8 to 64 random tokens. The teacher is tiny, so that the cache's own work is measured. For each number of
-examples, two processes train one step: the first one computes the cache, the second one finds it. Seconds run from the
-construction of the trainer to the first step, without the teacher's forwards. Memory is what the process gains in
+examples, two processes train one step: the first one computes the cache, the second one finds it. CPU seconds of the
+process run from the construction of the trainer to the first step, without the teacher's forwards. Memory is what the process gains in
 private memory; pages of memory-mapped files do not count.
 """
 
@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from datasets import Dataset, load_from_disk
 from torch import nn
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, TrainerCallback, set_seed
@@ -30,7 +29,7 @@ from hf_kd_lambda.data.bundled import encoder_path
 
 COUNTS = (10_000, 100_000, 500_000)
 SHORTEST, LONGEST, VOCABULARY, CLASSES = 8, 64, 30_522, 3
-SIZES = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+SIZES = {"num_hidden_layers": 1, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
 SAMPLED = 0.05  # seconds between two readings of the memory
 
 
@@ -55,15 +54,15 @@ def write_examples(count: int, folder: Path) -> None:
 
 
 class FirstStep(TrainerCallback):
-    """The time at which the first step begins."""
+    """The CPU time at which the first step begins."""
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
         """Record it."""
-        self.time = time.perf_counter()
+        self.time = time.process_time()
 
 
 class Forwards:
-    """Seconds of all forwards of a model."""
+    """CPU seconds of all forwards of a model."""
 
     def __init__(self, model: nn.Module) -> None:
         self.seconds = 0.0
@@ -71,10 +70,10 @@ class Forwards:
         model.register_forward_hook(self._end)
 
     def _start(self, *args: Any) -> None:
-        self._begun = time.perf_counter()
+        self._begun = time.process_time()
 
     def _end(self, *args: Any) -> None:
-        self.seconds += time.perf_counter() - self._begun
+        self.seconds += time.process_time() - self._begun
 
 
 def start(examples: Path, folder: Path) -> dict[str, float]:
@@ -85,7 +84,7 @@ def start(examples: Path, folder: Path) -> dict[str, float]:
         folder: of the cache.
 
     Returns:
-        Seconds until the first step, seconds of the teacher's forwards therein, and MB (10⁶ bytes) of private memory.
+        CPU seconds until the first step, those of the teacher's forwards therein, and MB (10⁶ bytes) of private memory.
     """
     set_seed(0)
     config = BertConfig(vocab_size=VOCABULARY, num_labels=CLASSES, **SIZES)
@@ -93,7 +92,7 @@ def start(examples: Path, folder: Path) -> dict[str, float]:
     student, data, first = student_from_layers(teacher, [0]), load_from_disk(examples), FirstStep()
     forwards = Forwards(teacher)
     with tempfile.TemporaryDirectory() as output, private_memory() as gained:
-        begun = time.perf_counter()
+        begun = time.process_time()
         args = DistillationConfig(
             *(output,),
             max_steps=1,
@@ -182,12 +181,14 @@ def main() -> None:
     if args.start:
         print(json.dumps(start(*args.start)))
         return
-    with tempfile.TemporaryDirectory() as root:
-        rows = [measure(count, Path(root)) for count in args.counts]
     args.output.mkdir(parents=True, exist_ok=True)
-    (args.output / "cache.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (args.output / "cache.md").write_text(table(rows))
-    print(f"{torch.get_num_threads()} thread(s)\n{table(rows)}")
+    rows: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as root:
+        for count in args.counts:
+            rows.append(measure(count, Path(root)))
+            (args.output / "cache.json").write_text(json.dumps(rows, indent=1) + "\n")
+            (args.output / "cache.md").write_text(table(rows))
+            print(table(rows), flush=True)
 
 
 if __name__ == "__main__":
