@@ -2,8 +2,8 @@
 
 Examples have 8 to 64 random tokens. The teacher is tiny, so that the cache's own work is measured. For each number of
 examples, two processes train one step: the first one computes the cache, the second one finds it. CPU seconds of the
-process run from the construction of the trainer to the first step, without the teacher's forwards. Memory is what the process gains in
-private memory; pages of memory-mapped files do not count.
+process run from the construction of the trainer to the first step, without the teacher's forwards. Memory is what the
+process gains in private memory; pages of memory-mapped files do not count.
 """
 
 import argparse
@@ -84,7 +84,7 @@ def start(examples: Path, folder: Path) -> dict[str, float]:
         folder: of the cache.
 
     Returns:
-        CPU seconds until the first step, those of the teacher's forwards therein, and MB (10⁶ bytes) of private memory.
+        CPU seconds until the first step, those of the teacher's forwards therein, and MB of private memory.
     """
     set_seed(0)
     config = BertConfig(vocab_size=VOCABULARY, num_labels=CLASSES, **SIZES)

@@ -162,9 +162,9 @@ def _base_missing(runs: Sequence[Run]) -> str:
 
 
 def base_forms_table() -> str:
-    """Parameters, size and latency of the same models in each form, and what the cache saves of a training step."""
+    """Parameters, size and relative latency of the models in each form, and what the cache saves of a step."""
     models = json.loads((ROOT / "benchmarks" / "base" / "forms.json").read_text(encoding="utf-8"))["models"]
-    head = ["model", "parameters, M", "MB", "MB in int8", *(f"{form}, ms" for form in BASE_FORMS)]
+    head = ["model", "parameters, M", "MB", "MB in int8", *(f"time, {form}" for form in BASE_FORMS)]
     names = {"teacher": "teacher, 12 layers", **dict(reversed(BASE_STUDENTS.items()))}
     rows = [[names[name], *_form_cells(models[name], models["teacher"])] for name in names]
     return markdown_table([*head, "cached / online step"], rows)
@@ -177,7 +177,7 @@ def _form_cells(model: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[st
         f"{forms[0]['parameters'] / 1e6:.1f}",
         f"{forms[0]['megabytes']:.0f}",
         f"{forms[-1]['megabytes']:.0f}",
-        *(f"{form['latency_ms']:.1f} / {form['batch_latency_ms']:.0f}" for form in forms),
+        *(f"{form['batch_latency_ms'] / teacher['forms']['fp32']['batch_latency_ms']:.2f}" for form in forms),
         "" if model is teacher else f"{own / whole:.2f}",
     ]
 

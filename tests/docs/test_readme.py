@@ -56,16 +56,16 @@ def test_the_base_table_of_partial_results_names_what_is_missing(monkeypatch):
     assert "MRPC 3 of its layers (fixed 0.9)" in missing
 
 
-def test_the_forms_table_has_sizes_and_latencies(monkeypatch, tmp_path):
+def test_the_forms_table_has_sizes_and_times_relative_to_the_teacher(monkeypatch, tmp_path):
     form = {"parameters": 2e6, "megabytes": 8.0, "latency_ms": 1.0, "batch_latency_ms": 20.0}
     forms = dict.fromkeys(result_tables.BASE_FORMS, form) | {"ONNX int8": {**form, "megabytes": 2.0}}
     models = {name: {"step_cpu_seconds": 1.0, "forms": forms} for name in ("6", "3", "minilm")}
-    models["teacher"] = {"step_cpu_seconds": 3.0, "forms": forms}
+    slow = {name: {**form, "batch_latency_ms": 40.0} for name in result_tables.BASE_FORMS}
+    models["teacher"] = {"step_cpu_seconds": 3.0, "forms": slow}
     folder = tmp_path / "benchmarks" / "base"
     folder.mkdir(parents=True)
     (folder / "forms.json").write_text(json.dumps({"models": models}))
     monkeypatch.setattr(result_tables, "ROOT", tmp_path)
     rows = result_tables.base_forms_table().splitlines()[2:]
-    latencies = " | ".join(["1.0 / 20"] * 4)
-    assert rows[0] == f"| teacher, 12 layers | 2.0 | 8 | 2 | {latencies} |  |"
-    assert rows[1] == f"| 6 of its layers | 2.0 | 8 | 2 | {latencies} | 0.25 |"
+    assert rows[0] == "| teacher, 12 layers | 2.0 | 8 | 8 | 1.00 | 1.00 | 1.00 | 1.00 |  |"
+    assert rows[1] == "| 6 of its layers | 2.0 | 8 | 2 | 0.50 | 0.50 | 0.50 | 0.50 | 0.25 |"
