@@ -30,7 +30,8 @@ def test_both_losses_weigh_the_items_alike():
     outputs = {"logits": logits}
     torch.testing.assert_close(WeightedTaskLoss(weights)(outputs, labels), expected)
     objective = Objective({}, 1.0, class_weights=weights)
-    found = objective._task_loss(outputs, {"labels": labels}, None, None)
+    batch = {"labels": labels}
+    found = objective._task_loss(outputs, batch, objective.items(outputs, batch), None, None)
     torch.testing.assert_close(found, expected)
 
 
