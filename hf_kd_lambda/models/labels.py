@@ -20,7 +20,7 @@ from transformers import (
 from transformers.utils import logging
 
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
-from hf_kd_lambda.models.size import check_size
+from hf_kd_lambda.models.size import check_depth, check_size
 
 logger = logging.get_logger(__name__)
 
@@ -60,6 +60,7 @@ def load_classifier(
         raise OSError(
             f"cannot load teacher or student {checkpoint!r}, as a folder or from the Hub: {error}"
         ) from error
+    check_depth(config)
     if new_head:
         set_labels(config, label_names, problem_type)
         check_size(config, auto_class, trust_remote_code=trust_remote_code)  # missing weights would be made

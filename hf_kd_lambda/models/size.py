@@ -21,9 +21,7 @@ def check_size(config: PreTrainedConfig, auto_class: Any, **options: Any) -> Non
     Raises:
         ValueError: it does not; the message has the size of the weights and of the memory.
     """
-    layers = getattr(config, "num_hidden_layers", None)
-    if isinstance(layers, int) and layers > MOST_LAYERS:
-        raise ValueError(f"num_hidden_layers={layers} is more than {MOST_LAYERS}: reduce it.")
+    check_depth(config)
     try:
         with torch.device("meta"):
             weights = list(auto_class.from_config(config, **options).parameters())
@@ -35,3 +33,14 @@ def check_size(config: PreTrainedConfig, auto_class: Any, **options: Any) -> Non
             f"its weights need {needed / 1e9:,.0f} GB, but this machine has {there / 1e9:,.0f} GB of memory: use a "
             "smaller model."
         )
+
+
+def check_depth(config: PreTrainedConfig) -> None:
+    """Check that a model has a possible number of layers, which would otherwise be built one by one without end.
+
+    Raises:
+        ValueError: it has more than `MOST_LAYERS`.
+    """
+    layers = getattr(config, "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > MOST_LAYERS:
+        raise ValueError(f"num_hidden_layers={layers} is more than {MOST_LAYERS}: reduce it.")

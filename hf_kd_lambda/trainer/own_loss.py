@@ -36,6 +36,10 @@ def check_own_loss(
     `Trainer` minimises what `forward` returns as `loss`; here, cross-entropy or the squared error of its logits is
     minimised. A student that takes neither `labels` nor `start_positions`, or returns no loss, has none of its own.
 
+    What it cannot see: a loss that agrees with the task loss on these examples, such as one of class weights where
+    all logits are equal (a head of zeros), or one that changes with the step; a loss of logits with −∞, or a loss
+    that fails on these examples (both are warned of); and losses that are not returned as `loss`.
+
     Args:
         student: on any device; nothing of it changes.
         examples: of training.

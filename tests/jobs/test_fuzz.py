@@ -3,6 +3,8 @@
 import json
 import random
 import shutil
+import time
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,6 +26,16 @@ COUNTS += ["save_total_limit", "max_length", "max_train_samples", "max_eval_samp
 CHOICES = ["lambda_rule", "lambda_form", "gram_metric", "gram_estimator", "lambda_scope", "precision", "problem"]
 CHOICES += ["eval_strategy", "save_strategy", "logging_strategy", "lr_scheduler_type", "optim", "hub_strategy", "task"]
 MAPPINGS = ["kd_losses", "lambda_rule_kwargs", "lora", "student_architecture", "teacher_architecture"]
+ABSURD = {
+    "temperature": (1e-30, 1e30),
+    "learning_rate": (1e-30, 1e10),
+    "teacher_learning_rate": (1e-30, 1e10),
+    "num_train_epochs": (1e-9, 1e12),
+    "teacher_epochs": (1e-9, 1e12),
+    "lambda_interval": (10**9,),
+    "max_grad_norm": (1e-30,),
+    "dataloader_num_workers": (10**6,),
+}
 FLAGS = ["teacher_finetune", "student_without_kd", "cache_teacher", "load_best_model_at_end", "trust_remote_code"]
 
 
@@ -58,6 +70,7 @@ def wrong_options(draw: random.Random) -> list[dict[str, object]]:
         {"load_best_model_at_end": "true", "eval_strategy": "no", "save_strategy": "no"},
         {"kd_losses": '{"soft_targets": -1}'},
         {"kd_losses": "x" * 5000},
+        *({name: value} for name, values in ABSURD.items() for value in values),
         {"lambda_rule_kwargs": '{"gamma": "much"}'},
     ]
     return found
@@ -74,6 +87,11 @@ def wrong_at_check(folder: Path) -> list[dict[str, object]]:
         {"lr_scheduler_kwargs": '{"unknown": 1}'},
         {"lr_scheduler_type": "cosine_with_min_lr"},
         {"dataloader_drop_last": "true", "per_device_train_batch_size": 1000},
+        {"dataloader_drop_last": "true", "per_device_eval_batch_size": 1000, "eval_strategy": "epoch"},
+        {"max_length": 1},
+        {"max_length": 2},
+        {"student_architecture": '{"model_type": "bert", "hidden_size": 12000000}', "student_layers": None},
+        {"student_architecture": '{"model_type": "bert", "num_hidden_layers": 1000000000}', "student_layers": None},
         {"student_layers": [0, 99]},
         {"student_layers": [-1]},
         {"text_column": "nothing"},
@@ -148,6 +166,8 @@ def damaged_teachers(folder: Path) -> dict[str, Path]:
         "more layers": lambda model: edit(model / "config.json", num_hidden_layers=6),
         "another width": lambda model: edit(model / "config.json", hidden_size=16),
         "heads that do not divide": lambda model: edit(model / "config.json", num_attention_heads=5),
+        "a width that no memory holds": lambda model: edit(model / "config.json", hidden_size=12_000_000),
+        "layers without end": lambda model: edit(model / "config.json", num_hidden_layers=10**9),
         "smaller vocabulary": lambda model: edit(model / "config.json", vocab_size=10),
         "empty weights": lambda model: (model / "model.safetensors").write_bytes(b""),
         "half of the weights": lambda model: (model / "model.safetensors").write_bytes(
@@ -165,15 +185,32 @@ def damaged_teachers(folder: Path) -> dict[str, Path]:
     return found
 
 
+REFUSED: Counter[str] = Counter()
+"""Inputs that were refused, by the test that gave them."""
+KINDS = {
+    "test_wrong_settings_are_refused_by_name": 250,
+    "test_wrong_files_of_settings_are_refused": 20,
+    "test_wrong_files_of_data_are_refused": 26,
+    "test_damaged_models_are_refused_by_who_they_are": 30,
+}
+"""The least number of inputs of each test."""
+
+
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
+def started():
+    """Seconds of CPU time before the first test."""
+    return time.process_time()
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, started):
     """Right settings of a small job."""
     folder = tmp_path_factory.mktemp("fuzz")
     return folder, settings(folder)
 
 
 @pytest.fixture
-def refused(monkeypatch, capsys):
+def refused(monkeypatch, capsys, request):
     """Runs the command with these arguments, and returns the line in which it is refused."""
 
     def accept(job: DistillationJob) -> None:
@@ -190,6 +227,7 @@ def refused(monkeypatch, capsys):
         assert len(message) < LONGEST + 100, argv
         assert "unexpected; the traceback is in" not in message, (argv, message)
         capsys.readouterr()
+        REFUSED[request.node.originalname] += 1
         return message
 
     return run
@@ -236,3 +274,12 @@ def test_damaged_models_are_refused_by_who_they_are(base, refused, tmp_path, who
         given = base[1] | ({"student_layers": None} if who == "student" else {})
         message = refused(arguments(given | {who: str(folder)}))
         assert message.startswith(f"error: {who}"), (name, message)
+
+
+def test_hundreds_of_inputs_were_refused_within_a_minute(started):
+    if REFUSED.keys() < KINDS.keys():
+        pytest.skip("a part of this file runs")
+    assert {kind: REFUSED[kind] for kind in KINDS if REFUSED[kind] < KINDS[kind]} == {}
+    assert sum(REFUSED.values()) >= 300
+    assert time.process_time() - started < 60
+    print(dict(REFUSED), f"{time.process_time() - started:.0f} s of CPU time")

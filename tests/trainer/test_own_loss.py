@@ -43,6 +43,13 @@ def smoothed(logits, labels):
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), label_smoothing=0.1)
 
 
+def of_paths(logits, labels):
+    """A loss of tokens that also scores which class follows which, as a CRF does."""
+    transitions = torch.eye(logits.shape[-1])[labels.clamp(min=0)]
+    followed = (transitions[:, 1:] * transitions[:, :-1]).sum()
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten()) - 0.1 * followed
+
+
 def with_loss(base, loss):
     """A class of models of Transformers with another loss."""
 
@@ -74,8 +81,9 @@ def token_examples():
         (bert(weighted), examples(16).remove_columns("labels").add_column("labels", [0] * 16)),
         (bert(huber, num_labels=1), examples(16, num_labels=1)),
         (bert(weighted, BertForTokenClassification), token_examples()),
+        (bert(of_paths, BertForTokenClassification), token_examples()),
     ],
-    ids=["class weights", "focal", "smoothed", "labels of one class", "huber", "tokens"],
+    ids=["class weights", "focal", "smoothed", "labels of one class", "huber", "tokens", "paths"],
 )
 def test_another_loss_is_refused_with_both_values(tmp_path, student, data):
     teacher = bert(base=type(student).__bases__[0], num_labels=student.config.num_labels)

@@ -1,0 +1,31 @@
+"""The command's entry: which process warns."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+from transformers.utils import logging as transformers_logging
+
+from hf_kd_lambda import cli
+
+
+@pytest.mark.parametrize(("rank", "seen"), [(None, True), ("0", True), ("1", False), ("3", False)])
+def test_the_main_process_alone_warns(monkeypatch, rank, seen):
+    found = []
+    package = logging.getLogger("hf_kd_lambda")
+    handler = logging.Handler()
+    handler.emit = lambda record: found.append(record.getMessage())
+    monkeypatch.setattr(package, "handlers", [handler])
+    monkeypatch.setattr(package, "level", package.level)  # which is restored
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+
+    def warn(argv):
+        transformers_logging.get_logger("hf_kd_lambda.jobs.some_module").warning("look out")
+        transformers_logging.get_logger("hf_kd_lambda.jobs.some_module").error("it failed")
+
+    monkeypatch.setattr(cli, "_imported", lambda name: SimpleNamespace(main=warn, hide_bars_of_weights=bool))
+    cli.main(["distill"])
+    package.manager._clear_cache()
+    assert found == ["look out"] * seen + ["it failed"]
