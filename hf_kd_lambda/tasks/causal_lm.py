@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 import torch
 from datasets import Dataset, DatasetDict
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     DataCollatorForTokenClassification,
     PreTrainedModel,
@@ -18,6 +19,7 @@ from hf_kd_lambda.data.completions import encode_completions
 from hf_kd_lambda.data.lm_texts import load_texts
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.data.text_blocks import cut_blocks
+from hf_kd_lambda.models.size import check_depth
 from hf_kd_lambda.tasks.metrics.next_token import next_token_metrics, next_token_predictions
 from hf_kd_lambda.tasks.task import Collator, Metrics
 from hf_kd_lambda.tasks.text_task import TextTask
@@ -40,9 +42,9 @@ class CausalLM(TextTask):
     ) -> PreTrainedModel:
         """A language model, whose head is its vocabulary and never new."""
         try:
-            return self.auto_class.from_pretrained(
-                resolve_checkpoint(checkpoint), dtype=dtype, trust_remote_code=trust_remote_code
-            )
+            folder = resolve_checkpoint(checkpoint)
+            check_depth(AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code))
+            return self.auto_class.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
             raise OSError(f"cannot load teacher or student {checkpoint!r} as a language model: {error}") from error
 

@@ -1,13 +1,18 @@
 """Models that no memory holds are refused by their configuration."""
 
+import json
 import time
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from helpers.tiny_lm import tiny_lm
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from hf_kd_lambda.models import size
 from hf_kd_lambda.models.from_scratch import model_from_scratch
 from hf_kd_lambda.models.size import check_size
+from hf_kd_lambda.tasks.causal_lm import CausalLM
 
 
 def bert(**fields):
@@ -46,3 +51,11 @@ def test_an_architecture_is_named_by_its_setting():
     architecture = {"model_type": "bert", "hidden_size": 12_000_000, "num_hidden_layers": 1}
     with pytest.raises(ValueError, match=r"^student_architecture=.*: its weights need [\d,]+ GB"):
         model_from_scratch("student_architecture", architecture, ["a", "b"], AutoModelForSequenceClassification)
+
+
+def test_a_language_model_of_endless_layers_is_refused(tmp_path):
+    tiny_lm().save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"num_hidden_layers": 10**9}))
+    with pytest.raises(OSError, match="num_hidden_layers=1000000000 is more than 2000"):
+        CausalLM().load_model(str(tmp_path), cast(Any, SimpleNamespace()))
