@@ -153,7 +153,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
 
 
 def test_a_checkpoint_to_resume_from_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"resume_from_checkpoint='x': a run goes on .* leave it out"):
+    with pytest.raises(ValueError, match=r"resume_from_checkpoint='x': a run resumes .* leave it out"):
         job(settings(tmp_path, resume_from_checkpoint="x")).check()
 
 
