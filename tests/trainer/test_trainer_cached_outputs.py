@@ -141,7 +141,7 @@ def test_the_largest_logits_and_hidden_states_go_together(tmp_path):
 
 def test_hidden_states_of_a_language_model_are_not_kept_alone(tmp_path):
     settings = {"kd_losses": {"hidden_mse": 1.0}, "cache_hidden_states": True}
-    with pytest.raises(ValueError, match=r"cache_hidden_states: of a language model .* set cache_top_logits, too"):
+    with pytest.raises(ValueError, match=r"cache_hidden_states=True: for a language model.*also set cache_top_logits"):
         lm_trainer(tmp_path, *language_models(), **settings)
 
 
