@@ -2,6 +2,7 @@
 
 import math
 import reprlib
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,12 +66,16 @@ class Classes:
     are_integers: bool
 
     def index(self, label: object) -> int | None:
-        """The output of a label; None where it is not one of the classes."""
-        if self.are_integers and isinstance(label, int) and not isinstance(label, bool):
+        """The output of a label, None where it is no class; where names are numbers, a number is a name."""
+        if self._takes_indices and isinstance(label, int) and not isinstance(label, bool):
             return label if 0 <= label < len(self.names) else None
         if not isinstance(label, str | int):
             return None
         return self._indices.get(str(label))
+
+    @cached_property
+    def _takes_indices(self) -> bool:
+        return self.are_integers and not all(name.isdecimal() for name in self.names)
 
     @cached_property
     def _indices(self) -> dict[str, int]:
@@ -115,7 +120,9 @@ def find_classes(labels: Iterable[Any], feature: Any, known: Sequence[str] | Non
             f"every label of the train split is {next(iter(found))!r}: a classifier needs two classes or more."
         )
     if any(isinstance(label, str | bool) for label in found):
-        return Classes(_in_order(map(str, found)), are_integers=False)
+        names = _in_order(map(str, found))
+        _check_distinct(names)
+        return Classes(names, are_integers=False)
     if found != set(range(len(found))):
         listed = ", ".join(map(str, sorted(found)[:NAMED_CLASSES])) + (", …" if len(found) > NAMED_CLASSES else "")
         raise ValueError(
@@ -123,6 +130,18 @@ def find_classes(labels: Iterable[Any], feature: Any, known: Sequence[str] | Non
             "them so, or use names."
         )
     return Classes([str(label) for label in sorted(found)], are_integers=True)
+
+
+def _check_distinct(names: Sequence[str]) -> None:
+    """Refuse names that look alike: those that differ in white space or in Unicode's form of a letter, such as é."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(" ".join(unicodedata.normalize("NFC", name).split()), name)
+        if other != name:
+            raise ValueError(
+                f"the labels of the train split {other!a} and {name!a} differ in white space or in the form "
+                "of a letter alone, and would be two classes: write them alike."
+            )
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
@@ -138,7 +157,7 @@ def labels_of(source: Source, classes: Classes | None) -> list[Any]:
     """Labels of the rows; indices of other names as these names."""
     feature, labels = source.rows.features["label"], source.rows["label"][:]
     inner = feature.feature if isinstance(feature, LargeList | List) else feature
-    if not isinstance(inner, ClassLabel) or classes is None or inner.names == classes.names:
+    if not isinstance(inner, ClassLabel) or classes is None:
         return labels
 
     def name_of(label: Any) -> Any:

@@ -115,7 +115,7 @@ def _split(cell: str, separator: str) -> list[Any]:
 def _check_members(labels: list[Any]) -> None:
     """Refuse what is no list of names, or of indices."""
     for label in labels:
-        if not isinstance(label, str | int):
+        if not isinstance(label, str | int) or isinstance(label, bool):
             raise ValueError(f"{reprlib.repr(label)} is neither a name nor an integer.")
         if label == "":
             raise ValueError("one of them is empty: remove the separator before or after it.")
@@ -151,6 +151,11 @@ def _classes(labelled: Mapping[str, Source], raw: Mapping[str, list[Any]], separ
                 _check_separator(source, raw[name], separator)
             classes = find_classes(found, feature.feature if isinstance(feature, List) else feature)
             assert classes is not None, "no label is a float"
+            if all(row is None or len({*row}) == len(classes.names) for row in raw[name]):
+                raise ValueError(
+                    f"{source.name}: every text has all of the labels {', '.join(classes.names)}: list the names or "
+                    "indices of those that apply, or give a column of 1 and 0 for each label (label_columns)."
+                )
             return classes
     raise ValueError("no example has a label: training needs none, but evaluation does: set validation_file.")
 

@@ -127,7 +127,7 @@ def _check_label(name: str, source: Source, label: Column) -> None:
     if name == "train":
         check_values(source, label, lambda value: is_missing(value) or _is_label(value), kind)
     elif name != TRANSFER_SET:
-        check_values(source, label, _is_label, kind)
+        check_values(source, label, lambda value: not is_missing(value) and _is_label(value), kind)
 
 
 def _warn_of_whole_numbers(train: Source | None, labels: list[Any]) -> None:

@@ -149,8 +149,8 @@ def label_permutation(
 ) -> list[int] | None:
     """The teacher's output column for each label of the data; None if the order is already the same.
 
-    Names are compared case-insensitively. If one side has only generic names (`LABEL_0` or `0`), the same order is
-    assumed, with a warning.
+    Names are compared case-insensitively. If one side has only generic names (`LABEL_0` or `0`) that the other lacks,
+    the same order is assumed, with a warning.
 
     Raises:
         ValueError: the teacher has another problem type, number of labels or set of labels.
@@ -168,11 +168,11 @@ def label_permutation(
         )
     if label_names is None or own_names == label_names:
         return None
-    if _are_generic(own_names) or _are_generic(label_names):
-        logger.warning("%s has the labels %s, the data %s: assuming the same order.", who, own_names, label_names)
-        return None
     own, wanted = [name.casefold() for name in own_names], [name.casefold() for name in label_names]
     if sorted(own) != sorted(wanted) or len(set(own)) < len(own):
+        if _are_generic(own_names) or _are_generic(label_names):
+            logger.warning("%s has the labels %s, the data %s: assuming the same order.", who, own_names, label_names)
+            return None
         raise ValueError(f"{who} has the labels {own_names}, the data {label_names}. {fix}")
     permutation = [own.index(name) for name in wanted]
     return None if permutation == list(range(len(own))) else permutation

@@ -42,7 +42,7 @@ def make_same_tokens(
 
 
 def cut_alike(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, max_length: int | None) -> bool:
-    """Whether two tokenizers are set to normalise, cut and pad texts alike.
+    """Whether two tokenizers are set to normalise, split, cut and pad texts alike.
 
     Args:
         teacher, student: their tokenizers.
@@ -53,7 +53,7 @@ def cut_alike(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase
         length = tokenizer.model_max_length
         steps = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
         return [
-            *(steps.get(name) for name in ("normalizer", "pre_tokenizer", "post_processor")),
+            *(steps.get(name) for name in ("normalizer", "pre_tokenizer", "model", "post_processor", "added_tokens")),
             *(tokenizer.model_input_names, tokenizer.pad_token_id, tokenizer.all_special_ids),
             *(tokenizer.padding_side, tokenizer.truncation_side),
             length if max_length is None else min(length, max_length),

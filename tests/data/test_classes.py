@@ -1,7 +1,7 @@
 """Classes and their order, and labels as numbers."""
 
 import pytest
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, Value
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.classes import encode_labels, find_classes
@@ -68,6 +68,35 @@ def test_integers_stand_for_names_only_where_the_train_split_has_integers():
         encoded(["2", "10"], [1])
     assert encoded([0, 1, 2], ["2", "0"]) == [2, 0]
     assert encoded([0, 1], [0, 1], ClassLabel(names=["a", "b"]), ClassLabel(names=["b", "a"])) == [1, 0]
+
+
+@pytest.mark.parametrize("names", [["1", "2", "3"], ["0", "10", "2"]])
+def test_where_names_are_numbers_a_number_is_a_name(names):
+    """Else a csv of the labels 1 and 2 would be read as the second and third class of a model."""
+    classes = find_classes([0, 1, 2], Value("int64"), known=names)
+    assert [classes.index(int(name)) for name in names] == [0, 1, 2]
+    stored = ClassLabel(names=names)
+    assert encoded([0, 1, 2], [2, 0], stored, stored) == [2, 0], "indices of a dataset remain indices"
+
+
+@pytest.mark.parametrize("other", [" pos", "pos ", "pos\u00a0", "pos\n"])
+def test_names_that_differ_in_white_space_alone_are_refused(other):
+    with pytest.raises(ValueError, match="write them alike"):
+        find_classes(["pos", other, "neg"], None)
+
+
+def test_names_that_look_the_same_are_refused():
+    with pytest.raises(ValueError, match=r"caf\\xe9"):
+        find_classes(["caf\u00e9", "cafe\u0301", "tea"], None)
+    assert find_classes(["tea time", "teatime", "Teatime"], None).names == ["Teatime", "tea time", "teatime"]
+
+
+@pytest.mark.parametrize("missing", ["-100", "-100.0"])
+def test_a_missing_label_for_evaluation_is_refused_however_it_is_written(tmp_path, missing):
+    train = write(tmp_path, "a.csv", "text,label\na,0.5\nb,1.5\n")
+    validation = write(tmp_path, "b.csv", f"text,label\na,0.5\nb,{missing}\n")
+    with pytest.raises(ValueError, match=r"validation_file='.*b\.csv', row 3"):
+        load_task_data(DataArguments(train_file=train, validation_file=validation), seed=0)
 
 
 def test_names_in_a_message_are_few():

@@ -110,6 +110,12 @@ def test_texts_with_the_rarest_label_are_held_out_too(tmp_path):
         ([{"text": "a", "label": [["joy"]]}], {}, r"line 1: labels .*\['joy'\] is neither a name nor an integer"),
         ([*ROWS, {"text": "a", "label": ["joy", None]}], {}, "line 4: labels .* None is neither a name nor"),
         ([{"text": "a", "label": [1, 0, 1]}], {}, "line 1: .* an index is there twice: .*label_columns"),
+        (
+            [{"text": "a", "label": [1, 0]}, {"text": "b", "label": [0, 1]}],
+            {},
+            ".*every text has all of the labels 0, 1",
+        ),
+        ([{"text": "a", "label": [True, False]}], {}, r"line 1: .*True is neither a name nor an integer"),
         ('text,label\nt,"joy,"\nt,fear\n', {}, r"row 2 .*: labels 'joy,': one of them is empty"),
         ("text,label\nt,joy\nt,['joy'\n", {}, r"row 3 .*: it is no list such as \['a', 'b'\]"),
         ("text,label\nt,joy\nt,joy;fear\n", {}, "row 3 .*no text has several labels: set label_separator to ';'"),

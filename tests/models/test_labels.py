@@ -94,6 +94,22 @@ def test_permutation_is_none_in_the_same_order(warnings):
 
 
 @pytest.mark.parametrize(
+    ("own_names", "label_names", "permutation"),
+    [
+        (["0", "1", "10", "2"], [str(index) for index in (0, 1, 2, 10)], [0, 1, 3, 2]),
+        (sorted(map(str, range(11))), [str(index) for index in range(11)], [0, 1, *range(3, 11), 2]),
+        (["LABEL_1", "LABEL_0"], ["LABEL_0", "LABEL_1"], [1, 0]),
+    ],
+)
+def test_numbers_in_another_order_are_names_as_others(own_names, label_names, permutation, warnings):
+    model = named_bert(*own_names)
+    assert label_permutation(model, label_names) == permutation
+    align_labels(model, label_names)
+    assert list(model.config.id2label.values()) == label_names
+    assert not warnings
+
+
+@pytest.mark.parametrize(
     ("own_names", "label_names"), [(["LABEL_0", "LABEL_1"], ["no", "yes"]), (["no", "yes"], ["0", "1"])]
 )
 def test_generic_names_are_taken_in_order_with_a_warning(own_names, label_names, warnings):

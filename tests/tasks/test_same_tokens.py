@@ -1,8 +1,11 @@
 """Whether one set of tokens serves two tokenizers."""
 
+import json
+
 import pytest
 from datasets import Dataset, DatasetDict
 from helpers.tiny import VOCABULARY, tiny_tokenizer
+from tokenizers import Tokenizer
 from tokenizers.normalizers import Replace
 from tokenizers.processors import TemplateProcessing
 from transformers import BertTokenizerFast
@@ -95,3 +98,15 @@ def test_settings_that_change_batches_count_where_each_model_can_have_its_own(se
 def test_a_limit_above_max_length_is_no_difference():
     assert TEXT.share_inputs(changed(model_max_length=512), tiny_tokenizer(), None, 64)
     assert not TEXT.share_inputs(changed(model_max_length=512), tiny_tokenizer(), None, 128)
+
+
+@pytest.mark.parametrize(
+    ("section", "settings"), [("model", {"max_input_chars_per_word": 50}), ("added_tokens", {"single_word": True})]
+)
+def test_what_splits_rare_words_in_another_way(section, settings):
+    """Which no sample of texts has to show."""
+    steps = json.loads(tiny_tokenizer().backend_tokenizer.to_str())
+    part = steps[section] if section == "model" else steps[section][-1]
+    part.update(settings)
+    other = changed(_tokenizer=Tokenizer.from_str(json.dumps(steps)))
+    assert not TEXT.share_inputs(other, tiny_tokenizer(), None, 16)
