@@ -3,16 +3,17 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import transformers
 from datasets import Dataset
 
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.data.columns import LABELS
+from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.trainer.config import DistillationConfig
-from hf_kd_lambda.utils.fingerprint import examples_digest
+from hf_kd_lambda.utils.fingerprint import examples_digest, file_digest, fingerprint
 
 # The fields of TrainingArguments that decide the trained weights.
 OPTIMISATION = [
@@ -29,6 +30,8 @@ _CACHING = {"cache_teacher", "teacher_cache_dir"}
 
 # Settings of a job that change what is reported of a run.
 _REPORTING = {"label_quality"}
+
+_MODEL_FILES = ("config.json", "adapter_config.json", "*.safetensors", "pytorch_model*.bin")
 
 # Settings that decide the examples alone, whose digest is compared; a run of version 0.1.0 does not name them.
 _IN_EXAMPLES = {
@@ -53,10 +56,23 @@ def settings_of(models: ModelArguments, data: DataArguments, config: Distillatio
     return {name: value for name, value in given.items() if name not in _REPORTING} | training
 
 
-def student_identity(settings: Mapping[str, Any], num_processes: int, examples: Dataset) -> dict[str, Any]:
-    """What decides the student: the settings, the number of processes and the encoded training examples."""
+CONTENTS = {"content of teacher", "content of student", "label_names", "validation examples"}
+"""Parts of an identity that are compared only with a run that recorded them, since earlier ones did not."""
+
+
+def student_identity(
+    settings: Mapping[str, Any], num_processes: int, label_names: list[str] | None, tokens: Mapping[str, Dataset]
+) -> dict[str, Any]:
+    """What decides the student: settings, number of processes, encoded examples, and what folders of models hold."""
     decisive = {name: value for name, value in settings.items() if name not in _IN_EXAMPLES}
-    return {**decisive, "num_processes": num_processes, "examples": digest(examples)}
+    return {
+        **decisive,
+        "num_processes": num_processes,
+        "label_names": label_names,
+        "examples": digest(tokens["train"]),
+        "validation examples": digest(tokens["validation"]) if settings["load_best_model_at_end"] else None,
+        **{f"content of {who}": content(settings[who]) for who in ("teacher", "student")},
+    }
 
 
 def teacher_identity(settings: Mapping[str, Any], label_names: list[str] | None, examples: Dataset) -> dict[str, Any]:
@@ -65,7 +81,15 @@ def teacher_identity(settings: Mapping[str, Any], label_names: list[str] | None,
     own = ["teacher", "teacher_architecture", "teacher_epochs", "teacher_learning_rate", "augment"]
     own += ["class_weights", "early_stopping_patience"]
     kept = {name: settings[name] for name in [*own, *OPTIMISATION] if name not in of_student}
-    return {**kept, "label_names": label_names, "examples": digest(examples)}
+    examples_of, taught = digest(examples), content(settings["teacher"])
+    return {**kept, "label_names": label_names, "examples": examples_of, "content of teacher": taught}
+
+
+def content(checkpoints: str | list[str] | None) -> list[str]:
+    """Fingerprints of weights and configurations in folders of models; none of a model of the Hub."""
+    named = [checkpoints] if isinstance(checkpoints, str) else checkpoints or []
+    files = [path for name in named for pattern in _MODEL_FILES for path in sorted(Path(name).glob(pattern))]
+    return [fingerprint([path.name, file_digest(path)]) for path in files]
 
 
 def digest(examples: Dataset) -> str:
@@ -73,6 +97,7 @@ def digest(examples: Dataset) -> str:
     if "input_ids" not in examples.column_names:  # images
         return examples_digest(examples, examples.column_names)[:16]
     sha = hashlib.sha256()
-    for column in [name for name in ("input_ids", *LABELS) if name in examples.column_names]:
+    columns = ("input_ids", f"{TEACHER_PREFIX}input_ids", *LABELS)
+    for column in [name for name in columns if name in examples.column_names]:
         sha.update(repr(examples[column][:]).encode())
     return sha.hexdigest()[:16]

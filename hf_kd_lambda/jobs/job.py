@@ -111,7 +111,7 @@ class DistillationJob:
     @cached_property
     def student_settings(self) -> dict[str, Any]:
         """Everything that decides the student; `claim_folder` compares it."""
-        return student_identity(self.settings, self.config.world_size, self.tokens["train"])
+        return student_identity(self.settings, self.config.world_size, self.data.label_names, self.tokens)
 
     @cached_property
     def teacher_settings(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.utils import CONFIG_NAME, logging
 
+from hf_kd_lambda.jobs.identity import CONTENTS
 from hf_kd_lambda.jobs.manifest import damage, has_manifest
 
 logger = logging.get_logger(__name__)
@@ -90,7 +91,8 @@ def claim_folder(setting: str, folder: Path, settings: Mapping[str, Any]) -> boo
     if record is None:
         raise ValueError(f"{setting}={str(folder)!r} holds a model of unknown origin: choose another {setting}.")
     now, earlier = json.loads(json.dumps(settings)), record["settings"]
-    changed = sorted(name for name in earlier.keys() | now.keys() if earlier.get(name) != now.get(name))
+    compared = earlier.keys() | now.keys() - CONTENTS
+    changed = sorted(name for name in compared if earlier.get(name) != now.get(name))
     if changed:
         raise ValueError(
             f"{setting}={str(folder)!r} holds a run with another {', '.join(changed)}: choose another {setting}, "
