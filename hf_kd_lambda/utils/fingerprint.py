@@ -1,8 +1,11 @@
 """Fingerprints of models and examples: the same on every machine for the same content."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedConfig
 
+_LIBRARIES = {"accelerate", "bitsandbytes", "hf_kd_lambda", "peft", "torch", "torchao", "transformers"}
 DIGITS = 24  # hexadecimal, 96 bits: collisions are practically impossible
 
 
@@ -31,7 +35,7 @@ def file_digest(path: Path | str) -> str:
 
 
 def model_digest(model: nn.Module) -> str:
-    """Fingerprint of a model's class, configuration and (possibly quantised) weights.
+    """Fingerprint of a model's class, configuration, (possibly quantised) weights, and code outside of libraries.
 
     Raises:
         NoDigestError: it is a plain module, whose code may change under the same name, or a weight has an unknown
@@ -43,7 +47,26 @@ def model_digest(model: nn.Module) -> str:
     sha = hashlib.sha256(type(model).__name__.encode())
     sha.update(config.to_json_string(use_diff=True).encode())
     _add_tensors(sha, model.state_dict())
+    for name, module in model.named_modules():
+        for code in _own_code(module):
+            sha.update(f"{name} {_instructions(code)}".encode())
     return sha.hexdigest()
+
+
+def _own_code(module: nn.Module) -> Iterator[CodeType]:
+    """The code of a module's forward and hooks, except that of libraries, whose versions are known."""
+    for function in (module.forward, *module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+        function = inspect.unwrap(function)
+        function = function.func if isinstance(function, partial) else getattr(function, "__func__", function)
+        function = function if isinstance(function, FunctionType) else type(function).__call__
+        if isinstance(function, FunctionType) and str(function.__module__).partition(".")[0] not in _LIBRARIES:
+            yield function.__code__
+
+
+def _instructions(code: CodeType) -> str:
+    """The instructions, names and constants of code and of its inner functions, the same in every process."""
+    constants = [_instructions(value) if isinstance(value, CodeType) else repr(value) for value in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {code.co_freevars} {constants}"
 
 
 def examples_digest(examples: Dataset, columns: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """Fingerprints tell contents apart, and nothing else."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -167,6 +168,46 @@ def test_any_change_of_a_model_is_another_digest(model, change):
 
 
 # --- batches
+
+
+def _hooked(model, factor):
+    """A hook that changes outputs, with the factor as a constant of its code."""
+    hook = eval(f"lambda module, inputs, output: output * {factor}")
+    model.classifier.register_forward_hook(hook)
+    return model
+
+
+class _Doubled(BertForSequenceClassification):
+    def forward(self, *args, **inputs):
+        outputs = super().forward(*args, **inputs)
+        outputs.logits = outputs.logits * 2
+        return outputs
+
+
+def test_code_that_changes_outputs_is_another_digest(model):
+    """A hook, a forward given to the instance, and a class of the user with the name of another."""
+    first, patched, own = (copy.deepcopy(model) for _ in range(3))
+    patched.forward = lambda **inputs: _Doubled.forward(model, **inputs)
+    own.__class__ = type(type(model).__name__, (_Doubled,), {})
+    digests = {
+        model_digest(other) for other in (model, _hooked(first, 2), _hooked(copy.deepcopy(model), 3), patched, own)
+    }
+    assert len(digests) == 5
+    assert model_digest(_hooked(copy.deepcopy(model), 2)) == model_digest(first)
+
+
+class _Hook:
+    def __call__(self, *call):
+        return call[-1] * 2
+
+
+@pytest.mark.parametrize(
+    "hook", [_Hook(), partial(lambda factor, *call: call[-1] * factor, 2)], ids=["object", "partial"]
+)
+def test_hooks_that_are_no_functions_count_too(model, hook):
+    before = model_digest(model)
+    model.classifier.register_forward_hook(hook)
+    assert model_digest(model) != before
 
 
 def test_a_batch_is_the_same_in_any_order_of_names_and_memory():
