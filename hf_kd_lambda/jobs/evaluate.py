@@ -79,6 +79,8 @@ def main(argv: Sequence[str]) -> None:
     if values.data is not None:
         setattr(values, "dataset" if Path(values.data).is_dir() else "test_file", values.data)
     data, options = parser.parse_dict(vars(values), allow_extra_keys=True)[0], values
+    if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
+        raise ValueError(f"json={str(options.json)!r} is a folder, or in a folder that does not exist: name a file.")
     checkpoints = {"teacher": options.teacher} if options.teacher else {}
     checkpoints["model"] = options.model
     split, reports = evaluate_checkpoints(

@@ -55,6 +55,7 @@ from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
 from hf_kd_lambda.trainer.limits import check_saving
 from hf_kd_lambda.trainer.setup import class_weights
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
+from hf_kd_lambda.utils.paths import check_path
 
 logger = logging.get_logger(__name__)
 
@@ -74,6 +75,9 @@ class DistillationJob:
         self.data_args = data
         check_task_name(data.problem, TASKS)
         check_settings(models, data, config)
+        given = {"output_dir": str(config.output_dir), "teacher_dir": models.teacher_dir}
+        for setting, path in (given | {"teacher_cache_dir": config.teacher_cache_dir}).items():
+            check_path(setting, path)
         self.problem = TASKS[data.problem]
         self.repository = repository_of(config)
         # The Trainer would push the whole folder, its teacher included.

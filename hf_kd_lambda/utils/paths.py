@@ -12,6 +12,20 @@ def expand_home(word: str) -> str:
     return os.path.expanduser(word) if word.startswith("~/") else word
 
 
+def check_path(setting: str, path: str | None) -> None:
+    """Refuse what cannot be the name of a file or a folder.
+
+    Args:
+        setting: that gives the path, for the message.
+        path: None is not looked at.
+
+    Raises:
+        ValueError: names the setting.
+    """
+    if path is not None and (not path or "\0" in path or path != path.encode(errors="replace").decode()):
+        raise ValueError(f"{setting}={path!r} is empty or has a character that no path can have: choose another.")
+
+
 def check_model_folder(setting: str, checkpoint: str) -> None:
     """Refuse a name that cannot be an id of the Hub, which is `name` or `namespace/name`, and is no folder either.
 

@@ -98,7 +98,12 @@ def test_a_split_of_a_folder_without_training_examples_is_evaluated(run, tmp_pat
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [([], "no examples: give a file or a folder"), (["--lable_column", "x"], "did you mean 'label_column'")],
+    [
+        ([], "no examples: give a file or a folder"),
+        (["--lable_column", "x"], "did you mean 'label_column'"),
+        (["no.csv", "--json", "no_folder/scores.json"], "json='no_folder/scores.json' is a folder, or in a folder"),
+        (["no.csv", "--json", "."], r"json='\.' is a folder"),
+    ],
 )
 def test_what_is_missing_or_unknown_is_named(run, words, message):
     with pytest.raises(ValueError, match=message):

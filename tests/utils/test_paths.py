@@ -5,10 +5,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from helpers.small_jobs import job, settings
 
 from hf_kd_lambda import cli
 from hf_kd_lambda.jobs.yaml_file import YamlFile
-from hf_kd_lambda.utils.paths import check_model_folder, expand_home
+from hf_kd_lambda.utils.paths import check_model_folder, check_path, expand_home
 
 
 @pytest.fixture(autouse=True)
@@ -64,3 +65,17 @@ def test_every_command_reads_the_home_folder(home, monkeypatch, command, named):
         cli.main(command)
     assert str(home / named) in str(stop.value.code), json.dumps(command)
     assert not Path("~").exists()
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "a\udcffb"])
+def test_what_cannot_be_a_path_is_refused_by_its_setting(path):
+    with pytest.raises(ValueError, match=r"output_dir='.*' is empty or has a character"):
+        check_path("output_dir", path)
+    for fine in (None, "a b", "\u4f60/\u00e9"):
+        check_path("output_dir", fine)
+
+
+@pytest.mark.parametrize("setting", ["output_dir", "teacher_dir", "teacher_cache_dir"])
+def test_a_job_refuses_what_cannot_be_a_path_before_anything_is_read(tmp_path, setting):
+    with pytest.raises(ValueError, match=f"{setting}='.*has a character"):
+        job(settings(tmp_path, **{setting: "a\0b"}))
