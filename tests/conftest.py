@@ -10,6 +10,7 @@ settings.register_profile("tests", deadline=None, derandomize=True)  # no test i
 settings.load_profile("tests")
 
 torch.set_num_threads(1)  # tiny models gain nothing from more, and sums round alike on every machine
+os.environ["OMP_NUM_THREADS"] = "1"  # jobs respect it, and so do the processes that tests start
 
 # Before anything of Hugging Face reads it: no test finds what a user keeps, or what an earlier one kept.
 _home = tempfile.TemporaryDirectory(prefix="hf_kd_lambda_tests.")

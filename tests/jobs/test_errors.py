@@ -63,11 +63,13 @@ def test_signals_end_with_the_code_of_a_shell(capsys):
 def test_a_signal_before_training_is_one_clear_line(tmp_path, monkeypatch, capsys, number):
     monkeypatch.setattr(DistillationJob, "check", lambda job: os.kill(os.getpid(), number))
     handler = signal.getsignal(signal.SIGTERM)
+    of_sigint = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in the background
     with pytest.raises(SystemExit) as stop:
         cli.main(["distill", *arguments(settings(tmp_path))])
     assert stop.value.code == 128 + number
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("interrupted; rerun the same command")
     assert signal.getsignal(signal.SIGTERM) is handler
+    signal.signal(signal.SIGINT, of_sigint)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

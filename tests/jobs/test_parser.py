@@ -283,4 +283,4 @@ def test_help_lists_every_setting(capsys):
     for arguments in (ModelArguments, DataArguments, DistillationConfig):
         for field in dataclasses.fields(arguments):
             assert f"--{field.name}" in text
-    assert "the KD gradient shall be than the task gradient" in text
+    assert "desired norm of the KD gradient" in text

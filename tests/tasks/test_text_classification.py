@@ -64,7 +64,7 @@ def test_an_encoder_and_masked_classes_pass():
 
 def test_truncated_texts_are_counted(caplog):
     encoded(tiny_tokenizer(), max_length=5)
-    assert "train: 4 examples, 0 4; 1 0; 2 0, 2 truncated to 5 tokens" in caplog.text
+    assert "train: 4 examples (0 4, 1 0, 2 0), 2 truncated to 5 tokens" in caplog.text
     caplog.clear()
     encoded(tiny_tokenizer(), max_length=32)
     assert "truncated" not in caplog.text
