@@ -86,7 +86,7 @@ def views_of(student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels) 
     return Views(student, teacher, items.task.long().masked_fill(~labelled, 0), labelled, counted, classes)
 
 
-class _Posterior(NamedTuple):
+class ClassPosterior(NamedTuple):
     """Parts of Z that are of the label y, and of every class; see above."""
 
     label: Tensor
@@ -104,7 +104,15 @@ class _Posterior(NamedTuple):
         return self.chance.sum(-1) + self.guessed.sum(-1) + self.label
 
 
-def _posterior(views: Views, label: Tensor, teacher: Tensor) -> _Posterior:
+@torch.no_grad()
+def class_posterior(views: Views, label: Tensor, teacher: Tensor) -> ClassPosterior:
+    """What both steps of EM need, by Bayes' rule.
+
+    Args:
+        views: of the items, `[...]`.
+        label: α, `[K]`, or `[1]` for all classes.
+        teacher: β, `[K]`, or `[1]` for all classes.
+    """
     q, p, y, labelled, _, classes = views
     classes = classes.unsqueeze(-1)
     teacher_by_chance = (1 - teacher) / classes  # B
@@ -117,34 +125,30 @@ def _posterior(views: Views, label: Tensor, teacher: Tensor) -> _Posterior:
     informed = torch.where(labelled, of_label(label) * of_label(q), 0.0)  # α_y·q(y)
     knows = of_label(teacher) * of_label(p)
     chance, guessed = q * (by_chance * teacher_by_chance), q * p * (by_chance * teacher)
-    return _Posterior(informed * (of_label(teacher_by_chance) + knows), informed * knows, chance, guessed)
+    return ClassPosterior(informed * (of_label(teacher_by_chance) + knows), informed * knows, chance, guessed)
 
 
 @torch.no_grad()
-def item_trust(views: Views, label: Tensor, teacher: Tensor) -> ItemTrust:
-    """The E step: r_L and r_T of every item, by Bayes' rule.
+def item_trust(views: Views, parts: ClassPosterior) -> ItemTrust:
+    """The E step: r_L and r_T of every item.
 
     Args:
         views: of the items, `[...]`.
-        label: α, `[K]`, or `[1]` for all classes.
-        teacher: β, `[K]`, or `[1]` for all classes.
+        parts: see `class_posterior`.
     """
-    parts = _posterior(views, label, teacher)
     total = parts.total
     informative = (parts.guessed.sum(-1) + parts.label_and_teacher) / total
     return ItemTrust(parts.label / total, torch.where(views.counted, informative, 0.0))
 
 
 @torch.no_grad()
-def class_counts(views: Views, label: Tensor, teacher: Tensor) -> Tensor:
+def class_counts(views: Views, parts: ClassPosterior) -> Tensor:
     """What the M step sums, per class: numerator and denominator of α_c, then those of β_c, `[4, K]`.
 
     Args:
         views: of the items, `[...]`.
-        label: α, `[K]`.
-        teacher: β, `[K]`.
+        parts: see `class_posterior`; with α and β of every class.
     """
-    parts = _posterior(views, label, teacher)
     of_label = torch.nn.functional.one_hot(views.label, views.student.shape[-1])
     total = parts.total.unsqueeze(-1)
     labels = of_label * parts.label.unsqueeze(-1) / total
@@ -200,21 +204,22 @@ class ClassReliabilities(Reliabilities):
         trusts, counts = [], []
         for student, kd, *chunk, task in chunks(tensors, items.task):
             views = views_of(student, teacher.logits_of(*chunk), ItemLabels(task, kd))
-            trusts.append(self.trust(views))
-            counts.append(self.counts(views, trusts[-1]))
+            parts = self.posterior(views)
+            trusts.append(item_trust(views, parts))
+            counts.append(self.counts(views, parts, trusts[-1]))
         whole = ItemTrust(*(torch.cat(part).view(items.kd.shape) for part in zip(*trusts, strict=True)))
         return self.weights(whole), torch.stack(counts).sum(0)
 
-    def trust(self, views: Views) -> ItemTrust:
-        """r_L and r_T of every item, with the current α and β."""
-        return item_trust(views, self.labels, self.teachers)
+    def posterior(self, views: Views) -> ClassPosterior:
+        """The posterior with the current α and β."""
+        return class_posterior(views, self.labels, self.teachers)
 
-    def counts(self, views: Views, trust: ItemTrust) -> Tensor:
+    def counts(self, views: Views, parts: ClassPosterior, trust: ItemTrust) -> Tensor:
         """Counts for `update`, `[4·K]` or `[4]`: additive over micro-batches and ranks."""
         if self.per_class:
-            return class_counts(views, self.labels, self.teachers).flatten()
-        parts = (trust.label, views.labelled, trust.teacher, views.counted)
-        return torch.stack([part.float().sum() for part in parts])
+            return class_counts(views, parts).flatten()
+        sums = (trust.label, views.labelled, trust.teacher, views.counted)
+        return torch.stack([values.float().sum() for values in sums])
 
     @staticmethod
     def items(counts: Tensor) -> Tensor:

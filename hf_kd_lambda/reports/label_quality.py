@@ -21,7 +21,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from hf_kd_lambda.balancing.trust import ClassReliabilities, item_trust, views_of
+from hf_kd_lambda.balancing.trust import ClassReliabilities, class_posterior, item_trust, views_of
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import item_labels
 from hf_kd_lambda.reports.markdown import escaped
@@ -74,7 +74,7 @@ def judge_labels(
     """
     views = views_of(student_logits, teacher_logits, item_labels(labels))
     alpha, beta = reliabilities.labels.cpu(), reliabilities.teachers.cpu()
-    trust = item_trust(views, alpha, beta)
+    trust = item_trust(views, class_posterior(views, alpha, beta))
     # A guess may be right: P(label right) = r_L·f_L(y)/α_y = r_L·(1 + (1 − α_y)/K/α_y), by the equations of `trust`.
     of_label = alpha.expand(student_logits.shape[-1])[views.label]
     by_chance = (1 - of_label) / len(names) / of_label

@@ -6,13 +6,22 @@ import json
 import pytest
 import torch
 
-from hf_kd_lambda.balancing.trust import ClassReliabilities, class_counts, item_trust, views_of
+from hf_kd_lambda.balancing.trust import ClassReliabilities, class_counts, class_posterior, item_trust, views_of
 from hf_kd_lambda.losses.base import TeacherBatch, TopLogits
 from hf_kd_lambda.losses.functional.labels import ItemLabels, item_labels
 
 
 def views(student, teacher, labels):
     return views_of(student, teacher, item_labels(labels))
+
+
+def trust_of(seen, alpha, beta):
+    return item_trust(seen, class_posterior(seen, alpha, beta))
+
+
+def counted(state, seen):
+    parts = state.posterior(seen)
+    return state.counts(seen, parts, item_trust(seen, parts))
 
 
 def by_hand(q, p, label, alpha, beta):
@@ -37,7 +46,8 @@ def test_trust_is_the_posterior(classes, alpha, beta):
     spread = 0.1 * torch.rand(2, classes)
     of_label, of_teacher = (alpha - alpha * spread[0]).clamp(0, 1), (beta - beta * spread[1]).clamp(0, 1)
     seen = views(student, teacher, labels)
-    found, counts = item_trust(seen, of_label, of_teacher), class_counts(seen, of_label, of_teacher)
+    parts = class_posterior(seen, of_label, of_teacher)
+    found, counts = item_trust(seen, parts), class_counts(seen, parts)
     rows = zip(seen.student.double().tolist(), seen.teacher.double().tolist(), labels.tolist(), strict=True)
     expected = [by_hand(*row, of_label.tolist(), of_teacher.tolist()) for row in rows]
 
@@ -56,7 +66,7 @@ def test_trust_is_the_posterior(classes, alpha, beta):
 
 def test_without_a_label_the_student_alone_judges_the_teacher():
     student, teacher = torch.tensor([[4.0, 0.0], [4.0, 0.0]]), torch.tensor([[3.0, 0.0], [0.0, 3.0]])
-    found = item_trust(views(student, teacher, torch.tensor([-100, -100])), torch.tensor([0.9]), torch.tensor([0.7]))
+    found = trust_of(views(student, teacher, torch.tensor([-100, -100])), torch.tensor([0.9]), torch.tensor([0.7]))
     assert found.label.tolist() == [0.0, 0.0]
     q, p = student.softmax(-1), teacher.softmax(-1)
     informed = 0.7 * (q * p).sum(-1)
@@ -71,17 +81,15 @@ def test_excluded_classes_do_not_exist():
     excluded = torch.full((20, 4), -torch.inf)
     wider = views(torch.cat([student, excluded], -1), torch.cat([teacher, excluded], -1), labels)
     alpha, beta = torch.tensor([0.7]), torch.tensor([0.8])
-    expected = item_trust(views(student, teacher, labels), alpha, beta)
-    for found, value in zip(item_trust(wider, alpha, beta), expected, strict=True):
+    expected = trust_of(views(student, teacher, labels), alpha, beta)
+    for found, value in zip(trust_of(wider, alpha, beta), expected, strict=True):
         torch.testing.assert_close(found, value)
 
 
 def test_what_is_no_item_says_nothing_whatever_it_holds():
     logits = torch.randn(1, 3, 4)
     logits[0, 2] = float("nan")
-    found = item_trust(
-        views(logits, logits, torch.tensor([[1, -101, -100]])), torch.tensor([0.8]), torch.tensor([0.8])
-    )
+    found = trust_of(views(logits, logits, torch.tensor([[1, -101, -100]])), torch.tensor([0.8]), torch.tensor([0.8]))
     assert found.label[0, 1:].tolist() == [0.0, 0.0]
     assert found.teacher[0, 2].item() == 0.0
     assert found.teacher[0, 1] > 0
@@ -91,15 +99,15 @@ def test_a_uniform_teacher_changes_neither_trust_nor_reliability():
     student, labels = torch.randn(200, 3), torch.randint(3, (200,))
     state = ClassReliabilities()
     numbers = views(student, torch.zeros(200, 3), labels)
-    found = state.trust(numbers)
+    found = item_trust(numbers, state.posterior(numbers))
     torch.testing.assert_close(found.teacher, torch.full((200,), 0.8))
-    state.update(state.counts(numbers, found))
+    state.update(counted(state, numbers))
     assert state.teacher.item() == pytest.approx(0.8, abs=1e-4)
 
 
 def test_excluded_classes_stay_finite():
     logits = torch.tensor([[float("-inf"), 0.0, 1.0]])
-    found = item_trust(views(logits, logits, torch.tensor([0])), torch.tensor([0.8]), torch.tensor([0.8]))
+    found = trust_of(views(logits, logits, torch.tensor([0])), torch.tensor([0.8]), torch.tensor([0.8]))
     assert found.label.item() == 0.0
     assert found.teacher.isfinite().all()
 
@@ -143,7 +151,7 @@ def test_planted_reliabilities_are_found(classes, tolerance, alpha, beta, seed):
     state = ClassReliabilities(classes)
     for student, teacher, labels in zip(*(part.split(32) for part in data), strict=True):
         numbers = views(student, teacher, labels)
-        state.update(state.counts(numbers, state.trust(numbers)))
+        state.update(counted(state, numbers))
     assert state.label.item() == pytest.approx(alpha, abs=tolerance)
     assert state.teacher.item() == pytest.approx(beta, abs=tolerance)
 
@@ -155,7 +163,7 @@ def test_a_teacher_that_misses_a_class_is_found_unreliable_there_alone():
     state = ClassReliabilities(3)
     for part in zip(*(values.split(32) for values in (student, teacher, labels)), strict=True):
         numbers = views(*part)
-        state.update(state.counts(numbers, state.trust(numbers)))
+        state.update(counted(state, numbers))
     assert state.teachers[0] < 0.3
     assert state.teachers[1:].min() > 0.8
     assert state.labels.min() > 0.85
@@ -166,7 +174,7 @@ def test_a_class_without_examples_has_the_reliabilities_of_all():
     student, teacher, labels = planted(3, 0.6, 0.9, 0.8, 300, 0)
     student[:, 2], teacher[:, 2] = -40.0, -40.0
     numbers = views(student, teacher, labels.clamp(max=1))
-    state.update(state.counts(numbers, state.trust(numbers)))
+    state.update(counted(state, numbers))
     torch.testing.assert_close(state.labels[2], state.label)
     torch.testing.assert_close(state.teachers[2], state.teacher)
     assert state.labels[0] != state.label
@@ -188,22 +196,22 @@ def test_counts_add_up_over_parts_and_weights_average_to_one(classes):
     student, teacher, labels = planted(3, 0.6, 0.8, 0.8, 600, 0)
     state = ClassReliabilities(classes)
     numbers = views(student, teacher, labels)
-    whole = state.counts(numbers, state.trust(numbers))
+    whole = counted(state, numbers)
     parts = []
     for piece in zip(*(part.split(100) for part in (student, teacher, labels)), strict=True):
         numbers_of_piece = views(*piece)
-        parts.append(state.counts(numbers_of_piece, state.trust(numbers_of_piece)))
+        parts.append(counted(state, numbers_of_piece))
     torch.testing.assert_close(torch.stack(parts).sum(0), whole)
     for _ in range(300):
-        state.update(state.counts(numbers, state.trust(numbers)))
-    for weights in state.weights(state.trust(numbers)):
+        state.update(counted(state, numbers))
+    for weights in state.weights(item_trust(numbers, state.posterior(numbers))):
         assert weights.mean().item() == pytest.approx(1.0, abs=0.02)
 
 
 def test_state_is_restored_to_the_bit_and_closes():
     numbers = views(*planted(3, 0.6, 0.8, 0.8, 100, 0))
     state, restored = ClassReliabilities(), ClassReliabilities()
-    state.update(state.counts(numbers, state.trust(numbers)))
+    state.update(counted(state, numbers))
     restored.load_state_dict(json.loads(json.dumps(state.state_dict())))
     assert (restored.label, restored.teacher) == (state.label, state.teacher)
     before = state.label.item()

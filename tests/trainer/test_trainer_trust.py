@@ -21,7 +21,7 @@ from helpers.small_runs import (
 
 from hf_kd_lambda.balancing.number_trust import NumberReliabilities, numbers_of
 from hf_kd_lambda.balancing.teacher_signal import TeacherSignal, count_signal
-from hf_kd_lambda.balancing.trust import ClassReliabilities, views_of
+from hf_kd_lambda.balancing.trust import ClassReliabilities, item_trust, views_of
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional.labels import item_labels
 from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
@@ -36,8 +36,9 @@ def judged(state, logits, soft, labels):
         posterior = state.posterior(seen)
         return posterior.trust, state.counts(seen, posterior)
     seen = views_of(logits, soft, item_labels(labels))
-    trust = state.trust(seen)
-    return trust, state.counts(seen, trust)
+    parts = state.posterior(seen)
+    trust = item_trust(seen, parts)
+    return trust, state.counts(seen, parts, trust)
 
 
 def item_losses(logits, soft, labels):
@@ -151,7 +152,8 @@ def test_the_finished_student_judges_every_example(tmp_path):
     with torch.no_grad():
         logits, soft = trainer.model.eval()(**inputs).logits, teacher(**inputs).logits
     state = trainer.lambda_state.trust
-    expected = state.trust(views_of(logits, soft, item_labels(batch["labels"])))
+    seen = views_of(logits, soft, item_labels(batch["labels"]))
+    expected = item_trust(seen, state.posterior(seen))
     torch.testing.assert_close(torch.from_numpy(found.label_trust), expected.label, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(torch.from_numpy(found.teacher_trust), expected.teacher, rtol=1e-4, atol=1e-5)
     assert found.labels.tolist() == batch["labels"].tolist()
