@@ -15,13 +15,11 @@ from hf_kd_lambda.trainer.trainer import DistillationTrainer
 def can_judge(trainer: DistillationTrainer) -> bool:
     """Whether the run had the rule `trust`, one label for each example, and the teacher's logits in the examples.
 
-    A student that FSDP2 shards is left out: a prediction after its training hung in a test on two loaded cores.
-
     With another rule, the student follows wrong labels or a wrong teacher, and is no third view when it is finished.
     """
     examples, state = trainer.train_dataset, trainer.lambda_state
     has_classes = state is not None and isinstance(state.trust, ClassReliabilities)
-    if not has_classes or not isinstance(examples, Dataset) or trainer.is_fsdp_enabled:
+    if not has_classes or not isinstance(examples, Dataset):
         return False
     has_sets = any(isinstance(examples.features.get(name), List | LargeList) for name in LABELS)
     has_logits = TEACHER_LOGITS in examples.column_names and np.ndim(examples[0][TEACHER_LOGITS]) == 1

@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import yaml
 from distributed.test_two_processes import FSDP2
 from helpers import small_jobs
 from helpers.processes import run_two_ranks
 from transformers import AutoModelForSequenceClassification
 
+from hf_kd_lambda.reports.label_quality import QUALITY_FILE
 from hf_kd_lambda.studies.comparison.plan import arguments
 from hf_kd_lambda.studies.comparison.run_results import read_runs
 
@@ -30,13 +32,16 @@ def scores(folder: Path) -> list[float]:
 
 
 def test_a_sharded_job_ends_with_whole_models(tmp_path):
-    given = small_jobs.settings(tmp_path, student_without_kd=True, **FSDP2)
+    given = small_jobs.settings(tmp_path, student_without_kd=True, lambda_rule="trust", **FSDP2)
     result = run_two_ranks(WORKER, "distill", *arguments(given), JOB_WORKER="shard")
     assert result.returncode == 0, result.stderr[-4000:]
     assert len(scores(tmp_path / "out")) == 3
     assert min(scores(tmp_path / "out")) > 0.5, "a third of the reviews is of each kind"
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert student.config.num_hidden_layers == 2
+    judged = pd.read_parquet(tmp_path / "out" / QUALITY_FILE)
+    assert judged["row"].tolist() == list(range(72))
+    assert judged["label"].tolist() == pd.read_csv(given["train_file"])["kind"].tolist()
 
 
 def test_a_rank_may_be_late_to_the_best_checkpoint(tmp_path):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from helpers import reference
@@ -28,6 +29,7 @@ from helpers.tiny_spans import padded_batches as span_batches
 from helpers.tiny_spans import partly_answered, span_losses, span_models
 from safetensors.torch import load_file
 
+from hf_kd_lambda.reports.label_quality import QUALITY_FILE, write_quality
 from hf_kd_lambda.trainer.label_quality import label_quality
 
 FSDP2 = {
@@ -39,6 +41,8 @@ QUARTERS = {"per_device_train_batch_size": BATCH // 4, "gradient_accumulation_st
 IN_TURN = {**HALVES, "gradient_accumulation_steps": 2}
 SPLIT = {"lambda_scope": "loss", "kd_losses": {"soft_targets": 1, "hidden_mse": 1}, "lambda_min": 1e-3}
 ADAM = {"gram_metric": "adam", "optim": "adamw_torch", "adam_epsilon": 1e-4, "learning_rate": 1e-3}
+TRUST = {"lambda_rule": "trust", "cache_teacher": True, "per_device_eval_batch_size": 7}
+"""With seven batches for two ranks, the last one padded, when labels are judged."""
 INSIDE = {"soft_targets": 1, "hidden_mse": 1, "attention_kl": 1, "relations": {"weight": 1, "relation_heads": 4}}
 
 PLAIN = {
@@ -54,11 +58,8 @@ OF_RULES = {
         {"lambda_rule": "evidence", **SPLIT, **HALVES},
         ["odds", "evidence_teacher", "lambda/hidden_mse"],
     ),
-    "trust": (
-        {"lambda_rule": "trust", "cache_teacher": True, **HALVES},
-        ["label_reliability", "teacher_reliability"],
-    ),
-    "FSDP2 with trust": ({"lambda_rule": "trust", **HALVES, **FSDP2}, ["label_reliability", "teacher_reliability"]),
+    "trust": ({**TRUST, **HALVES}, ["label_reliability", "teacher_reliability"]),
+    "FSDP2 with trust": ({**TRUST, **HALVES, **FSDP2}, ["label_reliability", "teacher_reliability"]),
     "samples": ({"lambda_rule": "snr", "gram_estimator": "unbiased", "lambda_max": 1e4, **HALVES}, ["snr_kd"]),
     "losses and layers": (
         {"lambda_rule": "dto", "lambda_scope": "layer", "lambda_min": 1e-4, **HALVES},
@@ -179,12 +180,14 @@ def test_what_rules_need_is_the_same_as_in_one_process(folder, tmp_path, name):
     assert (both - flat(single.model)).norm() < 1e-5 * both.norm()
 
 
-def test_labels_are_judged_as_in_one_process(folder, tmp_path):
-    settings = {"lambda_rule": "trust", "cache_teacher": True, "teacher_cache_dir": str(tmp_path)}
-    single = train(config(tmp_path, **settings), *models(), examples())
-    expected = label_quality(single, ["a", "b", "c"]).label_trust.tolist()
-    assert len(expected) == len(examples())
-    assert json.loads((folder / "trust" / "label_trust.json").read_text()) == pytest.approx(expected, rel=1e-3)
+@pytest.mark.parametrize("name", ["trust", "FSDP2 with trust"])
+def test_labels_are_judged_as_in_one_process(folder, tmp_path, name):
+    single = train(config(tmp_path, **TRUST, teacher_cache_dir=str(tmp_path)), *models(), examples())
+    write_quality(tmp_path / QUALITY_FILE, label_quality(single, ["a", "b", "c"]))
+    expected, judged = (pd.read_parquet(path / QUALITY_FILE) for path in (tmp_path, folder / name))
+    assert expected["row"].tolist() == list(range(len(examples())))
+    assert expected["label"].tolist() == ["abc"[label] for label in examples()["labels"]]
+    pd.testing.assert_frame_equal(judged, expected, rtol=1e-3)
 
 
 @pytest.fixture(scope="module")

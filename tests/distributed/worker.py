@@ -18,6 +18,7 @@ from helpers.tiny_spans import collate, partly_answered, span_models
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
+from hf_kd_lambda.reports.label_quality import QUALITY_FILE, write_quality
 from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
 
 
@@ -54,7 +55,7 @@ def run(folder: Path, settings: dict[str, Any], student: str = "usual") -> None:
     if dist.get_rank() == 0:
         save_file(weights, folder / "weights.safetensors")
         if judged is not None:
-            (folder / "label_trust.json").write_text(json.dumps(judged.label_trust.tolist()))
+            write_quality(folder / QUALITY_FILE, judged)
         (folder / "log.json").write_text(json.dumps(trainer.state.log_history))
 
 
