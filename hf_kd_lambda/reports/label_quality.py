@@ -19,12 +19,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from datasets import Dataset
-from torch import Tensor
 
 from hf_kd_lambda.balancing.trust import ClassReliabilities, class_posterior, item_trust, views_of
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import item_labels
 from hf_kd_lambda.reports.markdown import escaped
+from hf_kd_lambda.reports.memorised_labels import (
+    Agreement,
+    Judged,
+    agreement_summary,
+    agreements,
+    explain_memorised,
+)
 
 QUALITY_FILE = "label_quality.parquet"
 _MOST = 0.5  # a class is named if it has at least this share of the findings
@@ -54,40 +60,39 @@ class LabelQuality(NamedTuple):
     """β."""
     names: Sequence[str]
     """Names of the classes."""
+    agreements: Sequence[Agreement] = ()
+    """How far teacher and student agree with training and validation labels; empty if it is not known."""
 
 
 def judge_labels(
-    student_logits: Tensor,
-    teacher_logits: Tensor,
-    labels: Tensor,
-    reliabilities: ClassReliabilities,
-    names: Sequence[str],
+    training: Judged, reliabilities: ClassReliabilities, names: Sequence[str], validation: Judged | None = None
 ) -> LabelQuality:
-    """Compute the trust in label and teacher for every example.
+    """Compute the trust in label and teacher for every training example.
 
     Args:
-        student_logits: logits of the final student, `[examples, classes]`.
-        teacher_logits: same shape.
-        labels: `[examples]`, -100 without a label.
+        training: of the final student and the teacher.
         reliabilities: α and β of the run.
         names: names of the classes.
+        validation: the same of the validation examples; None if there are none.
     """
-    views = views_of(student_logits, teacher_logits, item_labels(labels))
+    student, teacher, labels = training
+    views = views_of(student, teacher, item_labels(labels))
     alpha, beta = reliabilities.labels.cpu(), reliabilities.teachers.cpu()
     trust = item_trust(views, class_posterior(views, alpha, beta))
     # A guess may be right: P(label right) = r_L·f_L(y)/α_y = r_L·(1 + (1 − α_y)/K/α_y), by the equations of `trust`.
-    of_label = alpha.expand(student_logits.shape[-1])[views.label]
+    of_label = alpha.expand(student.shape[-1])[views.label]
     by_chance = (1 - of_label) / len(names) / of_label
     wrong = torch.where(views.labelled, (1 - trust.label * (1 + by_chance)).clamp(0, 1), 0.0)
     return LabelQuality(
         labels.numpy(),
-        teacher_logits.argmax(-1).numpy(),
+        teacher.argmax(-1).numpy(),
         trust.label.numpy(),
         trust.teacher.numpy(),
         wrong.numpy(),
         reliabilities.label.item(),
         reliabilities.teacher.item(),
         names,
+        [] if validation is None else agreements(training, validation),
     )
 
 
@@ -96,8 +101,9 @@ def quality_summary(quality: LabelQuality) -> dict[str, Any]:
 
     Returns:
         `examples`, `labelled`, `label_reliability`, `teacher_reliability`, `wrong_labels` and `uninformative_teacher`;
-        and a list `classes` of `name`, `labelled`, `wrong_labels`, `uninformative_teacher` and `rather`: the most
-        frequent teacher class among labels that are more likely wrong than right, or None.
+        a list `agreements`, see `agreement_summary`; and a list `classes` of `name`, `labelled`, `wrong_labels`,
+        `uninformative_teacher` and `rather`: the most frequent teacher class among labels that are more likely wrong
+        than right, or None.
     """
     labelled = quality.labels != IGNORED
     return {
@@ -107,6 +113,7 @@ def quality_summary(quality: LabelQuality) -> dict[str, Any]:
         "teacher_reliability": quality.teacher_reliability,
         "wrong_labels": _mean(quality.wrong[labelled]),
         "uninformative_teacher": _mean(1 - quality.teacher_trust),
+        "agreements": [agreement_summary(agreement) for agreement in quality.agreements],
         "classes": [_class_summary(quality, index) for index in range(len(quality.names))],
     }
 
@@ -138,7 +145,8 @@ def explain_quality(summary: Mapping[str, Any], teacher_learned_them: bool = Fal
         )
     )
     found = f"{wrong[0].upper()}{wrong[1:]}; the teacher is uninformative on {uninformative}."
-    return " ".join([found, _MEMORISED, _LIMITS] if teacher_learned_them else [found, _LIMITS])
+    memorised = explain_memorised(summary["agreements"]) or (_MEMORISED if teacher_learned_them else None)
+    return " ".join(filter(None, (found, memorised, _LIMITS)))
 
 
 def _mostly(summary: Mapping[str, Any], key: str, words: str) -> str:

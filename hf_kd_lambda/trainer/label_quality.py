@@ -1,6 +1,7 @@
 """Which labels of the training examples look wrong, judged by the student that was trained on them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from datasets import Dataset, LargeList, List
 from hf_kd_lambda.balancing.trust import ClassReliabilities
 from hf_kd_lambda.data.columns import LABELS, TEACHER_LOGITS
 from hf_kd_lambda.reports.label_quality import LabelQuality, judge_labels
+from hf_kd_lambda.reports.memorised_labels import Judged
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 
@@ -17,17 +19,22 @@ def can_judge(trainer: DistillationTrainer) -> bool:
 
     With another rule, the student follows wrong labels or a wrong teacher, and is no third view when it is finished.
     """
-    examples, state = trainer.train_dataset, trainer.lambda_state
-    has_classes = state is not None and isinstance(state.trust, ClassReliabilities)
-    if not has_classes or not isinstance(examples, Dataset):
+    state = trainer.lambda_state
+    return state is not None and isinstance(state.trust, ClassReliabilities) and _are_judged(trainer.train_dataset)
+
+
+def _are_judged(examples: Any) -> bool:
+    """Whether examples have the teacher's logits, and one label each."""
+    if not isinstance(examples, Dataset) or TEACHER_LOGITS not in examples.column_names:
         return False
     has_sets = any(isinstance(examples.features.get(name), List | LargeList) for name in LABELS)
-    has_logits = TEACHER_LOGITS in examples.column_names and np.ndim(examples[0][TEACHER_LOGITS]) == 1
-    return has_logits and not has_sets
+    return not has_sets and np.ndim(examples[0][TEACHER_LOGITS]) == 1
 
 
 def label_quality(trainer: DistillationTrainer, names: Sequence[str]) -> LabelQuality:
     """Trust in the label and in the teacher of each training example: one forward pass, no training.
+
+    The validation examples get a forward pass, too: they show whether labels were memorised.
 
     All ranks must call this together.
 
@@ -35,14 +42,21 @@ def label_quality(trainer: DistillationTrainer, names: Sequence[str]) -> LabelQu
         trainer: after its training, one that `can_judge`.
         names: of the classes.
     """
+    assert trainer.lambda_state is not None
+    reliabilities, evaluated = trainer.lambda_state.trust, trainer.eval_dataset
+    assert isinstance(reliabilities, ClassReliabilities)
+    training = _outputs(trainer, trainer.train_dataset)
+    validation = _outputs(trainer, evaluated) if _are_judged(evaluated) else None
+    return judge_labels(training, reliabilities, names, validation)
+
+
+def _outputs(trainer: DistillationTrainer, examples: Dataset) -> Judged:
+    """Logits of student and teacher, and labels, in the order of the examples."""
     metrics, trainer.compute_metrics = trainer.compute_metrics, None  # they may not know examples without a label
     try:
-        output = trainer.predict(trainer.train_dataset)
+        output = trainer.predict(examples)
     finally:
         trainer.compute_metrics = metrics
     student, labels = (torch.as_tensor(array) for array in (output.predictions, output.label_ids))
-    teacher = trainer.train_dataset.select_columns([TEACHER_LOGITS]).with_format("torch")[:][TEACHER_LOGITS]
-    assert trainer.lambda_state is not None
-    reliabilities = trainer.lambda_state.trust
-    assert isinstance(reliabilities, ClassReliabilities)
-    return judge_labels(student, teacher.float(), labels, reliabilities, names)
+    teacher = examples.select_columns([TEACHER_LOGITS]).with_format("torch")[:][TEACHER_LOGITS]
+    return Judged(student, teacher.float(), labels)

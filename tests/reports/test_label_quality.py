@@ -15,6 +15,7 @@ from hf_kd_lambda.reports.label_quality import (
     quality_table,
     write_quality,
 )
+from hf_kd_lambda.reports.memorised_labels import Agreement, Judged
 
 NAMES = ["negative", "neutral", "positive"]
 
@@ -46,7 +47,7 @@ def test_planted_errors_are_found_and_their_share_is_right():
     labels = torch.where(is_wrong, (truth + 1) % 3, truth)
     sure = 3 * torch.nn.functional.one_hot(truth, 3)
     student, teacher = sure + torch.randn(2, 3000, 3, generator=generator)
-    quality = judge_labels(student, teacher, labels, reliabilities(0.7, 0.95), NAMES)
+    quality = judge_labels(Judged(student, teacher, labels), reliabilities(0.7, 0.95), NAMES)
     # α counts guesses too, of which a third is right: a share of 0.2 is wrong if 0.3 are guesses.
     assert quality_summary(quality)["wrong_labels"] == pytest.approx(0.2, abs=0.02)
     found = {one["row"] for one in most_suspicious(quality, 500)}
@@ -77,6 +78,24 @@ def test_words_name_the_class_where_the_teacher_fails():
     )
     assert "memorised" not in words
     assert "may have memorised" in explain_quality(quality_summary(small()), teacher_learned_them=True)
+
+
+def test_words_say_so_where_the_share_is_a_lower_bound():
+    found = small()._replace(agreements=[Agreement("teacher", 0.97, 0.88, 400), Agreement("student", 0.9, 0.9, 400)])
+    summary = quality_summary(found)
+    assert summary["agreements"][0] == {
+        "model": "teacher",
+        "training": 0.97,
+        "validation": 0.88,
+        "validation_labels": 400,
+        "has_memorised": True,
+    }
+    assert [one["has_memorised"] for one in summary["agreements"]] == [True, False]
+    for teacher_learned_them in (False, True):
+        words = explain_quality(summary, teacher_learned_them)
+        assert "The teacher agrees with 97% of the training labels, but with only 88% of the validation" in words
+        assert "the share of labels that look wrong is a lower bound. This is an estimate." in words
+        assert "may have memorised" not in words
 
 
 def test_words_name_no_class_where_errors_are_everywhere():

@@ -144,7 +144,7 @@ def test_the_finished_student_judges_every_example(tmp_path):
     teacher, student = models()
     data = examples()
     args = config(tmp_path / "run", **TRUST, cache_teacher=True, teacher_cache_dir=str(tmp_path))
-    trainer = train(args, teacher, student, data)
+    trainer = train(args, teacher, student, data, eval_dataset=data.select(range(20)))
     assert can_judge(trainer)
     found = label_quality(trainer, ["a", "b", "c"])
     (batch,) = batches(data, len(data))
@@ -159,6 +159,11 @@ def test_the_finished_student_judges_every_example(tmp_path):
     assert found.labels.tolist() == batch["labels"].tolist()
     assert found.answers.tolist() == soft.argmax(-1).tolist()
     assert found.label_reliability == state.label.item()
+    for one, outputs in zip(found.agreements, (soft, logits), strict=True):
+        agrees = outputs.argmax(-1).eq(batch["labels"]).float()
+        assert one.training == pytest.approx(agrees.mean().item())
+        assert one.validation == pytest.approx(agrees[:20].mean().item())
+        assert one.validation_labels == 20
 
 
 def test_other_rules_and_examples_without_logits_are_not_judged(tmp_path):

@@ -1,0 +1,93 @@
+"""Whether teacher or student have memorised training labels: wrong ones then look right.
+
+A model that has learned nothing from its training labels but what holds for all examples agrees with training and
+validation labels alike, if both have the same errors. What it agrees with training labels more, it has memorised.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from hf_kd_lambda.losses.functional import IGNORED
+
+SMALLEST_DIFFERENCE = 0.01
+"""A smaller difference hides less than one label in a hundred, the accuracy of what is reported."""
+
+
+class Judged(NamedTuple):
+    """Outputs of student and teacher on examples with labels."""
+
+    student: Tensor
+    """Logits `[examples, classes]`."""
+    teacher: Tensor
+    """Logits, same shape."""
+    labels: Tensor
+    """Classes `[examples]`; -100 without a label."""
+
+
+class Agreement(NamedTuple):
+    """Shares, in [0, 1], of the labels that are the most probable class of a model."""
+
+    model: str
+    """`teacher` or `student`."""
+    training: float
+    validation: float
+    validation_labels: int
+    """Their number."""
+
+    @property
+    def has_memorised(self) -> bool:
+        """Whether the model agrees with training labels more: by 0.01 and by two standard errors."""
+        error = math.sqrt(self.validation * (1 - self.validation) / self.validation_labels)
+        return self.training - self.validation > max(SMALLEST_DIFFERENCE, 2 * error)
+
+
+def agreements(training: Judged, validation: Judged) -> list[Agreement]:
+    """How far teacher and student agree with the labels; nothing without labels on either side.
+
+    Args:
+        training: the examples that the student, and perhaps the teacher, was trained on.
+        validation: examples that neither was trained on, with labels from the same source.
+    """
+    count = int(validation.labels.ne(IGNORED).sum())
+    if not count or not training.labels.ne(IGNORED).any():
+        return []
+    pairs = {"teacher": (training.teacher, validation.teacher), "student": (training.student, validation.student)}
+    return [
+        Agreement(model, _share(first, training.labels), _share(second, validation.labels), count)
+        for model, (first, second) in pairs.items()
+    ]
+
+
+def _share(logits: Tensor, labels: Tensor) -> float:
+    """Share of the labels that are the most probable class."""
+    labelled = labels.ne(IGNORED)
+    return logits.argmax(-1).eq(labels)[labelled].float().mean().item()
+
+
+def agreement_summary(agreement: Agreement) -> dict[str, Any]:
+    """JSON values of an agreement."""
+    return {**agreement._asdict(), "has_memorised": agreement.has_memorised}
+
+
+def explain_memorised(found: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why the share of wrong labels is a lower bound, in two sentences; None if no model has memorised labels.
+
+    Args:
+        found: of teacher and student, see `agreement_summary`.
+    """
+    models = [one for one in found if one["has_memorised"]]
+    if not models:
+        return None
+    first, *others = (
+        f"the {one['model']} agrees with {one['training']:.0%} of the training labels, but with only "
+        f"{one['validation']:.0%} of the validation labels"
+        for one in models
+    )
+    words = "; ".join([f"{first[0].upper()}{first[1:]}", *others])
+    return (
+        f"{words}. So training labels were memorised, wrong ones too, and the share of labels that look wrong is a "
+        "lower bound."
+    )
