@@ -63,6 +63,10 @@ PANELS = {
         Line("smoothness_kd", "s of the KD loss", KD_COLOR),
     ],
     "odds": [Line("odds", "teacher against label: above 1 the student agrees with the teacher", LAMBDA_COLOR)],
+    "reliability": [
+        Line("label_reliability", "α of the labels", TASK_COLOR),
+        Line("teacher_reliability", "β of the teacher", KD_COLOR),
+    ],
 }
 CONFLICT = Line("lambda_conflict", "losses in conflict")
 LOG_SCALED = ("λ", BY_LAYER, "gradient norm", "signal / noise", "smoothness", "odds")

@@ -27,8 +27,8 @@ def lambda_summary(log_history: Sequence[Mapping[str, float]]) -> dict[str, Any]
         `first`, `last`, `median`, `min` and `max` of the logged λ; `shares` in [0, 1] of the measurements in
         `conflict` and of those in which each of `LIMITS` applied, weighted by the steps that a log covers; the medians
         of `snr_task`, `snr_kd` and `kd_gradient` (norm of the KD gradient divided by that of the task gradient); the
-        last `odds`, `evidence_teacher` and `evidence_label`; `layers`, the median λ per layer. Values that were not
-        logged are omitted; without a finite λ the dictionary is empty.
+        last `odds`, `evidence_teacher`, `evidence_label`, `label_reliability` and `teacher_reliability`; `layers`, the
+        median λ per layer. Values that were not logged are omitted; without a finite λ the dictionary is empty.
     """
     entries = [entry for entry in log_history if math.isfinite(entry.get("lambda", math.nan))]
     if not entries:
@@ -43,7 +43,7 @@ def lambda_summary(log_history: Sequence[Mapping[str, float]]) -> dict[str, Any]
             summary[key] = statistics.median(found)
     if ratios := _gradient_ratios(entries):
         summary["kd_gradient"] = statistics.median(ratios)
-    for key in ("odds", "evidence_teacher", "evidence_label"):
+    for key in ("odds", "evidence_teacher", "evidence_label", "label_reliability", "teacher_reliability"):
         if found := _finite(entries, key):
             summary[key] = found[-1]
     layers = sorted({key for entry in entries for key in entry if key.startswith("lambda/")})
@@ -71,9 +71,12 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
         )
     noise = "Signal over noise is {snr_task:.2g} in the task gradient, {snr_kd:.2g} in the KD gradient (medians)."
     odds = "The odds that the student agrees with the teacher rather than the label were {odds:.2g} at the end."
-    lines.append(
-        " ".join(text.format(**summary) for text, key in ((noise, "snr_kd"), (odds, "odds")) if key in summary)
+    trust = (
+        "By estimate, {label_reliability:.0%} of the labels are informative, and {teacher_reliability:.0%} of the "
+        "teacher's outputs."
     )
+    texts = {"snr_kd": noise, "odds": odds, "teacher_reliability": trust}
+    lines.append(" ".join(text.format(**summary) for key, text in texts.items() if key in summary))
     return "\n".join(filter(None, lines))
 
 

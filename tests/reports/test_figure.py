@@ -277,6 +277,14 @@ def test_signal_smoothness_and_odds_have_panels_where_they_were_logged(tmp_path,
     assert odds.lines[1].get_ydata() == [1, 1], "even odds are marked"
 
 
+def test_reliabilities_have_a_panel(tmp_path, drawn):
+    plot_lambda(training_log(20, label_reliability=0.7, teacher_reliability=0.9), tmp_path / "lambda.png")
+    panel = drawn[0].axes[-1]
+    assert (panel.get_ylabel(), panel.get_yscale()) == ("reliability", "linear")
+    assert line(panel, "α of the labels").get_ydata()[0] == 0.7
+    assert line(panel, "β of the teacher").get_ydata()[0] == 0.9
+
+
 @pytest.mark.parametrize("steps", [10, 2000])
 def test_nothing_overlaps_and_nothing_is_cut_off(tmp_path, drawn, steps):
     logged = {"snr_task": 0.1, "snr_kd": 0.4, "smoothness_task": 0.5, "smoothness_kd": 0.2, "odds": 3.0}

@@ -111,6 +111,14 @@ def test_signal_odds_and_layers_are_told_where_they_were_logged():
     ]
 
 
+def test_reliabilities_are_told_where_they_were_logged():
+    log = [entry(step, 1.0, label_reliability=0.8, teacher_reliability=step / 4) for step in (1, 2)]
+    summary = lambda_summary(log)
+    assert (summary["label_reliability"], summary["teacher_reliability"]) == (0.8, 0.5)
+    words = "By estimate, 80% of the labels are informative, and 50% of the teacher's outputs."
+    assert explain_lambda(log).splitlines()[-1] == words
+
+
 def test_everything_at_once_takes_no_more_than_six_lines():
     logged = {"snr_task": 0.1, "snr_kd": 0.5, "odds": 3.0, "lambda/head": 1.0}
     log = [entry(1, 1.0, **shares(slowed=1.0), **logged), entry(2, 2.0, **shares(free=1.0), **logged)]
