@@ -92,8 +92,8 @@ class DistillationConfig(TrainingArguments):
     lambda_kappa: float = field(
         default=1.0,
         metadata={
-            "help": "κ > 0, for `evidence`, `adaptive`, `norm_ratio` and `snr`: desired norm of the KD gradient "
-            "divided by that of the task gradient, before votes or noise change it."
+            "help": "κ > 0, for `evidence`, `trust`, `adaptive`, `norm_ratio` and `snr`: desired norm of the KD "
+            "gradient divided by that of the task gradient, before votes, trust or noise change it."
         },
     )
     lambda_min: float = field(

@@ -14,7 +14,7 @@ from hf_kd_lambda.losses.logit_losses import LogitLoss
 from hf_kd_lambda.utils.hardware import multiplies_bf16, usable_cores
 
 POSITIVE = ("lambda_kappa", "lambda_min", "lambda_max", "lambda_max_change")
-SPLIT_RULES = ("evidence", "adaptive", "norm_ratio", "mgda")
+SPLIT_RULES = ("evidence", "trust", "adaptive", "norm_ratio", "mgda")
 """Rules that can give each KD loss a λ."""
 
 

@@ -19,13 +19,16 @@ from helpers.small_runs import (
 )
 
 from hf_kd_lambda.balancing.kd_split import KDSplit
-from hf_kd_lambda.balancing.rules import MGDA, Adaptive, Evidence, NormRatio
+from hf_kd_lambda.balancing.rules import MGDA, Adaptive, Evidence, NormRatio, Trust
+from hf_kd_lambda.balancing.trust import ClassReliabilities, item_trust, views_of
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.losses import functional as losses
+from hf_kd_lambda.losses.functional.labels import item_labels
+from hf_kd_lambda.losses.objective import NO_WEIGHTS
 from hf_kd_lambda.trainer.config import DistillationConfig
 
 LOSSES = {"soft_targets": 1.0, "hidden_mse": 0.5, "pkd": 0.25}
-RULES = {"evidence": Evidence(), "adaptive": Adaptive(), "norm_ratio": NormRatio(), "mgda": MGDA()}
+RULES = {"evidence": Evidence(), "trust": Trust(), "adaptive": Adaptive(), "norm_ratio": NormRatio(), "mgda": MGDA()}
 
 
 def split_config(folder, **settings):
@@ -41,7 +44,13 @@ def run(args, teacher=None, student=None, data=None, **kwargs):
     return trainer
 
 
-def gradients_of(student, teacher, batch):
+def initial_weights(student_logits, teacher_logits, labels):
+    """Weights of the items by the rule `trust` at its first step."""
+    state, views = ClassReliabilities(3), views_of(student_logits, teacher_logits, item_labels(labels))
+    return state.weights(item_trust(views, state.posterior(views)))
+
+
+def gradients_of(student, teacher, batch, rule="adaptive"):
     """The task loss and each of LOSSES without its weight, with their gradients `[4, parameters]`."""
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
@@ -49,11 +58,12 @@ def gradients_of(student, teacher, batch):
     ours = student(**inputs, output_hidden_states=True)
     mask, labels, count = batch["attention_mask"], batch["labels"], len(batch["labels"])
     pairs = [(ours.hidden_states[s], theirs.hidden_states[t]) for s, t in ((1, 2), (2, 4))]
+    of_items = initial_weights(ours.logits, theirs.logits, labels) if rule == "trust" else NO_WEIGHTS
     values = [
-        losses.task_loss(ours.logits, labels, count),
-        losses.soft_target_loss(ours.logits, theirs.logits, labels, count, 2.0),
-        sum(losses.hidden_mse_loss(s, t, mask, labels, count) for s, t in pairs) / 2,
-        sum(losses.pkd_loss(s, t, mask, labels, count) for s, t in pairs) / 2,
+        losses.task_loss(ours.logits, labels, count, weights=of_items.task),
+        losses.soft_target_loss(ours.logits, theirs.logits, labels, count, 2.0, weights=of_items.kd),
+        sum(losses.hidden_mse_loss(s, t, mask, labels, count, weights=of_items.kd) for s, t in pairs) / 2,
+        sum(losses.pkd_loss(s, t, mask, labels, count, weights=of_items.kd) for s, t in pairs) / 2,
     ]
     parameters = list(student.parameters())
     rows = []
@@ -70,14 +80,15 @@ def test_a_step_is_that_of_the_plain_computation(tmp_path, rule):
     twin = copy.deepcopy(student)
     trainer = run(split_config(tmp_path, lambda_rule=rule, max_steps=1), teacher, student)
 
-    _, grads = gradients_of(twin, teacher, batches(examples())[0])
+    _, grads = gradients_of(twin, teacher, batches(examples())[0], rule)
     split = KDSplit(list(LOSSES.values()), 0.9, mgda=rule == "mgda")
     split.update(grads @ grads.T)
     kd = split.weights @ grads[1:]
-    needs = {"odds": trainer.lambda_state.votes.odds} if rule == "evidence" else {}
+    judge = trainer.lambda_state.judge
+    needs = {} if judge is None else judge.needs
     weights = RULES[rule].weights(Gram(grads[0] @ grads[0], kd @ kd, grads[0] @ kd), **needs)
     lambda_ = weights.kd / weights.task
-    if rule == "evidence":
+    if judge is not None:
         lambda_ = trainer.lambda_state.teacher_signal.factor * lambda_
     step = (grads[0] + lambda_ * kd) / (1 + lambda_)
     moved = flat(twin) - flat(trainer.model)
@@ -170,7 +181,7 @@ def test_projections_are_trained_and_not_measured(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lambda_rule": "pcgrad"}, "lambda_rule='pcgrad': choose one of evidence, adaptive, norm_ratio, mgda"),
+        ({"lambda_rule": "pcgrad"}, "lambda_rule='pcgrad': choose one of evidence, trust, adaptive, norm_ratio, mgda"),
         ({"kd_losses": {"soft_targets": 1}}, r"kd_losses=\{'soft_targets': 1\}: name two or more"),
         ({"kd_losses": None}, "kd_losses=None: name two or more"),
         ({"gram_metric": "adam"}, "gram_metric='adam': set it to euclidean"),
