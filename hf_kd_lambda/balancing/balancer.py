@@ -87,7 +87,7 @@ class Balancer:
         student_logits: Tensor,
         teacher: TeacherBatch,
         items: ItemLabels,
-    ) -> ItemWeights:
+    ) -> tuple[TeacherBatch, ItemWeights]:
         """Count the agreement of student, teacher and label on a micro-batch, for rules that need it.
 
         Args:
@@ -96,17 +96,24 @@ class Balancer:
             items: labels `[examples, (length)]` of both losses.
 
         Returns:
-            Per-item weights of both losses.
+            The teacher with the soft targets to learn from, see `TeacherBatch.mixed`, and per-item weights of both
+            losses.
 
         Raises:
             ValueError: see `check_votes`.
         """
         if self.state is None or self.state.judge is None:
-            return NO_WEIGHTS
+            return teacher, NO_WEIGHTS
         weights, counts = self.state.judge.observe(student_logits, teacher, items)
+        teacher = teacher.mixed(weights.teachers)
         if counts is not None:
             self._add(torch.cat([counts, count_signal(teacher, items.kd)]))
-        return weights
+        return teacher, weights
+
+    @property
+    def teacher_weights(self) -> Tensor | None:
+        """Weights of several teachers in the soft targets outside of training, see `Judge.teacher_weights`."""
+        return None if self.state is None or self.state.judge is None else self.state.judge.teacher_weights
 
     def end_step(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
         """Update votes or trust, and the teacher signal, with the counts of a step.

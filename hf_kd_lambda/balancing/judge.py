@@ -59,10 +59,14 @@ class Judge(ABC):
             The weights, and counts `[size]`; None instead of counts if there is nothing to count.
         """
 
-    @staticmethod
     @abstractmethod
-    def items(counts: Tensor) -> Tensor:
+    def items(self, counts: Tensor) -> Tensor:
         """The number of items in the counts, a scalar."""
+
+    @property
+    def teacher_weights(self) -> Tensor | None:
+        """Weights of several teachers in the soft targets of items that were not judged, `[teachers]`; else None."""
+        return None
 
     @property
     @abstractmethod

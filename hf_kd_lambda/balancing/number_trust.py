@@ -186,7 +186,6 @@ class NumberReliabilities(Reliabilities):
         )
         return torch.stack([part.float().sum() for part in parts])
 
-    @staticmethod
-    def items(counts: Tensor) -> Tensor:
+    def items(self, counts: Tensor) -> Tensor:
         """The number of items."""
         return counts[3]

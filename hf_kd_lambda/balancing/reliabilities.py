@@ -1,11 +1,13 @@
-"""Base class of the reliabilities of label and teacher: their means, and the weights of items."""
+"""Base class of the reliabilities of label and teachers: their means, and the weights of items."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from hf_kd_lambda.balancing.judge import Judge
+from hf_kd_lambda.balancing.judge import TINY, Judge
 from hf_kd_lambda.losses.objective import ItemWeights
 
 
@@ -21,6 +23,9 @@ class ItemTrust(NamedTuple):
 class Reliabilities(Judge):
     """α and β, estimated during training: the informative share of the labels and of the teacher's outputs.
 
+    Several teachers m have a β_m each. With their shares w_m, the β of all together is Σ w_m·β_m, and the trust in all
+    together on an item is Σ w_m·r_m. The soft targets of the item are the mean of their logits, weighted by w_m·r_m.
+
     Older items fade, also because their r_L and r_T come from the initial α and β: with `fading` 2, the later half of
     the items has seven eighths of the weight. After the first pass over the data, α and β are constant.
 
@@ -28,19 +33,21 @@ class Reliabilities(Judge):
         size: number of sums.
         initial: α and β before the first item, in (0, 1).
         prior: weight of `initial`, as a number of items, > 0.
+        shares: weights of the teachers, > 0; they sum to 1.
     """
 
     fading = 2
 
-    def __init__(self, size: int, initial: float = 0.8, prior: float = 5.0) -> None:
+    def __init__(self, size: int, initial: float = 0.8, prior: float = 5.0, shares: Sequence[float] = (1.0,)) -> None:
         super().__init__(size)
         self.initial = initial
         self.prior = prior
+        self.shares = shares
 
     @property
     @abstractmethod
     def totals(self) -> Tensor:
-        """`[4]`: Σr_L, labelled items, Σr_T, items."""
+        """`[2 + 2·teachers]`: Σr_L, labelled items; Σr_T and items of every teacher."""
 
     @property
     def label(self) -> Tensor:
@@ -49,8 +56,21 @@ class Reliabilities(Judge):
 
     @property
     def teacher(self) -> Tensor:
-        """β, a scalar."""
-        return self._mean(2)
+        """β of all teachers together, a scalar."""
+        return self.mean(self.each_teacher)
+
+    @property
+    def each_teacher(self) -> list[Tensor]:
+        """β of every teacher, scalars."""
+        return [self._mean(2 + 2 * index) for index in range(len(self.shares))]
+
+    def mean(self, values: Sequence[Tensor]) -> Tensor:
+        """The mean over the teachers, weighted by their shares; the value itself with one teacher."""
+        return self._weighted(values).sum(-1)
+
+    def _weighted(self, values: Sequence[Tensor]) -> Tensor:
+        """The values of all teachers times their shares, `[..., teachers]`."""
+        return torch.stack([share * value for share, value in zip(self.shares, values, strict=True)], dim=-1)
 
     def _mean(self, first: int) -> Tensor:
         informative, items = self.totals[first : first + 2]
@@ -68,9 +88,30 @@ class Reliabilities(Judge):
 
     @property
     def logs(self) -> dict[str, Tensor]:
-        """Both reliabilities."""
-        return {"label_reliability": self.label, "teacher_reliability": self.teacher}
+        """The reliabilities of label and teacher; with several teachers, that of every one too."""
+        teachers = self.each_teacher if len(self.shares) > 1 else []
+        of_each = {f"teacher_reliability_{index}": value for index, value in enumerate(teachers)}
+        return {"label_reliability": self.label, "teacher_reliability": self.teacher, **of_each}
 
-    def weights(self, trust: ItemTrust) -> ItemWeights:
-        """Per-item weights of task loss and KD loss, both `[...]`: trust divided by its mean, so their mean is 1."""
-        return ItemWeights(trust.label / self.label, trust.teacher / self.teacher)
+    @property
+    def teacher_weights(self) -> Tensor | None:
+        """w_m·β_m, divided by their sum, `[teachers]`: shares in the soft targets of items that were not judged."""
+        return self._normalised(self.each_teacher)
+
+    def weights(self, *trusts: ItemTrust) -> ItemWeights:
+        """Per-item weights of task loss and KD loss, both `[...]`: trust divided by its mean, so their mean is 1.
+
+        Args:
+            trusts: trust in the label and in one teacher, for every teacher.
+        """
+        teachers = [trust.teacher for trust in trusts]
+        return ItemWeights(
+            trusts[0].label / self.label, self.mean(teachers) / self.teacher, self._normalised(teachers)
+        )
+
+    def _normalised(self, values: Sequence[Tensor]) -> Tensor | None:
+        """The values times the shares, divided by their sum, `[..., teachers]`; None with one teacher."""
+        if len(self.shares) == 1:
+            return None
+        weighted = self._weighted(values)
+        return weighted / weighted.sum(-1, keepdim=True).clamp(min=TINY)

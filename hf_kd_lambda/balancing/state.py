@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.balancing.judge import Judge
 from hf_kd_lambda.balancing.kd_split import KDSplit
 from hf_kd_lambda.balancing.moving_average import MovingAverage
@@ -17,7 +18,6 @@ from hf_kd_lambda.balancing.rules import MGDA, Rule, Weights, feasible_interval,
 from hf_kd_lambda.balancing.signal import Signal, bounded_signal
 from hf_kd_lambda.balancing.smoothness import Smoothness
 from hf_kd_lambda.balancing.teacher_signal import TeacherSignal
-from hf_kd_lambda.balancing.trust import ClassReliabilities
 from hf_kd_lambda.balancing.votes import TeacherVotes
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.utils.log_keys import LIMIT_KEYS, LIMIT_NAMES
@@ -38,8 +38,8 @@ class Measurement(NamedTuple):
     """`[2]` or `[2, groups]`: a and b with noise, if `gram` is unbiased; None if `gram` includes the noise."""
 
 
-def _reliabilities(classes: int) -> Reliabilities:
-    return NumberReliabilities() if classes == 1 else ClassReliabilities(classes)
+def _reliabilities(classes: int, teachers: Sequence[float] | None) -> Reliabilities:
+    return NumberReliabilities() if classes == 1 else ClassReliabilities(classes, shares=teachers or (1.0,))
 
 
 class LambdaState:
@@ -59,6 +59,7 @@ class LambdaState:
         groups: number of parameter groups that have their own λ; None for a single λ.
         losses: weights of the KD losses, if every one has its own λ, see `KDSplit`; None for a single λ.
         classes: number of classes of an item; 1 for regression, 0 if it varies.
+        teachers: weights of the teachers, if every one has its own reliability; None for one.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class LambdaState:
         groups: int | None = None,
         losses: Sequence[float] | None = None,
         classes: int = 0,
+        teachers: Sequence[float] | None = None,
     ) -> None:
         shape = () if groups is None else (groups,)
         self.rule = rule
@@ -86,7 +88,7 @@ class LambdaState:
         self.skipped = torch.zeros((), dtype=torch.int32)
         self.counts = torch.zeros(1 + len(LIMIT_NAMES))
         self.votes = TeacherVotes() if "odds" in rule.needs else None
-        self.trust = _reliabilities(classes) if "trust_ratio" in rule.needs else None
+        self.trust = _reliabilities(classes, teachers) if "trust_ratio" in rule.needs else None
         self.teacher_signal = None if self.judge is None else TeacherSignal()
         self.smoothness = Smoothness() if "smoothness" in rule.needs else None
         self.split = None if losses is None else KDSplit(losses, decay, mgda=isinstance(rule, MGDA))

@@ -19,6 +19,10 @@ r_T.
 Two annotators only show how often they agree. The third shows which of them is right, if its errors are independent
 of theirs.
 
+Several teachers m are as many annotators: P(z) ∝ q(z)·f_L(z)·Π_m f_m(z), with r_m and β_m of each. To one of them, the
+student and all other teachers together are the student: with q_m(z) ∝ q(z)·Π_{n≠m} f_n(z) in place of q, P and r_m are
+those of the model with one teacher. So both steps of EM are taken once for each teacher, see `views_of_each`.
+
 Multiplied out, with A_z = (1 − α_z)/K and B_z = (1 − β_z)/K, no division by f_L or f_T is left:
 
     chance = Σ_z q(z)·A_z·B_z     guessed = Σ_z q(z)·A_z·β_z·p(z)     Z = chance + guessed + α_y·q(y)·(B_y + β_y·p(y))
@@ -30,24 +34,16 @@ References:
     annotators and the student as the third annotator are ours.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.balancing.reliabilities import ItemTrust, Reliabilities
-from hf_kd_lambda.losses.base import TeacherBatch
+from hf_kd_lambda.balancing.reliabilities import ItemTrust
 from hf_kd_lambda.losses.functional import IGNORED
-from hf_kd_lambda.losses.functional.chunked import chunks
 from hf_kd_lambda.losses.functional.distributions import possible_classes
 from hf_kd_lambda.losses.functional.labels import ItemLabels
-from hf_kd_lambda.losses.objective import ItemWeights
-
-COUNTED_CLASSES = range(3, 101)
-"""Numbers of classes for which every class has its own reliabilities.
-
-With two classes, the student can hardly tell a class that the labels miss from one that the teacher misses: in a
-simulation the trust found fewer wrong labels than with shared reliabilities."""
 
 
 class Views(NamedTuple):
@@ -84,6 +80,33 @@ def views_of(student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels) 
     )
     classes = possible_classes(student_logits).clamp(min=1)
     return Views(student, teacher, items.task.long().masked_fill(~labelled, 0), labelled, counted, classes)
+
+
+@torch.no_grad()
+def views_of_each(
+    student_logits: Tensor, teacher_logits: Sequence[Tensor], items: ItemLabels, teachers: Sequence[Tensor]
+) -> list[Views]:
+    """Views for every teacher, in which the student and all other teachers together are the student.
+
+    With one teacher, they are those of `views_of`.
+
+    Args:
+        student_logits: `[..., K]`.
+        teacher_logits: `[..., K]` of every teacher, at temperature 1.
+        items: labels `[...]`.
+        teachers: β of every teacher, `[K]`, or `[1]` for all classes.
+    """
+    views = [views_of(student_logits, logits, items) for logits in teacher_logits]
+    pairs = list(zip(views, teachers, strict=True))
+
+    def with_others(index: int) -> Views:
+        student = views[index].student
+        for seen, teacher in pairs[:index] + pairs[index + 1 :]:
+            product = student * (teacher * seen.teacher + (1 - teacher) / seen.classes.unsqueeze(-1))  # q·f_n
+            student = product / product.sum(-1, keepdim=True)
+        return views[index]._replace(student=student)
+
+    return [with_others(index) for index in range(len(views))]
 
 
 class ClassPosterior(NamedTuple):
@@ -157,71 +180,3 @@ def class_counts(views: Views, parts: ClassPosterior) -> Tensor:
     labelled, counted = views.labelled.unsqueeze(-1), views.counted.unsqueeze(-1)
     sums = (labels, truth * labelled, known * counted, truth * counted)
     return torch.stack([values.flatten(0, -2).sum(0) for values in sums])
-
-
-class ClassReliabilities(Reliabilities):
-    """α and β of items with classes: of every class if their number is one of `COUNTED_CLASSES`, otherwise of all.
-
-    Args:
-        classes: number of classes of an item; 0 if it varies.
-        initial: α and β before the first item, in (0, 1).
-        prior: weight of `initial`, as a number of items, > 0.
-        shrinkage: weight of the reliabilities of all classes in those of one class, as a number of items, > 0.
-    """
-
-    def __init__(self, classes: int = 0, initial: float = 0.8, prior: float = 5.0, shrinkage: float = 50.0) -> None:
-        self.per_class = classes in COUNTED_CLASSES
-        super().__init__(4 * classes if self.per_class else 4, initial, prior)
-        self.shrinkage = shrinkage
-
-    @property
-    def totals(self) -> Tensor:
-        """`[4]`: Σr_L, labelled items, Σr_T, items."""
-        return self.sums.view(4, -1).sum(-1)
-
-    @property
-    def labels(self) -> Tensor:
-        """α of every class, `[K]`, shrunk towards `label`; or `[1]` for all classes."""
-        return self._of_classes(0, self.label)
-
-    @property
-    def teachers(self) -> Tensor:
-        """β of every class, `[K]`, shrunk towards `teacher`; or `[1]` for all classes."""
-        return self._of_classes(2, self.teacher)
-
-    def _of_classes(self, first: int, of_all: Tensor) -> Tensor:
-        if not self.per_class:
-            return of_all.view(1)
-        informative, items = self.sums.view(4, -1)[first : first + 2]
-        return (informative + of_all * self.shrinkage) / (items + self.shrinkage)
-
-    def observe(self, student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels) -> tuple[ItemWeights, Tensor]:
-        """Per-item weights from the trust in label and teacher, and counts for the M step.
-
-        Tokens are judged chunk by chunk, to save memory.
-        """
-        tensors = (student_logits, items.kd, *teacher.chunked)
-        trusts, counts = [], []
-        for student, kd, *chunk, task in chunks(tensors, items.task):
-            views = views_of(student, teacher.logits_of(*chunk), ItemLabels(task, kd))
-            parts = self.posterior(views)
-            trusts.append(item_trust(views, parts))
-            counts.append(self.counts(views, parts, trusts[-1]))
-        whole = ItemTrust(*(torch.cat(part).view(items.kd.shape) for part in zip(*trusts, strict=True)))
-        return self.weights(whole), torch.stack(counts).sum(0)
-
-    def posterior(self, views: Views) -> ClassPosterior:
-        """The posterior with the current α and β."""
-        return class_posterior(views, self.labels, self.teachers)
-
-    def counts(self, views: Views, parts: ClassPosterior, trust: ItemTrust) -> Tensor:
-        """Counts for `update`, `[4·K]` or `[4]`: additive over micro-batches and ranks."""
-        if self.per_class:
-            return class_counts(views, parts).flatten()
-        sums = (trust.label, views.labelled, trust.teacher, views.counted)
-        return torch.stack([values.float().sum() for values in sums])
-
-    @staticmethod
-    def items(counts: Tensor) -> Tensor:
-        """The number of items."""
-        return counts.view(4, -1)[3].sum()

@@ -175,7 +175,6 @@ class TeacherVotes(Judge):
         check_votes(student_logits, items.task)
         return NO_WEIGHTS, count_votes(student_logits, teacher, items.task)
 
-    @staticmethod
-    def items(counts: Tensor) -> Tensor:
+    def items(self, counts: Tensor) -> Tensor:
         """The votes cast."""
         return counts.sum()

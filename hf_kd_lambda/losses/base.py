@@ -48,6 +48,8 @@ class TeacherBatch(NamedTuple):
     """The k largest logits; None if `all_logits` is given."""
     inner: Mapping[str, Any] = MappingProxyType({})
     """Intermediate outputs that the KD losses need, by name: `hidden_states`, `attentions`, `value_vectors`…"""
+    members: tuple[Tensor, ...] = ()
+    """Logits of every one of several teachers, like `all_logits`, which is their mean; empty if not needed."""
 
     @property
     def logits(self) -> Tensor:
@@ -56,8 +58,23 @@ class TeacherBatch(NamedTuple):
 
     def of_items(self, batch: Mapping[str, Any]) -> "TeacherBatch":
         """A copy in which the logits are those of the items, see `logits_of_items`."""
-        logits = self.all_logits
-        return self if logits is None else self._replace(all_logits=logits_of_items(logits, batch))
+        if self.all_logits is None:
+            return self
+        members = tuple(logits_of_items(logits, batch) for logits in self.members)
+        return self._replace(all_logits=logits_of_items(self.all_logits, batch), members=members)
+
+    def mixed(self, weights: Tensor | None) -> "TeacherBatch":
+        """A copy whose logits are the weighted mean of those of all members.
+
+        Args:
+            weights: `[..., teachers]` of every item, or `[teachers]`, which sum to 1; None to change nothing.
+        """
+        if weights is None:
+            return self
+        pairs = zip(weights.unsqueeze(-2).unbind(-1), self.members, strict=True)
+        # Where a weight is 0, a logit of −∞ is not excluded.
+        mixed = sum(torch.where(weight > 0, weight * logits, 0.0) for weight, logits in pairs)
+        return self._replace(all_logits=cast(Tensor, mixed))
 
     @property
     def chunked(self) -> tuple[Tensor, ...]:
@@ -65,6 +82,15 @@ class TeacherBatch(NamedTuple):
         if self.top_k is not None:
             return self.top_k.log_probs, self.top_k.indices
         return (cast(Tensor, self.all_logits),)
+
+    @property
+    def chunked_members(self) -> tuple[Tensor, ...]:
+        """The tensors that store the logits of every teacher; see `chunked`."""
+        return self.members or self.chunked
+
+    def members_of(self, *chunk: Tensor) -> tuple[Tensor, ...]:
+        """Logits `[..., classes]` of every teacher in one chunk, given that chunk of all `chunked_members`."""
+        return chunk if self.members else (self.logits_of(*chunk),)
 
     def logits_of(self, *chunk: Tensor) -> Tensor:
         """Logits `[..., classes]` of one chunk, given that chunk of every tensor in `chunked`."""

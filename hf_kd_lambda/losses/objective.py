@@ -19,6 +19,8 @@ class ItemWeights(NamedTuple):
 
     task: Tensor | None
     kd: Tensor | None
+    teachers: Tensor | None = None
+    """`[..., teachers]`: weights of several teachers in the soft targets of an item; None if they are fixed."""
 
 
 NO_WEIGHTS = ItemWeights(None, None)

@@ -51,10 +51,11 @@ class Ensemble(nn.Module):
         )
         self.forward = named  # type: ignore[method-assign]
 
-    def forward(self, **inputs: Any) -> dict[str, Tensor]:
+    def forward(self, output_member_logits: bool = False, **inputs: Any) -> dict[str, Any]:
         """The mean of the members' logits, in fp32, and of their losses where all return one.
 
         Args:
+            output_member_logits: whether to return `member_logits` too, a tuple of every member's logits in fp32.
             inputs: columns of a batch, by name.
 
         Raises:
@@ -66,11 +67,15 @@ class Ensemble(nn.Module):
         ]
         spans = all(name in outputs[0] for name in SPAN_LOGITS)
         names = ("loss", *(SPAN_LOGITS if spans else ("logits",)))
-        return {
+        means: dict[str, Any] = {
             name: self._mean([output[name] for output in outputs])
             for name in names
             if all(output.get(name) is not None for output in outputs)
         }
+        if output_member_logits:
+            device = next(iter(means.values())).device
+            means["member_logits"] = tuple(output.logits.to(device).float() for output in outputs)
+        return means
 
     def _mean(self, tensors: list[Tensor]) -> Tensor:
         shapes = {tuple(tensor.shape) for tensor in tensors}

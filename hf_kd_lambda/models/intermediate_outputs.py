@@ -9,7 +9,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-OUTPUT_FLAGS = {"hidden_states": "output_hidden_states", "attentions": "output_attentions"}
+OUTPUT_FLAGS = {
+    "hidden_states": "output_hidden_states",
+    "attentions": "output_attentions",
+    "member_logits": "output_member_logits",  # of an `Ensemble`
+}
 VECTORS = ("query_vectors", "key_vectors", "value_vectors")
 # Names of the linear layers for queries, keys and values in an attention block.
 QKV_LAYER_NAMES = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q_proj", "k_proj", "v_proj"))

@@ -12,6 +12,7 @@ third annotator is the final student: it judges all examples in the same way, an
 was trained on them, but because items were weighted by trust it has memorised little.
 """
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from hf_kd_lambda.balancing.trust import ClassReliabilities, class_posterior, item_trust, views_of
+from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
+from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import item_labels
 from hf_kd_lambda.reports.markdown import escaped
@@ -51,17 +53,19 @@ class LabelQuality(NamedTuple):
     label_trust: np.ndarray
     """r_L in [0, 1]: probability that the label is informative, not a guess; 0 without a label."""
     teacher_trust: np.ndarray
-    """r_T in [0, 1]: probability that the teacher is informative."""
+    """r_T in [0, 1]: probability that the teacher is informative; the weighted mean of several."""
     wrong: np.ndarray
     """Probability that the label is wrong; 0 without a label."""
     label_reliability: float
     """α."""
     teacher_reliability: float
-    """β."""
+    """β; the weighted mean of several."""
     names: Sequence[str]
     """Names of the classes."""
     agreements: Sequence[Agreement] = ()
     """How far teacher and student agree with training and validation labels; empty if it is not known."""
+    teachers: Sequence[float] = ()
+    """β of every one of several teachers; empty for one."""
 
 
 def judge_labels(
@@ -75,24 +79,31 @@ def judge_labels(
         names: names of the classes.
         validation: the same of the validation examples; None if there are none.
     """
-    student, teacher, labels = training
-    views = views_of(student, teacher, item_labels(labels))
-    alpha, beta = reliabilities.labels.cpu(), reliabilities.teachers.cpu()
-    trust = item_trust(views, class_posterior(views, alpha, beta))
+    student, teacher, labels, several = training
+    teachers = several or (teacher,)
+    items = item_labels(labels)
+    reliabilities = copy.copy(reliabilities)
+    reliabilities.to(student.device)
+    trusts, _ = reliabilities.judge(student, teachers, items)
+    label_trust, teacher_trust = trusts[0].label, reliabilities.mean([trust.teacher for trust in trusts])
     # A guess may be right: P(label right) = r_L·f_L(y)/α_y = r_L·(1 + (1 − α_y)/K/α_y), by the equations of `trust`.
-    of_label = alpha.expand(student.shape[-1])[views.label]
+    labelled = items.task.ne(IGNORED)
+    of_label = reliabilities.labels.expand(student.shape[-1])[items.kd.long()]
     by_chance = (1 - of_label) / len(names) / of_label
-    wrong = torch.where(views.labelled, (1 - trust.label * (1 + by_chance)).clamp(0, 1), 0.0)
+    wrong = torch.where(labelled, (1 - label_trust * (1 + by_chance)).clamp(0, 1), 0.0)
+    weights = reliabilities.weights(*trusts).teachers
+    soft_targets = TeacherBatch(teacher, members=tuple(teachers)).mixed(weights).logits
     return LabelQuality(
         labels.numpy(),
-        teacher.argmax(-1).numpy(),
-        trust.label.numpy(),
-        trust.teacher.numpy(),
+        soft_targets.argmax(-1).numpy(),
+        label_trust.numpy(),
+        teacher_trust.numpy(),
         wrong.numpy(),
         reliabilities.label.item(),
         reliabilities.teacher.item(),
         names,
         [] if validation is None else agreements(training, validation),
+        [value.item() for value in reliabilities.each_teacher] if len(teachers) > 1 else [],
     )
 
 
@@ -101,9 +112,9 @@ def quality_summary(quality: LabelQuality) -> dict[str, Any]:
 
     Returns:
         `examples`, `labelled`, `label_reliability`, `teacher_reliability`, `wrong_labels` and `uninformative_teacher`;
-        a list `agreements`, see `agreement_summary`; and a list `classes` of `name`, `labelled`, `wrong_labels`,
-        `uninformative_teacher` and `rather`: the most frequent teacher class among labels that are more likely wrong
-        than right, or None.
+        a list `agreements`, see `agreement_summary`; of several teachers `teacher_reliabilities`; and a list `classes`
+        of `name`, `labelled`, `wrong_labels`, `uninformative_teacher` and `rather`: the most frequent teacher class
+        among labels that are more likely wrong than right, or None.
     """
     labelled = quality.labels != IGNORED
     return {
@@ -111,6 +122,7 @@ def quality_summary(quality: LabelQuality) -> dict[str, Any]:
         "labelled": int(labelled.sum()),
         "label_reliability": quality.label_reliability,
         "teacher_reliability": quality.teacher_reliability,
+        **({"teacher_reliabilities": [*quality.teachers]} if quality.teachers else {}),
         "wrong_labels": _mean(quality.wrong[labelled]),
         "uninformative_teacher": _mean(1 - quality.teacher_trust),
         "agreements": [agreement_summary(agreement) for agreement in quality.agreements],
@@ -146,7 +158,14 @@ def explain_quality(summary: Mapping[str, Any], teacher_learned_them: bool = Fal
     )
     found = f"{wrong[0].upper()}{wrong[1:]}; the teacher is uninformative on {uninformative}."
     memorised = explain_memorised(summary["agreements"]) or (_MEMORISED if teacher_learned_them else None)
-    return " ".join(filter(None, (found, memorised, _LIMITS)))
+    of_each = _explain_teachers(summary.get("teacher_reliabilities", []))
+    return " ".join(filter(None, (found, of_each, memorised, _LIMITS)))
+
+
+def _explain_teachers(reliabilities: Sequence[float]) -> str | None:
+    """A sentence with the reliability of each of several teachers, in their order; None for one."""
+    clauses = [f"{value:.2f} for teacher {index}" for index, value in enumerate(reliabilities, 1)]
+    return f"The reliability is {', '.join(clauses)}." if clauses else None
 
 
 def _mostly(summary: Mapping[str, Any], key: str, words: str) -> str:

@@ -25,6 +25,8 @@ class Judged(NamedTuple):
     """Logits, same shape."""
     labels: Tensor
     """Classes `[examples]`; -100 without a label."""
+    teachers: Sequence[Tensor] = ()
+    """Logits of every one of several teachers, whose mean is `teacher`; empty for one."""
 
 
 class Agreement(NamedTuple):

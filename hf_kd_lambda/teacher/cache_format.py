@@ -1,18 +1,20 @@
-"""Which teacher outputs are cached per example: all logits or the top k, and hidden states."""
+"""Which teacher outputs are cached per example: all logits or the top k, hidden states, logits of several teachers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 
-from hf_kd_lambda.data.columns import TEACHER_LOGITS, TEACHER_OUTPUTS
+from hf_kd_lambda.data.columns import TEACHER_LOGITS, TEACHER_OUTPUTS, column_names
 from hf_kd_lambda.losses.base import TeacherBatch, TopLogits
 from hf_kd_lambda.teacher.cache_file import Rows
-from hf_kd_lambda.teacher.collator import packed
+from hf_kd_lambda.teacher.collator import packed, unpacked
 
 HALF = torch.finfo(torch.half)
+_SHARES = "shares"
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,9 @@ class CacheFormat:
     """Converts teacher outputs to cached columns, and batches of these columns back to outputs.
 
     All logits are cached in fp32 in the column `teacher_logits`, so training with them equals training with the
-    teacher. Other outputs are cached in fp16, which changes λ by about 1e-3. They are stored as one safetensors blob
-    per example in `teacher_outputs`, because Arrow lists are slow to read.
+    teacher. Hidden states are cached in fp16, which changes λ by about 1e-3. They are stored as one safetensors blob
+    per example in `teacher_outputs`, because Arrow lists are slow to read. The logits of each of several teachers are
+    there too, in fp32, and their mean is in `teacher_logits`.
 
     32,000 logits of a token take 128 kB, its top 64 take 384 bytes.
 
@@ -30,18 +33,21 @@ class CacheFormat:
         top_logits: number k of largest logits to cache per token, as log-probabilities; None for all logits.
         temperature: T of these log-probabilities.
         classes: number of teacher outputs; needed with `top_logits`.
+        shares: weights of several teachers, whose logits are all cached; empty for one, or for their mean alone.
     """
 
     hidden_states: tuple[bool, ...] = ()
     top_logits: int | None = None
     temperature: float = 1.0
     classes: int = field(default=0, repr=False, compare=False)
+    shares: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         """A part of the fingerprint of every cache file. Never change it: existing caches would become invalid."""
+        members = f", shares={self.shares}" if self.shares else ""
         return (
             f"KeptOutputs(hidden_states={self.hidden_states}, top_logits={self.top_logits}, "
-            f"temperature={self.temperature})"
+            f"temperature={self.temperature}{members})"
         )
 
     @property
@@ -49,7 +55,7 @@ class CacheFormat:
         """Names of the columns in a dataset."""
         if self.top_logits is not None:
             return (TEACHER_OUTPUTS,)
-        return (TEACHER_LOGITS, TEACHER_OUTPUTS) if any(self.hidden_states) else (TEACHER_LOGITS,)
+        return (TEACHER_LOGITS, TEACHER_OUTPUTS) if any(self.hidden_states) or self.shares else (TEACHER_LOGITS,)
 
     def rows(self, outputs: TeacherBatch, attention_mask: Tensor | None) -> Rows:
         """The columns to cache: one row per example, without padding.
@@ -66,6 +72,9 @@ class CacheFormat:
         }
         columns: Rows = {}
         logits = outputs.logits.float()
+        if self.shares:
+            members = member_tensors(outputs.members, self.shares)
+            tensors |= {**members, _SHARES: members[_SHARES].expand(len(logits), -1)}
         if self.top_logits is None:
             columns[TEACHER_LOGITS] = [*_rows(logits, attention_mask)]
         else:
@@ -86,9 +95,43 @@ class CacheFormat:
             names = [f"hidden_states.{index}" for index in range(len(self.hidden_states))]
             inner["hidden_states"] = tuple(cached.get(name) for name in names)
         if self.top_logits is None:
-            return TeacherBatch(columns[TEACHER_LOGITS], inner=inner)
+            members = tuple(cached[_member(index)] for index in range(len(self.shares)))
+            return TeacherBatch(columns[TEACHER_LOGITS], inner=inner, members=members)
         top_k = TopLogits(cached["top_log_probs"], cached["top_indices"], self.classes, self.temperature)
         return TeacherBatch(None, top_k, inner)
+
+
+def member_tensors(members: Sequence[Tensor], shares: Sequence[float]) -> dict[str, Tensor]:
+    """Logits of several teachers in fp32, and their weights `[teachers]`, by their names in `teacher_outputs`.
+
+    Args:
+        members: logits `[..., classes]` of every teacher.
+        shares: their weights, which sum to 1.
+    """
+    logits = {_member(index): values.float() for index, values in enumerate(members)}
+    return {**logits, _SHARES: torch.tensor(shares, dtype=torch.float64)}
+
+
+def shares_in(examples: Any) -> list[float] | None:
+    """The weights of several teachers whose logits a dataset stores; None if it does not.
+
+    Args:
+        examples: a dataset; one without random access stores none.
+    """
+    if TEACHER_OUTPUTS not in column_names(examples) or not isinstance(examples, Dataset) or not len(examples):
+        return None
+    shares = unpacked(examples.with_format(None)[0][TEACHER_OUTPUTS]).get(_SHARES)
+    return None if shares is None else shares.tolist()
+
+
+def cached_members(examples: Dataset) -> list[Tensor]:
+    """Logits `[examples, classes]` of each of several teachers, from a dataset that stores them; see `shares_in`."""
+    rows = [unpacked(row) for row in examples.with_format(None)[TEACHER_OUTPUTS][:]]
+    return [torch.stack([row[_member(index)] for row in rows]) for index in range(len(rows[0][_SHARES]))]
+
+
+def _member(index: int) -> str:
+    return f"member_logits.{index}"
 
 
 def _rows(values: Tensor, attention_mask: Tensor | None) -> list[Tensor]:

@@ -1,21 +1,26 @@
-"""Logits of several teachers in columns of the examples: their mean as `teacher_logits`."""
+"""Logits of several teachers in columns of the examples: their mean as `teacher_logits`, and those of each teacher."""
 
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 
-from hf_kd_lambda.data.columns import TEACHER_LOGITS
+from hf_kd_lambda.data.columns import TEACHER_LOGITS, TEACHER_OUTPUTS
+from hf_kd_lambda.teacher.cache_format import member_tensors
+from hf_kd_lambda.teacher.collator import packed
 
 
-def average_logits(examples: Dataset, columns: Mapping[str, float]) -> Dataset:
+def average_logits(examples: Dataset, columns: Mapping[str, float], keep_each: bool = False) -> Dataset:
     """Replace columns of logits, one of each teacher, by their weighted mean in `teacher_logits`; see `Ensemble`.
 
     Args:
         examples: with logits `[classes]`, or `[tokens, classes]`, in each of the columns.
         columns: the weight of each column, by its name; their ratios count.
+        keep_each: also keep the logits of each teacher, in `teacher_outputs`, for a reliability of its own: see the
+            rule `trust`.
 
     Raises:
         ValueError: a column is missing, a weight is not positive, or logits of an example differ in shape.
@@ -25,13 +30,17 @@ def average_logits(examples: Dataset, columns: Mapping[str, float]) -> Dataset:
     if not columns or not all(0 < weight < math.inf for weight in columns.values()):
         raise ValueError(f"columns={dict(columns)} must have a positive finite weight for each column of logits.")
     total = sum(columns.values())
+    shares = [weight / total for weight in columns.values()]
 
-    def mean(row: dict[str, Any]) -> dict[str, Any]:
+    def joined(row: dict[str, Any]) -> dict[str, Any]:
         logits = {name: np.asarray(row[name], dtype=np.float32) for name in columns}
         if len({values.shape for values in logits.values()}) > 1:
             shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in logits.items())
             raise ValueError(f"the logits of an example differ in shape: {shapes}: give those of the same labels.")
-        return {TEACHER_LOGITS: sum(weight / total * logits[name] for name, weight in columns.items())}
+        mean = {TEACHER_LOGITS: sum(share * values for share, values in zip(shares, logits.values(), strict=True))}
+        if not keep_each:
+            return mean
+        return mean | {TEACHER_OUTPUTS: packed(member_tensors([*map(torch.from_numpy, logits.values())], shares))}
 
     given = [name for name in columns if name != TEACHER_LOGITS]
-    return examples.map(mean, remove_columns=given, desc="Averaging logits")
+    return examples.map(joined, remove_columns=given, desc="Averaging logits")

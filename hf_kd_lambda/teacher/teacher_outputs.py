@@ -32,7 +32,8 @@ class TeacherOutputs:
     Args:
         teacher: will be frozen and moved to the accelerator's device; None if all examples have its outputs.
         accelerator: the run's accelerator.
-        needs: intermediate outputs that the KD losses need.
+        needs: intermediate outputs that the KD losses need, and `member_logits` if every one of several teachers
+            has its own weight in the soft targets.
         cache_format: which outputs to cache; None if not all needed outputs can be cached, so that the teacher runs at
             each step.
     """
@@ -80,7 +81,8 @@ class TeacherOutputs:
         outputs = as_model_output(outputs, self.teacher, "teacher")
         # Logits in the examples take precedence: the user may have changed them.
         logits = batch.get(TEACHER_LOGITS, outputs.logits.float())
-        return TeacherBatch(logits, inner={name: value for name, value in outputs.items() if name != "logits"})
+        inner = {name: value for name, value in outputs.items() if name not in ("logits", "member_logits")}
+        return TeacherBatch(logits, inner=inner, members=outputs.get("member_logits", ()))
 
     def are_cached(self, columns: Collection[str]) -> bool:
         """Whether the columns contain all needed teacher outputs."""

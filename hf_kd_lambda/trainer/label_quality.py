@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from datasets import Dataset, LargeList, List
 
-from hf_kd_lambda.balancing.trust import ClassReliabilities
+from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.data.columns import LABELS, TEACHER_LOGITS
 from hf_kd_lambda.reports.label_quality import LabelQuality, judge_labels
 from hf_kd_lambda.reports.memorised_labels import Judged
+from hf_kd_lambda.teacher.cache_format import cached_members
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 
@@ -46,6 +47,8 @@ def label_quality(trainer: DistillationTrainer, names: Sequence[str]) -> LabelQu
     reliabilities, evaluated = trainer.lambda_state.trust, trainer.eval_dataset
     assert isinstance(reliabilities, ClassReliabilities)
     training = _outputs(trainer, trainer.train_dataset)
+    if len(reliabilities.shares) > 1:
+        training = training._replace(teachers=cached_members(trainer.train_dataset))
     validation = _outputs(trainer, evaluated) if _are_judged(evaluated) else None
     return judge_labels(training, reliabilities, names, validation)
 

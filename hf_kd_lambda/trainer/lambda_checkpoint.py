@@ -8,7 +8,7 @@ from transformers.trainer_callback import ExportableState
 from hf_kd_lambda.balancing.balancer import Balancer
 from hf_kd_lambda.balancing.state import LambdaState
 
-KIND = ("rule", "groups", "losses")
+KIND = ("rule", "groups", "losses", "teachers")
 """Settings that a checkpoint's λ and this run's must share."""
 
 
@@ -56,14 +56,14 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
         A checkpoint at the last step of the first pass was saved before `on_epoch_end`.
 
         Raises:
-            ValueError: the checkpoint has another rule, or other layers or losses.
+            ValueError: the checkpoint has another rule, or other layers, losses or teachers.
         """
         exported = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
-        saved, own = ({name: settings[name] for name in KIND} for settings in (exported["args"], self.settings))
+        saved, own = ({name: settings.get(name) for name in KIND} for settings in (exported["args"], self.settings))
         if saved != own:
             raise ValueError(
                 f"λ's state in the checkpoint is of {saved}, and this run's of {own}: resume with the lambda_rule, "
-                "lambda_scope and kd_losses of then, or train from the start."
+                "lambda_scope, kd_losses and teachers of then, or train from the start."
             )
         self.balancer.load(exported["attributes"]["saved"])
         if (state.epoch or 0) >= 1:

@@ -29,7 +29,7 @@ from hf_kd_lambda.models.ensemble import Ensemble, members_of
 from hf_kd_lambda.models.labels import align_labels, own_label_names
 from hf_kd_lambda.models.padding import align_pad_token
 from hf_kd_lambda.models.protocol import answers_questions, check_model, model_config
-from hf_kd_lambda.teacher.cache_format import CacheFormat
+from hf_kd_lambda.teacher.cache_format import CacheFormat, shares_in
 from hf_kd_lambda.teacher.checks import (
     check_apart,
     check_columns,
@@ -226,8 +226,33 @@ def match_layers(
     return prepare_models(objective, student, teacher, collate([next(iter(datasets[0]))]))
 
 
+def teacher_shares(
+    args: DistillationConfig, teacher: nn.Module | None, datasets: Sequence[Any], classes: int
+) -> list[float] | None:
+    """Weights of several teachers, if every one gets its own reliability and weight for each item; else None.
+
+    Without trust, for regression, and where only the largest logits are cached, the teachers are one: their mean.
+
+    Args:
+        args: of the run.
+        teacher: the teacher; several as an `Ensemble`.
+        datasets: of the run; logits in their columns take precedence over the teacher's.
+        classes: see `item_classes`.
+    """
+    if "trust_ratio" not in args.rule.needs or classes == 1 or args.cache_top_logits is not None:
+        return None
+    of_teacher = teacher.weights if isinstance(teacher, Ensemble) else None
+    shares = [shares_in(data) if TEACHER_LOGITS in column_names(data) else of_teacher for data in datasets]
+    first, *others = shares or [of_teacher]
+    return first if first and len(first) > 1 and all(other == first for other in others) else None
+
+
 def cache_format(
-    args: DistillationConfig, needs: Collection[str], hidden_states: tuple[bool, ...], num_outputs: int
+    args: DistillationConfig,
+    needs: Collection[str],
+    hidden_states: tuple[bool, ...],
+    num_outputs: int,
+    shares: Sequence[float] | None = None,
 ) -> CacheFormat | None:
     """What is cached of the teacher's outputs; None where the losses need more than can be cached.
 
@@ -236,11 +261,12 @@ def cache_format(
         needs: outputs of the teacher other than its logits.
         hidden_states: for each of the teacher's hidden states, whether a loss needs it.
         num_outputs: of student and teacher.
+        shares: see `teacher_shares`.
     """
     if set(needs) - ({"hidden_states"} if args.cache_hidden_states else set()):
         return None
     if args.cache_top_logits is None:
-        return CacheFormat(hidden_states)
+        return CacheFormat(hidden_states, shares=tuple(shares or ()))
     return CacheFormat(hidden_states, args.cache_top_logits, args.temperature, num_outputs)
 
 
@@ -257,6 +283,7 @@ def lambda_settings(
     names: Sequence[str] = (),
     kd_weights: Sequence[float] = (),
     classes: int = 0,
+    teachers: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """The JSON values that make λ's state: name and hyper-parameters of the rule, and arguments of `LambdaState`.
 
@@ -265,6 +292,7 @@ def lambda_settings(
         names: see `lambda_names`.
         kd_weights: of the KD losses in their sum.
         classes: see `item_classes`.
+        teachers: see `teacher_shares`.
     """
     weight = args.kd_weight
     convex = weight / (1 - weight) if weight < 1 else args.lambda_max
@@ -279,6 +307,7 @@ def lambda_settings(
         "groups": len(names) if args.lambda_scope == "layer" else None,
         "losses": list(kd_weights) if args.lambda_scope == "loss" else None,
         "classes": classes,
+        "teachers": teachers,
     }
 
 

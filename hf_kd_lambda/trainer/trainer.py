@@ -156,12 +156,14 @@ class DistillationTrainer(OrderedEvaluation):
         check_student(model, self.optimizer)
         if self.args.gram_metric == "adam" and self.optimizer is not None:
             check_adam(self.optimizer)
-        cache_format = setup.cache_format(self.args, objective.needs, hidden_states, num_outputs)
-        self._teacher_outputs = TeacherOutputs(teacher, self.accelerator, objective.needs, cache_format)
+        classes = setup.item_classes(model, num_outputs)
+        shares = setup.teacher_shares(self.args, teacher, self._datasets(), classes)
+        cache_format = setup.cache_format(self.args, objective.needs, hidden_states, num_outputs, shares)
+        of_teacher = objective.needs | ({"member_logits"} if shares else set())
+        self._teacher_outputs = TeacherOutputs(teacher, self.accelerator, of_teacher, cache_format)
         self._student_inputs = forward_parameters(model)
         names = setup.lambda_names(self.args, model, objective)
-        classes = setup.item_classes(model, num_outputs)
-        settings = setup.lambda_settings(self.args, names, objective.weights, classes)
+        settings = setup.lambda_settings(self.args, names, objective.weights, classes, shares)
         self.balancer = setup.build_balancer(self.args, names, settings)
         for callback in (SaveOnSignal(), EpochOrder(), EarlyStopping(), FiniteWeights()):
             self.add_callback(callback)
@@ -252,7 +254,9 @@ class DistillationTrainer(OrderedEvaluation):
         counts = items.counts if num_items_in_batch is None or not model.training else num_items_in_batch
         weights = NO_WEIGHTS
         if model.training:
-            weights = self.balancer.observe(outputs.logits.detach(), teacher, items)
+            teacher, weights = self.balancer.observe(outputs.logits.detach(), teacher, items)
+        else:
+            teacher = teacher.mixed(self.balancer.teacher_weights)
         losses = self._objective(outputs, teacher, inputs, counts, self.balancer.kd_weights, weights)
         if not model.training:
             gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()

@@ -68,7 +68,8 @@ LOG_KEYS = {
     "evidence_label": "the student's soft votes for the label where teacher and label disagree",
     "odds": "odds that the teacher is right where teacher and label disagree",
     "label_reliability": "α, probability that a label is informative (`trust`)",
-    "teacher_reliability": "β, probability that the teacher is informative on an item (`trust`)",
+    "teacher_reliability": "β, probability that the teacher is informative on an item (`trust`); mean of several",
+    "teacher_reliability_<m>": "β of one of several teachers, counted from 0 in the order of `teacher` (`trust`)",
     "smoothness_task": "smoothness of the task loss along the steps (`taylor2`)",
     "smoothness_kd": "smoothness of the KD loss along the steps (`taylor2`)",
 }

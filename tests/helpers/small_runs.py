@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import default_data_collator
 
+from hf_kd_lambda.models.ensemble import Ensemble
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
@@ -28,6 +29,15 @@ def models(num_labels: int = 3, **config) -> tuple[nn.Module, nn.Module]:
     student = student_from_layers(teacher, [0, 3])
     nn.init.normal_(student.classifier.weight, std=0.5)
     return teacher, student
+
+
+def several_teachers() -> Ensemble:
+    """The teacher of `models` and another one, which has three times its weight."""
+    first, _ = models()
+    torch.manual_seed(5)
+    second = tiny_bert(3, layers=2, **NO_DROPOUT)
+    second.classifier.weight.data *= 20
+    return Ensemble([first, second], [1, 3])
 
 
 def narrow_student(hidden_size: int = 24, **config) -> nn.Module:

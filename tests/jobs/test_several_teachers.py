@@ -20,22 +20,24 @@ def saved(folder, seed):
     return save_checkpoint(model, folder)
 
 
+def job_of_two(folder, **changed):
+    """A job with two teachers, of which the second has three times the weight of the first."""
+    names = [saved(folder / name, seed) for seed, name in enumerate("ab")]
+    given = {
+        "teacher": f"[{', '.join(names)}]",
+        "teacher_weights": {names[0]: 1, names[1]: 3},
+        "teacher_finetune": None,
+        "teacher_epochs": None,
+        "teacher_learning_rate": None,
+        "student_layers": [0],
+        "max_steps": 2,
+        "teacher_cache_dir": str(folder / "cache"),
+    }
+    return job(settings(folder, **given, **changed))
+
+
 def test_two_teachers_teach_by_their_weights(tmp_path):
-    names = [saved(tmp_path / name, seed) for seed, name in enumerate("ab")]
-    whole = job(
-        settings(
-            tmp_path,
-            teacher=f"[{', '.join(names)}]",
-            teacher_weights={names[0]: 1, names[1]: 3},
-            teacher_finetune=None,
-            teacher_epochs=None,
-            teacher_learning_rate=None,
-            student_layers=[0],
-            teacher_dtype="bf16",
-            max_steps=2,
-            teacher_cache_dir=str(tmp_path / "cache"),
-        )
-    )
+    whole = job_of_two(tmp_path, teacher_dtype="bf16")
     whole.check()
     teacher = whole.load_teacher()
     assert isinstance(teacher, Ensemble)
@@ -50,6 +52,20 @@ def test_two_teachers_teach_by_their_weights(tmp_path):
     assert "| teachers | `a` (not on the Hub), `b` (not on the Hub) |" in card
     metrics = [model["metrics"] for model in json.loads((tmp_path / "out" / "results.json").read_text())["models"]]
     assert metrics[0]["accuracy"] == pytest.approx(reports[0].metrics["accuracy"])
+
+
+def test_with_trust_each_teacher_has_its_own_reliability(tmp_path):
+    whole = job_of_two(tmp_path, lambda_rule="trust")
+    whole.check()
+    whole.run()
+    history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
+    last = [entry for entry in history if "teacher_reliability" in entry][-1]
+    first, second = (last[f"teacher_reliability_{index}"] for index in (0, 1))
+    assert last["teacher_reliability"] == pytest.approx(0.25 * first + 0.75 * second)
+    quality = json.loads((tmp_path / "out" / "results.json").read_text())["label_quality"]
+    assert quality["teacher_reliabilities"] == pytest.approx([first, second])
+    words = f"The reliability is {first:.2f} for teacher 1, {second:.2f} for teacher 2."
+    assert words in " ".join((tmp_path / "out" / "README.md").read_text().split())
 
 
 STUDENT = {"student": "s"}

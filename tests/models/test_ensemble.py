@@ -11,7 +11,7 @@ from transformers import BertConfig, BertForQuestionAnswering, DistilBertConfig,
 
 from hf_kd_lambda.data.columns import forward_parameters
 from hf_kd_lambda.models.ensemble import Ensemble, members_of, teacher_digest
-from hf_kd_lambda.models.protocol import answers_questions
+from hf_kd_lambda.models.protocol import answers_questions, as_model_output
 
 
 class Constant(nn.Module):
@@ -75,6 +75,17 @@ def test_starts_and_ends_of_answers_are_averaged():
     assert list(found) == ["start_logits", "end_logits"]
     ensemble_of_one = Ensemble(members[:1])
     assert not torch.allclose(found["start_logits"], ensemble_of_one(**tiny_batch())["start_logits"])
+
+
+def test_logits_of_all_members_are_given_on_request():
+    members = [tiny_bert(layers=1).bfloat16().eval() for _ in range(2)]
+    questions = [BertForQuestionAnswering(BertConfig(**SIZES, num_hidden_layers=1)).eval() for _ in range(2)]
+    batch = tiny_batch()
+    for models in (members, questions):
+        found = Ensemble(models)(**batch, output_member_logits=True)
+        for logits, model in zip(found["member_logits"], models, strict=True):
+            assert logits.dtype == torch.float32
+            torch.testing.assert_close(logits, as_model_output(model(**batch), model, "teacher").logits.float())
 
 
 def test_half_precision_members_are_averaged_in_fp32():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from datasets import load_dataset
 
-from hf_kd_lambda.balancing.trust import ClassReliabilities
+from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.reports.label_quality import (
     LabelQuality,
     explain_quality,
@@ -96,6 +96,13 @@ def test_words_say_so_where_the_share_is_a_lower_bound():
         assert "The teacher agrees with 97% of the training labels, but with only 88% of the validation" in words
         assert "the share of labels that look wrong is a lower bound. This is an estimate." in words
         assert "may have memorised" not in words
+
+
+def test_words_and_numbers_name_the_reliability_of_each_teacher():
+    assert "teacher_reliabilities" not in quality_summary(small())
+    summary = quality_summary(small()._replace(teachers=[0.91, 0.04]))
+    assert summary["teacher_reliabilities"] == [0.91, 0.04]
+    assert "neutral. The reliability is 0.91 for teacher 1, 0.04 for teacher 2. This" in explain_quality(summary)
 
 
 def test_words_name_no_class_where_errors_are_everywhere():

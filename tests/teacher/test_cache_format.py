@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 
 from hf_kd_lambda.losses.base import TeacherBatch
-from hf_kd_lambda.teacher.cache_format import CacheFormat
+from hf_kd_lambda.teacher.cache_format import CacheFormat, cached_members, shares_in
 from hf_kd_lambda.teacher.collator import ColumnCollator, unpacked
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 1]])  # padded on the right, and on the left
@@ -149,6 +149,34 @@ def test_a_batch_of_hidden_states_is_as_the_teacher_gives_it(logits, hidden_stat
         assert torch.equal(found[is_token], torch.cat(unpadded(states)).half())
 
 
+# --- several teachers
+
+
+@pytest.mark.parametrize("of_tokens", [False, True])
+def test_logits_of_several_teachers_come_back_exactly(logits, of_tokens):
+    given = TeacherBatch(logits, members=(2 * logits, -logits))
+    if not of_tokens:
+        given = TeacherBatch(logits[:, 0], members=(2 * logits[:, 0], -logits[:, 0]))
+    kept = CacheFormat(shares=(1 / 3, 2 / 3))
+    rows = kept.rows(given, MASK)
+    assert tuple(rows) == kept.columns == ("teacher_logits", "teacher_outputs")
+    batch, is_token = batch_of(rows, length=6)
+    found = kept.batch(batch)
+    for one, other in zip((found.logits, *found.members), (given.logits, *given.members), strict=True):
+        expected = torch.cat(unpadded(other)) if of_tokens else other
+        assert torch.equal(one[is_token] if of_tokens else one, expected)
+    examples = Dataset.from_dict({"teacher_outputs": rows["teacher_outputs"]})
+    assert shares_in(examples) == [1 / 3, 2 / 3]
+    if not of_tokens:
+        assert all(map(torch.equal, cached_members(examples), given.members))
+
+
+def test_other_columns_hold_no_weights_of_teachers(logits, hidden_states):
+    rows = CacheFormat((True,)).rows(TeacherBatch(logits[:, 0], inner={"hidden_states": hidden_states}), MASK)
+    assert shares_in(Dataset.from_dict({"teacher_outputs": rows["teacher_outputs"]})) is None
+    assert shares_in(Dataset.from_dict({"teacher_logits": [[0.0, 1.0]]})) is None
+
+
 def test_feature_maps_are_kept_whole():
     maps = torch.randn(3, 2, 5, 5)
     kept = CacheFormat(hidden_states=(True,))
@@ -181,4 +209,5 @@ def test_rows_that_end_in_zeros_are_read_whole_in_any_format(format):
 def test_the_name_of_a_cache_file_does_not_change():
     cached = CacheFormat((True, False), 4, 2.0, classes=9)
     assert str(cached) == "KeptOutputs(hidden_states=(True, False), top_logits=4, temperature=2.0)"
+    assert str(CacheFormat(shares=(0.5, 0.5))).endswith("temperature=1.0, shares=(0.5, 0.5))")
     assert str(CacheFormat()) == "KeptOutputs(hidden_states=(), top_logits=None, temperature=1.0)"

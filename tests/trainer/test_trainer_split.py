@@ -18,9 +18,9 @@ from helpers.small_runs import (
     narrow_student,
 )
 
+from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.balancing.kd_split import KDSplit
 from hf_kd_lambda.balancing.rules import MGDA, Adaptive, Evidence, NormRatio, Trust
-from hf_kd_lambda.balancing.trust import ClassReliabilities, item_trust, views_of
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.losses import functional as losses
 from hf_kd_lambda.losses.functional.labels import item_labels
@@ -46,8 +46,9 @@ def run(args, teacher=None, student=None, data=None, **kwargs):
 
 def initial_weights(student_logits, teacher_logits, labels):
     """Weights of the items by the rule `trust` at its first step."""
-    state, views = ClassReliabilities(3), views_of(student_logits, teacher_logits, item_labels(labels))
-    return state.weights(item_trust(views, state.posterior(views)))
+    state = ClassReliabilities(3)
+    trusts, _ = state.judge(student_logits, [teacher_logits], item_labels(labels))
+    return state.weights(*trusts)
 
 
 def gradients_of(student, teacher, batch, rule="adaptive"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import reference
+from helpers.label_kinds import KINDS as LABEL_KINDS
 from helpers.small_runs import (
     BATCH,
     LEARNING_RATE,
@@ -16,29 +17,42 @@ from helpers.small_runs import (
     logged,
     make_trainer,
     models,
+    several_teachers,
     train,
 )
+from helpers.tiny_spans import collate, partly_answered, span_models
 
+from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.balancing.number_trust import NumberReliabilities, numbers_of
 from hf_kd_lambda.balancing.teacher_signal import TeacherSignal, count_signal
-from hf_kd_lambda.balancing.trust import ClassReliabilities, item_trust, views_of
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional.labels import item_labels
+from hf_kd_lambda.models.ensemble import Ensemble, members_of
 from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
 
 TRUST = {"lambda_rule": "trust", "gram_decay": 0.0, "lambda_max_change": 100.0}
 
 
-def judged(state, logits, soft, labels):
-    """Trust in the items, and the counts for the M step."""
+KINDS = {
+    "classes": lambda: models(3),
+    "numbers": lambda: models(1),
+    "several teachers": lambda: (several_teachers(), models()[1]),
+}
+"""Teacher and student."""
+
+
+def data_of(kind):
+    return examples(num_labels=1 if kind == "numbers" else 3)
+
+
+def judged(state, logits, teachers, labels):
+    """Weights of the items, and the counts for the M step."""
     if isinstance(state, NumberReliabilities):
-        seen = numbers_of(logits, soft, item_labels(labels))
+        seen = numbers_of(logits, *teachers, item_labels(labels))
         posterior = state.posterior(seen)
-        return posterior.trust, state.counts(seen, posterior)
-    seen = views_of(logits, soft, item_labels(labels))
-    parts = state.posterior(seen)
-    trust = item_trust(seen, parts)
-    return trust, state.counts(seen, parts, trust)
+        return state.weights(posterior.trust), state.counts(seen, posterior)
+    trusts, counts = state.judge(logits, teachers, item_labels(labels))
+    return state.weights(*trusts), counts
 
 
 def item_losses(logits, soft, labels):
@@ -62,13 +76,15 @@ def plain_loop(student, teacher, data, state):
         inputs = {name: value for name, value in batch.items() if name != "labels"}
         logits = student(**inputs).logits
         with torch.no_grad():
-            soft = teacher(**inputs).logits
-        trust, counts = judged(state, logits.detach(), soft, labels)
-        weights = state.weights(trust)
+            teachers = [member(**inputs).logits for member in members_of(teacher)]
+        weights, counts = judged(state, logits.detach(), teachers, labels)
+        soft = teachers[0]
+        if weights.teachers is not None:
+            soft = (weights.teachers.unsqueeze(-1) * torch.stack(teachers, dim=1)).sum(1)
         state.update(counts)
         signal.update(count_signal(TeacherBatch(soft), labels))
         losses = [
-            (weight * loss).mean() for weight, loss in zip(weights, item_losses(logits, soft, labels), strict=True)
+            (weight * loss).mean() for weight, loss in zip(weights[:2], item_losses(logits, soft, labels), strict=True)
         ]
         task_grads, kd_grads = (reference.gradients(loss, parameters) for loss in losses)
         a, b, _ = reference.gram_of(task_grads, kd_grads)
@@ -80,23 +96,31 @@ def plain_loop(student, teacher, data, state):
     return lambdas
 
 
-@pytest.mark.parametrize(("num_labels", "state"), [(3, ClassReliabilities(3)), (1, NumberReliabilities())])
-def test_a_run_equals_the_plain_loop(tmp_path, num_labels, state):
-    teacher, student = models(num_labels)
-    data, twin = examples(num_labels=num_labels), copy.deepcopy(student)
+@pytest.mark.parametrize(
+    ("kind", "state"),
+    [
+        ("classes", ClassReliabilities(3)),
+        ("numbers", NumberReliabilities()),
+        ("several teachers", ClassReliabilities(3, shares=(0.25, 0.75))),
+    ],
+)
+def test_a_run_equals_the_plain_loop(tmp_path, kind, state):
+    (teacher, student), data = KINDS[kind](), data_of(kind)
+    twin = copy.deepcopy(student)
     trainer = train(config(tmp_path, **TRUST), teacher, student, data)
     lambdas = plain_loop(twin, teacher, data, state)
     history = trainer.state.log_history
     assert logged(history, "lambda") == pytest.approx(lambdas, rel=1e-5)
     assert logged(history, "label_reliability")[-1] == pytest.approx(state.label.item(), rel=1e-5)
     assert logged(history, "teacher_reliability")[-1] == pytest.approx(state.teacher.item(), rel=1e-5)
+    own = [values[-1] for index in range(2) if (values := logged(history, f"teacher_reliability_{index}"))]
+    assert own == (pytest.approx([b.item() for b in state.each_teacher]) if kind == "several teachers" else [])
     torch.testing.assert_close(flat(trainer.model), flat(twin), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("num_labels", [3, 1])
-def test_accumulation_changes_nothing(tmp_path, num_labels):
-    teacher, student = models(num_labels)
-    data = examples(num_labels=num_labels)
+@pytest.mark.parametrize("kind", KINDS)
+def test_accumulation_changes_nothing(tmp_path, kind):
+    (teacher, student), data = KINDS[kind](), data_of(kind)
     whole = train(config(tmp_path / "whole", **TRUST), teacher, copy.deepcopy(student), data)
     parts = {"per_device_train_batch_size": BATCH // 4, "gradient_accumulation_steps": 4}
     cut = train(config(tmp_path / "cut", **TRUST, **parts), teacher, copy.deepcopy(student), data)
@@ -106,17 +130,74 @@ def test_accumulation_changes_nothing(tmp_path, num_labels):
     torch.testing.assert_close(flat(cut.model), flat(whole.model), rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("num_labels", [3, 1])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", [4, 9], ids=["in the first pass", "in the second"])
-def test_a_resumed_run_is_the_whole_one(tmp_path, step, num_labels):
-    teacher, student = models(num_labels)
-    data = examples(num_labels=num_labels)
+def test_a_resumed_run_is_the_whole_one(tmp_path, step, kind):
+    (teacher, student), data = KINDS[kind](), data_of(kind)
     settings = {**TRUST, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": step}
     whole = train(config(tmp_path, **settings), teacher, copy.deepcopy(student), data)
     resumed = make_trainer(config(tmp_path, **settings), teacher, copy.deepcopy(student), data)
     resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
     assert torch.equal(flat(resumed.model), flat(whole.model))
     assert resumed.lambda_state.trust.state_dict() == whole.lambda_state.trust.state_dict()
+
+
+def test_a_run_with_other_teachers_is_not_resumed(tmp_path):
+    (teacher, student), data = KINDS["several teachers"](), data_of("several teachers")
+    args = config(tmp_path, **TRUST, save_strategy="steps", save_steps=4)
+    train(args, teacher, copy.deepcopy(student), data)
+    other = make_trainer(args, teacher.members[0], student, data)
+    with pytest.raises(ValueError, match=r"'teachers': \[0.25, 0.75\]\}, and this run's .*'teachers': None"):
+        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def several_of(kind):
+    """Several teachers, a student, examples and the arguments of a trainer for a kind of items."""
+    if kind == "questions":
+        first, student = span_models()
+        data, more = partly_answered(), {"data_collator": collate}
+    else:
+        fields, data_of_kind, _ = LABEL_KINDS.get(kind, ({}, examples, None))
+        (first, student), data, more = models(**fields), data_of_kind(), {}
+    second = copy.deepcopy(first)
+    for parameter in second.parameters():
+        parameter.data *= 1.1
+    return Ensemble([first, second], [1, 3]), student, data, more
+
+
+@pytest.mark.parametrize("kind", ["classes", "several labels", "soft labels", "questions"])
+def test_the_logits_of_several_teachers_are_cached_one_by_one(tmp_path, kind):
+    teacher, student, data, more = several_of(kind)
+    settings = {**TRUST, "eval_strategy": "epoch"}
+    kept = {"cache_teacher": True, "teacher_cache_dir": str(tmp_path / "cache")}
+    at_each_step, cached = (
+        train(config(tmp_path, **settings, **way), teacher, copy.deepcopy(student), data, eval_dataset=data, **more)
+        for way in ({"cache_teacher": False}, kept)
+    )
+    torch.testing.assert_close(flat(cached.model), flat(at_each_step.model), rtol=1e-5, atol=1e-7)
+    for name in ("lambda", "teacher_reliability_0", "teacher_reliability_1", "eval_kd_loss"):
+        expected = logged(at_each_step.state.log_history, name)
+        assert expected
+        assert logged(cached.state.log_history, name) == pytest.approx(expected, rel=1e-5)
+    # The columns are enough for another run, without the teachers.
+    alone = train(config(tmp_path, **TRUST), None, student, cached.train_dataset, **more)
+    assert torch.equal(flat(alone.model), flat(cached.model))
+
+
+def test_logits_in_the_examples_are_one_teacher(tmp_path):
+    (teacher, student), data = KINDS["several teachers"](), data_of("several teachers")
+    with torch.no_grad():
+        logits = teacher(**{n: v for n, v in batches(data, len(data))[0].items() if n != "labels"})["logits"]
+    data = data.add_column("teacher_logits", logits.tolist())
+    trainer = train(config(tmp_path, **TRUST, max_steps=2), teacher, student, data)
+    assert len(trainer.lambda_state.trust.each_teacher) == 1
+
+
+def test_other_rules_learn_from_the_mean(tmp_path):
+    (teacher, student), data = KINDS["several teachers"](), data_of("several teachers")
+    args = config(tmp_path / "run", cache_teacher=True, teacher_cache_dir=str(tmp_path), max_steps=1)
+    trainer = train(args, teacher, student, data)
+    assert "teacher_outputs" not in trainer.train_dataset.column_names
 
 
 def test_reliabilities_stay_as_they_are_after_the_first_pass(tmp_path):
@@ -140,9 +221,9 @@ def test_wrong_labels_and_a_wrong_teacher_get_little_weight(tmp_path):
     assert state.label < 0.8 < state.teacher
 
 
-def test_the_finished_student_judges_every_example(tmp_path):
-    teacher, student = models()
-    data = examples()
+@pytest.mark.parametrize("kind", ["classes", "several teachers"])
+def test_the_finished_student_judges_every_example(tmp_path, kind):
+    (teacher, student), data = KINDS[kind](), data_of(kind)
     args = config(tmp_path / "run", **TRUST, cache_teacher=True, teacher_cache_dir=str(tmp_path))
     trainer = train(args, teacher, student, data, eval_dataset=data.select(range(20)))
     assert can_judge(trainer)
@@ -150,16 +231,20 @@ def test_the_finished_student_judges_every_example(tmp_path):
     (batch,) = batches(data, len(data))
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     with torch.no_grad():
-        logits, soft = trainer.model.eval()(**inputs).logits, teacher(**inputs).logits
+        logits = trainer.model.eval()(**inputs).logits
+        teachers = [member(**inputs).logits for member in members_of(teacher)]
     state = trainer.lambda_state.trust
-    seen = views_of(logits, soft, item_labels(batch["labels"]))
-    expected = item_trust(seen, state.posterior(seen))
-    torch.testing.assert_close(torch.from_numpy(found.label_trust), expected.label, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(torch.from_numpy(found.teacher_trust), expected.teacher, rtol=1e-4, atol=1e-5)
+    trusts, _ = state.judge(logits, teachers, item_labels(batch["labels"]))
+    of_teachers, weights = state.mean([trust.teacher for trust in trusts]), state.weights(*trusts)
+    soft = TeacherBatch(teachers[0], members=tuple(teachers)).mixed(weights.teachers).logits
+    torch.testing.assert_close(torch.from_numpy(found.label_trust), trusts[0].label, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(found.teacher_trust), of_teachers, rtol=1e-4, atol=1e-5)
     assert found.labels.tolist() == batch["labels"].tolist()
     assert found.answers.tolist() == soft.argmax(-1).tolist()
     assert found.label_reliability == state.label.item()
-    for one, outputs in zip(found.agreements, (soft, logits), strict=True):
+    assert found.teachers == ([] if kind == "classes" else [value.item() for value in state.each_teacher])
+    mean = sum(share * logits for share, logits in zip(state.shares, teachers, strict=True))
+    for one, outputs in zip(found.agreements, (mean, logits), strict=True):
         agrees = outputs.argmax(-1).eq(batch["labels"]).float()
         assert one.training == pytest.approx(agrees.mean().item())
         assert one.validation == pytest.approx(agrees[:20].mean().item())

@@ -15,12 +15,12 @@ LOSSES = ["task_loss", "kd_loss", "kd_loss/soft_targets", "kd_loss/hidden_mse"]
 
 
 def general(key):
-    return re.sub("/.*", "/<name>", key)
+    return re.sub(r"_\d+$", "_<m>", re.sub("/.*", "/<name>", key))
 
 
 def written(rule):
-    """The keys that a step of a run with two layers and two KD losses logs."""
-    state = LambdaState(rule, 1.0, 0.9, (0.1, 10.0), 0.5, groups=2)
+    """The keys that a step of a run with two layers, two KD losses and two teachers logs."""
+    state = LambdaState(rule, 1.0, 0.9, (0.1, 10.0), 0.5, groups=2, teachers=[0.5, 0.5])
     gram = Gram(*(torch.tensor(entries) for entries in ([1.0, 2.0], [1.0, 1.0], [0.5, 0.1])))
     state.update(Measurement(gram, torch.tensor([1.0, 1.0]), norms=torch.full((2, 2), 3.0)))
     record = StepRecord(LOSSES, torch.device("cpu"))

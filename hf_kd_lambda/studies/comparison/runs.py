@@ -23,7 +23,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_kd_lambda.data.columns import KEPT, TEACHER_LOGITS, token_counts
+from hf_kd_lambda.data.columns import KEPT, TEACHER_LOGITS, TEACHER_OUTPUTS, token_counts
 from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.reports.sampling_error import standard_error
@@ -101,7 +101,7 @@ class TaskRuns:
             raise ValueError(
                 f"cache_teacher: the logits of {self.task}'s teacher cannot be cached: see the warning for the reason."
             )
-        return trainer.train_dataset, trainer.eval_dataset
+        return _with_one_teacher(trainer.train_dataset), _with_one_teacher(trainer.eval_dataset)
 
     def run(self, cell: Cell) -> Run:
         """Train the student of a cell and score it.
@@ -248,6 +248,11 @@ def spoiled(train: Dataset, cell: Cell) -> Dataset:
     regime = REGIMES[cell.regime](given, np.random.default_rng(cell.seed))
     examples = train.select(regime.rows).remove_columns(["labels", TEACHER_LOGITS])
     return examples.add_column("labels", regime.labels).add_column(TEACHER_LOGITS, list(regime.teacher_logits))
+
+
+def _with_one_teacher(examples: Dataset) -> Dataset:
+    """Without the logits of each of several teachers: regimes change their mean."""
+    return examples.remove_columns([name for name in examples.column_names if name == TEACHER_OUTPUTS])
 
 
 def _supervision(examples: Dataset) -> tuple[np.ndarray, np.ndarray]:
