@@ -10,8 +10,13 @@ BUCKET_BYTES = 25 * 2**20  # DDP's default: full bandwidth, little memory
 
 
 def average_over_ranks(tensors: Sequence[Tensor]) -> None:
-    """All-reduce tensors to their mean over ranks, in place. All ranks must pass the same shapes in the same order."""
-    for bucket in _buckets(tensors):
+    """All-reduce tensors to their mean over ranks, in place.
+
+    Args:
+        tensors: the same shapes and layouts on all ranks, in the same order; of sparse ones, ranks exchange rows.
+    """
+    sparse = [[tensor] for tensor in tensors if tensor.is_sparse]
+    for bucket in [*sparse, *_buckets([tensor for tensor in tensors if not tensor.is_sparse])]:
         _average_bucket(bucket)
 
 

@@ -63,9 +63,9 @@ class GradientPair:
 
     def average_over_ranks(self) -> None:
         """All-reduce the gradients to their mean over ranks, in place. Call it once per step."""
-        presence = torch.tensor(self._presence(), dtype=torch.uint8, device=self.parameters[0].device)
-        dist.all_reduce(presence, op=dist.ReduceOp.MAX)
-        self._fill_missing(presence.tolist())
+        layouts = torch.tensor(self._layouts(), dtype=torch.uint8, device=self.parameters[0].device)
+        dist.all_reduce(layouts, op=dist.ReduceOp.MAX)
+        self._fill_missing(layouts.tolist())
         average_over_ranks(local_parts(grad for grads in self._gradients() for grad in grads))
 
     def gram(self, step_weights: tuple[Tensor, Tensor] | None = None) -> Gram:
@@ -134,26 +134,22 @@ class GradientPair:
         """The gradients of every loss, the task loss first."""
         return [self._task_grads(), self.kd_grads]
 
-    def _presence(self) -> list[bool]:
-        return [any(grad is not None for grad in grads) for grads in zip(*self._gradients(), strict=True)]
+    def _layouts(self) -> list[int]:
+        """For every parameter, the layout that the gradients of all losses can take: see `_layout`."""
+        return [_layout(grads) for grads in zip(*self._gradients(), strict=True)]
 
-    def _fill_missing(self, presence: Sequence[bool | int]) -> None:
-        """Fill in zeros for missing gradients of parameters that another loss or another rank reaches.
+    def _fill_missing(self, layouts: Sequence[int]) -> None:
+        """Give the gradients of all losses one layout, with zeros where another loss or another rank has a gradient.
 
         Args:
-            presence: for every parameter, whether any loss on any rank reaches it.
+            layouts: of every parameter, the largest of any rank: see `_layout`.
         """
         _, *others = self._gradients()
-        for index, (parameter, present) in enumerate(zip(self.parameters, presence, strict=True)):
-            if not present:
-                continue
-            raw_grads = [parameter.grad, *(grads[index] for grads in others)]
-            filled = [torch.zeros_like(parameter) if grad is None else grad for grad in raw_grads]
-            if len({grad.is_sparse for grad in filled}) > 1:
-                filled = [grad.to_dense() for grad in filled]
-            parameter.grad = filled[0]
-            for grads, grad in zip(others, filled[1:], strict=True):
-                grads[index] = grad
+        for index, (parameter, layout) in enumerate(zip(self.parameters, layouts, strict=True)):
+            if layout != _MISSING:
+                parameter.grad = _in_layout(layout, parameter.grad, parameter)
+                for grads in others:
+                    grads[index] = _in_layout(layout, grads[index], parameter)
 
     def _gram(
         self,
@@ -161,7 +157,7 @@ class GradientPair:
         step_weights: tuple[Tensor, Tensor] | None = None,
         unmeasured: Collection[int] = (),
     ) -> Gram:
-        self._fill_missing(self._presence())
+        self._fill_missing(self._layouts())
         grams = {}
         for index, (parameter, kd_grad) in enumerate(zip(self.parameters, self.kd_grads, strict=True)):
             if parameter.grad is None or kd_grad is None or index in unmeasured:
@@ -206,3 +202,19 @@ class GradientPair:
             return weight
         present = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
         return weight[self._members(present)].unbind()
+
+
+_MISSING, _ROWS, _DENSE = range(3)  # of two layouts, the larger can also store what the smaller stores
+
+
+def _layout(grads: Iterable[Tensor | None]) -> int:
+    """`_MISSING` if there is no gradient, `_ROWS` if all are sparse, else `_DENSE`."""
+    return max((_ROWS if grad.is_sparse else _DENSE for grad in grads if grad is not None), default=_MISSING)
+
+
+def _in_layout(layout: int, grad: Tensor | None, parameter: Tensor) -> Tensor:
+    """The gradient as rows or dense; zeros if there is none."""
+    if grad is None:
+        zeros = torch.zeros_like(parameter)
+        return zeros.to_sparse(1) if layout == _ROWS else zeros
+    return grad.to_dense() if grad.is_sparse and layout == _DENSE else grad

@@ -43,7 +43,7 @@ class SplitGradients(GradientPair):
 
     def products(self) -> Tensor:
         """Dot products of all gradients, `[1 + losses, 1 + losses]` in fp32, the task loss first."""
-        self._fill_missing(self._presence())
+        self._fill_missing(self._layouts())
         gradients = self._gradients()
         matrix = torch.zeros(len(gradients), len(gradients), device=self.parameters[0].device)
         for index, grads in enumerate(zip(*gradients, strict=True)):

@@ -1,9 +1,11 @@
 """An optimizer step that measures: both gradients under Accelerate, from backward to what the optimizer gets."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import cast
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
@@ -47,15 +49,16 @@ class MeasuringStep:
         self.max_grad_norm = config.max_grad_norm
         self.losses = torch.zeros((), device=accelerator.device)
         self.gradients = _gradients(model, optimizer, config)
-        # Gradients that go to other ranks have to be dense; on a GPU zeros are cheap, and sparse tensors make it wait.
+        # On a GPU zeros are cheap, and sparse tensors make it wait. Of all backends, gloo alone exchanges sparse ones.
         self.takes_rows = (
             self.gradients.allows_sparse
             and not config.torch_compile
-            and accelerator.num_processes == 1
             and accelerator.device.type == "cpu"
+            and (accelerator.num_processes == 1 or dist.get_backend() == "gloo")
         )
 
-    def local_gradients(self) -> contextlib.AbstractContextManager:
+    @contextlib.contextmanager
+    def local_gradients(self) -> Iterator[None]:
         """Where forward and backward leave each rank's own gradients: DDP would reduce only the first backward's.
 
         FSDP2 shards every backward's gradient right, but must do so for each micro-batch: the gradients that it delays
@@ -63,8 +66,11 @@ class MeasuringStep:
         """
         if self.accelerator.is_fsdp2:
             cast(FSDPModule, self.model).set_requires_gradient_sync(True)
-            return contextlib.nullcontext()
-        return embedding_rows(self.model) if self.takes_rows else self.accelerator.no_sync(self.model)
+            yield
+            return
+        rows = embedding_rows(self.model) if self.takes_rows else contextlib.nullcontext()
+        with self.accelerator.no_sync(self.model), rows:
+            yield
 
     def backward(self, cut: Cut, losses: BatchLosses) -> None:
         """Backpropagate the losses of one micro-batch, in the context of `local_gradients`."""

@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 
 from hf_kd_lambda.gradients.adam_metric import AdamMetric
+from hf_kd_lambda.gradients.pair import GradientPair
 from hf_kd_lambda.gradients.sampled import SampledGradientPair
 
 GROUPS = [1, 1, 0, 0, 0, 0, 2, 2]
@@ -60,6 +61,24 @@ def check(pair: SampledGradientPair, samples, scales, expected_samples: int) -> 
             torch.testing.assert_close(grad, [0.5, 2.0][group] * task + [3.0, 0.25][group] * kd)
 
 
+def check_rows(rank: int) -> None:
+    """Ranks exchange rows of embeddings; the second rank has none of the second one, and no KD loss reaches it."""
+    first, second = embeddings = [nn.Parameter(torch.zeros(6, 2)) for _ in range(2)]
+    rows = torch.sparse_coo_tensor([[rank, 3]], [[1.0, 2.0], [3.0, 4.0]], (6, 2), check_invariants=True)
+    pair = GradientPair(embeddings)
+    first.grad, pair.kd_grads[0], second.grad = rows.clone(), 2 * rows, rows.clone() if rank == 0 else None
+    pair.average_over_ranks()
+    assert first.grad.is_sparse
+    a, b, c = pair.gram()
+    means = torch.tensor([[[0.5, 1], [0.5, 1], [0, 0], [3, 4], [0, 0], [0, 0]], [[0.5, 1]] + [[0, 0]] * 5])
+    means[1, 3] = torch.tensor([1.5, 2])
+    for grads, expected in (((first.grad, second.grad), means), (pair.kd_grads, [2 * means[0], 0 * means[1]])):
+        for grad, mean in zip(grads, expected, strict=True):
+            torch.testing.assert_close(grad.to_dense(), mean)
+    expected = torch.stack([means.square().sum(), 4 * means[0].square().sum(), 2 * means[0].square().sum()])
+    torch.testing.assert_close(torch.stack([a, b, c]), expected)
+
+
 def main() -> None:
     dist.init_process_group("gloo")
     rank = dist.get_rank()
@@ -86,6 +105,7 @@ def main() -> None:
     pair = accumulate(SampledGradientPair(model.parameters(), GROUPS, metric), model, own)
     check(pair, [mean_of(samples[:2]), mean_of(samples[2:])], scales, 2)
 
+    check_rows(rank)
     print(f"rank {rank} agrees", flush=True)
     leave_group()
 

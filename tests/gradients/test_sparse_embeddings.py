@@ -72,6 +72,26 @@ def test_a_loss_that_reaches_no_embedding_adds_nothing_to_its_rows():
     assert not model.embedding.weight.grad.is_sparse
 
 
+def test_rows_and_zeros_take_the_layout_of_another_rank():
+    model = Tagger()
+    pair = GradientPair(model.parameters())
+    with embedding_rows(model):
+        outputs, cut = cut_outputs(model(TOKENS))
+        pair.accumulate(cut, outputs.logits.sum(), outputs.hidden_states[0].sum())
+    task, layouts = model.embedding.weight.grad, pair._layouts()
+    assert layouts == [1, 2, 2, 2, 2]
+    pair.drop()
+    pair._fill_missing([0, 2, 1, 0, 0])
+    assert [parameter.grad is None for parameter in pair.parameters] == [True, False, False, True, True]
+    assert [grad.is_sparse for grad in (pair.parameters[1].grad, pair.parameters[2].grad)] == [False, True]
+    assert pair.kd_grads[2].to_dense().eq(0).all()
+    model.embedding.weight.grad = task  # another rank has no rows, or a dense gradient
+    pair._fill_missing([2, 0, 0, 0, 0])
+    assert not model.embedding.weight.grad.is_sparse
+    torch.testing.assert_close(model.embedding.weight.grad, task.to_dense())
+    assert pair.kd_grads[0].eq(0).all()
+
+
 def test_rows_are_for_the_measuring_step_alone():
     model = Tagger()
     already_sparse = nn.Embedding(5, 4, sparse=True)
