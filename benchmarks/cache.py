@@ -81,7 +81,7 @@ def start(examples: Path, folder: Path) -> dict[str, float]:
 
     Args:
         examples: see `write_examples`.
-        folder: of the cache.
+        folder: The cache folder.
 
     Returns:
         CPU seconds until the first step, those of the teacher's forwards therein, and MB of private memory.

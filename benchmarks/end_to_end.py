@@ -52,8 +52,8 @@ def compare(
         teacher: encoder to fine-tune as the teacher, which is not timed; or the folder of a fine-tuned one.
         examples: number of training sentences.
         epochs: number of epochs.
-        seeds: of the runs.
-        folder: of one JSON file per run, and of the teacher.
+        seeds: one run for each.
+        folder: where one JSON file per run and the teacher are saved.
     """
     folder.mkdir(parents=True, exist_ok=True)
     fine_tuned = fine_tune(data, teacher, examples, folder)

@@ -56,7 +56,7 @@ def check(
         cases: settings by name.
         rounds: steps of each kind.
         peaks: floating-point operations per second of the device, by precision.
-        seconds: that all cases may take together.
+        seconds: time limit of all cases together.
         measure: see `measure_alone`.
 
     Returns:

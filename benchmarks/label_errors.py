@@ -76,7 +76,7 @@ class Texts:
     Args:
         judged: they get the noise.
         others: for the clean teacher.
-        names: of the classes.
+        names: class names.
         repeats: factor of all numbers of epochs.
     """
 
@@ -179,7 +179,7 @@ def changed(labels: np.ndarray, classes: int, kind: str, rate: float) -> np.ndar
     Args:
         labels: `[examples]`, the true ones.
         classes: how many there are.
-        kind: of the noise, one of `KINDS`.
+        kind: kind of noise, one of `KINDS`.
         rate: share of the labels that are changed.
     """
     rng = np.random.default_rng(SEED)
@@ -309,22 +309,26 @@ def results() -> list[dict[str, Any]]:
 
 def report(found: Sequence[dict[str, Any]]) -> str:
     """The tables of all results, as Markdown."""
-    by_cell = {(one["data"], one["kind"], one["rate"], one["method"]): one for one in found}
+    by_cell = {(result["data"], result["kind"], result["rate"], result["method"]): result for result in found}
     lines = []
     for title, value in (
-        ("Area under the ROC curve", lambda one: f"{one['auc']:.3f}"),
-        ("Labels taken for wrong, and those that are, in %", lambda one: f"{100 * one['share']:.0f}"),
-        ("Seconds", lambda one: f"{one['seconds']:.0f}" + f" (+ {one['training']:.0f})" * (one["training"] > 0)),
+        ("Area under the ROC curve", lambda result: f"{result['auc']:.3f}"),
+        ("Labels taken for wrong, and those that are, in %", lambda result: f"{100 * result['share']:.0f}"),
+        ("Seconds", _seconds),
     ):
         lines += [f"## {title}", "", f"| data | noise | rate | wrong | {' | '.join(METHODS)} |"]
         lines += ["|---|---|---:|---:|" + "---:|" * len(METHODS)]
         for data, kind, rate in sorted({cell[:3] for cell in by_cell}):
             row = [by_cell.get((data, kind, rate, method)) for method in METHODS]
-            wrong = next(one["wrong"] for one in row if one is not None)
-            values = " | ".join("–" if one is None else value(one) for one in row)
+            wrong = next(result["wrong"] for result in row if result is not None)
+            values = " | ".join("–" if result is None else value(result) for result in row)
             lines.append(f"| {data} | {kind} | {rate:.0%} | {wrong:.1%} | {values} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _seconds(result: dict[str, Any]) -> str:
+    return f"{result['seconds']:.0f}" + f" (+ {result['training']:.0f})" * (result["training"] > 0)
 
 
 def main() -> None:
@@ -340,7 +344,7 @@ def main() -> None:
     logging.set_verbosity_error()
     disable_progress_bars()
     FOLDER.mkdir(exist_ok=True)
-    done = [tuple(one[key] for key in ("method", "data", "kind", "rate")) for one in results()]
+    done = [tuple(result[key] for key in ("method", "data", "kind", "rate")) for result in results()]
     for cell in () if args.report else cells(args.methods, args.data, args.rates):
         if tuple(cell.values()) in done:
             continue

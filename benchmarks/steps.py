@@ -43,12 +43,12 @@ class StepSetting:
     """Sizes and precision of a step.
 
     Args:
-        student_layers: of the student.
+        student_layers: number of the student's layers.
         batch: examples, on each rank.
         length: tokens of an example.
         precision: fp32, bf16 or fp16.
         optim: see `TrainingArguments`.
-        least_teacher_layers: of the teacher, which has no fewer than the student.
+        least_teacher_layers: lower bound of the teacher's number of layers, which is never below the student's.
         hidden: size of the hidden states, divisible by 12, the number of heads.
         compile: whether torch compiles the student.
         shard: whether FSDP2 shards the student; needs a launcher.

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--grid", type=Path, metavar="DIR", help="measure all axes, and write tables and a plot there")
-    parser.add_argument("--size", default="small", choices=GRIDS, help="with --grid: of the models")
+    parser.add_argument("--size", default="small", choices=GRIDS, help="with --grid: size of the models")
     parser.add_argument("--clock", default="seconds", choices=["seconds", "cpu_seconds"], help="with --grid")
     parser.add_argument("--against", help=f"comma-separated, of {', '.join(CONTENDERS)}")
     parser.add_argument("--data", default="nyu-mll/glue", help="with --against: GLUE, on the Hub or in a folder")

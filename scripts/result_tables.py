@@ -25,6 +25,7 @@ BASE_RULES = ("no KD", "fixed 0.5", "fixed 0.9", "evidence")
 BASE_TASKS = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B"}
 BASE_STUDENTS = {"minilm": "MiniLM, 6 layers", "3": "3 of its layers", "6": "6 of its layers"}
 BASE_FORMS = ("fp32", "bf16", "ONNX", "ONNX int8")
+REGIME_NAMES = {"noisy_labels": "label noise", "spoiled_teacher": "teacher noise"}
 RULE_NAMES = {"no KD": "no KD", "annealing": "annealing, `linear`"}
 
 
@@ -44,7 +45,7 @@ def sst2_table() -> str:
     runs = _runs("compare")
     rules = ["no KD", "fixed 0.1", "fixed 0.5", "fixed 0.9", "evidence"]
     groups = [group for group in merit.groups(runs) if group.task == "sst2"]
-    head = ["weight of the KD loss", *(group.regime.replace("_", " ") for group in groups)]
+    head = ["weight of the KD loss", *(_regime_name(group.regime) for group in groups)]
     rows = [[_rule_name(rule), *(_score(runs, group, rule) for group in groups)] for rule in rules]
     return markdown_table(head, rows)
 
@@ -57,7 +58,8 @@ def regret_table() -> str:
     rows = []
     for rule in sorted(means, key=lambda rule: means[rule]):
         worst, regret = max(regrets[rule].items(), key=lambda item: item[1].points)
-        rows.append((_rule_name(rule), f"{means[rule]:.2f}", f"{regret.points:.2f}", str(worst).replace("_", " ")))
+        where = f"{worst.task}, {_regime_name(worst.regime)}"
+        rows.append((_rule_name(rule), f"{means[rule]:.2f}", f"{regret.points:.2f}", where))
     return markdown_table(("rule", "mean regret", "worst regret", "worst in"), rows)
 
 
@@ -205,6 +207,10 @@ def _score(runs: Sequence[Run], group: Group, rule: str) -> str:
     return f"{merit.mean_points(_runs_of(runs, group, rule)):.2f}"
 
 
+def _regime_name(regime: str) -> str:
+    return REGIME_NAMES.get(regime, regime.replace("_", " "))
+
+
 def _rule_name(rule: str) -> str:
     if rule == "evidence":
         return "set by `evidence`, the default"
@@ -233,7 +239,7 @@ def _odds_on_stsb(runs: Sequence[Run]) -> list[tuple[str, str]]:
     for regime in ("clean", "spoiled_teacher"):
         found = _runs_of(runs, Group("stsb", regime), "evidence")
         odds, lambda_ = fmean(run.log[-1]["odds"] for run in found), merit.mean_lambda(*found)
-        rows.append((f"STS-B, {regime.replace('_', ' ')}: last odds, mean λ", f"{odds:.1f}, {lambda_:.1f}"))
+        rows.append((f"STS-B, {_regime_name(regime)}: last odds, mean λ", f"{odds:.1f}, {lambda_:.1f}"))
     return rows
 
 

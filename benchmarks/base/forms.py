@@ -53,7 +53,7 @@ def forms(model: PreTrainedModel, tokenizer: Any) -> dict[str, dict[str, float]]
 
 
 def step_seconds(model: PreTrainedModel, trains: bool) -> float:
-    """CPU seconds in bf16 on 32 random sentences: of a training step, or of a forward; the fastest of several."""
+    """CPU seconds of a training step, or of a forward, in bf16 on 32 random sentences; the fastest of several."""
     ids = torch.randint(5, 20_000, (SENTENCES, TOKENS))
     labels = torch.zeros(SENTENCES, dtype=torch.long)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)

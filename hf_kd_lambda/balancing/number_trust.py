@@ -11,7 +11,7 @@ labels or all teacher outputs: N(μ, τ²). With d = (y − s, t − s) and M, t
 
     r_L = P(both) + P(label)      r_T = P(both) + P(teacher)
 
-M_12 is the variance of the student's own error, which is part of both differences. So a student that knows little does
+M_12 is the variance of the student's own error, which is part of both differences. So an inaccurate student does
 not make label or teacher look wrong as long as they agree with each other.
 
 References:
@@ -37,7 +37,7 @@ SMALLEST = 1e-4
 
 
 class Numbers(NamedTuple):
-    """What student, teacher and label say about items: all `[...]`, in fp32 and detached."""
+    """The numbers of student, teacher and label: all `[...]`, in fp32 and detached."""
 
     student: Tensor
     teacher: Tensor
@@ -71,7 +71,7 @@ class Posterior(NamedTuple):
 
 @torch.no_grad()
 def numbers_of(student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels) -> Numbers:
-    """What student, teacher and label say about items.
+    """The numbers of student, teacher and label.
 
     Args:
         student_logits: `[examples, 1]`.
@@ -88,10 +88,10 @@ def number_posterior(numbers: Numbers, label: Tensor, teacher: Tensor, spread: S
     """The E step: r_L and r_T of every item, by Bayes' rule.
 
     Args:
-        numbers: of the items, `[...]`.
+        numbers: items' numbers, `[...]`.
         label: α, a scalar.
         teacher: β, a scalar.
-        spread: of differences, labels and teacher outputs.
+        spread: spread of differences, labels and teacher outputs.
     """
     s, t, y, labelled = numbers
     any_label = _log_normal(y - spread.label_mean, spread.label_variance)

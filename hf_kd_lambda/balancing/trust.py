@@ -47,7 +47,7 @@ from hf_kd_lambda.losses.functional.labels import ItemLabels
 
 
 class Views(NamedTuple):
-    """What student, teacher and label say about items; in fp32 and detached."""
+    """Predictions of student and teacher, and labels; in fp32 and detached."""
 
     student: Tensor
     """q, `[..., K]`"""
@@ -65,7 +65,7 @@ class Views(NamedTuple):
 
 @torch.no_grad()
 def views_of(student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels) -> Views:
-    """What student, teacher and label say about items.
+    """Predictions of student and teacher, and labels.
 
     Args:
         student_logits: `[..., K]`.
@@ -132,7 +132,7 @@ def class_posterior(views: Views, label: Tensor, teacher: Tensor) -> ClassPoster
     """What both steps of EM need, by Bayes' rule.
 
     Args:
-        views: of the items, `[...]`.
+        views: items' views, `[...]`.
         label: α, `[K]`, or `[1]` for all classes.
         teacher: β, `[K]`, or `[1]` for all classes.
     """
@@ -156,7 +156,7 @@ def item_trust(views: Views, parts: ClassPosterior) -> ItemTrust:
     """The E step: r_L and r_T of every item.
 
     Args:
-        views: of the items, `[...]`.
+        views: items' views, `[...]`.
         parts: see `class_posterior`.
     """
     total = parts.total
@@ -169,7 +169,7 @@ def class_counts(views: Views, parts: ClassPosterior) -> Tensor:
     """What the M step sums, per class: numerator and denominator of α_c, then those of β_c, `[4, K]`.
 
     Args:
-        views: of the items, `[...]`.
+        views: items' views, `[...]`.
         parts: see `class_posterior`; with α and β of every class.
     """
     of_label = torch.nn.functional.one_hot(views.label, views.student.shape[-1])

@@ -174,7 +174,7 @@ class DataArguments:
 
     @property
     def known_classes(self) -> list[str] | None:
-        """Names of the classes where the data need not tell them; none for a regression. None: the data tell."""
+        """Names of the classes if they do not come from the data; none for a regression. None: from the data."""
         return None
 
     def __post_init__(self) -> None:

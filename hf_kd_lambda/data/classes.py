@@ -26,7 +26,7 @@ def known_labels(sources: Mapping[str, Source]) -> tuple[list[Any], Any]:
     """The labels of the first split that has any, and their type: train's, unless all of train is unlabelled.
 
     Args:
-        sources: of the splits, in their order.
+        sources: where the splits come from, in their order.
 
     Raises:
         ValueError: no example has a label.
@@ -58,7 +58,7 @@ class Classes:
     """The classes of a task.
 
     Args:
-        names: in the order of the outputs.
+        names: class names in the order of the outputs.
         are_integers: whether the train split gives integers, the indices of the names, and not the names themselves.
     """
 
@@ -98,9 +98,9 @@ def find_classes(labels: Iterable[Any], feature: Any, known: Sequence[str] | Non
     numbers where all are numbers.
 
     Args:
-        labels: of the train split, none missing.
+        labels: labels of the train split, none missing.
         feature: their type.
-        known: names of the task or of a saved model; none for a regression. None: the labels tell.
+        known: names of the task or of a saved model; none for a regression. None: from the labels.
 
     Returns:
         None for floats, which are a regression.
@@ -188,7 +188,7 @@ def encode_labels(source: Source, classes: Classes | None) -> Dataset:
 
 
 def number_of(where: Callable[[int], str], index: int, label: Any, classes: Classes | None) -> int | float:
-    """What a model learns of a label: the index of a class, or for a regression a number."""
+    """A label as models learn it: the index of a class, or for a regression a number."""
     if classes is not None:
         code = classes.index(label)
         if code is None:

@@ -46,7 +46,7 @@ def own_inputs(columns: Collection[str], accepted: Collection[str]) -> list[str]
     """The columns that go to the teacher alone: those with its prefix that its `forward` takes.
 
     Args:
-        columns: of a dataset or a batch.
+        columns: column names of a dataset or a batch.
         accepted: inputs of the teacher's `forward`.
     """
     return [name for name in prefixed(columns) if name.removeprefix(TEACHER_PREFIX) in accepted]
@@ -61,7 +61,7 @@ def teacher_inputs(batch: Mapping[str, Any], accepted: Collection[str]) -> dict[
     """What of a batch, or of the columns of a dataset, is the teacher's: its own if there are any, else the student's.
 
     Args:
-        batch: by names.
+        batch: columns by name.
         accepted: inputs of the teacher's `forward`.
     """
     own = {name.removeprefix(TEACHER_PREFIX): batch[name] for name in own_inputs(batch, accepted)}

@@ -1,4 +1,4 @@
-"""Prompts with completions, and conversations: only what the assistant says is learned, by both losses.
+"""Prompts with completions, and conversations: only the assistant's turns are learned, by both losses.
 
 All other tokens have the label -100, at which neither loss has an item.
 """
@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from hf_kd_lambda.data.split_report import CUT, report_splits
 from hf_kd_lambda.data.task_data import TaskData
-from hf_kd_lambda.data.text_blocks import end_of_text
+from hf_kd_lambda.data.text_chunks import end_of_text
 from hf_kd_lambda.losses.functional import IGNORED
 
 logger = logging.get_logger(__name__)
@@ -48,10 +48,9 @@ def encode_completions(data: TaskData, tokenizer: PreTrainedTokenizerBase, max_l
         ValueError: see `completion_tokens` and `chat_tokens`; or no example of a split keeps a token to learn.
     """
     length = min(max_length, tokenizer.model_max_length)
-    columns = data.splits["train"].column_names
 
     def tokens_of(row: Mapping[str, Any]) -> dict[str, list[int]]:
-        if "messages" in columns:
+        if "messages" in data.columns:
             return chat_tokens(tokenizer, row["messages"])
         return completion_tokens(tokenizer, row["text"], row["text_pair"])
 
@@ -60,7 +59,7 @@ def encode_completions(data: TaskData, tokenizer: PreTrainedTokenizerBase, max_l
         cut = len(tokens["input_ids"]) > length
         return {name: values[:length] for name, values in tokens.items()} | {CUT: cut}
 
-    encoded = data.splits.map(encode, remove_columns=columns, features=_FEATURES, desc="Tokenising")
+    encoded = data.splits.map(encode, remove_columns=data.columns, features=_FEATURES, desc="Tokenising")
     report_splits(data.splits, None, {name: sum(split[CUT][:]) for name, split in encoded.items()}, length)
     for name, split in encoded.items():
         kept = split.filter(lambda labels: any(label != IGNORED for label in labels), input_columns="labels")
@@ -88,7 +87,7 @@ def completion_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, completio
         prompt, completion: joined as they are.
 
     Raises:
-        ValueError: the tokenizer does not tell the characters of its tokens.
+        ValueError: the tokenizer has no character offsets.
     """
     tokens = _tokens(tokenizer, prompt + completion, [Part(len(prompt), len(prompt + completion))], True)
     end = end_of_text(tokenizer)
@@ -101,15 +100,15 @@ def completion_tokens(tokenizer: PreTrainedTokenizerBase, prompt: str, completio
 def chat_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> dict[str, list[int]]:
     """`input_ids` and `labels` of a conversation, by the tokenizer's chat template; the assistant's turns are learned.
 
-    A template says by `{% generation %}` which parts are the assistant's. For others these are found: a turn begins
-    where the template asks for it (`add_generation_prompt`), and ends with what the template puts after its content.
+    `{% generation %}` in a template marks the assistant's parts. Without it, they are found: a turn begins after the
+    generation prompt (`add_generation_prompt`), and ends with the template's text after its content.
 
     Args:
         tokenizer: a fast one with a chat template.
         messages: with `role` and `content`; other fields are not read.
 
     Raises:
-        ValueError: the tokenizer has no chat template, or does not tell the characters of its tokens; the template
+        ValueError: the tokenizer has no chat template, or no character offsets; the template
             refuses the conversation, or changes it so that the assistant's turns are not found.
     """
     if tokenizer.chat_template is None:
@@ -136,7 +135,7 @@ def _marked_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Messag
 
 
 def _assistant_parts(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], text: str) -> list[Part]:
-    """The assistant's turns in the text of a conversation, without what asks for them.
+    """The assistant's turns in the text of a conversation, without generation prompts.
 
     Raises:
         ValueError: a turn is not found, as the template changes it, or what is before it, once others follow.
@@ -179,8 +178,8 @@ def _tokens(
     """Tokens of a text, of which those of some parts are learned."""
     if not tokenizer.is_fast:
         raise ValueError(
-            f"the tokenizer of {tokenizer.name_or_path!r}, a {type(tokenizer).__name__}, does not tell the characters "
-            "of its tokens: completions and messages need a checkpoint with a tokenizer.json."
+            f"the tokenizer of {tokenizer.name_or_path!r}, a {type(tokenizer).__name__}, has no character "
+            "offsets: completions and messages need a checkpoint with a tokenizer.json."
         )
     tokens = tokenizer(text, add_special_tokens=add_special_tokens, return_offsets_mapping=True, verbose=False)
     is_learned = (

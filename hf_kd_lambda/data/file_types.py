@@ -68,7 +68,7 @@ def check_shape(value: Any, feature: Any) -> None:
     """Refuse a nested value that has another structure than its type; it may have more fields.
 
     Args:
-        value: of a file or a dataset.
+        value: a value from a file or a dataset.
         feature: its type: a mapping of types by field, a `List` or a `Value`.
 
     Raises:
@@ -96,6 +96,6 @@ def label_of_cell(cell: str, dtype: str) -> Any:
 
     Args:
         cell: its text.
-        dtype: of the column, see `column_type`.
+        dtype: the column's type, see `column_type`.
     """
     return None if cell in MISSING_LABELS else _PARSED[dtype](cell)

@@ -23,11 +23,11 @@ def read_file(
     Cells of a csv or tsv are texts; those of the label are numbers where all are.
 
     Args:
-        setting: that gives the path.
+        setting: name of the setting with the path.
         path: csv, tsv, json (an array of objects, or as jsonl), jsonl, parquet or txt, in UTF-8.
         formats: suffixes that the task reads.
-        columns: that are kept, with their names in the file.
-        delimiter: of a csv or tsv. Default: comma or tab.
+        columns: columns to read, with their names in the file.
+        delimiter: what separates columns in a csv or tsv. Default: comma or tab.
 
     Raises:
         ValueError: the file is missing, empty, broken or lacks a column; names setting, file and, if known, row.
@@ -68,7 +68,7 @@ def check_table(source: str, path: str) -> None:
     """Refuse a csv or tsv whose rows do not fit its header, and whose columns pandas would shift or rename.
 
     Args:
-        source: that has the file, for the message.
+        source: the dataset with the file, for the message.
         path: other files are not looked at.
 
     Raises:
@@ -116,7 +116,7 @@ def _features(name: str, path: str, suffix: str, separator: str, columns: Sequen
 
 
 def _kinds(column: Column, is_table: bool) -> Callable[[Any], str]:
-    """What tells the kind of a column's values, and refuses those that it cannot hold."""
+    """Decides the kind of a column's values, and refuses those that it cannot contain."""
     if column.feature is None:
         return kind_of_cell if is_table and column.is_label else kind_of
 

@@ -24,7 +24,7 @@ def image_processor_for(config: PreTrainedConfig, example: Image.Image) -> Any:
     """The image processor of a model from scratch: images of one size, with values in [-1, 1].
 
     Args:
-        config: of the model, of which `image_size` is the height and width.
+        config: the model's configuration; `image_size` is the height and width.
         example: has the height and width for a model without one.
 
     Raises:
@@ -47,9 +47,9 @@ class Augmentation:
     interruption the image is read.
 
     Args:
-        kinds: of AUGMENTATIONS. `crop`: the image moved by up to an eighth of its height and width, black beyond its
+        kinds: names in AUGMENTATIONS. `crop`: the image moved by up to an eighth of height and width, black beyond its
             edges. `flip`: left and right exchanged in every second one.
-        seed: to be changed with the epoch, as `EpochOrder` does.
+        seed: a seed that changes with the epoch, as in `EpochOrder`.
     """
 
     kinds: Collection[str]

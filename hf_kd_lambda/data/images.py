@@ -15,7 +15,6 @@ from hf_kd_lambda.data.bundled import BUNDLED_IMAGES
 from hf_kd_lambda.data.classes import encode_labels, find_classes, known_labels
 from hf_kd_lambda.data.selection import select_examples
 from hf_kd_lambda.data.sources import Column, Source
-from hf_kd_lambda.data.split_report import report_splits
 from hf_kd_lambda.data.splits import TRANSFER_SET, load_splits
 from hf_kd_lambda.data.task_data import TaskData
 
@@ -54,7 +53,6 @@ def load_image_data(args: DataArguments, seed: int) -> TaskData:
         raise ValueError(f"label_column={args.label_column!r} holds floats: images are classified, give classes.")
     encoded = {name: encode_labels(source, classes) for name, source in sources.items()}
     splits = select_examples(encoded, args, seed, encoded["train"]["label"][:] if "train" in encoded else None)
-    report_splits(splits, classes.names)
     return TaskData(splits, classes.names, None)
 
 
@@ -71,7 +69,7 @@ def _with_images(source: Source, name: str, args: DataArguments) -> Source:
         if row >= 0:
             raise ValueError(f"{source.where(row)}: there is no {column}.")
     if pc.struct_field(stored[:]["image"], "bytes").null_count:
-        # Files are taken in: their paths would tell neither what is in them nor whether that has changed.
+        # Files are read into the data: paths would show neither their content nor whether it has changed.
         try:
             stored = stored.map(embed_table_storage, batched=True, desc="Reading images")
         except OSError as error:

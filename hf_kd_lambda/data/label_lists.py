@@ -40,7 +40,7 @@ def encode_label_lists(sources: Mapping[str, Source], args: DataArguments) -> La
     """The rows with their labels as lists; rows without labels, as of a transfer set, stay as they are.
 
     Args:
-        sources: of the splits; train may have rows without a label.
+        sources: where the splits come from; train may have rows without a label.
         args: `problem_type`, `label_columns`, `label_separator`.
 
     Raises:

@@ -16,7 +16,7 @@ class LabelSets:
 
     Args:
         collate: from examples to a batch.
-        num_labels: of the student.
+        num_labels: the student's number of labels.
     """
 
     def __init__(self, collate: Callable[[list[Any]], Any], num_labels: int) -> None:

@@ -11,7 +11,6 @@ from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.completions import ASSISTANT
 from hf_kd_lambda.data.selection import select_examples
 from hf_kd_lambda.data.sources import ROW, Column, Source, check_values, is_text
-from hf_kd_lambda.data.split_report import report_splits
 from hf_kd_lambda.data.splits import load_splits
 from hf_kd_lambda.data.task_data import TaskData
 
@@ -51,10 +50,7 @@ def load_texts(args: DataArguments, seed: int) -> TaskData:
     bundles = {"quickstart": bundled.load_tweets}
     sources = load_splits(args, columns, _FORMATS, bundles, alternatives=alternatives)
     splits = {name: _examples(source, name, [columns, *alternatives]) for name, source in sources.items()}
-    chosen = select_examples(splits, args, seed, None)
-    if chosen["train"].column_names == ["text"]:  # of others, the report tells how many are truncated
-        report_splits(chosen, None)
-    return TaskData(chosen, None, None)
+    return TaskData(select_examples(splits, args, seed, None), None, None)
 
 
 def _layouts(args: DataArguments) -> list[list[Column]]:

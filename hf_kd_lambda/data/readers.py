@@ -80,7 +80,7 @@ def _json_rows(path: str, separator: str) -> Iterator[Row]:
 
 
 def _json_file_rows(path: str, separator: str) -> Iterator[Row]:
-    """Objects of a json: of an array, by their place in it; the questions of SQuAD's json; or as those of a jsonl."""
+    """Objects of a json: entries of an array, by their place; the questions of SQuAD's json; or as in a jsonl."""
     if next((line for line in _lines(path) if line.strip()), "").lstrip().startswith("["):
         for number, item in enumerate(_parsed(1, "".join(_lines(path))), 1):
             yield number, _object(number, item)

@@ -30,7 +30,7 @@ def select_examples(
         splits: whole ones; labels are None where there are none.
         args: `validation_share`, `max_train_samples`, `max_eval_samples`.
         seed: draws the `max_train_samples`; what is held out is always the same.
-        strata: of each row of train, the class of which a like share is held out; None for no classes.
+        strata: the class of each row of train, for the same hold-out share of each class; None for no classes.
 
     Raises:
         ValueError: no example can be held out.
@@ -127,11 +127,11 @@ def _hold_out(train: Dataset, args: DataArguments, strata: Sequence[Hashable] | 
 
 
 def held_out_rows(strata: Sequence[Hashable], share: float) -> list[int]:
-    """Rows to hold out, always the same: of each stratum this share, to the nearest row, and never all.
+    """Rows to hold out, always the same: this share of each stratum, to the nearest row, and never all.
 
     Args:
-        strata: of each row; None for one that is not to be held out.
-        share: of the rows.
+        strata: stratum of each row; None for a row that stays in train.
+        share: share of the rows.
     """
     rows: dict[Hashable, list[int]] = {}
     for row in np.random.default_rng(SEED).permutation(len(strata)).tolist():

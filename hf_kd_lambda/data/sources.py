@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 
 ROW = "__row__"
-"""Column of the number by which a file's readers know a row: see `Source`."""
+"""Column of a row's number as a file's readers count: see `Source`."""
 
 
 class Column(NamedTuple):
@@ -16,8 +16,8 @@ class Column(NamedTuple):
     Attributes:
         name: in the data.
         uniform: once loaded.
-        setting: that gives the name.
-        feature: type of nested values, as `datasets` describes it; None for others, whose type the rows tell.
+        setting: setting with this name as its value.
+        feature: type of nested values, as `datasets` describes it; None for others, whose type comes from the rows.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Source(NamedTuple):
 
     Attributes:
         rows: from a file, with the column ROW.
-        name: of the split or the file.
+        name: name of the split or file.
         counted: how a row is numbered.
     """
 
@@ -55,9 +55,9 @@ def require_columns(source: str, columns: Iterable[Column], found: Sequence[str]
     """Refuse columns that are not there.
 
     Args:
-        source: of the rows, for the message.
-        columns: that are needed.
-        found: that there are.
+        source: where the rows come from, for the message.
+        columns: needed columns.
+        found: existing columns.
 
     Raises:
         ValueError: one is missing; names the setting.
@@ -81,10 +81,10 @@ def check_values(source: Source, column: Column, is_usable: Callable[[Any], bool
     """Refuse values that a task cannot read.
 
     Args:
-        source: of the rows, with uniform columns.
-        column: to look at.
+        source: rows with uniform columns.
+        column: column to check.
         is_usable: whether a value can be read.
-        kind: of value that is read, for the message.
+        kind: kind of value, for the message.
 
     Raises:
         ValueError: names the row, the column and the value.

@@ -32,11 +32,11 @@ def describe_split(
     """One line on a split: examples, classes, empty and truncated texts.
 
     Args:
-        name: of the split.
+        name: name of the split.
         split: with its uniform columns.
-        label_names: of the classes.
+        label_names: class names.
         cut: number of texts that are truncated.
-        max_length: to which they are, in tokens.
+        max_length: their length in tokens after truncation.
     """
     parts = [f"{len(split)} {'example' if len(split) == 1 else 'examples'}"]
     if label_names is not None and "label" in split.column_names:

@@ -37,10 +37,10 @@ def load_splits(
 
     Args:
         args: name the dataset and the files.
-        columns: that the task reads.
-        formats: of files that it reads, by suffix.
+        columns: columns that the task reads.
+        formats: readers of files, by suffix.
         bundled: data of packages by what `dataset` calls them.
-        unlabelled_formats: of an `unlabelled_file`.
+        unlabelled_formats: the same for an `unlabelled_file`.
         alternatives: other columns; the first that the training examples all have replace `columns` which they lack.
 
     Returns:

@@ -18,7 +18,7 @@ def squad_rows(file: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     Args:
         file: `{"data": [{"paragraphs": [{"context": …, "qas": [{"question": …, "answers": [{"text": …,
             "answer_start": …}]}]}]}]}`. A question without `answers` has no label; one with an empty list is
-            unanswerable, as `is_impossible` tells where it is given.
+            unanswerable, from `is_impossible` where it is given.
 
     Raises:
         ValueError: a part is missing, or `is_impossible` contradicts the answers.

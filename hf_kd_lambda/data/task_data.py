@@ -1,6 +1,7 @@
 """The examples of a task, once loaded and checked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from datasets import DatasetDict
 
@@ -36,9 +37,18 @@ class TaskData:
     @property
     def has_pairs(self) -> bool:
         """Whether an example is a pair of texts."""
-        return "text_pair" in self.splits["train"].column_names
+        return "text_pair" in self.columns
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the examples, the same in all splits."""
+        return next(iter(self.splits.values())).column_names
 
     @property
     def report_split(self) -> str:
         """Split whose score is reported: test where its labels are known, else validation."""
         return "test" if "test" in self.splits else "validation"
+
+    def only(self, split: str) -> Self:
+        """The same task with this split alone."""
+        return replace(self, splits=DatasetDict({split: self.splits[split]}))

@@ -75,8 +75,7 @@ def cut_windows(
             "answers": [_texts(batch["label"][example]) for example in examples],
         }
 
-    columns = data.splits["train"].column_names
-    windows = data.splits.map(encode, batched=True, with_indices=True, remove_columns=columns, desc="Tokenising")
+    windows = data.splits.map(encode, batched=True, with_indices=True, remove_columns=data.columns, desc="Tokenising")
     for name, split in windows.items():
         logger.warning(_described(name, data.splits[name], len(split), length))
     return windows

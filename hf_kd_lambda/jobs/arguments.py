@@ -81,12 +81,12 @@ class ModelArguments:
     teacher_finetune: bool = field(
         default=False,
         metadata={
-            "help": "Fine-tune the teacher on the task first. The fine-tuned teacher is kept in `teacher_dir` and "
+            "help": "Fine-tune the teacher on the task first. The fine-tuned teacher is saved in `teacher_dir` and "
             "reused while these settings stay the same."
         },
     )
     teacher_dir: str | None = field(
-        default=None, metadata={"help": "Where the fine-tuned teacher is kept. Default: `<output_dir>/teacher`."}
+        default=None, metadata={"help": "Where the fine-tuned teacher is saved. Default: `<output_dir>/teacher`."}
     )
     teacher_epochs: float = field(default=3.0, metadata={"help": "Epochs of the teacher's fine-tuning."})
     teacher_learning_rate: float = field(
@@ -128,7 +128,7 @@ class ModelArguments:
         self._require_one("student", "student_layers", "student_architecture")
         if self.teacher_architecture is not None and not self.teacher_finetune:
             raise ValueError(
-                f"teacher_architecture={self.teacher_architecture} is a teacher that knows nothing: set "
+                f"teacher_architecture={self.teacher_architecture} is an untrained teacher: set "
                 "teacher_finetune to true."
             )
         if self.student_layers is not None and not self.student_layers:
@@ -142,7 +142,7 @@ class ModelArguments:
 
     @staticmethod
     def _as_one_or_several(teacher: Any) -> Any:
-        """A name, or a list of two or more; of a command line, `[a, b]`."""
+        """A name, or a list of two or more; on a command line, `[a, b]`."""
         names = split_list(teacher) if isinstance(teacher, str) and teacher.startswith("[") else teacher
         return names[0] if isinstance(names, list) and len(names) == 1 else names
 

@@ -87,7 +87,7 @@ def _warn_of_same_files(data: DataArguments) -> None:
         path = getattr(data, evaluated)
         if path is not None and Path(path).resolve() == Path(getattr(data, name)).resolve():
             logger.warning(
-                f"{evaluated}={path!r} is {name}, too, so that its scores only tell what was learned by heart: give "
+                f"{evaluated}={path!r} is {name}, too, so that its scores only show what was learned by heart: give "
                 "other examples."
             )
 
@@ -125,7 +125,7 @@ def check_folders(folder: Path, teacher_folder: Path, baseline_folder: Path) -> 
 
 
 def check_tokens(who: str, processor: Any, model: PreTrainedModel, examples: Dataset, max_length: int) -> None:
-    """Refuse a tokenizer that knows no word, or has more tokens than its model, and texts that are cut to nothing.
+    """Refuse a tokenizer without a vocabulary, or has more tokens than its model, and texts that are cut to nothing.
 
     Args:
         who: teacher or student.

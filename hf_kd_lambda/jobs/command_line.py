@@ -13,7 +13,7 @@ from hf_kd_lambda.utils.names import suggestion
 
 Groups = Mapping[str, Mapping[str, str]]
 
-INDENT = 32  # of what a line says
+INDENT = 32  # of the description in a line
 SHORT_NAMES = {
     **dict.fromkeys(("epoch", "epochs", "num_epochs", "n_epochs"), "num_train_epochs"),
     **dict.fromkeys(("lr", "rate"), "learning_rate"),
@@ -91,7 +91,7 @@ class _ScreenHelp(argparse.Action):
 
 
 def _line(name: str, default: Any, text: str) -> str:
-    """An argument on one line, with its default if that is worth to know."""
+    """An argument on one line, with its default if that is informative."""
     shown = getattr(default, "value", default)
     known = "" if shown in (None, argparse.SUPPRESS, "", False) else f" [{shown}]"
     return f"  --{name:{INDENT - 5}} {text}{known}"

@@ -1,4 +1,4 @@
-"""The space that a run takes on the disk: estimated before training, and what to say when there is none left."""
+"""The space that a run takes on the disk: estimated before training, and the error when none is left."""
 
 import errno
 import math
@@ -104,7 +104,7 @@ def disk_full_message(folders: Sequence[Path], needed: int | None, command: str)
     """What to do about a full disk: names the folder, the space needed, and the command that resumes.
 
     Args:
-        folders: that were written to; the one on the fullest disk is named.
+        folders: written folders; the one on the fullest disk is named.
         needed: bytes that the run takes, if they are known.
         command: resumes the run.
     """

@@ -1,4 +1,4 @@
-"""How a command ends when something goes wrong: one line that says what, and what to do."""
+"""How a command ends on an error: one line with the error and its fix."""
 
 import signal
 import sys
@@ -19,7 +19,7 @@ class TrainingStoppedError(Exception):
 
     Args:
         signum: number of the signal.
-        folder: of the checkpoint.
+        folder: the checkpoint folder.
     """
 
     def __init__(self, signum: int, folder: str) -> None:
@@ -28,7 +28,7 @@ class TrainingStoppedError(Exception):
 
 
 class PushError(Exception):
-    """A push failed; the message is one paragraph that says why, and what to do."""
+    """A push failed; the message is one paragraph with the reason and the fix."""
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from torch import Tensor
 from transformers import AutoConfig, EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
 
@@ -105,13 +105,13 @@ def evaluate_model(
     """Score, size and speed of a model on encoded examples.
 
     Args:
-        name: of the model in its report.
+        name: name of the model in its report.
         model: a classifier or a regression with one output.
         split: the model's own inputs, and labels.
-        args: of the plain Trainer that predicts.
+        args: arguments of the plain Trainer that predicts.
         problem: the task.
-        data: that the split was encoded from.
-        processor: of the model.
+        data: data before encoding.
+        processor: the model's tokenizer or image processor.
 
     Returns:
         The report, and what is compared with other models, in the order of the split: see `Task.compared`.
@@ -174,7 +174,7 @@ def evaluate_checkpoints(
         ValueError: there is no such split, or a checkpoint is for other labels.
         OSError: a checkpoint cannot be loaded.
     """
-    if split != "train":  # which then only names the labels
+    if split != "train":  # whose labels alone are needed then
         data_args = dataclasses.replace(data_args, max_train_samples=1)
     if isinstance(data_args, EvaluatedData):
         data_args.model_classes = _classes_of(list(checkpoints.values())[-1], trust_remote_code)
@@ -187,8 +187,7 @@ def evaluate_checkpoints(
         split = split or data.report_split
         if split not in data.splits:
             raise ValueError(f"split={split!r} is not one of those with labels: {', '.join(data.splits)}.")
-        used = {name: data.splits[name] for name in dict.fromkeys(["train", split])}
-        data = dataclasses.replace(data, splits=DatasetDict(used))
+        data = data.only(split)
         reports: list[ModelReport] = []
         logits: dict[str, Tensor] = {}
         for name, checkpoint in checkpoints.items():

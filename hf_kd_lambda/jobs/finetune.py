@@ -81,15 +81,15 @@ def finetune(
     """Fine-tune a model on the task loss and save it, with its processor, in `args.output_dir`.
 
     Args:
-        model: to start from.
-        args: of the plain Trainer.
+        model: initial model.
+        args: arguments of the plain Trainer.
         tokens: splits train and validation.
         processor: is saved with the model.
         collator: from examples to a batch.
-        compute_metrics: of the task.
+        compute_metrics: the task's metrics.
         settings: recorded next to the model; `claim_folder` compares them the next time.
         preprocess_logits: see `Task`.
-        compute_loss: of outputs, labels and the number of items; None for the model's own loss.
+        compute_loss: loss from outputs, labels and the number of items; None for the model's own loss.
 
     Raises:
         TrainingStoppedError: Ctrl-C or SIGTERM ended training.

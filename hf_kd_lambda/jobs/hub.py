@@ -1,4 +1,4 @@
-"""Finished students on the Hub: which files of a run go there, and what to say when they do not arrive.
+"""Finished students on the Hub: which files of a run go there, and the error when they do not arrive.
 
 The token is huggingface_hub's own, from HF_TOKEN or `hf auth login`: no setting here takes one.
 """
@@ -120,7 +120,7 @@ def push_student(
         folder: the `output_dir` of a finished run; it is only read.
         repo_id: see `make_repository`, as for `private`.
         revision: branch to push to, made where it does not exist. Default: main.
-        commit_message: of the commit.
+        commit_message: message of the commit.
 
     Returns:
         The address of the commit.

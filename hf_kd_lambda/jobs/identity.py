@@ -1,4 +1,4 @@
-"""Which settings and examples decide the result of a run, and so tell whether a folder belongs to it."""
+"""Settings and examples that decide the result of a run, by which its folder is recognised."""
 
 import dataclasses
 import hashlib

@@ -229,7 +229,7 @@ class DistillationJob:
 
         Args:
             train: encoded, without outputs of a teacher.
-            teacher_folder: of the teacher that is fine-tuned on them.
+            teacher_folder: folder of the teacher that is fine-tuned on them.
         """
         other = copy.copy(self)
         for name in ("teacher_tokens", "student_settings", "teacher_settings"):
@@ -377,7 +377,7 @@ class DistillationJob:
         """The training examples whose labels look wrong most, with their texts if these may be shown."""
         train, found = self.data.splits["train"], most_suspicious(quality)
         if self.models.label_quality == "texts" and "text" in train.column_names:
-            return [{**one, "text": train[one["row"]]["text"]} for one in found]
+            return [{**example, "text": train[example["row"]]["text"]} for example in found]
         return found
 
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:

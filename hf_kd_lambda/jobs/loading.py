@@ -76,7 +76,7 @@ class ModelLoader:
         return None if shared else self.teacher_processor
 
     def teacher(self, new_head: bool = False) -> PreTrainedModel:
-        """The teacher before any fine-tuning; of several, an `Ensemble`.
+        """The teacher before any fine-tuning; for several, an `Ensemble`.
 
         Args:
             new_head: give it a new output layer, because fine-tuning comes next.
@@ -113,7 +113,7 @@ class ModelLoader:
 
         Args:
             setting: the setting that named the folder.
-            folder: of the model.
+            folder: the model folder.
 
         Raises:
             OSError, ValueError: it cannot be loaded.

@@ -25,7 +25,7 @@ def locked(setting: str, folder: Path, wait: bool = False) -> Iterator[None]:
     """Keep other commands out of a folder. All processes of a command must call this together.
 
     Args:
-        setting: that named the folder, for the message.
+        setting: setting with the folder, for the message.
         folder: is made if it does not exist.
         wait: until another command has left it, instead of refusing.
 

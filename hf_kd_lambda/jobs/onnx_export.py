@@ -135,6 +135,7 @@ def measure_forms(folder: Path, data_args: DataArguments | None) -> tuple[str | 
     with tempfile.TemporaryDirectory() as output:
         args = DistillationConfig(output, precision="fp32", use_cpu=True, report_to="none")
         data = problem.load_data(dataclasses.replace(data_args, max_train_samples=1), args.seed)
+        data = data.only(data.report_split)
         processor = problem.load_processor(str(folder))
         split = problem.encode(data, data_args, processor, None)[data.report_split]
         loaded = problem.load_model(str(folder), data)

@@ -28,7 +28,7 @@ class JobStage:
     """A part of a job.
 
     Attributes:
-        examples: that were processed, for the rate; 0 where there is none.
+        examples: number of processed examples, for the rate; 0 for no rate.
     """
 
     def __init__(self) -> None:

@@ -56,7 +56,7 @@ def write_job_report(
         data: as given.
         split: evaluated on.
         task: the GLUE task; None for own data.
-        settings: that decide the student, as JSON values.
+        settings: settings that change the student, as JSON values.
         differing: see `most_differing`.
         suspicious: see `most_suspicious`.
     """
@@ -92,7 +92,7 @@ def next_steps(folder: Path, data: DataArguments) -> str:
 
     Args:
         folder: the student's.
-        data: as given; settings that tell how to read examples are repeated.
+        data: as given; settings for reading examples are repeated.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(DataArguments)}
     changed = {name: getattr(data, name) for name in _READING if getattr(data, name) != defaults[name]}
@@ -126,12 +126,12 @@ def card_facts(
     """Facts of a finished job for its model card.
 
     Args:
-        name: of the student or its repository.
+        name: name of the student or its repository.
         models, data: as given.
-        settings: that decide the student.
+        settings: settings that change the student.
         split: evaluated on.
-        num_processes: that trained together.
-        reports: of the models compared; the last is the student's.
+        num_processes: number of training processes.
+        reports: reports of the compared models; the last is the student's.
         log_history: the entries of `trainer_state.json`.
         chance: the main metric without knowledge.
         examples: number of examples of each split; as WITHOUT_LABEL, of those of train without a label.

@@ -28,7 +28,7 @@ def last_checkpoint(folder: Path, with_best: bool = False) -> Path | None:
     manifest is complete.
 
     Args:
-        folder: of the run.
+        folder: the run folder.
         with_best: also require that the best checkpoint until then is as it was written, because training ends with
             its weights.
     """

@@ -25,7 +25,7 @@ class YamlFile:
     """A YAML file that is a mapping.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Attributes:
         items: keys and the nodes of their values, in the order of the file.

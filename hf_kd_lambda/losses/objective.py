@@ -65,7 +65,7 @@ class Objective:
     Args:
         kd_losses: KD losses by name.
         temperature: T > 0 of the losses on softened logits.
-        label_smoothing: of the task loss, in [0, 1).
+        label_smoothing: label smoothing of the task loss, in [0, 1).
         own_task_loss: replaces the task loss: `(outputs, labels, num_items_in_batch)` to a scalar. For a causal model
             it gets unshifted labels and shifts them itself, as in transformers.
         class_weights: weights of the classes in the built-in task loss, `[classes]`; None means 1.

@@ -25,7 +25,7 @@ class Ensemble(nn.Module):
 
     Args:
         members: teachers for the same labels, see `models.protocol`.
-        weights: positive, one for each member; their ratios count. Default: all the same.
+        weights: positive, one for each member; only their ratios matter. Default: equal.
 
     Raises:
         ValueError: there is no member, a member cannot teach, or the weights do not fit.
@@ -95,7 +95,7 @@ def members_of(teacher: nn.Module) -> list[nn.Module]:
 
 
 def teacher_digest(teacher: nn.Module) -> str:
-    """Fingerprint of a teacher; of an ensemble, of its members and their weights.
+    """Fingerprint of a teacher; for an ensemble, that of its members and their weights.
 
     Raises:
         NoDigestError: see `model_digest`.

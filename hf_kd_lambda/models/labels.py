@@ -47,7 +47,7 @@ def load_classifier(
             checkpoint without one gets a new one, with a warning.
         auto_class: Transformers' auto class for the task.
         problem_type: `MULTI_LABEL` for several labels per example; None for one class, or a number.
-        dtype: of the weights; `auto` for the checkpoint's.
+        dtype: type of the weights; `auto` for the checkpoint's.
         require_head: Refuse a checkpoint without an output layer of its own, which would only guess.
 
     Raises:
@@ -132,7 +132,7 @@ def align_labels(model: PreTrainedModel, label_names: list[str] | None, problem_
 
     Args:
         model: the classifier.
-        label_names, problem_type: of the data, see `load_classifier`.
+        label_names, problem_type: from the data, see `load_classifier`.
 
     Raises:
         ValueError: see `label_permutation`.

@@ -34,7 +34,7 @@ def write_onnx(model: PreTrainedModel, example: Mapping[str, Tensor], path: Path
     Args:
         model: in fp32 and eval mode.
         example: inputs of at least two examples; for texts `input_ids` `[examples, length]` and what has their shape.
-        path: of the file.
+        path: path of the file.
 
     Raises:
         ValueError: torch cannot export the model.

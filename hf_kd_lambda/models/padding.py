@@ -56,7 +56,7 @@ class ModelBatch(NamedTuple):
 
     inputs: Mapping[str, Tensor]
     mask: Tensor | None
-    """`[examples, length]`, 0 for padding; None where nothing tells."""
+    """`[examples, length]`, 0 for padding; None if unknown."""
 
 
 @torch.no_grad()
@@ -64,7 +64,7 @@ def padding_difference(model: nn.Module, who: str, alone: Sequence[ModelBatch], 
     """How far padding changes a model's logits, in evaluation mode; 0 if by no more than rounding.
 
     Args:
-        model: of any task.
+        model: a model for any task.
         who: teacher or student, for messages.
         alone: batches of one example.
         padded: one batch of all these examples.

@@ -14,9 +14,9 @@ def check_size(config: PreTrainedConfig, auto_class: Any, **options: Any) -> Non
     """Check that the machine's memory holds a model, without building it.
 
     Args:
-        config: of the model.
+        config: the model's configuration.
         auto_class: Transformers' auto class for the task.
-        options: of its `from_config`.
+        options: options of its `from_config`.
 
     Raises:
         ValueError: it does not; the message has the size of the weights and of the memory.

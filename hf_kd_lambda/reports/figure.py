@@ -202,7 +202,7 @@ def set_log_ticks(axis: Axis, low: float, high: float) -> None:
     """Label a logarithmic axis with plain numbers, some of them whatever its range.
 
     Args:
-        axis: of the range.
+        axis: axis with the range.
         low, high: its ends.
     """
     # Only decades if the range has several; a narrower range would have one tick or none.

@@ -183,7 +183,7 @@ def _mostly(summary: Mapping[str, Any], key: str, words: str) -> str:
 def quality_table(summary: Mapping[str, Any]) -> str:
     """A Markdown table with one row per class."""
     head = (
-        "| label | examples | look wrong | the teacher rather says | teacher uninformative |\n|---|---:|---:|---|---:|"
+        "| label | examples | look wrong | teacher's alternative | teacher uninformative |\n|---|---:|---:|---|---:|"
     )
     rows = (
         f"| {escaped(row['name'])} | {row['labelled']} | {_percent(row['wrong_labels'])} | "

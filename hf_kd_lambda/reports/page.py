@@ -72,7 +72,7 @@ def as_markdown(page: Section, folder: Path) -> str:
 
     Args:
         page: its pictures are an SVG and a PNG next to it.
-        folder: of the Markdown file, to which the links are relative.
+        folder: folder of the Markdown file; links are relative to it.
     """
     return "\n\n".join(_markdown(page, folder)) + "\n"
 

@@ -67,10 +67,10 @@ class ModelReport:
 
 
 def score_meaning(metrics: Mapping[str, float]) -> str:
-    """What the metric `score` of a model is, in words; empty where its metrics do not tell.
+    """What the metric `score` of a model is, in words; empty if its metrics do not show it.
 
     Args:
-        metrics: of the model.
+        metrics: the model's metrics.
     """
     score = metrics.get("score", math.nan)
     others = {name: value for name, value in metrics.items() if name not in NO_PARTS and "loss" not in name}

@@ -43,9 +43,9 @@ def most_differing(
     """The examples on which student and teacher differ most, the largest difference first.
 
     Args:
-        texts, labels: of the examples; labels are classes, or numbers of a regression.
+        texts, labels: texts and labels of the examples; labels are classes, or numbers of a regression.
         student_logits, teacher_logits: `[examples, classes]`, `[examples, 1]` for a regression.
-        names: of the classes; None for a regression.
+        names: class names; None for a regression.
     """
     student, teacher = student_logits.double(), teacher_logits.double()
     if names is None:
@@ -97,7 +97,7 @@ def run_page(
     Args:
         card: facts of the run.
         split: evaluated on.
-        figure: of λ.
+        figure: figure of λ.
         differing: see `most_differing`.
         suspicious: see `most_suspicious`.
     """
@@ -136,10 +136,10 @@ def _balance(card: CardFacts, figure: Path) -> Section:
 def _differing(differing: Sequence[Differing], is_regression: bool) -> Section:
     rows = [
         [
-            *map(text_entry, (one.text, one.label, one.student, one.teacher)),
-            Entry(f"{one.difference:.2f}", one.difference),
+            *map(text_entry, (example.text, example.label, example.student, example.teacher)),
+            Entry(f"{example.difference:.2f}", example.difference),
         ]
-        for one in differing
+        for example in differing
     ]
     table = Table(["text", "label", "student", "teacher", "difference"], rows)
     notes = [
@@ -152,7 +152,8 @@ def _differing(differing: Sequence[Differing], is_regression: bool) -> Section:
 def _labels(card: CardFacts, suspicious: Sequence[Mapping[str, Any]]) -> Section:
     """What looks wrong with the labels, and the examples to look at first."""
     columns = ["row", "label", "teacher", "label_trust", *(["text"] if "text" in next(iter(suspicious), {}) else [])]
-    rows = [[_cell(_shortened(one[name]) if name == "text" else one[name]) for name in columns] for one in suspicious]
+    shown = [{**example, "text": _shortened(example.get("text", ""))} for example in suspicious]
+    rows = [[_cell(example[name]) for name in columns] for example in shown]
     notes = [explain_quality(card.label_quality or {}, card.teacher_finetuned)]
     notes.append("The training examples whose labels look wrong most; rows are counted from 0. Check them by hand.")
     return Section("Labels that look wrong", notes, Table([name.replace("_", " ") for name in columns], rows))

@@ -21,10 +21,10 @@ def standard_error(
     Efron 1979, "Bootstrap Methods: Another Look at the Jackknife".
 
     Args:
-        compute_metrics: of the task.
+        compute_metrics: the task's metrics.
         predictions: an array `[examples, ...]`, or a tuple of which it is the first.
         labels: `[examples]`.
-        metric: that is looked at.
+        metric: name of the metric.
         resamples: number of them.
 
     Returns:

@@ -18,7 +18,7 @@ from hf_kd_lambda.data.columns import token_counts
 from hf_kd_lambda.data.completions import encode_completions
 from hf_kd_lambda.data.lm_texts import load_texts
 from hf_kd_lambda.data.task_data import TaskData
-from hf_kd_lambda.data.text_blocks import cut_blocks
+from hf_kd_lambda.data.text_chunks import make_text_chunks
 from hf_kd_lambda.models.size import check_depth
 from hf_kd_lambda.tasks.metrics.next_token import next_token_metrics, next_token_predictions
 from hf_kd_lambda.tasks.task import Collator, Metrics
@@ -59,7 +59,7 @@ class CausalLM(TextTask):
         student: PreTrainedTokenizerBase,
         teacher: PreTrainedTokenizerBase | None,
     ) -> DatasetDict:
-        """See `cut_blocks`, or `encode_completions`.
+        """See `make_text_chunks`, or `encode_completions`.
 
         Raises:
             ValueError: the teacher has tokens of its own, so that it does not predict the student's tokens.
@@ -70,8 +70,8 @@ class CausalLM(TextTask):
                 f"({student.name_or_path}, {len(student)}) do not make the same tokens: a language model can only "
                 "teach one of its own tokens. Take a student of the teacher's family, or student_layers."
             )
-        are_texts = data.splits["train"].column_names == ["text"]
-        return (cut_blocks if are_texts else encode_completions)(data, student, args.max_length)
+        are_texts = data.columns == ["text"]
+        return (make_text_chunks if are_texts else encode_completions)(data, student, args.max_length)
 
     def collator(self, student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase | None) -> Collator:
         """Pads the shorter examples, their labels with -100."""

@@ -9,13 +9,14 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import AutoModelForImageClassification, PreTrainedModel
 
-# From where it is defined: of some versions, what `transformers` exports asks for torchvision, though Pillow does.
+# From its own module: in some versions, the one that `transformers` exports needs torchvision, though Pillow suffices.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.classes import with_numbers_for_missing
 from hf_kd_lambda.data.image_batches import AUGMENTATIONS, PIXELS, Augmentation, ImageCollator, image_processor_for
 from hf_kd_lambda.data.images import load_image_data
+from hf_kd_lambda.data.split_report import report_splits
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.models.from_scratch import config_of, model_from_scratch
 from hf_kd_lambda.tasks.metrics.glue import compute_metrics_for
@@ -87,7 +88,8 @@ class ImageClassification(Task):
             {name: with_numbers_for_missing(split, data.num_labels) for name, split in data.splits.items()}
         )
         encoded = splits.rename_columns({"image": PIXELS, "label": "labels"})
-        if args.augment:
+        report_splits(data.splits, data.label_names)
+        if args.augment and "train" in encoded:
             encoded["train"] = encoded["train"].with_transform(Augmentation(tuple(args.augment)))
         return encoded
 

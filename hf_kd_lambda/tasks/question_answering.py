@@ -24,17 +24,17 @@ class QuestionAnswering(TextTask):
     auto_class: ClassVar = AutoModelForQuestionAnswering
 
     def load_processor(self, checkpoint: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-        """A tokenizer that knows the characters of its tokens, and pads at the right, where no position moves.
+        """A tokenizer with character offsets that pads at the right, where no position moves.
 
         Raises:
             OSError: the checkpoint has none.
-            ValueError: it does not tell the characters.
+            ValueError: it has no character offsets.
         """
         tokenizer = super().load_processor(checkpoint, trust_remote_code)
         if not tokenizer.is_fast:
             raise ValueError(
-                f"the tokenizer of {checkpoint!r}, a {type(tokenizer).__name__}, does not tell the characters of its "
-                "tokens: question-answering needs a checkpoint with a tokenizer.json."
+                f"the tokenizer of {checkpoint!r}, a {type(tokenizer).__name__}, has no character offsets: "
+                "question-answering needs a checkpoint with a tokenizer.json."
             )
         tokenizer.padding_side = "right"
         return tokenizer

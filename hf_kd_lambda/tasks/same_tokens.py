@@ -46,7 +46,7 @@ def cut_alike(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase
 
     Args:
         teacher, student: their tokenizers.
-        max_length: to which texts are cut where the tokenizer's own limit is higher; None for its own alone.
+        max_length: maximum number of tokens, if lower than the tokenizer's own limit; None for its own alone.
     """
 
     def settings(tokenizer: PreTrainedTokenizerBase) -> list[Any]:

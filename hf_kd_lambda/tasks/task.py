@@ -28,7 +28,7 @@ class Task(ABC):
     """A kind of problem, as the setting `problem` names it. It has no state.
 
     Attributes:
-        auto_class: of the models, `from_pretrained` of which loads them.
+        auto_class: class whose `from_pretrained` loads the models.
         processor_class: likewise of what makes their inputs, a tokenizer or an image processor.
         preprocess_logits: from a batch's logits and labels to what the metrics are computed from; None for the logits.
     """
@@ -66,7 +66,7 @@ class Task(ABC):
             setting, architecture: see `config_of`.
             data: names the labels.
             processor: makes its inputs.
-            teacher: of a student, which has its vocabulary where they read texts.
+            teacher: the student's teacher, with whose vocabulary a student of texts is made.
 
         Raises:
             ValueError: there is no such model, or it has another vocabulary.
@@ -82,7 +82,7 @@ class Task(ABC):
 
         Args:
             setting, architecture, data: see `new_model`.
-            teachers: of a student, the teacher's processor.
+            teachers: for a student, the teacher's processor.
 
         Raises:
             ValueError: nothing does.
@@ -129,8 +129,8 @@ class Task(ABC):
 
         Args:
             teacher, student: their processors.
-            data: whose texts they are compared on, too.
-            max_length: to which texts are cut.
+            data: its texts are also used for the comparison.
+            max_length: maximum number of tokens.
         """
 
     @abstractmethod
@@ -153,7 +153,7 @@ class Task(ABC):
 
         Args:
             who: teacher or student.
-            model, processor: of it.
+            model, processor: the model and its processor.
             examples: encoded.
 
         Raises:
@@ -205,7 +205,7 @@ class Task(ABC):
         """What is compared of the predictions of two models: see `teacher_agreement`.
 
         Args:
-            output: of `Trainer.predict`.
+            output: output of `Trainer.predict`.
             encoded: see `metrics`.
 
         Returns:

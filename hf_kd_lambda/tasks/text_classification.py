@@ -49,7 +49,7 @@ class TextClassification(TextTask):
         dtype: torch.dtype | str = torch.float32,
         require_head: bool = False,
     ) -> PreTrainedModel:
-        """See `Task`; the model knows the token that its tokenizer pads with, see `align_pad_token`."""
+        """See `Task`; the model gets its tokenizer's pad token, see `align_pad_token`."""
         model = super().load_model(checkpoint, data, trust_remote_code, new_head, dtype, require_head)
         align_pad_token(model, self.load_processor(checkpoint, trust_remote_code))
         return model
@@ -94,7 +94,7 @@ class TextClassification(TextTask):
         return None if data.problem_type is None else label_list_loss
 
     def compared(self, output: PredictionOutput, encoded: Dataset) -> Tensor:
-        """See `Task`; of several labels, the logits of each as two classes, `[labels, 2]`."""
+        """See `Task`; for several labels, the logits of each as two classes, `[labels, 2]`."""
         labels = torch.as_tensor(output.label_ids)
         if labels.dim() == 1:
             return super().compared(output, encoded)
@@ -102,7 +102,7 @@ class TextClassification(TextTask):
         return logits[labels != IGNORED] if logits.dim() > 2 else logits
 
     def chance(self, data: TaskData) -> tuple[str, float]:
-        """The most frequent class's share; of several labels the score of all for each text; of a correlation 0."""
+        """The most frequent class's share; for several labels the score of all for each text; for a correlation 0."""
         if data.is_regression or data.task == "cola":
             return "score", 0.0
         labels = data.splits[data.report_split]["label"][:]

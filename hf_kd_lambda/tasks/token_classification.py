@@ -27,7 +27,7 @@ from hf_kd_lambda.tasks.text_task import TextTask
 
 
 class TokenClassification(TextTask):
-    """Token classification. The first piece of a word carries its label, all else is neither learned nor scored."""
+    """Token classification. The first piece of a word carries its label, the rest is neither learned nor evaluated."""
 
     auto_class: ClassVar = AutoModelForTokenClassification
 
@@ -36,13 +36,13 @@ class TokenClassification(TextTask):
 
         Raises:
             OSError: the checkpoint has none.
-            ValueError: it does not tell which word a piece is of.
+            ValueError: it has no word indices.
         """
         tokenizer = super().load_processor(checkpoint, trust_remote_code)
         if not tokenizer.is_fast:
             raise ValueError(
-                f"the tokenizer of {checkpoint!r}, a {type(tokenizer).__name__}, does not tell which word a piece is "
-                "of: token-classification needs a checkpoint with a tokenizer.json."
+                f"the tokenizer of {checkpoint!r}, a {type(tokenizer).__name__}, does not map pieces to "
+                "words: token-classification needs a checkpoint with a tokenizer.json."
             )
         if isinstance(tokenizer.backend_tokenizer.pre_tokenizer, ByteLevel):
             # To such a tokenizer, a word without a space before it is the rest of another one.
@@ -110,7 +110,7 @@ def labels_of_pieces(words: Sequence[int | None], labels: Sequence[int]) -> list
     """A word's label at its first piece, -100 at its others and at special tokens.
 
     Args:
-        words: of each piece the index of its word; None for special tokens.
-        labels: of each word; -101 where it has none, see `item_labels`.
+        words: index of each piece's word; None for special tokens.
+        labels: label of each word; -101 for a word without one, see `item_labels`.
     """
     return [IGNORED if word is None or word == before else labels[word] for before, word in pairwise([None, *words])]

@@ -1,4 +1,4 @@
-"""What a job, or a trainer that is used without one, knows for the model card of its student."""
+"""Facts for a student's model card, from a job or from a trainer that is used without one."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -54,9 +54,9 @@ class DistillationConfig(TrainingArguments):
     kd_losses: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "What the KD loss is the weighted sum of, by name: of each its weight, or its hyper-parameters, "
+            "help": "The weighted sum that is the KD loss: for each loss, its weight or its hyper-parameters, "
             "for example `{soft_targets: 1, hidden_mse: {weight: 0.5, layers: last}}`. All losses: "
-            "docs/reference/losses.md. Default: `soft_targets`; of a regression `logit_mse`."
+            "docs/reference/losses.md. Default: `soft_targets`; for a regression `logit_mse`."
         },
     )
     lambda_rule: str = field(
@@ -77,8 +77,8 @@ class DistillationConfig(TrainingArguments):
         metadata={
             "help": "Length of the step: what the weights of both losses, whose ratio is λ, add up to. `convex`: one, "
             "so that no λ makes the step longer than the longer of the two gradients. `sum_two`: two, as "
-            "in task_loss + kd_loss. `additive`: 1 + λ, as in task_loss + λ·kd_loss. `raw`: what the rule's paper "
-            "says."
+            "in task_loss + kd_loss. `additive`: 1 + λ, as in task_loss + λ·kd_loss. `raw`: as in the rule's "
+            "paper."
         },
     )
     kd_weight: float = field(
@@ -119,7 +119,7 @@ class DistillationConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "Measure λ every this many optimizer steps and keep it in between, where a step then costs one "
-            "ordinary backward pass. Default: 8, at which students scored as with 1, by `adaptive` "
+            "ordinary backward pass. Default: 8, at which students reached the scores of 1, by `adaptive` "
             "(docs/benchmarks/cost.md), but 1 where rule or scope need both gradients at each step."
         },
     )
@@ -135,7 +135,7 @@ class DistillationConfig(TrainingArguments):
         metadata={
             "help": "`unbiased`: leave the noise of the batch out of a, b and c, estimated from the micro-batches of "
             "an optimizer step, of which there must be two or more over accumulation and ranks. Needs memory for one "
-            "more gradient. `biased`: of the whole batch as it is."
+            "more gradient. `biased`: the whole batch's, as it is."
         },
     )
     lambda_scope: LambdaScope = field(
@@ -171,7 +171,7 @@ class DistillationConfig(TrainingArguments):
     teacher_cache_dir: str | None = field(
         default=None,
         metadata={
-            "help": "Where the teacher's outputs are kept. Default: `hf_kd_lambda` in the folder that `HF_HOME` "
+            "help": "Where the teacher's outputs are cached. Default: `hf_kd_lambda` in the folder that `HF_HOME` "
             "names, which may be deleted between runs."
         },
     )

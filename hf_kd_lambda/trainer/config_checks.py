@@ -40,7 +40,7 @@ def check_ranges(config: Any) -> None:
 
 
 def check_choices(config: Any, choices: Mapping[str, Any]) -> None:
-    """Refuse names that a setting does not know.
+    """Refuse unknown names in a setting.
 
     Args:
         config: see above.
@@ -55,7 +55,7 @@ def check_choices(config: Any, choices: Mapping[str, Any]) -> None:
 
 
 def check_rule(config: Any) -> None:
-    """Refuse hyper-parameters that the rule does not know, and settings that it does not go with.
+    """Refuse hyper-parameters that the rule does not have, and settings that exclude the rule.
 
     Raises:
         ValueError: names the settings and the fix.
@@ -154,17 +154,17 @@ def check_early_stopping(config: Any) -> None:
 
 
 def resolve_best_model(config: Any) -> None:
-    """Choose in place by which metric the best model is kept, where the settings do not say."""
+    """Choose in place the metric of the best model, if the settings do not."""
     if config.load_best_model_at_end and config.metric_for_best_model is None:
         # Not the loss: its weights change from one evaluation to the next.
         config.metric_for_best_model = "task_loss"
     if str(config.metric_for_best_model).endswith("perplexity"):
-        # None means no, where TrainingArguments would say yes.
+        # None means no, unlike in TrainingArguments.
         config.greater_is_better = bool(config.greater_is_better)
 
 
 def resolve_device(config: Any) -> None:
-    """Choose in place the device, the precision and the number of data workers, where the settings do not say."""
+    """Choose in place the device, the precision and the number of data workers, if the settings do not."""
     # Without an accelerator the CPU is meant: gloo for several processes, no pinned memory, bf16 not refused.
     config.use_cpu = config.use_cpu or not torch.accelerator.is_available()
     launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")

@@ -22,7 +22,7 @@ def console_line(logs: Mapping[str, Any], step: int, steps: int) -> str:
     Args:
         logs: the entry.
         step: optimizer steps so far.
-        steps: of the whole training.
+        steps: number of steps of the whole training.
     """
     at = [f"step {step}/{steps}", f"epoch {logs['epoch']:.2f}"] if "epoch" in logs else [f"step {step}/{steps}"]
     if "train_runtime" in logs:

@@ -19,7 +19,7 @@ def has_stopped(args: Any, log_history: Sequence[Mapping[str, Any]]) -> bool:
 
     Args:
         args: a `DistillationConfig`.
-        log_history: of the trainer's state.
+        log_history: log history of the trainer's state.
     """
     if args.early_stopping_patience is None:
         return False

@@ -26,7 +26,7 @@ class FiniteLosses:
         """Refuse a loss that would make the student NaN, or has not been finite for `PATIENCE` steps.
 
         Args:
-            loss: of a micro-batch, a scalar or `[losses]`.
+            loss: loss of a micro-batch, a scalar or `[losses]`.
             step: number of the optimizer step, for the message.
             skips: whether a step with such a loss changes nothing, so that it may pass.
             what: these values are, for the message.

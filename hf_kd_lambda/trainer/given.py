@@ -58,7 +58,7 @@ def load_teacher(teacher: Any, student: nn.Module) -> Any:
 
     Args:
         teacher: a model, a name or None.
-        student: tells what it predicts.
+        student: the student, whose class decides that of the teacher.
 
     Raises:
         ValueError: there is no trained model of this name for the student's labels.
@@ -80,8 +80,8 @@ def load_teacher(teacher: Any, student: nn.Module) -> Any:
     if is_causal(model):
         return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
     raise ValueError(
-        f"teacher={name!r}: a {type(model).__name__} does not tell as what its teacher is loaded: load it and give "
-        "the model."
+        f"teacher={name!r}: a {type(model).__name__} does not determine the class of its teacher: load the teacher "
+        "and give the model."
     )
 
 
@@ -105,10 +105,10 @@ def check_given_labels(
     """Refuse labels that the student cannot learn.
 
     Args:
-        datasets: of training and evaluation; others than `datasets.Dataset` are not looked at.
-        num_outputs: of the student: classes, or 1 for regression.
+        datasets: for training and evaluation; only those of type `datasets.Dataset` are checked.
+        num_outputs: the student's outputs: classes, or 1 for regression.
         is_token_level: whether each token has a label.
-        problem_type: of the student's configuration.
+        problem_type: from the student's configuration.
 
     Raises:
         ValueError: names the first example with such a label.

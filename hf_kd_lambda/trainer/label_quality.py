@@ -41,7 +41,7 @@ def label_quality(trainer: DistillationTrainer, names: Sequence[str]) -> LabelQu
 
     Args:
         trainer: after its training, one that `can_judge`.
-        names: of the classes.
+        names: class names.
     """
     assert trainer.lambda_state is not None
     reliabilities, evaluated = trainer.lambda_state.trust, trainer.eval_dataset

@@ -33,7 +33,7 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
         """The callback of one trainer.
 
         Args:
-            balancer: whose state is kept.
+            balancer: the balancer with the state.
             settings: JSON values that made the state: see `setup.lambda_settings`.
         """
         return type(cls.__name__, (cls,), {"balancer": balancer, "settings": settings})()

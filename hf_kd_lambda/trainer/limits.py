@@ -1,4 +1,4 @@
-"""What cannot work is refused before training starts, with a message that says what to change."""
+"""What cannot work is refused before training starts, with a message that names the fix."""
 
 from typing import Any, cast
 
@@ -114,7 +114,7 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
     Raises:
         ValueError: DeepSpeed, FSDP1, FSDP where it is unavailable, DataParallel, tensor, context or sequence
             parallelism, reentrant checkpointing, or an optimizer that steps in backward or lacks what `gram_metric`
-            asks of it.
+            needs.
     """
     checkpointing = args.gradient_checkpointing_kwargs or {}
     sizes = {name: getattr(accelerator.parallelism_config, name, 1) for name in ("tp_size", "cp_size", "sp_size")}
@@ -168,7 +168,7 @@ def check_student(student: nn.Module, optimizer: Optimizer | None) -> None:
 
     Args:
         student: with its projections.
-        optimizer: that the caller has made; None for the Trainer's own.
+        optimizer: the caller's optimizer; None for the Trainer's own.
 
     Raises:
         ValueError: it was sharded when it was loaded, or the optimizer has only some of the trainable parameters,
@@ -177,7 +177,7 @@ def check_student(student: nn.Module, optimizer: Optimizer | None) -> None:
     trained = {name: parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
     if any(isinstance(parameter, DTensor) for parameter in trained.values()):
         raise ValueError(
-            "the student was sharded when it was loaded, and the Trainer does not know: load it without "
+            "the student was sharded when it was loaded, and the Trainer does not support this: load it without "
             "distributed_config, tp_plan and the like, and let `accelerate launch` shard it (FSDP2)."
         )
     if any(parameter.dtype == torch.float16 for parameter in trained.values()):
@@ -197,24 +197,24 @@ def check_student(student: nn.Module, optimizer: Optimizer | None) -> None:
 
 
 def warn_of_blind_measurements(args: DistillationConfig, num_outputs: int, is_sharded: bool) -> None:
-    """Warn of steps that cannot tell what they are to measure."""
+    """Warn of steps that cannot measure what their rule needs."""
     # The gradients of FSDP2 are sums over the ranks to begin with.
     samples = args.gradient_accumulation_steps * (1 if is_sharded else args.world_size)
     if args.gram_estimator == "unbiased" and samples == 1:
         logger.warning(
-            "gram_estimator='unbiased' finds one micro-batch a step, which cannot tell noise from signal, so that the "
-            "biased Gram matrix is used: raise gradient_accumulation_steps."
+            "gram_estimator='unbiased' finds one micro-batch a step, which cannot separate noise from signal, so that "
+            "the biased Gram matrix is used: raise gradient_accumulation_steps."
         )
     if "odds" in args.rule.needs and num_outputs == 1 and args.per_device_train_batch_size < FEW_EXAMPLES:
         logger.warning(
-            f"lambda_rule={args.lambda_rule!r} holds the teacher's numbers against the mean and spread of a "
-            f"micro-batch's labels, of which its {args.per_device_train_batch_size} examples tell little: raise "
+            f"lambda_rule={args.lambda_rule!r} compares the teacher's numbers with the mean and spread of a "
+            f"micro-batch's labels, and {args.per_device_train_batch_size} examples are too few for both: raise "
             "per_device_train_batch_size, or set lambda_rule to adaptive."
         )
     if "smoothness" in args.rule.needs and args.gram_metric == "euclidean" and args.optim in ADAM_OPTIMIZERS:
         logger.warning(
-            f"lambda_rule={args.lambda_rule!r} compares what the losses do with what the Gram matrix predicts, and "
-            f"of optim={args.optim.value!r} only Adam's metric predicts it: set gram_metric to adam."
+            f"lambda_rule={args.lambda_rule!r} compares the losses' changes with those that the Gram matrix predicts, "
+            f"which for optim={args.optim.value!r} only Adam's metric does: set gram_metric to adam."
         )
 
 

@@ -16,11 +16,11 @@ class StepRecord:
     """Losses of the steps since the last log, and the gradients that were last measured.
 
     Attributes:
-        gram: of the last measurement, over all parameters; None before the first.
+        gram: Gram matrix of the last measurement, over all parameters; None before the first.
 
     Args:
-        names: of the losses, task_loss and kd_loss first.
-        device: of training.
+        names: names of the losses, task_loss and kd_loss first.
+        device: training device.
     """
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
@@ -46,8 +46,8 @@ class StepRecord:
 
         Args:
             weights: (w_task, w_kd) in force.
-            state: of λ; None for a rule that measures nothing.
-            names: of the groups of parameters, or of the KD losses, with a λ each; none for one λ.
+            state: state of λ; None for a rule that measures nothing.
+            names: names of the groups of parameters, or of the KD losses, with a λ each; none for one λ.
             with_noise: whether noise is estimated.
             average: over ranks.
         """
@@ -77,7 +77,7 @@ class EvaluationRecord:
     """Losses of an evaluation, and how far student and teacher agree.
 
     Args:
-        names: of the losses.
+        names: names of the losses.
     """
 
     def __init__(self, names: Sequence[str]) -> None:

@@ -35,9 +35,9 @@ class MeasuringStep:
 
     Args:
         model: the student as Accelerate wraps it.
-        optimizer: of its trainable parameters.
-        accelerator: of the run.
-        config: of the run.
+        optimizer: optimizer of its trainable parameters.
+        accelerator: accelerator of the run.
+        config: settings of the run.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class MeasuringStep:
 
 
 def _gradients(model: nn.Module, optimizer: AcceleratedOptimizer, config: DistillationConfig) -> GradientPair:
-    """The pair of gradients that the settings ask for, of all parameters that the optimizer steps."""
+    """The pair of gradients for these settings, over all parameters of the optimizer."""
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
     names_by_id = {id(parameter): name for name, parameter in model.named_parameters()}
     names = [names_by_id[id(parameter)] for parameter in parameters]

@@ -42,9 +42,9 @@ def check_own_loss(
 
     Args:
         student: on any device; nothing of it changes.
-        examples: of training.
+        examples: training examples.
         collate: from examples to a batch.
-        num_outputs: of the student.
+        num_outputs: the student's number of outputs.
         is_token_level: whether each token has a label.
 
     Raises:
@@ -81,7 +81,7 @@ def check_own_loss(
     items = items.to(device)
     logits = logits_of_items(outputs.logits, {**send_to_device(of_items, device), "labels": items})
     if items.shape != logits.shape[:-1] or not count_items(items):
-        return  # the first step refuses that shape; the mean over no item tells nothing
+        return  # the first step refuses that shape; a mean over no item is meaningless
     if logits.isneginf().any():
         logger.warning(
             f"the student, a {type(student).__name__}, excludes classes by logits of −∞, so that the loss that it "

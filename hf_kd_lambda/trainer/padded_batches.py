@@ -28,7 +28,7 @@ def check_padded_batches(
 
     Args:
         student, teacher: on any device; nothing of them changes.
-        examples: of training.
+        examples: training examples.
         collate: from examples to a batch.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Fit student and teacher to the KD losses that compare what is inside of them, or tell why they do not fit."""
+"""Fit student and teacher to the KD losses on intermediate outputs, or raise why they do not fit."""
 
 import contextlib
 from collections.abc import Iterator
@@ -26,13 +26,13 @@ def prepare_models(
     """Have both models put out what the losses need, give the student projections, and compute all losses once.
 
     Args:
-        objective: of the run.
+        objective: objective of the run.
         student, teacher: any of which may be on another device than training will use; the student without
             projections.
-        batch: of any examples, with labels.
+        batch: any examples, with labels.
 
     Returns:
-        Of each of the teacher's hidden states, whether a loss needs it; nothing where none needs any.
+        For each hidden state of the teacher, whether a loss needs it; empty if no loss needs any.
 
     Raises:
         ValueError: a model does not give what is needed, the two cannot be compared, or nothing of the student is

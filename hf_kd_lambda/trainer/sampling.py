@@ -12,11 +12,11 @@ from hf_kd_lambda.data.columns import token_counts
 def sampling_strategy(args: TrainingArguments, datasets: Iterable[Any], processor: Any | None) -> str:
     """`train_sampling_strategy`, but `random` where examples are to be grouped by a length that they do not have.
 
-    An example is as long as its first input, which must be a list of numbers: of an image, a length means nothing.
+    The length of an example is that of its first input, which must be a list of numbers: images have no length.
 
     Args:
-        args: of a Trainer.
-        datasets: that it trains on.
+        args: arguments of a Trainer.
+        datasets: its training examples.
         processor: names the inputs; without one they are a tokenizer's.
     """
     asked = args.train_sampling_strategy
@@ -29,13 +29,13 @@ def sampling_strategy(args: TrainingArguments, datasets: Iterable[Any], processo
 
 
 def lengths_to_group(args: TrainingArguments, examples: Any, processor: Any | None) -> list[int] | None:
-    """The lengths by which examples are grouped; None where they are not grouped, or only the examples can tell.
+    """The lengths by which examples are grouped; None if they are not grouped, or if only the examples have lengths.
 
     The whole column is read at once. Transformers reads one example after the other, which is much slower.
 
     Args:
-        args: of a Trainer.
-        examples: that it trains on.
+        args: arguments of a Trainer.
+        examples: its training examples.
         processor: names the inputs; without one they are a tokenizer's.
     """
     if args.train_sampling_strategy != "group_by_length" or not isinstance(examples, Dataset):

@@ -27,7 +27,7 @@ class SaveOnSignal(TrainerCallback):
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._told: signal.Signals | None = None  # this process itself, not another rank
+        self._signal: signal.Signals | None = None  # this process itself, not another rank
         self._is_training = False
         self._limit: int | None = None
         self._previous: dict[signal.Signals, Any] = {}
@@ -36,7 +36,7 @@ class SaveOnSignal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Listen to both signals, which only a process's main thread can."""
-        self.received, self._told, self._is_training, self._limit = None, None, True, args.save_total_limit
+        self.received, self._signal, self._is_training, self._limit = None, None, True, args.save_total_limit
         if threading.current_thread() is not threading.main_thread():
             return
         self.restore_handlers()
@@ -44,17 +44,17 @@ class SaveOnSignal(TrainerCallback):
             self._previous[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._told:
+        if self._signal:
             self.restore_handlers()
             raise KeyboardInterrupt(number)
-        self._told = signal.Signals(number)
-        logger.warning(f"{self._told.name}: finishing this step, then saving a checkpoint. Once more ends it now.")
+        self._signal = signal.Signals(number)
+        logger.warning(f"{self._signal.name}: finishing this step, then saving a checkpoint. Once more ends it now.")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Ask the Trainer to save and stop, if any rank was signalled."""
-        self._stop_if_told(args, control)
+        self._stop_if_signalled(args, control)
         if self.received and args.save_strategy == SaveStrategy.BEST:
             control.should_evaluate = False  # after which none but the best would be saved
 
@@ -63,10 +63,10 @@ class SaveOnSignal(TrainerCallback):
     ) -> None:
         """The same after an evaluation within training, which may be the last."""
         if self._is_training and args.save_strategy != SaveStrategy.BEST:
-            self._stop_if_told(args, control)
+            self._stop_if_signalled(args, control)
 
-    def _stop_if_told(self, args: TrainingArguments, control: TrainerControl) -> None:
-        number = self._told.value if self._told else 0
+    def _stop_if_signalled(self, args: TrainingArguments, control: TrainerControl) -> None:
+        number = self._signal.value if self._signal else 0
         if dist.is_initialized() and dist.get_world_size() > 1:
             numbers = torch.tensor(number, device=args.device)
             dist.all_reduce(numbers, op=dist.ReduceOp.MAX)

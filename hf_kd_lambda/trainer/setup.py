@@ -61,7 +61,7 @@ def check_student_model(model: nn.Module) -> nn.Module:
     """The student, without the wrapper of `torch.compile`.
 
     Raises:
-        ValueError: see `check_model`; or it has no configuration that tells its labels.
+        ValueError: see `check_model`; or it has no configuration with its labels.
     """
     model = check_model(model, "student")
     if model_config(model) is None:
@@ -257,7 +257,7 @@ def cache_format(
     """What is cached of the teacher's outputs; None where the losses need more than can be cached.
 
     Args:
-        args: of the run.
+        args: settings of the run.
         needs: outputs of the teacher other than its logits.
         hidden_states: for each of the teacher's hidden states, whether a loss needs it.
         num_outputs: of student and teacher.
@@ -288,9 +288,9 @@ def lambda_settings(
     """The JSON values that make λ's state: name and hyper-parameters of the rule, and arguments of `LambdaState`.
 
     Args:
-        args: of the run.
+        args: settings of the run.
         names: see `lambda_names`.
-        kd_weights: of the KD losses in their sum.
+        kd_weights: weights of the KD losses in their sum.
         classes: see `item_classes`.
         teachers: see `teacher_shares`.
     """
@@ -316,7 +316,7 @@ def item_classes(model: nn.Module, num_outputs: int) -> int:
 
     Args:
         model: the student.
-        num_outputs: of the student.
+        num_outputs: the student's number of outputs.
     """
     if answers_questions(model):
         return 0  # positions of the text

@@ -239,7 +239,7 @@ class DistillationTrainer(OrderedEvaluation):
         Args:
             model: the student as Accelerate wraps it.
             inputs: on the training device.
-            num_items_in_batch: of the whole optimizer step, as the Trainer counts them; None in evaluation.
+            num_items_in_batch: items of the whole optimizer step, as the Trainer counts them; None in evaluation.
             cuts_graph: whether the losses' graph ends at the student's outputs.
         """
         accepted = {name: value for name, value in inputs.items() if name in self._student_inputs}
@@ -296,7 +296,7 @@ class DistillationTrainer(OrderedEvaluation):
             self._begin_step_records()
             self.balancer.drop_counts()
             if self.state.global_step:
-                self.balancer.close_the_vote()  # the student that another run continues with knows these examples
+                self.balancer.close_the_vote()  # another run continues with a student trained on these examples
             for callback in self.callback_handler.callbacks:
                 if isinstance(callback, SaveOnSignal):
                     callback.restore_handlers()

@@ -32,7 +32,7 @@ def use_usable_cores() -> None:
 def memory(device: torch.device | None = None) -> int:
     """Bytes of memory of a CUDA device; by default those that this process may use of the machine's.
 
-    Containers tell their limit in the file system, version 2 of cgroups in one place, version 1 in the other.
+    The limit of a container is in the file system; versions 1 and 2 of cgroups differ in the place.
     """
     if device is not None and device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory

@@ -16,7 +16,7 @@ def check_path(setting: str, path: str | None) -> None:
     """Refuse what cannot be the name of a file or a folder.
 
     Args:
-        setting: that gives the path, for the message.
+        setting: setting with the path, for the message.
         path: None is not looked at.
 
     Raises:
@@ -30,7 +30,7 @@ def check_model_folder(setting: str, checkpoint: str) -> None:
     """Refuse a name that cannot be an id of the Hub, which is `name` or `namespace/name`, and is no folder either.
 
     Args:
-        setting: that names the model, for the message.
+        setting: setting with the model, for the message.
         checkpoint: its value.
 
     Raises:

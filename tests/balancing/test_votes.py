@@ -91,8 +91,8 @@ class TestClasses:
         assert (counts >= 0).all()
         assert counts.sum() <= labels.ne(-100).sum() + 1e-5
 
-    @pytest.mark.parametrize(("flipped", "spoiled"), [(0.3, 0.0), (0.0, 0.4)], ids=["labels", "teacher"])
-    def test_a_fair_student_finds_out_who_is_wrong(self, flipped, spoiled):
+    @pytest.mark.parametrize(("flipped", "wrong_teacher"), [(0.3, 0.0), (0.0, 0.4)], ids=["labels", "teacher"])
+    def test_a_fair_student_finds_out_who_is_wrong(self, flipped, wrong_teacher):
         generator = torch.Generator().manual_seed(0)
 
         def corrupt(truth, share):
@@ -100,7 +100,7 @@ class TestClasses:
             return torch.where(torch.rand(truth.shape, generator=generator) < share, other, truth)
 
         truth = torch.randint(4, (2000,), generator=generator)
-        teacher = 3.0 * torch.nn.functional.one_hot(corrupt(truth, spoiled), 4)
+        teacher = 3.0 * torch.nn.functional.one_hot(corrupt(truth, wrong_teacher), 4)
         student = torch.nn.functional.one_hot(corrupt(truth, 0.3), 4).float()
         evidence = TeacherVotes()
         evidence.update(soft_votes(student, teacher, corrupt(truth, flipped)))

@@ -72,7 +72,7 @@ def test_a_token_of_both_is_the_completions():
 
 
 def test_a_slow_tokenizer_is_refused():
-    with pytest.raises(ValueError, match="a CanineTokenizer, does not tell the characters of its tokens"):
+    with pytest.raises(ValueError, match="a CanineTokenizer, has no character offsets"):
         completion_tokens(CanineTokenizer(), "a", "b")
 
 

@@ -23,7 +23,7 @@ def dataset(rows, label_type=None, tokens="tokens", labels="label"):
 
 
 def with_names(rows, names):
-    """The labels as indices of these names, which the dataset knows."""
+    """The labels as indices of these names, which the dataset has."""
     coded = [{**row, "label": [names.index(label) for label in row["label"]]} for row in rows]
     return dataset(coded, ClassLabel(names=names))
 

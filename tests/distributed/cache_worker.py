@@ -1,4 +1,4 @@
-"""One rank of two that compute what a teacher says together; it writes what it read for the test that launched it."""
+"""One rank of two that compute a teacher's outputs together; it writes what it read for the test that launched it."""
 
 import json
 import sys

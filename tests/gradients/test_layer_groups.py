@@ -137,7 +137,7 @@ def test_each_layer_of_each_stage_has_its_own_lambda(tmp_path):
     assert logged == {"embeddings", *of_stages(LAYERS, LAYERS), "head"}
 
 
-def test_what_a_stage_holds_beside_its_layers_is_no_layer():
+def test_modules_of_a_stage_outside_its_layers_are_no_layer():
     labels = named_groups(
         ["swin.encoder.layers.0.blocks.0.mlp.fc1.bias", "swin.encoder.layers.0.downsample.norm.bias"]
     )

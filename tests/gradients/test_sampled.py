@@ -135,7 +135,7 @@ def test_no_hook_is_left_behind(batches):
     assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
 
 
-def test_at_most_three_gradients_are_alive_beside_the_one_in_flight(batches):
+def test_at_most_three_gradients_are_alive_in_addition_to_the_one_in_flight(batches):
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(3, 3, bias=False) for _ in range(6)))
     parameters = list(model.parameters())

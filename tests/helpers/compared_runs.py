@@ -13,9 +13,9 @@ def made_up_run(rule, seed=0, score=0.5, *, task="t", regime="r", seconds=10.0, 
     """A finished run; `low` and `high` are fixed rules, all others measure.
 
     Args:
-        rule, seed, score, task, regime, seconds: of the run.
+        rule, seed, score, task, regime, seconds: values of the run.
         evaluations: (step, score) of each, a tenth of a second a step.
-        log: of the run; None: λ of a fixed rule twice, else λ of 1 to 4, in conflict every second time.
+        log: log of the run; None: λ of a fixed rule twice, else λ of 1 to 4, in conflict every second time.
     """
     kd_weight = WEIGHTS.get(rule)
     if log is None and kd_weight:

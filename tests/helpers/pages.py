@@ -7,8 +7,8 @@ class Page(HTMLParser):
     """Titles of sections, and addresses outside of the page.
 
     Attributes:
-        titles: of the sections of the second level.
-        links: that lead elsewhere.
+        titles: titles of the sections of the second level.
+        links: external links.
     """
 
     def __init__(self) -> None:

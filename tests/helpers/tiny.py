@@ -27,7 +27,7 @@ def tiny_bert(num_labels: int = 3, layers: int = 4, **config) -> BertForSequence
 
 
 def tiny_tokenizer() -> BertTokenizerFast:
-    """A WordPiece tokenizer that knows every letter and digit, a few words, and no more."""
+    """A WordPiece tokenizer of every letter and digit, and a few words."""
     return BertTokenizerFast(vocab={token: index for index, token in enumerate(VOCABULARY)}, model_max_length=64)
 
 

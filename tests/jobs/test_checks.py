@@ -113,14 +113,14 @@ def test_settings_without_effect_are_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("evaluated", ["validation_file", "test_file"])
 def test_a_file_that_is_trained_and_evaluated_on_is_warned_of(tmp_path, monkeypatch, evaluated):
-    said = []
-    monkeypatch.setattr("hf_kd_lambda.jobs.checks.logger.warning", said.append)
+    warnings = []
+    monkeypatch.setattr("hf_kd_lambda.jobs.checks.logger.warning", warnings.append)
     given = settings(tmp_path)
     job(given)
-    assert not said
+    assert not warnings
     job({**given, evaluated: str(tmp_path / "." / "train.csv")})
-    assert len(said) == 1
-    assert f"{evaluated}='{tmp_path}/train.csv' is train_file, too, so that its scores" in said[0]
+    assert len(warnings) == 1
+    assert f"{evaluated}='{tmp_path}/train.csv' is train_file, too, so that its scores" in warnings[0]
 
 
 @pytest.mark.parametrize("length", [1, 2])

@@ -77,13 +77,15 @@ def test_the_script_prints_a_table_and_writes_json(run):
     assert written["checkpoints"] == {"teacher": str(folder / "teacher"), "model": str(folder)}
 
 
-def test_a_csv_with_some_of_the_classes_is_evaluated(run, tmp_path, capsys):
+def test_a_csv_with_some_of_the_classes_is_evaluated(run, tmp_path, capsys, caplog):
     folder, _, _ = run
     rows = ["review,kind", "good good a,praise", "best good b,praise", "bad worst c,rant", "bad dull d,rant"]
     (tmp_path / "new.csv").write_text("\n".join(rows) + "\n")
     columns = ["--text_column", "review", "--label_column", "kind"]
     main([str(folder), str(tmp_path / "new.csv"), *columns, "--json", str(tmp_path / "new.json")])
     assert "On the test split:" in capsys.readouterr().out
+    assert "test: 4 examples (praise 2, rant 2, shrug 0)" in caplog.text
+    assert "train" not in caplog.text
     (model,) = json.loads((tmp_path / "new.json").read_text())["models"]
     assert model["metrics"]["accuracy"] == 1.0
 

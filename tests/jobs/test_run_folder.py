@@ -24,14 +24,14 @@ def test_last_checkpoint_is_that_of_the_highest_step(tmp_path):
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
 
 
-@pytest.mark.parametrize("torn", ["missing", "empty", "truncated"])
-def test_last_checkpoint_passes_over_a_torn_one(tmp_path, torn):
+@pytest.mark.parametrize("corrupt", ["missing", "empty", "truncated"])
+def test_last_checkpoint_passes_over_a_corrupt_one(tmp_path, corrupt):
     make_checkpoint(tmp_path, 10)
     state = make_checkpoint(tmp_path, 20) / "trainer_state.json"
     text = state.read_text()
     state.unlink()
-    if torn != "missing":
-        state.write_text("" if torn == "empty" else text[: len(text) // 2])
+    if corrupt != "missing":
+        state.write_text("" if corrupt == "empty" else text[: len(text) // 2])
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
 
 

@@ -102,7 +102,7 @@ def test_relations_are_those_of_the_last_layers(given, name, vectors):
     torch.testing.assert_close(computed(given, name, {"relation_heads": 4}), expected)
 
 
-def test_attention_kl_is_of_the_last_layers_unless_told_otherwise(given):
+def test_attention_kl_is_of_the_last_layers_by_default(given):
     def expected(student, teacher):
         maps = given.student["attentions"][student], given.teacher.inner["attentions"][teacher]
         return losses.attention_kl_loss(*maps, given.attention_mask, given.labels, ITEMS)

@@ -101,7 +101,7 @@ def test_a_vocabulary_that_is_not_the_teachers(vocab_size):
         ({"teacher": "t", "student": "s", "teacher_architecture": NARROW}, "both name a teacher: give one"),
         ({"teacher": "t", "student": "s", "student_architecture": NARROW}, "both name a student: give one"),
         ({"teacher": "t", "student_layers": [0], "student_architecture": NARROW}, "both name a student: give one"),
-        ({"teacher_architecture": NARROW, "student": "s"}, "knows nothing: set teacher_finetune to true"),
+        ({"teacher_architecture": NARROW, "student": "s"}, "is an untrained teacher: set teacher_finetune to true"),
         ({"teacher": "t", "student_architecture": "resnet"}, "student_architecture='resnet' must be a mapping"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Padding tokens that tokenizers have, and models know."""
+"""Padding tokens of tokenizers and models."""
 
 import pytest
 from helpers.tiny import tiny_bert, tiny_tokenizer

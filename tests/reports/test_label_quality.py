@@ -50,7 +50,7 @@ def test_planted_errors_are_found_and_their_share_is_right():
     quality = judge_labels(Judged(student, teacher, labels), reliabilities(0.7, 0.95), NAMES)
     # α counts guesses too, of which a third is right: a share of 0.2 is wrong if 0.3 are guesses.
     assert quality_summary(quality)["wrong_labels"] == pytest.approx(0.2, abs=0.02)
-    found = {one["row"] for one in most_suspicious(quality, 500)}
+    found = {example["row"] for example in most_suspicious(quality, 500)}
     assert is_wrong[sorted(found)].float().mean() > 0.9
     # By Bayes' rule with the three classes, without a shortcut.
     q, p = student.softmax(-1), teacher.softmax(-1)
@@ -65,8 +65,8 @@ def test_a_summary_by_hand():
     assert summary["wrong_labels"] == pytest.approx((0.75 + 0.01 + 0.88) / 5)
     assert summary["uninformative_teacher"] == pytest.approx(1 - 4.4 / 6)
     assert (summary["examples"], summary["labelled"]) == (6, 5)
-    assert [one["labelled"] for one in summary["classes"]] == [2, 1, 2]
-    assert [one["rather"] for one in summary["classes"]] == ["neutral", None, "neutral"]
+    assert [class_["labelled"] for class_ in summary["classes"]] == [2, 1, 2]
+    assert [class_["rather"] for class_ in summary["classes"]] == ["neutral", None, "neutral"]
     assert summary["classes"][1]["uninformative_teacher"] == pytest.approx(0.9)
 
 
@@ -118,7 +118,7 @@ def test_the_table_has_a_row_for_each_class_and_no_markup_of_names():
 
 def test_the_worst_labels_come_first_and_unlabelled_examples_never():
     found = most_suspicious(small(), 10)
-    assert [one["row"] for one in found] == [4, 1, 2, 0, 5]
+    assert [example["row"] for example in found] == [4, 1, 2, 0, 5]
     assert found[0] == {
         "row": 4,
         "label": "positive",

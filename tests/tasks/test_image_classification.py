@@ -303,7 +303,7 @@ def test_workers_that_would_repeat_the_images_of_the_first_epoch_are_refused(tmp
         job(given).check()
 
 
-def test_training_images_alone_are_augmented_and_anew_in_each_epoch(tmp_path):
+def test_training_images_alone_are_augmented_and_differently_in_each_epoch(tmp_path):
     given = image_settings(tmp_path, augment=["crop", "flip"], num_train_epochs=3)
     plain, trainer = job({**given, "augment": None}).tokens, trainer_of(given)
     epochs = []

@@ -74,7 +74,7 @@ def test_sentences_are_cut_and_padded_with_their_labels():
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
 
 
-def test_a_byte_level_tokenizer_is_told_that_a_word_begins_with_a_space(tmp_path):
+def test_a_byte_level_tokenizer_puts_a_space_before_each_word(tmp_path):
     names = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", "Ġ", "a", "b", "Ġa"]
     vocabulary = {name: index for index, name in enumerate(names)}
     RobertaTokenizerFast(vocab=vocabulary, merges=[("Ġ", "a")]).save_pretrained(tmp_path)
@@ -86,7 +86,7 @@ def test_a_byte_level_tokenizer_is_told_that_a_word_begins_with_a_space(tmp_path
 
 def test_a_tokenizer_that_knows_of_no_words_is_refused(tmp_path):
     CanineTokenizer().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="a CanineTokenizer, does not tell which word a piece is of"):
+    with pytest.raises(ValueError, match="a CanineTokenizer, does not map pieces to words"):
         TASK.load_processor(str(tmp_path))
 
 

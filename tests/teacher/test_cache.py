@@ -224,7 +224,7 @@ def test_other_labels_are_not_computed_again(teacher, examples, tmp_path, row):
     assert cache(tmp_path, teacher).add_to(relabelled)["labels"][:] == labels
 
 
-def test_another_token_weight_or_kind_of_output_is_computed_anew(teacher, examples, tmp_path):
+def test_another_token_weight_or_kind_of_output_is_recomputed(teacher, examples, tmp_path):
     times_computed(tmp_path, teacher, examples)
     assert times_computed(tmp_path, teacher, other_token(examples)) > 0
     assert times_computed(tmp_path, other_weight(teacher), examples) > 0
@@ -239,12 +239,12 @@ def test_what_the_collator_makes_of_the_examples_counts(teacher, examples, tmp_p
     assert times_computed(tmp_path, teacher, examples, collate=padded) > 0
 
 
-def test_torn_outputs_are_computed_anew(teacher, examples, tmp_path, caplog):
+def test_corrupt_outputs_are_recomputed(teacher, examples, tmp_path, caplog):
     times_computed(tmp_path, teacher, examples)
     (entry,) = tmp_path.iterdir()
-    (entry / "outputs.arrow").write_bytes(b"torn")
+    (entry / "outputs.arrow").write_bytes(b"cut")
     assert times_computed(tmp_path, teacher, examples) > 0
-    assert "torn" in caplog.text
+    assert "is corrupt; recomputing teacher outputs" in caplog.text
     assert times_computed(tmp_path, teacher, examples) == 0
 
 

@@ -146,7 +146,7 @@ def empty(entry):
         empty,
     ],
 )
-def test_what_is_torn_or_foreign_is_warned_of_and_replaced(kept, damage, caplog):
+def test_what_is_corrupt_or_foreign_is_warned_of_and_replaced(kept, damage, caplog):
     damage(kept)
     assert load(kept) is None
     assert "is corrupt; recomputing teacher outputs" in caplog.text
@@ -193,16 +193,16 @@ def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path):
 
 
 def write_repeatedly(folder, barrier):
-    """Write at the same time as another process: where nothing lies yet, and where something torn does."""
+    """Write at the same time as another process: where nothing lies yet, and where something corrupt does."""
     for repetition in range(REPETITIONS):
-        torn = folder / f"torn{repetition}"
-        torn.mkdir(exist_ok=True)
-        (torn / "outputs.json").write_text("torn")
+        corrupt = folder / f"corrupt{repetition}"
+        corrupt.mkdir(exist_ok=True)
+        (corrupt / "outputs.json").write_text("corrupt")
         barrier.wait(timeout=60)
         write(folder, f"new{repetition}")
         barrier.wait(timeout=60)
         with suppress(OSError):  # one of two that replace the same may find it gone
-            write(folder, torn.name)
+            write(folder, corrupt.name)
 
 
 def test_two_processes_that_write_the_same_leave_one_whole_file(tmp_path):
@@ -218,7 +218,7 @@ def test_two_processes_that_write_the_same_leave_one_whole_file(tmp_path):
     assert other.exitcode == 0
     entries = sorted(tmp_path.iterdir())
     assert [entry.name for entry in entries] == sorted(
-        f"{kind}{n}" for kind in ("new", "torn") for n in range(REPETITIONS)
+        f"{kind}{n}" for kind in ("new", "corrupt") for n in range(REPETITIONS)
     )
     for entry in entries:
         assert_whole(entry)

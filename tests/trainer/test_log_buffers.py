@@ -92,7 +92,7 @@ def test_nothing_evaluated_has_no_metrics():
     assert EvaluationRecord(NAMES).metrics() == {}
 
 
-def test_each_part_of_the_kd_loss_is_told_beside_it():
+def test_each_part_of_the_kd_loss_is_logged_with_it():
     names = [*NAMES, "kd_loss/soft_targets", "kd_loss/pkd"]
     losses = torch.tensor([1.0, 5.0, 2.0, 3.0])
     steps, evaluation = StepRecord(names, torch.device("cpu")), EvaluationRecord(names)

@@ -123,7 +123,7 @@ def test_fine_tuning_that_diverges_saves_nothing(tmp_path, saving):
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-# --- a teacher that tells nothing
+# --- a teacher without information
 
 
 RULES = {"evidence": {"lambda_rule": "evidence"}, "no KD": {"lambda_rule": "fixed", "kd_weight": 0}}

@@ -209,7 +209,7 @@ def test_a_job_merges_the_adapters_into_its_student(tmp_path):
 
 
 @pytest.mark.parametrize("problem", ["text-classification", "image-classification"])
-def test_the_head_of_a_classifier_is_trained_beside_the_adapters(problem):
+def test_the_head_of_a_classifier_is_trained_with_the_adapters(problem):
     student = models()[1] if problem.startswith("text") else tiny_classifier(VIT)
     targets = TARGETS["SEQ_CLS"] if problem.startswith("text") else ["q_proj", "v_proj"]
     with_head = add_adapters(student, {"target_modules": targets}, problem)

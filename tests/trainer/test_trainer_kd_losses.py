@@ -243,7 +243,7 @@ def test_the_teacher_is_asked_at_each_step_where_its_logits_are_not_enough(tmp_p
     assert "the teacher runs at each step, because kd_losses need more than its logits: hidden_states" in caplog.text
 
 
-def test_soft_targets_beside_another_loss_of_logits_are_cached(tmp_path):
+def test_soft_targets_with_another_loss_of_logits_are_cached(tmp_path):
     args = config(tmp_path, kd_losses={"soft_targets": 1, "reverse_kl": 1}, teacher_cache_dir=str(tmp_path / "cache"))
     assert make_trainer(args, *models(), examples()).cache_teacher()
 

@@ -391,7 +391,7 @@ def test_votes_are_counted_between_measurements_too(tmp_path):
 # --- why λ is as it is
 
 
-def test_logs_tell_what_held_lambda(tmp_path):
+def test_logs_show_what_limited_lambda(tmp_path):
     logs = train(config(tmp_path, lambda_min=1.9, lambda_max_change=0.02), *models(), examples()).state.log_history
     for log in logs[:STEPS]:
         names = ("free", "clipped", "floor", "ceiling", "slowed", "held", "skipped_share")

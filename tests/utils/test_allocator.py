@@ -30,7 +30,7 @@ def run(**environment):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="page faults as Linux counts them")
-def test_freed_blocks_are_used_again_unless_the_user_said_otherwise():
+def test_freed_blocks_are_used_again_unless_the_user_chose_otherwise():
     for _ in range(5):  # where something lies above the heap, it cannot grow, and glibc maps blocks anyway
         kept, faults = run()
         if not kept:

@@ -243,7 +243,7 @@ def test_parts_count_in_their_order():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_quantised_weights_are_told_apart():
+def test_quantised_weights_are_distinguished():
     def quantised(seed):
         torch.manual_seed(seed)
         return torch.ao.quantization.quantize_dynamic(tiny_bert(), {torch.nn.Linear}, dtype=torch.qint8)

@@ -75,7 +75,7 @@ def command_of(argv: Sequence[str], folder: str, own_folder: str) -> str:
 
     Args:
         argv: the command line.
-        folder: of the report.
+        folder: the report's folder.
         own_folder: `output_dir` of the file.
     """
     words = list(argv)

@@ -23,7 +23,7 @@ from hf_kd_lambda.reports.figure import (
     set_log_ticks,
 )
 from hf_kd_lambda.studies.comparison import merit
-from hf_kd_lambda.studies.comparison.run_results import Run, finished, is_fixed
+from hf_kd_lambda.studies.comparison.run_results import Run, finished
 
 # Fixed weights are blue, darker for a higher λ; the other rules have the other colours of Okabe and Ito, and markers.
 SWEEP, SWEEP_STYLES = matplotlib.colormaps["Blues"], ("-", (0, (5, 1.5)), (0, (1, 1)))
@@ -64,10 +64,7 @@ def plot_regret(runs: Sequence[Run], path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="regret, in points: left of 0 is better than every fixed weight")
     _set_ticks(axes)
-    fixed = {run.rule for run in runs if is_fixed(run)}
     axes.set_yticks(range(len(order)), order)
-    for name in axes.get_yticklabels():
-        name.set_fontweight("normal" if name.get_text() in fixed else "bold")
     axes.set_ylim(len(order) - 0.4, -0.75)  # with room for the bar of the first row
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -86,7 +83,7 @@ def plot_scores(runs: Sequence[Run], task: str, path: Path) -> None:
     """Draws the score over the optimizer steps, a panel for each regime and in it a line for each rule.
 
     Args:
-        runs: of the task, one finished at least, or of others too.
+        runs: runs, at least one of the task finished; those of other tasks are ignored.
         task: the one to draw.
         path: the pictures to write, without suffix.
     """
@@ -97,7 +94,7 @@ def plot_lambda_by_rule(runs: Sequence[Run], task: str, path: Path) -> None:
     """Draws λ over the optimizer steps, in the panels and colours of the scores; a λ of 0 is left out.
 
     Args:
-        runs: of the task, one finished at least, or of others too.
+        runs: runs, at least one of the task finished; those of other tasks are ignored.
         task: the one to draw.
         path: the pictures to write, without suffix.
     """

@@ -25,7 +25,7 @@ from hf_kd_lambda.studies.comparison.tables import (
 
 FIGURES = "figures"
 SCORES = (
-    "Mean scores over seeds, in points, with their 95 % bootstrap interval over seeds. In bold: the highest of each.",
+    "Mean scores over seeds, in points, with their 95 % bootstrap interval over seeds. Bold: the highest of a column.",
 )
 NOISE = (
     "Other test examples would give other scores, whatever the seeds. Standard error of a score: its standard "
@@ -38,8 +38,7 @@ REGRET = (
     "regret of a fixed weight is the loss from choosing it without a sweep. The best of several noisy means is biased "
     "upwards, so the regret of the other rules is rather too high than too low.",
     "In brackets: the 95 % bootstrap interval of the mean over tasks and regimes. Sweep cost: the seconds of all runs "
-    "with fixed weights divided by those of one run of the rule, mean over pairs of the same seed. Bold: the rules "
-    "that are not fixed weights.",
+    "with fixed weights divided by those of one run of the rule, mean over pairs of the same seed.",
 )
 POOLED = (
     "The column's score minus the row's, in points, over the seeds that both have: the mean over tasks and regimes, "
@@ -62,7 +61,7 @@ def write_comparison_report(folder: Path, command: str) -> str:
 
     Args:
         folder: with results.jsonl; an earlier report is overwritten.
-        command: that made the runs.
+        command: the command of the runs.
 
     Returns:
         The Markdown page.

@@ -56,7 +56,7 @@ def within_noise(scores: dict[str, MeanScore]) -> list[str]:
     """The rules whose score is less than `ERRORS` standard errors below the best one, the best first.
 
     Args:
-        scores: of a group, by rule.
+        scores: scores of a group, by rule.
     """
     order = sorted(scores, key=lambda rule: -scores[rule].mean)
     best = scores[order[0]]

@@ -40,14 +40,14 @@ class Comparison:
     task.
 
     Args:
-        output_dir: of results.jsonl, the report and the fine-tuned teachers.
+        output_dir: folder of results.jsonl, the report and the fine-tuned teachers.
         tasks: settings by the name of the task, which you choose; tasks with the same `teacher_dir` share a teacher.
         rules: settings of `DistillationConfig` by the name of the rule, which you choose; those with
             `lambda_rule: fixed` are the sweep that the others are compared with.
         regimes: names of `REGIMES` with settings for the regime, such as more epochs if there are few examples.
-        settings: of every run.
+        settings: settings of every run.
         skipped: regimes to leave out, by the name of the task.
-        seeds: of the order of the examples, dropout and the regime's random changes.
+        seeds: for the order of the examples, dropout and the regime's random changes.
         evaluations: number in each run, evenly spaced.
         logs: number in each run of logs of λ and gradients, evenly spaced.
         glue: folder that replaces `nyu-mll/glue` of the Hub.

@@ -38,7 +38,7 @@ def clean(given: Supervision, rng: np.random.Generator) -> Supervision:
 
 
 def noisy_labels(given: Supervision, rng: np.random.Generator, share: float = 0.3) -> Supervision:
-    """A share of the labels is wrong: a random other class; in a regression, the label of another example."""
+    """Label noise: a share of the labels is a random other class; in a regression, the label of another example."""
     chosen = _draw(rng, share, len(given.rows))
     labels = given.labels.copy()
     if given.is_regression:
@@ -56,7 +56,7 @@ def few_labels(given: Supervision, rng: np.random.Generator, share: float = 0.1)
 
 
 def spoiled_teacher(given: Supervision, rng: np.random.Generator, share: float = 0.4) -> Supervision:
-    """On a share of the examples, the teacher's logits are assigned to the wrong classes.
+    """Teacher noise: on a share of the examples, the teacher's logits are assigned to the wrong classes.
 
     They are shifted by one or more classes, so that the teacher's confidence is unchanged; in a regression, they are
     those of another example.
@@ -97,7 +97,7 @@ def both(given: Supervision, rng: np.random.Generator, share: float = 0.3) -> Su
 
 
 def class_blind(given: Supervision, rng: np.random.Generator, distance: float = 10.0) -> Supervision:
-    """The teacher does not know one class, drawn at random: its logit is far below all others.
+    """The teacher never predicts one class, drawn at random: its logit is far below all others.
 
     Raises:
         ValueError: in a regression, where there are no classes.

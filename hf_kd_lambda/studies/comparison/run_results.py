@@ -26,25 +26,25 @@ class Run:
     Scores, metrics and agreements are fractions or correlations; seconds are of training, without evaluations.
 
     Args:
-        task, regime, rule, seed: of its cell.
+        task, regime, rule, seed: its cell.
         rule_parameters: the settings that make the rule, by their names in `DistillationConfig`.
         settings: all that decide the student, those of the rule included.
-        versions: of the libraries.
-        commit: of this package's repository, ending in `+` if files differ from it; None outside of a repository.
+        versions: versions of the libraries.
+        commit: commit of this package's repository, with a final `+` if files differ; None outside of a repository.
         hardware: processor or accelerator.
-        score: of the student after the last step; None for a run that failed.
-        metrics: of the task, after the last step.
+        score: the student's score after the last step; None for a run that failed.
+        metrics: the task's metrics after the last step.
         agreement: with the unchanged teacher on unchanged examples, after the last step.
         steps: optimizer steps.
-        seconds: of all steps.
+        seconds: time of all steps.
         evaluations: `step`, `seconds` until then, `score` and `agreement`, in the order of the steps.
         log: `step` and its logged values: `lambda`, `kd_weight`, losses, and for rules that measure also
             `grad_norm_task`, `grad_norm_kd`, `grad_cosine` and `lambda_conflict`, the share of measurements with a
             negative inner product of the gradients.
-        teacher_score: of the teacher on the same examples.
-        error: of a failed run, else None.
+        teacher_score: the teacher's score on the same examples.
+        error: error of a failed run, else None.
         examples: number of examples in the score; None if an earlier version did not record it.
-        standard_error: of the score over these examples, a fraction; None if it was not computed.
+        standard_error: standard error of the score over these examples, a fraction; None if it was not computed.
     """
 
     task: str

@@ -51,7 +51,7 @@ class TaskRuns:
     """A task with its teacher, which is fine-tuned once, and the teacher's logits, which are computed once.
 
     Args:
-        comparison: to which the task belongs.
+        comparison: the comparison with this task.
         task: its name there.
 
     Raises:
@@ -82,7 +82,7 @@ class TaskRuns:
 
     def supervision(self, cell: Cell) -> tuple[PreTrainedModel, Dataset]:
         """The teacher of a cell, and the training examples as its regime has them, with the teacher's logits."""
-        train = spoiled(self.examples[0], cell)
+        train = in_regime(self.examples[0], cell)
         if cell.regime not in LEARNED_BY_TEACHER:
             return self.teacher, train
         folder = self.job.teacher_folder
@@ -141,7 +141,7 @@ class TaskRuns:
         """The trainer of a cell, before its training.
 
         Args:
-            cell: of this task.
+            cell: a cell of this task.
             folder: its `output_dir`.
         """
         config = dataclasses.replace(cast(Any, self.config(cell)), output_dir=folder)
@@ -203,7 +203,7 @@ class RunCurve(TrainerCallback):
 
     Attributes:
         points: `step`, `seconds`, `score` and `agreement` of each evaluation.
-        metrics: of the last evaluation.
+        metrics: metrics of the last evaluation.
     """
 
     def __init__(self) -> None:
@@ -239,7 +239,7 @@ class RunCurve(TrainerCallback):
         self.metrics = {name: value for name, value in values.items() if name not in SPEED}
 
 
-def spoiled(train: Dataset, cell: Cell) -> Dataset:
+def in_regime(train: Dataset, cell: Cell) -> Dataset:
     """The training examples in the regime of a cell: the same for all rules with the same seed."""
     if cell.regime == clean.__name__:
         return train

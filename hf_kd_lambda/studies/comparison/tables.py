@@ -18,7 +18,7 @@ from hf_kd_lambda.studies.comparison.noise import (
     score_of,
     within_noise,
 )
-from hf_kd_lambda.studies.comparison.run_results import Run, finished, is_fixed
+from hf_kd_lambda.studies.comparison.run_results import Run, finished
 
 TUNED = "the best at the other seeds"
 
@@ -30,7 +30,7 @@ def scores_table(runs: Sequence[Run]) -> Table:
     best = [max(found, key=lambda rule: found[rule].mean) for found in scores]
     rows = [
         [
-            _rule(runs, rule),
+            text_entry(rule),
             *(_score(found.get(rule), strong=rule == winner) for found, winner in zip(scores, best, strict=True)),
         ]
         for rule in merit.rules(runs)
@@ -105,7 +105,7 @@ def _regret_row(runs: Sequence[Run], rule: str) -> list[Entry]:
     worst = max(regrets, key=lambda group: regrets[group].points, default=None)
     cost = None if rule in merit.fixed_rules(runs) else merit.sweep_cost(runs, rule)
     return [
-        _rule(runs, rule),
+        text_entry(rule),
         _difference(mean),
         _number(regrets[worst].points, "+.2f") if worst else Entry(),
         Entry(str(worst), str(worst)) if worst else Entry(),
@@ -123,7 +123,7 @@ def pooled_table(runs: Sequence[Run]) -> Table:
     rows = []
     for rule in fixed:
         differences = [merit.difference(merit.pooled(runs, other, rule)) for other in others]
-        rows.append([_rule(runs, rule), *(_difference(difference, with_pairs=True) for difference in differences)])
+        rows.append([text_entry(rule), *(_difference(difference, with_pairs=True) for difference in differences)])
     tuned = [merit.difference(merit.against_tuned(runs, other)) for other in others]
     rows.append([Entry(TUNED, TUNED), *(_difference(difference, with_pairs=True) for difference in tuned)])
     return Table(["fixed rule", *others], rows)
@@ -146,7 +146,7 @@ def _group_row(runs: Sequence[Run], group: Group, rule: str, best: dict[int, Run
     is_best = any(run.rule == rule for run in best.values())
     to_best = None if is_best else merit.difference(merit.paired(by_seed, best))
     return [
-        _rule(runs, rule, " ★" if is_best else ""),
+        Entry(f"{rule} ★" if is_best else rule, rule),
         Entry(f"{fmean(scores):.2f}{spread}", fmean(scores)),
         Entry(f"{len(ours)} of {seeds}" if len(ours) < seeds else str(seeds), len(ours)),
         _difference(to_best, with_pairs=True),
@@ -187,7 +187,7 @@ def rules_table(runs: Sequence[Run]) -> Table:
         rule: ", ".join(f"{name}: {_json(value)}" for name, value in parameters[rule].items())
         for rule in merit.rules(runs)
     }
-    return Table(["rule", "settings"], [[_rule(runs, rule), Entry(text, text)] for rule, text in texts.items()])
+    return Table(["rule", "settings"], [[text_entry(rule), text_entry(text)] for rule, text in texts.items()])
 
 
 def settings_table(runs: Sequence[Run]) -> Table:
@@ -205,11 +205,6 @@ def mean(values: Iterable[float | None]) -> float | None:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _rule(runs: Iterable[Run], rule: str, mark: str = "") -> Entry:
-    fixed = any(is_fixed(run) for run in runs if run.rule == rule)
-    return Entry(rule + mark, rule, strong=not fixed)
 
 
 def _number(value: float | None, form: str = "", sign: str = "") -> Entry:

@@ -25,7 +25,7 @@ def plot_parabolas(sweeps: Mapping[str, Sweep], path: Path, title: str, scaled: 
     All are divided by the learning rate, so that to first order the dots of every rate lie on the same line.
 
     Args:
-        sweeps: of one optimizer, by the stage of the run.
+        sweeps: sweeps of one optimizer, by the stage of the run.
         path: the picture to write, which is also returned.
         title: the line above the panels.
         scaled: whether each prediction gets the factor that fits best at the smallest rate.

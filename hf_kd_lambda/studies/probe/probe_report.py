@@ -68,9 +68,9 @@ def write_probe_report(folder: Path, name: str, command: str, stages: Mapping[st
     """Writes `<name>.md` and its figures.
 
     Args:
-        folder: to write to; it is created.
-        name: of the run.
-        command: that measured.
+        folder: where to write; it is created.
+        name: name of the run.
+        command: the command of the run.
         stages: by their names, early ones first.
 
     Returns:

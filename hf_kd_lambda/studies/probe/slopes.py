@@ -56,7 +56,7 @@ def measure_slopes(
 
     Args:
         losses, optimizer, gradients: as `measure` takes them.
-        products: of the predicted updates, by metric.
+        products: inner products of the predicted updates, by metric.
         learning_rate: so small that the curvature of the losses has no effect.
         weights: (w_T, w_D) of the run.
     """

@@ -115,9 +115,9 @@ def measure(
     the weights of the losses.
 
     Args:
-        losses: of the model that the optimizer updates.
+        losses: both losses of the model that the optimizer updates.
         optimizer: with its state at this point of a run.
-        gradients: of both losses, before the steps.
+        gradients: gradients of both losses, before the steps.
         weights: w_T and w_D, `[steps, 2]`.
         learning_rates: η.
 

@@ -69,7 +69,7 @@ class Sweep:
         """The three predicted changes, `[rates, 3, λ's]`.
 
         Args:
-            metric: of the prediction.
+            metric: metric of the prediction.
             scaled: whether to fit a factor to the measured ΔL_T and ΔL_D at each rate. Rules for λ do not depend on
                 this factor.
         """

@@ -51,7 +51,7 @@ def best_answers(logits: tuple[np.ndarray, np.ndarray], windows: Dataset) -> dic
     is higher than the best span's (Devlin et al. 2019, section 4.3, with a threshold of 0).
 
     Args:
-        logits: of starts and ends, `[windows, longest]`.
+        logits: logits of starts and ends, `[windows, longest]`.
         windows: see `cut_windows`, padded at the right.
     """
     may_abstain = any(not answers for answers in windows["answers"][:])

@@ -29,7 +29,7 @@ def f1_scores(found: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
     Args:
         found: boolean, `[texts, labels]`.
-        labels: of the same shape, 1, 0 or negative for missing.
+        labels: the same shape, 1, 0 or negative for missing.
     """
     known = labels >= 0
     right = (found & (labels == 1) & known).sum(axis=0)

@@ -40,7 +40,7 @@ def squad_metrics(answers: Sequence[str], references: Sequence[Sequence[str]]) -
 
     Args:
         answers: empty where a model abstains.
-        references: of each question; none for an unanswerable one.
+        references: reference answers of each question; none for an unanswerable one.
     """
     is_answerable = np.array([bool(texts) for texts in references])
     scores = {

@@ -73,7 +73,7 @@ def test_few_labels_keep_each_kept_example_as_it_was():
     np.testing.assert_array_equal(found.teacher_logits, given.teacher_logits[found.rows])
 
 
-def test_a_spoiled_teacher_is_wrong_on_four_tenths_and_as_sure_as_before():
+def test_teacher_noise_is_on_four_tenths_and_as_sure_as_before():
     given = classification()
     found = apply("spoiled_teacher", given)
     shifts = np.bincount((found.teacher_logits.argmax(-1) - given.teacher_logits.argmax(-1)) % CLASSES)
@@ -83,7 +83,7 @@ def test_a_spoiled_teacher_is_wrong_on_four_tenths_and_as_sure_as_before():
     np.testing.assert_array_equal(found.labels, given.labels)
 
 
-def test_a_spoiled_teacher_of_a_regression_tells_of_other_examples():
+def test_teacher_noise_of_a_regression_takes_other_examples():
     given = regression()
     found = apply("spoiled_teacher", given)
     assert (found.teacher_logits != given.teacher_logits).sum() == 400
@@ -106,7 +106,7 @@ def changed_rows(given: Supervision, found: Supervision) -> tuple[np.ndarray, np
 
 
 @pytest.mark.parametrize("given", [classification(), regression()])
-def test_both_spoils_labels_and_teacher_on_different_examples(given):
+def test_both_changes_labels_and_teacher_on_different_examples(given):
     wrong_labels, wrong_teacher = changed_rows(given, apply("both", given))
     assert wrong_labels.sum() == wrong_teacher.sum() == 300
     assert not (wrong_labels & wrong_teacher).any()

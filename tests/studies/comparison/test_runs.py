@@ -13,7 +13,7 @@ from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.studies.comparison.compare import command_of, compare, main
 from hf_kd_lambda.studies.comparison.plan import Comparison
 from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, read_runs
-from hf_kd_lambda.studies.comparison.runs import RunCurve, TaskRuns, spoiled
+from hf_kd_lambda.studies.comparison.runs import RunCurve, TaskRuns, in_regime
 
 RULES = {
     "no KD": {"lambda_rule": "fixed", "kd_weight": 0.0},
@@ -110,7 +110,7 @@ def test_a_folder_that_stands_in_for_glue_is_recorded_as_glue(comparison):
     assert task.begun(cell).settings["dataset"] == "nyu-mll/glue"
 
 
-def test_a_failed_run_is_recorded_does_not_end_the_others_and_is_made_anew(comparison, monkeypatch):
+def test_a_failed_run_is_recorded_does_not_end_the_others_and_is_repeated(comparison, monkeypatch):
     part = comparison.restricted_to(regimes=["clean"], rules=["no KD", "half"], seeds=[0])
     train, failing = TaskRuns.run, Cell("reviews", "clean", "no KD", 0)
 
@@ -146,12 +146,12 @@ def test_the_seed_decides_the_run(comparison):
     assert [entry["task_loss"] for entry in first.log] != [entry["task_loss"] for entry in other.log]
 
 
-def test_a_regime_spoils_the_training_examples_alone_and_for_all_rules_alike(comparison):
+def test_a_regime_changes_the_training_examples_alone_and_for_all_rules_alike(comparison):
     task = TaskRuns(comparison, "reviews")
     train, evaluated = task.examples
     clean = np.array(train["labels"])
     truth = np.array(evaluated["labels"])
-    noisy = [spoiled(train, Cell("reviews", "noisy_labels", rule, 0)) for rule in RULES]
+    noisy = [in_regime(train, Cell("reviews", "noisy_labels", rule, 0)) for rule in RULES]
     for examples in noisy:
         np.testing.assert_array_equal(examples["labels"], noisy[0]["labels"])
         assert (np.array(examples["labels"]) != clean).mean() == pytest.approx(0.3, abs=0.01)
@@ -165,7 +165,7 @@ def test_a_teacher_learns_the_noisy_labels_once_for_all_rules_of_a_seed(comparis
     (teacher, first), (again, second) = (
         task.supervision(Cell("reviews", "noisy_teacher", rule, 0)) for rule in ("half", "adaptive")
     )
-    noisy = spoiled(task.examples[0], Cell("reviews", "noisy_labels", "half", 0))
+    noisy = in_regime(task.examples[0], Cell("reviews", "noisy_labels", "half", 0))
     assert first["labels"][:] == second["labels"][:] == noisy["labels"][:]
     assert first["teacher_logits"][:] == second["teacher_logits"][:] != noisy["teacher_logits"][:]
     weights = [dict(model.named_parameters())["classifier.weight"] for model in (teacher, again, task.teacher)]
