@@ -1,4 +1,4 @@
-"""What rides along with a training run: λ's state, a checkpoint when a signal stops it, the order of its batches."""
+"""The callback that saves a checkpoint when Ctrl-C or SIGTERM stops training."""
 
 import signal
 import threading

@@ -56,3 +56,9 @@ def test_the_map_of_the_code_names_files_that_exist():
     paths = [path for path in re.findall(r"`([\w/]+(?:\.py|/))`", page) if not path.startswith(tests)]
     assert len(paths) > 30
     assert [path for path in paths if not (package / path).exists()] == []
+    named = re.findall(r"`(\w+)\.(\w+)` in `([\w/]+\.py)`", page)
+    assert len(named) > 2
+    for class_name, method, path in named:
+        assert {f"class {class_name}", f"def {method}("} <= set(
+            re.findall(r"class \w+|def \w+\(", (package / path).read_text())
+        )
