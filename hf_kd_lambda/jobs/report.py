@@ -77,7 +77,7 @@ def write_job_report(
     write_results(folder / RESULTS, reports, MAIN_METRIC, figure, facts, card.chance)
     count = card.examples.get(split, 0)
     print(f"\nOn the {split} split, {count:,} examples:\n\n{results_table(reports, MAIN_METRIC, card.chance)}\n")
-    print_wrapped(score_notes(reports))
+    print_wrapped(score_notes(reports, history))
     print(f"Training examples: {training_examples(card.examples)}.\n")
     print_wrapped([LAMBDA_IN_WORDS, *explain_lambda(history).splitlines()])
     if card.label_quality is not None:

@@ -22,6 +22,7 @@ BETTER_TEACHER = (
     "A better teacher would help more: fine-tune it for longer (teacher_epochs, teacher_learning_rate), or choose "
     "another."
 )
+STILL_RISING = 0.01  # gain of a run's last evaluation over all earlier ones, for which longer training is advised
 CLEARLY_ABOVE_CHANCE = 0.05  # with a smaller lead of the teacher, the share of its score would be noise
 
 
@@ -146,11 +147,28 @@ def standard_error_note(reports: Sequence[ModelReport]) -> str:
     )
 
 
-def score_notes(reports: Sequence[ModelReport]) -> list[str]:
-    """Sentences on what the score is and how exact it is, as far as that is known."""
+def score_notes(reports: Sequence[ModelReport], log_history: Sequence[Mapping[str, float]] = ()) -> list[str]:
+    """Sentences on what the score is, how exact it is, and what would raise it, as far as that is known.
+
+    Args:
+        reports: reports of the compared models; the last is the student's.
+        log_history: the entries of the student's `trainer_state.json`.
+    """
     meaning = score_meaning(reports[-1].metrics)
     notes = [f"{meaning.capitalize()}." if meaning else "", standard_error_note(reports), weak_teacher_note(reports)]
-    return list(filter(None, notes))
+    return list(filter(None, [*notes, rising_score_note(log_history)]))
+
+
+def rising_score_note(log_history: Sequence[Mapping[str, float]]) -> str:
+    """A sentence if the score of the last evaluation is above all earlier ones by `STILL_RISING`; else empty."""
+    scores = [entry["eval_score"] for entry in log_history if "eval_score" in entry]
+    gain = scores[-1] - max(scores[:-1]) if len(scores) > 1 else 0.0
+    if gain < STILL_RISING:
+        return ""
+    return (
+        f"The student's score rose by {100 * gain:.1f} points in the last evaluation: train it for longer "
+        "(num_train_epochs), or with a higher learning_rate."
+    )
 
 
 def weak_teacher_note(reports: Sequence[ModelReport]) -> str:

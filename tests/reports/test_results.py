@@ -176,6 +176,15 @@ def test_notes_say_what_the_score_is_and_how_exact():
     assert score_notes([TEACHER]) == []
 
 
+@pytest.mark.parametrize(
+    ("scores", "points"), [([0.5, 0.52], ["2.0"]), ([0.5, 0.505], []), ([0.6, 0.5], []), ([0.5], []), ([], [])]
+)
+def test_a_score_that_was_still_rising_is_named(scores, points):
+    history = [{"step": 1, "loss": 1.0}, *({"step": 1, "eval_score": score} for score in scores)]
+    found = [note.split(" points in the last evaluation")[0] for note in score_notes([TEACHER], history)]
+    assert found == [f"The student's score rose by {gain}" for gain in points]
+
+
 @pytest.mark.parametrize(("teacher", "noted"), [(0.40, True), (0.47, False), (0.60, False)])
 def test_a_teacher_below_another_model_by_more_than_noise_is_noted(teacher, noted):
     teacher = ModelReport("teacher", {"score": teacher}, 1, 1.0, 1.0, standard_error=0.02)

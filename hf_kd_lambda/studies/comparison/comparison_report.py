@@ -20,12 +20,14 @@ from hf_kd_lambda.studies.comparison.tables import (
     scores_table,
     settings_table,
     teacher_points,
+    undecided,
     weak_teachers,
 )
 
 FIGURES = "figures"
 SCORES = (
-    "Mean scores over seeds, in points, with their 95 % bootstrap interval over seeds. Bold: the highest of a column.",
+    "Mean scores over seeds, in points, with their 95 % bootstrap interval over seeds. Bold: the highest of a column. "
+    "A column is a task and its regime; `clean` leaves the examples unchanged.",
 )
 NOISE = (
     "Other test examples would give other scores, whatever the seeds. Standard error of a score: its standard "
@@ -133,7 +135,8 @@ def _sections(runs: Sequence[Run], folder: Path) -> list[Section]:
 
 def _scores(runs: Sequence[Run]) -> Section:
     noise = Section("Noise", NOISE, noise_table(runs))
-    return Section("Scores", [*SCORES, *weak_teachers(runs)], scores_table(runs), sections=[noise])
+    notes = [*SCORES, *weak_teachers(runs), *undecided(runs)]
+    return Section("Scores", notes, scores_table(runs), sections=[noise])
 
 
 def _regret(runs: Sequence[Run], drawn: Path) -> Section:

@@ -24,14 +24,14 @@ TUNED = "the best at the other seeds"
 
 
 def scores_table(runs: Sequence[Run]) -> Table:
-    """A row for each rule, a column for each group: the mean score with its interval over seeds; bold: the best."""
+    """A row for each rule, a column for each group: the mean score with its interval over seeds; bold: the highest."""
     groups = merit.groups(finished(runs))
     scores = [scores_of(runs, group) for group in groups]
-    best = [max(found, key=lambda rule: found[rule].mean) for found in scores]
+    highest = [max(score.mean for score in found.values()) for found in scores]
     rows = [
         [
             text_entry(rule),
-            *(_score(found.get(rule), strong=rule == winner) for found, winner in zip(scores, best, strict=True)),
+            *(_score(found.get(rule), high) for found, high in zip(scores, highest, strict=True)),
         ]
         for rule in merit.rules(runs)
     ]
@@ -56,6 +56,17 @@ def weak_teachers(runs: Sequence[Run]) -> list[str]:
 def _is_weak(runs: Sequence[Run], group: Group) -> bool:
     best, teacher = max(scores_of(runs, group).values(), key=lambda score: score.mean), teacher_points(runs, group)
     return teacher is not None and best.mean - teacher > ERRORS * best.error > 0
+
+
+def undecided(runs: Sequence[Run]) -> list[str]:
+    """Sentences on groups in which all rules are within noise; none without such groups."""
+    scores = {str(group): scores_of(runs, group) for group in merit.groups(finished(runs))}
+    level = [group for group, found in scores.items() if len(within_noise(found)) == len(found) > 1]
+    words = (
+        f"All rules are within noise in: {'; '.join(level)}. These runs do not show which rule is best, nor whether "
+        "the teacher helps. Give more test examples (test_file, or a higher validation_share), then more seeds."
+    )
+    return [words] if level else []
 
 
 def noise_table(runs: Sequence[Run]) -> Table:
@@ -84,11 +95,11 @@ def scores_of(runs: Sequence[Run], group: Group) -> dict[str, MeanScore]:
     return {rule: score for rule, score in found.items() if score is not None}
 
 
-def _score(score: MeanScore | None, strong: bool) -> Entry:
+def _score(score: MeanScore | None, highest: float) -> Entry:
     if score is None:
         return Entry()
     interval = " [{:.2f}, {:.2f}]".format(*score.interval) if score.interval else ""
-    return Entry(f"{score.mean:.2f}{interval}", score.mean, strong)
+    return Entry(f"{score.mean:.2f}{interval}", score.mean, strong=math.isclose(score.mean, highest))
 
 
 def regret_table(runs: Sequence[Run]) -> Table:

@@ -8,7 +8,7 @@ from helpers.compared_runs import failed, made_up_run, whole_grid
 
 from hf_kd_lambda.studies.comparison.merit import Group
 from hf_kd_lambda.studies.comparison.noise import MeanScore, error_over_examples, score_of, within_noise
-from hf_kd_lambda.studies.comparison.tables import noise_table, scores_table, weak_teachers
+from hf_kd_lambda.studies.comparison.tables import noise_table, scores_table, undecided, weak_teachers
 
 GROUP = Group("t", "r")
 
@@ -38,6 +38,14 @@ def test_a_teacher_below_the_students_is_named():
     assert note.startswith("The teacher scores below the best students in: t, r; t, s. ")
     assert [entry.text for entry in scores_table(weak).rows[-1]] == ["(teacher)", "60.00", "60.00", "99.00", "99.00"]
     assert weak_teachers([replace(run, teacher_score=None) for run in runs]) == []
+
+
+def test_groups_in_which_all_rules_are_level_are_named():
+    level = [made_up_run(rule, seed, 0.98) for rule in ("low", "high") for seed in (0, 1)]
+    (note,) = undecided([*level, made_up_run("low", 0, 0.9, task="u"), made_up_run("high", 0, 0.5, task="u")])
+    assert note.startswith("All rules are within noise in: t, r. ")
+    assert [[entry.strong for entry in row] for row in scores_table(level).rows[:2]] == [[False, True]] * 2
+    assert undecided(whole_grid()) == []
 
 
 def test_the_tables_begin_with_scores_and_say_what_is_noise():
