@@ -12,7 +12,7 @@ FEW_VOTES = 10.0  # fewer votes have less weight than the prior of the odds, 5 f
 TINY_KD_GRADIENT = 0.05  # relative to the task gradient
 SHARES = {"conflict": "lambda_conflict"} | {name: limit.key for name, limit in LIMITS.items()}
 CHECK_TEACHER = (
-    "do not raise lambda_max yet, but check the teacher: is it fine-tuned on this task, and better than chance? "
+    "check the teacher: is it fine-tuned on this task, and better than chance? "
     "{reason}, so that a larger λ would amplify noise"
 )
 
@@ -70,7 +70,10 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
             f"By layer, the median λ is lowest in {low} ({layers[low]:.2g}), highest in {high} ({layers[high]:.2g})."
         )
     noise = "Signal over noise is {snr_task:.2g} in the task gradient, {snr_kd:.2g} in the KD gradient (medians)."
-    odds = "The odds that the student agrees with the teacher rather than the label were {odds:.2g} at the end."
+    odds = (
+        "The odds that the student agrees with the teacher rather than the label were {odds:.2g}; only the first "
+        "epoch counts."
+    )
     trust = (
         "By estimate, {label_reliability:.0%} of the labels are informative, and {teacher_reliability:.0%} of the "
         "teacher's outputs."
@@ -81,10 +84,13 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
 
 
 def _course(summary: Mapping[str, Any]) -> str:
+    share = f"the KD loss {_percent(summary['last'] / (1 + summary['last']))} of the weight of both losses."
     if summary["min"] == summary["max"]:
-        return f"λ stayed at {summary['last']:.2g}."
-    course = "λ went from {first:.2g} to {last:.2g} (median {median:.2g}, between {min:.2g} and {max:.2g})."
-    return course.format(**summary)
+        return f"λ stayed at {summary['last']:.2g}, which gives {share}"
+    course = (
+        "λ went from {first:.2g} to {last:.2g} (median {median:.2g}, between {min:.2g} and {max:.2g}), which gives "
+    )
+    return course.format(**summary) + share
 
 
 def _what_limited_it(summary: Mapping[str, Any]) -> list[str]:

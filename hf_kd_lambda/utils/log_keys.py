@@ -12,7 +12,7 @@ class Limit(NamedTuple):
     Attributes:
         key: log key of the share of measurements since the last log in which this limit applied.
         words: completes the sentence "λ was …".
-        advice: what to do if the limit often applies; empty if nothing needs to be done.
+        advice: what it means if the limit often applies, or what to do; empty if nothing needs to be done.
     """
 
     key: str
@@ -32,8 +32,12 @@ LIMITS = {
         "slowed by lambda_max_change",
         "raise lambda_max_change to let λ follow the gradients faster, or gram_decay to make them less noisy",
     ),
-    "floor": Limit("lambda_floor", "at lambda_min", "lower lambda_min to give the KD loss less weight"),
-    "ceiling": Limit("lambda_ceiling", "at lambda_max", "raise lambda_max to give the KD loss more weight"),
+    "floor": Limit("lambda_floor", "at lambda_min", "without this limit the rule would set λ lower"),
+    "ceiling": Limit(
+        "lambda_ceiling",
+        "at lambda_max",
+        "without this limit the rule would set λ higher, at which a student need not score higher",
+    ),
     "held": Limit(
         "lambda_held",
         "unchanged (vanished gradient)",

@@ -26,8 +26,7 @@ from hf_kd_lambda.studies.comparison.tables import (
 
 FIGURES = "figures"
 SCORES = (
-    "Mean scores over seeds, in points, with their 95 % bootstrap interval over seeds. Bold: the highest of a column. "
-    "A column is a task and its regime; `clean` leaves the examples unchanged.",
+    "Mean scores over seeds, in points, with their 95 % bootstrap interval over seeds. Bold: the highest of a column.",
 )
 NOISE = (
     "Other test examples would give other scores, whatever the seeds. Standard error of a score: its standard "

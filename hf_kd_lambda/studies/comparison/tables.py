@@ -18,6 +18,7 @@ from hf_kd_lambda.studies.comparison.noise import (
     score_of,
     within_noise,
 )
+from hf_kd_lambda.studies.comparison.regimes import clean
 from hf_kd_lambda.studies.comparison.run_results import Run, finished
 
 TUNED = "the best at the other seeds"
@@ -25,8 +26,8 @@ TUNED = "the best at the other seeds"
 
 def scores_table(runs: Sequence[Run]) -> Table:
     """A row for each rule, a column for each group: the mean score with its interval over seeds; bold: the highest."""
-    groups = merit.groups(finished(runs))
-    scores = [scores_of(runs, group) for group in groups]
+    groups = named_groups(runs)
+    scores = [scores_of(runs, group) for group in groups.values()]
     highest = [max(score.mean for score in found.values()) for found in scores]
     rows = [
         [
@@ -35,9 +36,16 @@ def scores_table(runs: Sequence[Run]) -> Table:
         ]
         for rule in merit.rules(runs)
     ]
-    teachers = [teacher_points(runs, group) for group in groups]
+    teachers = [teacher_points(runs, group) for group in groups.values()]
     rows += [[text_entry("(teacher)"), *(_number(score, ".2f") for score in teachers)]] if any(teachers) else []
-    return Table(["rule", *map(str, groups)], rows)
+    return Table(["rule", *groups], rows)
+
+
+def named_groups(runs: Sequence[Run]) -> dict[str, Group]:
+    """Groups with finished runs, by name: the task alone if all their examples are unchanged."""
+    groups = merit.groups(finished(runs))
+    are_clean = all(group.regime == clean.__name__ for group in groups)
+    return {group.task if are_clean else str(group): group for group in groups}
 
 
 def teacher_points(runs: Sequence[Run], group: Group) -> float | None:
@@ -48,7 +56,7 @@ def teacher_points(runs: Sequence[Run], group: Group) -> float | None:
 
 def weak_teachers(runs: Sequence[Run]) -> list[str]:
     """A sentence if teachers score below students by more than noise; else none."""
-    weak = [str(group) for group in merit.groups(finished(runs)) if _is_weak(runs, group)]
+    weak = [name for name, group in named_groups(runs).items() if _is_weak(runs, group)]
     words = f"The teacher scores below the best students in: {'; '.join(weak)}. {BETTER_TEACHER}"
     return [words] if weak else []
 
@@ -60,11 +68,11 @@ def _is_weak(runs: Sequence[Run], group: Group) -> bool:
 
 def undecided(runs: Sequence[Run]) -> list[str]:
     """Sentences on groups in which all rules are within noise; none without such groups."""
-    scores = {str(group): scores_of(runs, group) for group in merit.groups(finished(runs))}
-    level = [group for group, found in scores.items() if len(within_noise(found)) == len(found) > 1]
+    scores = {name: scores_of(runs, group) for name, group in named_groups(runs).items()}
+    level = [name for name, found in scores.items() if len(within_noise(found)) == len(found) > 1]
     words = (
-        f"All rules are within noise in: {'; '.join(level)}. These runs do not show which rule is best, nor whether "
-        "the teacher helps. Give more test examples (test_file, or a higher validation_share), then more seeds."
+        f"All rules are within noise in: {'; '.join(level)}. On these examples the teacher and λ made no measurable "
+        "difference. More test examples (test_file, or a higher validation_share) may show one, then more seeds."
     )
     return [words] if level else []
 
@@ -72,17 +80,17 @@ def undecided(runs: Sequence[Run]) -> list[str]:
 def noise_table(runs: Sequence[Run]) -> Table:
     """A row for each group: how many examples its scores are of, their standard error, and which rules are level."""
     rows = []
-    for group in merit.groups(finished(runs)):
+    for name, group in named_groups(runs).items():
         ours = [run for run in runs if merit.group_of(run) == group]
         level = within_noise(scores_of(runs, group))
         listed = ", ".join(level[1:]) or "none"
         rows.append(
             [
-                Entry(str(group), str(group)),
+                text_entry(name),
                 _number(number_of_examples(ours), ","),
                 _number(error_over_examples(ours), ".2f"),
-                Entry(level[0], level[0]),
-                Entry(listed, listed),
+                text_entry(level[0]),
+                text_entry(listed),
             ]
         )
     head = ["task, regime", "test examples", "standard error of a score", "highest score", "within noise of it"]

@@ -46,6 +46,8 @@ def test_groups_in_which_all_rules_are_level_are_named():
     assert note.startswith("All rules are within noise in: t, r. ")
     assert [[entry.strong for entry in row] for row in scores_table(level).rows[:2]] == [[False, True]] * 2
     assert undecided(whole_grid()) == []
+    (note,) = undecided([replace(run, regime="clean") for run in level])
+    assert note.startswith("All rules are within noise in: t. ")
 
 
 def test_the_tables_begin_with_scores_and_say_what_is_noise():
@@ -55,6 +57,6 @@ def test_the_tables_begin_with_scores_and_say_what_is_noise():
     high = next(row for row in scores.rows if row[0].text == "high")
     assert high[1].text.startswith("75.50 [")
     strong = [[entry.strong for entry in row] for row in scores.rows]
-    assert strong[scores.rows.index(high)] == [False, True, True, False, False]
+    assert strong[scores.rows.index(high)] == [False, True, False, True, False]
     first = [entry.text for entry in noise_table(runs).rows[0]]
     assert first == ["t, r", "1,000", "1.00", "high", "adaptive"]
