@@ -22,12 +22,12 @@ from hf_kd_lambda.losses.objective import ItemWeights
 COUNTED_CLASSES = range(3, 101)
 """Numbers of classes for which every class has its own reliabilities.
 
-With two classes, the student can hardly tell a class that the labels miss from one that the teacher misses: in a
+With two classes, a class that the labels miss is hard to distinguish from one that the teacher misses: in a
 simulation the trust found fewer wrong labels than with shared reliabilities."""
 
 
 class ClassReliabilities(Reliabilities):
-    """α and β of items with classes: of every class if their number is one of `COUNTED_CLASSES`, otherwise of all.
+    """α and β of items with classes: one per class if their number is in `COUNTED_CLASSES`, otherwise one for all.
 
     Args:
         classes: number of classes of an item; 0 if it varies.

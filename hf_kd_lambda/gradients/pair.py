@@ -142,7 +142,7 @@ class GradientPair:
         """Give the gradients of all losses one layout, with zeros where another loss or another rank has a gradient.
 
         Args:
-            layouts: of every parameter, the largest of any rank: see `_layout`.
+            layouts: layout of every parameter, the largest of any rank: see `_layout`.
         """
         _, *others = self._gradients()
         for index, (parameter, layout) in enumerate(zip(self.parameters, layouts, strict=True)):

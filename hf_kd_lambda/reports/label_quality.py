@@ -74,7 +74,7 @@ def judge_labels(
     """Compute the trust in label and teacher for every training example.
 
     Args:
-        training: of the final student and the teacher.
+        training: outputs of the final student and the teacher.
         reliabilities: α and β of the run.
         names: names of the classes.
         validation: the same of the validation examples; None if there are none.
@@ -112,7 +112,7 @@ def quality_summary(quality: LabelQuality) -> dict[str, Any]:
 
     Returns:
         `examples`, `labelled`, `label_reliability`, `teacher_reliability`, `wrong_labels` and `uninformative_teacher`;
-        a list `agreements`, see `agreement_summary`; of several teachers `teacher_reliabilities`; and a list `classes`
+        a list `agreements`, see `agreement_summary`; `teacher_reliabilities` of several teachers; a list `classes`
         of `name`, `labelled`, `wrong_labels`, `uninformative_teacher` and `rather`: the most frequent teacher class
         among labels that are more likely wrong than right, or None.
     """

@@ -78,15 +78,15 @@ def explain_memorised(found: Sequence[Mapping[str, Any]]) -> str | None:
     """Why the share of wrong labels is a lower bound, in two sentences; None if no model has memorised labels.
 
     Args:
-        found: of teacher and student, see `agreement_summary`.
+        found: summaries of teacher and student, see `agreement_summary`.
     """
-    models = [one for one in found if one["has_memorised"]]
+    models = [model for model in found if model["has_memorised"]]
     if not models:
         return None
     first, *others = (
-        f"the {one['model']} agrees with {one['training']:.0%} of the training labels, but with only "
-        f"{one['validation']:.0%} of the validation labels"
-        for one in models
+        f"the {model['model']} agrees with {model['training']:.0%} of the training labels, but with only "
+        f"{model['validation']:.0%} of the validation labels"
+        for model in models
     )
     words = "; ".join([f"{first[0].upper()}{first[1:]}", *others])
     return (

@@ -209,7 +209,7 @@ class Task(ABC):
             encoded: see `metrics`.
 
         Returns:
-            Logits `[items, classes]` of the examples, or of the labelled tokens; of a language model the tokens that
+            Logits `[items, classes]` of the examples, or of the labelled tokens; for a language model the tokens that
             it predicts, `[items]`.
         """
         labels = np.asarray(output.label_ids)

@@ -49,7 +49,7 @@ class MeasuringStep:
         self.max_grad_norm = config.max_grad_norm
         self.losses = torch.zeros((), device=accelerator.device)
         self.gradients = _gradients(model, optimizer, config)
-        # On a GPU zeros are cheap, and sparse tensors make it wait. Of all backends, gloo alone exchanges sparse ones.
+        # On a GPU zeros are cheap, and sparse tensors make it wait. Only the backend gloo exchanges sparse ones.
         self.takes_rows = (
             self.gradients.allows_sparse
             and not config.torch_compile

@@ -234,9 +234,9 @@ def teacher_shares(
     Without trust, for regression, and where only the largest logits are cached, the teachers are one: their mean.
 
     Args:
-        args: of the run.
+        args: settings of the run.
         teacher: the teacher; several as an `Ensemble`.
-        datasets: of the run; logits in their columns take precedence over the teacher's.
+        datasets: datasets of the run; logits in their columns take precedence over the teacher's.
         classes: see `item_classes`.
     """
     if "trust_ratio" not in args.rule.needs or classes == 1 or args.cache_top_logits is not None:
@@ -260,7 +260,7 @@ def cache_format(
         args: settings of the run.
         needs: outputs of the teacher other than its logits.
         hidden_states: for each of the teacher's hidden states, whether a loss needs it.
-        num_outputs: of student and teacher.
+        num_outputs: outputs of student and teacher.
         shares: see `teacher_shares`.
     """
     if set(needs) - ({"hidden_states"} if args.cache_hidden_states else set()):

@@ -90,7 +90,7 @@ def test_words_say_so_where_the_share_is_a_lower_bound():
         "validation_labels": 400,
         "has_memorised": True,
     }
-    assert [one["has_memorised"] for one in summary["agreements"]] == [True, False]
+    assert [model["has_memorised"] for model in summary["agreements"]] == [True, False]
     for teacher_learned_them in (False, True):
         words = explain_quality(summary, teacher_learned_them)
         assert "The teacher agrees with 97% of the training labels, but with only 88% of the validation" in words

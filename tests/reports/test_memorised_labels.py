@@ -51,12 +51,12 @@ def test_a_difference_counts_from_two_standard_errors_on(training, validation, c
 
 def test_words_name_who_has_memorised():
     teacher, student = Agreement("teacher", 0.97, 0.876, 400), Agreement("student", 0.9, 0.89, 400)
-    words = explain_memorised([agreement_summary(one) for one in (teacher, student)])
+    words = explain_memorised([agreement_summary(model) for model in (teacher, student)])
     assert words == (
         "The teacher agrees with 97% of the training labels, but with only 88% of the validation labels. So training "
         "labels were memorised, wrong ones too, and the share of labels that look wrong is a lower bound."
     )
-    both = [agreement_summary(one) for one in (teacher, student._replace(validation=0.5))]
+    both = [agreement_summary(model) for model in (teacher, student._replace(validation=0.5))]
     assert "labels; the student agrees with 90% of" in explain_memorised(both)
     assert explain_memorised([agreement_summary(student)]) is None
     assert explain_memorised([]) is None
