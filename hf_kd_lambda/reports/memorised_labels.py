@@ -90,6 +90,6 @@ def explain_memorised(found: Sequence[Mapping[str, Any]]) -> str | None:
     )
     words = "; ".join([f"{first[0].upper()}{first[1:]}", *others])
     return (
-        f"{words}. So training labels were memorised, wrong ones too, and the share of labels that look wrong is a "
-        "lower bound."
+        f"{words}. So training labels were memorised, and wrong ones among them do not look wrong: take the share "
+        "above as a lower bound."
     )

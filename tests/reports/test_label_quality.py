@@ -94,7 +94,7 @@ def test_words_say_so_where_the_share_is_a_lower_bound():
     for teacher_learned_them in (False, True):
         words = explain_quality(summary, teacher_learned_them)
         assert "The teacher agrees with 97% of the training labels, but with only 88% of the validation" in words
-        assert "the share of labels that look wrong is a lower bound. This is an estimate." in words
+        assert "take the share above as a lower bound. This is an estimate." in words
         assert "may have memorised" not in words
 
 
