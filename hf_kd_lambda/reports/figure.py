@@ -2,6 +2,7 @@
 
 import math
 import re
+from itertools import cycle
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from hf_kd_lambda.utils.log_keys import LIMITS
+from hf_kd_lambda.utils.log_keys import LIMITS, teacher_keys
 
 SMOOTH_ABOVE = 50  # logged points; fewer are drawn without smoothing
 LEGEND_SPACING = {"frameon": False, "borderpad": 0.2, "borderaxespad": 0.3, "columnspacing": 1.5, "handlelength": 1.6}
@@ -43,7 +44,8 @@ LIMIT_COLORS = {
     "free": "#E8E8E8",
 }
 """From the bottom to the top of the stack."""
-LIMITED_BY, BY_LAYER = "what limited λ", "λ by layer"
+LIMITED_BY, BY_LAYER, RELIABILITY = "what limited λ", "λ by layer", "reliability"
+TEACHER_STYLES = ("--", ":", "-.")
 PANELS = {
     "λ": [Line("lambda", "λ", LAMBDA_COLOR), Line("kd_weight", "KD weight", KD_COLOR, "--")],
     LIMITED_BY: [Line(LIMITS[name].key, LIMITS[name].words, color) for name, color in LIMIT_COLORS.items()],
@@ -63,7 +65,7 @@ PANELS = {
         Line("smoothness_kd", "s of the KD loss", KD_COLOR),
     ],
     "odds": [Line("odds", "teacher against label: above 1 the student agrees with the teacher", LAMBDA_COLOR)],
-    "reliability": [
+    RELIABILITY: [  # and each of several teachers
         Line("label_reliability", "α of the labels", TASK_COLOR),
         Line("teacher_reliability", "β of the teacher", KD_COLOR),
     ],
@@ -87,7 +89,7 @@ def plot_lambda(log_history: Entries, path: Path, title: str = "How λ balanced 
         `path`.
     """
     entries = [entry for entry in log_history if entry.keys() & {"lambda", "kd_weight", "task_loss"}]
-    known = PANELS | {BY_LAYER: _layers(entries)}
+    known = PANELS | {BY_LAYER: _layers(entries), RELIABILITY: [*PANELS[RELIABILITY], *_teachers(entries)]}
     logged = {name: [line for line in lines if _is_seen(entries, line, name)] for name, lines in known.items()}
     panels = {name: lines for name, lines in logged.items() if lines}
     heights = [_height(name, lines) for name, lines in panels.items()]
@@ -124,6 +126,15 @@ def _layers(entries: Entries) -> list[Line]:
 
     keys = {key for entry in entries for key in entry if key.startswith("lambda/")}
     return sorted((Line(key, key.removeprefix("lambda/")) for key in keys), key=depth)
+
+
+def _teachers(entries: Entries) -> list[Line]:
+    """Each of several teachers, in their order, in a style of its own."""
+    keys = teacher_keys(entries)
+    return [
+        Line(key, f"β of teacher {index}", KD_COLOR, style)
+        for index, (key, style) in enumerate(zip(keys, cycle(TEACHER_STYLES), strict=False), 1)
+    ]
 
 
 def _height(name: str, lines: list[Line]) -> float:

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hf_kd_lambda.utils.log_keys import LIMITS
+from hf_kd_lambda.utils.log_keys import LIMITS, teacher_keys
 
 WORTH_ADVICE = 0.1  # share of the measurements; a rarer limit had little effect on the run
 FEW_VOTES = 10.0  # fewer votes have less weight than the prior of the odds, 5 for teacher and 5 for label
@@ -27,8 +27,9 @@ def lambda_summary(log_history: Sequence[Mapping[str, float]]) -> dict[str, Any]
         `first`, `last`, `median`, `min` and `max` of the logged λ; `shares` in [0, 1] of the measurements in
         `conflict` and of those in which each of `LIMITS` applied, weighted by the steps that a log covers; the medians
         of `snr_task`, `snr_kd` and `kd_gradient` (norm of the KD gradient divided by that of the task gradient); the
-        last `odds`, `evidence_teacher`, `evidence_label`, `label_reliability` and `teacher_reliability`; `layers`, the
-        median λ per layer. Values that were not logged are omitted; without a finite λ the dictionary is empty.
+        last `odds`, `evidence_teacher`, `evidence_label`, `label_reliability` and `teacher_reliability`; `teachers`,
+        the last reliability of each of several; `layers`, the median λ per layer. Values that were not logged are
+        omitted; without a finite λ the dictionary is empty.
     """
     entries = [entry for entry in log_history if math.isfinite(entry.get("lambda", math.nan))]
     if not entries:
@@ -46,10 +47,11 @@ def lambda_summary(log_history: Sequence[Mapping[str, float]]) -> dict[str, Any]
     for key in ("odds", "evidence_teacher", "evidence_label", "label_reliability", "teacher_reliability"):
         if found := _finite(entries, key):
             summary[key] = found[-1]
+    summary["teachers"] = [found[-1] for key in teacher_keys(entries) if (found := _finite(entries, key))]
     layers = sorted({key for entry in entries for key in entry if key.startswith("lambda/")})
     found_in = {key.removeprefix("lambda/"): _finite(entries, key) for key in layers}
     summary["layers"] = {name: statistics.median(found) for name, found in found_in.items() if found}
-    return {key: value for key, value in summary.items() if value != {}}
+    return {key: value for key, value in summary.items() if value not in ({}, [])}
 
 
 def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
@@ -78,6 +80,8 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
         "By estimate, {label_reliability:.0%} of the labels are informative, and {teacher_reliability:.0%} of the "
         "teacher's outputs."
     )
+    if teachers := summary.get("teachers"):
+        trust += f" By teacher, these are {', '.join(f'{share:.0%}' for share in teachers)}."
     texts = {"snr_kd": noise, "odds": odds, "teacher_reliability": trust}
     lines.append(" ".join(text.format(**summary) for key, text in texts.items() if key in summary))
     return "\n".join(filter(None, lines))

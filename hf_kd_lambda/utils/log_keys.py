@@ -3,6 +3,7 @@
 Training logs these keys; the figure, the summary and the docs use the definitions here.
 """
 
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 
@@ -78,6 +79,14 @@ LOG_KEYS = {
     "smoothness_kd": "smoothness of the KD loss along the steps (`taylor2`)",
 }
 """Meaning of the keys in a training log; `<name>` is the name of a layer or KD loss."""
+
+
+def teacher_keys(entries: Iterable[Mapping[str, float]]) -> list[str]:
+    """The keys `teacher_reliability_<m>` that were logged, in the order of the teachers."""
+    prefix = "teacher_reliability_"
+    keys = {key for entry in entries for key in entry if key.startswith(prefix)}
+    return sorted(keys, key=lambda key: int(key.removeprefix(prefix)))
+
 
 EVALUATION_KEYS = {
     "task_loss": "task loss, mean over the items of the evaluation",

@@ -118,6 +118,11 @@ def test_reliabilities_are_told_where_they_were_logged():
     assert (summary["label_reliability"], summary["teacher_reliability"]) == (0.8, 0.5)
     words = "By estimate, 80% of the labels are informative, and 50% of the teacher's outputs."
     assert explain_lambda(log).splitlines()[-1] == words
+    assert "teachers" not in summary
+    each = {"teacher_reliability_10": 0.1, "teacher_reliability_9": 0.9}
+    log = [{**one, **each} for one in log]
+    assert lambda_summary(log)["teachers"] == [0.9, 0.1]
+    assert explain_lambda(log).splitlines()[-1] == f"{words} By teacher, these are 90%, 10%."
 
 
 def test_everything_at_once_takes_no_more_than_six_lines():
