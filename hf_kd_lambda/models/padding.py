@@ -1,7 +1,8 @@
 """The padding token of tokenizer and model, and whether a model reads padding."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from hf_kd_lambda.models.loaded_forms import HALF_DTYPES, is_quantised
 from hf_kd_lambda.models.protocol import as_model_output, model_device
 
 _TOLERANCE = 1e-3  # of logits, relative to the largest above 1: far above rounding in float32
-_ROUGH_TOLERANCE = 0.1  # of a model in half precision or quantised
+_ROUGH_TOLERANCE = 0.1  # of a model that computes in half precision, or is quantised
 
 
 def ensure_pad_token(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -75,18 +76,38 @@ def padding_difference(model: nn.Module, who: str, alone: Sequence[ModelBatch], 
     was_training = model.training
     model.eval()
     try:
-        expected = [_logits(model, who, batch)[0] for batch in alone]
-        found = _logits(model, who, padded)
+        with _computed_dtypes(model) as dtypes:
+            expected = [_logits(model, who, batch)[0] for batch in alone]
+            found = _logits(model, who, padded)
     finally:
         model.train(was_training)
-    weight = next(model.parameters(), torch.zeros(()))
-    tolerance = _ROUGH_TOLERANCE if weight.dtype in HALF_DTYPES or is_quantised(model) else _TOLERANCE
+    tolerance = _ROUGH_TOLERANCE if dtypes.intersection(HALF_DTYPES) or is_quantised(model) else _TOLERANCE
     largest = 0.0
     for one, together in zip(expected, found, strict=True):
         scale = max(1.0, one.nan_to_num(0, 0, 0).abs().max().item())
         if not torch.allclose(together, one, rtol=0, atol=tolerance * scale, equal_nan=True):
             largest = max(largest, (one - together).abs().nan_to_num().max().item())
     return largest
+
+
+@contextmanager
+def _computed_dtypes(model: nn.Module) -> Iterator[set[torch.dtype]]:
+    """The dtypes of the tensors that modules return: under autocast, others than the weights have.
+
+    A model that `Trainer` trained with `bf16` keeps its autocast.
+    """
+    dtypes: set[torch.dtype] = set()
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            dtypes.add(output.dtype)
+
+    hooks = [module.register_forward_hook(note) for module in model.modules()]
+    try:
+        yield dtypes
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _logits(model: nn.Module, who: str, batch: ModelBatch) -> list[Tensor]:

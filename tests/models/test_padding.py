@@ -1,10 +1,11 @@
 """Padding tokens of tokenizers and models."""
 
 import pytest
+import torch
 from helpers.tiny import tiny_bert, tiny_tokenizer
 from helpers.tiny_decoders import decoder
 
-from hf_kd_lambda.models.padding import align_pad_token, ensure_pad_token
+from hf_kd_lambda.models.padding import ModelBatch, align_pad_token, ensure_pad_token, padding_difference
 
 
 @pytest.mark.parametrize("pad", [None, 3])
@@ -39,3 +40,35 @@ def test_a_model_that_fits_stays_as_it_is():
     before = model.config.to_dict()
     align_pad_token(model, tiny_tokenizer())
     assert model.config.to_dict() == before
+
+
+class Imprecise(torch.nn.Module):
+    """Its logits change by 0.005 where a text is padded: more than rounding in fp32, and less than in bf16."""
+
+    def __init__(self, autocast):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(5, 4)
+        self.head = torch.nn.Linear(4, 2)
+        self.autocast = autocast
+
+    def forward(self, input_ids, attention_mask):
+        hidden = (self.embedding(input_ids) * attention_mask.unsqueeze(-1)).sum(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            logits = self.head(hidden)
+        return logits.float() + 0.005 * attention_mask.eq(0).any(1, keepdim=True)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_rounding_of_autocast_is_no_padding_read(autocast):
+    model = Imprecise(autocast)
+    long, short = ([1, 2, 3], [1, 1, 1]), ([4], [1])
+    padded = ([[1, 2, 3], [4, 0, 0]], [[1, 1, 1], [1, 0, 0]])
+    alone, together = [batch([ids], [mask]) for ids, mask in (long, short)], batch(*padded)
+    found = padding_difference(model, "teacher", alone, together)
+    assert found == (0 if autocast else pytest.approx(0.005, abs=1e-5))
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def batch(ids, mask):
+    tensors = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+    return ModelBatch(tensors, tensors["attention_mask"])
