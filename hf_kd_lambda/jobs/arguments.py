@@ -71,6 +71,14 @@ class ModelArguments:
             "train all of it."
         },
     )
+    freeze_embeddings: bool = field(
+        default=False,
+        metadata={
+            "help": "Keep the student's token embeddings as they are, so that gradients, clipping and the optimizer "
+            "leave them out. For students from a checkpoint or from `student_layers`; not where embeddings are also "
+            "the output layer, as in many language models."
+        },
+    )
     teacher_dtype: TeacherDtype | None = field(
         default=None,
         metadata={
@@ -133,6 +141,7 @@ class ModelArguments:
             )
         if self.student_layers is not None and not self.student_layers:
             raise ValueError("student_layers=[] keeps no layer: name at least one, e.g. [0, 5].")
+        self._check_frozen()
         check_numbers(vars(self))
 
     @property
@@ -164,6 +173,19 @@ class ModelArguments:
         for name, weight in cast(dict[str, Any], weights).items():
             if isinstance(weight, bool | str) or not 0 < weight < math.inf:
                 raise ValueError(f"teacher_weights: {name}={weight!r} must be a positive finite number.")
+
+    def _check_frozen(self) -> None:
+        if not self.freeze_embeddings:
+            return
+        if self.student_architecture is not None:
+            raise ValueError(
+                f"freeze_embeddings=True: the embeddings of student_architecture={self.student_architecture} are new, "
+                "and would never be trained: leave it out."
+            )
+        if self.lora is not None:
+            raise ValueError(
+                f"freeze_embeddings=True: lora={self.lora} already freezes all that has no adapter: leave it out."
+            )
 
     def _require_one(self, checkpoint: str, *others: str) -> None:
         given = {name: getattr(self, name) for name in (checkpoint, *others)}

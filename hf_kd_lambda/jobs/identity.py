@@ -56,6 +56,9 @@ def settings_of(models: ModelArguments, data: DataArguments, config: Distillatio
     return {name: value for name, value in given.items() if name not in _REPORTING} | training
 
 
+# Settings of which a run that does not set them has no record, like runs of versions without them.
+_RECORDED_IF_SET = {"freeze_embeddings"}
+
 CONTENTS = {"content of teacher", "content of student", "label_names", "validation examples"}
 """Parts of an identity that are compared only with a run that recorded them, since earlier ones did not."""
 
@@ -64,7 +67,11 @@ def student_identity(
     settings: Mapping[str, Any], num_processes: int, label_names: list[str] | None, tokens: Mapping[str, Dataset]
 ) -> dict[str, Any]:
     """What decides the student: settings, number of processes, encoded examples, and what folders of models hold."""
-    decisive = {name: value for name, value in settings.items() if name not in _IN_EXAMPLES}
+    decisive = {
+        name: value
+        for name, value in settings.items()
+        if name not in _IN_EXAMPLES and (value or name not in _RECORDED_IF_SET)
+    }
     return {
         **decisive,
         "num_processes": num_processes,

@@ -12,6 +12,7 @@ from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.models.adapters import add_adapters
 from hf_kd_lambda.models.ensemble import Ensemble, members_of
+from hf_kd_lambda.models.frozen_embeddings import freeze_embeddings
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 from hf_kd_lambda.models.loaded_forms import read_in_own_precision
 from hf_kd_lambda.models.vocabulary import align_vocabularies
@@ -106,6 +107,8 @@ class ModelLoader:
         student = self._begin("student", teacher=teacher) if layers is None else student_from_layers(teacher, layers)
         if self.own_processor is None and isinstance(self.student_processor, PreTrainedTokenizerBase):
             align_vocabularies([*teachers, student], len(self.student_processor))
+        if self.models.freeze_embeddings:
+            freeze_embeddings(student)
         return student if lora is None else add_adapters(student, lora, self.problem_name)
 
     def from_folder(self, setting: str, folder: Path) -> PreTrainedModel:

@@ -131,7 +131,7 @@ def test_settings_of_all_kinds_come_through_the_command_line():
 
 
 @pytest.mark.parametrize(
-    "name", ["compare_rules", "compare_forms", "compare_tuning", "compare_variants", "compare_trust"]
+    "name", ["compare_rules", "compare_forms", "compare_tuning", "compare_variants", "compare_trust", "compare_frozen"]
 )
 def test_the_shipped_comparisons_are_valid(name):
     comparison = load_comparison(CONFIGS / f"{name}.yaml")
