@@ -21,7 +21,8 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Teacher: a Hub id, a folder, or `quickstart` for the encoder of the [quickstart] extra, "
-            "which needs no network. A list, `[a, b]`, for several teachers, whose logits are averaged."
+            "which needs no network. A list, `[a, b]`, for several teachers, whose logits are averaged; "
+            "with `lambda_rule: trust` by the reliability of each."
         },
     )
     teacher_weights: dict[str, Any] | str | None = field(

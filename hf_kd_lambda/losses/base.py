@@ -64,12 +64,12 @@ class TeacherBatch(NamedTuple):
         return self._replace(all_logits=logits_of_items(self.all_logits, batch), members=members)
 
     def mixed(self, weights: Tensor | None) -> "TeacherBatch":
-        """A copy whose logits are the weighted mean of those of all members.
+        """A copy whose logits are the weighted mean of those of all members; unchanged without members.
 
         Args:
             weights: `[..., teachers]` of every item, or `[teachers]`, which sum to 1; None to change nothing.
         """
-        if weights is None:
+        if weights is None or not self.members:
             return self
         pairs = zip(weights.unsqueeze(-2).unbind(-1), self.members, strict=True)
         # Where a weight is 0, a logit of −∞ is not excluded.

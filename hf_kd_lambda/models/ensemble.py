@@ -14,7 +14,7 @@ from hf_kd_lambda.utils.fingerprint import fingerprint, model_digest
 
 
 class Ensemble(nn.Module):
-    """Models that teach as one, whose logits are averaged.
+    """Models that teach as one, whose logits are averaged. The rule `trust` weighs the members for each item.
 
     The mean of logits is the geometric mean of the distributions, one of the two means that Hinton et al. 2015
     (arXiv 1503.02531, section 1) name for the soft targets of an ensemble. It is taken because it commutes with the

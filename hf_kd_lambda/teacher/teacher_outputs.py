@@ -74,7 +74,9 @@ class TeacherOutputs:
         if self.cache_format is not None and self.are_cached(batch):
             return self.cache_format.batch(batch)
         if self.teacher is None:
-            raise ValueError(f"the examples have no column {TEACHER_LOGITS}, and teacher is None: give one of them.")
+            columns = (TEACHER_LOGITS,) if self.cache_format is None else self.cache_format.columns
+            missing = ", ".join(name for name in columns if name not in batch)
+            raise ValueError(f"the examples have no column {missing}, and teacher is None: give one of them.")
         self._move_to(self.accelerator.device)
         with self.accelerator.autocast():
             outputs = self.teacher(**teacher_inputs(batch, self.inputs), **forward_flags(self.needs))
@@ -82,7 +84,8 @@ class TeacherOutputs:
         # Logits in the examples take precedence: the user may have changed them.
         logits = batch.get(TEACHER_LOGITS, outputs.logits.float())
         inner = {name: value for name, value in outputs.items() if name not in ("logits", "member_logits")}
-        return TeacherBatch(logits, inner=inner, members=outputs.get("member_logits", ()))
+        members = () if TEACHER_LOGITS in batch else outputs.get("member_logits", ())
+        return TeacherBatch(logits, inner=inner, members=members)
 
     def are_cached(self, columns: Collection[str]) -> bool:
         """Whether the columns contain all needed teacher outputs."""

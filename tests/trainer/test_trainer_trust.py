@@ -193,6 +193,19 @@ def test_logits_in_the_examples_are_one_teacher(tmp_path):
     assert len(trainer.lambda_state.trust.each_teacher) == 1
 
 
+def test_an_evaluation_of_other_examples_uses_their_own_logits(tmp_path):
+    (teacher, student), data = KINDS["several teachers"](), data_of("several teachers")
+    kept = {"cache_teacher": True, "teacher_cache_dir": str(tmp_path / "cache")}
+    trainer = train(config(tmp_path, **TRUST, **kept), teacher, student, data)
+    assert trainer.evaluate(data)["eval_kd_loss"] > 0.01
+    of_student = torch.from_numpy(trainer.predict(data).predictions)
+    given = data.add_column("teacher_logits", of_student.tolist())
+    assert trainer.evaluate(given)["eval_kd_loss"] == pytest.approx(0, abs=1e-6)
+    trainer.teacher = None
+    with pytest.raises(ValueError, match="no column teacher_outputs, and teacher is None"):
+        trainer.evaluate(given)
+
+
 def test_other_rules_learn_from_the_mean(tmp_path):
     (teacher, student), data = KINDS["several teachers"](), data_of("several teachers")
     args = config(tmp_path / "run", cache_teacher=True, teacher_cache_dir=str(tmp_path), max_steps=1)
