@@ -1,7 +1,7 @@
-"""Labelled and unlabelled texts in several mixes: `python benchmarks/mix_files.py [--output_dir runs/mix]`.
+"""Labelled and unlabelled texts in two mixes: `python benchmarks/mix_files.py [--output_dir runs/mix]`.
 
 A tenth of the training texts keeps its label. In proportion to their numbers, one of ten texts in a batch is labelled
-then. Labelled texts that are in the file 3 or 9 times make it one of four, or one of two.
+then. If the file has every labelled text 9 times, it is one of two.
 
 First make the files of SST-2 with benchmarks/sst2_files.py. Tweets are of the [quickstart] extra.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hf_kd_lambda.data.bundled import load_tweets
 
-TIMES = (1, 3, 9)
+TIMES = (1, 9)
 Rows = list[tuple[str, str]]
 
 

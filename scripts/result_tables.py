@@ -115,9 +115,53 @@ def transfer_table() -> str:
         for rule in ("no KD", "fixed 0.5", "evidence", "KD alone"):
             cells = [_runs_of(runs, Group(task, regime), rule) for task in tasks]
             if any(cells):
-                scores = [f"{merit.mean_points(cell):.2f} ({len(cell)})" if cell else "–" for cell in cells]
+                scores = map(_score_and_seeds, cells)
                 rows.append((words, TRANSFER_RULES.get(rule, _rule_name(rule)), *scores))
     return markdown_table(("training examples", "weight of the KD loss", *tasks), rows)
+
+
+def mix_table() -> str:
+    """Mean scores by the share of labelled texts in a batch, and over how many seeds."""
+    runs = _runs("compare_mix")
+    cells = {tuple(run.task.split(", ")): _runs_of(runs, merit.group_of(run), "fixed 0.5") for run in runs}
+    tasks, shares = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
+    rows = [[share, *(_score_and_seeds(cells.get((task, share), [])) for task in tasks)] for share in shares]
+    return markdown_table(("labelled texts in a batch", *tasks), rows)
+
+
+def trust_table() -> str:
+    """Mean scores of `trust` and of fixed weights where labels or teacher are wrong on some examples."""
+    parts = {"": _runs("compare_trust"), ", 9 epochs": _runs("compare_epochs")}
+    columns = [(runs, group, more) for more, runs in parts.items() for group in merit.groups(runs)]
+    rules = merit.rules(parts[""])
+    rows = [
+        [_rule_name(rule), *(_score_and_seeds(_runs_of(runs, group, rule)) for runs, group, _ in columns)]
+        for rule in rules
+    ]
+    heads = [f"{group.task}, {_regime_name(group.regime)}{more}" for _, group, more in columns]
+    return markdown_table(("weight of the KD loss", *heads), rows)
+
+
+def trust_facts_table() -> str:
+    """How `trust` compares with the weight tuned on the other seeds, and with the best of the same seeds."""
+    three, nine = map(_runs, ("compare_trust", "compare_epochs"))
+    rows = []
+    for name, files in {"three epochs": [three], "nine epochs": [nine], "all": [three, nine]}.items():
+        found = merit.difference([points for runs in files for points in merit.against_tuned(runs, "trust")])
+        regrets = [regret.points for runs in files for regret in merit.regrets(runs, "trust").values()]
+        if found is not None:
+            interval = "–" if found.interval is None else "[{:+.2f}, {:+.2f}]".format(*found.interval)
+            row = (
+                name,
+                str(found.pairs),
+                f"{found.mean:+.2f}",
+                interval,
+                f"{fmean(regrets):+.2f}",
+                f"{max(regrets):+.2f}",
+            )
+            rows.append(row)
+    head = ("groups", "number", "against the tuned weight", "95 % interval", "mean regret", "worst regret")
+    return markdown_table(head, rows)
 
 
 def base_table() -> str:
@@ -192,6 +236,9 @@ TABLES = {
     "regret_facts": regret_facts_table,
     "kd_losses": kd_losses_table,
     "transfer": transfer_table,
+    "mix": mix_table,
+    "trust": trust_table,
+    "trust_facts": trust_facts_table,
 }
 
 
@@ -209,6 +256,10 @@ def _score(runs: Sequence[Run], group: Group, rule: str) -> str:
 
 def _regime_name(regime: str) -> str:
     return REGIME_NAMES.get(regime, regime.replace("_", " "))
+
+
+def _score_and_seeds(runs: Sequence[Run]) -> str:
+    return f"{merit.mean_points(runs):.2f} ({len(runs)})" if runs else "–"
 
 
 def _rule_name(rule: str) -> str:
