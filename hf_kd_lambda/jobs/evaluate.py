@@ -44,7 +44,7 @@ _GROUPS = {
         "label_column": "column of the label",
         "delimiter": "of a csv or tsv",
         "task": "GLUE task",
-        "problem": "text-, image- or token-classification, text-generation, ...",
+        "problem": "text-, image-, token-classification, ...",
         "max_length": "tokens to which texts are truncated",
     },
 }

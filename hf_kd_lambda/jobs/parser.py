@@ -38,14 +38,14 @@ _REPLACED = {
 }
 _GROUPS = {
     "Models": {
-        "teacher": "Hub id or folder; `quickstart` is a small encoder that needs no network",
+        "teacher": "Hub id or folder; `quickstart`: a small encoder, no network needed",
         "teacher_finetune": "fine-tune the teacher on your labels first",
         "student": "Hub id or folder; or set student_layers",
         "student_layers": "make the student from these layers of the teacher, e.g. 0 5",
         "student_without_kd": "also train the student without the teacher, to compare",
     },
     "Data": {
-        "problem": "text-, image- or token-classification, text-generation, ...",
+        "problem": "text-, image-, token-classification, ...",
         "dataset": "Hub id or folder; or set train_file",
         "train_file": "csv, tsv, json, jsonl or parquet; for text-generation also txt",
         "validation_file": "without it, validation_share of the training examples is held out",
@@ -75,8 +75,9 @@ _GROUPS = {
     },
 }
 _CLOSING = """\
---num_processes N trains with N processes. Defaults are in brackets; a run evaluates and saves at each epoch and keeps
-the best student. --help-all shows all settings, those of TrainingArguments too."""
+--num_processes N trains with N processes. Defaults are in brackets; a run evaluates and saves at
+each epoch and keeps the best student. --help-all shows all settings, those of TrainingArguments
+too."""
 
 
 def _parser() -> ScreenParser:

@@ -252,7 +252,7 @@ def test_help_is_one_screen(capsys):
     assert stop.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 45
-    assert max(map(len, lines)) <= 120
+    assert max(map(len, lines)) <= 100
     assert any(line.startswith("  --learning_rate") and line.endswith("[5e-05]") for line in lines)
 
 
