@@ -23,7 +23,7 @@ from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.utils.log_keys import LIMIT_KEYS, LIMIT_NAMES
 
 SMALLEST_SQUARED_NORM = torch.finfo(torch.float32).tiny
-"""A smaller squared norm is subnormal: it has lost precision, and its average may be 0."""
+"""A smaller squared norm is subnormal; it has lost precision, and its average may be 0."""
 ON_EDGE = 1e-5  # relative distance from an end of the feasible interval within which λ is logged as clipped
 
 

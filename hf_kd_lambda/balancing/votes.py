@@ -147,7 +147,7 @@ class TeacherVotes(Judge):
 
     @property
     def odds(self) -> Tensor:
-        """Odds that the teacher is right if teacher and label disagree: a scalar tensor, 1 before the first vote."""
+        """Odds that the teacher is right if teacher and label disagree, a scalar tensor, 1 before the first vote."""
         teacher, label = self.sums + self.prior
         return teacher / label
 

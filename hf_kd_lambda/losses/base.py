@@ -30,7 +30,7 @@ class TopLogits(NamedTuple):
 
     @property
     def logits(self) -> Tensor:
-        """Estimated logits of all classes, `[..., classes]`: the remaining probability is spread evenly.
+        """Estimated logits of all classes, `[..., classes]`, with the remaining probability spread evenly.
 
         Accurate enough for argmax and probabilities, but not as a KD target: the tail is not really uniform.
         """
@@ -47,7 +47,7 @@ class TeacherBatch(NamedTuple):
     top_k: TopLogits | None = None
     """The k largest logits; None if `all_logits` is given."""
     inner: Mapping[str, Any] = MappingProxyType({})
-    """Intermediate outputs that the KD losses need, by name: `hidden_states`, `attentions`, `value_vectors`…"""
+    """Intermediate outputs that the KD losses need, by name, e.g. `hidden_states`, `attentions`, `value_vectors`…"""
     members: tuple[Tensor, ...] = ()
     """Logits of every one of several teachers, like `all_logits`, which is their mean; empty if not needed."""
 
@@ -104,7 +104,7 @@ class LossInputs(NamedTuple):
     """Inputs of a KD loss for one batch."""
 
     student: Mapping[str, Any]
-    """Student outputs by name: `logits` and the intermediate outputs that the KD losses need."""
+    """Student outputs by name, `logits` and the intermediate outputs that the KD losses need."""
     teacher: TeacherBatch
     attention_mask: Tensor | None
     """`[examples, length]`, 0 at padding; None without padding or for inputs that are not tokens."""

@@ -420,7 +420,7 @@ class DistillationTrainer(OrderedEvaluation):
 
     @property
     def loss_weights(self) -> tuple[Tensor, Tensor]:
-        """(w_task, w_kd) in force: scalar tensors on the training device, of λ's geometric mean over layers."""
+        """(w_task, w_kd) in force, scalar tensors on the training device, from λ's geometric mean over layers."""
         return self.balancer.weights(self.state.global_step / max(self.state.max_steps, 1))
 
     @property

@@ -58,8 +58,8 @@ class Taylor2(Rule):
     A step along d = g_T + λ·g_D changes a β_i-smooth loss by ΔL_i ≤ −η<g_i, d> + β_i·η²|d|²/2 (the descent lemma,
     Nesterov 2004, lemma 1.2.3; quadratic in λ as in arXiv 2505.06270). With s_i = β_i·η its derivative is 0 for
 
-        L_T:          c = s_T·(c + λb)
-        L_T + L_D:    b + c = (s_T + s_D)·(c + λb)
+    - L_T: c = s_T·(c + λb)
+    - L_T + L_D: b + c = (s_T + s_D)·(c + λb)
 
     In conflict, the task loss decreases most at the lower end of the interval: the smallest λ for which the KD loss
     does not increase. Without curvature (s ≤ 0), λ is the end of the interval in the direction of the first-order
