@@ -9,6 +9,7 @@ from helpers.tiny import save_checkpoint, tiny_bert
 
 from hf_kd_lambda import ModelArguments
 from hf_kd_lambda.models.ensemble import Ensemble
+from hf_kd_lambda.studies.probe.probe import batch
 
 NAMES = sorted(WORDS)
 
@@ -52,6 +53,15 @@ def test_two_teachers_teach_by_their_weights(tmp_path):
     assert "| teachers | `a` (not on the Hub), `b` (not on the Hub) |" in card
     metrics = [model["metrics"] for model in json.loads((tmp_path / "out" / "results.json").read_text())["models"]]
     assert metrics[0]["accuracy"] == pytest.approx(reports[0].metrics["accuracy"])
+
+
+def test_a_probe_compares_with_their_mean(tmp_path):
+    whole = job_of_two(tmp_path)
+    teacher = whole.load_teacher().eval()
+    inputs, logits, labels = batch(whole, whole.load_student(teacher), teacher, 0)
+    first, second = (member(**inputs).logits for member in teacher.members)
+    torch.testing.assert_close(logits, 0.25 * first + 0.75 * second)
+    assert len(labels) == len(logits)
 
 
 def test_with_trust_each_teacher_has_its_own_reliability(tmp_path):

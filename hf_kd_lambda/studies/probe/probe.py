@@ -19,6 +19,7 @@ from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse
 from hf_kd_lambda.jobs.run_folder import claim_folder
+from hf_kd_lambda.models.protocol import as_model_output
 from hf_kd_lambda.studies.probe.probe_report import Stage, write_probe_report
 from hf_kd_lambda.studies.probe.slopes import measure_slopes
 from hf_kd_lambda.studies.probe.steps import Gradients, gradients_of, losses_on
@@ -157,7 +158,7 @@ def batch(
     prefix = TEACHER_PREFIX if job.loader.own_processor is not None else ""
     teachers = {name.removeprefix(prefix): value for name, value in columns.items() if name.startswith(prefix)}
     with torch.no_grad():
-        logits = teacher(**accepted_inputs(teacher, teachers)).logits
+        logits = as_model_output(teacher(**accepted_inputs(teacher, teachers)), teacher, "teacher").logits
     students = accepted_inputs(student, columns)
     return students, logits, columns["labels"]
 
