@@ -80,7 +80,15 @@ class ClassReliabilities(Reliabilities):
         """Per-item weights from the trust in label and teachers, and counts for the M step.
 
         Tokens are judged chunk by chunk, to save memory.
+
+        Raises:
+            ValueError: there are several teachers, but the batch has the logits of one.
         """
+        if len(self.shares) > 1 and not teacher.members:
+            raise ValueError(
+                f"lambda_rule='trust' judges each of {len(self.shares)} teachers, but the examples' column "
+                "teacher_logits has the logits of one: remove that column, or give a single teacher."
+            )
         tensors = (student_logits, items.kd, *teacher.chunked_members)
         trusts, counts = [], []
         for student, kd, *chunk, task in chunks(tensors, items.task):

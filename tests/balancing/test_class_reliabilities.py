@@ -50,6 +50,13 @@ def test_several_teachers_are_judged_in_chunks_too(classes, monkeypatch):
     assert batch.mixed(weights.teachers).logits.isfinite().all()
 
 
+def test_the_logits_of_one_are_not_those_of_several_teachers():
+    student, teacher = torch.randn(2, 3, 7)
+    items = item_labels(torch.randint(7, (3,)))
+    with pytest.raises(ValueError, match=r"judges each of 2 teachers.* teacher_logits .* remove that column"):
+        ClassReliabilities(shares=(0.5, 0.5)).observe(student, TeacherBatch(teacher), items)
+
+
 @pytest.mark.parametrize("classes", [0, 7])
 def test_cached_top_logits_and_chunks_give_the_same(classes, monkeypatch):
     torch.manual_seed(0)
