@@ -1,6 +1,7 @@
 """Which labels of the training examples look wrong, judged by the student that was trained on them."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,11 +56,29 @@ def label_quality(trainer: DistillationTrainer, names: Sequence[str]) -> LabelQu
 
 def _outputs(trainer: DistillationTrainer, examples: Dataset) -> Judged:
     """Logits of student and teacher, and labels, in the order of the examples."""
-    metrics, trainer.compute_metrics = trainer.compute_metrics, None  # they may not know examples without a label
-    try:
+    with _whole_predictions(trainer):
         output = trainer.predict(examples)
-    finally:
-        trainer.compute_metrics = metrics
-    student, labels = (torch.as_tensor(array) for array in (output.predictions, output.label_ids))
+    given = output.predictions
+    student = given[0] if isinstance(given, tuple) else given  # logits come first
     teacher = examples.select_columns([TEACHER_LOGITS]).with_format("torch")[:][TEACHER_LOGITS]
-    return Judged(student, teacher.float(), labels)
+    return Judged(torch.as_tensor(student), teacher.float(), torch.as_tensor(output.label_ids))
+
+
+@contextlib.contextmanager
+def _whole_predictions(trainer: DistillationTrainer) -> Iterator[None]:
+    """Have the trainer predict the logits of all examples, whatever its evaluations leave out or do with them."""
+    changed: list[tuple[Any, str, Any]] = [
+        (trainer, "compute_metrics", None),  # they may not know examples without a label
+        (trainer, "preprocess_logits_for_metrics", None),
+        (trainer.args, "dataloader_drop_last", False),
+        (trainer.args, "prediction_loss_only", False),
+        (trainer.args, "eval_do_concat_batches", True),
+    ]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in changed]
+    try:
+        for owner, name, value in changed:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)

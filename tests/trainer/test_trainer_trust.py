@@ -264,6 +264,24 @@ def test_the_finished_student_judges_every_example(tmp_path, kind):
         assert one.validation_labels == 20
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"dataloader_drop_last": True}, {"prediction_loss_only": True}, {"eval_do_concat_batches": False}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_what_evaluations_leave_out_is_judged(tmp_path, changed):
+    settings = {**TRUST, "cache_teacher": True, "teacher_cache_dir": str(tmp_path), "per_device_eval_batch_size": 7}
+    found = []
+    for given in ({}, changed):
+        kwargs = {"preprocess_logits_for_metrics": lambda logits, labels: logits.argmax(-1)} if given else {}
+        trainer = train(config(tmp_path / "run", **settings, **given), *models(), examples(), **kwargs)
+        found.append(label_quality(trainer, ["a", "b", "c"]))
+        assert all(getattr(trainer.args, name) == value for name, value in given.items())
+        assert (trainer.preprocess_logits_for_metrics is None) == (not given)
+    assert len(found[1].label_trust) == len(examples())
+    assert found[1].label_trust.tolist() == pytest.approx(found[0].label_trust.tolist())
+
+
 def test_other_rules_and_examples_without_logits_are_not_judged(tmp_path):
     teacher, student = models()
     of_evidence = {"lambda_rule": "evidence", "cache_teacher": True, "teacher_cache_dir": str(tmp_path)}
