@@ -95,8 +95,7 @@ def test_settings_that_cannot_work_are_refused_before_data_are_read(tmp_path, ch
         ({"student": "./absent", "student_layers": None}, r"student='./absent': there is no such folder\."),
     ],
 )
-def test_checkpoints_that_cannot_be_used_are_named(tmp_path, changed, message, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_checkpoints_that_cannot_be_used_are_named(tmp_path, changed, message):
     with pytest.raises((ValueError, OSError), match=message):
         job(settings(tmp_path, **changed)).check()
 
