@@ -130,38 +130,15 @@ def mix_table() -> str:
 
 
 def trust_table() -> str:
-    """Mean scores of `trust` and of fixed weights where labels or teacher are wrong on some examples."""
-    parts = {"": _runs("compare_trust"), ", 9 epochs": _runs("compare_epochs")}
-    columns = [(runs, group, more) for more, runs in parts.items() for group in merit.groups(runs)]
-    rules = merit.rules(parts[""])
+    """Mean scores of all rules in the groups in which `trust` was run, and over how many seeds."""
+    runs = _runs("compare_trust")
+    groups = [group for group in merit.groups(runs) if _runs_of(runs, group, "trust")]
     rows = [
-        [_rule_name(rule), *(_score_and_seeds(_runs_of(runs, group, rule)) for runs, group, _ in columns)]
-        for rule in rules
+        [_rule_name(rule), *(_score_and_seeds(_runs_of(runs, group, rule)) for group in groups)]
+        for rule in merit.rules(runs)
     ]
-    heads = [f"{group.task}, {_regime_name(group.regime)}{more}" for _, group, more in columns]
+    heads = [f"{group.task}, {_regime_name(group.regime)}" for group in groups]
     return markdown_table(("weight of the KD loss", *heads), rows)
-
-
-def trust_facts_table() -> str:
-    """How `trust` compares with the weight tuned on the other seeds, and with the best of the same seeds."""
-    three, nine = map(_runs, ("compare_trust", "compare_epochs"))
-    rows = []
-    for name, files in {"three epochs": [three], "nine epochs": [nine], "all": [three, nine]}.items():
-        found = merit.difference([points for runs in files for points in merit.against_tuned(runs, "trust")])
-        regrets = [regret.points for runs in files for regret in merit.regrets(runs, "trust").values()]
-        if found is not None:
-            interval = "–" if found.interval is None else "[{:+.2f}, {:+.2f}]".format(*found.interval)
-            row = (
-                name,
-                str(found.pairs),
-                f"{found.mean:+.2f}",
-                interval,
-                f"{fmean(regrets):+.2f}",
-                f"{max(regrets):+.2f}",
-            )
-            rows.append(row)
-    head = ("groups", "number", "against the tuned weight", "95 % interval", "mean regret", "worst regret")
-    return markdown_table(head, rows)
 
 
 def base_table() -> str:
@@ -238,7 +215,6 @@ TABLES = {
     "transfer": transfer_table,
     "mix": mix_table,
     "trust": trust_table,
-    "trust_facts": trust_facts_table,
 }
 
 
