@@ -125,7 +125,7 @@ def check_folders(folder: Path, teacher_folder: Path, baseline_folder: Path) -> 
 
 
 def check_tokens(who: str, processor: Any, model: PreTrainedModel, examples: Dataset, max_length: int) -> None:
-    """Refuse a tokenizer without a vocabulary, or has more tokens than its model, and texts that are cut to nothing.
+    """Refuse a tokenizer without a vocabulary or with more tokens than its model, and texts that are cut to nothing.
 
     Args:
         who: teacher or student.

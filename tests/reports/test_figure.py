@@ -287,8 +287,10 @@ def test_reliabilities_have_a_panel(tmp_path, drawn):
 
 
 def test_each_of_several_teachers_has_a_line(tmp_path, drawn):
-    each = {f"teacher_reliability_{index}": index / 10 for index in (10, 9, 8)}
-    plot_lambda(training_log(20, label_reliability=0.7, teacher_reliability=0.9, **each), tmp_path / "lambda.png")
+    reliabilities = {f"teacher_reliability_{index}": index / 10 for index in (10, 9, 8)}
+    plot_lambda(
+        training_log(20, label_reliability=0.7, teacher_reliability=0.9, **reliabilities), tmp_path / "lambda.png"
+    )
     lines = [line(drawn[0].axes[-1], f"β of teacher {index}") for index in (1, 2, 3)]
     assert [one.get_ydata()[0] for one in lines] == [0.8, 0.9, 1.0]
     assert len({one.get_linestyle() for one in lines}) == 3

@@ -119,8 +119,8 @@ def test_reliabilities_are_told_where_they_were_logged():
     words = "By estimate, 80% of the labels are informative, and 50% of the teacher's outputs."
     assert explain_lambda(log).splitlines()[-1] == words
     assert "teachers" not in summary
-    each = {"teacher_reliability_10": 0.1, "teacher_reliability_9": 0.9}
-    log = [{**one, **each} for one in log]
+    reliabilities = {"teacher_reliability_10": 0.1, "teacher_reliability_9": 0.9}
+    log = [{**one, **reliabilities} for one in log]
     assert lambda_summary(log)["teachers"] == [0.9, 0.1]
     assert explain_lambda(log).splitlines()[-1] == f"{words} By teacher, these are 90%, 10%."
 
