@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from transformers import EvalPrediction
 
-BOOTSTRAPS = 200
+BOOTSTRAPS = 100
 
 
 def standard_error(

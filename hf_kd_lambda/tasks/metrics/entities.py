@@ -26,7 +26,7 @@ def token_metrics_for(label_names: Sequence[str]) -> Callable[[EvalPrediction], 
         predictions = (outputs[0] if isinstance(outputs, tuple) else outputs).argmax(axis=-1)
         labelled = labels != IGNORED
         if not of_entities:
-            return metric.compute(predictions=predictions[labelled], references=labels[labelled])
+            return metric.scores(predictions[labelled], labels[labelled])
         found, true = (
             [[label_names[label] for label in row[kept]] for row, kept in zip(classes, labelled, strict=True)]
             for classes in (predictions, labels)

@@ -65,6 +65,14 @@ class GlueMetric(evaluate.Metric):
         )
 
     def _compute(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        return self.scores(predictions, references)
+
+    def scores(self, predictions: np.ndarray, references: np.ndarray) -> dict[str, float]:
+        """What `compute` returns, without a copy of the arrays: a bootstrap asks for it hundreds of times.
+
+        Args:
+            predictions, references: `[examples]`, class indices, or numbers for a regression.
+        """
         scores = {name: float(score(references, predictions)) for name, score in _SCORES[self.config_name].items()}
         return scores | {"score": float(np.mean(list(scores.values())))}
 
@@ -82,6 +90,6 @@ def compute_metrics_for(task: str | None, is_regression: bool) -> Callable[[Eval
         outputs = evaluation.predictions
         logits = outputs[0] if isinstance(outputs, tuple) else outputs
         predictions = logits.reshape(-1) if is_regression else logits.argmax(axis=-1)
-        return metric.compute(predictions=predictions, references=evaluation.label_ids)
+        return metric.scores(predictions, evaluation.label_ids)
 
     return compute_metrics
