@@ -12,6 +12,7 @@ from hf_kd_lambda.balancing.trust import (
     class_counts,
     class_posterior,
     item_trust,
+    output_sums,
     views_of_each,
 )
 from hf_kd_lambda.losses.base import TeacherBatch
@@ -24,6 +25,8 @@ COUNTED_CLASSES = range(3, 101)
 
 With two classes, a class that the labels miss is hard to distinguish from one that the teacher misses: in a
 simulation the trust found fewer wrong labels than with shared reliabilities."""
+COUNTED_OUTPUTS = range(2, 101)
+"""Numbers of classes for which ρ, the mean output of a teacher, is counted; otherwise it is taken to be 1/K."""
 
 
 class ClassReliabilities(Reliabilities):
@@ -45,20 +48,21 @@ class ClassReliabilities(Reliabilities):
         shrinkage: float = 50.0,
         shares: Sequence[float] = (1.0,),
     ) -> None:
-        self.per_class = classes in COUNTED_CLASSES
-        rows = 2 + 2 * len(shares)
-        super().__init__(rows * classes if self.per_class else rows, initial, prior, shares)
+        self._rows = 2 + 2 * len(shares)
+        self._classes = classes if classes in COUNTED_CLASSES else 1
+        self._outputs = classes if classes in COUNTED_OUTPUTS else 0
+        super().__init__(self._rows * self._classes + len(shares) * self._outputs, initial, prior, shares)
         self.shrinkage = shrinkage
 
-    @property
-    def _rows(self) -> Tensor:
-        """`[2 + 2·teachers, K or 1]`: the sums of `totals` for every class."""
-        return self.sums.view(2 + 2 * len(self.shares), -1)
+    def _parts(self, sums: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of reliabilities, `[2 + 2·teachers, K or 1]`, and of the teachers' outputs, `[teachers, K or 0]`."""
+        reliabilities, outputs = sums.tensor_split([self._rows * self._classes])
+        return reliabilities.view(self._rows, self._classes), outputs.view(len(self.shares), self._outputs)
 
     @property
     def totals(self) -> Tensor:
         """`[2 + 2·teachers]`: Σr_L, labelled items; Σr_m, items of every teacher."""
-        return self._rows.sum(-1)
+        return self._parts(self.sums)[0].sum(-1)
 
     @property
     def labels(self) -> Tensor:
@@ -70,10 +74,18 @@ class ClassReliabilities(Reliabilities):
         """β of every teacher and class, `[K]` each, shrunk towards `each_teacher`; or `[1]` for all classes."""
         return [self._of_classes(2 + 2 * index, of_all) for index, of_all in enumerate(self.each_teacher)]
 
+    @property
+    def mean_outputs(self) -> list[Tensor | None]:
+        """ρ of every teacher, `[K]` each; None if it is not counted."""
+        if not self._outputs:
+            return [None] * len(self.shares)
+        sums = self._parts(self.sums)[1]
+        return list((sums + self.prior / self._outputs) / (sums.sum(-1, keepdim=True) + self.prior))
+
     def _of_classes(self, first: int, of_all: Tensor) -> Tensor:
-        if not self.per_class:
+        if self._classes == 1:
             return of_all.view(1)
-        informative, items = self._rows[first : first + 2]
+        informative, items = self._parts(self.sums)[0][first : first + 2]
         return (informative + of_all * self.shrinkage) / (items + self.shrinkage)
 
     def observe(self, student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels) -> tuple[ItemWeights, Tensor]:
@@ -113,22 +125,25 @@ class ClassReliabilities(Reliabilities):
         """
         alpha, betas = self.labels, self.teachers
         trusts, counts = [], []
-        for views, beta in zip(views_of_each(student_logits, teacher_logits, items, betas), betas, strict=True):
+        all_views = views_of_each(student_logits, teacher_logits, items, betas, self.mean_outputs)
+        for views, beta in zip(all_views, betas, strict=True):
             parts = class_posterior(views, alpha, beta)
             trusts.append(item_trust(views, parts))
             counts.append(self._counts(views, parts, trusts[-1]))
-        return trusts, torch.cat([counts[0][:2], *(count[2:] for count in counts)]).flatten()
+        reliabilities = torch.cat([counts[0][:2], *(count[2:] for count in counts)])
+        outputs = [output_sums(views) for views in all_views if self._outputs]
+        return trusts, torch.cat([reliabilities.flatten(), *outputs])
 
     def _counts(self, views: Views, parts: ClassPosterior, trust: ItemTrust) -> Tensor:
         """`[4, K]` or `[4]`: see `class_counts`; over all classes, the sums of r_L and r_m with their items."""
-        if self.per_class:
+        if self._classes > 1:
             return class_counts(views, parts)
         sums = (trust.label, views.labelled, trust.teacher, views.counted)
         return torch.stack([values.float().sum() for values in sums])
 
     def items(self, counts: Tensor) -> Tensor:
         """The number of items."""
-        return counts.view(2 + 2 * len(self.shares), -1)[3].sum()
+        return self._parts(counts)[0][3].sum()
 
 
 def _joined(parts: Sequence[ItemTrust], shape: torch.Size) -> ItemTrust:

@@ -5,8 +5,12 @@ yet trained on the item, is a third, independent annotator. For an item with lab
 probabilities q and K classes:
 
     label:    f_L(z) = α_z·1[z = y] + (1 − α_z)/K
-    teacher:  f_T(z) = β_z·p(z) + (1 − β_z)/K
+    teacher:  f_T(z) = β_z·p(z) + (1 − β_z)·g,  g = Σ_t p(t)·ρ(t)
     truth:    P(z) ∝ q(z)·f_L(z)·f_T(z)
+
+ρ is the teacher's mean output: a teacher that guesses gives each answer as often as it does on average, and g is the
+probability of guessing this one. So the answer that a teacher gives to nearly all items tells little, and that of a
+teacher that always gives the same one tells nothing. If all answers are equally frequent, g is 1/K.
 
     r_L = Σ_z P(z)·α_z·1[z = y]/f_L(z)      probability that the label is informative
     r_T = Σ_z P(z)·β_z·p(z)/f_T(z)          probability that the teacher is informative
@@ -23,14 +27,15 @@ Several teachers m are as many annotators: P(z) ∝ q(z)·f_L(z)·Π_m f_m(z), w
 student and all other teachers together are the student: with q_m(z) ∝ q(z)·Π_{n≠m} f_n(z) in place of q, P and r_m are
 those of the model with one teacher. So both steps of EM are taken once for each teacher, see `views_of_each`.
 
-Multiplied out, with A_z = (1 − α_z)/K and B_z = (1 − β_z)/K, no division by f_L or f_T is left:
+Multiplied out, with A_z = (1 − α_z)/K and B_z = (1 − β_z)·g, no division by f_L or f_T is left:
 
     chance = Σ_z q(z)·A_z·B_z     guessed = Σ_z q(z)·A_z·β_z·p(z)     Z = chance + guessed + α_y·q(y)·(B_y + β_y·p(y))
     r_L = α_y·q(y)·(B_y + β_y·p(y))/Z      r_T = (guessed + α_y·q(y)·β_y·p(y))/Z
 
 References:
     Dawid & Skene 1979, "Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm": the model, with
-    hard answers. Northcutt et al. 2021, "Confident Learning": out-of-sample predictions find wrong labels. The soft
+    hard answers; guesses by their frequencies as in Cohen 1960, "A Coefficient of Agreement for Nominal Scales".
+    Northcutt et al. 2021, "Confident Learning": out-of-sample predictions find wrong labels. The soft
     annotators and the student as the third annotator are ours.
 """
 
@@ -61,16 +66,21 @@ class Views(NamedTuple):
     """Boolean `[...]`: whether it is an item, not an ignored position."""
     classes: Tensor
     """`[...]`: K, without classes that a logit of −∞ excludes."""
+    guess: Tensor
+    """g, `[...]`: the probability that a teacher that guesses gives this answer."""
 
 
 @torch.no_grad()
-def views_of(student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels) -> Views:
+def views_of(
+    student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels, mean_output: Tensor | None = None
+) -> Views:
     """Predictions of student and teacher, and labels.
 
     Args:
         student_logits: `[..., K]`.
         teacher_logits: `[..., K]`, at temperature 1.
         items: labels `[...]`.
+        mean_output: ρ, `[K]`; None for 1/K.
     """
     labelled, counted = items.task.ne(IGNORED), items.kd.ne(IGNORED)
     # Positions that are not items may contain NaN or infinity.
@@ -79,12 +89,17 @@ def views_of(student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels) 
         for logits in (student_logits, teacher_logits)
     )
     classes = possible_classes(student_logits).clamp(min=1)
-    return Views(student, teacher, items.task.long().masked_fill(~labelled, 0), labelled, counted, classes)
+    guess = 1 / classes if mean_output is None else (teacher * mean_output).sum(-1)
+    return Views(student, teacher, items.task.long().masked_fill(~labelled, 0), labelled, counted, classes, guess)
 
 
 @torch.no_grad()
 def views_of_each(
-    student_logits: Tensor, teacher_logits: Sequence[Tensor], items: ItemLabels, teachers: Sequence[Tensor]
+    student_logits: Tensor,
+    teacher_logits: Sequence[Tensor],
+    items: ItemLabels,
+    teachers: Sequence[Tensor],
+    mean_outputs: Sequence[Tensor | None],
 ) -> list[Views]:
     """Views for every teacher, in which the student and all other teachers together are the student.
 
@@ -95,14 +110,16 @@ def views_of_each(
         teacher_logits: `[..., K]` of every teacher, at temperature 1.
         items: labels `[...]`.
         teachers: β of every teacher, `[K]`, or `[1]` for all classes.
+        mean_outputs: ρ of every teacher, see `views_of`.
     """
-    views = [views_of(student_logits, logits, items) for logits in teacher_logits]
+    given = zip(teacher_logits, mean_outputs, strict=True)
+    views = [views_of(student_logits, logits, items, mean) for logits, mean in given]
     pairs = list(zip(views, teachers, strict=True))
 
     def with_others(index: int) -> Views:
         student = views[index].student
         for seen, teacher in pairs[:index] + pairs[index + 1 :]:
-            product = student * (teacher * seen.teacher + (1 - teacher) / seen.classes.unsqueeze(-1))  # q·f_n
+            product = student * (teacher * seen.teacher + (1 - teacher) * seen.guess.unsqueeze(-1))  # q·f_n
             student = product / product.sum(-1, keepdim=True)
         return views[index]._replace(student=student)
 
@@ -136,11 +153,10 @@ def class_posterior(views: Views, label: Tensor, teacher: Tensor) -> ClassPoster
         label: α, `[K]`, or `[1]` for all classes.
         teacher: β, `[K]`, or `[1]` for all classes.
     """
-    q, p, y, labelled, _, classes = views
-    classes = classes.unsqueeze(-1)
-    teacher_by_chance = (1 - teacher) / classes  # B
+    q, p, y, labelled, _, classes, guess = views
+    teacher_by_chance = (1 - teacher) * guess.unsqueeze(-1)  # B
     # Without a label, the label factor is constant over the classes and cancels.
-    by_chance = torch.where(labelled.unsqueeze(-1), (1 - label) / classes, 1.0)  # A
+    by_chance = torch.where(labelled.unsqueeze(-1), (1 - label) / classes.unsqueeze(-1), 1.0)  # A
 
     def of_label(values: Tensor) -> Tensor:
         return values.expand_as(q).gather(-1, y.unsqueeze(-1)).squeeze(-1)
@@ -180,3 +196,13 @@ def class_counts(views: Views, parts: ClassPosterior) -> Tensor:
     labelled, counted = views.labelled.unsqueeze(-1), views.counted.unsqueeze(-1)
     sums = (labels, truth * labelled, known * counted, truth * counted)
     return torch.stack([values.flatten(0, -2).sum(0) for values in sums])
+
+
+@torch.no_grad()
+def output_sums(views: Views) -> Tensor:
+    """Sum of the teacher's probabilities over the items, `[K]`, for ρ.
+
+    Args:
+        views: items' views, `[...]`.
+    """
+    return torch.where(views.counted.unsqueeze(-1), views.teacher, 0.0).flatten(0, -2).sum(0)

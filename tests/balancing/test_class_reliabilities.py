@@ -160,7 +160,7 @@ def test_one_teacher_is_judged_as_without_others(classes):
     student, teacher, labels = planted(classes, 0.6, 0.8, 0.8, 300, 0)
     state = ClassReliabilities(classes)
     learn(state, student, teacher, labels)
-    seen = views_of(student, teacher, item_labels(labels))
+    seen = views_of(student, teacher, item_labels(labels), *state.mean_outputs)
     expected = item_trust(seen, class_posterior(seen, state.labels, *state.teachers))
     found, _ = judged(state, student, teacher, labels)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
@@ -170,7 +170,7 @@ def test_one_teacher_is_judged_as_without_others(classes):
 
 
 def test_a_teacher_that_misses_a_class_is_found_unreliable_there_alone():
-    student, teacher, labels = planted(3, 0.95, 0.95, 0.8, 2000, 0)
+    student, teacher, labels = planted(3, 0.95, 0.95, 0.8, 4000, 0)
     blind = labels == 0  # 95 % of these labels are right
     teacher[blind] = 6 * torch.nn.functional.one_hot(torch.arange(len(labels))[blind] % 2 + 1, 3).float()
     state = ClassReliabilities(3)
@@ -179,6 +179,17 @@ def test_a_teacher_that_misses_a_class_is_found_unreliable_there_alone():
     assert of_teacher[0] < 0.3
     assert of_teacher[1:].min() > 0.8
     assert state.labels.min() > 0.85
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_teacher_that_always_gives_the_same_answer_is_unreliable_and_the_label_is_not(classes, seed):
+    student, teacher, labels = planted(classes, 0.9, 0.9, 0.8, 2000, seed)
+    teacher[:] = torch.tensor([6.0] + [0.0] * (classes - 1))
+    state = ClassReliabilities(classes)
+    learn(state, student, teacher, labels)
+    assert state.teacher < 0.1
+    assert state.label.item() == pytest.approx(0.9, abs=0.1 if classes == 2 else 0.07)
 
 
 def test_a_class_without_examples_has_the_reliabilities_of_all():

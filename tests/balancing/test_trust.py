@@ -17,24 +17,26 @@ def trust_of(seen, alpha, beta):
     return item_trust(seen, class_posterior(seen, alpha, beta))
 
 
-def by_hand(q, teachers, label, alpha, betas):
+def by_hand(q, teachers, label, alpha, betas, mean_outputs):
     """P(truth, whether the label is informative, whether each teacher is) of one item, as a dictionary."""
     classes = len(q)
     joint = {}
     for truth, informed_label, *informed in itertools.product(range(classes), *[(0, 1)] * (1 + len(teachers))):
         weight = q[truth]
         weight *= alpha[truth] * (truth == label) if informed_label else (1 - alpha[truth]) / classes
-        for p, beta, is_informed in zip(teachers, betas, informed, strict=True):
-            weight *= beta[truth] * p[truth] if is_informed else (1 - beta[truth]) / classes
+        for p, beta, mean, is_informed in zip(teachers, betas, mean_outputs, informed, strict=True):
+            guess = sum(of_answer * frequency for of_answer, frequency in zip(p, mean, strict=True))
+            weight *= beta[truth] * p[truth] if is_informed else (1 - beta[truth]) * guess
         joint[truth, informed_label, *informed] = weight
     total = sum(joint.values())
     return {event: weight / total for event, weight in joint.items()}
 
 
+@pytest.mark.parametrize("counted", [True, False])
 @pytest.mark.parametrize("teachers", [1, 2, 3])
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize(("alpha", "beta"), [(0.7, 0.7), (0.2, 0.95), (0.99, 0.01)])
-def test_trust_is_the_posterior(classes, alpha, beta, teachers):
+def test_trust_is_the_posterior(classes, alpha, beta, teachers, counted):
     torch.manual_seed(0)
     student, *logits = 2 * torch.randn(1 + teachers, 20, classes)
     labels = torch.randint(classes, (20,))
@@ -45,12 +47,16 @@ def test_trust_is_the_posterior(classes, alpha, beta, teachers):
         labels.tolist(),
         strict=True,
     )
-    expected = [by_hand(*row, of_label.tolist(), [values.tolist() for values in betas]) for row in rows]
+    means = torch.rand(teachers, classes) if counted else torch.ones(teachers, classes)
+    means = means / means.sum(-1, keepdim=True)
+    given = (of_label.tolist(), [values.tolist() for values in betas], means.tolist())
+    expected = [by_hand(*row, *given) for row in rows]
 
     def mean_where(condition):
         return torch.tensor([sum(value for event, value in joint.items() if condition(*event)) for joint in expected])
 
-    for index, seen in enumerate(views_of_each(student, logits, item_labels(labels), betas)):
+    items, mean_outputs = item_labels(labels), means if counted else [None] * teachers
+    for index, seen in enumerate(views_of_each(student, logits, items, betas, mean_outputs)):
         parts = class_posterior(seen, of_label, betas[index])
         found, counts = item_trust(seen, parts), class_counts(seen, parts)
         torch.testing.assert_close(found.label, mean_where(lambda z, label, *_: label), rtol=1e-5, atol=1e-6)
