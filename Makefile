@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV ?= .venv
 # A version known to work, installed first because the others would pull in the newest. Set the build for your GPU here.
 TORCH ?= torch==2.13.0
-# All tests take one thread of the CPU. Files stay whole, as their tests share trained models.
-PARALLEL ?= --numprocesses auto --maxprocesses 8 --dist loadfile
+# All tests take one thread of the CPU. Files stay whole, as their tests share trained models, and in their order: sorted
+# by the number of tests, the files with few and long ones (distributed, jobs) would be the last.
+PARALLEL ?= --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: quickstart test test-lowest docs
 

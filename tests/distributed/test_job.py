@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import yaml
 from distributed.test_two_processes import FSDP2
 from helpers import small_jobs
@@ -73,9 +74,14 @@ def test_the_command_starts_its_processes(tmp_path):
     result = subprocess.run([*command, *given], env=env, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 0, result.stderr[-4000:]
     assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["num_processes"] == 2
-    wrong = subprocess.run(
-        [*command, *given, "--temperature", "0"], env=env, capture_output=True, text=True, timeout=240, check=False
-    )
+
+
+@pytest.mark.slow
+def test_an_error_of_started_processes_is_a_message(tmp_path):
+    command = [sys.executable, "-m", "hf_kd_lambda.cli", "distill", "--num_processes", "2", "--temperature", "0"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    given = arguments(small_jobs.settings(tmp_path))
+    wrong = subprocess.run([*command, *given], env=env, capture_output=True, text=True, timeout=240, check=False)
     assert wrong.returncode == 1
     assert "error: temperature=0" in wrong.stderr
     assert "Traceback" not in wrong.stderr

@@ -135,7 +135,7 @@ def separable(count=64):
     return data.remove_columns("labels").add_column("labels", [ids[0] % 3 for ids in data["input_ids"]])
 
 
-@pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
+@pytest.mark.parametrize("optim", [pytest.param("sgd", marks=pytest.mark.slow), "adamw_torch"])
 def test_the_default_rule_gives_no_weight_to_a_teacher_that_tells_nothing(tmp_path, optim):
     rate = 0.03 if optim == "sgd" else 3e-3
     settings = {"optim": optim, "learning_rate": rate, "max_steps": 90, "logging_steps": 30, "lambda_interval": 8}

@@ -217,10 +217,14 @@ def test_a_click_on_a_header_sorts(tmp_path, column, clicks, expected, order):
     assert found.sorted_by == order
 
 
-COMMITTED = sorted(BENCHMARKS.glob("compare*/results.jsonl"))
+LARGE = ("compare", "compare_variants")  # more than a hundred runs
+COMMITTED = [
+    pytest.param(file, id=file.parent.name, marks=[pytest.mark.slow] * (file.parent.name in LARGE))
+    for file in sorted(BENCHMARKS.glob("compare*/results.jsonl"))
+]
 
 
-@pytest.mark.parametrize("committed", COMMITTED, ids=lambda file: file.parent.name)
+@pytest.mark.parametrize("committed", COMMITTED)
 def test_a_committed_report_is_what_its_runs_say(tmp_path, committed):
     shutil.copy(committed, tmp_path)
     report = committed.with_name("report.md").read_text(encoding="utf-8")
