@@ -88,8 +88,10 @@ class ClassReliabilities(Reliabilities):
         informative, items = self._parts(self.sums)[0][first : first + 2]
         return (informative + of_all * self.shrinkage) / (items + self.shrinkage)
 
-    def observe(self, student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels) -> tuple[ItemWeights, Tensor]:
-        """Per-item weights from the trust in label and teachers, and counts for the M step.
+    def observe(
+        self, student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels
+    ) -> tuple[ItemWeights, Tensor | None]:
+        """Per-item weights from the trust in label and teachers, and counts for the M step of the first pass.
 
         Tokens are judged chunk by chunk, to save memory.
 
@@ -108,7 +110,7 @@ class ClassReliabilities(Reliabilities):
             trusts.append(trust)
             counts.append(count)
         whole = [_joined(parts, items.kd.shape) for parts in zip(*trusts, strict=True)]
-        return self.weights(*whole), torch.stack(counts).sum(0)
+        return self.weights(*whole), None if self.closed else torch.stack(counts).sum(0)
 
     def judge(
         self, student_logits: Tensor, teacher_logits: Sequence[Tensor], items: ItemLabels

@@ -155,11 +155,13 @@ class NumberReliabilities(Reliabilities):
             of_label + floor, shared, of_teacher + floor, label_mean, label_variance, teacher_mean, teacher_variance
         )
 
-    def observe(self, student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels) -> tuple[ItemWeights, Tensor]:
+    def observe(
+        self, student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels
+    ) -> tuple[ItemWeights, Tensor | None]:
         """Per-item weights from the trust in label and teacher, and counts `[12]` for the M step."""
         numbers = numbers_of(student_logits, teacher.logits, items)
         posterior = self.posterior(numbers)
-        return self.weights(posterior.trust), self.counts(numbers, posterior)
+        return self.weights(posterior.trust), None if self.closed else self.counts(numbers, posterior)
 
     def posterior(self, numbers: Numbers) -> Posterior:
         """Trust in label and teacher for every item, with the current α, β and variances."""

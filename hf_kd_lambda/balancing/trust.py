@@ -52,7 +52,10 @@ from hf_kd_lambda.losses.functional.labels import ItemLabels
 
 
 class Views(NamedTuple):
-    """Predictions of student and teacher, and labels; in fp32 and detached."""
+    """Predictions of student and teacher, and labels; in fp32 and detached.
+
+    Where a position is not an item, predictions may be NaN.
+    """
 
     student: Tensor
     """q, `[..., K]`"""
@@ -83,11 +86,7 @@ def views_of(
         mean_output: ρ, `[K]`; None for 1/K.
     """
     labelled, counted = items.task.ne(IGNORED), items.kd.ne(IGNORED)
-    # Positions that are not items may contain NaN or infinity.
-    student, teacher = (
-        logits.float().masked_fill(~counted.unsqueeze(-1), 0.0).softmax(-1)
-        for logits in (student_logits, teacher_logits)
-    )
+    student, teacher = (logits.float().softmax(-1) for logits in (student_logits, teacher_logits))
     classes = possible_classes(student_logits).clamp(min=1)
     guess = 1 / classes if mean_output is None else (teacher * mean_output).sum(-1)
     return Views(student, teacher, items.task.long().masked_fill(~labelled, 0), labelled, counted, classes, guess)
@@ -127,16 +126,20 @@ def views_of_each(
 
 
 class ClassPosterior(NamedTuple):
-    """Parts of Z that are of the label y, and of every class; see above."""
+    """Parts of Z that are of the label y, and of every class; see above.
+
+    With α and β for all classes, only the sums over the classes are computed: a vocabulary may be large. Where a
+    position is not an item, `label` and `label_and_teacher` are 0, and Z is 1.
+    """
 
     label: Tensor
     """α_y·q(y)·(B_y + β_y·p(y)) `[...]`; 0 without a label."""
     label_and_teacher: Tensor
     """α_y·q(y)·β_y·p(y) `[...]`; 0 without a label."""
     chance: Tensor
-    """q(z)·A_z·B_z `[..., K]`"""
+    """q(z)·A_z·B_z `[..., K or 1]`"""
     guessed: Tensor
-    """q(z)·A_z·β_z·p(z) `[..., K]`"""
+    """q(z)·A_z·β_z·p(z) `[..., K or 1]`"""
 
     @property
     def total(self) -> Tensor:
@@ -153,7 +156,7 @@ def class_posterior(views: Views, label: Tensor, teacher: Tensor) -> ClassPoster
         label: α, `[K]`, or `[1]` for all classes.
         teacher: β, `[K]`, or `[1]` for all classes.
     """
-    q, p, y, labelled, _, classes, guess = views
+    q, p, y, labelled, counted, classes, guess = views
     teacher_by_chance = (1 - teacher) * guess.unsqueeze(-1)  # B
     # Without a label, the label factor is constant over the classes and cancels.
     by_chance = torch.where(labelled.unsqueeze(-1), (1 - label) / classes.unsqueeze(-1), 1.0)  # A
@@ -161,10 +164,19 @@ def class_posterior(views: Views, label: Tensor, teacher: Tensor) -> ClassPoster
     def of_label(values: Tensor) -> Tensor:
         return values.expand_as(q).gather(-1, y.unsqueeze(-1)).squeeze(-1)
 
-    informed = torch.where(labelled, of_label(label) * of_label(q), 0.0)  # α_y·q(y)
-    knows = of_label(teacher) * of_label(p)
-    chance, guessed = q * (by_chance * teacher_by_chance), q * p * (by_chance * teacher)
-    return ClassPosterior(informed * (of_label(teacher_by_chance) + knows), informed * knows, chance, guessed)
+    def if_labelled(values: Tensor) -> Tensor:
+        return torch.where(labelled, values, 0.0)
+
+    informed, knows = of_label(label) * of_label(q), of_label(teacher) * of_label(p)  # α_y·q(y) and β_y·p(y)
+    informative = if_labelled(informed * (of_label(teacher_by_chance) + knows))
+    if len(label) == len(teacher) == 1:
+        prior, agreement = torch.ones_like(by_chance), torch.linalg.vecdot(q, p).unsqueeze(-1)
+    else:
+        prior, agreement = q, q * p
+    items = counted.unsqueeze(-1)
+    chance = torch.where(items, prior * by_chance * teacher_by_chance, 1 / prior.shape[-1])
+    guessed = torch.where(items, agreement * (by_chance * teacher), 0.0)
+    return ClassPosterior(informative, if_labelled(informed * knows), chance, guessed)
 
 
 @torch.no_grad()

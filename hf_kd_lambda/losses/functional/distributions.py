@@ -49,4 +49,4 @@ def possible_classes(logits: Tensor) -> Tensor:
     Args:
         logits: `[..., classes]`.
     """
-    return (~logits.isneginf()).sum(-1)
+    return logits.shape[-1] - logits.isneginf().sum(-1, dtype=torch.int32)
