@@ -170,7 +170,8 @@ def class_posterior(views: Views, label: Tensor, teacher: Tensor) -> ClassPoster
     informed, knows = of_label(label) * of_label(q), of_label(teacher) * of_label(p)  # α_y·q(y) and β_y·p(y)
     informative = if_labelled(informed * (of_label(teacher_by_chance) + knows))
     if len(label) == len(teacher) == 1:
-        prior, agreement = torch.ones_like(by_chance), torch.linalg.vecdot(q, p).unsqueeze(-1)
+        with torch.autocast(q.device.type, enabled=False):  # autocast would multiply in half precision
+            prior, agreement = torch.ones_like(by_chance), torch.linalg.vecdot(q, p).unsqueeze(-1)
     else:
         prior, agreement = q, q * p
     items = counted.unsqueeze(-1)

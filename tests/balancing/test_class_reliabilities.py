@@ -238,3 +238,15 @@ def test_state_is_restored_to_the_bit_and_closes():
     state.closed = True
     state.update(torch.tensor([0.0, 500.0, 500.0, 500.0]))
     assert state.label.item() == before
+
+
+@pytest.mark.parametrize("classes", [0, 2, 7])
+def test_autocast_changes_nothing(classes):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 30, classes or 50)
+    items, state = item_labels(torch.randint(classes or 50, (30,))), ClassReliabilities(classes)
+    weights, counts = state.observe(student, TeacherBatch(teacher), items)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        others, counts_of_autocast = state.observe(student, TeacherBatch(teacher), items)
+    assert torch.equal(counts_of_autocast, counts)
+    assert torch.equal(others.kd, weights.kd)
