@@ -103,6 +103,15 @@ class Judge(ABC):
         return {**dict(zip(self.saved_as, values, strict=True)), "closed": self.closed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load the result of `state_dict`."""
-        self.sums, self.seen = (torch.tensor(state[name]) for name in self.saved_as)
-        self.closed = state["closed"]
+        """Load the result of `state_dict`.
+
+        Raises:
+            ValueError: it has another number of sums.
+        """
+        sums, seen = (torch.tensor(state[name]) for name in self.saved_as)
+        if sums.shape != self.sums.shape:
+            raise ValueError(
+                f"λ's state in the checkpoint has {len(sums)} sums of label and teacher, and that of this run "
+                f"{len(self.sums)}: resume with the classes and the hf-kd-lambda of then, or train from the start."
+            )
+        self.sums, self.seen, self.closed = sums, seen, state["closed"]

@@ -250,3 +250,10 @@ def test_autocast_changes_nothing(classes):
         others, counts_of_autocast = state.observe(student, TeacherBatch(teacher), items)
     assert torch.equal(counts_of_autocast, counts)
     assert torch.equal(others.kd, weights.kd)
+
+
+def test_sums_of_another_number_of_classes_or_version_are_refused():
+    saved = ClassReliabilities(3).state_dict()
+    saved["sums"] = saved["sums"][:-3]
+    with pytest.raises(ValueError, match=r"has 12 sums .* this run 15.*or train from the start"):
+        ClassReliabilities(3).load_state_dict(saved)
