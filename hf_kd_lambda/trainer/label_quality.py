@@ -29,8 +29,9 @@ def _are_judged(examples: Any) -> bool:
     """Whether examples have the teacher's logits, and one label each."""
     if not isinstance(examples, Dataset) or TEACHER_LOGITS not in examples.column_names:
         return False
-    has_sets = any(isinstance(examples.features.get(name), List | LargeList) for name in LABELS)
-    return not has_sets and np.ndim(examples[0][TEACHER_LOGITS]) == 1
+    labels = [examples.features[name] for name in LABELS if name in examples.features]
+    has_sets = any(isinstance(feature, List | LargeList) for feature in labels)
+    return bool(labels) and not has_sets and np.ndim(examples[0][TEACHER_LOGITS]) == 1
 
 
 def label_quality(trainer: DistillationTrainer, names: Sequence[str]) -> LabelQuality:

@@ -290,6 +290,15 @@ def test_other_rules_and_examples_without_logits_are_not_judged(tmp_path):
         assert not can_judge(train(args, teacher, copy.deepcopy(student), examples()))
 
 
+def test_examples_without_a_column_of_labels_are_not_judged(tmp_path):
+    teacher, student = models()
+    kept = {**TRUST, "cache_teacher": True, "teacher_cache_dir": str(tmp_path), "max_steps": 1}
+    unlabelled = examples().remove_columns("labels")
+    assert not can_judge(train(config(tmp_path / "none", **kept), teacher, copy.deepcopy(student), unlabelled))
+    settings = config(tmp_path / "validation", **kept)
+    assert not label_quality(train(settings, teacher, student, examples(), eval_dataset=unlabelled), "abc").agreements
+
+
 def test_a_loss_whose_items_cannot_be_weighed_is_refused(tmp_path):
     own = {"compute_loss_func": lambda outputs, labels, num_items_in_batch: None}
     with pytest.raises(ValueError, match="leave either out"):
