@@ -26,6 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hf_kd_lambda.balancing.judge import TINY
 from hf_kd_lambda.balancing.reliabilities import ItemTrust, Reliabilities
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional import IGNORED
@@ -34,6 +35,8 @@ from hf_kd_lambda.losses.objective import ItemWeights
 
 SMALLEST = 1e-4
 """Smallest variance of the errors, as a share of the variance of the labels."""
+ROUNDING = 1e-6
+"""Smallest variance of the labels, as a share of the mean of their squares, whose rounding errors in fp32 are less."""
 
 
 class Numbers(NamedTuple):
@@ -147,7 +150,8 @@ class NumberReliabilities(Reliabilities):
         """The current variances. A variance is at least `SMALLEST` of that of the labels."""
         _, labelled, _, items, both, *differences, y, yy, t, tt = self.sums.unbind()
         label_mean, teacher_mean = y / labelled.clamp(min=1e-6), t / items.clamp(min=1e-6)
-        label_variance = (yy / labelled.clamp(min=1e-6) - label_mean.square()).clamp(min=SMALLEST)
+        square = (yy / labelled.clamp(min=1e-6)).clamp(min=TINY**0.5)
+        label_variance = (square - label_mean.square()).clamp(min=ROUNDING * square)
         floor = SMALLEST * label_variance
         teacher_variance = (tt / items.clamp(min=1e-6) - teacher_mean.square()).clamp(min=floor)
         of_label, shared, of_teacher = (difference / both.clamp(min=1e-6) for difference in differences)

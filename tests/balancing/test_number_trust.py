@@ -1,5 +1,6 @@
 """Trust in label and teacher of a regression: against densities by hand, and on planted errors."""
 
+import itertools
 import json
 
 import pytest
@@ -78,6 +79,15 @@ def test_planted_reliabilities_are_found(alpha, beta, seed):
     assert ((spread.label_error - spread.shared_error) ** 0.5).item() == pytest.approx(0.2, abs=0.1)
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_the_unit_of_the_labels_changes_nothing(unit):
+    data = planted(0.6, 0.8, 2000, 0)
+    state, other = fitted(data), fitted([unit * values for values in data])
+    assert (other.label.item(), other.teacher.item()) == pytest.approx(
+        (state.label.item(), state.teacher.item()), 1e-3
+    )
+
+
 def test_a_student_that_knows_nothing_makes_neither_look_wrong():
     _, teacher, labels = planted(0.95, 0.95, 2000, 0)
     state = fitted((torch.full((2000,), 2.5), teacher, labels))
@@ -114,8 +124,10 @@ def test_counts_add_up_over_parts_and_the_state_is_restored_to_the_bit():
     assert restored.label == state.label
 
 
-def test_labels_that_are_all_equal_stay_finite():
-    state = fitted((torch.zeros(64), torch.ones(64), torch.ones(64)))
-    weights = state.weights(state.posterior(numbers(torch.zeros(8), torch.ones(8), torch.ones(8))).trust)
+@pytest.mark.parametrize(("student", "teacher", "label"), list(itertools.product((0.0, 1.0, 300.0), repeat=3)))
+def test_labels_that_are_all_equal_stay_finite(student, teacher, label):
+    given = torch.tensor([student, teacher, label]).unsqueeze(1)
+    state = fitted(given.expand(3, 64))
+    weights = state.weights(state.posterior(numbers(*given.expand(3, 8))).trust)
     assert weights.task.isfinite().all()
     assert weights.kd.isfinite().all()
