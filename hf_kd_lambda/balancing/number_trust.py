@@ -35,7 +35,7 @@ from hf_kd_lambda.losses.objective import ItemWeights
 
 SMALLEST = 1e-4
 """Smallest variance of the errors, as a share of the variance of the labels."""
-ROUNDING = 1e-6
+ROUNDED_SHARE = 1e-6
 """Smallest variance of the labels, as a share of the mean of their squares, whose rounding errors in fp32 are less."""
 
 
@@ -151,7 +151,7 @@ class NumberReliabilities(Reliabilities):
         _, labelled, _, items, both, *differences, y, yy, t, tt = self.sums.unbind()
         label_mean, teacher_mean = y / labelled.clamp(min=1e-6), t / items.clamp(min=1e-6)
         square = (yy / labelled.clamp(min=1e-6)).clamp(min=TINY**0.5)
-        label_variance = (square - label_mean.square()).clamp(min=ROUNDING * square)
+        label_variance = (square - label_mean.square()).clamp(min=ROUNDED_SHARE * square)
         floor = SMALLEST * label_variance
         teacher_variance = (tt / items.clamp(min=1e-6) - teacher_mean.square()).clamp(min=floor)
         of_label, shared, of_teacher = (difference / both.clamp(min=1e-6) for difference in differences)
