@@ -156,7 +156,7 @@ def label_permutation(
         ValueError: the teacher has another problem type, number of labels or set of labels.
     """
     fix = "Use a checkpoint for this task, or fine-tune the teacher first with teacher_finetune: true."
-    who = f"{teacher.name_or_path or type(teacher).__name__!r}"
+    who = f"{getattr(teacher, 'name_or_path', None) or type(teacher).__name__!r}"
     problem = _problem_type(label_names, problem_type)
     if teacher.config.problem_type not in (None, problem):
         raise ValueError(f"{who} was trained for {teacher.config.problem_type}, but the data is for {problem}. {fix}")

@@ -43,10 +43,10 @@ def align_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     config, pad = model.config.get_text_config(), tokenizer.pad_token_id
     size = getattr(config, "vocab_size", None)
     if size is not None and pad >= size:
+        who = getattr(model, "name_or_path", None) or type(model).__name__
         raise ValueError(
-            f"the tokenizer {tokenizer.name_or_path!r} pads with token {pad}, but "
-            f"{model.name_or_path or type(model).__name__!r} has embeddings for {size} tokens only: set pad_token in "
-            "tokenizer_config.json to one of these, such as its eos_token."
+            f"the tokenizer {tokenizer.name_or_path!r} pads with token {pad}, but {who!r} has embeddings for {size} "
+            "tokens only: set pad_token in tokenizer_config.json to one of these, such as its eos_token."
         )
     if config.pad_token_id != pad and not model.config.is_encoder_decoder:
         config.pad_token_id = pad

@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 from helpers.tiny import SIZES, VOCABULARY, save_checkpoint, tiny_batch, tiny_bert, tiny_tokenizer
-from transformers import AutoConfig, AutoModelForSequenceClassification, BertForMaskedLM, BertTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertForMaskedLM,
+    BertTokenizerFast,
+    PreTrainedConfig,
+)
 
 from hf_kd_lambda.models import labels
 from hf_kd_lambda.models.labels import (
@@ -118,6 +124,14 @@ def test_generic_names_are_taken_in_order_with_a_warning(own_names, label_names,
     assert len(warnings) == 1
     align_labels(model, label_names)
     assert model.config.label2id == {"no": 0, "yes": 1}
+
+
+def test_a_plain_module_with_a_configuration_is_named_by_its_class(warnings):
+    model = torch.nn.Linear(4, 3)
+    model.config = PreTrainedConfig(num_labels=3)
+    align_labels(model, NAMES)
+    assert list(model.config.id2label.values()) == NAMES
+    assert "Linear" in str(warnings)
 
 
 @pytest.mark.parametrize(
