@@ -239,8 +239,10 @@ def _score_and_seeds(runs: Sequence[Run]) -> str:
 
 
 def _rule_name(rule: str) -> str:
+    if rule == "trust":
+        return "set by `trust`, the default"
     if rule == "evidence":
-        return "set by `evidence`, the default"
+        return "set by `evidence`"
     return rule if rule.startswith("fixed") else RULE_NAMES.get(rule, f"`{rule}`")
 
 

@@ -60,12 +60,14 @@ class DistillationConfig(TrainingArguments):
         },
     )
     lambda_rule: str = field(
-        default="evidence",
+        default="trust",
         metadata={
             "help": "How λ, the ratio of the KD loss's weight to the task loss's, is set while training. "
-            "`evidence`: κ√(a/b), with a and b the squared gradient norms of the task loss and the KD loss, times the "
-            "square of the odds that the student gives to the teacher where it and the label differ, on examples that "
-            "are new to the student. `adaptive`: κ√(a/b), clipped into the interval in which neither loss increases "
+            "`trust`: for each item κ√(a/b), with a and b the squared gradient norms of the task loss and the KD "
+            "loss, times the probability that the teacher is informative on it, divided by that of its label. "
+            "`evidence`: κ√(a/b), times the square of the odds that the student gives to the teacher where it and the "
+            "label differ, on examples that are new to the student. Needed with `compute_loss_func`. "
+            "`adaptive`: κ√(a/b), clipped into the interval in which neither loss increases "
             "to first order. `fixed`: from `kd_weight`, never changed. All rules: docs/reference/rules.md."
         },
     )

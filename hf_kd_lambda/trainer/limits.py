@@ -246,6 +246,6 @@ def check_trust(args: DistillationConfig, has_own_task_loss: bool) -> None:
     """
     if args.lambda_rule == "trust" and has_own_task_loss:
         raise ValueError(
-            "lambda_rule='trust' weighs the items of the task loss, which it cannot do in compute_loss_func: leave "
-            "either out."
+            "lambda_rule='trust', the default, weighs the items of the task loss, which it cannot do in "
+            "compute_loss_func: set lambda_rule to evidence or adaptive, or leave compute_loss_func out."
         )

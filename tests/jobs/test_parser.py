@@ -37,7 +37,7 @@ def test_yaml_gives_every_group_its_settings(config):
     assert (models.teacher, models.student, models.student_without_kd) == ("bert", "small", True)
     assert (data.dataset, data.task, data.max_length) == ("nyu-mll/glue", "rte", 64)
     assert settings.learning_rate == 2e-5
-    assert settings.lambda_rule == "evidence"
+    assert settings.lambda_rule == "trust"
 
 
 def test_command_line_alone_suffices():

@@ -301,5 +301,5 @@ def test_examples_without_a_column_of_labels_are_not_judged(tmp_path):
 
 def test_a_loss_whose_items_cannot_be_weighed_is_refused(tmp_path):
     own = {"compute_loss_func": lambda outputs, labels, num_items_in_batch: None}
-    with pytest.raises(ValueError, match="leave either out"):
+    with pytest.raises(ValueError, match="set lambda_rule to evidence or adaptive, or leave compute_loss_func out"):
         make_trainer(config(tmp_path, **TRUST), *models(), examples(), **own)
