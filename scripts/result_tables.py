@@ -25,6 +25,21 @@ BASE_RULES = ("no KD", "fixed 0.5", "fixed 0.9", "evidence")
 BASE_TASKS = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B"}
 BASE_STUDENTS = {"minilm": "MiniLM, 6 layers", "3": "3 of its layers", "6": "6 of its layers"}
 BASE_FORMS = ("fp32", "bf16", "ONNX", "ONNX int8")
+WRONG = {
+    "clean": "nothing",
+    "overconfident_teacher": "the teacher's confidence",
+    "few_labels": "nothing, but there are only 600 examples",
+    "few_labels_transfer": "nothing, but only 600 examples have a label",
+    "noisy_labels": "30 % of the labels",
+    "hard_noise": "the labels of the hardest 30 %",
+    "noisy_teacher": "30 % of the labels, which the teacher learned",
+    "spoiled_teacher": "the teacher on 40 %",
+    "region": "the teacher on most long texts",
+    "class_blind": "the teacher never predicts one class",
+    "both": "30 % of the labels, and the teacher on other 30 %",
+}
+"""What is wrong in a regime of `compare_trust`, in the order of the table."""
+NOISE_NAMES = {"symmetric": "any other class", "class": "the next class"}
 REGIME_NAMES = {"noisy_labels": "label noise", "spoiled_teacher": "teacher noise"}
 RULE_NAMES = {"no KD": "no KD", "annealing": "annealing, `linear`"}
 
@@ -129,16 +144,76 @@ def mix_table() -> str:
     return markdown_table(("labelled texts in a batch", *tasks), rows)
 
 
+def readme_table() -> str:
+    """Mean scores of some fixed weights and of the default rule on SST-2, by what is wrong."""
+    return _trust_table("compare_trust", ["no KD", "fixed 0.1", "fixed 0.5", "fixed 0.9", "trust"])
+
+
 def trust_table() -> str:
-    """Mean scores of all rules in the groups in which `trust` was run, and over how many seeds."""
+    """Mean scores of all rules on SST-2, by what is wrong."""
+    return _trust_table("compare_trust", merit.rules(_runs("compare_trust")))
+
+
+def epochs_table() -> str:
+    """Mean scores after nine epochs."""
+    return _trust_table("compare_epochs", merit.rules(_runs("compare_epochs")))
+
+
+def _trust_table(comparison: str, rules: Sequence[str]) -> str:
+    runs = _runs(comparison)
+    rows = []
+    for regime, wrong in WRONG.items():
+        of_rules = [_runs_of(runs, Group("sst2", regime), rule) for rule in rules]
+        if any(of_rules):
+            rows.append([wrong, *map(_score_and_seeds, of_rules)])
+    return markdown_table(("what is wrong", *map(_rule_name, rules)), rows)
+
+
+def trust_facts_table() -> str:
+    """How `trust` and `evidence` compare with a tuned weight, and with the best one of each regime."""
     runs = _runs("compare_trust")
-    groups = [group for group in merit.groups(runs) if _runs_of(runs, group, "trust")]
-    rows = [
-        [_rule_name(rule), *(_score_and_seeds(_runs_of(runs, group, rule)) for group in groups)]
-        for rule in merit.rules(runs)
-    ]
-    heads = [f"{group.task}, {_regime_name(group.regime)}" for group in groups]
-    return markdown_table(("weight of the KD loss", *heads), rows)
+    rows = []
+    for rule in ("trust", "evidence"):
+        tuned, regrets = merit.difference(merit.against_tuned(runs, rule)), merit.regrets(runs, rule)
+        assert tuned is not None
+        assert tuned.interval is not None
+        low, high = tuned.interval
+        worst, regret = max(regrets.items(), key=lambda item: item[1].points)
+        rows.append(
+            (
+                f"`{rule}`",
+                f"{tuned.mean:+.2f} [{low:+.2f}, {high:+.2f}], {tuned.pairs} regimes",
+                f"{fmean(found.points for found in regrets.values()):+.2f}",
+                f"{regret.points:+.2f}, {_regime_name(worst.regime)}",
+            )
+        )
+    head = ("rule", "score minus that of the weight tuned on the other seeds", "mean regret", "worst regret")
+    return markdown_table(head, rows)
+
+
+def label_errors_table() -> str:
+    """Areas under the ROC curve for finding wrong labels, where `trust` was run."""
+    found = _lines("label_errors")
+    by_cell = {(line["data"], line["kind"], line["rate"], line["method"]): f"{line['auc']:.3f}" for line in found}
+    rows = []
+    for data, kind, rate, method in by_cell:
+        if method == "trust":
+            areas = (by_cell[data, kind, rate, method] for method in ("cleanlab", "trust"))
+            rows.append((data, NOISE_NAMES[kind], f"{rate:.0%}", *areas))
+    return markdown_table(("data", "noise", "labels changed", "cleanlab", "`trust`"), sorted(rows))
+
+
+def variants_table() -> str:
+    """Scores of variants of `trust`, next to the rule as it is in the same regime."""
+    by_trial = {(line["config"], line["regime"], line["variant"]): line for line in _lines("trust_variants")}
+    rows = []
+    for (config, regime, variant), line in by_trial.items():
+        as_it_is = by_trial.get((config, regime, "as it is"))
+        if variant != "as it is" and as_it_is is not None:
+            epochs = ", 9 epochs" if config == "compare_epochs" else ""
+            scores = (f"{100 * found['score']:.2f}" for found in (line, as_it_is))
+            rows.append((variant, WRONG[regime] + epochs, *scores))
+    return markdown_table(("variant", "what is wrong", "score", "`trust` as it is"), rows)
 
 
 def base_table() -> str:
@@ -214,8 +289,18 @@ TABLES = {
     "kd_losses": kd_losses_table,
     "transfer": transfer_table,
     "mix": mix_table,
+    "readme": readme_table,
     "trust": trust_table,
+    "epochs": epochs_table,
+    "trust_facts": trust_facts_table,
+    "label_errors": label_errors_table,
+    "variants": variants_table,
 }
+
+
+def _lines(folder: str) -> list[dict[str, Any]]:
+    text = (ROOT / "benchmarks" / folder / "results.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def _runs(comparison: str) -> list[Run]:

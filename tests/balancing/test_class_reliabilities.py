@@ -192,6 +192,19 @@ def test_a_teacher_that_always_gives_the_same_answer_is_unreliable_and_the_label
     assert state.label.item() == pytest.approx(0.9, abs=0.1 if classes == 2 else 0.07)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_guesses_of_the_frequent_class_are_not_taken_for_knowledge(seed):
+    generator = torch.Generator().manual_seed(seed)
+    frequencies = torch.tensor([0.7, 0.2, 0.1])
+    truth, guesses = torch.multinomial(frequencies, 8000, replacement=True, generator=generator).split(4000)
+    answers = torch.where(torch.rand(4000, generator=generator) < 0.4, truth, guesses)
+    seen = 1.5 * torch.nn.functional.one_hot(truth, 3) + torch.randn(4000, 3, generator=generator)
+    student = frequencies.log() + 1.5 * seen  # calibrated
+    state = ClassReliabilities(3)
+    learn(state, student, 6 * torch.nn.functional.one_hot(answers, 3).float(), truth)
+    assert state.teacher.item() == pytest.approx(0.4, abs=0.07)
+
+
 def test_a_class_without_examples_has_the_reliabilities_of_all():
     state = ClassReliabilities(3)
     student, teacher, labels = planted(3, 0.6, 0.9, 0.8, 300, 0)
