@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 AT_BOUND = 0.999  # of |log10 λ|, which `lambda_min` 0.1 and `lambda_max` 10 keep within 1
 TRANSFER_RULES = {"KD alone": "1, labels unused"}
-BASE_RULES = ("no KD", "fixed 0.5", "fixed 0.9", "evidence")
+BASE_RULES = ("no KD", "fixed 0.5", "fixed 0.9", "evidence", "trust")
 BASE_TASKS = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B"}
 BASE_STUDENTS = {"minilm": "MiniLM, 6 layers", "3": "3 of its layers", "6": "6 of its layers"}
 BASE_FORMS = ("fp32", "bf16", "ONNX", "ONNX int8")
@@ -217,7 +217,7 @@ def variants_table() -> str:
 
 
 def base_table() -> str:
-    """Scores of the students of a teacher of BERT-base's size, and the share of its score that `evidence` retains."""
+    """Scores of the students of a teacher of BERT-base's size, and the share of its score that `trust` retains."""
     runs = _runs("base")
     head = ["task", "student", *map(_rule_name, BASE_RULES), "retained", "minutes of training", "seeds"]
     rows = []
@@ -235,8 +235,8 @@ def base_table() -> str:
 def _base_cells(runs: Sequence[Run], group: Group, teacher: float) -> list[str]:
     by_rule = [_runs_of(runs, group, rule) for rule in BASE_RULES]
     scores = [f"{merit.mean_points(found):.2f}" if found else "–" for found in by_rule]
-    evidence, every = by_rule[-1], [run for found in by_rule for run in found]
-    retained = f"{merit.mean_points(evidence) / teacher:.1f} %" if evidence else "–"
+    trust, every = by_rule[-1], [run for found in by_rule for run in found]
+    retained = f"{merit.mean_points(trust) / teacher:.1f} %" if trust else "–"
     seeds = sorted({len(found) for found in by_rule})
     return [
         *scores,

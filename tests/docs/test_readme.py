@@ -41,7 +41,7 @@ def test_a_stale_table_is_found():
 
 
 def test_the_base_table_of_partial_results_names_what_is_missing(monkeypatch):
-    rules = {"evidence": [0.8], "no KD": [0.7, 0.72], "fixed 0.5": [0.6]}
+    rules = {"trust": [0.8], "no KD": [0.7, 0.72], "fixed 0.5": [0.6]}
     runs = [
         made_up_run(rule, seed, score, task="mrpc_3", regime="clean", seconds=120.0)
         for rule, scores in rules.items()
@@ -49,11 +49,11 @@ def test_the_base_table_of_partial_results_names_what_is_missing(monkeypatch):
     ]
     monkeypatch.setattr(result_tables, "_runs", lambda comparison: runs)
     _, _, teacher, student, empty, missing = result_tables.base_table().splitlines()
-    assert teacher == "| MRPC | the teacher itself | 90.00 | 90.00 | 90.00 | 90.00 | 100 % |  |  |"
-    assert student == "| MRPC | 3 of its layers | 71.00 | 60.00 | – | 80.00 | 88.9 % | 2.0 | 0 to 2 |"
+    assert teacher == "| MRPC | the teacher itself | 90.00 | 90.00 | 90.00 | 90.00 | 90.00 | 100 % |  |  |"
+    assert student == "| MRPC | 3 of its layers | 71.00 | 60.00 | – | – | 80.00 | 88.9 % | 2.0 | 0 to 2 |"
     assert empty == ""
     assert missing.startswith("Not run yet: SST-2 MiniLM, 6 layers; SST-2 3 of its layers;")
-    assert "MRPC 3 of its layers (fixed 0.9)" in missing
+    assert "MRPC 3 of its layers (fixed 0.9, evidence)" in missing
 
 
 def test_the_forms_table_has_sizes_and_times_relative_to_the_teacher(monkeypatch, tmp_path):
