@@ -22,7 +22,7 @@ class ModelArguments:
         metadata={
             "help": "Teacher: a Hub id, a folder, or `quickstart` for the encoder of the [quickstart] extra, "
             "which needs no network. A list, `[a, b]`, for several teachers, whose logits are averaged; "
-            "with `lambda_rule: trust` by the reliability of each."
+            "with `lambda_rule: trust`, the default, each teacher is also weighed on each item."
         },
     )
     teacher_weights: dict[str, Any] | str | None = field(
@@ -113,10 +113,10 @@ class ModelArguments:
     label_quality: LabelQualityFile = field(
         default="rows",
         metadata={
-            "help": "With `lambda_rule: trust` and one label an example, write `label_quality.parquet`: for each "
-            "training example its row, its label, the class that the teacher prefers, and how far both can be "
-            "trusted. It costs one forward pass over the training examples. `texts`: add the texts. `none`: leave it "
-            "out. The file is never pushed."
+            "help": "With `lambda_rule: trust`, the default, and one label an example, write `label_quality.parquet`: "
+            "for each training example its row, its label, the class that the teacher prefers, and how far both can "
+            "be trusted. It costs one forward pass over the training and validation examples. `texts`: add the "
+            "texts. `none`: leave it out. The file is never pushed."
         },
     )
 

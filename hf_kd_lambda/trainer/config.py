@@ -65,8 +65,9 @@ class DistillationConfig(TrainingArguments):
             "help": "How λ, the ratio of the KD loss's weight to the task loss's, is set while training. "
             "`trust`: for each item κ√(a/b), with a and b the squared gradient norms of the task loss and the KD "
             "loss, times the probability that the teacher is informative on it, divided by that of its label. "
+            "Not with `compute_loss_func`, which has no losses of single items. "
             "`evidence`: κ√(a/b), times the square of the odds that the student gives to the teacher where it and the "
-            "label differ, on examples that are new to the student. Needed with `compute_loss_func`. "
+            "label differ, on examples that are new to the student. "
             "`adaptive`: κ√(a/b), clipped into the interval in which neither loss increases "
             "to first order. `fixed`: from `kd_weight`, never changed. All rules: docs/reference/rules.md."
         },
@@ -86,8 +87,8 @@ class DistillationConfig(TrainingArguments):
     kd_weight: float = field(
         default=0.5,
         metadata={
-            "help": "Weight of the KD loss for the `fixed` rule, and for rules that measure where the first "
-            "measurement cannot be used. In [0, 1], and the task loss weighs 1 − kd_weight; with `additive`: ≥ 0, "
+            "help": "Weight of the KD loss for the `fixed` rule, and for rules that measure until the first usable "
+            "measurement. In [0, 1], and the task loss weighs 1 − kd_weight; with `additive`: ≥ 0, "
             "in addition to weight 1 of the task loss."
         },
     )
@@ -95,14 +96,14 @@ class DistillationConfig(TrainingArguments):
         default=1.0,
         metadata={
             "help": "κ > 0, for `evidence`, `trust`, `adaptive`, `norm_ratio` and `snr`: desired norm of the KD "
-            "gradient divided by that of the task gradient, before votes, trust or noise change it."
+            "gradient divided by that of the task gradient, before odds, trust or the estimate of noise change it."
         },
     )
     lambda_min: float = field(
         default=0.1,
         metadata={
-            "help": "Floor of a measured λ. Where the labels are memorised the task gradient vanishes and √(a/b) with "
-            "it, though the teacher still teaches: the floor keeps distillation on, whatever the feasible interval."
+            "help": "Lower bound of a measured λ. If the labels are memorised, the task gradient vanishes, and √(a/b) with "
+            "it. The bound keeps the KD loss, from which the student can still learn."
         },
     )
     lambda_max: float = field(default=10.0, metadata={"help": "Upper bound of a measured λ."})
@@ -121,8 +122,8 @@ class DistillationConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "Measure λ every this many optimizer steps and keep it in between, where a step then costs one "
-            "ordinary backward pass. Default: 8, at which students reached the scores of 1, by `adaptive` "
-            "(docs/benchmarks/cost.md), but 1 where rule or scope need both gradients at each step."
+            "ordinary backward pass. Default: 8, at which students scored the same as at 1, with "
+            "`adaptive` (docs/benchmarks/cost.md), but 1 where rule or scope need both gradients at each step."
         },
     )
     gram_metric: GramMetric = field(
@@ -137,14 +138,14 @@ class DistillationConfig(TrainingArguments):
         metadata={
             "help": "`unbiased`: leave the noise of the batch out of a, b and c, estimated from the micro-batches of "
             "an optimizer step, of which there must be two or more over accumulation and ranks. Needs memory for one "
-            "more gradient. `biased`: the whole batch's, as it is."
+            "more gradient. `biased`: leave the noise in."
         },
     )
     lambda_scope: LambdaScope = field(
         default="model",
         metadata={
-            "help": "`model`: one λ. `layer`: one for each layer, one for what comes before them and one for what "
-            "comes after, from the parts of the same two gradients. `loss`: one for each of `kd_losses`, from the "
+            "help": "`model`: one λ. `layer`: one for each layer, one for the parameters before them and one for those "
+            "after, from the parts of the same two gradients. `loss`: one for each of `kd_losses`, from the "
             "gradients of all."
         },
     )
@@ -190,7 +191,7 @@ class DistillationConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "`balanced`: in the task loss, an item of a class weighs n / (classes · n_c), with n_c of the n "
-            "labels of the training examples of this class. Default: all items weigh the same."
+            "labels of the training examples of this class. Default: the class does not matter."
         },
     )
     early_stopping_patience: int | None = field(

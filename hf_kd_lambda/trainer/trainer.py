@@ -83,8 +83,8 @@ class DistillationTrainer(OrderedEvaluation):
     -100) for each label. Labels in floats, one for each class, are soft labels: the shares of the classes.
 
     `compute_loss_func(outputs, labels, num_items_in_batch)`, if given, is the task loss. It must depend on the student
-    through `outputs` alone. There is one label for each item. It needs another rule than `trust`, the default; labels
-    that name none of several classes need another one than `evidence`, too.
+    through `outputs` alone. There is one label for each item. It needs another rule than `trust`, the default. If the
+    labels are not class indices, although there are several classes, it needs another rule than `evidence`, too.
 
     Args:
         model: the student.
