@@ -102,8 +102,8 @@ class DistillationConfig(TrainingArguments):
     lambda_min: float = field(
         default=0.1,
         metadata={
-            "help": "Lower bound of a measured λ. If the labels are memorised, the task gradient vanishes, and √(a/b) with "
-            "it. The bound keeps the KD loss, from which the student can still learn."
+            "help": "Lower bound of a measured λ. If the labels are memorised, the task gradient vanishes, and √(a/b) "
+            "with it. The bound keeps the KD loss, from which the student can still learn."
         },
     )
     lambda_max: float = field(default=10.0, metadata={"help": "Upper bound of a measured λ."})
@@ -144,8 +144,8 @@ class DistillationConfig(TrainingArguments):
     lambda_scope: LambdaScope = field(
         default="model",
         metadata={
-            "help": "`model`: one λ. `layer`: one for each layer, one for the parameters before them and one for those "
-            "after, from the parts of the same two gradients. `loss`: one for each of `kd_losses`, from the "
+            "help": "`model`: one λ. `layer`: one for each layer, one for the parameters before them and one for "
+            "those after, from the parts of the same two gradients. `loss`: one for each of `kd_losses`, from the "
             "gradients of all."
         },
     )
