@@ -76,7 +76,7 @@ def check_own_loss(
         raise ValueError(
             f"the student, a {type(student).__name__}, adds a loss of its router to that of the labels, which would "
             "be left out: set output_router_logits to false in its config, or add router_aux_loss_coef * "
-            "outputs.aux_loss in compute_loss_func."
+            "outputs.aux_loss in compute_loss_func, which needs another lambda_rule than trust."
         )
     items = items.to(device)
     logits = logits_of_items(outputs.logits, {**send_to_device(of_items, device), "labels": items})
@@ -100,7 +100,7 @@ def check_own_loss(
         raise ValueError(
             f"the student, a {type(student).__name__}, computes a loss of its own, which would be replaced: it is "
             f"{own:.4g} where {kind} is {ours:.4g}. Give it as compute_loss_func(outputs, labels, "
-            "num_items_in_batch), or take a student without it."
+            "num_items_in_batch), with another lambda_rule than trust, or take a student without it."
         )
 
 
