@@ -159,6 +159,17 @@ def epochs_table() -> str:
     return _trust_table("compare_epochs", merit.rules(_runs("compare_epochs")))
 
 
+def trust_tasks_table() -> str:
+    """Mean scores on other tasks than SST-2."""
+    runs, rules = _runs("compare_trust"), ["no KD", "fixed 0.5", "evidence", "trust"]
+    rows = [
+        [group.task, WRONG[group.regime], *(_score_and_seeds(_runs_of(runs, group, rule)) for rule in rules)]
+        for group in merit.groups(runs)
+        if group.task != "sst2"
+    ]
+    return markdown_table(("task", "what is wrong", *map(_rule_name, rules)), rows)
+
+
 def _trust_table(comparison: str, rules: Sequence[str]) -> str:
     runs = _runs(comparison)
     rows = []
@@ -292,6 +303,7 @@ TABLES = {
     "readme": readme_table,
     "trust": trust_table,
     "epochs": epochs_table,
+    "trust_tasks": trust_tasks_table,
     "trust_facts": trust_facts_table,
     "label_errors": label_errors_table,
     "variants": variants_table,

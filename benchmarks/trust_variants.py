@@ -1,0 +1,216 @@
+"""Variants of `trust` that were tried: `python benchmarks/trust_variants.py`.
+
+The tasks and regimes are those of configs/compare_trust.yaml and configs/compare_epochs.yaml, SST-2, one seed. Needs
+the extras [quickstart,label-errors]; `python benchmarks/sst2_files.py` writes the files first. A run that is in
+benchmarks/trust_variants/results.jsonl is not repeated.
+
+- `plain losses`: λ is measured from gradients of the losses without the items' weights. These steps, one of eight, are
+  also taken without them.
+- `first pass`, `mean of passes`: the student's prediction on an item is that of the first pass over the data, or the
+  mean of all passes so far. `trust` uses the present one.
+- `discounted`: in pass n, the logarithm of the student's prediction is divided by n, since the student has learned the
+  item n − 1 times.
+- `true temperature`: the trust is computed from the logits as they were before the regime made them overconfident. No
+  temperature that is fitted during training can be better than this one.
+- `probe`: the student's prediction is replaced by that of a logistic regression on embeddings of the pretrained
+  encoder, cross-validated on the labels of the regime. It shares nothing with the fine-tuned teacher.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
+from torch import Tensor
+
+from benchmarks.label_errors import FOLDS, embeddings
+from hf_kd_lambda.balancing import state
+from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
+from hf_kd_lambda.balancing.reliabilities import ItemTrust
+from hf_kd_lambda.data.columns import TEACHER_LOGITS
+from hf_kd_lambda.losses.functional.labels import ItemLabels
+from hf_kd_lambda.losses.objective import NO_WEIGHTS, ItemWeights
+from hf_kd_lambda.studies.comparison.plan import load_comparison
+from hf_kd_lambda.studies.comparison.run_results import Cell
+from hf_kd_lambda.studies.comparison.runs import TaskRuns
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).with_suffix("") / "results.jsonl"
+OVERCONFIDENCE = 0.25
+"""The temperature of the regime `overconfident_teacher`."""
+
+
+class Variant(ClassReliabilities):
+    """`trust` as it is; `train` are the training examples."""
+
+    def __init__(self, train: Dataset, classes: int) -> None:
+        super().__init__(classes)
+
+    def judge(
+        self, student_logits: Tensor, teacher_logits: Sequence[Tensor], items: ItemLabels
+    ) -> tuple[list[ItemTrust], Tensor]:
+        """See `ClassReliabilities`."""
+        (teacher,) = teacher_logits
+        return super().judge(self.student(student_logits, teacher), [self.teacher_view(teacher)], items)
+
+    def student(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """Logits of the third annotator."""
+        return logits
+
+    def teacher_view(self, logits: Tensor) -> Tensor:
+        """Logits from which the trust is computed."""
+        return logits
+
+
+class PlainLosses(Variant):
+    """No weights of items in steps that measure λ."""
+
+    interval = 8
+    steps = 0
+
+    def weights(self, *trusts: ItemTrust) -> ItemWeights:
+        """See `Reliabilities`."""
+        return NO_WEIGHTS if self.steps % self.interval == 0 else super().weights(*trusts)
+
+    def update(self, counts: Tensor) -> None:
+        """See `Judge`; called once a step."""
+        super().update(counts)
+        self.steps += 1
+
+
+class Remembered(Variant):
+    """Remembers the student's predictions, by the teacher's logits, which differ between all examples."""
+
+    def __init__(self, train: Dataset, classes: int) -> None:
+        super().__init__(train, classes)
+        self.passes: dict[bytes, list[Tensor]] = {}
+
+    def student(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """See `Variant`."""
+        rows = [self.passes.setdefault(_key(row), []) for row in teacher_logits]
+        for row, q in zip(rows, logits.float().softmax(-1), strict=True):
+            row.append(q)
+        return torch.stack([self.of(row) for row in rows]).clamp(min=1e-30).log()
+
+    def of(self, row: list[Tensor]) -> Tensor:
+        """The prediction, from those of all passes."""
+        return row[0]
+
+
+class MeanOfPasses(Remembered):
+    """See the top."""
+
+    def of(self, row: list[Tensor]) -> Tensor:
+        """See `Remembered`."""
+        return torch.stack(row).mean(0)
+
+
+class Discounted(Remembered):
+    """See the top."""
+
+    def of(self, row: list[Tensor]) -> Tensor:
+        """See `Remembered`."""
+        return row[-1].clamp(min=1e-30) ** (1 / len(row))
+
+
+class TrueTemperature(Variant):
+    """See the top."""
+
+    def teacher_view(self, logits: Tensor) -> Tensor:
+        """See `Variant`."""
+        return OVERCONFIDENCE * logits
+
+
+class Probe(Variant):
+    """See the top."""
+
+    def __init__(self, train: Dataset, classes: int) -> None:
+        super().__init__(train, classes)
+        labels, vectors = np.array(train["labels"][:]), embeddings(train)
+        found = cross_val_predict(LogisticRegression(max_iter=400), vectors, labels, cv=FOLDS, method="predict_proba")
+        keys = map(_key, torch.tensor(train[TEACHER_LOGITS][:]))
+        self.logits = dict(zip(keys, torch.tensor(found).float().log(), strict=True))
+
+    def student(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """See `Variant`."""
+        return torch.stack([self.logits[_key(row)] for row in teacher_logits])
+
+
+def _key(row: Tensor) -> bytes:
+    return row.float().numpy().tobytes()
+
+
+VARIANTS: dict[str, type[Variant]] = {
+    "as it is": Variant,
+    "plain losses": PlainLosses,
+    "first pass": Remembered,
+    "mean of passes": MeanOfPasses,
+    "discounted": Discounted,
+    "true temperature": TrueTemperature,
+    "probe": Probe,
+}
+
+
+class Trial(NamedTuple):
+    """A variant in a regime of a comparison."""
+
+    config: str
+    regime: str
+    variant: str
+
+
+TRIALS = [
+    *(Trial("compare_trust", "both", variant) for variant in ("as it is", "plain losses", "probe")),
+    *(Trial("compare_trust", "few_labels", variant) for variant in ("as it is", "plain losses")),
+    *(
+        Trial("compare_epochs", "both", variant)
+        for variant in ("as it is", "first pass", "mean of passes", "discounted")
+    ),
+    *(Trial("compare_trust", "overconfident_teacher", variant) for variant in ("as it is", "true temperature")),
+    *(Trial("compare_trust", "noisy_teacher", variant) for variant in ("as it is", "probe")),
+    *(Trial("compare_trust", "clean", variant) for variant in ("as it is", "probe")),
+]
+
+
+def run(trial: Trial, task: TaskRuns) -> dict[str, Any]:
+    """The record of a run of `trust` with the variant in its place."""
+    cell = Cell(task.task, trial.regime, "trust", 0)
+    _, train = task.supervision(cell)
+    make: Callable[..., Variant] = VARIANTS[trial.variant]
+    with patch.object(state, "_reliabilities", lambda classes, teachers: make(train, classes)):
+        made = task.run(cell)
+    last = made.log[-1]
+    kept = {name: last[name] for name in ("lambda", "label_reliability", "teacher_reliability")}
+    return {**trial._asdict(), "score": made.score, **kept, "commit": made.commit, "hardware": made.hardware}
+
+
+def main() -> None:
+    """Make the runs that are missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teachers", help="output_dir of a comparison whose fine-tuned teacher is used")
+    options = parser.parse_args()
+    RESULTS.parent.mkdir(exist_ok=True)
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    done = [Trial(*(json.loads(line)[name] for name in Trial._fields)) for line in lines]
+    tasks: dict[str, TaskRuns] = {}
+    for trial in TRIALS:
+        if trial in done:
+            continue
+        if trial.config not in tasks:
+            comparison = load_comparison(ROOT / "configs" / f"{trial.config}.yaml", output_dir=options.teachers)
+            tasks[trial.config] = TaskRuns(comparison, "sst2")
+        found = run(trial, tasks[trial.config])
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(found) + "\n")
+        print(found, flush=True)
+
+
+if __name__ == "__main__":
+    main()
