@@ -187,13 +187,12 @@ def trust_facts_table() -> str:
     for rule in ("trust", "evidence"):
         tuned, regrets = merit.difference(merit.against_tuned(runs, rule)), merit.regrets(runs, rule)
         assert tuned is not None
-        assert tuned.interval is not None
-        low, high = tuned.interval
+        interval = "" if tuned.interval is None else " [{:+.2f}, {:+.2f}]".format(*tuned.interval)
         worst, regret = max(regrets.items(), key=lambda item: item[1].points)
         rows.append(
             (
                 f"`{rule}`",
-                f"{tuned.mean:+.2f} [{low:+.2f}, {high:+.2f}], {tuned.pairs} regimes",
+                f"{tuned.mean:+.2f}{interval}, {tuned.pairs} of the regimes",
                 f"{fmean(found.points for found in regrets.values()):+.2f}",
                 f"{regret.points:+.2f}, {_regime_name(worst.regime)}",
             )
