@@ -47,9 +47,11 @@ def plot_regret(runs: Sequence[Run], path: Path) -> None:
     regrets = {rule: merit.regrets(runs, rule) for rule in merit.rules(runs)}
     means = {rule: np.mean([regret.points for regret in found.values()]) for rule, found in regrets.items() if found}
     order = sorted(means, key=lambda rule: means[rule])
+    shown = {group.task for found in regrets.values() for group in found}
+    tasks = [task for task in _tasks(runs) if task in shown]
     dots: dict[str, dict[str, Any]] = {
         task: {"label": task, "color": color, "marker": marker, "markersize": 4, "linestyle": "", "alpha": 0.75}
-        for task, color, marker in zip(_tasks(runs), cycle(OURS), cycle(RULE_MARKERS), strict=False)
+        for task, color, marker in zip(tasks, cycle(OURS), cycle(RULE_MARKERS), strict=False)
     }
     figure = Figure(figsize=(9, 1.5 + 0.36 * len(order)), dpi=130, layout="constrained")
     axes = figure.subplots()

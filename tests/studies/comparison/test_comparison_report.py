@@ -141,6 +141,13 @@ def test_regrets_are_drawn_with_the_best_rule_on_top(tmp_path, drawn):
     assert means == pytest.approx([0, 1, 5])
 
 
+def test_a_task_without_a_complete_sweep_is_not_in_the_figure_of_regrets(tmp_path, drawn):
+    runs = [run for run in whole_grid() if run.task == "t" or run.rule == "low"]
+    write_comparison_report(write_runs(tmp_path, runs), "make it")
+    (legend,) = drawn["regret"].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["mean", "t"]
+
+
 def test_heat_map_has_a_row_for_each_run_that_measures(tmp_path, drawn):
     write_comparison_report(write_runs(tmp_path, whole_grid()), "make it")
     *panels, _ = drawn["lambda_heat_map"].axes
