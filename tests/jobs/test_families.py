@@ -64,7 +64,7 @@ BRIEF = {"teacher_epochs": 1, "max_steps": 2}
 
 def small_job(folder: Path, **changed: Any) -> Any:
     """A job in which untrained students learn the reviews, too."""
-    longer = {"learning_rate": 5e-3, "num_train_epochs": 8, "lambda_interval": 1, "student_layers": None}
+    longer = {"learning_rate": 5e-3, "num_train_epochs": 12, "lambda_interval": 1, "student_layers": None}
     return job(settings(folder, **{**longer, **changed}))
 
 
