@@ -67,21 +67,23 @@ def test_an_error_of_one_rank_ends_a_comparison_of_several(tmp_path):
     assert not file.exists() or read_runs(file) == []
 
 
-def test_the_command_starts_its_processes(tmp_path):
-    command = [sys.executable, "-m", "hf_kd_lambda.cli", "distill", "--num_processes", "2"]
+def distill(folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    """The command of a small job, which starts two processes."""
+    given = arguments(small_jobs.settings(folder))
+    command = [sys.executable, "-m", "hf_kd_lambda.cli", "distill", "--num_processes", "2", *given, *settings]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    given = arguments(small_jobs.settings(tmp_path))
-    result = subprocess.run([*command, *given], env=env, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_the_command_starts_its_processes(tmp_path):
+    result = distill(tmp_path)
     assert result.returncode == 0, result.stderr[-4000:]
     assert json.loads((tmp_path / "out" / "run.json").read_text())["settings"]["num_processes"] == 2
 
 
 @pytest.mark.slow
 def test_an_error_of_started_processes_is_a_message(tmp_path):
-    command = [sys.executable, "-m", "hf_kd_lambda.cli", "distill", "--num_processes", "2", "--temperature", "0"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    given = arguments(small_jobs.settings(tmp_path))
-    wrong = subprocess.run([*command, *given], env=env, capture_output=True, text=True, timeout=240, check=False)
+    wrong = distill(tmp_path, "--temperature", "0")
     assert wrong.returncode == 1
     assert "error: temperature=0" in wrong.stderr
     assert "Traceback" not in wrong.stderr
