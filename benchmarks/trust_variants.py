@@ -1,8 +1,9 @@
 """Variants of `trust` that were tried: `python benchmarks/trust_variants.py`.
 
-The tasks and regimes are those of configs/compare_trust.yaml and configs/compare_epochs.yaml, SST-2, one seed. Needs
-the extras [quickstart,label-errors]; `python benchmarks/sst2_files.py` writes the files first. A run that is in
-benchmarks/trust_variants/results.jsonl is not repeated.
+The tasks, regimes and seeds are those of configs/compare_trust.yaml and configs/compare_epochs.yaml, SST-2. The runs
+of `trust` there are what the variants are compared with. Needs the extras [quickstart,label-errors], and the files
+that `python benchmarks/sst2_files.py` writes. A run that is in benchmarks/trust_variants/results.jsonl is not made
+again.
 
 - `plain losses`: λ is measured from gradients of the losses without the items' weights. These steps, one of eight, are
   also taken without them.
@@ -148,7 +149,6 @@ def _key(row: Tensor) -> bytes:
 
 
 VARIANTS: dict[str, type[Variant]] = {
-    "as it is": Variant,
     "plain losses": PlainLosses,
     "first pass": Remembered,
     "mean of passes": MeanOfPasses,
@@ -164,24 +164,26 @@ class Trial(NamedTuple):
     config: str
     regime: str
     variant: str
+    seed: int = 0
 
 
 TRIALS = [
-    *(Trial("compare_trust", "both", variant) for variant in ("as it is", "plain losses", "probe")),
-    *(Trial("compare_trust", "few_labels", variant) for variant in ("as it is", "plain losses")),
+    *(Trial("compare_trust", "both", variant) for variant in ("plain losses", "probe")),
+    Trial("compare_trust", "few_labels", "plain losses"),
+    *(Trial("compare_epochs", "both", variant) for variant in ("first pass", "discounted")),
+    Trial("compare_trust", "overconfident_teacher", "true temperature"),
+    *(Trial("compare_trust", regime, "probe") for regime in ("noisy_teacher", "clean")),
     *(
-        Trial("compare_epochs", "both", variant)
-        for variant in ("as it is", "first pass", "mean of passes", "discounted")
+        Trial(config, regime, "mean of passes", seed)
+        for config, regime in (("compare_trust", "few_labels"), ("compare_trust", "both"), ("compare_epochs", "both"))
+        for seed in range(3)
     ),
-    *(Trial("compare_trust", "overconfident_teacher", variant) for variant in ("as it is", "true temperature")),
-    *(Trial("compare_trust", "noisy_teacher", variant) for variant in ("as it is", "probe")),
-    *(Trial("compare_trust", "clean", variant) for variant in ("as it is", "probe")),
 ]
 
 
 def run(trial: Trial, task: TaskRuns) -> dict[str, Any]:
     """The record of a run of `trust` with the variant in its place."""
-    cell = Cell(task.task, trial.regime, "trust", 0)
+    cell = Cell(task.task, trial.regime, "trust", trial.seed)
     _, train = task.supervision(cell)
     make: Callable[..., Variant] = VARIANTS[trial.variant]
     with patch.object(state, "_reliabilities", lambda classes, teachers: make(train, classes)):

@@ -214,15 +214,18 @@ def label_errors_table() -> str:
 
 
 def variants_table() -> str:
-    """Scores of variants of `trust`, next to the rule as it is in the same regime."""
-    by_trial = {(line["config"], line["regime"], line["variant"]): line for line in _lines("trust_variants")}
+    """Mean scores of variants of `trust`, and of the rule as it is with the same seeds."""
+    seeds: dict[tuple[str, str, str], dict[int, float]] = {}
+    for line in _lines("trust_variants"):
+        seeds.setdefault((line["config"], line["regime"], line["variant"]), {})[line["seed"]] = line["score"]
     rows = []
-    for (config, regime, variant), line in by_trial.items():
-        as_it_is = by_trial.get((config, regime, "as it is"))
-        if variant != "as it is" and as_it_is is not None:
+    for (config, regime, variant), scores in seeds.items():
+        trust = merit.of_rule(_runs(config), Group("sst2", regime), "trust")
+        compared = [(score, trust[seed].score) for seed, score in scores.items() if seed in trust]
+        if compared:
             epochs = ", 9 epochs" if config == "compare_epochs" else ""
-            scores = (f"{100 * found['score']:.2f}" for found in (line, as_it_is))
-            rows.append((variant, WRONG[regime] + epochs, *scores))
+            means = (f"{100 * fmean(column):.2f} ({len(compared)})" for column in zip(*compared, strict=True))
+            rows.append((variant, WRONG[regime] + epochs, *means))
     return markdown_table(("variant", "what is wrong", "score", "`trust` as it is"), rows)
 
 

@@ -20,7 +20,7 @@ def seen_by(name):
 
 def test_the_student_of_each_pass():
     first, last = PASSES.softmax(-1)
-    torch.testing.assert_close(seen_by("as it is"), last)
+    torch.testing.assert_close(seen_by("plain losses"), last)
     torch.testing.assert_close(seen_by("first pass"), first)
     torch.testing.assert_close(seen_by("mean of passes"), (first + last) / 2)
     torch.testing.assert_close(seen_by("discounted"), (PASSES[-1] / 2).softmax(-1))
