@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hf_kd_lambda.balancing.judge import Judge
+from hf_kd_lambda.balancing.past_predictions import PastPredictions
 from hf_kd_lambda.balancing.rules import Rule, loss_weights
 from hf_kd_lambda.balancing.state import LambdaState, Measurement
 from hf_kd_lambda.balancing.teacher_signal import TeacherSignal, count_signal
@@ -21,6 +22,7 @@ class Balancer:
 
     Attributes:
         state: the state of λ; None for a schedule, whose weights depend only on the progress of training.
+        past: the student's predictions in earlier passes; None if they are not remembered.
 
     Args:
         rule: maps measurements to weights.
@@ -46,6 +48,7 @@ class Balancer:
         self.state = state
         self.names = names
         self.device = device
+        self.past: PastPredictions | None = None
         self._counts: Tensor | None = None
         if state is not None:
             state.to(device)
@@ -87,6 +90,7 @@ class Balancer:
         student_logits: Tensor,
         teacher: TeacherBatch,
         items: ItemLabels,
+        rows: Tensor | None = None,
     ) -> tuple[TeacherBatch, ItemWeights]:
         """Count the agreement of student, teacher and label on a micro-batch, for rules that need it.
 
@@ -94,6 +98,7 @@ class Balancer:
             student_logits: `[examples, (length,) classes]`, before the step.
             teacher: teacher outputs for the same micro-batch.
             items: labels `[examples, (length)]` of both losses.
+            rows: positions of the examples in the training data, `[examples]`; None if they are not known.
 
         Returns:
             The teacher with the soft targets to learn from, see `TeacherBatch.mixed`, and per-item weights of both
@@ -104,6 +109,8 @@ class Balancer:
         """
         if self.state is None or self.state.judge is None:
             return teacher, NO_WEIGHTS
+        if self.past is not None and rows is not None:
+            student_logits = self.past.mean(rows, student_logits)
         weights, counts = self.state.judge.observe(student_logits, teacher, items)
         teacher = teacher.mixed(weights.teachers)
         if counts is not None:

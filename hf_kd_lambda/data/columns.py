@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, LargeList, List
+from datasets import Dataset, LargeList, List, concatenate_datasets
 from torch import nn
 from transformers.trainer_utils import unwrap_peft_model
 
@@ -15,8 +15,10 @@ TEACHER_PREFIX = "teacher_"
 TEACHER_LOGITS = "teacher_logits"
 TEACHER_OUTPUTS = "teacher_outputs"
 TEACHER_INPUTS_DIGEST = "teacher_inputs_digest"
-KEPT = (TEACHER_LOGITS, TEACHER_OUTPUTS, TEACHER_INPUTS_DIGEST)
-"""Outputs of the teacher, see `CacheFormat`, and a digest of the inputs that they were computed from."""
+EXAMPLE_ROW = "example_row"
+KEPT = (TEACHER_LOGITS, TEACHER_OUTPUTS, TEACHER_INPUTS_DIGEST, EXAMPLE_ROW)
+"""Outputs of the teacher, see `CacheFormat`, a digest of the inputs that they were computed from, and the example's
+position in the training data."""
 LABELS = ("label", "label_ids", "labels", "shift_labels", "start_positions", "end_positions")
 
 
@@ -40,6 +42,24 @@ def takes_labels(model: nn.Module) -> bool:
 def column_names(dataset: Any) -> Collection[str]:
     """Names of the columns of a dataset; none if they are unknown."""
     return getattr(dataset, "column_names", None) or ()
+
+
+def are_classified(examples: Any) -> bool:
+    """Whether examples have the teacher's logits, and one label each."""
+    if not isinstance(examples, Dataset) or TEACHER_LOGITS not in examples.column_names:
+        return False
+    labels = [examples.features[name] for name in LABELS if name in examples.features]
+    has_sets = any(isinstance(feature, List | LargeList) for feature in labels)
+    return bool(labels) and not has_sets and np.ndim(examples[0][TEACHER_LOGITS]) == 1
+
+
+def joined(examples: Dataset, added: Dataset) -> Dataset:
+    """The examples with those of the added columns that they do not have yet, in the examples' format."""
+    added = added.remove_columns([name for name in added.column_names if name in examples.column_names])
+    both = concatenate_datasets([examples.with_format(None), added], axis=1)
+    style = examples.format
+    columns = [*style["columns"], *added.column_names]
+    return both.with_format(style["type"], columns, style["output_all_columns"], **style["format_kwargs"])
 
 
 def own_inputs(columns: Collection[str], accepted: Collection[str]) -> list[str]:

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from huggingface_hub.constants import HF_HOME
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from hf_kd_lambda.data.columns import LABELS, TEACHER_INPUTS_DIGEST, TEACHER_PREFIX, token_counts
+from hf_kd_lambda.data.columns import LABELS, TEACHER_INPUTS_DIGEST, TEACHER_PREFIX, joined, token_counts
 from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows, load_outputs, save_outputs
 from hf_kd_lambda.teacher.row_digest import row_digests
 from hf_kd_lambda.utils.fingerprint import batch_digest, examples_digest, fingerprint
@@ -73,7 +73,7 @@ class TeacherCache:
             raise CacheUnavailableError(
                 f"the outputs cannot be saved in teacher_cache_dir={str(self.folder)!r} ({reason})"
             )
-        return _joined(examples, outputs)
+        return joined(examples, outputs)
 
     def _check_repeatable(self, examples: Any) -> str:
         """Check that the same examples give the same batch twice; return the fingerprint of a probe batch."""
@@ -170,12 +170,3 @@ def plan_batches(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
 
 def _tensors_but_labels(batch: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in batch.items() if isinstance(value, Tensor) and name not in LABELS}
-
-
-def _joined(examples: Dataset, outputs: Dataset) -> Dataset:
-    """The examples with the output columns that they do not have yet, in the examples' format."""
-    outputs = outputs.remove_columns([name for name in outputs.column_names if name in examples.column_names])
-    joined = concatenate_datasets([examples.with_format(None), outputs], axis=1)
-    style = examples.format
-    columns = [*style["columns"], *outputs.column_names]
-    return joined.with_format(style["type"], columns, style["output_all_columns"], **style["format_kwargs"])

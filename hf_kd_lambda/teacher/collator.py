@@ -8,6 +8,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from hf_kd_lambda.data.columns import (
+    EXAMPLE_ROW,
     KEPT,
     LABELS,
     TEACHER_INPUTS_DIGEST,
@@ -19,7 +20,7 @@ from hf_kd_lambda.teacher.row_digest import row_digests
 
 
 class ColumnCollator:
-    """Adds the teacher's cached outputs to the batch that another collator makes from the other columns.
+    """Adds the teacher's cached outputs, and the examples' positions, to the batch that another collator makes.
 
     Args:
         collate: the other collator.
@@ -39,10 +40,10 @@ class ColumnCollator:
         self.tokenizer = getattr(collate, "tokenizer", None)  # saved by a Trainer without a processing_class
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
-        """A batch, with `teacher_logits` in fp32 and `teacher_outputs` by name if the examples have them.
+        """A batch, with `teacher_logits` in fp32, `teacher_outputs` by name and `example_row`, if in the examples.
 
-        They are `[examples, ...]`, or `[examples, length, ...]` for tokens, padded like the `attention_mask`. Examples
-        without column names, for example tuples, go to the other collator only.
+        Outputs are `[examples, ...]`, or `[examples, length, ...]` for tokens, padded like the `attention_mask`.
+        Examples without column names, for example tuples, go to the other collator only.
 
         Raises:
             ValueError: an example and its teacher outputs have different numbers of tokens, or the rows of the batch
@@ -58,6 +59,8 @@ class ColumnCollator:
         if TEACHER_OUTPUTS in examples[0]:
             rows = [unpacked(example[TEACHER_OUTPUTS]) for example in examples]
             batch[TEACHER_OUTPUTS] = {name: _batched([row[name] for row in rows], mask) for name in rows[0]}
+        if EXAMPLE_ROW in examples[0]:
+            batch[EXAMPLE_ROW] = torch.tensor([int(example[EXAMPLE_ROW]) for example in examples])
         if TEACHER_INPUTS_DIGEST in examples[0]:
             self._check_rows(batch, [example[TEACHER_INPUTS_DIGEST] for example in examples])
         return batch

@@ -4,12 +4,11 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset, LargeList, List
+from datasets import Dataset
 
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
-from hf_kd_lambda.data.columns import LABELS, TEACHER_LOGITS
+from hf_kd_lambda.data.columns import TEACHER_LOGITS, are_classified
 from hf_kd_lambda.reports.label_quality import LabelQuality, judge_labels
 from hf_kd_lambda.reports.memorised_labels import Judged
 from hf_kd_lambda.teacher.cache_format import cached_members
@@ -22,16 +21,7 @@ def can_judge(trainer: DistillationTrainer) -> bool:
     With another rule, the student follows wrong labels or a wrong teacher, and is no third view when it is finished.
     """
     state = trainer.lambda_state
-    return state is not None and isinstance(state.trust, ClassReliabilities) and _are_judged(trainer.train_dataset)
-
-
-def _are_judged(examples: Any) -> bool:
-    """Whether examples have the teacher's logits, and one label each."""
-    if not isinstance(examples, Dataset) or TEACHER_LOGITS not in examples.column_names:
-        return False
-    labels = [examples.features[name] for name in LABELS if name in examples.features]
-    has_sets = any(isinstance(feature, List | LargeList) for feature in labels)
-    return bool(labels) and not has_sets and np.ndim(examples[0][TEACHER_LOGITS]) == 1
+    return state is not None and isinstance(state.trust, ClassReliabilities) and are_classified(trainer.train_dataset)
 
 
 def label_quality(trainer: DistillationTrainer, names: Sequence[str]) -> LabelQuality:
@@ -51,7 +41,7 @@ def label_quality(trainer: DistillationTrainer, names: Sequence[str]) -> LabelQu
     training = _outputs(trainer, trainer.train_dataset)
     if len(reliabilities.shares) > 1:
         training = training._replace(teachers=cached_members(trainer.train_dataset))
-    validation = _outputs(trainer, evaluated) if _are_judged(evaluated) else None
+    validation = _outputs(trainer, evaluated) if are_classified(evaluated) else None
     return judge_labels(training, reliabilities, names, validation)
 
 

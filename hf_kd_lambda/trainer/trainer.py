@@ -17,7 +17,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_kd_lambda.balancing.state import LambdaState
-from hf_kd_lambda.data.columns import column_names, forward_parameters
+from hf_kd_lambda.data.columns import EXAMPLE_ROW, column_names, forward_parameters
 from hf_kd_lambda.gradients.adam_metric import check_adam
 from hf_kd_lambda.gradients.cut import Cut, cut_outputs
 from hf_kd_lambda.losses.functional.label_sets import has_label_sets
@@ -57,6 +57,7 @@ from hf_kd_lambda.trainer.measuring_step import MeasuringStep
 from hf_kd_lambda.trainer.ordered_evaluation import OrderedEvaluation
 from hf_kd_lambda.trainer.own_loss import check_own_loss
 from hf_kd_lambda.trainer.padded_batches import check_padded_batches
+from hf_kd_lambda.trainer.remember_predictions import RememberPredictions
 from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, signal_received
 from hf_kd_lambda.utils.allocator import keep_freed_memory
 
@@ -156,7 +157,7 @@ class DistillationTrainer(OrderedEvaluation):
         check_student(model, self.optimizer)
         if self.args.gram_metric == "adam" and self.optimizer is not None:
             check_adam(self.optimizer)
-        classes = setup.item_classes(model, num_outputs)
+        self._classes = classes = setup.item_classes(model, num_outputs)
         shares = setup.teacher_shares(self.args, teacher, self._datasets(), classes)
         cache_format = setup.cache_format(self.args, objective.needs, hidden_states, num_outputs, shares)
         of_teacher = objective.needs | ({"member_logits"} if shares else set())
@@ -165,7 +166,8 @@ class DistillationTrainer(OrderedEvaluation):
         names = setup.lambda_names(self.args, model, objective)
         settings = setup.lambda_settings(self.args, names, objective.weights, classes, shares)
         self.balancer = setup.build_balancer(self.args, names, settings)
-        for callback in (SaveOnSignal(), EpochOrder(), EarlyStopping(), FiniteWeights()):
+        self._remembered = RememberPredictions(self.balancer)
+        for callback in (SaveOnSignal(), EpochOrder(), EarlyStopping(), FiniteWeights(), self._remembered):
             self.add_callback(callback)
         use_short_lines(self)
         if self.balancer.state is not None:
@@ -254,7 +256,8 @@ class DistillationTrainer(OrderedEvaluation):
         counts = items.counts if num_items_in_batch is None or not model.training else num_items_in_batch
         weights = NO_WEIGHTS
         if model.training:
-            teacher, weights = self.balancer.observe(outputs.logits.detach(), teacher, items)
+            rows = inputs.get(EXAMPLE_ROW)
+            teacher, weights = self.balancer.observe(outputs.logits.detach(), teacher, items, rows)
         else:
             teacher = teacher.mixed(self.balancer.teacher_weights)
         losses = self._objective(outputs, teacher, inputs, counts, self.balancer.kd_weights, weights)
@@ -282,7 +285,7 @@ class DistillationTrainer(OrderedEvaluation):
 
     # A run
 
-    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as `Trainer.train` does; a run that is interrupted leaves no half-done step and no signal handler."""
         if self.args.device.type == "cpu":
             keep_freed_memory()
@@ -290,8 +293,11 @@ class DistillationTrainer(OrderedEvaluation):
             torch._functorch.config.donated_buffer = False  # a measuring step goes back through its graph twice
         if self.args.cache_teacher:
             self.cache_teacher()
+        self.train_dataset = self._remembered.begin(
+            self.train_dataset, self._classes, resume_from_checkpoint, str(self.args.output_dir)
+        )
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self._begin_step_records()
             self.balancer.drop_counts()

@@ -1,0 +1,58 @@
+"""The mean of a student's predictions on an example, over all passes over the data so far."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from hf_kd_lambda.balancing.judge import TINY
+
+
+class PastPredictions:
+    """Remembers the student's predictions on each training example.
+
+    In the second pass over the data, a student has been trained on all examples, and its present predictions follow
+    labels and soft targets that it has memorised. Its earlier ones do so less, and the mean of all is less noisy
+    (temporal ensembling, Laine & Aila 2017, https://arxiv.org/abs/1610.02242).
+
+    Every rank sees other examples in a pass, so the predictions of a pass are added to those of earlier ones when it
+    has ended, or when a checkpoint is saved. An example is not seen twice in a pass.
+
+    Attributes:
+        past: `[examples, K + 1]`: the sum of the probabilities of K classes and the number of predictions in them; of
+            passes that have ended, the same on all ranks.
+        present: the same of the present pass, on this rank alone.
+
+    Args:
+        examples: how many there are.
+        classes: K.
+        device: that of the logits.
+    """
+
+    def __init__(self, examples: int, classes: int, device: torch.device) -> None:
+        self.past = torch.zeros(examples, classes + 1, device=device)
+        self.present = torch.zeros_like(self.past)
+
+    def mean(self, rows: Tensor, logits: Tensor) -> Tensor:
+        """Logits of the mean of past and present predictions. The present ones are remembered.
+
+        Args:
+            rows: positions of the examples in the data, integers `[batch]`.
+            logits: the student's present ones, `[batch, K]`. If one of an example is not finite, it is not remembered.
+        """
+        probabilities = logits.float().softmax(-1)
+        usable = probabilities.isfinite().all(-1, keepdim=True)
+        seen = torch.where(usable, torch.cat([probabilities, torch.ones_like(usable, dtype=torch.float32)], -1), 0.0)
+        self.present.index_add_(0, rows, seen)
+        sums = self.past[rows] + seen
+        mean = sums[:, :-1] / sums[:, -1:]  # a logit that is not finite stays so where there is no earlier prediction
+        return mean.clamp(min=TINY).log()
+
+    def end_pass(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
+        """Add the predictions of the present pass, or of its part until now, to the earlier ones.
+
+        Args:
+            sum_over_ranks: all-reduces a tensor to its sum over ranks.
+        """
+        self.past += sum_over_ranks(self.present)
+        self.present.zero_()

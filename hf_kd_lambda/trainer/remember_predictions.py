@@ -1,0 +1,103 @@
+"""The callback that keeps the student's predictions of earlier passes, which `trust` judges by."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from accelerate.utils import reduce
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.utils import logging
+
+from hf_kd_lambda.balancing.balancer import Balancer
+from hf_kd_lambda.balancing.class_reliabilities import COUNTED_OUTPUTS
+from hf_kd_lambda.balancing.past_predictions import PastPredictions
+from hf_kd_lambda.data.columns import EXAMPLE_ROW, are_classified, joined
+
+logger = logging.get_logger(__name__)
+
+PAST_PREDICTIONS = "past_predictions.safetensors"
+
+
+class RememberPredictions(TrainerCallback):
+    """Ends a pass of `PastPredictions` where an epoch ends, and writes it into checkpoints.
+
+    Only predictions on examples with one label of 2 to 100 classes are remembered. The examples must have a column of
+    the teacher's logits, cached or given: then they are the same in each epoch, and rows of a batch are known to be
+    in the order of the examples.
+
+    Args:
+        balancer: the balancer that uses the predictions.
+    """
+
+    def __init__(self, balancer: Balancer) -> None:
+        self.balancer = balancer
+
+    def begin(self, examples: Any, classes: int, resumed: str | bool | None, output_dir: str) -> Any:
+        """Begin a run.
+
+        Args:
+            examples: the training examples.
+            classes: number of classes of an item.
+            resumed: folder of the checkpoint that the run resumes from; True for the last one in `output_dir`.
+            output_dir: folder of the run.
+
+        Returns:
+            The examples, with a column of their positions if predictions are remembered.
+
+        Raises:
+            ValueError: the checkpoint is of other examples or classes.
+        """
+        self.balancer.past = None
+        trust = self.balancer.state is not None and self.balancer.state.trust is not None
+        if not (trust and classes in COUNTED_OUTPUTS and are_classified(examples)):
+            return examples
+        self.balancer.past = PastPredictions(len(examples), classes, self.balancer.device)
+        folder = get_last_checkpoint(output_dir) if resumed is True else resumed
+        if folder:
+            _load(self.balancer.past, Path(folder))
+        return numbered(examples)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """End the pass."""
+        if self.balancer.past is not None:
+            self.balancer.past.end_pass(_sum_over_ranks)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write the predictions of all ranks into the new checkpoint."""
+        if self.balancer.past is None or args.save_only_model:
+            return
+        self.balancer.past.end_pass(_sum_over_ranks)
+        folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        if args.should_save and folder.is_dir():
+            save_file({"past": self.balancer.past.past}, folder / PAST_PREDICTIONS)
+
+
+def _load(predictions: PastPredictions, folder: Path) -> None:
+    file = folder / PAST_PREDICTIONS
+    if not file.exists():
+        logger.warning(f"{folder} has no {file.name}: trust continues without the predictions of earlier epochs.")
+        return
+    past = load_file(file)["past"]
+    if past.shape != predictions.past.shape:
+        saved, own = ((len(sums), sums.shape[1] - 1) for sums in (past, predictions.past))
+        raise ValueError(
+            f"{file} has predictions on {saved[0]} training examples with {saved[1]} classes, but this run has "
+            f"{own[0]} with {own[1]}: resume with the data of then, or train from the start."
+        )
+    predictions.past = past.to(predictions.past.device)
+
+
+def numbered(examples: Dataset) -> Dataset:
+    """The examples with a column of their positions."""
+    if EXAMPLE_ROW in examples.column_names:
+        examples = examples.remove_columns(EXAMPLE_ROW)
+    return joined(examples, Dataset.from_dict({EXAMPLE_ROW: range(len(examples))}))
+
+
+def _sum_over_ranks(tensor: Tensor) -> Tensor:
+    return cast(Tensor, reduce(tensor, "sum"))

@@ -1,0 +1,137 @@
+"""Which predictions `trust` judges by from the second epoch on, and that they survive in checkpoints."""
+
+import copy
+from unittest.mock import patch
+
+import pytest
+import torch
+from helpers.small_runs import config, examples, flat, make_trainer, models, train
+from safetensors.torch import load_file
+
+from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
+from hf_kd_lambda.balancing.past_predictions import PastPredictions
+from hf_kd_lambda.data.columns import EXAMPLE_ROW
+from hf_kd_lambda.trainer.remember_predictions import PAST_PREDICTIONS
+
+EPOCHS = 3
+TRUST = {"lambda_rule": "trust", "num_train_epochs": EPOCHS, "train_sampling_strategy": "random"}
+
+
+@pytest.fixture
+def cached(tmp_path):
+    return {**TRUST, "cache_teacher": True, "teacher_cache_dir": str(tmp_path / "cache")}
+
+
+def judged_by(settings, folder, student=None, data=None, **kwargs):
+    """A trained trainer; what the student predicted on each example, and what it was judged by: both by epoch."""
+    data = data or examples()
+    predicted, judged, observe, mean = [], [], ClassReliabilities.observe, PastPredictions.mean
+
+    def spied_mean(self, rows, logits):
+        predicted.append((rows, logits.softmax(-1)))
+        return mean(self, rows, logits)
+
+    def spied_observe(self, logits, *others):
+        judged.append(logits.softmax(-1))
+        return observe(self, logits, *others)
+
+    with patch.object(PastPredictions, "mean", spied_mean), patch.object(ClassReliabilities, "observe", spied_observe):
+        trainer = train(config(folder, **settings), models()[0], student or models()[1], data, **kwargs)
+    rows = [rows for rows, _ in predicted]
+    return trainer, *(by_epoch(rows, found, len(data)) for found in ([q for _, q in predicted], judged))
+
+
+def by_epoch(rows, found, count):
+    if not rows:
+        return None
+    whole, order = torch.cat(found).view(EPOCHS, count, -1), torch.cat(rows).view(EPOCHS, count)
+    return torch.stack([part[order_of.argsort()] for part, order_of in zip(whole, order, strict=True)])
+
+
+def test_trust_judges_by_the_mean_of_all_epochs(cached, tmp_path):
+    trainer, predicted, judged = judged_by(cached, tmp_path)
+    assert (predicted[0] - predicted[-1]).abs().max() > 0.01, "the student learned nothing"
+    for epoch in range(EPOCHS):
+        torch.testing.assert_close(judged[epoch], predicted[: epoch + 1].mean(0))
+    past = trainer.balancer.past.past
+    torch.testing.assert_close(past[:, :-1], predicted.sum(0))
+    assert past[:, -1].tolist() == [EPOCHS] * len(examples())
+
+
+def test_given_logits_are_as_good_as_cached_ones(cached, tmp_path):
+    trainer = train(config(tmp_path / "first", **cached), *models(), examples())
+    given = trainer.train_dataset.remove_columns(["teacher_inputs_digest", EXAMPLE_ROW])
+    again = train(config(tmp_path / "again", **TRUST), None, models()[1], given)
+    assert torch.equal(again.balancer.past.past, trainer.balancer.past.past)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"cache_teacher": False}, {"lambda_rule": "evidence"}, {"lambda_rule": "fixed"}],
+    ids=["teacher at each step", "votes", "fixed"],
+)
+def test_other_runs_remember_nothing(cached, tmp_path, settings):
+    trainer, predicted, _ = judged_by(cached | settings, tmp_path)
+    assert trainer.balancer.past is None
+    assert predicted is None
+    assert EXAMPLE_ROW not in trainer.train_dataset.column_names
+
+
+def test_a_regression_remembers_nothing(cached, tmp_path):
+    trainer = train(config(tmp_path, **cached), *models(1), examples(num_labels=1))
+    assert trainer.balancer.past is None
+
+
+def test_a_second_run_begins_without_predictions(cached, tmp_path):
+    trainer = train(config(tmp_path, **cached), *models(), examples())
+    trainer.train_dataset = trainer.train_dataset.select(range(8, 24))
+    trainer.train()
+    assert trainer.balancer.past.past[:, -1].tolist() == [EPOCHS] * 16
+
+
+@pytest.mark.parametrize("step", [6, 9, 15], ids=["after an epoch", "in the second epoch", "in the third epoch"])
+def test_a_resumed_run_has_the_predictions(cached, tmp_path, step):
+    settings = {**cached, "save_strategy": "steps", "save_steps": step}
+    (teacher, student), data = models(), examples()
+    whole = train(config(tmp_path / "run", **settings), teacher, copy.deepcopy(student), data)
+    resumed = make_trainer(config(tmp_path / "run", **settings), teacher, copy.deepcopy(student), data)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{step}"))
+    assert torch.equal(resumed.balancer.past.past, whole.balancer.past.past)
+    assert torch.equal(flat(resumed.model), flat(whole.model))
+
+
+def test_the_last_checkpoint_is_found(cached, tmp_path):
+    settings = {**cached, "save_strategy": "steps", "save_steps": 9, "max_steps": 9}
+    (teacher, student), data = models(), examples()
+    train(config(tmp_path, **settings), teacher, copy.deepcopy(student), data)
+    saved = load_file(tmp_path / "checkpoint-9" / PAST_PREDICTIONS)["past"]
+    resumed = make_trainer(config(tmp_path, **settings | {"max_steps": 10}), teacher, copy.deepcopy(student), data)
+    resumed.train(resume_from_checkpoint=True)
+    assert (resumed.balancer.past.past[:, -1] - saved[:, -1]).sum() == 8
+
+
+def test_a_checkpoint_without_predictions_is_resumed_with_a_warning(cached, tmp_path, caplog):
+    settings = {**cached, "save_strategy": "steps", "save_steps": 9, "max_steps": 9}
+    train(config(tmp_path, **settings), *models(), examples())
+    (tmp_path / "checkpoint-9" / PAST_PREDICTIONS).unlink()
+    resumed = make_trainer(config(tmp_path, **settings | {"max_steps": 10}), *models(), examples())
+    resumed.train(resume_from_checkpoint=True)
+    assert f"has no {PAST_PREDICTIONS}" in caplog.text
+    assert resumed.balancer.past.past[:, -1].sum() == 8
+
+
+def test_predictions_on_other_examples_are_refused(cached, tmp_path):
+    settings = {**cached, "save_strategy": "steps", "save_steps": 9, "max_steps": 9}
+    train(config(tmp_path, **settings), *models(), examples())
+    resumed = make_trainer(config(tmp_path, **settings), *models(), examples(40))
+    with pytest.raises(
+        ValueError, match=r"on 48 training examples with 3 classes, but this run has 40 with 3: resume"
+    ):
+        resumed.train(resume_from_checkpoint=True)
+
+
+def test_a_model_that_cannot_be_resumed_is_saved_without_predictions(cached, tmp_path):
+    settings = {**cached, "save_strategy": "steps", "save_steps": 9, "save_only_model": True}
+    train(config(tmp_path, **settings), *models(), examples())
+    assert (tmp_path / "checkpoint-9" / "model.safetensors").exists()
+    assert not (tmp_path / "checkpoint-9" / PAST_PREDICTIONS).exists()
