@@ -42,8 +42,15 @@ QUARTERS = {"per_device_train_batch_size": BATCH // 4, "gradient_accumulation_st
 IN_TURN = {**HALVES, "gradient_accumulation_steps": 2}
 SPLIT = {"lambda_scope": "loss", "kd_losses": {"soft_targets": 1, "hidden_mse": 1}, "lambda_min": 1e-3}
 ADAM = {"gram_metric": "adam", "optim": "adamw_torch", "adam_epsilon": 1e-4, "learning_rate": 1e-3}
-TRUST = {"lambda_rule": "trust", "cache_teacher": True, "per_device_eval_batch_size": 7}
-"""With seven batches for two ranks, the last one padded, when labels are judged."""
+TRUST = {
+    "lambda_rule": "trust",
+    "cache_teacher": True,
+    "num_train_epochs": 2,
+    "train_sampling_strategy": "random",
+    "per_device_eval_batch_size": 7,
+}
+"""In the second epoch, a rank sees examples that the other one saw in the first. With seven batches for two ranks, the last
+one padded, when labels are judged."""
 INSIDE = {"soft_targets": 1, "hidden_mse": 1, "attention_kl": 1, "relations": {"weight": 1, "relation_heads": 4}}
 
 PLAIN = {
