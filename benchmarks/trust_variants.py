@@ -5,12 +5,10 @@ of `trust` there are what the variants are compared with. Needs the extras [quic
 that `python benchmarks/sst2_files.py` writes. A run that is in benchmarks/trust_variants/results.jsonl is not made
 again.
 
+- `present predictions`: the student's prediction on an item is the present one. `trust` uses the mean of all passes.
+- `first pass`: it is that of the first pass over the data.
 - `plain losses`: λ is measured from gradients of the losses without the items' weights. These steps, one of eight, are
   also taken without them.
-- `first pass`, `mean of passes`: the student's prediction on an item is that of the first pass over the data, or the
-  mean of all passes so far. `trust` uses the present one.
-- `discounted`: in pass n, the logarithm of the student's prediction is divided by n, since the student has learned the
-  item n − 1 times.
 - `true temperature`: the trust is computed from the logits as they were before the regime made them overconfident. No
   temperature that is fitted during training can be better than this one.
 - `probe`: the student's prediction is replaced by that of a logistic regression on embeddings of the pretrained
@@ -34,6 +32,8 @@ from torch import Tensor
 from benchmarks.label_errors import FOLDS, embeddings
 from hf_kd_lambda.balancing import state
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
+from hf_kd_lambda.balancing.judge import TINY
+from hf_kd_lambda.balancing.past_predictions import PastPredictions
 from hf_kd_lambda.balancing.reliabilities import ItemTrust
 from hf_kd_lambda.data.columns import TEACHER_LOGITS
 from hf_kd_lambda.losses.functional.labels import ItemLabels
@@ -41,6 +41,7 @@ from hf_kd_lambda.losses.objective import NO_WEIGHTS, ItemWeights
 from hf_kd_lambda.studies.comparison.plan import load_comparison
 from hf_kd_lambda.studies.comparison.run_results import Cell
 from hf_kd_lambda.studies.comparison.runs import TaskRuns
+from hf_kd_lambda.trainer import remember_predictions
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_suffix("") / "results.jsonl"
@@ -86,41 +87,6 @@ class PlainLosses(Variant):
         self.steps += 1
 
 
-class Remembered(Variant):
-    """Remembers the student's predictions, by the teacher's logits, which differ between all examples."""
-
-    def __init__(self, train: Dataset, classes: int) -> None:
-        super().__init__(train, classes)
-        self.passes: dict[bytes, list[Tensor]] = {}
-
-    def student(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """See `Variant`."""
-        rows = [self.passes.setdefault(_key(row), []) for row in teacher_logits]
-        for row, q in zip(rows, logits.float().softmax(-1), strict=True):
-            row.append(q)
-        return torch.stack([self.of(row) for row in rows]).clamp(min=1e-30).log()
-
-    def of(self, row: list[Tensor]) -> Tensor:
-        """The prediction, from those of all passes."""
-        return row[0]
-
-
-class MeanOfPasses(Remembered):
-    """See the top."""
-
-    def of(self, row: list[Tensor]) -> Tensor:
-        """See `Remembered`."""
-        return torch.stack(row).mean(0)
-
-
-class Discounted(Remembered):
-    """See the top."""
-
-    def of(self, row: list[Tensor]) -> Tensor:
-        """See `Remembered`."""
-        return row[-1].clamp(min=1e-30) ** (1 / len(row))
-
-
 class TrueTemperature(Variant):
     """See the top."""
 
@@ -148,14 +114,30 @@ def _key(row: Tensor) -> bytes:
     return row.float().numpy().tobytes()
 
 
-VARIANTS: dict[str, type[Variant]] = {
-    "plain losses": PlainLosses,
-    "first pass": Remembered,
-    "mean of passes": MeanOfPasses,
-    "discounted": Discounted,
-    "true temperature": TrueTemperature,
-    "probe": Probe,
-}
+class Present(PastPredictions):
+    """See the top."""
+
+    def mean(self, rows: Tensor, logits: Tensor) -> Tensor:
+        """See `PastPredictions`."""
+        return logits
+
+
+class FirstPass(PastPredictions):
+    """See the top."""
+
+    def mean(self, rows: Tensor, logits: Tensor) -> Tensor:
+        """See `PastPredictions`."""
+        present, first = super().mean(rows, logits), self.past[rows]
+        return torch.where(first[:, -1:] > 0, first[:, :-1].clamp(min=TINY).log(), present)
+
+    def end_pass(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
+        """See `PastPredictions`."""
+        if not self.past.any():
+            super().end_pass(sum_over_ranks)
+
+
+JUDGES: dict[str, type[Variant]] = {"plain losses": PlainLosses, "true temperature": TrueTemperature, "probe": Probe}
+PREDICTIONS: dict[str, type[PastPredictions]] = {"present predictions": Present, "first pass": FirstPass}
 
 
 class Trial(NamedTuple):
@@ -168,16 +150,15 @@ class Trial(NamedTuple):
 
 
 TRIALS = [
-    *(Trial("compare_trust", "both", variant) for variant in ("plain losses", "probe")),
-    Trial("compare_trust", "few_labels", "plain losses"),
-    *(Trial("compare_epochs", "both", variant) for variant in ("first pass", "discounted")),
-    Trial("compare_trust", "overconfident_teacher", "true temperature"),
-    *(Trial("compare_trust", regime, "probe") for regime in ("noisy_teacher", "clean")),
     *(
-        Trial(config, regime, "mean of passes", seed)
-        for config, regime in (("compare_trust", "few_labels"), ("compare_trust", "both"), ("compare_epochs", "both"))
+        Trial(config, regime, "present predictions", seed)
+        for config, regime in (("compare_trust", "both"), ("compare_trust", "few_labels"), ("compare_epochs", "both"))
         for seed in range(3)
     ),
+    Trial("compare_epochs", "both", "first pass"),
+    *(Trial("compare_trust", regime, "plain losses") for regime in ("both", "few_labels")),
+    Trial("compare_trust", "overconfident_teacher", "true temperature"),
+    *(Trial("compare_trust", regime, "probe") for regime in ("both", "noisy_teacher", "clean")),
 ]
 
 
@@ -185,8 +166,11 @@ def run(trial: Trial, task: TaskRuns) -> dict[str, Any]:
     """The record of a run of `trust` with the variant in its place."""
     cell = Cell(task.task, trial.regime, "trust", trial.seed)
     _, train = task.supervision(cell)
-    make: Callable[..., Variant] = VARIANTS[trial.variant]
-    with patch.object(state, "_reliabilities", lambda classes, teachers: make(train, classes)):
+    judge, predictions = JUDGES.get(trial.variant, Variant), PREDICTIONS.get(trial.variant, PastPredictions)
+    with (
+        patch.object(state, "_reliabilities", lambda classes, teachers: judge(train, classes)),
+        patch.object(remember_predictions, "PastPredictions", predictions),
+    ):
         made = task.run(cell)
     last = made.log[-1]
     kept = {name: last[name] for name in ("lambda", "label_reliability", "teacher_reliability")}

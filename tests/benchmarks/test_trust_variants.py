@@ -6,29 +6,32 @@ from datasets import Dataset
 
 pytest.importorskip("cleanlab")
 
-from benchmarks.trust_variants import VARIANTS
+from benchmarks.trust_variants import JUDGES, PREDICTIONS
 from hf_kd_lambda.losses.functional.labels import item_labels
 
-PASSES = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]]])  # of one example
+PASSES = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]], [[3.0, 1.0]]])  # of one example
 TEACHER, ITEMS = torch.tensor([[0.5, -0.5]]), item_labels(torch.tensor([1]))
 
 
-def seen_by(name):
-    variant = VARIANTS[name](Dataset.from_dict({}), 2)
-    return [variant.student(logits, TEACHER).softmax(-1) for logits in PASSES][-1]
-
-
-def test_the_student_of_each_pass():
-    first, last = PASSES.softmax(-1)
-    torch.testing.assert_close(seen_by("plain losses"), last)
-    torch.testing.assert_close(seen_by("first pass"), first)
-    torch.testing.assert_close(seen_by("mean of passes"), (first + last) / 2)
-    torch.testing.assert_close(seen_by("discounted"), (PASSES[-1] / 2).softmax(-1))
+@pytest.mark.parametrize(("name", "used"), [("present predictions", [0, 1, 2]), ("first pass", [0, 0, 0])])
+def test_the_prediction_of_each_pass(name, used):
+    predictions = PREDICTIONS[name](1, 2, torch.device("cpu"))
+    for logits, expected in zip(PASSES, used, strict=True):
+        found = predictions.mean(torch.tensor([0]), logits).softmax(-1)
+        torch.testing.assert_close(found, PASSES[expected].softmax(-1))
+        predictions.end_pass(lambda sums: sums)
 
 
 def test_plain_losses_have_no_weights_in_steps_that_measure():
-    variant = VARIANTS["plain losses"](Dataset.from_dict({}), 2)
+    variant = JUDGES["plain losses"](Dataset.from_dict({}), 2)
     for step in range(9):
         trusts, counts = variant.judge(PASSES[0], [TEACHER], ITEMS)
         assert (variant.weights(*trusts).task is None) == (step % 8 == 0)
         variant.update(counts)
+
+
+def test_the_true_temperature_undoes_the_overconfidence():
+    variant = JUDGES["true temperature"](Dataset.from_dict({}), 2)
+    (overconfident,), _ = variant.judge(PASSES[0], [4 * TEACHER], ITEMS)
+    (calibrated,), _ = JUDGES["plain losses"](Dataset.from_dict({}), 2).judge(PASSES[0], [TEACHER], ITEMS)
+    torch.testing.assert_close(overconfident, calibrated)

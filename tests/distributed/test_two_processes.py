@@ -49,8 +49,8 @@ TRUST = {
     "train_sampling_strategy": "random",
     "per_device_eval_batch_size": 7,
 }
-"""In the second epoch, a rank sees examples that the other one saw in the first. With seven batches for two ranks, the last
-one padded, when labels are judged."""
+"""In the second epoch, a rank sees examples that the other one saw in the first. When labels are judged, two ranks
+have seven batches, the last one padded."""
 INSIDE = {"soft_targets": 1, "hidden_mse": 1, "attention_kl": 1, "relations": {"weight": 1, "relation_heads": 4}}
 
 PLAIN = {
