@@ -18,6 +18,8 @@ Design, fixed before the runs:
   trained for 3 epochs. The teacher, MiniLM with all 6 layers, was fine-tuned for 2 epochs on the *same noisy labels*.
   Seconds are those of the report; those of teacher and student are listed separately, since a user trains both anyway.
 - `trust, clean teacher`: the teacher was fine-tuned on the other examples with their true labels.
+- For both, other predictions of the student judge the labels, too, with the same α and β: those of the first epoch,
+  and the mean of those of all epochs.
 
 So `trust` uses the same noisy labels as cleanlab and no others; `trust, clean teacher` uses more.
 """
@@ -26,12 +28,13 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -41,12 +44,24 @@ from datasets import Dataset, concatenate_datasets, disable_progress_bars, load_
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer, Trainer, set_seed
+from torch import Tensor
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    set_seed,
+)
 from transformers.utils import logging
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer, student_from_layers
+from hf_kd_lambda.balancing.past_predictions import PastPredictions
 from hf_kd_lambda.data.bundled import TWEET_LABELS, encoder_path, load_tweets
-from hf_kd_lambda.reports.label_quality import quality_summary
+from hf_kd_lambda.data.columns import TEACHER_LOGITS
+from hf_kd_lambda.reports.label_quality import judge_labels, quality_summary
+from hf_kd_lambda.reports.memorised_labels import Judged
 from hf_kd_lambda.trainer.label_quality import label_quality
 
 FOLDER = Path(__file__).parent / "label_errors"
@@ -122,6 +137,8 @@ class Found(NamedTuple):
     """That it took."""
     training: float = 0.0
     """Seconds of a teacher and a student that a user of knowledge distillation trains anyway."""
+    judged_by: Mapping[str, np.ndarray] = MappingProxyType({})
+    """The suspicion by other predictions of the student."""
 
 
 def sst2(glue: str) -> tuple[Dataset, list[str]]:
@@ -245,11 +262,36 @@ def by_trust(given: Noisy, clean: bool) -> Found:
         trainer = DistillationTrainer(
             student, args, teacher=teacher, train_dataset=given.examples, processing_class=tokenizer()
         )
+        first = FirstPass(trainer)
+        trainer.add_callback(first)
         trainer.train()
         trained = time.process_time()
         quality = label_quality(trainer, given.texts.names)
-        share = quality_summary(quality)["wrong_labels"]
-        return Found(quality.wrong, share, time.process_time() - trained, seconds + trained - start)
+        share, ended = quality_summary(quality)["wrong_labels"], time.process_time()
+        sums = {"first epoch": first.sums, "mean of all epochs": cast(PastPredictions, trainer.balancer.past).past}
+        judged_by = {name: wrong_by(trainer, predictions, given) for name, predictions in sums.items()}
+        return Found(quality.wrong, share, ended - trained, seconds + trained - start, judged_by)
+
+
+class FirstPass(TrainerCallback):
+    """Keeps the student's predictions of the first epoch."""
+
+    sums: Tensor
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_epoch_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        """Keep them."""
+        if state.epoch == 1:
+            self.sums = self.trainer.balancer.past.past.clone()
+
+
+def wrong_by(trainer: Any, sums: Tensor, given: Noisy) -> np.ndarray:
+    """Probabilities that the labels are wrong, by sums of the student's predictions: see `PastPredictions`."""
+    student, labels = (sums[:, :-1] / sums[:, -1:]).log(), torch.from_numpy(given.labels)
+    teacher = torch.tensor(trainer.train_dataset[TEACHER_LOGITS][:])
+    return judge_labels(Judged(student, teacher, labels), trainer.lambda_state.trust, given.texts.names).wrong
 
 
 def noisy_teacher(given: Noisy) -> tuple[Any, float]:
@@ -353,6 +395,7 @@ def main() -> None:
         area = roc_auc_score(given.is_wrong, found.suspicion)
         line = {**cell, "auc": area, "share": float(found.share), "wrong": float(given.is_wrong.mean())}
         line |= {"seconds": found.seconds, "training": found.training}
+        line |= {"judged_by": {name: roc_auc_score(given.is_wrong, wrong) for name, wrong in found.judged_by.items()}}
         with RESULTS.open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(line, flush=True)
