@@ -15,7 +15,7 @@ TEACHER_PREFIX = "teacher_"
 TEACHER_LOGITS = "teacher_logits"
 TEACHER_OUTPUTS = "teacher_outputs"
 TEACHER_INPUTS_DIGEST = "teacher_inputs_digest"
-EXAMPLE_ROW = "example_row"
+EXAMPLE_ROW = "hf_kd_lambda_row"
 KEPT = (TEACHER_LOGITS, TEACHER_OUTPUTS, TEACHER_INPUTS_DIGEST, EXAMPLE_ROW)
 """Outputs of the teacher, see `CacheFormat`, a digest of the inputs that they were computed from, and the example's
 position in the training data."""

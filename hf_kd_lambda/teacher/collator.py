@@ -40,7 +40,7 @@ class ColumnCollator:
         self.tokenizer = getattr(collate, "tokenizer", None)  # saved by a Trainer without a processing_class
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
-        """A batch, with `teacher_logits` in fp32, `teacher_outputs` by name and `example_row`, if in the examples.
+        """A batch, with `teacher_logits` in fp32, `teacher_outputs` by name and positions if the examples have them.
 
         Outputs are `[examples, ...]`, or `[examples, length, ...]` for tokens, padded like the `attention_mask`.
         Examples without column names, for example tuples, go to the other collator only.
