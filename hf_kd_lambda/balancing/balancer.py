@@ -148,8 +148,9 @@ class Balancer:
             self.state.judge.closed = True
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Load the state of λ from `LambdaState.state_dict`."""
+        """Load the state of λ from `LambdaState.state_dict`, and discard the counts of an unfinished step."""
         assert self.state is not None, "a rule that measures nothing has no state"
+        self.drop_counts()
         self.state.load_state_dict(saved)
         self.state.to(self.device)
 

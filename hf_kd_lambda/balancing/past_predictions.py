@@ -16,7 +16,8 @@ class PastPredictions:
     (temporal ensembling, Laine & Aila 2017, https://arxiv.org/abs/1610.02242).
 
     Every rank sees other examples in a pass, so the predictions of a pass are added to those of earlier ones when it
-    has ended, or when a checkpoint is saved. An example is not seen twice in a pass.
+    has ended, or when a checkpoint is saved. An example that appears twice in a pass counts twice from then on: with
+    several ranks, Accelerate repeats a few examples to fill the last batches.
 
     Attributes:
         past: `[examples, K + 1]`: the sum of the probabilities of K classes and the number of predictions in them; of

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from accelerate.utils import reduce
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, get_last_checkpoint
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from hf_kd_lambda.balancing.balancer import Balancer
@@ -22,7 +23,7 @@ PAST_PREDICTIONS = "past_predictions.safetensors"
 
 
 class RememberPredictions(TrainerCallback):
-    """Ends a pass of `PastPredictions` where an epoch ends, and writes it into checkpoints.
+    """Begins `PastPredictions` with a run, ends a pass where an epoch ends, and writes it into checkpoints.
 
     Only predictions on examples with one label of 2 to 100 classes are remembered. The examples must have a column of
     the teacher's logits, cached or given: then they are the same in each epoch, and rows of a batch are known to be
@@ -34,9 +35,11 @@ class RememberPredictions(TrainerCallback):
 
     def __init__(self, balancer: Balancer) -> None:
         self.balancer = balancer
+        self._size: tuple[int, int] | None = None  # examples and classes; None if nothing is remembered
+        self._resumed: str | None = None
 
     def begin(self, examples: Any, classes: int, resumed: str | bool | None, output_dir: str) -> Any:
-        """Begin a run.
+        """Prepare a run, before the Trainer makes its batches.
 
         Args:
             examples: the training examples.
@@ -46,19 +49,29 @@ class RememberPredictions(TrainerCallback):
 
         Returns:
             The examples, with a column of their positions if predictions are remembered.
+        """
+        self.balancer.past, self._size = None, None
+        trust = self.balancer.state is not None and self.balancer.state.trust is not None
+        if not (trust and classes in COUNTED_OUTPUTS and are_classified(examples)):
+            return examples
+        self._size = len(examples), classes
+        self._resumed = get_last_checkpoint(output_dir) if resumed is True else resumed or None
+        return numbered(examples)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin with the predictions in the checkpoint, or with none.
+
+        `auto_find_batch_size` begins again where memory ran out: what was predicted until then does not count twice.
 
         Raises:
             ValueError: the checkpoint is of other examples or classes.
         """
-        self.balancer.past = None
-        trust = self.balancer.state is not None and self.balancer.state.trust is not None
-        if not (trust and classes in COUNTED_OUTPUTS and are_classified(examples)):
-            return examples
-        self.balancer.past = PastPredictions(len(examples), classes, self.balancer.device)
-        folder = get_last_checkpoint(output_dir) if resumed is True else resumed
-        if folder:
-            _load(self.balancer.past, Path(folder))
-        return numbered(examples)
+        if self._size is not None:
+            self.balancer.past = PastPredictions(*self._size, self.balancer.device)
+            if self._resumed:
+                _load(self.balancer.past, Path(self._resumed))
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -67,14 +80,18 @@ class RememberPredictions(TrainerCallback):
         if self.balancer.past is not None:
             self.balancer.past.end_pass(_sum_over_ranks)
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write the predictions of all ranks into the new checkpoint."""
+    def save(self, checkpoint: Path, args: TrainingArguments) -> None:
+        """Write the predictions of all ranks, which must all call this, into a checkpoint that is being saved.
+
+        The event `on_save` would be too late: it comes after `trainer_state.json`, the last file of a complete
+        checkpoint, and after the push to the Hub.
+        """
         if self.balancer.past is None or args.save_only_model:
             return
         self.balancer.past.end_pass(_sum_over_ranks)
-        folder = Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
-        if args.should_save and folder.is_dir():
-            save_file({"past": self.balancer.past.past}, folder / PAST_PREDICTIONS)
+        if args.should_save:
+            checkpoint.mkdir(parents=True, exist_ok=True)
+            save_file({"past": self.balancer.past.past}, checkpoint / PAST_PREDICTIONS)
 
 
 def _load(predictions: PastPredictions, folder: Path) -> None:
@@ -96,7 +113,7 @@ def numbered(examples: Dataset) -> Dataset:
     """The examples with a column of their positions."""
     if EXAMPLE_ROW in examples.column_names:
         examples = examples.remove_columns(EXAMPLE_ROW)
-    return joined(examples, Dataset.from_dict({EXAMPLE_ROW: range(len(examples))}))
+    return joined(examples, Dataset.from_dict({EXAMPLE_ROW: np.arange(len(examples))}))
 
 
 def _sum_over_ranks(tensor: Tensor) -> Tensor:

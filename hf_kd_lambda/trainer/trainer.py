@@ -364,11 +364,13 @@ class DistillationTrainer(OrderedEvaluation):
         return output._replace(metrics=(output.metrics or {}) | own)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the student; projections are left out where it is saved for use, and kept in checkpoints."""
+        """Save the student; checkpoints also get its projections, and the predictions that `trust` judges by."""
         model = self.accelerator.unwrap_model(self.model)
-        is_checkpoint = _internal_call and output_dir is not None  # else `push_to_hub` saves, too
-        with contextlib.nullcontext() if is_checkpoint else left_out(model):
+        checkpoint = output_dir if _internal_call else None  # None if `push_to_hub` saves, too
+        with contextlib.nullcontext() if checkpoint else left_out(model):
             super().save_model(output_dir, _internal_call)
+        if checkpoint:
+            self._remembered.save(Path(checkpoint), self.args)
 
     def create_model_card(self, language: str | None = None, **facts: Any) -> None:
         """Write the student's model card and the figure of λ into its folder; arguments as for `Trainer`'s own."""

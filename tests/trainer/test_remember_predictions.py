@@ -1,16 +1,19 @@
 """Which predictions `trust` judges by from the second epoch on, and that they survive in checkpoints."""
 
 import copy
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
 from helpers.small_runs import config, examples, flat, make_trainer, models, train
 from safetensors.torch import load_file
+from transformers import TrainerState
 
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.balancing.past_predictions import PastPredictions
 from hf_kd_lambda.data.columns import EXAMPLE_ROW
+from hf_kd_lambda.trainer.measuring_step import MeasuringStep
 from hf_kd_lambda.trainer.remember_predictions import PAST_PREDICTIONS
 
 EPOCHS = 3
@@ -135,3 +138,30 @@ def test_a_model_that_cannot_be_resumed_is_saved_without_predictions(cached, tmp
     train(config(tmp_path, **settings), *models(), examples())
     assert (tmp_path / "checkpoint-9" / "model.safetensors").exists()
     assert not (tmp_path / "checkpoint-9" / PAST_PREDICTIONS).exists()
+
+
+def test_predictions_are_written_before_a_checkpoint_counts_as_complete(cached, tmp_path):
+    found, save_to_json = [], TrainerState.save_to_json
+
+    def spied(self, path):
+        found.append((Path(path).parent / PAST_PREDICTIONS).exists())
+        save_to_json(self, path)
+
+    with patch.object(TrainerState, "save_to_json", spied):
+        train(config(tmp_path, **cached, save_strategy="epoch"), *models(), examples())
+    assert found == [True] * EPOCHS
+
+
+def test_a_run_that_begins_again_with_smaller_batches_counts_nothing_twice(cached, tmp_path):
+    left, backward = [None, None, RuntimeError("CUDA out of memory.")], MeasuringStep.backward
+
+    def fails_once(self, *args):
+        if left and (error := left.pop(0)):
+            raise error
+        backward(self, *args)
+
+    with patch.object(MeasuringStep, "backward", fails_once):
+        trainer = train(config(tmp_path, **cached, auto_find_batch_size=True), *models(), examples())
+    assert not left
+    assert trainer.balancer.past.past[:, -1].tolist() == [EPOCHS] * len(examples())
+    assert trainer.lambda_state.trust.seen == 2 * 8 + len(examples()), "items of two whole steps, and of an epoch"
