@@ -139,7 +139,7 @@ def check_datasets(
         if columns := column_names(dataset):
             for member in [None] if teacher is None else members_of(teacher):
                 check_columns(columns, cast(PreTrainedModel | None, member), student)
-            is_stream = not hasattr(dataset, "__getitem__")
+            is_stream = not hasattr(dataset, "__len__")
             if TEACHER_LOGITS in columns and not is_stream:
                 check_teacher_logits(dataset[0][TEACHER_LOGITS], num_outputs)
             if TEACHER_LOGITS in columns and isinstance(dataset, Dataset):

@@ -165,3 +165,13 @@ def test_a_run_that_begins_again_with_smaller_batches_counts_nothing_twice(cache
     assert not left
     assert trainer.balancer.past.past[:, -1].tolist() == [EPOCHS] * len(examples())
     assert trainer.lambda_state.trust.seen == 2 * 8 + len(examples()), "items of two whole steps, and of an epoch"
+
+
+def test_a_stream_with_given_logits_trains_and_remembers_nothing(tmp_path):
+    data = examples().add_column("teacher_logits", [[1.0, 2.0, 3.0]] * len(examples()))
+    settings = {"lambda_rule": "trust", "max_steps": 3}
+    whole, streamed = (
+        train(config(tmp_path, **settings), None, models()[1], rows) for rows in (data, data.to_iterable_dataset())
+    )
+    assert streamed.balancer.past is None
+    torch.testing.assert_close(flat(streamed.model), flat(whole.model))
