@@ -133,9 +133,11 @@ def check_datasets(
     """Refuse datasets from which the teacher's outputs cannot be had.
 
     Raises:
-        ValueError: see `check_columns` and `check_teacher_logits`.
+        ValueError: a dataset is empty; also see `check_columns` and `check_teacher_logits`.
     """
     for dataset in datasets:
+        if hasattr(dataset, "__len__") and not len(dataset):
+            raise ValueError("train_dataset or eval_dataset has no examples: give one with examples, or None.")
         if columns := column_names(dataset):
             for member in [None] if teacher is None else members_of(teacher):
                 check_columns(columns, cast(PreTrainedModel | None, member), student)

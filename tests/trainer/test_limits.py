@@ -102,6 +102,15 @@ def test_evaluation_data_without_the_teachers_columns_is_refused(tmp_path, evalu
         DistillationTrainer(student, args, teacher=teacher, train_dataset=data, eval_dataset=evaluated)
 
 
+@pytest.mark.parametrize("name", ["train_dataset", "eval_dataset"])
+def test_datasets_without_examples_are_refused(tmp_path, name):
+    teacher, student = models()
+    data = {"train_dataset": examples(), "eval_dataset": examples()}
+    data[name] = data[name].add_column("teacher_logits", [[0.0, 1.0, 2.0]] * len(data[name])).select(range(0))
+    with pytest.raises(ValueError, match="train_dataset or eval_dataset has no examples"):
+        DistillationTrainer(student, config(tmp_path), teacher=teacher, **data)
+
+
 def test_neither_a_teacher_nor_its_logits_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"teacher=None, but the dataset has no column teacher_logits, only input_ids, "
