@@ -18,6 +18,7 @@ again.
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -35,7 +36,6 @@ from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.balancing.judge import TINY
 from hf_kd_lambda.balancing.past_predictions import PastPredictions
 from hf_kd_lambda.balancing.reliabilities import ItemTrust
-from hf_kd_lambda.data.columns import TEACHER_LOGITS
 from hf_kd_lambda.losses.functional.labels import ItemLabels
 from hf_kd_lambda.losses.objective import NO_WEIGHTS, ItemWeights
 from hf_kd_lambda.studies.comparison.plan import load_comparison
@@ -49,29 +49,7 @@ OVERCONFIDENCE = 0.25
 """The temperature of the regime `overconfident_teacher`."""
 
 
-class Variant(ClassReliabilities):
-    """`trust` as it is; `train` are the training examples."""
-
-    def __init__(self, train: Dataset, classes: int) -> None:
-        super().__init__(classes)
-
-    def judge(
-        self, student_logits: Tensor, teacher_logits: Sequence[Tensor], items: ItemLabels
-    ) -> tuple[list[ItemTrust], Tensor]:
-        """See `ClassReliabilities`."""
-        (teacher,) = teacher_logits
-        return super().judge(self.student(student_logits, teacher), [self.teacher_view(teacher)], items)
-
-    def student(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """Logits of the third annotator."""
-        return logits
-
-    def teacher_view(self, logits: Tensor) -> Tensor:
-        """Logits from which the trust is computed."""
-        return logits
-
-
-class PlainLosses(Variant):
+class PlainLosses(ClassReliabilities):
     """No weights of items in steps that measure λ."""
 
     interval = 8
@@ -87,34 +65,25 @@ class PlainLosses(Variant):
         self.steps += 1
 
 
-class TrueTemperature(Variant):
+class TrueTemperature(ClassReliabilities):
     """See the top."""
 
-    def teacher_view(self, logits: Tensor) -> Tensor:
-        """See `Variant`."""
-        return OVERCONFIDENCE * logits
+    def judge(
+        self, student_logits: Tensor, teacher_logits: Sequence[Tensor], items: ItemLabels
+    ) -> tuple[list[ItemTrust], Tensor]:
+        """See `ClassReliabilities`."""
+        return super().judge(student_logits, [OVERCONFIDENCE * logits for logits in teacher_logits], items)
 
 
-class Probe(Variant):
-    """See the top."""
+class Predictions(PastPredictions):
+    """The predictions that `trust` judges by; `train` are the training examples."""
 
-    def __init__(self, train: Dataset, classes: int) -> None:
-        super().__init__(train, classes)
-        labels, vectors = np.array(train["labels"][:]), embeddings(train)
-        found = cross_val_predict(LogisticRegression(max_iter=400), vectors, labels, cv=FOLDS, method="predict_proba")
-        keys = map(_key, torch.tensor(train[TEACHER_LOGITS][:]))
-        self.logits = dict(zip(keys, torch.tensor(found).float().log(), strict=True))
-
-    def student(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """See `Variant`."""
-        return torch.stack([self.logits[_key(row)] for row in teacher_logits])
+    def __init__(self, train: Dataset, *size: Any) -> None:
+        super().__init__(*size)
+        self.train = train
 
 
-def _key(row: Tensor) -> bytes:
-    return row.float().numpy().tobytes()
-
-
-class Present(PastPredictions):
+class Present(Predictions):
     """See the top."""
 
     def mean(self, rows: Tensor, logits: Tensor) -> Tensor:
@@ -122,7 +91,7 @@ class Present(PastPredictions):
         return logits
 
 
-class FirstPass(PastPredictions):
+class FirstPass(Predictions):
     """See the top."""
 
     def mean(self, rows: Tensor, logits: Tensor) -> Tensor:
@@ -136,8 +105,23 @@ class FirstPass(PastPredictions):
             super().end_pass(sum_over_ranks)
 
 
-JUDGES: dict[str, type[Variant]] = {"plain losses": PlainLosses, "true temperature": TrueTemperature, "probe": Probe}
-PREDICTIONS: dict[str, type[PastPredictions]] = {"present predictions": Present, "first pass": FirstPass}
+class Probe(Predictions):
+    """See the top."""
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """`[examples, classes]`."""
+        labels, vectors = np.array(self.train["labels"][:]), embeddings(self.train)
+        found = cross_val_predict(LogisticRegression(max_iter=400), vectors, labels, cv=FOLDS, method="predict_proba")
+        return torch.tensor(found).float().log()
+
+    def mean(self, rows: Tensor, logits: Tensor) -> Tensor:
+        """See `PastPredictions`."""
+        return self.logits[rows]
+
+
+JUDGES: dict[str, type[ClassReliabilities]] = {"plain losses": PlainLosses, "true temperature": TrueTemperature}
+PREDICTIONS: dict[str, type[Predictions]] = {"present predictions": Present, "first pass": FirstPass, "probe": Probe}
 
 
 class Trial(NamedTuple):
@@ -166,10 +150,10 @@ def run(trial: Trial, task: TaskRuns) -> dict[str, Any]:
     """The record of a run of `trust` with the variant in its place."""
     cell = Cell(task.task, trial.regime, "trust", trial.seed)
     _, train = task.supervision(cell)
-    judge, predictions = JUDGES.get(trial.variant, Variant), PREDICTIONS.get(trial.variant, PastPredictions)
+    judge, predictions = JUDGES.get(trial.variant, ClassReliabilities), PREDICTIONS.get(trial.variant, Predictions)
     with (
-        patch.object(state, "_reliabilities", lambda classes, teachers: judge(train, classes)),
-        patch.object(remember_predictions, "PastPredictions", predictions),
+        patch.object(state, "_reliabilities", lambda classes, teachers: judge(classes)),
+        patch.object(remember_predictions, "PastPredictions", partial(predictions, train)),
     ):
         made = task.run(cell)
     last = made.log[-1]

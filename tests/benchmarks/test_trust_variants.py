@@ -15,7 +15,7 @@ TEACHER, ITEMS = torch.tensor([[0.5, -0.5]]), item_labels(torch.tensor([1]))
 
 @pytest.mark.parametrize(("name", "used"), [("present predictions", [0, 1, 2]), ("first pass", [0, 0, 0])])
 def test_the_prediction_of_each_pass(name, used):
-    predictions = PREDICTIONS[name](1, 2, torch.device("cpu"))
+    predictions = PREDICTIONS[name](Dataset.from_dict({}), 1, 2, torch.device("cpu"))
     for logits, expected in zip(PASSES, used, strict=True):
         found = predictions.mean(torch.tensor([0]), logits).softmax(-1)
         torch.testing.assert_close(found, PASSES[expected].softmax(-1))
@@ -23,7 +23,7 @@ def test_the_prediction_of_each_pass(name, used):
 
 
 def test_plain_losses_have_no_weights_in_steps_that_measure():
-    variant = JUDGES["plain losses"](Dataset.from_dict({}), 2)
+    variant = JUDGES["plain losses"](2)
     for step in range(9):
         trusts, counts = variant.judge(PASSES[0], [TEACHER], ITEMS)
         assert (variant.weights(*trusts).task is None) == (step % 8 == 0)
@@ -31,7 +31,7 @@ def test_plain_losses_have_no_weights_in_steps_that_measure():
 
 
 def test_the_true_temperature_undoes_the_overconfidence():
-    variant = JUDGES["true temperature"](Dataset.from_dict({}), 2)
+    variant = JUDGES["true temperature"](2)
     (overconfident,), _ = variant.judge(PASSES[0], [4 * TEACHER], ITEMS)
-    (calibrated,), _ = JUDGES["plain losses"](Dataset.from_dict({}), 2).judge(PASSES[0], [TEACHER], ITEMS)
+    (calibrated,), _ = JUDGES["plain losses"](2).judge(PASSES[0], [TEACHER], ITEMS)
     torch.testing.assert_close(overconfident, calibrated)
