@@ -213,6 +213,33 @@ def label_errors_table() -> str:
     return markdown_table(("data", "noise", "labels changed", "cleanlab", "`trust`"), sorted(rows))
 
 
+def judging_students_table() -> str:
+    """The same areas by the predictions of the student that judged the labels."""
+    rows = []
+    for line in _lines("label_errors"):
+        if line["method"] == "trust":
+            areas = {**line["judged_by"], "finished student": line["auc"]}
+            rows.append((line["data"], NOISE_NAMES[line["kind"]], f"{line['rate']:.0%}", areas))
+    names = list(rows[0][-1])
+    body = [(*row[:-1], *(f"{row[-1][name]:.3f}" for name in names)) for row in sorted(rows, key=lambda row: row[:-1])]
+    return markdown_table(("data", "noise", "labels changed", *names), body)
+
+
+def memorised_labels_table() -> str:
+    """How many labels look wrong, and how far teacher and student agree with training and validation labels."""
+    rows = []
+    for line in _lines("memorised_labels"):
+        agree = {
+            found["model"]: f"{found['training']:.0%} / {found['validation']:.0%}" for found in line["agreements"]
+        }
+        memorised = [found["model"] for found in line["agreements"] if found["has_memorised"]]
+        labels = f"{line['rate']:.0%} wrong" if line["rate"] else "as they are"
+        share, lower_bound = f"{line['wrong_labels']:.0%}", ", ".join(memorised) or "no"
+        rows.append((labels, line["teacher_epochs"], share, agree["teacher"], agree["student"], lower_bound))
+    head = ("labels", "epochs of the teacher", "look wrong", "the teacher agrees", "the student agrees", "memorised")
+    return markdown_table(head, rows)
+
+
 def variants_table() -> str:
     """Mean scores of variants of `trust`, and of the rule as it is with the same seeds."""
     seeds: dict[tuple[str, str, str], dict[int, float]] = {}
@@ -308,6 +335,8 @@ TABLES = {
     "trust_tasks": trust_tasks_table,
     "trust_facts": trust_facts_table,
     "label_errors": label_errors_table,
+    "judging_students": judging_students_table,
+    "memorised_labels": memorised_labels_table,
     "variants": variants_table,
 }
 
