@@ -235,7 +235,7 @@ def memorised_labels_table() -> str:
         memorised = [found["model"] for found in line["agreements"] if found["has_memorised"]]
         labels = f"{line['rate']:.0%} wrong" if line["rate"] else "as they are"
         share, lower_bound = f"{line['wrong_labels']:.0%}", ", ".join(memorised) or "no"
-        rows.append((labels, line["teacher_epochs"], share, agree["teacher"], agree["student"], lower_bound))
+        rows.append((labels, str(line["teacher_epochs"]), share, agree["teacher"], agree["student"], lower_bound))
     head = ("labels", "epochs of the teacher", "look wrong", "the teacher agrees", "the student agrees", "memorised")
     return markdown_table(head, rows)
 
