@@ -33,8 +33,7 @@ from torch import Tensor
 from benchmarks.label_errors import FOLDS, embeddings
 from hf_kd_lambda.balancing import state
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
-from hf_kd_lambda.balancing.judge import TINY
-from hf_kd_lambda.balancing.past_predictions import PastPredictions
+from hf_kd_lambda.balancing.past_predictions import PastPredictions, mean_logits
 from hf_kd_lambda.balancing.reliabilities import ItemTrust
 from hf_kd_lambda.losses.functional.labels import ItemLabels
 from hf_kd_lambda.losses.objective import NO_WEIGHTS, ItemWeights
@@ -97,7 +96,7 @@ class FirstPass(Predictions):
     def mean(self, rows: Tensor, logits: Tensor) -> Tensor:
         """See `PastPredictions`."""
         present, first = super().mean(rows, logits), self.past[rows]
-        return torch.where(first[:, -1:] > 0, first[:, :-1].clamp(min=TINY).log(), present)
+        return torch.where(first[:, -1:] > 0, mean_logits(first), present)
 
     def end_pass(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
         """See `PastPredictions`."""

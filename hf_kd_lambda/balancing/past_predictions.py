@@ -45,9 +45,7 @@ class PastPredictions:
         usable = probabilities.isfinite().all(-1, keepdim=True)
         seen = torch.where(usable, torch.cat([probabilities, torch.ones_like(usable, dtype=torch.float32)], -1), 0.0)
         self.present.index_add_(0, rows, seen)
-        sums = self.past[rows] + seen
-        mean = sums[:, :-1] / sums[:, -1:]  # a logit that is not finite stays so where there is no earlier prediction
-        return mean.clamp(min=TINY).log()
+        return mean_logits(self.past[rows] + seen)
 
     def end_pass(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
         """Add the predictions of the present pass, or of its part until now, to the earlier ones.
@@ -57,3 +55,12 @@ class PastPredictions:
         """
         self.past += sum_over_ranks(self.present)
         self.present.zero_()
+
+
+def mean_logits(sums: Tensor) -> Tensor:
+    """Logits of the mean of predictions, `[..., K]`; NaN where there is none.
+
+    Args:
+        sums: see `PastPredictions.past`, `[..., K + 1]`.
+    """
+    return (sums[..., :-1] / sums[..., -1:]).clamp(min=TINY).log()

@@ -31,30 +31,31 @@ class RememberPredictions(TrainerCallback):
 
     Args:
         balancer: the balancer that uses the predictions.
+        classes: number of classes of an item.
     """
 
-    def __init__(self, balancer: Balancer) -> None:
+    def __init__(self, balancer: Balancer, classes: int) -> None:
         self.balancer = balancer
-        self._size: tuple[int, int] | None = None  # examples and classes; None if nothing is remembered
+        self.classes = classes
+        self._examples: int | None = None  # their number; None if nothing is remembered
         self._resumed: str | None = None
 
-    def begin(self, examples: Any, classes: int, resumed: str | bool | None, output_dir: str) -> Any:
+    def begin(self, examples: Any, resumed: str | bool | None, output_dir: str) -> Any:
         """Prepare a run, before the Trainer makes its batches.
 
         Args:
             examples: the training examples.
-            classes: number of classes of an item.
             resumed: folder of the checkpoint that the run resumes from; True for the last one in `output_dir`.
             output_dir: folder of the run.
 
         Returns:
             The examples, with a column of their positions if predictions are remembered.
         """
-        self.balancer.past, self._size = None, None
+        self.balancer.past, self._examples = None, None
         trust = self.balancer.state is not None and self.balancer.state.trust is not None
-        if not (trust and classes in COUNTED_OUTPUTS and are_classified(examples)):
+        if not (trust and self.classes in COUNTED_OUTPUTS and are_classified(examples)):
             return examples
-        self._size = len(examples), classes
+        self._examples = len(examples)
         self._resumed = get_last_checkpoint(output_dir) if resumed is True else resumed or None
         return numbered(examples)
 
@@ -68,8 +69,8 @@ class RememberPredictions(TrainerCallback):
         Raises:
             ValueError: the checkpoint is of other examples or classes.
         """
-        if self._size is not None:
-            self.balancer.past = PastPredictions(*self._size, self.balancer.device)
+        if self._examples is not None:
+            self.balancer.past = PastPredictions(self._examples, self.classes, self.balancer.device)
             if self._resumed:
                 _load(self.balancer.past, Path(self._resumed))
 

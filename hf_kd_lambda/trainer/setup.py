@@ -136,12 +136,12 @@ def check_datasets(
         ValueError: a dataset is empty; also see `check_columns` and `check_teacher_logits`.
     """
     for dataset in datasets:
-        if hasattr(dataset, "__len__") and not len(dataset):
+        is_stream = not hasattr(dataset, "__len__")
+        if not is_stream and not len(dataset):
             raise ValueError("train_dataset or eval_dataset has no examples: give one with examples, or None.")
         if columns := column_names(dataset):
             for member in [None] if teacher is None else members_of(teacher):
                 check_columns(columns, cast(PreTrainedModel | None, member), student)
-            is_stream = not hasattr(dataset, "__len__")
             if TEACHER_LOGITS in columns and not is_stream:
                 check_teacher_logits(dataset[0][TEACHER_LOGITS], num_outputs)
             if TEACHER_LOGITS in columns and isinstance(dataset, Dataset):

@@ -157,7 +157,7 @@ class DistillationTrainer(OrderedEvaluation):
         check_student(model, self.optimizer)
         if self.args.gram_metric == "adam" and self.optimizer is not None:
             check_adam(self.optimizer)
-        self._classes = classes = setup.item_classes(model, num_outputs)
+        classes = setup.item_classes(model, num_outputs)
         shares = setup.teacher_shares(self.args, teacher, self._datasets(), classes)
         cache_format = setup.cache_format(self.args, objective.needs, hidden_states, num_outputs, shares)
         of_teacher = objective.needs | ({"member_logits"} if shares else set())
@@ -166,7 +166,7 @@ class DistillationTrainer(OrderedEvaluation):
         names = setup.lambda_names(self.args, model, objective)
         settings = setup.lambda_settings(self.args, names, objective.weights, classes, shares)
         self.balancer = setup.build_balancer(self.args, names, settings)
-        self._remembered = RememberPredictions(self.balancer)
+        self._remembered = RememberPredictions(self.balancer, classes)
         for callback in (SaveOnSignal(), EpochOrder(), EarlyStopping(), FiniteWeights(), self._remembered):
             self.add_callback(callback)
         use_short_lines(self)
@@ -293,9 +293,8 @@ class DistillationTrainer(OrderedEvaluation):
             torch._functorch.config.donated_buffer = False  # a measuring step goes back through its graph twice
         if self.args.cache_teacher:
             self.cache_teacher()
-        self.train_dataset = self._remembered.begin(
-            self.train_dataset, self._classes, resume_from_checkpoint, str(self.args.output_dir)
-        )
+        output_dir = str(self.args.output_dir)
+        self.train_dataset = self._remembered.begin(self.train_dataset, resume_from_checkpoint, output_dir)
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
