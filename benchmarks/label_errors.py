@@ -57,7 +57,7 @@ from transformers import (
 from transformers.utils import logging
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer, student_from_layers
-from hf_kd_lambda.balancing.past_predictions import PastPredictions
+from hf_kd_lambda.balancing.past_predictions import PastPredictions, mean_logits
 from hf_kd_lambda.data.bundled import TWEET_LABELS, encoder_path, load_tweets
 from hf_kd_lambda.data.columns import TEACHER_LOGITS
 from hf_kd_lambda.reports.label_quality import judge_labels, quality_summary
@@ -213,9 +213,15 @@ def changed(labels: np.ndarray, classes: int, kind: str, rate: float) -> np.ndar
 def noisy(texts: Texts, kind: str, rate: float) -> Noisy:
     """The examples with noise."""
     truth = np.array(texts.judged["labels"][:])
-    labels = changed(truth, len(texts.names), kind, rate)
-    examples = texts.judged.remove_columns("labels").add_column("labels", labels)
+    examples = with_errors(texts.judged, len(texts.names), kind, rate)
+    labels = np.array(examples["labels"][:])
     return Noisy(texts, examples, labels, labels != truth)
+
+
+def with_errors(examples: Dataset, classes: int, kind: str, rate: float) -> Dataset:
+    """The examples with some labels changed; arguments as of `changed`."""
+    labels = changed(np.array(examples["labels"][:]), classes, kind, rate)
+    return examples.remove_columns("labels").add_column("labels", labels)
 
 
 def by_cleanlab(given: Noisy) -> Found:
@@ -256,12 +262,8 @@ def by_trust(given: Noisy, clean: bool) -> Found:
     """
     teacher, seconds = given.texts.clean_teacher if clean else noisy_teacher(given)
     start = time.process_time()
-    student = student_from_layers(teacher, [0, 5])
     with tempfile.TemporaryDirectory() as folder:
-        args = DistillationConfig(folder, teacher_cache_dir=folder, **given.texts.epochs(OF_STUDENT), **SETTINGS)
-        trainer = DistillationTrainer(
-            student, args, teacher=teacher, train_dataset=given.examples, processing_class=tokenizer()
-        )
+        trainer = distillation(folder, teacher, given.texts.epochs(OF_STUDENT), train_dataset=given.examples)
         first = FirstPass(trainer)
         trainer.add_callback(first)
         trainer.train()
@@ -271,6 +273,13 @@ def by_trust(given: Noisy, clean: bool) -> Found:
         sums = {"first epoch": first.sums, "mean of all epochs": cast(PastPredictions, trainer.balancer.past).past}
         judged_by = {name: wrong_by(trainer, predictions, given) for name, predictions in sums.items()}
         return Found(quality.wrong, share, ended - trained, seconds + trained - start, judged_by)
+
+
+def distillation(folder: str, teacher: Any, settings: dict[str, Any], **datasets: Dataset) -> DistillationTrainer:
+    """The trainer of a student of two layers of the teacher, before its training."""
+    args = DistillationConfig(folder, teacher_cache_dir=folder, **settings, **SETTINGS)
+    student = student_from_layers(teacher, [0, 5])
+    return DistillationTrainer(student, args, teacher=teacher, processing_class=tokenizer(), **datasets)
 
 
 class FirstPass(TrainerCallback):
@@ -289,7 +298,7 @@ class FirstPass(TrainerCallback):
 
 def wrong_by(trainer: Any, sums: Tensor, given: Noisy) -> np.ndarray:
     """Probabilities that the labels are wrong, by sums of the student's predictions: see `PastPredictions`."""
-    student, labels = (sums[:, :-1] / sums[:, -1:]).log(), torch.from_numpy(given.labels)
+    student, labels = mean_logits(sums), torch.from_numpy(given.labels)
     teacher = torch.tensor(trainer.train_dataset[TEACHER_LOGITS][:])
     return judge_labels(Judged(student, teacher, labels), trainer.lambda_state.trust, given.texts.names).wrong
 

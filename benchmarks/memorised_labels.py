@@ -10,21 +10,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from datasets import Dataset
 
 from benchmarks.label_errors import (
     OF_STUDENT,
     OF_TEACHER,
-    SETTINGS,
-    changed,
+    distillation,
     fine_tuned,
     new_teacher,
     texts_of,
-    tokenizer,
+    with_errors,
 )
-from hf_kd_lambda import DistillationConfig, DistillationTrainer, student_from_layers
 from hf_kd_lambda.reports.label_quality import quality_summary
 from hf_kd_lambda.trainer.label_quality import label_quality
 
@@ -34,28 +30,14 @@ RUNS = ((0.3, 2), (0.3, 6), (0.0, 2))
 """Share of the labels that are changed, and epochs of the teacher."""
 
 
-def with_errors(examples: Dataset, rate: float) -> Dataset:
-    """The examples with a share of their labels changed."""
-    labels = changed(np.array(examples["labels"][:]), 3, "symmetric", rate)
-    return examples.remove_columns("labels").add_column("labels", labels)
-
-
 def run(rate: float, teacher_epochs: int) -> dict[str, Any]:
     """What the label quality report says."""
     texts = texts_of("tweets", "")
-    examples = with_errors(texts.judged.select(range(TRAINING + VALIDATION)), rate)
+    examples = with_errors(texts.judged.select(range(TRAINING + VALIDATION)), len(texts.names), "symmetric", rate)
     training, validation = examples.select(range(TRAINING)), examples.select(range(TRAINING, TRAINING + VALIDATION))
     teacher = fine_tuned(new_teacher(texts), training, {**OF_TEACHER, "num_train_epochs": teacher_epochs}).model
     with tempfile.TemporaryDirectory() as folder:
-        args = DistillationConfig(folder, teacher_cache_dir=folder, **OF_STUDENT, **SETTINGS)
-        trainer = DistillationTrainer(
-            student_from_layers(teacher, [0, 5]),
-            args,
-            teacher=teacher,
-            train_dataset=training,
-            eval_dataset=validation,
-            processing_class=tokenizer(),
-        )
+        trainer = distillation(folder, teacher, OF_STUDENT, train_dataset=training, eval_dataset=validation)
         trainer.train()
         summary = quality_summary(label_quality(trainer, texts.names))
     found = {name: summary[name] for name in ("wrong_labels", "agreements")}
