@@ -203,7 +203,10 @@ def record_exports(folder: Path, split: str | None, reports: Sequence[ModelRepor
     """Add the table to a run's results and model card, where there are such files."""
     results, card = folder / RESULTS, folder / CARD
     if results.exists():
-        written = json.loads(results.read_text(encoding="utf-8"))
+        try:
+            written = dict(json.loads(results.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{results} is damaged ({error}): remove it to export without it.") from error
         written["exports"] = {"split": split, "models": [dataclasses.asdict(report) for report in reports]}
         results.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if card.exists():

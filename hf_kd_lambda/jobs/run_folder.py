@@ -122,7 +122,8 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
         record = json.loads((folder / RECORD_FILE).read_text())
     except (OSError, ValueError):
         return None
-    return record if isinstance(record, dict) and record.keys() == {"finished", "settings"} else None
+    is_record = isinstance(record, dict) and record.keys() == {"finished", "settings"}
+    return record if is_record and isinstance(record["settings"], dict) else None
 
 
 def remove_checkpoints(folder: Path) -> None:

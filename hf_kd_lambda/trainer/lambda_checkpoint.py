@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
 from hf_kd_lambda.balancing.balancer import Balancer
@@ -56,9 +57,20 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
         A checkpoint at the last step of the first pass was saved before `on_epoch_end`.
 
         Raises:
-            ValueError: the checkpoint has another rule, or other layers, losses or teachers.
+            ValueError: the checkpoint's state of λ is damaged, or of another rule or other layers, losses or teachers.
         """
         exported = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        try:
+            self._load(exported)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"λ's state in the checkpoint's {TRAINER_STATE_NAME} is damaged ({type(error).__name__}: {error}): "
+                "resume from another checkpoint or with the hf-kd-lambda of then, or train from the start."
+            ) from error
+        if (state.epoch or 0) >= 1:
+            self.balancer.close_the_vote()
+
+    def _load(self, exported: dict[str, Any]) -> None:
         saved, own = ({name: settings.get(name) for name in KIND} for settings in (exported["args"], self.settings))
         if saved != own:
             raise ValueError(
@@ -66,8 +78,6 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
                 "lambda_scope, kd_losses and teachers of then, or train from the start."
             )
         self.balancer.load(exported["attributes"]["saved"])
-        if (state.epoch or 0) >= 1:
-            self.balancer.close_the_vote()
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

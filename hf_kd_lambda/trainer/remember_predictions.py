@@ -6,6 +6,7 @@ from typing import Any, cast
 import numpy as np
 from accelerate.utils import reduce
 from datasets import Dataset
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -67,12 +68,12 @@ class RememberPredictions(TrainerCallback):
         `auto_find_batch_size` begins again where memory ran out: what was predicted until then does not count twice.
 
         Raises:
-            ValueError: the checkpoint is of other examples or classes.
+            ValueError: see `load_predictions`.
         """
         if self._examples is not None:
             self.balancer.past = PastPredictions(self._examples, self.classes, self.balancer.device)
             if self._resumed:
-                _load(self.balancer.past, Path(self._resumed))
+                load_predictions(self.balancer.past, Path(self._resumed))
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -95,12 +96,23 @@ class RememberPredictions(TrainerCallback):
             save_file({"past": self.balancer.past.past}, checkpoint / PAST_PREDICTIONS)
 
 
-def _load(predictions: PastPredictions, folder: Path) -> None:
+def load_predictions(predictions: PastPredictions, folder: Path) -> None:
+    """Continue with the predictions in a checkpoint; with none, and a warning, if it has none.
+
+    Raises:
+        ValueError: they are damaged, or on other examples or classes.
+    """
     file = folder / PAST_PREDICTIONS
     if not file.exists():
         logger.warning(f"{folder} has no {file.name}: trust continues without the predictions of earlier epochs.")
         return
-    past = load_file(file)["past"]
+    try:
+        past = load_file(file)["past"]
+    except (SafetensorError, LookupError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}): resume from another checkpoint, or delete this file to continue without "
+            "the predictions of earlier epochs."
+        ) from error
     if past.shape != predictions.past.shape:
         saved, own = ((len(sums), sums.shape[1] - 1) for sums in (past, predictions.past))
         raise ValueError(

@@ -90,6 +90,12 @@ def test_a_job_exports_scores_sizes_and_latencies(tmp_path, capsys):
     assert card.count(SECTION) == card.count("| ONNX int8 |") == 1
 
 
+def test_damaged_results_are_named(tmp_path):
+    (tmp_path / RESULTS).write_text('{"models": [')
+    with pytest.raises(ValueError, match=rf"{RESULTS} is damaged .*: remove it"):
+        record_exports(tmp_path, None, [])
+
+
 def test_images_are_measured_without_data(tmp_path):
     torch.manual_seed(0)
     save_image_checkpoint(tiny_classifier(VIT), tmp_path)

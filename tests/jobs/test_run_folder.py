@@ -92,7 +92,7 @@ def test_another_run_is_refused_by_the_names_of_its_settings(tmp_path, content):
         claim_folder("teacher_dir", tmp_path, others)
 
 
-@pytest.mark.parametrize("record", [None, "", "{}", "[]", '{"finished": tr'])
+@pytest.mark.parametrize("record", [None, "", "{}", "[]", '{"finished": tr', '{"finished": true, "settings": []}'])
 def test_a_model_of_unknown_origin_is_refused(tmp_path, record):
     (tmp_path / "config.json").touch()
     if record is not None:

@@ -73,3 +73,21 @@ def test_a_checkpoint_of_another_rule_or_scope_is_refused(tmp_path, changed):
     state = TrainerState(stateful_callbacks={"LambdaCheckpoint": saved})
     with pytest.raises(ValueError, match=r"in the checkpoint is of .*'adaptive'.* resume with the lambda_rule"):
         callback.on_train_begin(None, state, TrainerControl())
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        {"args": None},
+        {"attributes": {}},
+        {"attributes": {"saved": {"lambda_": 1.0}}},
+        {"attributes": {"saved": []}},
+    ],
+    ids=["no settings", "no state", "a part of it", "another type"],
+)
+def test_a_damaged_state_is_refused_with_the_fix(tmp_path, damaged):
+    callback = checkpoint(config(tmp_path))
+    saved = {**json.loads(json.dumps(callback.state())), **damaged}
+    state = TrainerState(stateful_callbacks={"LambdaCheckpoint": saved})
+    with pytest.raises(ValueError, match=r"λ's state in .*trainer_state.json is damaged .*: resume from another"):
+        callback.on_train_begin(None, state, TrainerControl())

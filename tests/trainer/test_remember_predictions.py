@@ -7,14 +7,14 @@ from unittest.mock import patch
 import pytest
 import torch
 from helpers.small_runs import config, examples, flat, make_trainer, models, train
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainerState
 
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.balancing.past_predictions import PastPredictions
 from hf_kd_lambda.data.columns import EXAMPLE_ROW
 from hf_kd_lambda.trainer.measuring_step import MeasuringStep
-from hf_kd_lambda.trainer.remember_predictions import PAST_PREDICTIONS
+from hf_kd_lambda.trainer.remember_predictions import PAST_PREDICTIONS, load_predictions
 
 EPOCHS = 3
 TRUST = {"lambda_rule": "trust", "num_train_epochs": EPOCHS, "train_sampling_strategy": "random"}
@@ -121,6 +121,24 @@ def test_a_checkpoint_without_predictions_is_resumed_with_a_warning(cached, tmp_
     resumed.train(resume_from_checkpoint=True)
     assert f"has no {PAST_PREDICTIONS}" in caplog.text
     assert resumed.balancer.past.past[:, -1].sum() == 8
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[:-9]),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(bytes(100)),
+        lambda file: save_file({"other": torch.zeros(1)}, file),
+    ],
+    ids=["truncated", "empty", "zeros", "of something else"],
+)
+def test_damaged_predictions_are_refused_by_name_with_the_fix(tmp_path, damage):
+    file = tmp_path / PAST_PREDICTIONS
+    save_file({"past": torch.zeros(5, 4)}, file)
+    damage(file)
+    with pytest.raises(ValueError, match=f"{PAST_PREDICTIONS} is damaged .*: resume from another .*, or delete"):
+        load_predictions(PastPredictions(5, 3, torch.device("cpu")), tmp_path)
 
 
 def test_predictions_on_other_examples_are_refused(cached, tmp_path):
