@@ -57,6 +57,11 @@ class PastPredictions:
         self.present.zero_()
 
 
+def size_of(examples: int, classes: int) -> int:
+    """Bytes of `PastPredictions.past`, which is fp32."""
+    return 4 * examples * (classes + 1)
+
+
 def mean_logits(sums: Tensor) -> Tensor:
     """Logits of the mean of predictions, `[..., K]`; NaN where there is none.
 

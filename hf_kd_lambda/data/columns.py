@@ -44,13 +44,20 @@ def column_names(dataset: Any) -> Collection[str]:
     return getattr(dataset, "column_names", None) or ()
 
 
+def label_columns(examples: Any) -> list[str]:
+    """The columns of the labels, if every example of a `datasets.Dataset` has one; empty for lists of labels."""
+    if not isinstance(examples, Dataset):
+        return []
+    features = {name: examples.features[name] for name in LABELS if name in examples.features}
+    return [] if any(isinstance(feature, List | LargeList) for feature in features.values()) else [*features]
+
+
 def are_classified(examples: Any) -> bool:
     """Whether examples have the teacher's logits, and one label each."""
-    if not isinstance(examples, Dataset) or TEACHER_LOGITS not in examples.column_names:
+    if not label_columns(examples) or TEACHER_LOGITS not in examples.column_names:
         return False
-    labels = [examples.features[name] for name in LABELS if name in examples.features]
-    has_sets = any(isinstance(feature, List | LargeList) for feature in labels)
-    return bool(labels) and not has_sets and np.ndim(examples[0][TEACHER_LOGITS]) == 1
+    logits = examples.select_columns([TEACHER_LOGITS]).with_format(None)[0][TEACHER_LOGITS]
+    return np.ndim(logits) == 1
 
 
 def joined(examples: Dataset, added: Dataset) -> Dataset:

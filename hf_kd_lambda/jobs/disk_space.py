@@ -13,6 +13,8 @@ from transformers import Trainer
 from transformers.trainer_utils import SaveStrategy, unwrap_peft_model
 from transformers.utils import logging
 
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
+
 logger = logging.get_logger(__name__)
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -20,7 +22,7 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _DISK_FULL_TEXTS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "inline_container")
 
 
-def check_space(folder: Path, trainer: Trainer) -> int:
+def check_space(folder: Path, trainer: DistillationTrainer) -> int:
     """Refuse a disk without room for one checkpoint, and warn of one without room for all.
 
     Args:
@@ -33,19 +35,20 @@ def check_space(folder: Path, trainer: Trainer) -> int:
     Raises:
         ValueError: names the folder, the space needed and the space that is free.
     """
-    student, optimizer = weights_size(trainer.model), optimizer_size(trainer.optimizer)
+    student = weights_size(trainer.model)
+    checkpoint = student + optimizer_size(trainer.optimizer) + trainer.predictions_size
     kept = checkpoints_kept(trainer)
-    needed = student + kept * (student + optimizer)
+    needed = student + kept * checkpoint
     free = shutil.disk_usage(folder).free + _size_of_run(folder)
-    if free < student + min(kept, 1) * (student + optimizer):
+    if free < student + min(kept, 1) * checkpoint:
         raise ValueError(
             f"output_dir={str(folder)!r} has {_mb(free)} free, and the student takes about {_mb(student)}, a "
-            f"checkpoint about {_mb(student + optimizer)}: free some space, or choose another output_dir."
+            f"checkpoint about {_mb(checkpoint)}: free some space, or choose another output_dir."
         )
     if free < needed:
         logger.warning(
             f"output_dir={str(folder)!r} has {_mb(free)} free, and {kept} checkpoints of about "
-            f"{_mb(student + optimizer)} and the student take {_mb(needed)}: set save_total_limit, or free some space."
+            f"{_mb(checkpoint)} and the student take {_mb(needed)}: set save_total_limit, or free some space."
         )
     return needed
 

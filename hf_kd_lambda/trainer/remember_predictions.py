@@ -15,12 +15,24 @@ from transformers.utils import logging
 
 from hf_kd_lambda.balancing.balancer import Balancer
 from hf_kd_lambda.balancing.class_reliabilities import COUNTED_OUTPUTS
-from hf_kd_lambda.balancing.past_predictions import PastPredictions
-from hf_kd_lambda.data.columns import EXAMPLE_ROW, are_classified, joined
+from hf_kd_lambda.balancing.past_predictions import PastPredictions, size_of
+from hf_kd_lambda.data.columns import (
+    EXAMPLE_ROW,
+    TEACHER_LOGITS,
+    are_classified,
+    column_names,
+    joined,
+    label_columns,
+)
 
 logger = logging.get_logger(__name__)
 
 PAST_PREDICTIONS = "past_predictions.safetensors"
+LARGEST = 2**29
+"""Bytes of predictions that are remembered: twice as much is in memory, as past and present ones are apart.
+
+44 million examples of two classes, or 1.3 million of 100, have more. They are trained for few epochs, in which the
+student memorises little, so that its present predictions are nearly as good."""
 
 
 class RememberPredictions(TrainerCallback):
@@ -53,12 +65,37 @@ class RememberPredictions(TrainerCallback):
             The examples, with a column of their positions if predictions are remembered.
         """
         self.balancer.past, self._examples = None, None
-        trust = self.balancer.state is not None and self.balancer.state.trust is not None
-        if not (trust and self.classes in COUNTED_OUTPUTS and are_classified(examples)):
+        if not (self._judges_classes and are_classified(examples)):
+            return examples
+        size = size_of(len(examples), self.classes)
+        if size > LARGEST:
+            logger.warning(
+                f"trust judges by the student's present predictions, because those of all epochs on {len(examples):,} "
+                f"examples would take {2 * size / 1e9:.1f} GB of each process's memory, more than "
+                f"{2 * LARGEST / 1e9:.1f} GB."
+            )
             return examples
         self._examples = len(examples)
         self._resumed = get_last_checkpoint(output_dir) if resumed is True else resumed or None
         return numbered(examples)
+
+    def size_in_checkpoint(self, examples: Any, caches: bool) -> int:
+        """Bytes that a checkpoint has of the predictions, at most.
+
+        Args:
+            examples: the training examples, before the teacher's outputs are cached.
+            caches: whether they are going to be.
+        """
+        has_logits = caches or TEACHER_LOGITS in column_names(examples)
+        if not (self._judges_classes and has_logits and label_columns(examples)):
+            return 0
+        size = size_of(len(examples), self.classes)
+        return size if size <= LARGEST else 0
+
+    @property
+    def _judges_classes(self) -> bool:
+        state = self.balancer.state
+        return state is not None and state.trust is not None and self.classes in COUNTED_OUTPUTS
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

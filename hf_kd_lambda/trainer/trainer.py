@@ -426,6 +426,11 @@ class DistillationTrainer(OrderedEvaluation):
         return self.balancer.state
 
     @property
+    def predictions_size(self) -> int:
+        """Bytes that a checkpoint has of the student's predictions, by which `trust` judges; at most."""
+        return self._remembered.size_in_checkpoint(self.train_dataset, self.args.cache_teacher)
+
+    @property
     def loss_weights(self) -> tuple[Tensor, Tensor]:
         """(w_task, w_kd) in force, scalar tensors on the training device, from λ's geometric mean over layers."""
         return self.balancer.weights(self.state.global_step / max(self.state.max_steps, 1))

@@ -21,6 +21,7 @@ from hf_kd_lambda.jobs.disk_space import (
 from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.studies.comparison.plan import arguments
+from hf_kd_lambda.trainer.remember_predictions import PAST_PREDICTIONS
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -51,6 +52,18 @@ def test_a_checkpoint_takes_what_was_estimated(tmp_path, optim, moments):
     states = torch.load(tmp_path / "checkpoint-4" / "optimizer.pt")["state"].values()
     tensors = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
     assert sum(tensor.nbytes for tensor in tensors if tensor.dim()) == optimizer
+
+
+@pytest.mark.parametrize("is_cached", [False, True])
+def test_predictions_are_a_part_of_a_checkpoint(tmp_path, is_cached):
+    cache = {"cache_teacher": is_cached, "teacher_cache_dir": str(tmp_path / "cache")}
+    made = trainer(tmp_path, lambda_rule="trust", **cache)
+    student, optimizer = weights_size(made.model), optimizer_size(made.optimizer)
+    predictions = 24 * (3 + 1) * 4 if is_cached else 0
+    assert check_space(tmp_path, made) == student + 3 * (student + optimizer + predictions)
+    made.train()
+    written = sum(file.stat().st_size for file in tmp_path.glob(f"checkpoint-4/{PAST_PREDICTIONS}"))
+    assert predictions <= written <= predictions + 200, "but for the header"
 
 
 def test_with_momentum_an_optimizer_has_one_moment():

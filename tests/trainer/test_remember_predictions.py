@@ -13,6 +13,7 @@ from transformers import TrainerState
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.balancing.past_predictions import PastPredictions
 from hf_kd_lambda.data.columns import EXAMPLE_ROW
+from hf_kd_lambda.trainer import remember_predictions
 from hf_kd_lambda.trainer.measuring_step import MeasuringStep
 from hf_kd_lambda.trainer.remember_predictions import PAST_PREDICTIONS, load_predictions
 
@@ -78,6 +79,19 @@ def test_other_runs_remember_nothing(cached, tmp_path, settings):
     assert trainer.balancer.past is None
     assert predicted is None
     assert EXAMPLE_ROW not in trainer.train_dataset.column_names
+
+
+def test_predictions_that_would_take_too_much_memory_are_not_remembered(cached, tmp_path, monkeypatch, caplog):
+    size = 4 * len(examples()) * (3 + 1)
+    monkeypatch.setattr(remember_predictions, "LARGEST", size - 1)
+    trainer = train(config(tmp_path, **cached), *models(), examples())
+    assert trainer.balancer.past is None
+    assert trainer.predictions_size == 0
+    assert "trust judges by the student's present predictions" in caplog.text
+    monkeypatch.setattr(remember_predictions, "LARGEST", size)
+    trainer.train()
+    assert trainer.balancer.past is not None
+    assert trainer.predictions_size == size
 
 
 def test_a_regression_remembers_nothing(cached, tmp_path):
