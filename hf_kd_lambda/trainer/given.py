@@ -157,7 +157,8 @@ def _check_column(column: str, values: pa.Array, num_outputs: int, is_token_leve
             f"column {column!r} holds texts, such as {values[0].as_py()!r}: encode them as the student's outputs, "
             "for example with student.config.label2id."
         )
-    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+    kinds = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+    if not any(is_kind(values.type) for is_kind in kinds):
         return
     numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
     wrong = _wrong_classes(numbers, num_outputs) if num_outputs > 1 else np.isinf(numbers)
@@ -167,6 +168,11 @@ def _check_column(column: str, values: pa.Array, num_outputs: int, is_token_leve
         raise ValueError(
             f"{_place(column, rows[first])}: label {values[first].as_py()!r} is not {needed}, or {IGNORED} for none: "
             "encode the labels as the student's outputs."
+        )
+    if num_outputs > 1 and not pa.types.is_integer(values.type):
+        raise ValueError(
+            f"column {column!r} holds classes as numbers of type {values.type}: fill in {IGNORED} for missing labels "
+            f"and cast it, as dataset.cast_column({column!r}, Value('int64'))."
         )
 
 

@@ -46,6 +46,9 @@ def test_a_teacher_without_a_head_is_refused(tmp_path):
         (labels(0.0, 0.5), 3, "example 1 .*: label 0.5 is not a class"),
         (labels([0, -100], [2, 5]), 3, "example 1 .*: label 5 is not a class"),
         (labels("good", "bad"), 2, "column 'labels' holds texts, such as 'good': .*student.config.label2id"),
+        (labels(0.0, float("nan"), 1.0), 2, "column 'labels' holds classes as numbers of type double: fill in -100"),
+        (labels([0.0, 1.0]), 2, "column 'labels' holds classes as numbers of type double"),
+        (labels(True, False), 2, r"type bool: .* cast it, as dataset.cast_column\('labels', Value\('int64'\)\)"),
         (labels(0.5, float("inf")), 1, "example 1 .*: label inf is not a finite number"),
     ],
 )
@@ -92,7 +95,7 @@ def test_lists_of_labels_pass(dataset, problem_type):
 
 @pytest.mark.parametrize(
     ("dataset", "outputs"),
-    [(labels(0, 2, -100, None), 3), (labels([0, -100], [2]), 3), (labels(0.5, float("nan")), 1), (labels(1.0), 2)],
+    [(labels(0, 2, -100, None), 3), (labels([0, -100], [2]), 3), (labels(0.5, float("nan")), 1)],
 )
 def test_classes_and_missing_labels_pass(dataset, outputs):
     check_given_labels([dataset], outputs, is_token_level=True)
