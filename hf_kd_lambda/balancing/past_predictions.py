@@ -1,5 +1,6 @@
 """The mean of a student's predictions on an example, over all passes over the data so far."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -39,13 +40,14 @@ class PastPredictions:
 
         Args:
             rows: positions of the examples in the data, integers `[batch]`.
-            logits: the student's present ones, `[batch, K]`. If one of an example is not finite, it is not remembered.
+            logits: the student's present ones, `[batch, K]`; −∞ excludes a class. If one of an example is NaN or +∞, it
+                is not remembered.
         """
         probabilities = logits.float().softmax(-1)
         usable = probabilities.isfinite().all(-1, keepdim=True)
         seen = torch.where(usable, torch.cat([probabilities, torch.ones_like(usable, dtype=torch.float32)], -1), 0.0)
         self.present.index_add_(0, rows, seen)
-        return mean_logits(self.past[rows] + seen)
+        return mean_logits(self.past[rows] + seen).masked_fill(logits.isneginf(), -math.inf)
 
     def end_pass(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
         """Add the predictions of the present pass, or of its part until now, to the earlier ones.

@@ -24,6 +24,7 @@ from datasets import Dataset
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.losses.functional.distributions import possible_classes
 from hf_kd_lambda.losses.functional.labels import item_labels
 from hf_kd_lambda.reports.markdown import escaped
 from hf_kd_lambda.reports.memorised_labels import (
@@ -89,7 +90,7 @@ def judge_labels(
     # A guess may be right: P(label right) = r_L·f_L(y)/α_y = r_L·(1 + (1 − α_y)/K/α_y), by the equations of `trust`.
     labelled = items.task.ne(IGNORED)
     of_label = reliabilities.labels.expand(student.shape[-1])[items.kd.long()]
-    by_chance = (1 - of_label) / len(names) / of_label
+    by_chance = (1 - of_label) / possible_classes(student) / of_label
     wrong = torch.where(labelled, (1 - label_trust * (1 + by_chance)).clamp(0, 1), 0.0)
     weights = reliabilities.weights(*trusts).teachers
     soft_targets = TeacherBatch(teacher, members=tuple(teachers)).mixed(weights).logits
@@ -156,6 +157,7 @@ def explain_quality(summary: Mapping[str, Any], teacher_learned_them: bool = Fal
             ("uninformative_teacher", "examples", "of class"),
         )
     )
+    wrong = wrong if summary["labelled"] else "no training example has a label"
     found = f"{wrong[0].upper()}{wrong[1:]}; the teacher is uninformative on {uninformative}."
     memorised = explain_memorised(summary["agreements"]) or (_MEMORISED if teacher_learned_them else None)
     of_each = _explain_teachers(summary.get("teacher_reliabilities", []))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hf_kd_lambda.balancing.past_predictions import PastPredictions
+from hf_kd_lambda.losses.functional.distributions import possible_classes
 
 CPU = torch.device("cpu")
 PASSES = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
@@ -62,6 +63,16 @@ def test_a_prediction_that_is_not_finite_is_forgotten():
     mean = past.mean(rows, PASSES[1, :2]).softmax(-1)
     torch.testing.assert_close(mean[0], PASSES[1, 0].softmax(-1))
     torch.testing.assert_close(mean[1], PASSES[:2, 1].softmax(-1).mean(0))
+
+
+def test_an_excluded_class_stays_excluded():
+    logits = PASSES[0].clone()
+    logits[:, 2] = -torch.inf
+    past, rows = PastPredictions(5, 4, CPU), torch.arange(5)
+    for _ in range(2):
+        mean = past.mean(rows, logits)
+        assert possible_classes(mean).tolist() == [3] * 5
+        torch.testing.assert_close(mean.softmax(-1), logits.softmax(-1))
 
 
 def test_a_certain_prediction_has_finite_logits():

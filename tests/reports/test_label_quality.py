@@ -128,10 +128,19 @@ def test_the_worst_labels_come_first_and_unlabelled_examples_never():
     }
 
 
+def test_a_class_that_the_student_excludes_is_no_guess():
+    student, teacher = torch.zeros(2, 3), torch.tensor([[4.0, 0.0, -torch.inf]]).expand(2, 3)
+    student[:, 2] = -torch.inf
+    labels = torch.tensor([0, 1])
+    with_it = judge_labels(Judged(student, teacher, labels), reliabilities(0.6, 0.7), ["a", "b", "c"])
+    without = judge_labels(Judged(student[:, :2], teacher[:, :2], labels), reliabilities(0.6, 0.7), ["a", "b"])
+    np.testing.assert_allclose(with_it.wrong, without.wrong, rtol=1e-5)
+
+
 def test_labels_that_are_all_missing_are_no_error():
     summary = quality_summary(small()._replace(labels=np.full(6, -100)))
     assert (summary["labelled"], summary["wrong_labels"]) == (0, 0.0)
-    assert explain_quality(summary).startswith("Under 1 %")
+    assert explain_quality(summary).startswith("No training example has a label; the teacher is uninformative on")
 
 
 def test_the_file_has_every_example_and_texts_on_request(tmp_path):
