@@ -40,8 +40,8 @@ class PastPredictions:
 
         Args:
             rows: positions of the examples in the data, integers `[batch]`.
-            logits: the student's present ones, `[batch, K]`; −∞ excludes a class. If one of an example is NaN or +∞, it
-                is not remembered.
+            logits: the student's present ones, `[batch, K]`; −∞ excludes a class. An example with NaN or +∞ is not
+                remembered.
         """
         probabilities = logits.float().softmax(-1)
         usable = probabilities.isfinite().all(-1, keepdim=True)

@@ -1,9 +1,11 @@
 """Checks before training that the teacher matches the student and the data."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
@@ -120,22 +122,51 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
         )
 
 
-def check_teacher_logits(logits: Sequence[Any], labels: int) -> None:
+def check_teacher_logits(example: Mapping[str, Any], labels: int) -> None:
     """Check that the teacher logits in a dataset have as many classes as the student.
 
     Args:
-        logits: teacher logits of one example, `[classes]` or `[tokens, classes]`.
+        example: one of a dataset with teacher logits, `[classes]` or `[tokens, classes]`.
         labels: number of student outputs.
 
     Raises:
-        ValueError: the numbers differ.
+        ValueError: the numbers differ, or the dataset's format hides the logits.
     """
-    *tokens, values = torch.as_tensor(logits).shape
+    if TEACHER_LOGITS not in example:
+        raise ValueError(
+            f"column {TEACHER_LOGITS} is in the dataset, but not in its examples, because set_format or "
+            "with_transform leaves it out: let it through, or remove the column to run the teacher at each step."
+        )
+    *tokens, values = torch.as_tensor(example[TEACHER_LOGITS]).shape or (0,)
     if values != labels:
         raise ValueError(
             f"{TEACHER_LOGITS} has {values} values per {'token' if tokens else 'example'}, but the student has "
             f"{labels} output(s): give the logits of a teacher with the same labels in the same order."
         )
+
+
+def check_logit_lengths(examples: Dataset) -> None:
+    """Check that all rows of teacher logits in a dataset have the length of the first.
+
+    Raises:
+        ValueError: one is missing, shorter or longer; the message names the example.
+    """
+    row, first = 0, None
+    for table in examples.select_columns([TEACHER_LOGITS]).with_format("arrow").iter(1000):
+        column = table[TEACHER_LOGITS].combine_chunks()
+        example_of, lists = np.arange(len(column)), column
+        while pa.types.is_nested(lists.type.value_type):
+            example_of, lists = example_of[pc.list_parent_indices(lists).to_numpy()], pc.list_flatten(lists)
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+        first = lengths[0] if first is None else first
+        missing = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
+        wrong = np.concatenate([missing, example_of[lengths != first]])
+        if len(wrong):
+            raise ValueError(
+                f"{TEACHER_LOGITS} of example {row + wrong.min()} (counted from 0) are not {first} values, as those "
+                "of the first example: give every example the teacher's logits of all classes."
+            )
+        row += len(column)
 
 
 def check_finite_logits(examples: Dataset) -> None:

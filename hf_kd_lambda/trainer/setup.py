@@ -34,6 +34,7 @@ from hf_kd_lambda.teacher.checks import (
     check_apart,
     check_columns,
     check_finite_logits,
+    check_logit_lengths,
     check_next_tokens,
     check_spans,
     check_teacher_logits,
@@ -143,8 +144,9 @@ def check_datasets(
             for member in [None] if teacher is None else members_of(teacher):
                 check_columns(columns, cast(PreTrainedModel | None, member), student)
             if TEACHER_LOGITS in columns and not is_stream:
-                check_teacher_logits(dataset[0][TEACHER_LOGITS], num_outputs)
+                check_teacher_logits(dataset[0], num_outputs)
             if TEACHER_LOGITS in columns and isinstance(dataset, Dataset):
+                check_logit_lengths(dataset)
                 check_finite_logits(dataset)
 
 

@@ -1,14 +1,16 @@
 """Columns whose names begin with `teacher_`: inputs of the teacher, or the user's own."""
 
 import copy
+import re
 
 import pytest
 import torch
+from datasets import Dataset
 from helpers.small_runs import config, examples, flat, make_trainer, models, train
 from helpers.tiny import tiny_bert, tiny_tokenizer
 from transformers import DataCollatorWithPadding, DistilBertConfig, DistilBertForSequenceClassification
 
-from hf_kd_lambda.teacher.checks import check_columns
+from hf_kd_lambda.teacher.checks import check_columns, check_logit_lengths
 
 OWN = {"teacher_name": "large", "teacher_score": 0.5, "teacher_id": 3, "teacher_labels": 1}
 
@@ -64,3 +66,37 @@ def test_own_inputs_without_the_main_one_are_refused(tmp_path):
     data = with_columns(examples(8), teacher_attention_mask=[1] * 10)
     with pytest.raises(ValueError, match=r"columns teacher_attention_mask are .* but teacher_input_ids is missing"):
         make_trainer(config(tmp_path), *models(), data)
+
+
+ROW = [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([ROW, ROW, None], "of example 2 .* are not 3 values"),
+        ([ROW, ROW[:2], None], "of example 1 .* are not 3 values"),
+        ([[ROW, ROW], [ROW, [1.0] * 4]], "of example 1 .* are not 3 values"),
+        ([[ROW, ROW], None, [ROW]], "of example 1 .* are not 3 values"),
+    ],
+    ids=["missing", "shorter", "longer, of a token", "missing, of tokens"],
+)
+@pytest.mark.parametrize("before", [0, 1500])
+def test_rows_of_logits_that_are_unlike_the_first_are_refused(rows, before, message):
+    data = Dataset.from_dict({"teacher_logits": [rows[0]] * before + rows})
+    message = re.sub(r"\d", lambda index: str(int(index.group()) + before), message, count=1)
+    with pytest.raises(ValueError, match=f"teacher_logits {message}"):
+        check_logit_lengths(data)
+    check_logit_lengths(data.select(range(before + 1)))
+
+
+def test_hidden_or_single_logits_are_refused_before_training(tmp_path):
+    shown = ["input_ids", "attention_mask", "labels"]
+    data = with_columns(examples(8), teacher_logits=ROW)
+    hidden = data.with_format("torch", columns=shown)
+    transformed = data.with_transform(lambda batch: {name: batch[name] for name in shown})
+    for rows in (hidden, transformed):
+        with pytest.raises(ValueError, match=r"teacher_logits .* not in its examples, because set_format or with_tra"):
+            make_trainer(config(tmp_path), *models(), rows)
+    with pytest.raises(ValueError, match="teacher_logits has 0 values per example, but the student has 1 output"):
+        make_trainer(config(tmp_path), *models(1), with_columns(examples(8, num_labels=1), teacher_logits=0.5))
