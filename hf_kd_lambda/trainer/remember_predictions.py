@@ -6,8 +6,8 @@ from typing import Any, cast
 import numpy as np
 from accelerate.utils import reduce
 from datasets import Dataset
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
@@ -24,6 +24,7 @@ from hf_kd_lambda.data.columns import (
     joined,
     label_columns,
 )
+from hf_kd_lambda.utils.fingerprint import examples_digest
 
 logger = logging.get_logger(__name__)
 
@@ -51,6 +52,7 @@ class RememberPredictions(TrainerCallback):
         self.balancer = balancer
         self.classes = classes
         self._examples: int | None = None  # their number; None if nothing is remembered
+        self._labels = ""  # digest of their labels, by which their order is recognised
         self._resumed: str | None = None
 
     def begin(self, examples: Any, resumed: str | bool | None, output_dir: str) -> Any:
@@ -67,17 +69,25 @@ class RememberPredictions(TrainerCallback):
         self.balancer.past, self._examples = None, None
         if not (self._judges_classes and are_classified(examples)):
             return examples
-        size = size_of(len(examples), self.classes)
-        if size > LARGEST:
-            logger.warning(
-                f"trust judges by the student's present predictions, because those of all epochs on {len(examples):,} "
-                f"examples would take {2 * size / 1e9:.1f} GB of each process's memory, more than "
-                f"{2 * LARGEST / 1e9:.1f} GB."
-            )
+        with_rows = numbered(examples)
+        if obstacle := self._obstacle(with_rows):
+            logger.warning(f"trust judges by the student's present predictions, not those of all epochs: {obstacle}.")
             return examples
         self._examples = len(examples)
+        self._labels = examples_digest(with_rows, label_columns(examples))
         self._resumed = get_last_checkpoint(output_dir) if resumed is True else resumed or None
-        return numbered(examples)
+        return with_rows
+
+    def _obstacle(self, examples: Dataset) -> str | None:
+        size = size_of(len(examples), self.classes)
+        if size > LARGEST:
+            return (
+                f"on {len(examples):,} examples, these take {2 * size / 1e9:.1f} GB of each process's memory, more "
+                f"than {2 * LARGEST / 1e9:.1f} GB"
+            )
+        if EXAMPLE_ROW not in examples[0]:
+            return f"the transform of train_dataset drops the column {EXAMPLE_ROW}; have it return all columns"
+        return None
 
     def size_in_checkpoint(self, examples: Any, caches: bool) -> int:
         """Bytes that a checkpoint has of the predictions, at most.
@@ -110,7 +120,7 @@ class RememberPredictions(TrainerCallback):
         if self._examples is not None:
             self.balancer.past = PastPredictions(self._examples, self.classes, self.balancer.device)
             if self._resumed:
-                load_predictions(self.balancer.past, Path(self._resumed))
+                load_predictions(self.balancer.past, Path(self._resumed), self._labels)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -130,11 +140,16 @@ class RememberPredictions(TrainerCallback):
         self.balancer.past.end_pass(_sum_over_ranks)
         if args.should_save:
             checkpoint.mkdir(parents=True, exist_ok=True)
-            save_file({"past": self.balancer.past.past}, checkpoint / PAST_PREDICTIONS)
+            save_file({"past": self.balancer.past.past}, checkpoint / PAST_PREDICTIONS, {"labels": self._labels})
 
 
-def load_predictions(predictions: PastPredictions, folder: Path) -> None:
+def load_predictions(predictions: PastPredictions, folder: Path, labels: str) -> None:
     """Continue with the predictions in a checkpoint; with none, and a warning, if it has none.
+
+    Args:
+        predictions: those of this run.
+        folder: the checkpoint.
+        labels: digest of this run's labels, which tells another order of the examples.
 
     Raises:
         ValueError: they are damaged, or on other examples or classes.
@@ -144,8 +159,9 @@ def load_predictions(predictions: PastPredictions, folder: Path) -> None:
         logger.warning(f"{folder} has no {file.name}: trust continues without the predictions of earlier epochs.")
         return
     try:
-        past = load_file(file)["past"]
-    except (SafetensorError, LookupError) as error:
+        with safe_open(file, "pt") as saved:
+            past, metadata = saved.get_tensor("past"), saved.metadata() or {}
+    except SafetensorError as error:
         raise ValueError(
             f"{file} is damaged ({error}): resume from another checkpoint, or delete this file to continue without "
             "the predictions of earlier epochs."
@@ -155,6 +171,11 @@ def load_predictions(predictions: PastPredictions, folder: Path) -> None:
         raise ValueError(
             f"{file} has predictions on {saved[0]} training examples with {saved[1]} classes, but this run has "
             f"{own[0]} with {own[1]}: resume with the data of then, or train from the start."
+        )
+    if metadata.get("labels", labels) != labels:
+        raise ValueError(
+            f"{file} has predictions on training examples in another order, or with other labels: resume with the "
+            "data of then, or train from the start."
         )
     predictions.past = past.to(predictions.past.device)
 

@@ -152,7 +152,7 @@ def test_damaged_predictions_are_refused_by_name_with_the_fix(tmp_path, damage):
     save_file({"past": torch.zeros(5, 4)}, file)
     damage(file)
     with pytest.raises(ValueError, match=f"{PAST_PREDICTIONS} is damaged .*: resume from another .*, or delete"):
-        load_predictions(PastPredictions(5, 3, torch.device("cpu")), tmp_path)
+        load_predictions(PastPredictions(5, 3, torch.device("cpu")), tmp_path, "labels")
 
 
 def test_predictions_on_other_examples_are_refused(cached, tmp_path):
@@ -163,6 +163,29 @@ def test_predictions_on_other_examples_are_refused(cached, tmp_path):
         ValueError, match=r"on 48 training examples with 3 classes, but this run has 40 with 3: resume"
     ):
         resumed.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("change", ["order", "labels"])
+def test_predictions_on_examples_in_another_order_are_refused(cached, tmp_path, change):
+    settings, data = {**cached, "save_strategy": "steps", "save_steps": 9, "max_steps": 9}, examples()
+    train(config(tmp_path, **settings), *models(), data)
+    labels = [(label + 1) % 3 for label in data["labels"]]
+    other = data.shuffle(seed=0) if change == "order" else data.remove_columns("labels").add_column("labels", labels)
+    resumed = make_trainer(config(tmp_path, **settings), *models(), other)
+    with pytest.raises(ValueError, match="training examples in another order, or with other labels: resume with the"):
+        resumed.train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_a_transform_must_return_the_positions(tmp_path, caplog, drops):
+    def transform(batch):
+        return {name: values for name, values in batch.items() if not (drops and name == EXAMPLE_ROW)}
+
+    data = examples().add_column("teacher_logits", [[1.0, 2.0, 3.0]] * len(examples())).with_transform(transform)
+    trainer = train(config(tmp_path, **TRUST), None, models()[1], data)
+    assert (trainer.balancer.past is None) == drops
+    assert (f"the transform of train_dataset drops the column {EXAMPLE_ROW}" in caplog.text) == drops
+    assert drops or trainer.balancer.past.past[:, -1].tolist() == [EPOCHS] * len(data)
 
 
 def test_a_model_that_cannot_be_resumed_is_saved_without_predictions(cached, tmp_path):
