@@ -52,7 +52,7 @@ class Source(NamedTuple):
 
 
 def require_columns(source: str, columns: Iterable[Column], found: Sequence[str]) -> None:
-    """Refuse columns that are not there.
+    """Refuse columns that are not there, all at once.
 
     Args:
         source: where the rows come from, for the message.
@@ -62,14 +62,13 @@ def require_columns(source: str, columns: Iterable[Column], found: Sequence[str]
     Raises:
         ValueError: one is missing; names the setting.
     """
-    for column in columns:
-        if column.name not in found:
-            one = len(found) == 1 and any(mark in found[0] for mark in ",;|\t")
-            hint = " Or set delimiter: the header is one field." if one else ""
-            raise ValueError(
-                f"{source} has no column {column.name!r}, only {', '.join(map(str, found))}: "
-                f"set {column.setting}.{hint}"
-            )
+    missing = [column for column in columns if column.name not in found]
+    if missing:
+        one = len(found) == 1 and any(mark in found[0] for mark in ",;|\t")
+        hint = " Or set delimiter: the header is one field." if one else ""
+        names = " and no column ".join(repr(column.name) for column in missing)
+        settings = " and ".join(dict.fromkeys(column.setting for column in missing))
+        raise ValueError(f"{source} has no column {names}, only {', '.join(map(str, found))}: set {settings}.{hint}")
 
 
 def label_names(columns: Iterable[Column]) -> list[str]:
