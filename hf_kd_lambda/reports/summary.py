@@ -77,8 +77,8 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
         "epoch counts."
     )
     trust = (
-        "By estimate, {label_reliability:.0%} of the labels are informative, and {teacher_reliability:.0%} of the "
-        "teacher's outputs."
+        "By estimate, {label_reliability:.0%} of the labels and {teacher_reliability:.0%} of the teacher's outputs "
+        "are informative, not guesses."
     )
     if teachers := summary.get("teachers"):
         trust += f" By teacher, these are {', '.join(f'{share:.0%}' for share in teachers)}."

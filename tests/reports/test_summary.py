@@ -116,7 +116,7 @@ def test_reliabilities_are_told_where_they_were_logged():
     log = [entry(step, 1.0, label_reliability=0.8, teacher_reliability=step / 4) for step in (1, 2)]
     summary = lambda_summary(log)
     assert (summary["label_reliability"], summary["teacher_reliability"]) == (0.8, 0.5)
-    words = "By estimate, 80% of the labels are informative, and 50% of the teacher's outputs."
+    words = "By estimate, 80% of the labels and 50% of the teacher's outputs are informative, not guesses."
     assert explain_lambda(log).splitlines()[-1] == words
     assert "teachers" not in summary
     reliabilities = {"teacher_reliability_10": 0.1, "teacher_reliability_9": 0.9}
