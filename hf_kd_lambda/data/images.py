@@ -52,8 +52,9 @@ def load_image_data(args: DataArguments, seed: int) -> TaskData:
     if classes is None:
         raise ValueError(f"label_column={args.label_column!r} holds floats: images are classified, give classes.")
     encoded = {name: encode_labels(source, classes) for name, source in sources.items()}
-    splits = select_examples(encoded, args, seed, encoded["train"]["label"][:] if "train" in encoded else None)
-    return TaskData(splits, classes.names, None)
+    strata = encoded["train"]["label"][:] if "train" in encoded else None
+    splits, train_rows = select_examples(encoded, args, seed, strata)
+    return TaskData(splits, classes.names, None, train_rows=train_rows)
 
 
 def _with_images(source: Source, name: str, args: DataArguments) -> Source:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -19,9 +19,21 @@ from hf_kd_lambda.losses.functional.labels import UNLABELLED
 logger = logging.get_logger(__name__)
 
 
+class Selection(NamedTuple):
+    """The examples of a run.
+
+    Attributes:
+        splits: in the order of SPLITS.
+        train_rows: row of each training example in its file or split, counted from 0; rows of a transfer set follow.
+    """
+
+    splits: DatasetDict
+    train_rows: list[int]
+
+
 def select_examples(
     splits: Mapping[str, Dataset], args: DataArguments, seed: int, strata: Sequence[Hashable] | None
-) -> DatasetDict:
+) -> Selection:
     """Hold out examples of train where there is no validation split, then take as many as are asked for.
 
     Examples without a label are never held out. Those of the transfer set come last in train.
@@ -35,8 +47,8 @@ def select_examples(
     Raises:
         ValueError: no example can be held out.
     """
-    chosen = {name: split.remove_columns({ROW} & set(split.column_names)) for name, split in splits.items()}
-    transfer = chosen.pop(TRANSFER_SET, None)
+    chosen = {name: _numbered(split) for name, split in splits.items() if name != TRANSFER_SET}
+    transfer = _numbered(splits[TRANSFER_SET], len(splits.get("train", ()))) if TRANSFER_SET in splits else None
     if "train" in chosen and transfer is None:
         _warn_of_unlabelled(chosen["train"], args)
     if "validation" not in chosen:
@@ -51,7 +63,16 @@ def select_examples(
         features = chosen["validation"].features
         transfer = transfer.add_column("label", [None] * len(transfer), feature=features["label"]).cast(features)
         chosen["train"] = concatenate_datasets([*([chosen["train"]] if "train" in chosen else []), transfer])
-    return DatasetDict({name: chosen[name] for name in SPLITS if name in chosen})
+    train_rows = chosen["train"][ROW][:]
+    return Selection(
+        DatasetDict({name: chosen[name].remove_columns(ROW) for name in SPLITS if name in chosen}), train_rows
+    )
+
+
+def _numbered(rows: Dataset, first: int = 0) -> Dataset:
+    """The rows with their numbers, from `first` on, in the column ROW."""
+    numbers = np.arange(first, first + len(rows))
+    return rows.remove_columns({ROW} & set(rows.column_names)).add_column(ROW, numbers)
 
 
 def strata_of_lists(rows: Sequence[Sequence[float] | None]) -> list[int | None]:

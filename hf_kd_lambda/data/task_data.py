@@ -1,5 +1,6 @@
 """The examples of a task, once loaded and checked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -17,12 +18,14 @@ class TaskData:
         task: GLUE task; None for own data.
         problem_type: `multi_label_classification`, where a label is 1, 0 or -100 for each name; `soft_labels`, where
             it is the share of each class; None for others.
+        train_rows: row of each training example in its file or split, see `Selection`; for those with one label.
     """
 
     splits: DatasetDict
     label_names: list[str] | None
     task: str | None
     problem_type: str | None = None
+    train_rows: Sequence[int] = ()
 
     @property
     def is_regression(self) -> bool:

@@ -85,8 +85,8 @@ def load_task_data(args: DataArguments, seed: int) -> TaskData:
 def _with_label_lists(sources: Mapping[str, Source], args: DataArguments, seed: int) -> TaskData:
     encoded, names = encode_label_lists(sources, args)
     labels = encoded["train"]["label"][:] if "train" in encoded else []
-    splits = select_examples(encoded, args, seed, strata_of_lists(labels) if labels else None)
-    return TaskData(splits, names, None, args.problem_type)
+    chosen = select_examples(encoded, args, seed, strata_of_lists(labels) if labels else None)
+    return TaskData(chosen.splits, names, None, args.problem_type)
 
 
 def _with_one_label(sources: Mapping[str, Source], args: DataArguments, glue: GlueTask | None, seed: int) -> TaskData:
@@ -99,8 +99,8 @@ def _with_one_label(sources: Mapping[str, Source], args: DataArguments, glue: Gl
         _warn_of_whole_numbers(sources.get("train"), labels)
     encoded = {name: encode_labels(source, classes) for name, source in sources.items()}
     strata = None if classes is None or "train" not in encoded else encoded["train"]["label"][:]
-    splits = select_examples(encoded, args, seed, strata)
-    return TaskData(splits, None if classes is None else classes.names, args.task)
+    splits, train_rows = select_examples(encoded, args, seed, strata)
+    return TaskData(splits, None if classes is None else classes.names, args.task, train_rows=train_rows)
 
 
 def glue_task(task: str | None) -> GlueTask | None:

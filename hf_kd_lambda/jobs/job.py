@@ -331,11 +331,14 @@ class DistillationJob:
         """How far the labels of the training examples can be trusted; None where it is not asked for or not known."""
         if self.models.label_quality == "none" or not can_judge(trainer):
             return None
-        quality, train = label_quality(trainer, cast(list[str], self.data.label_names)), self.data.splits["train"]
+        train = self.data.splits["train"]
+        with stage("judging the labels") as judging:
+            judging.examples = len(train)
+            quality = label_quality(trainer, cast(list[str], self.data.label_names))
         if self.config.should_save:
             shown = [name for name in ("text", "text_pair") if self.models.label_quality == "texts"]
             texts = {name: train[name][:] for name in shown if name in train.column_names}
-            write_quality(self.folder / QUALITY_FILE, quality, texts)
+            write_quality(self.folder / QUALITY_FILE, quality, {"row": self.data.train_rows, **texts})
         return quality
 
     def _differing(self, student_logits: Tensor, teacher_logits: Tensor) -> list[Differing]:
@@ -375,10 +378,12 @@ class DistillationJob:
 
     def _suspicious(self, quality: LabelQuality) -> list[dict[str, Any]]:
         """The training examples whose labels look wrong most, with their texts if these may be shown."""
-        train, found = self.data.splits["train"], most_suspicious(quality)
-        if self.models.label_quality == "texts" and "text" in train.column_names:
-            return [{**example, "text": train[example["row"]]["text"]} for example in found]
-        return found
+        train, rows = self.data.splits["train"], self.data.train_rows
+        shown = ["text"] if self.models.label_quality == "texts" and "text" in train.column_names else []
+        return [
+            {**example, "row": rows[example["row"]], **{name: train[example["row"]][name] for name in shown}}
+            for example in most_suspicious(quality)
+        ]
 
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
         """Arguments of a plain Trainer; only the distillation itself is reported to trackers and pushed."""

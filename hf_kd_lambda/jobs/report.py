@@ -14,7 +14,7 @@ from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.progress import print_wrapped
 from hf_kd_lambda.reports.figure import plot_lambda
-from hf_kd_lambda.reports.label_quality import explain_quality
+from hf_kd_lambda.reports.label_quality import QUALITY_FILE, explain_quality
 from hf_kd_lambda.reports.model_card import (
     CARD,
     FIGURE,
@@ -84,6 +84,8 @@ def write_job_report(
         print_wrapped(["", f"Labels: {explain_quality(card.label_quality, card.teacher_finetuned)}"])
     print(f"\nstudent: {folder}\nreport: {folder / REPORT}\nmodel card: {folder / CARD}")
     print(f"results: {folder / RESULTS}\nfigure of λ: {figure}")
+    if card.label_quality is not None:
+        print(f"labels, the trust in each: {folder / QUALITY_FILE}")
     print(f"\nWhat you can do next:\n{next_steps(folder, data)}")
 
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
-from datasets import Dataset
 
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.losses.base import TeacherBatch
@@ -199,8 +200,8 @@ def most_suspicious(quality: LabelQuality, count: int = 30) -> list[dict[str, An
     """The labelled examples whose label is most likely wrong, the most suspicious first.
 
     Returns:
-        Dictionaries of `row` (counted from 0), the names of `label` and of the `teacher`'s class, `label_trust` and
-        `teacher_trust`.
+        Dictionaries of `row` (counted from 0), the names of `label` and of the `teacher`'s class, `label_wrong` (the
+        probability that the label is wrong), `label_trust` and `teacher_trust`.
     """
     worst = np.argsort(-quality.wrong, kind="stable")[:count]
     return [_example(quality, row) for row in worst.tolist() if quality.labels[row] != IGNORED]
@@ -211,28 +212,33 @@ def _example(quality: LabelQuality, row: int) -> dict[str, Any]:
         "row": row,
         "label": quality.names[quality.labels[row]],
         "teacher": quality.names[quality.answers[row]],
+        "label_wrong": float(quality.wrong[row]),
         "label_trust": float(quality.label_trust[row]),
         "teacher_trust": float(quality.teacher_trust[row]),
     }
 
 
-def write_quality(path: Path, quality: LabelQuality, texts: Mapping[str, Sequence[str]] | None = None) -> None:
-    """Write all examples to a Parquet file: the columns of `most_suspicious`; the label is None if missing.
+def write_quality(path: Path, quality: LabelQuality, columns: Mapping[str, Sequence[Any]] | None = None) -> None:
+    """Write all examples to a Parquet file: the columns of `most_suspicious`.
+
+    Without a label, `label` is None, and `label_wrong` and `label_trust` are NaN, which sorts last.
 
     Args:
         path: the file.
         quality: the quality of the training examples.
-        texts: further columns, for example the texts.
+        columns: further or other columns, for example the texts.
     """
+    is_labelled = quality.labels != IGNORED
     names = np.array([*quality.names, None], dtype=object)
-    columns = {
+    written = {
         "row": np.arange(len(quality.labels)),
-        "label": names[np.where(quality.labels == IGNORED, -1, quality.labels)].tolist(),
+        "label": names[np.where(is_labelled, quality.labels, -1)].tolist(),
         "teacher": names[quality.answers].tolist(),
-        "label_trust": quality.label_trust,
+        "label_wrong": np.where(is_labelled, quality.wrong, np.nan),
+        "label_trust": np.where(is_labelled, quality.label_trust, np.nan),
         "teacher_trust": quality.teacher_trust,
     }
-    Dataset.from_dict({**columns, **(texts or {})}).to_parquet(path)
+    pq.write_table(pa.table({**written, **(columns or {})}), path)
 
 
 def _mean(values: np.ndarray) -> float:

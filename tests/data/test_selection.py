@@ -60,6 +60,8 @@ def test_a_file_alone_is_parted_whatever_the_seed_and_the_limits(tmp_path, caplo
     assert "20 of 200 training examples are held out (validation_share=0.1, the same of each class)" in caplog.text
     other = load_task_data(DataArguments(train_file=path, max_train_samples=9), seed=5)
     assert texts_of(other.splits["validation"]) == texts_of(data.splits["validation"])
+    for parted in (data, other):
+        assert [f"t{row}" for row in parted.train_rows] == parted.splits["train"]["text"][:]
     half = load_task_data(DataArguments(train_file=path, validation_share=0.5), seed=0)
     assert len(half.splits["validation"]) == 100
 
@@ -83,7 +85,8 @@ def test_texts_and_words_without_validation_are_parted(tmp_path):
 def test_a_validation_split_is_left_as_it_is():
     split = Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 1, 0]})
     chosen = select_examples({"train": split, "validation": split}, DataArguments(dataset="d"), 0, [0, 1, 0])
-    assert [len(part) for part in chosen.values()] == [3, 3]
+    assert [len(part) for part in chosen.splits.values()] == [3, 3]
+    assert chosen.train_rows == [0, 1, 2]
 
 
 # --- transfer sets
@@ -112,6 +115,8 @@ def test_an_unlabelled_file_comes_last_in_train_whatever_its_labels(tmp_path, na
     assert len(rows) == 13
     assert rows["text"][10:] == ["u0", "u1", "u2"]
     assert rows["label"][10:] == [None] * 3
+    assert [f"t{row}" for row in data.train_rows[:10]] == rows["text"][:10]
+    assert data.train_rows[10:] == [40, 41, 42]
     assert count_unlabelled(rows) == 3
     assert len(data.splits["validation"]) == 4
 

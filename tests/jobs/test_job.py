@@ -43,6 +43,7 @@ def test_a_job_leaves_what_a_transformers_user_expects(tmp_path):
 
 def test_a_run_with_trust_tells_which_labels_look_wrong(tmp_path):
     given = settings(tmp_path, lambda_rule="trust", label_quality="texts", unlabelled_file=unlabelled_file(tmp_path))
+    given["validation_file"] = None  # so that rows are held out
     run = job(given)
     assert run.student_settings == job({**given, "label_quality": "none"}).student_settings
     run.run()
@@ -50,17 +51,24 @@ def test_a_run_with_trust_tells_which_labels_look_wrong(tmp_path):
     rows = pd.read_parquet(out / "label_quality.parquet")
     assert list(rows["text"]) == train["text"][:]
     assert list(rows["label"].isna()) == [label is None for label in train["label"][:]]
+    written = pd.concat([pd.read_csv(given["train_file"])["review"], pd.Series(unlabelled_texts())], ignore_index=True)
+    assert list(written[rows["row"]]) == list(rows["text"])
+    assert len(set(rows["row"])) == len(rows)
     found = json.loads((out / "results.json").read_text())["label_quality"]
-    assert (found["examples"], found["labelled"], len(found["classes"])) == (96, 72, 3)
+    assert (found["examples"], found["labelled"], len(found["classes"])) == (89, 65, 3)
     assert found["uninformative_teacher"] == pytest.approx(1 - rows["teacher_trust"].mean(), abs=1e-5)
     card = (out / "README.md").read_text()
     assert "of the labels look wrong" in card
     assert "The teacher was fine-tuned on these labels" in card
 
 
+def unlabelled_texts():
+    return [f"{word} film {end}" for word in ("good", "dull", "is") for end in "abcdefgh"]
+
+
 def unlabelled_file(folder):
     path = folder / "more.txt"
-    path.write_text("".join(f"{word} film {end}\n" for word in ("good", "dull", "is") for end in "abcdefgh"))
+    path.write_text("".join(f"{text}\n" for text in unlabelled_texts()))
     return str(path)
 
 

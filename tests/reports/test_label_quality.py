@@ -1,6 +1,7 @@
 """What is reported of labels and teacher: on planted errors, and number by number."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import load_dataset
@@ -123,6 +124,7 @@ def test_the_worst_labels_come_first_and_unlabelled_examples_never():
         "row": 4,
         "label": "positive",
         "teacher": "neutral",
+        "label_wrong": pytest.approx(0.88),
         "label_trust": pytest.approx(0.1),
         "teacher_trust": pytest.approx(0.8),
     }
@@ -151,3 +153,11 @@ def test_the_file_has_every_example_and_texts_on_request(tmp_path):
         assert rows["label"][:] == ["negative", "negative", "neutral", None, "positive", "positive"]
         assert ("text" in rows.column_names) == (texts is not None)
         np.testing.assert_allclose(rows["teacher_trust"][:], small().teacher_trust)
+
+
+def test_examples_without_a_label_sort_last_in_the_file(tmp_path):
+    write_quality(tmp_path / "quality.parquet", small(), {"row": [10, 11, 12, 13, 14, 15]})
+    rows = pd.read_parquet(tmp_path / "quality.parquet")
+    assert rows.sort_values("label_trust")["row"].tolist() == [14, 11, 12, 10, 15, 13]
+    assert rows.sort_values("label_wrong", ascending=False)["row"].tolist()[:3] == [14, 11, 12]
+    assert rows["label_wrong"].isna().tolist() == [False] * 3 + [True] + [False] * 2

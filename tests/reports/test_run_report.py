@@ -47,7 +47,15 @@ FACTS = CardFacts(
     settings={"teacher": "/home/someone/bert", "lambda_rule": "evidence", "lora": None},
 )
 SUSPICIOUS = [
-    {"row": 7, "label": "bad", "teacher": "good", "label_trust": 0.125, "teacher_trust": 1.0, "text": "fine"}
+    {
+        "row": 7,
+        "label": "bad",
+        "teacher": "good",
+        "label_wrong": 0.875,
+        "label_trust": 0.1,
+        "teacher_trust": 1,
+        "text": "fine",
+    }
 ]
 
 
@@ -87,7 +95,7 @@ def test_the_page_is_one_file_that_says_what_the_scores_are(page):
     assert "λ went from 0.5 to 2" in page
     assert "data:image/png;base64," in page
     assert "About 5 % of the labels look wrong" in page
-    assert ">0.12</td>" in page
+    assert ">0.88</td>" in page
 
 
 def test_texts_cannot_change_the_page_and_folders_are_left_out(page):
