@@ -118,7 +118,7 @@ def _warn_of_unlabelled(train: Dataset, args: DataArguments) -> None:
     if missing := count_unlabelled(train):
         logger.warning(
             f"{_source(args)}: {missing} of {len(train)} training examples have no label, so that the KD loss alone "
-            "learns from them. If that is not intended, give their labels; else move them to unlabelled_file."
+            "learns from them. If that is not intended, add their labels or delete the rows."
         )
 
 
