@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 from helpers.small_jobs import WORDS, write_reviews
 from helpers.tiny import save_checkpoint, tiny_bert
 from helpers.tiny_lm import text_tokenizer, tiny_lm
@@ -10,7 +11,7 @@ from transformers import set_seed
 
 
 def write_guide_files(folder: Path) -> None:
-    """Write my-teacher, my-reader, my-language-model, train.csv and validation.csv."""
+    """Write my-teacher, my-reader, my-language-model, train.csv, validation.csv and a run's label_quality.parquet."""
     set_seed(0)
     names = list(WORDS)
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
@@ -22,3 +23,6 @@ def write_guide_files(folder: Path) -> None:
         if (path := Path(split)).is_file():
             head, *rows = path.read_text(encoding="utf-8").splitlines()
             path.write_text("\n".join([head.replace("review,kind", "text,label"), *rows]) + "\n", encoding="utf-8")
+    columns = {"text": "a film", "label": "rant", "teacher": "praise", "label_wrong": [0.1, 0.9, 0.8]}
+    (folder / "runs" / "student").mkdir(parents=True)
+    pd.DataFrame({"row": range(3), **columns}).to_parquet(folder / "runs" / "student" / "label_quality.parquet")
