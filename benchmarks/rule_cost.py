@@ -1,0 +1,103 @@
+"""CPU milliseconds of a step that belong to the rule: `python -m benchmarks.rule_cost`.
+
+These are the calls of the `Balancer`, without the backward pass and the Gram matrix of a measuring step: votes or
+trust of a batch, its counts, and setting λ. The student has 3 layers of MiniLM's width, and random tokens are as many
+as in SST-2's sentences, with cached logits, in bf16 where the processor has it. Means of an epoch's steps, one thread.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from statistics import fmean
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import BertConfig, BertForSequenceClassification, TrainerCallback, default_data_collator, set_seed
+
+from hf_kd_lambda import DistillationConfig, DistillationTrainer
+
+RULES = ("adaptive", "evidence", "trust")
+BATCH, LENGTH, CLASSES, STEPS, WARMUP = 32, 14, 3, 60, 10
+"""`STEPS` are those of an epoch; there are two."""
+
+
+class Clock(TrainerCallback):
+    """CPU seconds of each step, and of the calls in it that `timed` wraps."""
+
+    def __init__(self) -> None:
+        self.steps: list[float] = []
+        self.calls: list[float] = []
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self.calls.append(0.0)
+        self._start = time.process_time()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Stop it."""
+        self.steps.append(time.process_time() - self._start)
+
+    def timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The call, with its seconds added to those of the step."""
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            start = time.process_time()
+            result = call(*args, **kwargs)
+            self.calls[-1] += time.process_time() - start
+            return result
+
+        return wrapped
+
+
+def measure(rule: str) -> Clock:
+    """Train for two epochs with this rule."""
+    set_seed(0)
+    config = BertConfig(
+        hidden_size=384, num_attention_heads=12, intermediate_size=1536, num_hidden_layers=3, num_labels=CLASSES
+    )
+    count = BATCH * STEPS
+    columns = {
+        "input_ids": torch.randint(1000, 30000, (count, LENGTH)),
+        "labels": torch.randint(0, CLASSES, (count,)),
+        "teacher_logits": torch.randn(count, CLASSES),
+    }
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        args = DistillationConfig(
+            output_dir=folder,
+            lambda_rule=rule,
+            num_train_epochs=2,
+            per_device_train_batch_size=BATCH,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        data = Dataset.from_dict({name: values.numpy() for name, values in columns.items()})
+        trainer = DistillationTrainer(
+            BertForSequenceClassification(config),
+            args,
+            train_dataset=data.with_format("torch"),
+            data_collator=default_data_collator,
+            callbacks=[clock],
+        )
+        for name in ("observe", "end_step", "update"):
+            setattr(trainer.balancer, name, clock.timed(getattr(trainer.balancer, name)))
+        trainer.train()
+    return clock
+
+
+def main() -> None:
+    """Print a table."""
+    torch.set_num_threads(1)
+    print("| rule | epoch | step, ms | rule, ms | share |\n| --- | --- | --- | --- | --- |")
+    for rule in RULES:
+        clock = measure(rule)
+        for epoch, steps in (("first", slice(WARMUP, STEPS)), ("second", slice(STEPS, None))):
+            step, calls = (1000 * fmean(seconds[steps]) for seconds in (clock.steps, clock.calls))
+            print(f"| {rule} | {epoch} | {step:.0f} | {calls:.2f} | {calls / step:.1%} |")
+
+
+if __name__ == "__main__":
+    main()
