@@ -161,11 +161,11 @@ def epochs_table() -> str:
 
 def trust_tasks_table() -> str:
     """Mean scores on other tasks than SST-2."""
-    runs, rules = _runs("compare_trust"), ["no KD", "fixed 0.5", "evidence", "trust"]
+    runs = [run for run in _runs("compare_trust") if run.task != "sst2"]
+    rules = merit.rules(runs)
     rows = [
         [group.task, WRONG[group.regime], *(_score_and_seeds(_runs_of(runs, group, rule)) for rule in rules)]
         for group in merit.groups(runs)
-        if group.task != "sst2"
     ]
     return markdown_table(("task", "what is wrong", *map(_rule_name, rules)), rows)
 
@@ -192,9 +192,9 @@ def trust_facts_table() -> str:
         rows.append(
             (
                 f"`{rule}`",
-                f"{tuned.mean:+.2f}{interval}, {tuned.pairs} of the regimes",
+                f"{tuned.mean:+.2f}{interval}, {tuned.pairs} groups",
                 f"{fmean(found.points for found in regrets.values()):+.2f}",
-                f"{regret.points:+.2f}, {_regime_name(worst.regime)}",
+                f"{regret.points:+.2f}, {worst.task}, {_regime_name(worst.regime)}",
             )
         )
     head = ("rule", "score minus that of the weight tuned on the other seeds", "mean regret", "worst regret")

@@ -126,25 +126,11 @@ class DistillationTrainer(OrderedEvaluation):
         given = load_teacher(teacher, model)
         teacher = None if given is None else cast(PreTrainedModel, check_model(given, "teacher"))
         super().__init__(model, setup.own_arguments(args), **kwargs)
-        check_strategy(self.args, self.accelerator)
-        check_problem(cast(Any, model).config, self.compute_loss_func is not None)
-        check_padding(self.data_collator, self.processing_class)
-        num_outputs = setup.align_models(model, teacher)
-        setup.align_padding(model, teacher, self.processing_class, self._datasets())
-        setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
-        check_trust(self.args, self.compute_loss_func is not None)
-        check_class_weights(self.args, model, num_outputs, self.compute_loss_func is not None)
-        warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2)
-        setup.check_datasets(self._datasets(), model, teacher, num_outputs)
-        if kwargs.get("data_collator") is None and self.compute_loss_func is None:
-            kind = cast(Any, model).config.problem_type
-            check_given_labels(self._datasets(), num_outputs, setup.is_token_level(model), kind)
-        self.data_collator = setup.build_collator(self.data_collator, model, teacher, args.remove_unused_columns)
-        if self.train_dataset is not None and self.compute_loss_func is None and not self.args.label_smoothing_factor:
-            token_level = setup.is_token_level(model)
-            check_own_loss(model, self.train_dataset, self.data_collator, num_outputs, token_level)
-        if self.train_dataset is not None and not is_causal(model):
-            check_padded_batches(model, teacher, self.train_dataset, self.data_collator)
+        # Models, settings and examples must fit each other before anything is trained.
+        num_outputs = self._fit_models(model, teacher)
+        own_collator = kwargs.get("data_collator")
+        self._fit_examples(model, teacher, num_outputs, own_collator is not None, args.remove_unused_columns)
+        # Losses, the teacher's outputs that they need, and λ.
         self._objective = objective = Objective(
             self.args.kd_losses_for(num_outputs),
             self.args.temperature,
@@ -177,6 +163,39 @@ class DistillationTrainer(OrderedEvaluation):
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
         self._begin_step_records()
+
+    def _fit_models(self, model: nn.Module, teacher: PreTrainedModel | None) -> int:
+        """Check the settings, fit both models to each other, and return the number of the student's outputs."""
+        has_own_task_loss = self.compute_loss_func is not None
+        check_strategy(self.args, self.accelerator)
+        check_problem(cast(Any, model).config, has_own_task_loss)
+        check_padding(self.data_collator, self.processing_class)
+        num_outputs = setup.align_models(model, teacher)
+        setup.align_padding(model, teacher, self.processing_class, self._datasets())
+        setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
+        check_trust(self.args, has_own_task_loss)
+        check_class_weights(self.args, model, num_outputs, has_own_task_loss)
+        warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2)
+        return num_outputs
+
+    def _fit_examples(
+        self,
+        model: nn.Module,
+        teacher: PreTrainedModel | None,
+        num_outputs: int,
+        has_own_collator: bool,
+        drops_columns: bool,
+    ) -> None:
+        """Check the examples, make the collator of both models, and try it where there are training examples."""
+        token_level, trains = setup.is_token_level(model), self.train_dataset is not None
+        setup.check_datasets(self._datasets(), model, teacher, num_outputs)
+        if not has_own_collator and self.compute_loss_func is None:
+            check_given_labels(self._datasets(), num_outputs, token_level, cast(Any, model).config.problem_type)
+        self.data_collator = setup.build_collator(self.data_collator, model, teacher, drops_columns)
+        if trains and self.compute_loss_func is None and not self.args.label_smoothing_factor:
+            check_own_loss(model, self.train_dataset, self.data_collator, num_outputs, token_level)
+        if trains and not is_causal(model):
+            check_padded_batches(model, teacher, self.train_dataset, self.data_collator)
 
     # One optimizer step
 
