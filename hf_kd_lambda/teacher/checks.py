@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from hf_kd_lambda.data.columns import (
-    KEPT,
     TEACHER_LOGITS,
+    TEACHER_OUTPUTS,
     TEACHER_PREFIX,
     flattened,
     forward_parameters,
@@ -85,7 +85,7 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
             `teacher_input_ids`; or there is one, but the task needs the same tokens for both models; or the teacher
             has own inputs without its main one.
     """
-    if not set(KEPT).isdisjoint(columns):
+    if not {TEACHER_LOGITS, TEACHER_OUTPUTS}.isdisjoint(columns):
         return
     if teacher is None:
         raise ValueError(

@@ -9,6 +9,7 @@ from datasets import Dataset
 
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.data.columns import TEACHER_LOGITS, are_classified
+from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.reports.label_quality import LabelQuality, judge_labels
 from hf_kd_lambda.reports.memorised_labels import Judged
 from hf_kd_lambda.teacher.cache_format import cached_members
@@ -52,13 +53,15 @@ def _outputs(trainer: DistillationTrainer, examples: Dataset) -> Judged:
     given = output.predictions
     student = given[0] if isinstance(given, tuple) else given  # logits come first
     teacher = examples.select_columns([TEACHER_LOGITS]).with_format("torch")[:][TEACHER_LOGITS]
-    return Judged(torch.as_tensor(student), teacher.float(), torch.as_tensor(output.label_ids))
+    labels = torch.full((len(examples),), IGNORED) if output.label_ids is None else torch.as_tensor(output.label_ids)
+    return Judged(torch.as_tensor(student), teacher.float(), labels)
 
 
 @contextlib.contextmanager
 def _whole_predictions(trainer: DistillationTrainer) -> Iterator[None]:
     """Have the trainer predict the logits of all examples, whatever its evaluations leave out or do with them."""
     changed: list[tuple[Any, str, Any]] = [
+        (trainer, "label_names", ["labels"]),
         (trainer, "compute_metrics", None),  # they may not know examples without a label
         (trainer, "preprocess_logits_for_metrics", None),
         (trainer.args, "dataloader_drop_last", False),

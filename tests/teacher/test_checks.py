@@ -10,6 +10,7 @@ from helpers.small_runs import config, examples, flat, make_trainer, models, tra
 from helpers.tiny import tiny_bert, tiny_tokenizer
 from transformers import DataCollatorWithPadding, DistilBertConfig, DistilBertForSequenceClassification
 
+from hf_kd_lambda.data.columns import EXAMPLE_ROW
 from hf_kd_lambda.teacher.checks import check_columns, check_logit_lengths
 
 OWN = {"teacher_name": "large", "teacher_score": 0.5, "teacher_id": 3, "teacher_labels": 1}
@@ -60,6 +61,14 @@ def test_a_column_of_that_name_does_not_hide_another_vocabulary():
     with pytest.raises(ValueError, match="the teacher's vocabulary has 120 tokens"):
         check_columns(["input_ids", "labels", "teacher_name"], teacher, student)
     check_columns(["input_ids", "labels", "teacher_name", "teacher_input_ids"], teacher, student)
+
+
+@pytest.mark.parametrize("left", ["teacher_inputs_digest", EXAMPLE_ROW])
+def test_what_is_left_of_removed_outputs_does_not_hide_another_vocabulary(left):
+    with pytest.raises(ValueError, match="the teacher's vocabulary has 120 tokens"):
+        check_columns(["input_ids", "labels", left], tiny_bert(num_labels=3, vocab_size=120), tiny_bert(num_labels=3))
+    with pytest.raises(ValueError, match="teacher=None, but the dataset has no column teacher_logits"):
+        check_columns(["input_ids", "labels", left], None, tiny_bert(num_labels=3))
 
 
 def test_own_inputs_without_the_main_one_are_refused(tmp_path):

@@ -266,7 +266,12 @@ def test_the_finished_student_judges_every_example(tmp_path, kind):
 
 @pytest.mark.parametrize(
     "changed",
-    [{"dataloader_drop_last": True}, {"prediction_loss_only": True}, {"eval_do_concat_batches": False}],
+    [
+        {"dataloader_drop_last": True},
+        {"prediction_loss_only": True},
+        {"eval_do_concat_batches": False},
+        {"label_names": ["labels", "other"]},
+    ],
     ids=lambda changed: next(iter(changed)),
 )
 def test_what_evaluations_leave_out_is_judged(tmp_path, changed):
@@ -280,6 +285,13 @@ def test_what_evaluations_leave_out_is_judged(tmp_path, changed):
         assert (trainer.preprocess_logits_for_metrics is None) == (not given)
     assert len(found[1].label_trust) == len(examples())
     assert found[1].label_trust.tolist() == pytest.approx(found[0].label_trust.tolist())
+
+
+def test_labels_that_no_batch_has_are_missing(tmp_path):
+    data = examples().add_column("teacher_logits", [[1.0, 2.0, 3.0]] * len(examples()))
+    shown = data.with_format("torch", columns=["input_ids", "attention_mask", "teacher_logits"])
+    trainer = train(config(tmp_path, **TRUST, max_steps=1), None, models()[1], shown)
+    assert set(label_quality(trainer, "abc").labels.tolist()) == {-100}
 
 
 def test_other_rules_and_examples_without_logits_are_not_judged(tmp_path):
