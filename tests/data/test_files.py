@@ -50,7 +50,7 @@ def test_formats(tmp_path, name, content):
 
 def test_another_delimiter(tmp_path):
     assert rows(read(tmp_path, "a.csv", "text;label\na, b;1\n", delimiter=";")) == [("a, b", 1)]
-    with pytest.raises(ValueError, match=r"has no column 'text', only text;label: .* Or set delimiter"):
+    with pytest.raises(ValueError, match=r"'text' and no column 'label', only text;label: .* Or set delimiter"):
         read(tmp_path, "a.csv", "text;label\na;1\n")
 
 
