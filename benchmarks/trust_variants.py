@@ -7,6 +7,7 @@ again.
 
 - `present predictions`: the student's prediction on an item is the present one. `trust` uses the mean of all passes.
 - `first pass`: it is that of the first pass over the data.
+- `without the factor`: λ is κ√(a/b)·β/α, without the factor 1/√(1 − β).
 - `plain losses`: λ is measured from gradients of the losses without the items' weights. These steps, one of eight, are
   also taken without them.
 - `true temperature`: the trust is computed from the logits as they were before the regime made them overconfident. No
@@ -46,6 +47,15 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_suffix("") / "results.jsonl"
 OVERCONFIDENCE = 0.25
 """The temperature of the regime `overconfident_teacher`."""
+
+
+class WithoutFactor(ClassReliabilities):
+    """See the top."""
+
+    @property
+    def ratio(self) -> Tensor:
+        """See `ClassReliabilities`."""
+        return self.teacher / self.label
 
 
 class PlainLosses(ClassReliabilities):
@@ -119,7 +129,11 @@ class Probe(Predictions):
         return self.logits[rows]
 
 
-JUDGES: dict[str, type[ClassReliabilities]] = {"plain losses": PlainLosses, "true temperature": TrueTemperature}
+JUDGES: dict[str, type[ClassReliabilities]] = {
+    "without the factor": WithoutFactor,
+    "plain losses": PlainLosses,
+    "true temperature": TrueTemperature,
+}
 PREDICTIONS: dict[str, type[Predictions]] = {"present predictions": Present, "first pass": FirstPass, "probe": Probe}
 
 

@@ -28,6 +28,9 @@ simulation the trust found fewer wrong labels than with shared reliabilities."""
 COUNTED_OUTPUTS = range(2, 101)
 """Numbers of classes for which ρ, the mean output of a teacher, is counted; otherwise it is taken to be 1/K."""
 
+MOST_RELIABLE = 0.96
+"""Largest β in the factor 1/√(1 − β) of `ratio`, which is at most 5. An estimate above it hardly differs from 1."""
+
 
 class ClassReliabilities(Reliabilities):
     """α and β of items with classes: one per class if their number is in `COUNTED_CLASSES`, otherwise one for all.
@@ -63,6 +66,15 @@ class ClassReliabilities(Reliabilities):
     def totals(self) -> Tensor:
         """`[2 + 2·teachers]`: Σr_L, labelled items; Σr_m, items of every teacher."""
         return self._parts(self.sums)[0].sum(-1)
+
+    @property
+    def ratio(self) -> Tensor:
+        """β/(α·√(1 − β)), a scalar: see `Reliabilities.ratio`.
+
+        The distribution of a reliable teacher says more of an item than its label does, also if that is right. So KD
+        weighs more, the less the teacher guesses. The square root was chosen by experiment.
+        """
+        return super().ratio / (1 - self.teacher.clamp(max=MOST_RELIABLE)).sqrt()
 
     @property
     def labels(self) -> Tensor:

@@ -78,12 +78,12 @@ class Reliabilities(Judge):
 
     @property
     def ratio(self) -> Tensor:
-        """β/α, a scalar. Items have the weights r_L/α and r_T/β, so the λ of an item is √(a/b)·r_T/r_L."""
+        """Factor of λ, a scalar: β/α. Items have the weights r_L/α and r_T/β, so that of an item is r_T/r_L."""
         return self.teacher / self.label
 
     @property
     def needs(self) -> dict[str, Tensor]:
-        """The ratio of the reliabilities."""
+        """The factor of λ."""
         return {"trust_ratio": self.ratio}
 
     @property

@@ -30,6 +30,12 @@ def test_plain_losses_have_no_weights_in_steps_that_measure():
         variant.update(counts)
 
 
+def test_without_the_factor_only_the_ratio_of_the_reliabilities_counts():
+    variant = JUDGES["without the factor"](2)
+    variant.sums = 1e9 * torch.tensor([0.5, 1.0, 0.9, 1.0])
+    assert variant.ratio.item() == pytest.approx(1.8)
+
+
 def test_the_true_temperature_undoes_the_overconfidence():
     variant = JUDGES["true temperature"](2)
     (overconfident,), _ = variant.judge(PASSES[0], [4 * TEACHER], ITEMS)

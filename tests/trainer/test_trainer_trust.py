@@ -67,6 +67,12 @@ def item_losses(logits, soft, labels):
     return F.cross_entropy(logits, labels, reduction="none"), reference.TEMPERATURE**2 * divergence
 
 
+def trust_ratio(state):
+    """β/α, for classes divided by √(1 − β), which is at least 0.2."""
+    alpha, beta = state.label.item(), state.teacher.item()
+    return beta / alpha / (1.0 if isinstance(state, NumberReliabilities) else max(1 - beta, 0.04) ** 0.5)
+
+
 def plain_loop(student, teacher, data, state):
     """λ of each step; both losses are weighted by trust before their gradients are measured."""
     parameters, signal, lambdas = list(student.parameters()), TeacherSignal(), []
@@ -89,7 +95,7 @@ def plain_loop(student, teacher, data, state):
         task_grads, kd_grads = (reference.gradients(loss, parameters) for loss in losses)
         a, b, _ = reference.gram_of(task_grads, kd_grads)
         factor = signal.factor.item()
-        lambdas.append(min(max(factor * (a / b) ** 0.5 * state.ratio.item(), factor * 0.1), 10.0))
+        lambdas.append(min(max(factor * (a / b) ** 0.5 * trust_ratio(state), factor * 0.1), 10.0))
         with torch.no_grad():
             for parameter, one, other in zip(parameters, task_grads, kd_grads, strict=True):
                 parameter -= LEARNING_RATE * (one + lambdas[-1] * other) / (1 + lambdas[-1])

@@ -43,7 +43,7 @@ class Rule(ABC):
             - `signal_share` `[2]` or `[2, groups]`: share of a and b that is not noise, in (0, 1].
             - `odds` `[]`: agreement of the student with the teacher, divided by its agreement with the label, on
               examples that it has not been trained on.
-            - `trust_ratio` `[]`: β/α, the reliability of the teacher divided by that of the labels.
+            - `trust_ratio` `[]`: t, the reliability of the teacher relative to that of the labels.
         measures: whether the rule needs gradients. If not, it uses only shape, dtype and device of the matrix.
         clips: whether the rule clips λ to `feasible_interval`.
     """

@@ -180,12 +180,13 @@ class Trust(Scaled):
     """One λ per item: the λ of the step, times the trust in the teacher divided by the trust in the label.
 
     Our rule, not published elsewhere; `balancing.trust` describes the model. The rule returns the λ of the step. The
-    items of both losses are weighted by their trust, divided by its mean. So both gradients are those of weighted
-    losses, and the λ of an item is κ√(a/b)·r_T/r_L.
+    items of both losses are weighted by their trust, divided by its mean, so that both gradients are those of weighted
+    losses. With the reliabilities α of labels and β of the teacher, t is β/(α·√(1 − β)) for items with classes, and
+    β/α for numbers. The λ of an item is κ√(a/b)·r_T/r_L, times 1/√(1 − β) for items with classes.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("trust_ratio",)
 
     def weights(self, gram: Gram, trust_ratio: Tensor) -> Weights:
-        """(1, κ√(a/b)·β/α), α and β: reliabilities of labels and teacher."""
+        """(1, κ√(a/b)·t)."""
         return Weights.additive(self.kappa * length_ratio(gram) * trust_ratio)
