@@ -185,20 +185,37 @@ def trust_facts_table() -> str:
     runs = _runs("compare_trust")
     rows = []
     for rule in ("trust", "evidence"):
-        tuned, regrets = merit.difference(merit.against_tuned(runs, rule)), merit.regrets(runs, rule)
-        assert tuned is not None
-        interval = "" if tuned.interval is None else " [{:+.2f}, {:+.2f}]".format(*tuned.interval)
+        tuned, regrets = merit.against_tuned(runs, rule), merit.regrets(runs, rule)
         worst, regret = max(regrets.items(), key=lambda item: item[1].points)
         rows.append(
             (
                 f"`{rule}`",
-                f"{tuned.mean:+.2f}{interval}, {tuned.pairs} groups",
+                f"{_mean(tuned)}, {len(tuned)} groups",
                 f"{fmean(found.points for found in regrets.values()):+.2f}",
                 f"{regret.points:+.2f}, {worst.task}, {_regime_name(worst.regime)}",
             )
         )
     head = ("rule", "score minus that of the weight tuned on the other seeds", "mean regret", "worst regret")
     return markdown_table(head, rows)
+
+
+def control_table() -> str:
+    """Tuned weights that were run again where `trust` was run: their scores on both machines, and that of `trust`."""
+    runs, controls = _runs("compare_trust"), _runs("compare_trust_control")
+    rows, shifts, gains = [], [], []
+    for regime, wrong in WRONG.items():
+        group = Group("sst2", regime)
+        again = {run.seed: run for run in controls if merit.group_of(run) == group}
+        if again:
+            first = {seed: merit.of_rule(runs, group, run.rule)[seed] for seed, run in again.items()}
+            trust = {seed: run for seed, run in merit.of_rule(runs, group, "trust").items() if seed in again}
+            weights = " or ".join(sorted({_rule_name(run.rule) for run in again.values()}))
+            rows.append([wrong, weights, *(_score_and_seeds(list(found.values())) for found in (first, again, trust))])
+            shifts.append(fmean(merit.paired(again, first)))
+            gains.append(fmean(merit.paired(trust, again)))
+    head = ("what is wrong", "tuned weight", "its score on Intel", "its score on AMD", "`trust` on AMD")
+    means = f"the weights on AMD minus those on Intel {_mean(shifts)}; `trust` minus the weights on AMD {_mean(gains)}"
+    return f"{markdown_table(head, rows)}\nMeans over the {len(rows)} rows, in points: {means}.\n"
 
 
 def label_errors_table() -> str:
@@ -334,6 +351,7 @@ TABLES = {
     "epochs": epochs_table,
     "trust_tasks": trust_tasks_table,
     "trust_facts": trust_facts_table,
+    "control": control_table,
     "label_errors": label_errors_table,
     "judging_students": judging_students_table,
     "memorised_labels": memorised_labels_table,
@@ -364,6 +382,13 @@ def _regime_name(regime: str) -> str:
 
 def _score_and_seeds(runs: Sequence[Run]) -> str:
     return f"{merit.mean_points(runs):.2f} ({len(runs)})" if runs else "–"
+
+
+def _mean(differences: Sequence[float]) -> str:
+    """The mean of differences and its 95 % interval."""
+    found = merit.difference(differences)
+    assert found is not None
+    return f"{found.mean:+.2f}" + (" [{:+.2f}, {:+.2f}]".format(*found.interval) if found.interval else "")
 
 
 def _rule_name(rule: str) -> str:

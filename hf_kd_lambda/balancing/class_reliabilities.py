@@ -28,8 +28,8 @@ simulation the trust found fewer wrong labels than with shared reliabilities."""
 COUNTED_OUTPUTS = range(2, 101)
 """Numbers of classes for which ρ, the mean output of a teacher, is counted; otherwise it is taken to be 1/K."""
 
-MOST_RELIABLE = 0.96
-"""Largest β in the factor 1/√(1 − β) of `ratio`, which is at most 5. An estimate above it hardly differs from 1."""
+LARGEST_FACTOR = 4.0
+"""Of 1/√(1 − β) in `ratio`, reached at β = 0.94. It keeps λ of ordinary runs below `lambda_max`."""
 
 
 class ClassReliabilities(Reliabilities):
@@ -69,12 +69,12 @@ class ClassReliabilities(Reliabilities):
 
     @property
     def ratio(self) -> Tensor:
-        """β/(α·√(1 − β)), a scalar: see `Reliabilities.ratio`.
+        """β/α · min(1/√(1 − β), `LARGEST_FACTOR`), a scalar: see `Reliabilities.ratio`.
 
         The distribution of a reliable teacher says more of an item than its label does, also if that is right. So KD
         weighs more, the less the teacher guesses. The square root was chosen by experiment.
         """
-        return super().ratio / (1 - self.teacher.clamp(max=MOST_RELIABLE)).sqrt()
+        return super().ratio * (1 - self.teacher).rsqrt().clamp(max=LARGEST_FACTOR)
 
     @property
     def labels(self) -> Tensor:

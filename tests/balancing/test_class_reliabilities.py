@@ -34,12 +34,12 @@ def test_a_uniform_teacher_changes_neither_trust_nor_reliability():
 
 @pytest.mark.parametrize(
     ("alpha", "beta", "expected"),
-    [(0.5, 0.0, 0.0), (0.5, 0.75, 3.0), (1.0, 0.96, 4.8), (0.8, 0.99, 6.1875), (0.5, 1.0, 10.0)],
+    [(0.5, 0.0, 0.0), (0.5, 0.75, 3.0), (1.0, 0.9, 2.846), (0.8, 0.96, 4.8), (0.5, 1.0, 8.0)],
 )
 def test_soft_targets_weigh_more_the_less_the_teacher_guesses_up_to_a_bound(alpha, beta, expected):
     state = ClassReliabilities()
     state.sums = 1e9 * torch.tensor([alpha, 1.0, beta, 1.0])
-    assert state.ratio.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert state.ratio.item() == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("classes", [0, 7])

@@ -56,6 +56,23 @@ def test_the_base_table_of_partial_results_names_what_is_missing(monkeypatch):
     assert "MRPC 3 of its layers (fixed 0.9, evidence)" in missing
 
 
+def test_the_table_of_two_machines_compares_runs_of_the_same_seed(monkeypatch):
+    first = [
+        *(("fixed 0.5", seed, 0.8) for seed in range(3)),
+        *(("trust", seed, 0.84 + seed / 100) for seed in range(2)),
+    ]
+    comparisons = {
+        "compare_trust": [made_up_run(*cell, task="sst2", regime="both") for cell in first],
+        "compare_trust_control": [made_up_run("fixed 0.5", 1, 0.81, task="sst2", regime="both")],
+    }
+    monkeypatch.setattr(result_tables, "_runs", comparisons.__getitem__)
+    *_, row, empty, means = result_tables.control_table().splitlines()
+    wrong = "30 % of the labels, and the teacher on other 30 %"
+    assert row == f"| {wrong} | fixed 0.5 | 80.00 (1) | 81.00 (1) | 85.00 (1) |"
+    assert empty == ""
+    assert means.endswith("the weights on AMD minus those on Intel +1.00; `trust` minus the weights on AMD +4.00.")
+
+
 def test_the_forms_table_has_sizes_and_times_relative_to_the_teacher(monkeypatch, tmp_path):
     form = {"parameters": 2e6, "megabytes": 8.0, "latency_ms": 1.0, "batch_latency_ms": 20.0}
     forms = dict.fromkeys(result_tables.BASE_FORMS, form) | {"ONNX int8": {**form, "megabytes": 2.0}}

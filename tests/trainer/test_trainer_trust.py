@@ -68,9 +68,9 @@ def item_losses(logits, soft, labels):
 
 
 def trust_ratio(state):
-    """β/α, for classes divided by √(1 − β), which is at least 0.2."""
+    """β/α, for classes divided by √(1 − β), which is at least 0.25."""
     alpha, beta = state.label.item(), state.teacher.item()
-    return beta / alpha / (1.0 if isinstance(state, NumberReliabilities) else max(1 - beta, 0.04) ** 0.5)
+    return beta / alpha / (1.0 if isinstance(state, NumberReliabilities) else max(1 - beta, 0.0625) ** 0.5)
 
 
 def plain_loop(student, teacher, data, state):
