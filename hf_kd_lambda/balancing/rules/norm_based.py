@@ -182,8 +182,8 @@ class Trust(Scaled):
     Our rule, not published elsewhere; `balancing.trust` describes the model. The rule returns the λ of the step. The
     items of both losses are weighted by their trust, divided by its mean, so that both gradients are those of weighted
     losses. With the reliabilities α of labels and β of the teacher, t is β/α for numbers; for classes it is
-    β/(α·√(1 − β)), where the square root counts as at least 1/4. The λ of an item is κ√(a/b)·r_T/r_L, for classes divided
-    by that root.
+    β/(α·√(1 − β)), where the square root counts as at least 1/4. The λ of an item is κ√(a/b)·r_T/r_L, for classes
+    divided by that root.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("trust_ratio",)
