@@ -5,9 +5,10 @@ of `trust` there are what the variants are compared with. Needs the extras [quic
 that `python benchmarks/sst2_files.py` writes. A run that is in benchmarks/trust_variants/results.jsonl is not made
 again.
 
-- `present predictions`: the student's prediction on an item is the present one. `trust` uses the mean of all passes.
-- `first pass`: it is that of the first pass over the data.
 - `without the factor`: λ is κ√(a/b)·β/α, without the factor 1/√(1 − β).
+- `without the factor, present predictions`: the student's prediction on an item is also the present one. `trust` uses
+  the mean of all passes.
+- `first pass`: the student's prediction is that of the first pass over the data.
 - `plain losses`: λ is measured from gradients of the losses without the items' weights. These steps, one of eight, are
   also taken without them.
 - `true temperature`: the trust is computed from the logits as they were before the regime made them overconfident. No
@@ -47,6 +48,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).with_suffix("") / "results.jsonl"
 OVERCONFIDENCE = 0.25
 """The temperature of the regime `overconfident_teacher`."""
+PRESENT = "without the factor, present predictions"
 
 
 class WithoutFactor(ClassReliabilities):
@@ -131,10 +133,18 @@ class Probe(Predictions):
 
 JUDGES: dict[str, type[ClassReliabilities]] = {
     "without the factor": WithoutFactor,
+    PRESENT: WithoutFactor,
     "plain losses": PlainLosses,
     "true temperature": TrueTemperature,
 }
-PREDICTIONS: dict[str, type[Predictions]] = {"present predictions": Present, "first pass": FirstPass, "probe": Probe}
+PREDICTIONS: dict[str, type[Predictions]] = {
+    PRESENT: Present,
+    "first pass": FirstPass,
+    "probe": Probe,
+}
+REGIMES = (
+    "both clean noisy_labels spoiled_teacher class_blind hard_noise region overconfident_teacher few_labels".split()
+)
 
 
 class Trial(NamedTuple):
@@ -148,7 +158,12 @@ class Trial(NamedTuple):
 
 TRIALS = [
     *(
-        Trial(config, regime, "present predictions", seed)
+        Trial(config, regime, "without the factor", seed)
+        for config, regime in (("compare_epochs", "both"), *(("compare_trust", regime) for regime in REGIMES))
+        for seed in range(3)
+    ),
+    *(
+        Trial(config, regime, PRESENT, seed)
         for config, regime in (("compare_trust", "both"), ("compare_trust", "few_labels"), ("compare_epochs", "both"))
         for seed in range(3)
     ),

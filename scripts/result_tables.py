@@ -258,19 +258,19 @@ def memorised_labels_table() -> str:
 
 
 def variants_table() -> str:
-    """Mean scores of variants of `trust`, and of the rule as it is with the same seeds."""
-    seeds: dict[tuple[str, str, str], dict[int, float]] = {}
+    """Mean scores of `trust` and of its variants, and over how many seeds."""
+    scores: dict[tuple[str, str], dict[str, list[float]]] = {}
     for line in _lines("trust_variants"):
-        seeds.setdefault((line["config"], line["regime"], line["variant"]), {})[line["seed"]] = line["score"]
+        scores.setdefault((line["config"], line["regime"]), {}).setdefault(line["variant"], []).append(line["score"])
+    variants = sorted({variant for found in scores.values() for variant in found})
     rows = []
-    for (config, regime, variant), scores in seeds.items():
-        trust = merit.of_rule(_runs(config), Group("sst2", regime), "trust")
-        compared = [(score, trust[seed].score) for seed, score in scores.items() if seed in trust]
-        if compared:
-            epochs = ", 9 epochs" if config == "compare_epochs" else ""
-            means = (f"{100 * fmean(column):.2f} ({len(compared)})" for column in zip(*compared, strict=True))
-            rows.append((variant, WRONG[regime] + epochs, *means))
-    return markdown_table(("variant", "what is wrong", "score", "`trust` as it is"), rows)
+    for config, regime in sorted(scores, key=lambda cell: (cell[0] == "compare_epochs", [*WRONG].index(cell[1]))):
+        trust = _runs_of(_runs(config), Group("sst2", regime), "trust")
+        found = [scores[config, regime].get(variant, []) for variant in variants]
+        means = [f"{100 * fmean(values):.2f} ({len(values)})" if values else "–" for values in found]
+        epochs = ", 9 epochs" if config == "compare_epochs" else ""
+        rows.append((WRONG[regime] + epochs, _score_and_seeds(trust), *means))
+    return markdown_table(("what is wrong", "`trust`", *variants), rows)
 
 
 def base_table() -> str:

@@ -6,14 +6,14 @@ from datasets import Dataset
 
 pytest.importorskip("cleanlab")
 
-from benchmarks.trust_variants import JUDGES, PREDICTIONS
+from benchmarks.trust_variants import JUDGES, PREDICTIONS, PRESENT
 from hf_kd_lambda.losses.functional.labels import item_labels
 
 PASSES = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]], [[3.0, 1.0]]])  # of one example
 TEACHER, ITEMS = torch.tensor([[0.5, -0.5]]), item_labels(torch.tensor([1]))
 
 
-@pytest.mark.parametrize(("name", "used"), [("present predictions", [0, 1, 2]), ("first pass", [0, 0, 0])])
+@pytest.mark.parametrize(("name", "used"), [(PRESENT, [0, 1, 2]), ("first pass", [0, 0, 0])])
 def test_the_prediction_of_each_pass(name, used):
     predictions = PREDICTIONS[name](Dataset.from_dict({}), 1, 2, torch.device("cpu"))
     for logits, expected in zip(PASSES, used, strict=True):
@@ -30,8 +30,9 @@ def test_plain_losses_have_no_weights_in_steps_that_measure():
         variant.update(counts)
 
 
-def test_without_the_factor_only_the_ratio_of_the_reliabilities_counts():
-    variant = JUDGES["without the factor"](2)
+@pytest.mark.parametrize("name", ["without the factor", PRESENT])
+def test_without_the_factor_only_the_ratio_of_the_reliabilities_counts(name):
+    variant = JUDGES[name](2)
     variant.sums[:4] = 1e9 * torch.tensor([0.5, 1.0, 0.9, 1.0])
     assert variant.ratio.item() == pytest.approx(1.8)
 
