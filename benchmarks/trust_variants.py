@@ -143,7 +143,15 @@ PREDICTIONS: dict[str, type[Predictions]] = {
     "probe": Probe,
 }
 REGIMES = (
-    "both clean noisy_labels spoiled_teacher class_blind hard_noise region overconfident_teacher few_labels".split()
+    "both",
+    "clean",
+    "noisy_labels",
+    "spoiled_teacher",
+    "class_blind",
+    "hard_noise",
+    "region",
+    "overconfident_teacher",
+    "few_labels",
 )
 
 
