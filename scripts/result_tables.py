@@ -27,7 +27,7 @@ BASE_STUDENTS = {"minilm": "MiniLM, 6 layers", "3": "3 of its layers", "6": "6 o
 BASE_FORMS = ("fp32", "bf16", "ONNX", "ONNX int8")
 WRONG = {
     "clean": "nothing",
-    "overconfident_teacher": "the teacher's confidence",
+    "overconfident_teacher": "the teacher is overconfident",
     "few_labels": "nothing, but there are only 600 examples",
     "few_labels_transfer": "nothing, but only 600 examples have a label",
     "noisy_labels": "30 % of the labels",
@@ -190,9 +190,9 @@ def trust_facts_table() -> str:
         rows.append(
             (
                 f"`{rule}`",
-                f"{_mean(tuned)}, {len(tuned)} groups",
+                f"{_mean(tuned)}, {len(tuned)} tasks and regimes",
                 f"{fmean(found.points for found in regrets.values()):+.2f}",
-                f"{regret.points:+.2f}, {worst.task}, {_regime_name(worst.regime)}",
+                f"{regret.points:+.2f}, {worst.task}, {WRONG[worst.regime]}",
             )
         )
     head = ("rule", "score minus that of the weight tuned on the other seeds", "mean regret", "worst regret")
@@ -201,7 +201,7 @@ def trust_facts_table() -> str:
 
 def control_table() -> str:
     """Tuned weights that were run again where `trust` was run: their scores on both machines, and that of `trust`."""
-    runs, controls = _runs("compare_trust"), _runs("compare_trust_control")
+    runs, controls = _runs("compare_trust"), _runs("trust_control")
     rows, shifts, gains = [], [], []
     for regime, wrong in WRONG.items():
         group = Group("sst2", regime)

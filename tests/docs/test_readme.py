@@ -63,7 +63,7 @@ def test_the_table_of_two_machines_compares_runs_of_the_same_seed(monkeypatch):
     ]
     comparisons = {
         "compare_trust": [made_up_run(*cell, task="sst2", regime="both") for cell in first],
-        "compare_trust_control": [made_up_run("fixed 0.5", 1, 0.81, task="sst2", regime="both")],
+        "trust_control": [made_up_run("fixed 0.5", 1, 0.81, task="sst2", regime="both")],
     }
     monkeypatch.setattr(result_tables, "_runs", comparisons.__getitem__)
     *_, row, empty, means = result_tables.control_table().splitlines()

@@ -40,6 +40,8 @@ MEASURED = ("grad_cosine", "lambda_conflict", "grad_norm_task")  # keys that onl
 def plot_regret(runs: Sequence[Run], path: Path) -> None:
     """Draws the regret of each rule in each group as dots, with its mean, the rule with the least regret on top.
 
+    Rules that were run in fewer groups than others say in how many: their means cannot be compared.
+
     Args:
         runs: with at least one complete sweep.
         path: the pictures to write, without suffix.
@@ -66,7 +68,10 @@ def plot_regret(runs: Sequence[Run], path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="regret, in points: left of 0 is better than every fixed weight")
     _set_ticks(axes)
-    axes.set_yticks(range(len(order)), order)
+    groups = {rule: len(regrets[rule]) for rule in order}
+    most = max(groups.values())
+    names = [rule if groups[rule] == most else f"{rule} ({groups[rule]} of {most})" for rule in order]
+    axes.set_yticks(range(len(order)), names)
     axes.set_ylim(len(order) - 0.4, -0.75)  # with room for the bar of the first row
     axes.grid(axis="x", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -141,6 +141,13 @@ def test_regrets_are_drawn_with_the_best_rule_on_top(tmp_path, drawn):
     assert means == pytest.approx([0, 1, 5])
 
 
+def test_a_rule_that_was_run_in_fewer_groups_says_so(tmp_path, drawn):
+    runs = [run for run in whole_grid() if run.rule != "adaptive" or run.regime == "r"]
+    write_comparison_report(write_runs(tmp_path, runs), "make it")
+    names = [label.get_text() for label in drawn["regret"].axes[0].get_yticklabels()]
+    assert sorted(names) == ["adaptive (2 of 4)", "high", "low"]
+
+
 def test_a_task_without_a_complete_sweep_is_not_in_the_figure_of_regrets(tmp_path, drawn):
     runs = [run for run in whole_grid() if run.task == "t" or run.rule == "low"]
     write_comparison_report(write_runs(tmp_path, runs), "make it")
