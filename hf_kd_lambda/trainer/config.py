@@ -64,9 +64,9 @@ class DistillationConfig(TrainingArguments):
         metadata={
             "help": "How λ, the ratio of the KD loss's weight to the task loss's, is set while training. "
             "`trust`: for each item κ√(a/b), with a and b the squared gradient norms of the task loss and the KD "
-            "loss, times the probability that the teacher is informative on it, divided by that of its label; for classes "
-            "times up to 4, the more reliable the teacher is. "
-            "Not with `compute_loss_func`, which has no losses of single items. "
+            "loss, times the probability that the teacher is informative on it, divided by that of its label; for "
+            "classes times up to 4, the more reliable the teacher is. Not with `compute_loss_func`, which has no "
+            "losses of single items. "
             "`evidence`: κ√(a/b), times the square of the odds that the student gives to the teacher where it and the "
             "label differ, on examples that are new to the student. "
             "`adaptive`: κ√(a/b), clipped into the interval in which neither loss increases "
