@@ -116,6 +116,9 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     texts = [f"--{name}={value}" for name, value in in_file.items() if isinstance(value, str)]
     parser.set_defaults(**{name: value for name, value in in_file.items() if not isinstance(value, str)})
     values = parser.parse_args(texts + command_line)
+    switch = str(values.fsdp).lower()
+    if switch in ("true", "false"):  # text for argparse, of which TrainingArguments know only FSDP's old options
+        values.fsdp = switch == "true" or None
     resolve_defaults(values, on_line | in_file.keys())
     check_training_arguments(values)  # before TrainingArguments computes with them
     return parser.parse_dict(vars(values))

@@ -237,6 +237,21 @@ def test_switch_that_is_on_can_be_switched_off(config):
     assert parse([config(), "--no_average_tokens_across_devices"])[2].average_tokens_across_devices is False
 
 
+@pytest.mark.parametrize(
+    ("lines", "arguments", "value"),
+    [
+        (["fsdp: true"], [], True),
+        (["fsdp: false"], [], None),
+        ([], ["--fsdp"], True),
+        ([], ["--fsdp", "true"], True),
+        (["fsdp: true"], ["--fsdp", "false"], None),
+    ],
+)
+def test_sharding_is_a_switch(config, lines, arguments, value):
+    _, _, settings = parse([config(*lines), *arguments])
+    assert settings.fsdp is value
+
+
 def test_hub_token_can_be_given(config):
     assert parse([config(), "--hub_token", "hf_secret"])[2].hub_token == "hf_secret"
 
