@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -16,7 +17,7 @@ from datasets.arrow_writer import ArrowWriter
 from torch import Tensor
 from transformers.utils import logging
 
-from hf_kd_lambda.utils.fingerprint import file_digest
+from hf_kd_lambda.utils.fingerprint import DIGITS, file_digest
 
 logger = logging.get_logger(__name__)
 
@@ -24,7 +25,7 @@ Rows = dict[str, list[Tensor | bytes]]
 """Columns by name, with one row per example: a tensor of fixed shape or `[tokens, ...]`, or bytes."""
 
 _DATA, _RECORD = "outputs.arrow", "outputs.json"
-_RANDOM = 8  # characters that tempfile adds to a name
+_SCRATCH = re.compile(rf"[0-9a-f]{{{DIGITS}}}\.[a-z0-9_]{{8}}")  # a fingerprint, and what tempfile adds to it
 _ABANDONED = 24 * 3600  # seconds without a write after which a temporary folder is nobody's
 _ROWS_AT_ONCE, _BYTES_AT_ONCE = 1000, 2**27
 
@@ -87,8 +88,13 @@ def save_outputs(
 
 
 def _remove_left_over(folder: Path) -> None:
-    """Remove what killed processes have left half written: temporary folders in which nothing changed for a day."""
-    for scratch in folder.glob(f"*.{'?' * _RANDOM}"):
+    """Remove what killed processes have left half written: temporary folders in which nothing changed for a day.
+
+    The user may have chosen a folder with other content, which stays.
+    """
+    for scratch in folder.iterdir():
+        if not _SCRATCH.fullmatch(scratch.name):
+            continue
         with suppress(OSError):  # another process may remove it, too
             changed = max(path.stat().st_mtime for path in (scratch, *scratch.rglob("*")))
             if scratch.is_dir() and time.time() - changed > _ABANDONED:

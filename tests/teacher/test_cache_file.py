@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, load_outputs, save_outputs
+from hf_kd_lambda.utils.fingerprint import fingerprint
 
 LENGTHS = [2, 5, 1, 4, 3]
 BATCHES = [[1, 3], [4, 0, 2]]
@@ -182,14 +183,16 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
 
 
 def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path):
-    for name, hours in (("old.abcdefgh", 25), ("new.abcdefgh", 23), ("entry", 99)):
+    entry = fingerprint(["examples"])
+    others = {entry, "bert.baseline", "run.20240101", f"{entry}.baseline2"}
+    for name, hours in ((f"{entry}.old_1234", 25), (f"{entry}.new_1234", 23), *((other, 99) for other in others)):
         (tmp_path / name).mkdir()
         file = tmp_path / name / "outputs.arrow"
         file.write_text("half")
         for path in (file, tmp_path / name):
             os.utime(path, (time.time() - hours * 3600,) * 2)
     write(tmp_path, "kept")
-    assert {path.name for path in tmp_path.iterdir()} == {"new.abcdefgh", "entry", "kept"}
+    assert {path.name for path in tmp_path.iterdir()} == {*others, f"{entry}.new_1234", "kept"}
 
 
 def write_repeatedly(folder, barrier):
