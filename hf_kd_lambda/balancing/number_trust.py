@@ -35,6 +35,8 @@ from hf_kd_lambda.losses.objective import ItemWeights
 
 SMALLEST = 1e-4
 """Smallest variance of the errors, as a share of the variance of the labels."""
+KNOWN_FROM = 8
+"""Labelled items from which variances are used: the label shows whether student and teacher agree by chance."""
 ROUNDED_SHARE = 1e-6
 """Smallest variance of the labels, as a share of the mean of their squares, whose rounding errors in fp32 are less."""
 
@@ -126,8 +128,8 @@ def _log_normal(difference: Tensor, variance: Tensor) -> Tensor:
 class NumberReliabilities(Reliabilities):
     """α and β of a regression, with the variances of the mixture.
 
-    Before the first update, the variances are not known: then all items have the initial trust. Older items fade
-    faster than with classes, because the first variances come from items that are wrong too.
+    Without labels, and before the first `KNOWN_FROM`, the variances are not known: then all items have the same trust.
+    Older items fade faster than with classes, because the first variances come from items that are wrong too.
 
     Args:
         initial: α and β before the first item, in (0, 1).
@@ -172,7 +174,7 @@ class NumberReliabilities(Reliabilities):
         found = number_posterior(numbers, self.label, self.teacher, self.spread)
         label = torch.where(numbers.labelled, self.label, 0.0)
         unknown = Posterior(ItemTrust(label, self.teacher.expand_as(label)), label * self.teacher)
-        is_known = self.seen > 0
+        is_known = self.sums[1] >= KNOWN_FROM
         label, of_teacher, both = (
             torch.where(is_known, value, other)
             for value, other in zip((*found.trust, found.both), (*unknown.trust, unknown.both), strict=True)

@@ -108,6 +108,22 @@ def test_weights_are_one_before_the_variances_are_known_and_one_on_average_then(
         assert weights.mean().item() == pytest.approx(1.0, abs=0.02)
 
 
+@pytest.mark.parametrize("unlabelled", [1.0, 0.9], ids=["no label", "few labels"])
+@pytest.mark.parametrize("size", [4, 8, 32])
+def test_a_good_teacher_is_trusted_although_the_first_items_have_no_label(unlabelled, size):
+    student, teacher, labels = planted(0.95, 0.95, 2000, 0)
+    labels[torch.rand(2000, generator=torch.Generator().manual_seed(1)) < unlabelled] = torch.nan
+    labels[:size] = torch.nan
+    state = NumberReliabilities()
+    for part in zip(*(values.split(size) for values in (student, teacher, labels)), strict=True):
+        seen = numbers(*part)
+        state.update(state.counts(seen, state.posterior(seen)))
+    trust = state.posterior(numbers(student, teacher, labels)).trust.teacher
+    assert (trust < 0.1).float().mean() < 0.2
+    if unlabelled == 1:
+        assert (trust / state.teacher).tolist() == [1.0] * 2000
+
+
 def test_counts_add_up_over_parts_and_the_state_is_restored_to_the_bit():
     data = planted(0.6, 0.8, 600, 0)
     state = fitted(data)
