@@ -35,7 +35,7 @@ def cut_outputs(outputs: Outputs) -> tuple[Outputs, Cut]:
     leaves first. One vector-Jacobian product per loss then traverses the student, and the losses' graphs are freed.
 
     Args:
-        outputs: a `ModelOutput` of tensors and (nested) tuples of tensors.
+        outputs: a `ModelOutput` of tensors and (nested) tuples or lists of tensors; lists are tuples in the copy.
 
     Returns:
         The copy, and the cut that maps its leaves to the student's graph.
@@ -47,7 +47,7 @@ def cut_outputs(outputs: Outputs) -> tuple[Outputs, Cut]:
             cut.roots.append(value)
             cut.leaves.append(value.detach().requires_grad_())
             return cut.leaves[-1]
-        return tuple(map(detach, value)) if isinstance(value, tuple) else value
+        return tuple(map(detach, value)) if isinstance(value, tuple | list) else value
 
     copied = type(outputs)()
     for name, value in outputs.items():

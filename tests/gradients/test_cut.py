@@ -29,9 +29,10 @@ def test_differentiable_outputs_become_leaves_and_the_rest_is_kept(batches):
     assert copy.attentions is None
 
 
-def test_nested_tuples_are_cut_too():
+@pytest.mark.parametrize("kind", [tuple, list])
+def test_nested_sequences_are_cut_too(kind):
     x = torch.ones(2, requires_grad=True)
-    outputs, cut = cut_outputs({"cache": ((x * 2, None), (x * 3,))})
+    outputs, cut = cut_outputs({"cache": kind([kind([x * 2, None]), kind([x * 3])])})
     assert [root.tolist() for root in cut.roots] == [[2, 2], [3, 3]]
     assert outputs["cache"][0][1] is None
     assert outputs["cache"][1][0] is cut.leaves[1]
