@@ -22,6 +22,7 @@ from hf_kd_lambda.gradients.layer_groups import layer_groups
 from hf_kd_lambda.losses.class_weights import balanced_weights
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
+from hf_kd_lambda.losses.functional.labels import with_labels
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK
 from hf_kd_lambda.losses.objective import Objective
 from hf_kd_lambda.models.causal import is_causal
@@ -227,7 +228,8 @@ def match_layers(
         )
     if not datasets:
         raise ValueError(f"kd_losses: {names} needs an example to fit student and teacher: give train_dataset.")
-    return prepare_models(objective, student, teacher, collate([next(iter(datasets[0]))]))
+    example = with_labels(collate([next(iter(datasets[0]))]), is_token_level(student))
+    return prepare_models(objective, student, teacher, example)
 
 
 def teacher_shares(

@@ -72,6 +72,13 @@ def test_a_student_learns_from_the_teacher_alone(tmp_path):
     assert not torch.equal(before, flat(trainer.model))
 
 
+def test_layers_are_compared_without_labels_too(tmp_path):
+    losses = {"soft_targets": 1.0, "hidden_mse": 0.5}
+    data = examples().remove_columns("labels")
+    trainer = train(config(tmp_path, lambda_rule="fixed", kd_losses=losses), *models(), data)
+    assert logged(trainer.state.log_history, "kd_loss/hidden_mse")[-1] > 0
+
+
 def test_evaluation_counts_the_items_of_each_loss(tmp_path):
     teacher, student = models()
     data = partly_labelled()
