@@ -64,7 +64,7 @@ def main() -> None:
     options = parser.parse_args()
     task = TaskRuns(load_comparison(CONFIG, output_dir=options.teachers), CELL.task)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = task.trainer(CELL, folder)
+        trainer = task.trainer(CELL, task.supervision(CELL), folder)
         train_on(trainer)
         quality = label_quality(trainer, cast(list[str], task.job.data.label_names))
     is_wrong = quality.labels != np.asarray(task.examples[0]["labels"])

@@ -185,7 +185,7 @@ TRIALS = [
 def run(trial: Trial, task: TaskRuns) -> dict[str, Any]:
     """The record of a run of `trust` with the variant in its place."""
     cell = Cell(task.task, trial.regime, "trust", trial.seed)
-    _, train = task.supervision(cell)
+    train = task.supervision(cell).train
     judge, predictions = JUDGES.get(trial.variant, ClassReliabilities), PREDICTIONS.get(trial.variant, Predictions)
     with (
         patch.object(state, "_reliabilities", lambda classes, teachers: judge(classes)),

@@ -17,6 +17,7 @@ from hf_kd_lambda.jobs.errors import TrainingStoppedError
 from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.studies.comparison.comparison_report import scores_and_files, write_comparison_report
 from hf_kd_lambda.studies.comparison.plan import Comparison, load_comparison
+from hf_kd_lambda.studies.comparison.regimes import LEARNED_BY_TEACHER
 from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, Run, append_run, finished, read_runs
 from hf_kd_lambda.studies.comparison.runs import TaskRuns
 
@@ -128,7 +129,8 @@ def _check_same(earlier: Run, now: Run, file: Path) -> None:
 
 
 def _check_teacher(earlier: list[Run], task: TaskRuns, file: Path) -> None:
-    scores = [run.teacher_score for run in earlier if run.teacher_score is not None]
+    shared = [run for run in earlier if run.regime not in LEARNED_BY_TEACHER]
+    scores = [run.teacher_score for run in shared if run.teacher_score is not None]
     if any(abs(score - task.teacher_score) > SAME_SCORE for score in scores):
         raise ValueError(
             f"output_dir: {file} has runs of {task.task} with a teacher that scores {100 * scores[0]:.2f}, but the "

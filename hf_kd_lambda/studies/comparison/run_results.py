@@ -41,7 +41,7 @@ class Run:
         log: `step` and its logged values: `lambda`, `kd_weight`, losses, and for rules that measure also
             `grad_norm_task`, `grad_norm_kd`, `grad_cosine` and `lambda_conflict`, the share of measurements with a
             negative inner product of the gradients.
-        teacher_score: the teacher's score on the same examples.
+        teacher_score: the score on the same examples of the teacher of the cell, whose outputs a regime may change.
         error: error of a failed run, else None.
         examples: number of examples in the score; None if an earlier version did not record it.
         standard_error: standard error of the score over these examples, a fraction; None if it was not computed.

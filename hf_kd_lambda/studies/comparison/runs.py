@@ -8,7 +8,7 @@ import tempfile
 import time
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from datasets import Dataset
@@ -47,6 +47,16 @@ def _is_logged(name: str) -> bool:
     return name in LOGGED or name.startswith("kd_loss/")
 
 
+class CellSupervision(NamedTuple):
+    """What the student of a cell learns from."""
+
+    teacher: PreTrainedModel
+    train: Dataset
+    """The training examples as the regime has them, with the teacher's logits."""
+    score: float
+    """The teacher's, on the reported split."""
+
+
 class TaskRuns:
     """A task with its teacher, which is fine-tuned once, and the teacher's logits, which are computed once.
 
@@ -76,20 +86,24 @@ class TaskRuns:
     @cached_property
     def teacher_score(self) -> float:
         """On the reported split."""
-        _, evaluated = self.examples
+        return self._score(self.examples[1])
+
+    def _score(self, evaluated: Dataset) -> float:
+        """The score of the teacher whose logits the reported split has."""
         labels, logits = _supervision(evaluated)
         return self.job.problem.metrics(self.job.data, evaluated)(EvalPrediction(logits, labels))["score"]
 
-    def supervision(self, cell: Cell) -> tuple[PreTrainedModel, Dataset]:
-        """The teacher of a cell, and the training examples as its regime has them, with the teacher's logits."""
+    def supervision(self, cell: Cell) -> CellSupervision:
+        """The teacher of a cell and the training examples as its regime has them."""
         train = in_regime(self.examples[0], cell)
         if cell.regime not in LEARNED_BY_TEACHER:
-            return self.teacher, train
+            return CellSupervision(self.teacher, train, self.teacher_score)
         folder = self.job.teacher_folder
         inputs = train.select_columns([name for name in train.column_names if name not in KEPT])
         job = self.job.with_examples(inputs, folder.with_name(f"{folder.name}_{cell.regime}_{cell.seed}"))
         teacher = job.load_teacher()
-        return teacher, self._with_logits(job, teacher)[0]
+        taught, evaluated = self._with_logits(job, teacher)
+        return CellSupervision(teacher, taught, self._score(evaluated))
 
     def _with_logits(self, job: DistillationJob, teacher: PreTrainedModel) -> tuple[Dataset, Dataset]:
         """The training split of a job and the reported one, with a teacher's logits."""
@@ -110,8 +124,9 @@ class TaskRuns:
             TrainingStoppedError: Ctrl-C or SIGTERM ended training.
             ValueError: the score is not finite.
         """
+        supervision = self.supervision(cell)
         with tempfile.TemporaryDirectory() as folder:
-            trainer = self.trainer(cell, folder)
+            trainer = self.trainer(cell, supervision, folder)
             remembered = trainer.compute_metrics = RememberedMetrics(trainer.compute_metrics)
             curve = RunCurve()
             trainer.add_callback(curve)
@@ -132,20 +147,21 @@ class TaskRuns:
             seconds=last["seconds"],
             evaluations=curve.points,
             log=[{name: value for name, value in entry.items() if _is_logged(name)} for entry in steps],
-            teacher_score=self.teacher_score,
+            teacher_score=supervision.score,
             examples=len(self.examples[1]),
             standard_error=remembered.standard_error(),
         )
 
-    def trainer(self, cell: Cell, folder: str) -> DistillationTrainer:
+    def trainer(self, cell: Cell, supervision: CellSupervision, folder: str) -> DistillationTrainer:
         """The trainer of a cell, before its training.
 
         Args:
             cell: a cell of this task.
+            supervision: of this cell.
             folder: its `output_dir`.
         """
         config = dataclasses.replace(cast(Any, self.config(cell)), output_dir=folder)
-        supervising, train = self.supervision(cell)
+        supervising, train, _ = supervision
         set_seed(cell.seed)
         student = self.job.load_student(supervising)
         losses = config.kd_losses_for(self.job.data.num_labels).values()

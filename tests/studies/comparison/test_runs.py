@@ -162,7 +162,7 @@ def test_a_regime_changes_the_training_examples_alone_and_for_all_rules_alike(co
 
 def test_a_teacher_learns_the_noisy_labels_once_for_all_rules_of_a_seed(comparison):
     task = TaskRuns(comparison, "reviews")
-    (teacher, first), (again, second) = (
+    (teacher, first, score), (again, second, _) = (
         task.supervision(Cell("reviews", "noisy_teacher", rule, 0)) for rule in ("half", "adaptive")
     )
     noisy = in_regime(task.examples[0], Cell("reviews", "noisy_labels", "half", 0))
@@ -175,6 +175,7 @@ def test_a_teacher_learns_the_noisy_labels_once_for_all_rules_of_a_seed(comparis
         row = {name: torch.tensor([first[0][name]]) for name in ("input_ids", "attention_mask")}
         torch.testing.assert_close(teacher.eval()(**row).logits[0].tolist(), first["teacher_logits"][0])
     assert task.job.tokens["train"]["labels"][:] == task.examples[0]["labels"][:]
+    assert score < task.teacher_score
 
 
 def test_fewer_examples_are_fewer_steps(settings, tmp_path):
