@@ -17,23 +17,29 @@ class NotFiniteError(ValueError):
 
 
 class FiniteLosses:
-    """Counts the steps in a row whose loss is not finite."""
+    """Counts the optimizer steps in a row whose loss is not finite."""
 
     def __init__(self) -> None:
         self._count = 0
+        self._loss: Tensor | float = 0.0
 
-    def check(self, loss: Tensor, step: int, skips: bool, what: str = "loss") -> None:
+    def check(self, loss: Tensor, step: int, skips: bool, what: str = "loss", ends_step: bool = True) -> None:
         """Refuse a loss that would make the student NaN, or has not been finite for `PATIENCE` steps.
 
         Args:
-            loss: loss of a micro-batch, a scalar or `[losses]`.
+            loss: loss of a micro-batch, a scalar or `[losses]`; they are added up until the step ends.
             step: number of the optimizer step, for the message.
             skips: whether a step with such a loss changes nothing, so that it may pass.
             what: these values are, for the message.
+            ends_step: whether this is the step's last micro-batch.
 
         Raises:
             NotFiniteError: see above.
         """
+        self._loss = self._loss + loss.detach()
+        if not ends_step:
+            return
+        loss, self._loss = self._loss, 0.0
         if bool(loss.isfinite().all()):
             self._count = 0
             return

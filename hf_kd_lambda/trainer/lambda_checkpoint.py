@@ -19,15 +19,13 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
     With `restore_callback_states_from_checkpoint`, the Trainer replaces a callback by a new one, made of its class and
     of the JSON values that `state` returned. So `of` makes a class for each trainer, which holds what is no JSON.
 
-    Args:
-        saved: the settings of λ in a checkpoint, which a callback that the Trainer makes is called with.
     """
 
     balancer: ClassVar[Balancer]
     settings: ClassVar[dict[str, Any]]
 
-    def __init__(self, **saved: Any) -> None:
-        self.saved_settings = saved
+    def __init__(self, **_: Any) -> None:
+        """The Trainer calls a new one with the settings in the checkpoint, which `on_train_begin` reads itself."""
 
     @classmethod
     def of(cls, balancer: Balancer, settings: dict[str, Any]) -> "LambdaCheckpoint":

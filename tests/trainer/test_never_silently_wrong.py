@@ -74,6 +74,19 @@ def test_single_steps_that_are_skipped_anyway_may_pass():
         finite.check(bad, 7, skips=False)
 
 
+@pytest.mark.parametrize("order", [(True, False, False), (False, True, False), (False, False, True)])
+def test_a_step_is_bad_if_one_of_its_micro_batches_is(order):
+    finite = FiniteLosses()
+    for step in range(10):
+        for last, is_bad in enumerate(order):
+            loss = torch.tensor(float("inf") if is_bad else 1.0)
+            if step == 9 and last == 2:
+                with pytest.raises(NotFiniteError, match="step 10 is not finite"):
+                    finite.check(loss, step, skips=True, ends_step=True)
+            else:
+                finite.check(loss, step, skips=True, ends_step=last == 2)
+
+
 class Spoil(torch.autograd.Function):
     """The identity, whose gradient is NaN."""
 
