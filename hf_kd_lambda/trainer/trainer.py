@@ -126,6 +126,7 @@ class DistillationTrainer(OrderedEvaluation):
         given = load_teacher(teacher, model)
         teacher = None if given is None else cast(PreTrainedModel, check_model(given, "teacher"))
         super().__init__(model, setup.own_arguments(args), **kwargs)
+        self.label_names = self.label_names or ["labels"]  # the Trainer finds none if the student's forward has none
         # Models, settings and examples must fit each other before anything is trained.
         num_outputs = self._fit_models(model, teacher)
         own_collator = kwargs.get("data_collator")
@@ -210,7 +211,8 @@ class DistillationTrainer(OrderedEvaluation):
         if not self.balancer.measures_at(self.state.global_step):
             loss = super().training_step(model, inputs, num_items_in_batch)
             self._end_observation()
-            self._finite.check(loss, self.state.global_step, skips=self.accelerator.scaler is not None)
+            skips, ends = self.accelerator.scaler is not None, self.accelerator.sync_gradients
+            self._finite.check(loss, self.state.global_step, skips, ends_step=ends)
             return loss
         model.train()
         optimizer = cast(AcceleratedOptimizer, self.optimizer)
@@ -380,6 +382,18 @@ class DistillationTrainer(OrderedEvaluation):
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         own = {f"{metric_key_prefix}_{name}": value for name, value in self._evaluation_record.metrics().items()}
         return output._replace(metrics=(output.metrics or {}) | own)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """As the Trainer's, which runs the student alone if labels are missing: on the columns that it takes."""
+        if any(inputs.get(name) is None for name in self.label_names):
+            inputs = {name: value for name, value in inputs.items() if name in self._student_inputs}
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the student; checkpoints also get its projections, and the predictions that `trust` judges by."""

@@ -33,6 +33,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_kd_lambda.trainer.config import DistillationConfig
@@ -526,6 +527,36 @@ def test_labels_that_are_unknown_can_still_be_predicted(tmp_path):
     output = trainer.predict(examples(8).remove_columns("labels"))
     assert output.predictions.shape == (8, 3)
     assert "test_kd_loss" not in output.metrics
+
+
+class Unlabelled(nn.Module):
+    """A plain student whose `forward` takes no labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.config = models()[1].config
+        self.layer = nn.Linear(10, 3)
+
+    def forward(self, input_ids):
+        return SequenceClassifierOutput(logits=self.layer(input_ids / 100))
+
+
+def test_a_student_that_takes_no_labels_is_trained_and_evaluated(tmp_path):
+    args = config(tmp_path, eval_strategy="epoch", metric_for_best_model="accuracy")
+    trainer = make_trainer(
+        args,
+        models()[0],
+        Unlabelled(),
+        examples(),
+        eval_dataset=examples(8),
+        compute_metrics=lambda prediction: {
+            "accuracy": (prediction.predictions.argmax(-1) == prediction.label_ids).mean()
+        },
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert {"eval_accuracy", "eval_task_loss", "eval_kd_loss", "eval_teacher_agreement"} <= metrics.keys()
+    assert trainer.predict(examples(8).remove_columns("labels")).predictions.shape == (8, 3)
 
 
 # --- interrupted
