@@ -102,6 +102,7 @@ class DistillationTrainer(OrderedEvaluation):
     """
 
     args: DistillationConfig
+    label_names: list[str]
     data_collator: Callable[[list[dict[str, Any]]], dict[str, Any]]
     train_dataset: Any
     eval_dataset: Any
