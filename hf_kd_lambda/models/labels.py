@@ -214,8 +214,8 @@ def warn_if_at_chance(score: float, chance: float) -> bool:
     """Warn if a teacher is not better than chance, and return whether it is at chance.
 
     Args:
-        score: the teacher's metric; higher is better.
-        chance: the metric of a trivial prediction: the majority label's share for accuracy, 0 for a correlation.
+        score: the teacher's.
+        chance: the score of a constant prediction; 0 for a correlation.
     """
     if score > chance + CHANCE_MARGIN:
         return False

@@ -55,7 +55,7 @@ class ModelReport:
         Args:
             reports: reports of the compared models.
             main_metric: the metric to compare; higher is better.
-            chance: the metric of a trivial prediction: the majority label's share for accuracy, 0 for a correlation.
+            chance: this metric of a constant prediction; 0 for a correlation.
 
         Returns:
             None if the share is meaningless: there is no teacher in `reports`, the teacher is not clearly above

@@ -1,6 +1,5 @@
 """A class for each image."""
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -19,7 +18,7 @@ from hf_kd_lambda.data.images import load_image_data
 from hf_kd_lambda.data.split_report import report_splits
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.models.from_scratch import config_of, model_from_scratch
-from hf_kd_lambda.tasks.metrics.glue import compute_metrics_for
+from hf_kd_lambda.tasks.metrics.glue import compute_metrics_for, score_of_one_class
 from hf_kd_lambda.tasks.task import Collator, Metrics, Task
 from hf_kd_lambda.utils.names import check_known
 
@@ -112,7 +111,6 @@ class ImageClassification(Task):
         """Accuracy and the mean of the classes' F1."""
         return compute_metrics_for(None, is_regression=False)
 
-    def chance(self, data: TaskData) -> tuple[str, float]:
-        """The most frequent class's share."""
-        labels = Counter(data.splits[data.report_split]["label"][:])
-        return "accuracy", max(labels.values()) / labels.total()
+    def chance(self, data: TaskData) -> float:
+        """That of the most frequent class."""
+        return score_of_one_class(data.splits[data.report_split]["label"][:])

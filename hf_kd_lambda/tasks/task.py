@@ -218,8 +218,8 @@ class Task(ABC):
         return torch.from_numpy(logits[labels != IGNORED] if labels.ndim > 1 else logits)
 
     @abstractmethod
-    def chance(self, data: TaskData) -> tuple[str, float]:
-        """The name of a metric on the reported split, and what it is without knowledge."""
+    def chance(self, data: TaskData) -> float:
+        """The score on the reported split without knowledge."""
 
 
 def _of_model(model: PreTrainedModel, batch: Mapping[str, Any]) -> ModelBatch:

@@ -1,6 +1,5 @@
 """A class, or a number, for each text or pair of texts."""
 
-from collections import Counter
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -19,7 +18,7 @@ from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.losses.functional.spans import logits_of_items
 from hf_kd_lambda.models.padding import align_pad_token
-from hf_kd_lambda.tasks.metrics.glue import compute_metrics_for
+from hf_kd_lambda.tasks.metrics.glue import compute_metrics_for, score_of_one_class
 from hf_kd_lambda.tasks.metrics.label_lists import (
     chance_of_sets,
     label_list_loss,
@@ -101,12 +100,12 @@ class TextClassification(TextTask):
         logits = logits_of_items(torch.as_tensor(output.predictions), {"labels": labels})
         return logits[labels != IGNORED] if logits.dim() > 2 else logits
 
-    def chance(self, data: TaskData) -> tuple[str, float]:
-        """The most frequent class's share; for several labels the score of all for each text; for a correlation 0."""
+    def chance(self, data: TaskData) -> float:
+        """That of the most frequent class; for several labels of all for each text; for a correlation 0."""
         if data.is_regression or data.task == "cola":
-            return "score", 0.0
+            return 0.0
         labels = data.splits[data.report_split]["label"][:]
         if data.problem_type == MULTI_LABEL:
-            return "score", chance_of_sets(np.array(labels))
-        classes = Counter(np.argmax(labels, axis=-1).tolist() if data.problem_type == SOFT_LABELS else labels)
-        return "accuracy", max(classes.values()) / classes.total()
+            return chance_of_sets(np.array(labels))
+        classes = np.argmax(labels, axis=-1) if data.problem_type == SOFT_LABELS else labels
+        return score_of_one_class(classes, data.task)

@@ -1,6 +1,5 @@
 """A class for each word of a sentence: named entities, parts of speech."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from hf_kd_lambda.data.words import load_token_data
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import UNLABELLED
 from hf_kd_lambda.tasks.metrics.entities import marks_entities, token_metrics_for
+from hf_kd_lambda.tasks.metrics.glue import score_of_one_class
 from hf_kd_lambda.tasks.task import Collator, Metrics
 from hf_kd_lambda.tasks.text_task import TextTask
 
@@ -98,12 +98,11 @@ class TokenClassification(TextTask):
         """See `token_metrics_for`."""
         return token_metrics_for(data.label_names or [])
 
-    def chance(self, data: TaskData) -> tuple[str, float]:
-        """The most frequent class's share of the words; of entities an F1 of 0."""
+    def chance(self, data: TaskData) -> float:
+        """That of the most frequent class of the words; of entities an F1 of 0."""
         if marks_entities(data.label_names or []):
-            return "f1", 0.0
-        labels = Counter(label for labels in data.splits[data.report_split]["label"][:] for label in labels)
-        return "accuracy", max(labels.values()) / labels.total()
+            return 0.0
+        return score_of_one_class([label for labels in data.splits[data.report_split]["label"][:] for label in labels])
 
 
 def labels_of_pieces(words: Sequence[int | None], labels: Sequence[int]) -> list[int]:

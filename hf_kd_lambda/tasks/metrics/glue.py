@@ -1,6 +1,6 @@
 """Metrics of the GLUE tasks and of own data, computed here, so that evaluation needs no network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import evaluate
@@ -75,6 +75,19 @@ class GlueMetric(evaluate.Metric):
         """
         scores = {name: float(score(references, predictions)) for name, score in _SCORES[self.config_name].items()}
         return scores | {"score": float(np.mean(list(scores.values())))}
+
+
+def score_of_one_class(labels: Sequence[int], task: str | None = None) -> float:
+    """The score of a model that predicts the most frequent class for each example.
+
+    Args:
+        labels: class indices; negative where there is none.
+        task: a GLUE task, or None for own data.
+    """
+    references = np.asarray(labels)
+    references = references[references >= 0]
+    predictions = np.full_like(references, np.bincount(references).argmax())
+    return GlueMetric(task or "classification").scores(predictions, references)["score"]
 
 
 def compute_metrics_for(task: str | None, is_regression: bool) -> Callable[[EvalPrediction], dict[str, float]]:

@@ -8,7 +8,7 @@ import pytest
 from transformers import EvalPrediction
 
 from hf_kd_lambda.data.texts import GLUE_TASKS
-from hf_kd_lambda.tasks.metrics.glue import GlueMetric, compute_metrics_for
+from hf_kd_lambda.tasks.metrics.glue import GlueMetric, compute_metrics_for, score_of_one_class
 
 LABELS = [1, 1, 1, 0, 0]
 PREDICTIONS = [1, 1, 0, 1, 0]  # two true positives, one true negative, one false positive, one false negative
@@ -44,6 +44,14 @@ def test_constant_predictions_give_a_finite_score_without_a_warning(task):
         scores = GlueMetric(task).compute(predictions=[0, 0, 0], references=labels)
     expected = {"cola": 0.0, "stsb": 0.0, "mrpc": 1 / 6, "qqp": 1 / 6}
     assert scores["score"] == pytest.approx(expected.get(task, 1 / 3))
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [(None, (0.9 + (18 / 19) / 2) / 2), ("sst2", 0.9), ("mrpc", (0.9 + 18 / 19) / 2)],
+)
+def test_without_knowledge_the_score_is_that_of_the_most_frequent_class(task, expected):
+    assert score_of_one_class([1] * 9 + [0, -1], task) == pytest.approx(expected)
 
 
 def test_unknown_task_lists_the_known_ones():
