@@ -59,7 +59,7 @@ def settings_of(models: ModelArguments, data: DataArguments, config: Distillatio
 # Settings of which a run that does not set them has no record, like runs of versions without them.
 _RECORDED_IF_SET = {"freeze_embeddings"}
 
-CONTENTS = {"content of teacher", "content of student", "label_names", "validation examples"}
+CONTENTS = {"content of teacher", "content of student", "label_names", "validation examples", "evaluation of teacher"}
 """Parts of an identity that are compared only with a run that recorded them, since earlier ones did not."""
 
 
@@ -82,14 +82,28 @@ def student_identity(
     }
 
 
-def teacher_identity(settings: Mapping[str, Any], label_names: list[str] | None, examples: Dataset) -> dict[str, Any]:
+def teacher_identity(
+    settings: Mapping[str, Any], label_names: list[str] | None, examples: Dataset, validation: Dataset
+) -> dict[str, Any]:
     """What decides the fine-tuned teacher, which has a learning rate and a number of epochs of its own."""
     of_student = ("learning_rate", "num_train_epochs", "max_steps")
     own = ["teacher", "teacher_architecture", "teacher_epochs", "teacher_learning_rate", "augment"]
     own += ["class_weights", "early_stopping_patience"]
     kept = {name: settings[name] for name in [*own, *OPTIMISATION] if name not in of_student}
-    examples_of, taught = digest(examples), content(settings["teacher"])
-    return {**kept, "label_names": label_names, "examples": examples_of, "content of teacher": taught}
+    return {
+        **kept,
+        "label_names": label_names,
+        "examples": digest(examples),
+        "content of teacher": content(settings["teacher"]),
+        "evaluation of teacher": _choice(settings, validation),
+    }
+
+
+def _choice(settings: Mapping[str, Any], validation: Dataset) -> dict[str, Any] | None:
+    """What decides which of its checkpoints a teacher is; None if it is the last."""
+    if not settings["load_best_model_at_end"]:
+        return None
+    return {**{name: settings[name] for name in EVALUATION}, "validation examples": digest(validation)}
 
 
 def content(checkpoints: str | list[str] | None) -> list[str]:
