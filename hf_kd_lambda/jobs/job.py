@@ -32,7 +32,7 @@ from hf_kd_lambda.jobs.identity import settings_of, student_identity, teacher_id
 from hf_kd_lambda.jobs.loading import ModelLoader
 from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.jobs.progress import stage
-from hf_kd_lambda.jobs.report import card_facts, write_job_report
+from hf_kd_lambda.jobs.report import RESULTS, card_facts, write_job_report
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 from hf_kd_lambda.jobs.trainer_checks import check_trainer
 from hf_kd_lambda.losses.class_weights import WeightedTaskLoss
@@ -46,9 +46,9 @@ from hf_kd_lambda.reports.label_quality import (
     quality_summary,
     write_quality,
 )
-from hf_kd_lambda.reports.model_card import WITHOUT_LABEL
+from hf_kd_lambda.reports.model_card import CARD, WITHOUT_LABEL
 from hf_kd_lambda.reports.results import ModelReport
-from hf_kd_lambda.reports.run_report import Differing, most_differing
+from hf_kd_lambda.reports.run_report import REPORT, Differing, most_differing
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
@@ -120,7 +120,8 @@ class DistillationJob:
     @cached_property
     def teacher_settings(self) -> dict[str, Any]:
         """Everything that decides the fine-tuned teacher."""
-        return teacher_identity(self.settings, self.data.label_names, labelled(self.teacher_tokens["train"]))
+        train, validation = (labelled(self.teacher_tokens[name]) for name in ("train", "validation"))
+        return teacher_identity(self.settings, self.data.label_names, train, validation)
 
     def check(self) -> None:
         """Refuse now what could only fail after hours of training: folders, models, labels, strategy.
@@ -175,8 +176,7 @@ class DistillationJob:
             record_run(self.folder, self.student_settings, finished=False)
         teacher = self.load_teacher()
         report, teacher_logits = self._evaluate("teacher", teacher, self.loader.teacher_processor, self.teacher_tokens)
-        metric, chance = self.problem.chance(self.data)
-        warn_if_at_chance(report.metrics[metric], chance)
+        warn_if_at_chance(report.metrics[MAIN_METRIC], self.problem.chance(self.data))
         reports = [report]
 
         set_seed(self.config.seed)
@@ -272,7 +272,7 @@ class DistillationJob:
         )
 
     def _claim_folders(self) -> None:
-        claim_folder("output_dir", self.folder, self.student_settings)
+        claim_folder("output_dir", self.folder, self.student_settings, writes=(CARD, REPORT, RESULTS))
         if self.models.student_without_kd:
             claim_folder("output_dir", self.baseline_folder, self.student_settings)
         if self.models.teacher_finetune:
@@ -362,7 +362,7 @@ class DistillationJob:
     ) -> None:
         name, split = self.repository or self.folder.resolve().name, self.data.report_split
         world_size = self.config.world_size
-        _, chance = self.problem.chance(self.data)
+        chance = self.problem.chance(self.data)
         examples = {name: len(examples) for name, examples in self.tokens.items()}
         if unlabelled := count_unlabelled(self.data.splits["train"]):
             examples[WITHOUT_LABEL] = unlabelled

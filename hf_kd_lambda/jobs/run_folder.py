@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,19 +65,21 @@ def _state(checkpoint: Path) -> TrainerState | None:
         return None
 
 
-def claim_folder(setting: str, folder: Path, settings: Mapping[str, Any]) -> bool:
+def claim_folder(setting: str, folder: Path, settings: Mapping[str, Any], writes: Sequence[str] = ()) -> bool:
     """Check that a run with these settings may write into `folder` and resume from the checkpoints in it.
 
     Args:
         setting: name of the setting that gave the folder, for messages.
         folder: is made where it does not exist.
         settings: whatever decides what the run computes, as JSON values.
+        writes: further files that the run writes, which must not be those of somebody else.
 
     Returns:
         Whether a run with the same settings was finished here.
 
     Raises:
-        ValueError: the folder cannot be written to, or holds a model or checkpoints of a run with other settings.
+        ValueError: the folder cannot be written to, or holds a model or checkpoints of a run with other settings, or
+            files that no run has written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -85,9 +87,14 @@ def claim_folder(setting: str, folder: Path, settings: Mapping[str, Any]) -> boo
             pass
     except OSError as error:
         raise ValueError(f"{setting}={str(folder)!r} cannot be written ({error.strerror}): choose another.") from None
-    if not _checkpoints(folder) and not (folder / CONFIG_NAME).exists():
-        return False
     record = _read_record(folder)
+    if not _checkpoints(folder) and not (folder / CONFIG_NAME).exists():
+        if record is None and (found := [name for name in writes if (folder / name).exists()]):
+            raise ValueError(
+                f"{setting}={str(folder)!r} holds {', '.join(found)}, which the run would replace: choose another "
+                f"{setting}."
+            )
+        return False
     if record is None:
         raise ValueError(f"{setting}={str(folder)!r} holds a model of unknown origin: choose another {setting}.")
     now, earlier = json.loads(json.dumps(settings)), record["settings"]

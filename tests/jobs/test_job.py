@@ -89,6 +89,27 @@ def test_unlabelled_texts_are_learned_from_by_the_kd_loss_alone(tmp_path):
     assert steps == {"": 16, "without_kd": 12}
 
 
+def test_a_folder_with_a_readme_of_the_user_is_refused_before_training(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "README.md").write_text("my project")
+    with pytest.raises(ValueError, match=r"holds README.md, which the run would replace"):
+        job(settings(tmp_path)).check()
+    assert (tmp_path / "out" / "README.md").read_text() == "my project"
+
+
+def test_a_teacher_that_other_examples_chose_is_another_teacher(tmp_path):
+    best = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    given = settings(tmp_path, **best)
+    other = tmp_path / "other.csv"
+    lines = Path(given["validation_file"]).read_text().splitlines(keepends=True)
+    other.write_text("".join(lines[:-3]))
+    first, second = (job(kind).teacher_settings for kind in (given, {**given, "validation_file": str(other)}))
+    assert [name for name in first if first[name] != second[name]] == ["evaluation of teacher"]
+    last = {"load_best_model_at_end": False}
+    first, second = (job(kind | last).teacher_settings for kind in (given, {**given, "validation_file": str(other)}))
+    assert first == second
+
+
 def test_a_student_without_any_label_in_training(tmp_path):
     teacher = tiny_bert(3, layers=4, id2label=dict(enumerate(["praise", "rant", "shrug"])))
     given = settings(

@@ -70,6 +70,14 @@ def test_a_fresh_folder_is_made_and_claimed(tmp_path):
     assert list(folder.iterdir()) == []
 
 
+def test_files_that_no_run_has_written_are_not_replaced(tmp_path):
+    (tmp_path / "README.md").write_text("my project")
+    with pytest.raises(ValueError, match=r"output_dir='.*' holds README.md, which the run would replace"):
+        claim_folder("output_dir", tmp_path, SETTINGS, writes=("README.md", "results.json"))
+    record_run(tmp_path, SETTINGS, finished=False)
+    assert not claim_folder("output_dir", tmp_path, SETTINGS, writes=("README.md", "results.json"))
+
+
 @pytest.mark.parametrize("finished", [False, True])
 def test_a_run_with_the_same_settings_may_go_on(tmp_path, finished):
     make_checkpoint(tmp_path, 10)
