@@ -2,15 +2,16 @@
 
 import contextlib
 import glob
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-from datasets import Dataset, load_dataset, load_dataset_builder
+from datasets import Dataset, concatenate_datasets, load_dataset, load_dataset_builder
 from datasets.exceptions import DatasetsError
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.files import check_table, columns_of_file, read_file
+from hf_kd_lambda.data.readers import TABLES
 from hf_kd_lambda.data.sources import ROW, Column, Source, label_names, require_columns
 
 FILE_SPLITS = ("train", "validation", "test")
@@ -51,7 +52,9 @@ def load_splits(
         ValueError: the dataset or a file cannot be loaded, a column is missing, or a split is missing or empty.
     """
     _check_apart(columns)
-    stored = _stored_splits("dataset", args.dataset, args.dataset_config or args.task, bundled)
+    known = [column for layout in (columns, *alternatives) for column in layout]
+    config = args.dataset_config or args.task
+    stored = _stored_splits("dataset", args.dataset, config, bundled, known, args.delimiter)
     columns = _chosen([columns, *alternatives], args, stored)
     transfer = _unlabelled(args, columns, unlabelled_formats, bundled)
     sources: dict[str, Source] = {}
@@ -110,7 +113,7 @@ def _unlabelled(
         return _uniform(read_file("unlabelled_file", args.unlabelled_file, formats, inputs, args.delimiter), inputs)
     if args.unlabelled_dataset is None:
         return None
-    stored = _stored_splits("unlabelled_dataset", args.unlabelled_dataset, None, bundled)
+    stored = _stored_splits("unlabelled_dataset", args.unlabelled_dataset, None, bundled, inputs, args.delimiter)
     name = next((name for name in _UNLABELLED_SPLITS if name in stored), None)
     where = f"unlabelled_dataset={args.unlabelled_dataset!r}"
     if name is None:
@@ -127,7 +130,14 @@ def _check_apart(columns: Sequence[Column]) -> None:
             raise ValueError(f"{other} and {column.setting} are both {column.name!r}: name two columns.")
 
 
-def _stored_splits(setting: str, dataset: str | None, config: str | None, bundled: Bundled) -> dict[str, Dataset]:
+def _stored_splits(
+    setting: str,
+    dataset: str | None,
+    config: str | None,
+    bundled: Bundled,
+    columns: Iterable[Column],
+    delimiter: str | None,
+) -> dict[str, Dataset]:
     if dataset is None:
         return {}
     if dataset in bundled:
@@ -135,16 +145,47 @@ def _stored_splits(setting: str, dataset: str | None, config: str | None, bundle
     where, folder = f"{setting}={dataset!r}", Path(dataset).resolve()
     if folder.is_dir() and glob.has_magic(str(folder)):
         raise ValueError(f"{where}: *, ? and [ in the folder's path are read as patterns: rename it.")
-    if folder.is_dir():
+    splits = _table_splits(where, dataset, config, columns, delimiter) if folder.is_dir() else {}
+    if not splits:
         with _named(where):
-            files = load_dataset_builder(dataset, config).config.data_files or {}
-        for path in {path for paths in files.values() for path in paths}:
-            check_table(where, path)
-    with _named(where):
-        splits = dict(load_dataset(dataset, config))
+            splits = dict(load_dataset(dataset, config))
     if "validation_matched" in splits:  # of MNLI
         splits["validation"] = splits.pop("validation_matched")
     return splits
+
+
+def _table_splits(
+    where: str, folder: str, config: str | None, columns: Iterable[Column], delimiter: str | None
+) -> dict[str, Dataset]:
+    """The splits of a folder of csv or tsv, read as a `train_file` is; none if the folder has other files.
+
+    `datasets` reads a folder whose README gives the types or names of the columns.
+    """
+    with _named(where):
+        builder = load_dataset_builder(folder, config)
+    files = builder.config.data_files or {}
+    paths = [path for paths in files.values() for path in paths]
+    is_table = bool(paths) and all(Path(path).suffix.lower() in TABLES for path in paths)
+    if not is_table or builder.info.features or builder.config.names:
+        for path in sorted(set(paths)):
+            check_table(where, path)
+        return {}
+    separator = delimiter or builder.config.sep
+    return {str(name): _joined_tables(where, files[name], columns, separator) for name in files}
+
+
+def _joined_tables(where: str, paths: Sequence[str], columns: Iterable[Column], separator: str) -> Dataset:
+    """The rows of several csv or tsv, with all columns that have a name."""
+    known = {column.name: column for column in columns}
+    parts: list[Dataset] = []
+    for path in paths:
+        names = [name for name in columns_of_file(path, separator) if name]
+        found = [known.get(name, Column(name, "", "")) for name in names]
+        part = read_file(f"{where}: file", path, TABLES, found, separator).rows.remove_columns(ROW)
+        if parts and part.features != parts[0].features:
+            raise ValueError(f"{where}: the columns of {path} differ in name or type from those of {paths[0]}.")
+        parts.append(part)
+    return concatenate_datasets(parts)
 
 
 @contextlib.contextmanager

@@ -37,9 +37,9 @@ def test_a_dataset_that_cannot_be_loaded_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("train.csv", "text,label\na,0\nx,b,1\n", r"train\.csv, row 3 \(the header is row 1\): there are 3 fields"),
-        ("train.csv", "text,label,text\na,0,b\n", r"train\.csv, row 1 .*: the header names 'text' twice"),
-        ("train.tsv", "text\tlabel\na\t0\t\n", r"train\.tsv, row 2 .*: there are 3 fields"),
+        ("train.csv", "text,label\na,0\nx,b,1\n", r"train\.csv', row 3 \(the header is row 1\): there are 3 fields"),
+        ("train.csv", "text,label,text\na,0,b\n", r"train\.csv', row 1 .*: the header names 'text' twice"),
+        ("train.tsv", "text\tlabel\na\t0\t\n", r"train\.tsv', row 2 .*: there are 3 fields"),
     ],
 )
 def test_a_table_in_a_folder_whose_columns_would_be_shifted_is_refused(tmp_path, name, content, message):
@@ -47,6 +47,47 @@ def test_a_table_in_a_folder_whose_columns_would_be_shifted_is_refused(tmp_path,
     write(tmp_path / "own", name, content)
     with pytest.raises(ValueError, match=f"dataset='{tmp_path / 'own'}'.*{message}"):
         load_task_data(DataArguments(dataset=str(tmp_path / "own")), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("cells", "labels"), [(["US", "EU", "None"], ["US", "EU", "None"]), (["0", "1", ""], [0, 1, None])]
+)
+@pytest.mark.parametrize(("name", "delimiter"), [("train.csv", None), ("train.tsv", None), ("train.csv", ";")])
+def test_a_table_is_read_alike_in_a_folder_and_as_a_file(tmp_path, name, delimiter, cells, labels):
+    (tmp_path / "own").mkdir()
+    separator = delimiter or ("\t" if name.endswith("tsv") else ",")
+    table = [("", "label", "text", "x"), *zip("012", cells, ("N/A", "null", "007"), "abc", strict=True)]
+    path = write(tmp_path / "own", name, "".join(f"{separator.join(row)}\n" for row in table))
+    columns = [Column("text", "text", "text_column"), Column("label", "label", "label_column")]
+    of_folder, of_file = (
+        load_splits(DataArguments(delimiter=delimiter, **given), columns, (".csv", ".tsv"), {})["train"].rows
+        for given in ({"dataset": str(tmp_path / "own")}, {"train_file": path})
+    )
+    assert (of_folder["text"][:], of_folder["label"][:]) == (["N/A", "null", "007"], labels)
+    assert of_file["label"][:] == labels
+    assert of_folder.features.items() <= of_file.features.items()
+
+
+def test_a_split_may_have_several_tables_of_equal_columns(tmp_path):
+    (tmp_path / "own").mkdir()
+    write(tmp_path / "own", "train-0.csv", "text,label\n1,0\n")
+    write(tmp_path / "own", "train-1.csv", "label,text\n1,2\n")
+    columns = [Column("text", "text", "text_column"), Column("label", "label", "label_column")]
+    args = DataArguments(dataset=str(tmp_path / "own"))
+    rows = load_splits(args, columns, (".csv",), {})["train"].rows
+    assert (rows["text"][:], rows["label"][:]) == (["1", "2"], [0, 1])
+    write(tmp_path / "own", "train-1.csv", "label,text\nx,2\n")
+    with pytest.raises(ValueError, match=r"train-1\.csv differ in name or type from those of .*train-0\.csv"):
+        load_splits(args, columns, (".csv",), {})
+
+
+def test_a_readme_may_describe_the_tables_of_a_folder(tmp_path):
+    (tmp_path / "own").mkdir()
+    write(tmp_path / "own", "train.csv", "text,label\n" + "a,1\nb,0\n" * 10)
+    names = "{class_label: {names: {'0': neg, '1': pos}}}"
+    features = f"[{{name: text, dtype: string}}, {{name: label, dtype: {names}}}]"
+    write(tmp_path / "own", "README.md", f"---\ndataset_info: {{features: {features}}}\n---\n")
+    assert load_task_data(DataArguments(dataset=str(tmp_path / "own")), seed=0).label_names == ["neg", "pos"]
 
 
 def test_two_settings_cannot_name_one_column(tmp_path):
