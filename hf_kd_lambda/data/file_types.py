@@ -39,7 +39,7 @@ _KINDS: dict[type, str] = {bool: "bool", int: "int64", float: "float64", str: "s
 
 def kind_of_cell(value: str | None) -> str:
     """Likewise of the text in a cell of labels."""
-    if value is None or value in MISSING_LABELS:
+    if value is None or value.strip() in MISSING_LABELS:
         return "null"
     return "int64" if _INTEGER.fullmatch(value.strip()) else "float64" if _FLOAT.fullmatch(value.strip()) else "string"
 
@@ -92,10 +92,10 @@ _NAMES = {"string": "text", "int64": "whole number"}
 
 
 def label_of_cell(cell: str, dtype: str) -> Any:
-    """The label that a cell of a csv or tsv stands for; None where it is empty.
+    """The label that a cell of a csv or tsv stands for; None where it is blank.
 
     Args:
         cell: its text.
         dtype: the column's type, see `column_type`.
     """
-    return None if cell in MISSING_LABELS else _PARSED[dtype](cell)
+    return None if cell.strip() in MISSING_LABELS else _PARSED[dtype](cell)
