@@ -18,6 +18,12 @@ from hf_kd_lambda.data.squad_json import is_squad, squad_rows
 
 Row = tuple[int, Mapping[str, Any]]
 
+_SWALLOWED = (
+    "a quotation mark at the start of a field joins rows up to the next quotation mark: the field has tabs and line "
+    "breaks. Remove it, or double it and put quotes around the whole field; if the text has both, save the file as "
+    "jsonl."
+)
+
 
 class RowError(ValueError):
     """What is wrong in a row of a file."""
@@ -56,6 +62,8 @@ def _table_rows(path: str, separator: str) -> Iterator[Row]:
         for number, cells in enumerate(csv.reader(_lines(path, ""), delimiter=separator, strict=True), 1):
             if not cells:
                 continue
+            if separator == "\t" and any(separator in cell and {*cell} & {*"\r\n"} for cell in cells):
+                raise RowError(number, _SWALLOWED)
             if header is None:
                 header = cells
                 if twice := duplicate(header):

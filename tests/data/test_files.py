@@ -89,6 +89,11 @@ def test_a_long_text_and_lines_in_a_text(tmp_path):
     assert source.where(2).endswith("row 4 (the header is row 1)")
 
 
+def test_a_quoted_text_of_a_tsv_may_have_tabs_or_lines(tmp_path):
+    source = read(tmp_path, "a.tsv", 'text\tlabel\n"two\nlines"\t0\n"a\ttab"\t1\n"""Hello"" he said"\t2\n')
+    assert rows(source) == [("two\nlines", 0), ("a\ttab", 1), ('"Hello" he said', 2)]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "where"),
     [
@@ -133,6 +138,9 @@ GOOD = '{"text": "a", "label": 0}\n'
         ("a.csv", "text,label\na,0\nb, c,1\n", r"row 3 .*: there are 3 fields, in the header 2: put quotes"),
         ("a.csv", "text,label\na,0\nb\n", r"row 3 .*: there are 1 fields, in the header 2"),
         ("a.csv", 'text,label\na,0\n"b,1\nc,1\n', r"row 3 .*: it is no valid csv .*check the quotes"),
+        ("a.tsv", 'text\tlabel\na\t0\n"Hello\t1\nb\t0\nso "\t1\n', r"row 3 .*: a quotation mark .* joins rows"),
+        ("a.tsv", 'text\tlabel\r"Hello\t1\rso "\t1\r', r"row 2 .*: a quotation mark .* joins rows"),
+        ("a.tsv", 'text\tlabel\n"Hello\t1\n"\t0\n', r"row 2 .*: a quotation mark .* joins rows"),
         ("a.csv", b"text,label\na,0\ncaf\xe9,1\n", r"row 3 .*: the byte 0xe9 is no UTF-8"),
         ("a.csv", "text,label\na,0\n".encode("utf-16"), r"row 1 .*: the byte 0xff is no UTF-8"),
         ("a.csv", b"\x00\x01\x02PNG", "is empty"),
