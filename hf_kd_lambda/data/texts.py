@@ -18,6 +18,7 @@ from hf_kd_lambda.data.classes import (
     with_numbers_for_missing,
 )
 from hf_kd_lambda.data.columns import TEACHER_PREFIX
+from hf_kd_lambda.data.file_types import kind_of_cell
 from hf_kd_lambda.data.label_lists import columns_of_labels, encode_label_lists
 from hf_kd_lambda.data.selection import select_examples, strata_of_lists
 from hf_kd_lambda.data.sources import Column, Source, check_values, is_text
@@ -79,6 +80,7 @@ def load_task_data(args: DataArguments, seed: int) -> TaskData:
         return _with_label_lists(sources, args, seed)
     for name, source in sources.items():
         _check_label(name, source, *labels)
+        _check_decimals(source, *labels)
     return _with_one_label(sources, args, glue, seed)
 
 
@@ -128,6 +130,23 @@ def _check_label(name: str, source: Source, label: Column) -> None:
         check_values(source, label, lambda value: is_missing(value) or _is_label(value), kind)
     elif name != TRANSFER_SET:
         check_values(source, label, lambda value: not is_missing(value) and _is_label(value), kind)
+
+
+def _check_decimals(source: Source, label: Column) -> None:
+    """Refuse numbers with a decimal comma, which would be names of classes."""
+    rows = source.rows["label"][:] if "label" in source.rows.column_names else []
+    texts = {row: value for row, value in enumerate(rows) if not is_missing(value)}
+    if not all(isinstance(text, str) and _is_number(text.replace(",", ".")) for text in texts.values()):
+        return
+    if (row := next((row for row, text in texts.items() if "," in text), None)) is not None:
+        raise ValueError(
+            f"{source.where(row)}: column {label.name!r} holds {texts[row]!r}: write numbers with a point, such as "
+            "3.5, or give names of classes a letter."
+        )
+
+
+def _is_number(text: str) -> bool:
+    return kind_of_cell(text) in ("int64", "float64")
 
 
 def _warn_of_whole_numbers(train: Source | None, labels: list[Any]) -> None:

@@ -292,3 +292,13 @@ def test_bad_files_are_named(tmp_path, name, content, message):
     files = {"train_file": str(tmp_path / name), "validation_file": write(tmp_path, "validation.csv", ROWS)}
     with pytest.raises(ValueError, match=message):
         load_task_data(DataArguments(**files), seed=0)
+
+
+def test_numbers_with_a_decimal_comma_are_refused(tmp_path):
+    path = tmp_path / "a.csv"
+    args = DataArguments(train_file=str(path), delimiter=";")
+    path.write_text("text;label\n" + "x;3\nx;3,5\nx;\nx;-1,25\n" * 10)
+    with pytest.raises(ValueError, match=r"a\.csv', row 3 .*: column 'label' holds '3,5': write .* such as 3\.5"):
+        load_task_data(args, seed=0)
+    path.write_text("text;label\n" + "x;3 to 3,5\nx;3,5\n" * 10)
+    assert load_task_data(args, seed=0).label_names == ["3 to 3,5", "3,5"]
