@@ -114,36 +114,46 @@ def check_setting(name: str, known: Iterable[str], where: str) -> None:
 
 def is_list(hint: Any) -> bool:
     """Whether a field of this type takes a list, and no text."""
-    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return any(get_origin(member) is list for member in members) and str not in members
+    return any(get_origin(member) is list for member in _members(hint)) and str not in _members(hint)
 
 
-def split_list(text: str) -> list[str]:
-    """Items of `0,5`, `[0, 5]` or `0 5`."""
-    return [item for item in re.split(r"[\s,\[\]]+", text) if item]
+def is_list_of_numbers(hint: Any) -> bool:
+    """Whether a field of this type takes a list of whole numbers."""
+    return list[int] in _members(hint)
 
 
-def with_lists(argv: Sequence[str], lists: Iterable[str]) -> list[str]:
+def _members(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def split_list(text: str, hint: Any = list[str]) -> list[str]:
+    """Items of `a b,c` or `[a b, c]`, which may have spaces in them; numbers also of `0 5`."""
+    marks = r"[\s,\[\]]" if is_list_of_numbers(hint) else r"[,\[\]]"
+    return [item.strip() for item in re.split(marks, text) if item.strip()]
+
+
+def with_lists(argv: Sequence[str], lists: Mapping[str, Any]) -> list[str]:
     """A command line whose lists are words, as argparse wants them.
 
     Args:
         argv: the command line.
-        lists: names of the settings that take a list.
+        lists: types of the settings that take a list, by their names.
     """
-    lists, words, is_item = set(lists), [], False
+    words: list[str] = []
+    hint: Any = None
     for word in argv:
         if word.startswith("--"):
             option, equals, value = word.partition("=")
-            is_item = option[2:].replace("-", "_") in lists
-            words += [option, *split_list(value)] if is_item and equals else [word]
+            hint = lists.get(option[2:].replace("-", "_"))
+            words += [option, *split_list(value, hint)] if hint is not None and equals else [word]
         else:
-            words += split_list(word) if is_item else [word]
+            words += [word] if hint is None else split_list(word, hint)
     return words
 
 
-def list_settings(types: Mapping[str, Any]) -> list[str]:
-    """The settings that take a list."""
-    return [name for name, hint in types.items() if is_list(hint)]
+def list_settings(types: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that take a list, with their types."""
+    return {name: hint for name, hint in types.items() if is_list(hint)}
 
 
 def field_names(*kinds: type) -> list[str]:

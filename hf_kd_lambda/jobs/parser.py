@@ -14,6 +14,7 @@ from hf_kd_lambda.jobs.command_line import (
     ScreenParser,
     check_setting,
     is_list,
+    is_list_of_numbers,
     list_settings,
     options_of,
     split_list,
@@ -141,7 +142,8 @@ def _read(path: str, types: dict[str, Any]) -> dict[str, Any]:
         check_setting(name, types, f"in {path}")
         value = file.value(node)
         if isinstance(value, str) and "," in value and is_list(types[name]):
-            value = [yaml.safe_load(item) for item in split_list(value)]
+            items = split_list(value, types[name])
+            value = [yaml.safe_load(item) for item in items] if is_list_of_numbers(types[name]) else items
         settings[name] = value if value is None or isinstance(value, list | dict) else node.value
         if not _admits(types[name], settings[name]):
             raise ValueError(f"{name}={settings[name]!r} in {path} must be {_describe(types[name])}.")

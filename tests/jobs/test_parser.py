@@ -286,6 +286,16 @@ def test_layers_as_people_write_them(config, words):
     assert parse([config(student=None), f"--student-layers={' '.join(words)}"])[0].student_layers == [0, 5]
 
 
+@pytest.mark.parametrize("words", [["very toxic", "mild"], ["very toxic,mild"], ["[very toxic,", "mild]"]])
+def test_texts_of_a_list_may_have_spaces(config, words):
+    problem = ["--problem_type", "multi_label_classification"]
+    for columns in (["--label_columns", *words], [f"--label-columns={','.join(words)}"]):
+        assert parse([config(task=None), *columns, *problem])[1].label_columns == ["very toxic", "mild"]
+    lines = ["label_columns: very toxic, 2021", "problem_type: multi_label_classification"]
+    assert parse([config(*lines, task=None)])[1].label_columns == ["very toxic", "2021"]
+    assert parse([config(), "--teacher", "[my models/a, b]"])[0].teacher == ["my models/a", "b"]
+
+
 def test_layers_of_a_file_without_brackets(config):
     assert parse([config("student_layers: 0, 5", student=None)])[0].student_layers == [0, 5]
 
