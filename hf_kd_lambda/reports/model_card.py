@@ -287,7 +287,15 @@ def _training(facts: CardFacts) -> str:
 
 
 def without_folders(value: Any) -> Any:
-    """A setting for the card: absolute paths are shortened to the last part, because readers lack the folders."""
+    """A setting for the card: absolute paths are shortened to the last part, because readers lack the folders.
+
+    Args:
+        value: a JSON value. Paths in lists and mappings, keys among them, are shortened too.
+    """
+    if isinstance(value, Mapping):
+        return {without_folders(key): without_folders(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(item) for item in value]
     return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
 
 

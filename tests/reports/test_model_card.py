@@ -9,7 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, metadata_load
 
-from hf_kd_lambda.reports.model_card import CITATION, CardFacts, Origin, model_card
+from hf_kd_lambda.reports.model_card import CITATION, CardFacts, Origin, model_card, without_folders
 from hf_kd_lambda.reports.results import ModelReport
 
 TEACHER, STUDENT = Origin("google-bert/bert-base-uncased", True), Origin("google/bert_uncased_L-4_H-512_A-8", True)
@@ -101,6 +101,30 @@ def test_what_is_not_on_the_hub_is_named_in_the_text_alone(tmp_path):
     assert "`reviews.csv` (not on the Hub)" in card.text
     assert "/home" not in card.content
     assert "/data" not in card.content
+
+
+def test_settings_name_no_folders_of_this_machine(tmp_path):
+    teachers = ["/home/alice/a", "/home/alice/b", "owner/c"]
+    settings = {
+        "train_file": "/home/alice/train.csv",
+        "teacher": teachers,
+        "teacher_weights": dict.fromkeys(teachers, 2.0),
+        "kd_losses": {"own": {"files": [["/home/alice/x.pt"]]}},
+    }
+    text = saved(replace(FACTS, settings=settings), tmp_path).text
+    assert "alice" not in text
+    assert yaml.safe_load(text.split("```yaml\n")[1].split("```")[0]) == {
+        "train_file": "train.csv",
+        "teacher": ["a", "b", "owner/c"],
+        "teacher_weights": {"a": 2.0, "b": 2.0, "owner/c": 2.0},
+        "kd_losses": {"own": {"files": [["x.pt"]]}},
+    }
+    assert settings["teacher"] == teachers, "only the shown settings are shortened"
+
+
+@pytest.mark.parametrize("value", [None, True, 0.5, "owner/name", "data/train.csv", [], {}])
+def test_other_settings_are_shown_as_they_are(value):
+    assert without_folders(value) == value
 
 
 def test_a_student_of_its_teachers_layers_has_one_base(tmp_path):
