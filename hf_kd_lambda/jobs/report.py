@@ -1,7 +1,6 @@
 """What a finished job leaves to read: the figure of λ, the model card, results.json and the text of the terminal."""
 
 import dataclasses
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,6 @@ from hf_kd_lambda.reports.model_card import (
     CARD,
     FIGURE,
     CardFacts,
-    Origin,
     model_card,
     origin_of,
     training_examples,
@@ -144,13 +142,13 @@ def card_facts(
     sources = [data.dataset, data.train_file, data.unlabelled_file, data.unlabelled_dataset]
     sources += [data.validation_file, data.test_file]
     return CardFacts(
-        name=plain(name),
-        teachers=[_origin(teacher) for teacher in models.teachers],
-        student=_origin(models.student) if models.student else None,
+        name=name,
+        teachers=[origin_of(teacher, BUNDLED) for teacher in models.teachers],
+        student=origin_of(models.student, BUNDLED) if models.student else None,
         layers=models.student_layers,
         teacher_finetuned=models.teacher_finetune,
-        datasets=[_origin(source) for source in sources if source],
-        dataset_config=plain(data.dataset_config or data.task) if data.dataset else None,
+        datasets=[origin_of(source, BUNDLED) for source in sources if source],
+        dataset_config=data.dataset_config or data.task if data.dataset else None,
         split=_split_on_the_hub(data, split),
         main_metric=MAIN_METRIC,
         chance=chance,
@@ -159,27 +157,13 @@ def card_facts(
         log_history=log_history,
         examples=examples,
         label_quality=label_quality,
-        labels=[plain(name) for name in loaded.label_names or ()],
+        labels=loaded.label_names or [],
         has_pairs=loaded.has_pairs,
-        settings={key: plain(value) for key, value in settings.items() if key != "teacher_dir"},
+        settings={key: value for key, value in settings.items() if key != "teacher_dir"},
         command=f"hf-kd-lambda distill student.yaml{processes}",
         versions=versions(),
         pipeline_tag=data.problem,
     )
-
-
-def plain(value: Any) -> Any:
-    """A user's names and texts without what a card's Markdown would read as a fence, a heading, a table or HTML."""
-    if isinstance(value, Mapping):
-        return {plain(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    return " ".join(re.sub(r"[`<>|#]+", "_", value).split()) if type(value) is str else value
-
-
-def _origin(name: str) -> Origin:
-    origin = origin_of(name, BUNDLED)
-    return origin._replace(name=plain(origin.name))
 
 
 def _split_on_the_hub(data: DataArguments, split: str) -> str:

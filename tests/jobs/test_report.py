@@ -1,23 +1,89 @@
 """Facts of a job for its card."""
 
+from html.parser import HTMLParser
+
 import pytest
+import yaml
+from datasets import Dataset, DatasetDict
+from PIL import Image
 
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.jobs.report import next_steps, plain
+from hf_kd_lambda.data.task_data import TaskData
+from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.jobs.report import card_facts, next_steps
+from hf_kd_lambda.reports.model_card import model_card
+from hf_kd_lambda.reports.page import as_html
+from hf_kd_lambda.reports.results import ModelReport
+from hf_kd_lambda.reports.run_report import run_page
+
+LABELS = [">5", "<5", "C#", "a|b", "`x`", "<script>alert(1)</script>"]
+SETTINGS = {"label_separator": "|", "delimiter": "\t", "text_column": "a\n\n```\n# Heading", "<i>": LABELS}
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("runs/sst2-student_1.0", "runs/sst2-student_1.0"),
-        ("a\n\n```\n# Heading", "a _ _ Heading"),
-        ("<script>x</script>", "_script_x_/script_"),
-        ("a | b", "a _ b"),
-    ],
-)
-def test_texts_of_users_are_no_markdown(text, expected):
-    assert plain(text) == expected
-    assert plain({text: [text, 1, None]}) == {expected: [expected, 1, None]}
+@pytest.fixture
+def facts():
+    """Facts of a job whose classes and settings have characters of Markdown and HTML."""
+    quality = {
+        "examples": 6,
+        "labelled": 6,
+        "wrong_labels": 0.1,
+        "uninformative_teacher": 0.1,
+        "agreements": [],
+        "classes": [
+            {"name": name, "labelled": 1, "wrong_labels": 0.1, "uninformative_teacher": 0.1, "rather": LABELS[0]}
+            for name in LABELS
+        ],
+    }
+    return card_facts(
+        name="student",
+        models=ModelArguments(teacher="owner/teacher", student="owner/student"),
+        data=DataArguments(train_file="a.csv", label_separator="|"),
+        settings={**SETTINGS, "teacher_dir": "teachers"},
+        split="validation",
+        num_processes=1,
+        reports=[ModelReport(name, {"score": 0.9}, 1, 1.0, 1.0) for name in ("teacher", "student")],
+        log_history=[{"step": 1, "lambda": 0.5, "kd_weight": 0.3}],
+        chance=0.5,
+        examples={"train": 6},
+        loaded=TaskData(DatasetDict(train=Dataset.from_dict({"text": ["a"], "label": [0]})), LABELS, None),
+        label_quality=quality,
+    )
+
+
+def test_the_card_names_settings_and_classes_as_the_user_did(facts):
+    assert facts.labels == LABELS
+    text = model_card(facts).text
+    *_, before, block, after = text.split("````")
+    assert yaml.safe_load(block.removeprefix("yaml\n")) == SETTINGS
+    assert before.endswith("<details><summary>All settings</summary>\n\n")
+    assert after.startswith("\n\n</details>")
+    names = "\\>5, \\<5, C\\#, a\\|b, \\`x\\`, \\<script\\>alert(1)\\</script\\>"
+    assert f"| labels | {names} |" in before
+    assert "| a\\|b | 1 | 10.0 % | \\>5 | 10.0 % |" in before
+
+
+class Cells(HTMLParser):
+    """Names of the tags of a page, and its texts."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.texts = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_the_page_names_settings_and_classes_as_the_user_did(facts, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "lambda.png")
+    suspicious = [{"row": 0, "label": name, "teacher": name, "label_wrong": 0.5} for name in LABELS]
+    page = Cells(as_html(run_page(facts, "validation", tmp_path / "lambda.png", suspicious=suspicious)))
+    assert page.tags.count("script") == 1, "that of the page"
+    assert "i" not in page.tags
+    assert {*LABELS, *SETTINGS, str(LABELS), "|"} <= {*page.texts}
 
 
 def test_commands_for_a_finished_student_read_examples_as_the_job_did(tmp_path):
