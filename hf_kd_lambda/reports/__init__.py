@@ -1,1 +1,1 @@
-"""Reports of a run: summary, figure, results, model card. May import utils."""
+"""Reports of a run: summary, figure, results, model card. May import utils, losses and balancing."""

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from hf_kd_lambda.reports.summary import what_has_a_lambda
 from hf_kd_lambda.utils.log_keys import LIMITS, teacher_keys
 
 SMOOTH_ABOVE = 50  # logged points; fewer are drawn without smoothing
@@ -49,7 +50,7 @@ TEACHER_STYLES = ("--", ":", "-.")
 PANELS = {
     "λ": [Line("lambda", "λ", LAMBDA_COLOR), Line("kd_weight", "KD weight", KD_COLOR, "--")],
     LIMITED_BY: [Line(LIMITS[name].key, LIMITS[name].words, color) for name, color in LIMIT_COLORS.items()],
-    BY_LAYER: [],  # filled with the logged layers
+    BY_LAYER: [],  # filled with the logged layers or KD losses
     "loss": [Line("task_loss", "task loss", TASK_COLOR), Line("kd_loss", "KD loss", KD_COLOR)],
     "gradient norm": [
         Line("grad_norm_task", "task gradient", TASK_COLOR),
@@ -118,7 +119,7 @@ def _why_without_lambda(entries: Entries) -> str:
 
 
 def _layers(entries: Entries) -> list[Line]:
-    """The layers that were logged as `lambda/<name>`, from the embeddings to the head."""
+    """What was logged as `lambda/<name>`: layers from the embeddings to the head, or KD losses."""
 
     def depth(line: Line) -> tuple[int, list[int], str]:
         numbers = [int(digits) for digits in re.findall(r"\d+", line.label)]
@@ -244,7 +245,7 @@ def _draw_shares(axes: Axes, lines: list[Line], entries: Entries) -> None:
 
 
 def _draw_heat_map(axes: Axes, layers: list[Line], entries: Entries) -> None:
-    """Draw λ per layer as colours, one row per layer, over the step intervals."""
+    """Draw λ per layer or KD loss as colours, one row for each, over the step intervals."""
     edges, values = _columns(entries, layers, BY_LAYER)
     low, high = np.nanmin(values) / 1.01, np.nanmax(values) * 1.01  # not empty even if λ never changes
     mesh = axes.pcolormesh(edges, np.arange(len(layers) + 1), values, norm=LogNorm(low, high), cmap="viridis")
@@ -252,7 +253,7 @@ def _draw_heat_map(axes: Axes, layers: list[Line], entries: Entries) -> None:
     names = [layer.label for layer in layers]
     axes.set_yticks(np.arange(0.5, len(layers))[::stride], names[::stride], fontsize=8)
     axes.invert_yaxis()
-    axes.set_title(BY_LAYER, loc="left", fontsize=10, y=1)
+    axes.set_title(f"λ by {what_has_a_lambda(names)}", loc="left", fontsize=10, y=1)
     # The colour bar lies inside the panel's width, so all panels share the step axis.
     thickness = 0.08 / (_height(BY_LAYER, layers) - 0.65)
     place = axes.inset_axes((0.5, 1 + thickness / 2, 0.5, thickness))

@@ -2,9 +2,10 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from hf_kd_lambda.losses.registry import KD_LOSSES
 from hf_kd_lambda.utils.log_keys import LIMITS, teacher_keys
 
 WORTH_ADVICE = 0.1  # share of the measurements; a rarer limit had little effect on the run
@@ -28,8 +29,8 @@ def lambda_summary(log_history: Sequence[Mapping[str, float]]) -> dict[str, Any]
         `conflict` and of those in which each of `LIMITS` applied, weighted by the steps that a log covers; the medians
         of `snr_task`, `snr_kd` and `kd_gradient` (norm of the KD gradient divided by that of the task gradient); the
         last `odds`, `evidence_teacher`, `evidence_label`, `label_reliability` and `teacher_reliability`; `teachers`,
-        the last reliability of each of several; `layers`, the median λ per layer. Values that were not logged are
-        omitted; without a finite λ the dictionary is empty.
+        the last reliability of each of several; `layers`, the median λ per layer, or per KD loss. Values that were
+        not logged are omitted; without a finite λ the dictionary is empty.
     """
     entries = [entry for entry in log_history if math.isfinite(entry.get("lambda", math.nan))]
     if not entries:
@@ -69,7 +70,8 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
     if layers := summary.get("layers"):
         low, high = min(layers, key=layers.get), max(layers, key=layers.get)
         lines.append(
-            f"By layer, the median λ is lowest in {low} ({layers[low]:.2g}), highest in {high} ({layers[high]:.2g})."
+            f"By {what_has_a_lambda(layers)}, the median λ is lowest in {low} ({layers[low]:.2g}), highest in {high} "
+            f"({layers[high]:.2g})."
         )
     noise = "Signal over noise is {snr_task:.2g} in the task gradient, {snr_kd:.2g} in the KD gradient (medians)."
     odds = (
@@ -85,6 +87,15 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
     texts = {"snr_kd": noise, "odds": odds, "teacher_reliability": trust}
     lines.append(" ".join(text.format(**summary) for key, text in texts.items() if key in summary))
     return "\n".join(filter(None, lines))
+
+
+def what_has_a_lambda(names: Iterable[str]) -> str:
+    """`KD loss` if all names are those of KD losses (`lambda_scope: loss`), else `layer`.
+
+    Args:
+        names: of log keys `lambda/<name>`.
+    """
+    return "KD loss" if KD_LOSSES.keys() >= set(names) else "layer"
 
 
 def _course(summary: Mapping[str, Any]) -> str:

@@ -252,6 +252,14 @@ def test_layers_make_a_heat_map_from_input_to_output(tmp_path, drawn):
     assert set(bar.get_xticks()) >= {2.0, 3.0, 5.0}
 
 
+def test_heat_map_of_a_lambda_for_each_kd_loss_says_so(tmp_path, drawn):
+    log = [entry | {"lambda/soft_targets": 1.0, "lambda/hidden_mse": 0.5} for entry in training_log(5)]
+    plot_lambda(log, tmp_path / "lambda.png")
+    panel = drawn[0].axes[1]
+    assert panel.get_title(loc="left") == "λ by KD loss"
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["hidden_mse", "soft_targets"]
+
+
 def test_heat_map_of_a_single_value_has_a_colour_scale(tmp_path, drawn):
     plot_lambda(with_layers(training_log(5), layer_0=1.0, layer_1=1.0), tmp_path / "lambda.png")
     (mesh,) = drawn[0].axes[1].collections

@@ -112,6 +112,15 @@ def test_signal_odds_and_layers_are_reported_where_they_were_logged():
     ]
 
 
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [(("soft_targets", "hidden_mse"), "By KD loss"), (("soft_targets", "head"), "By layer"), (("head",), "By layer")],
+)
+def test_what_has_a_lambda_is_named(names, what):
+    log = [entry(1, 1.0, **{f"lambda/{name}": 1.0 / rank for rank, name in enumerate(names, 1)})]
+    assert explain_lambda(log).splitlines()[1].startswith(f"{what}, the median λ is lowest in {names[-1]} (")
+
+
 def test_reliabilities_are_told_where_they_were_logged():
     log = [entry(step, 1.0, label_reliability=0.8, teacher_reliability=step / 4) for step in (1, 2)]
     summary = lambda_summary(log)
