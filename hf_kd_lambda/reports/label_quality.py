@@ -145,7 +145,7 @@ def _class_summary(quality: LabelQuality, index: int) -> dict[str, Any]:
 
 
 def explain_quality(summary: Mapping[str, Any], teacher_learned_them: bool = False) -> str:
-    """The findings in sentences.
+    """The findings in sentences, as plain text.
 
     Args:
         summary: the result of `quality_summary`.
@@ -180,7 +180,7 @@ def _mostly(summary: Mapping[str, Any], key: str, words: str) -> str:
     is_more = share > _MORE_THAN_ITS_PART * classes[largest]["labelled"] / labelled
     if share < _MOST or not is_more or summary[key] < 0.005:
         return ""
-    return f", most of them {words} {escaped(classes[largest]['name'])}"
+    return f", most of them {words} {classes[largest]['name']}"
 
 
 def quality_table(summary: Mapping[str, Any]) -> str:

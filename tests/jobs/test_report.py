@@ -30,7 +30,13 @@ def facts():
         "uninformative_teacher": 0.1,
         "agreements": [],
         "classes": [
-            {"name": name, "labelled": 1, "wrong_labels": 0.1, "uninformative_teacher": 0.1, "rather": LABELS[0]}
+            {
+                "name": name,
+                "labelled": 1,
+                "wrong_labels": 0.6 * (name == "a|b"),
+                "uninformative_teacher": 0.1,
+                "rather": LABELS[0],
+            }
             for name in LABELS
         ],
     }
@@ -59,7 +65,8 @@ def test_the_card_names_settings_and_classes_as_the_user_did(facts):
     assert after.startswith("\n\n</details>")
     names = "\\>5, \\<5, C\\#, a\\|b, \\`x\\`, \\<script\\>alert(1)\\</script\\>"
     assert f"| labels | {names} |" in before
-    assert "| a\\|b | 1 | 10.0 % | \\>5 | 10.0 % |" in before
+    assert "most of them labelled a\\|b; the teacher" in before
+    assert "| a\\|b | 1 | 60.0 % | \\>5 | 10.0 % |" in before
 
 
 class Cells(HTMLParser):
@@ -84,6 +91,7 @@ def test_the_page_names_settings_and_classes_as_the_user_did(facts, tmp_path):
     assert page.tags.count("script") == 1, "that of the page"
     assert "i" not in page.tags
     assert {*LABELS, *SETTINGS, str(LABELS), "|"} <= {*page.texts}
+    assert any("most of them labelled a|b; the teacher" in text for text in page.texts)
 
 
 def test_commands_for_a_finished_student_read_examples_as_the_job_did(tmp_path):

@@ -81,6 +81,12 @@ def test_words_name_the_class_where_the_teacher_fails():
     assert "may have memorised" in explain_quality(quality_summary(small()), teacher_learned_them=True)
 
 
+def test_words_are_plain_text():
+    words = explain_quality(quality_summary(small()._replace(names=["C#", "Q&A", "a|b"])))
+    assert "most of them labelled a|b; the teacher" in words
+    assert "most of them of class Q&A. " in words
+
+
 def test_words_say_so_where_the_share_is_a_lower_bound():
     found = small()._replace(agreements=[Agreement("teacher", 0.97, 0.88, 400), Agreement("student", 0.9, 0.9, 400)])
     summary = quality_summary(found)
