@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hf_kd_lambda.reports.markdown import escaped, on_one_line
+
 NONE = "–"
 _TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
 
@@ -79,23 +81,20 @@ def as_markdown(page: Section, folder: Path) -> str:
 
 def _markdown(section: Section, folder: Path, level: int = 1) -> list[str]:
     """Its blocks, those of its sections among them."""
-    title = _escaped(section.title)
-    blocks = [f"<details><summary>{title}</summary>" if section.folded else f"{'#' * level} {title}"]
-    blocks += map(_escaped, section.notes)
+    blocks = [f"{'#' * level} {escaped(section.title)}"]
+    if section.folded:  # a line of HTML, in which Markdown's escapes have no effect
+        blocks = [f"<details><summary>{html.escape(on_one_line(section.title))}</summary>"]
+    blocks += map(escaped, section.notes)
     if section.table and section.table.rows:
-        rows = [[_escaped(name) for name in section.table.head], ["---"] * len(section.table.head)]
+        rows = [[escaped(name) for name in section.table.head], ["---"] * len(section.table.head)]
         rows += [[_cell(entry) for entry in row] for row in section.table.rows]
         blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     for path, shown in section.pictures:
-        blocks.append(f"![{_escaped(shown)}]({path.with_suffix('.png').relative_to(folder).as_posix()})")
+        blocks.append(f"![{escaped(shown)}]({path.with_suffix('.png').relative_to(folder).as_posix()})")
     for part in section.sections:
         blocks += _markdown(part, folder, level + 1)
     return [*blocks, "</details>"] if section.folded else blocks
 
 
 def _cell(entry: Entry) -> str:
-    return f"**{_escaped(entry.text)}**" if entry.strong else _escaped(entry.text)
-
-
-def _escaped(text: str) -> str:
-    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+    return f"**{escaped(entry.text)}**" if entry.strong else escaped(entry.text)
