@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain, count
 from pathlib import Path
 
 from hf_kd_lambda.reports.page import Picture, Section, as_html, as_markdown
@@ -114,12 +115,13 @@ def _listed(names: Iterable[str]) -> str:
 
 def _sections(runs: Sequence[Run], folder: Path) -> list[Section]:
     drawn = folder / FIGURES
-    tasks = dict.fromkeys(group.task for group in merit.groups(runs))
+    slugs = _slugs(group.task for group in merit.groups(runs))
     sections = [_scores(runs)] if finished(runs) else []
     sections.append(_regret(runs, drawn))
     if not all(map(is_fixed, runs)):
         sections.append(Section("Against each fixed weight", POOLED, pooled_table(runs)))
-    sections.append(Section("By task and regime", BY_TASK, sections=[_task(runs, task, drawn) for task in tasks]))
+    tasks = [_task(runs, task, slug, drawn) for task, slug in slugs.items()]
+    sections.append(Section("By task and regime", BY_TASK, sections=tasks))
     if figures.measuring(runs):
         figures.plot_heat_map(runs, drawn / "lambda_heat_map")
         shown = "λ over the optimizer steps, a row for each run of a rule that measures gradients"
@@ -152,8 +154,18 @@ def _regret(runs: Sequence[Run], drawn: Path) -> Section:
     return Section("Regret and sweep cost", notes, regret_table(runs), pictures)
 
 
-def _task(runs: Sequence[Run], task: str, drawn: Path) -> Section:
-    slug = re.sub(r"[^\w-]+", "_", task)
+def _slugs(tasks: Iterable[str]) -> dict[str, str]:
+    """Each task in the names of its figures: without special characters, and numbered if that is taken."""
+    slugs: dict[str, str] = {}
+    for task in dict.fromkeys(tasks):
+        slug = re.sub(r"[^\w-]+", "_", task)
+        taken = {"heat_map", *slugs.values()}  # lambda_heat_map shows all tasks
+        names = chain([slug], (f"{slug}_{number}" for number in count(2)))
+        slugs[task] = next(name for name in names if name not in taken)
+    return slugs
+
+
+def _task(runs: Sequence[Run], task: str, slug: str, drawn: Path) -> Section:
     pictures = []
     if any(run.task == task for run in finished(runs)):
         figures.plot_scores(runs, task, drawn / f"scores_{slug}")

@@ -119,6 +119,16 @@ def test_writing_again_changes_no_byte(tmp_path):
     assert sorted(linked) == sorted(f"figures/{name}.png" for name in names)
 
 
+def test_tasks_with_similar_names_have_figures_of_their_own(tmp_path, drawn):
+    tasks = ("a b", "a/b", "a_b", "heat map", "t")
+    runs = [made_up_run(rule, task=task) for task in tasks for rule in ("low", "adaptive")]
+    page = write_comparison_report(write_runs(tmp_path, runs), "make it")
+    linked = re.findall(r"!\[(.*): score over .*\]\(figures/scores_(.*)\.png\)", page)
+    assert linked == [*zip(tasks, ("a_b", "a_b_2", "a_b_3", "heat_map_2", "t"), strict=True)]
+    assert drawn.keys() >= {f"{kind}_{slug}" for _, slug in linked for kind in ("scores", "lambda")}
+    assert "lambda_heat_map" in drawn
+
+
 def test_curves_are_means_over_seeds(tmp_path, drawn):
     write_comparison_report(write_runs(tmp_path, whole_grid()), "make it")
     panels = drawn["scores_t"].axes
