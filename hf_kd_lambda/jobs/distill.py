@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> None:
     models, data, config = parse(argv)
     if config.world_size == 1 and config.use_cpu:
         use_usable_cores()
-    logger.warning(f"training in {config.autocast} on {hardware()}")
+    logger.warning(f"training in {config.autocast} on {hardware(config.use_cpu)}")
     job = DistillationJob(models, data, config)
     try:
         job.check()

@@ -53,9 +53,13 @@ def multiplies_bf16(use_cpu: bool) -> bool:
     return is_torch_bf16_gpu_available()
 
 
-def hardware() -> str:
-    """Name of the accelerator, or of the processor with its bf16 support and the number of threads."""
-    if torch.cuda.is_available():
+def hardware(use_cpu: bool = False) -> str:
+    """Name of the accelerator, or of the processor with its bf16 support and the number of threads.
+
+    Args:
+        use_cpu: whether training runs on the CPU even if there is an accelerator.
+    """
+    if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.get_device_name()
     name = torch.cpu.get_capabilities().get("cpu_name", platform.machine())
     return ", ".join([name, *filter(None, [_bf16_units()]), count_threads(torch.get_num_threads())])

@@ -83,6 +83,14 @@ def test_another_accelerator_is_asked(monkeypatch, supported):
     assert multiplies_bf16(use_cpu=True) is not supported
 
 
+def test_the_accelerator_is_named_unless_the_cpu_trains(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Some GPU")
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"cpu_name": "Some CPU"})
+    assert hardware.hardware() == "Some GPU"
+    assert hardware.hardware(use_cpu=True).startswith("Some CPU, ")
+
+
 def test_the_processor_is_named_with_its_threads(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {"cpu_name": "Some CPU", "avx512_bf16": True})

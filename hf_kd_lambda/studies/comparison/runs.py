@@ -187,7 +187,7 @@ class TaskRuns:
             settings=settings | {"num_processes": config.world_size},
             versions=versions(),
             commit=commit(),
-            hardware=hardware(),
+            hardware=hardware(config.use_cpu),
         )
 
 

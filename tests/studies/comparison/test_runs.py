@@ -110,6 +110,11 @@ def test_a_folder_that_stands_in_for_glue_is_recorded_as_glue(comparison):
     assert task.begun(cell).settings["dataset"] == "nyu-mll/glue"
 
 
+def test_a_run_records_the_device_that_trains(comparison, monkeypatch):
+    monkeypatch.setattr("hf_kd_lambda.studies.comparison.runs.hardware", lambda use_cpu: f"use_cpu: {use_cpu}")
+    assert TaskRuns(comparison, "reviews").begun(Cell("reviews", "clean", "half", 0)).hardware == "use_cpu: True"
+
+
 def test_a_failed_run_is_recorded_does_not_end_the_others_and_is_repeated(comparison, monkeypatch):
     part = comparison.restricted_to(regimes=["clean"], rules=["no KD", "half"], seeds=[0])
     train, failing = TaskRuns.run, Cell("reviews", "clean", "no KD", 0)
