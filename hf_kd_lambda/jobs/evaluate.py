@@ -177,7 +177,7 @@ def evaluate_checkpoints(
     if split != "train":  # whose labels alone are needed then
         data_args = dataclasses.replace(data_args, max_train_samples=1)
     if isinstance(data_args, EvaluatedData):
-        data_args.model_classes = _classes_of(list(checkpoints.values())[-1], trust_remote_code)
+        data_args.model_classes = classes_of(list(checkpoints.values())[-1], trust_remote_code)
     # As in the job: autocast in evaluation as in training, and the CPU where there is no accelerator.
     with tempfile.TemporaryDirectory() as folder:
         args = DistillationConfig(output_dir=folder, per_device_eval_batch_size=batch_size, report_to="none")
@@ -202,7 +202,7 @@ def evaluate_checkpoints(
     return split, reports
 
 
-def _classes_of(checkpoint: str, trust_remote_code: bool) -> list[str] | None:
+def classes_of(checkpoint: str, trust_remote_code: bool = False) -> list[str] | None:
     """Names of a saved model's classes, none for a regression; None if they are not known."""
     try:
         config = AutoConfig.from_pretrained(resolve_checkpoint(checkpoint), trust_remote_code=trust_remote_code)

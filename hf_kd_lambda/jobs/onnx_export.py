@@ -17,11 +17,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.columns import accepted_inputs
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
-from hf_kd_lambda.jobs.evaluate import evaluate_model
+from hf_kd_lambda.jobs.evaluate import classes_of, evaluate_model
 from hf_kd_lambda.jobs.report import RESULTS
+from hf_kd_lambda.models.labels import label_permutation, own_label_names
 from hf_kd_lambda.models.onnx_file import quantise_onnx, require_onnx, run_by_onnx, write_onnx
 from hf_kd_lambda.models.padding import ensure_pad_token
 from hf_kd_lambda.reports.agreement import teacher_agreement
@@ -64,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
     options, rest = parser.parse_known_args(argv)
     data = None
     if rest:
-        fields = HfArgumentParser(DataArguments, prog="hf-kd-lambda export FOLDER", allow_abbrev=False)
+        fields = HfArgumentParser(EvaluatedData, prog="hf-kd-lambda export FOLDER", allow_abbrev=False)
         (data,) = fields.parse_args_into_dataclasses(rest, look_for_args_file=False)
     folder = options.folder
     difference = export_onnx(folder)
@@ -134,14 +135,18 @@ def measure_forms(folder: Path, data_args: DataArguments | None) -> tuple[str | 
     problem = TASKS[data_args.problem]
     with tempfile.TemporaryDirectory() as output:
         args = DistillationConfig(output, precision="fp32", use_cpu=True, report_to="none")
-        data = problem.load_data(dataclasses.replace(data_args, max_train_samples=1), args.seed)
+        data_args = dataclasses.replace(data_args, max_train_samples=1)
+        if isinstance(data_args, EvaluatedData):
+            data_args.model_classes = classes_of(str(folder))
+        data = problem.load_data(data_args, args.seed)
         data = data.only(data.report_split)
         processor = problem.load_processor(str(folder))
         split = problem.encode(data, data_args, processor, None)[data.report_split]
         loaded = problem.load_model(str(folder), data)
+        order = _columns_of_files(folder, loaded)
         reports, predictions = [], []
         for name in FORMS:
-            model = _as_form(name, copy.deepcopy(loaded), folder)
+            model = _as_form(name, copy.deepcopy(loaded), folder, order)
             report, found = evaluate_model(name, model, split, args, problem, data, processor)
             predictions.append(found)
             report.metrics["agreement_with_fp32"] = teacher_agreement(found, predictions[0])
@@ -162,10 +167,15 @@ def _load(folder: Path) -> tuple[PreTrainedModel, Any]:
     return model, AutoProcessor.from_pretrained(folder)
 
 
-def _as_form(name: str, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    """The model in one of `FORMS`."""
+def _columns_of_files(folder: Path, model: PreTrainedModel) -> list[int] | None:
+    """The files' column for each class of a model in the data's order; None if the order is the same."""
+    return label_permutation(_load(folder)[0], own_label_names(model), model.config.problem_type)
+
+
+def _as_form(name: str, model: PreTrainedModel, folder: Path, order: Sequence[int] | None = None) -> PreTrainedModel:
+    """The model in one of `FORMS`; for `order` see `run_by_onnx`."""
     if name in FILES:
-        return run_by_onnx(model, folder / FILES[name])
+        return run_by_onnx(model, folder / FILES[name], order)
     if name == "bf16":
         cast(Any, model).to(torch.bfloat16).register_forward_pre_hook(_inputs_in_bf16, with_kwargs=True)
     return model

@@ -1,7 +1,7 @@
 """Models as ONNX files: written, quantised to int8, and run by onnxruntime."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,15 @@ def quantise_onnx(path: Path, quantised: Path) -> None:
     quantize_dynamic(path, quantised, weight_type=QuantType.QInt8)
 
 
-def run_by_onnx(model: PreTrainedModel, path: Path) -> PreTrainedModel:
+def run_by_onnx(model: PreTrainedModel, path: Path, order: Sequence[int] | None = None) -> PreTrainedModel:
     """Have onnxruntime compute a model's forward from a file, on torch's number of threads, in place.
 
     The model keeps its class and its configuration, so that it is evaluated like any other. Its loss is 0.
+
+    Args:
+        model: the model.
+        path: path of the file.
+        order: the file's column for each of the model's classes. Default: the same order.
     """
     import onnxruntime
 
@@ -83,6 +88,8 @@ def run_by_onnx(model: PreTrainedModel, path: Path) -> PreTrainedModel:
     def forward(**batch: Any) -> ModelOutput:
         values = session.run(outputs, {name: batch[name].numpy() for name in inputs})
         found = {name: torch.from_numpy(value) for name, value in zip(outputs, values, strict=True)}
+        if order is not None:
+            found["logits"] = found["logits"][..., list(order)]
         return ModelOutput(loss=torch.zeros(()), **found)
 
     model.forward = forward

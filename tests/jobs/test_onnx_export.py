@@ -2,16 +2,19 @@
 
 import json
 import sys
+from itertools import product
 
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, Value
 from helpers.small_jobs import job, settings
-from helpers.tiny import save_checkpoint, tiny_batch, tiny_bert
+from helpers.tiny import save_checkpoint, tiny_batch, tiny_bert, tiny_tokenizer
 from helpers.tiny_images import VIT, save_image_checkpoint, tiny_classifier
 from helpers.tiny_lm import language_models
 from helpers.tiny_spans import span_bert
 
 from hf_kd_lambda import cli
+from hf_kd_lambda.data.arguments import EvaluatedData
 from hf_kd_lambda.jobs import onnx_export
 from hf_kd_lambda.jobs.onnx_export import (
     CARD,
@@ -24,6 +27,7 @@ from hf_kd_lambda.jobs.onnx_export import (
     measure_forms,
     record_exports,
 )
+from hf_kd_lambda.models.labels import set_labels
 from hf_kd_lambda.models.onnx_file import run_by_onnx
 from hf_kd_lambda.reports.results import ModelReport
 from hf_kd_lambda.studies.comparison.plan import arguments
@@ -88,6 +92,46 @@ def test_a_job_exports_scores_sizes_and_latencies(tmp_path, capsys):
     record_exports(folder, "test", [ModelReport(**form) for form in exports])  # replaces the table
     card = (folder / CARD).read_text()
     assert card.count(SECTION) == card.count("| ONNX int8 |") == 1
+
+
+TEXTS = [f"{a} {b} film" for a, b in product(("bad", "best", "dull", "good", "great"), repeat=2)]
+
+
+def write_csv(folder, labels):
+    rows = "\n".join(f"{text},{label}" for text, label in zip(TEXTS, labels, strict=True))
+    (folder / "test.csv").write_text(f"text,label\n{rows}\n")
+    return {"test_file": str(folder / "test.csv")}
+
+
+def write_class_labels(folder, labels):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["shrug", "rant", "praise"])})
+    (folder / "data").mkdir()
+    Dataset.from_dict({"text": TEXTS, "label": labels}, features).to_parquet(folder / "data" / "test.parquet")
+    return {"dataset": str(folder / "data")}
+
+
+@pytest.mark.parametrize("write", [write_csv, write_class_labels])
+def test_all_forms_are_evaluated_in_the_order_of_the_data(tmp_path, student, write):
+    names = ["praise", "shrug", "rant"]
+    set_labels(student.config, names)
+    save_checkpoint(student, tmp_path)
+    export_onnx(tmp_path)
+    logits = student(**tiny_tokenizer()(TEXTS, return_tensors="pt", padding=True)).logits
+    data = write(tmp_path, [names[index] for index in logits.argmax(-1)])  # which the student all gets right
+    _, reports = measure_forms(tmp_path, EvaluatedData(**data))
+    scores = {report.name: report.metrics for report in reports}
+    assert scores["fp32"]["accuracy"] == scores["ONNX"]["accuracy"] == 1
+    assert scores["ONNX"]["agreement_with_fp32"] == 1
+    assert scores["ONNX int8"]["agreement_with_fp32"] > 0.8
+
+
+def test_data_settings_are_those_of_evaluate(tmp_path, student, capsys):
+    """A file without training examples, of which some of the model's classes have none."""
+    set_labels(student.config, ["praise", "shrug", "rant"])
+    save_checkpoint(student, tmp_path)
+    data = write_csv(tmp_path, ["rant"] * len(TEXTS))
+    cli.main(["export", str(tmp_path), *arguments(data)])
+    assert "On the test split" in capsys.readouterr().out
 
 
 def test_damaged_results_are_named(tmp_path):
