@@ -66,7 +66,7 @@ class Classes:
     are_integers: bool
 
     def index(self, label: object) -> int | None:
-        """The output of a label, None where it is no class; where names are numbers, a number is a name."""
+        """The output of a label, None where it is no class; where a name is a number, numbers are names."""
         if self._takes_indices and isinstance(label, int) and not isinstance(label, bool):
             return label if 0 <= label < len(self.names) else None
         if not isinstance(label, str | int):
@@ -75,7 +75,7 @@ class Classes:
 
     @cached_property
     def _takes_indices(self) -> bool:
-        return self.are_integers and not all(name.isdecimal() for name in self.names)
+        return self.are_integers and not any(map(_is_number, self.names))
 
     @cached_property
     def _indices(self) -> dict[str, int]:
@@ -86,9 +86,9 @@ class Classes:
         names = ", ".join(self.names[:NAMED_CLASSES]) + (", …" if len(self.names) > NAMED_CLASSES else "")
         if isinstance(label, int | float) and not self.are_integers:
             return ValueError(f"{where}: label {label!r} is a number, the train split's are names: {names}.")
-        return ValueError(
-            f"{where}: label {reprlib.repr(label)} is not one of the classes 0 to {len(self.names) - 1} ({names})."
-        )
+        names_are_indices = all(name == str(index) or not _is_number(name) for index, name in enumerate(self.names))
+        classes = f"classes 0 to {len(self.names) - 1}" if names_are_indices else f"{len(self.names)} classes"
+        return ValueError(f"{where}: label {reprlib.repr(label)} is not one of the {classes} ({names}).")
 
 
 def find_classes(labels: Iterable[Any], feature: Any, known: Sequence[str] | None = None) -> Classes | None:
@@ -146,11 +146,14 @@ def _check_distinct(names: Sequence[str]) -> None:
 
 def _in_order(names: Iterable[str]) -> list[str]:
     names = sorted(names)
+    return sorted(names, key=float) if all(map(_is_number, names)) else names
+
+
+def _is_number(name: str) -> bool:
     try:
-        numbers = {name: float(name) for name in names}
+        return math.isfinite(float(name))
     except ValueError:
-        return names
-    return sorted(names, key=numbers.__getitem__) if all(map(math.isfinite, numbers.values())) else names
+        return False
 
 
 def labels_of(source: Source, classes: Classes | None) -> list[Any]:

@@ -70,11 +70,14 @@ def test_integers_stand_for_names_only_where_the_train_split_has_integers():
     assert encoded([0, 1], [0, 1], ClassLabel(names=["a", "b"]), ClassLabel(names=["b", "a"])) == [1, 0]
 
 
-@pytest.mark.parametrize("names", [["1", "2", "3"], ["0", "10", "2"]])
-def test_where_names_are_numbers_a_number_is_a_name(names):
+@pytest.mark.parametrize("names", [["1", "2", "3"], ["0", "10", "2"], ["1", "2", "other"], ["-1", "0", "1"]])
+def test_where_a_name_is_a_number_numbers_are_names(names):
     """Else a csv of the labels 1 and 2 would be read as the second and third class of a model."""
     classes = find_classes([0, 1, 2], Value("int64"), known=names)
-    assert [classes.index(int(name)) for name in names] == [0, 1, 2]
+    numbers = {int(name): index for index, name in enumerate(names) if name != "other"}
+    assert {number: classes.index(number) for number in numbers} == numbers
+    assert classes.index(9) is None
+    assert str(classes.refuse("row 0", 9)) == f"row 0: label 9 is not one of the 3 classes ({', '.join(names)})."
     stored = ClassLabel(names=names)
     assert encoded([0, 1, 2], [2, 0], stored, stored) == [2, 0], "indices of a dataset remain indices"
 
