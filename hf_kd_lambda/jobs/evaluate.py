@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import AutoConfig, EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
+from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.bundled import resolve_checkpoint
 from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX, accepted_inputs
+from hf_kd_lambda.data.selection import count_unlabelled
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.checks import check_task_name
 from hf_kd_lambda.jobs.command_line import ScreenParser
@@ -26,6 +28,8 @@ from hf_kd_lambda.tasks.task import Task
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.console import use_short_lines
 from hf_kd_lambda.utils.versions import versions
+
+logger = logging.get_logger(__name__)
 
 DESCRIPTION = """\
 Evaluate a saved model on a file, or on any split of a dataset: scores, parameters, size and latency."""
@@ -171,7 +175,7 @@ def evaluate_checkpoints(
         The split, and the reports in the order of the checkpoints.
 
     Raises:
-        ValueError: there is no such split, or a checkpoint is for other labels.
+        ValueError: there is no such split, no example of it has a label, or a checkpoint is for other labels.
         OSError: a checkpoint cannot be loaded.
     """
     if split != "train":  # whose labels alone are needed then
@@ -187,7 +191,7 @@ def evaluate_checkpoints(
         split = split or data.report_split
         if split not in data.splits:
             raise ValueError(f"split={split!r} is not one of those with labels: {', '.join(data.splits)}.")
-        data = data.only(split)
+        data = _with_labels(data, split)
         reports: list[ModelReport] = []
         logits: dict[str, Tensor] = {}
         for name, checkpoint in checkpoints.items():
@@ -200,6 +204,22 @@ def evaluate_checkpoints(
                 report.metrics["teacher_agreement"] = teacher_agreement(logits[name], logits["teacher"])
             reports.append(report)
     return split, reports
+
+
+def _with_labels(data: TaskData, split: str) -> TaskData:
+    """A split without its unlabelled examples, which training examples may be.
+
+    Raises:
+        ValueError: no example has a label.
+    """
+    examples = data.splits[split]
+    missing = count_unlabelled(examples)
+    if missing == len(examples):
+        raise ValueError(f"no example of the {split} split has a label, which evaluation needs: choose another split.")
+    if missing:
+        logger.warning(f"{missing} of {len(examples)} examples of the {split} split have no label and are left out.")
+        examples = examples.select([row for row, label in enumerate(examples["label"][:]) if label is not None])
+    return dataclasses.replace(data, splits=DatasetDict({split: examples}))
 
 
 def classes_of(checkpoint: str, trust_remote_code: bool = False) -> list[str] | None:

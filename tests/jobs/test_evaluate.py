@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from helpers.processes import run_python
-from helpers.small_jobs import job, settings
+from helpers.small_jobs import TOKEN_NAMES, WORDS, job, settings, token_bert
+from helpers.tiny import save_checkpoint, tiny_bert
+from helpers.tiny_spans import span_bert
 
-from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints, main
 from hf_kd_lambda.studies.comparison.plan import arguments
 
@@ -96,6 +98,53 @@ def test_a_split_of_a_folder_without_training_examples_is_evaluated(run, tmp_pat
     (tmp_path / "data" / "test.csv").write_text("text,label\ngood good a,praise\nbad bad d,praise\n")
     main([str(folder), str(tmp_path / "data"), "--json", str(tmp_path / "new.json")])
     assert json.loads((tmp_path / "new.json").read_text())["models"][0]["metrics"]["accuracy"] == 0.5
+
+
+def kinds(layers=1):
+    return tiny_bert(layers=layers, id2label=dict(enumerate(WORDS)))
+
+
+def tagger(layers=1):
+    return token_bert(layers, id2label=dict(enumerate(TOKEN_NAMES)))
+
+
+KINDS = [{"text": f"{word} film", "label": kind} for kind, words in WORDS.items() for word in words]
+TAGS = [{"tokens": ["a", word], "label": ["O", "B-GOOD"]} for word in WORDS["praise"]]
+ANSWERS = [
+    {"question": "good?", "context": f"it is {word}", "answers": {"text": [word], "answer_start": [6]}}
+    for word in WORDS["praise"]
+]
+
+
+@pytest.mark.parametrize(
+    ("problem", "model", "rows", "column"),
+    [
+        ("text-classification", kinds, KINDS, "label"),
+        ("token-classification", tagger, TAGS, "label"),
+        ("question-answering", span_bert, ANSWERS, "answers"),
+    ],
+)
+def test_training_examples_without_a_label_are_left_out(tmp_path, caplog, problem, model, rows, column):
+    checkpoint = save_checkpoint(model(layers=1), tmp_path / "model")
+
+    def write(name, rows):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+        return str(tmp_path / name)
+
+    whole = write("whole.jsonl", rows)
+    partly = write("partly.jsonl", [*rows[:1], {**rows[0], column: None}, *rows[1:], {**rows[0], column: None}])
+    none = write("none.jsonl", [{**rows[0], column: None}])
+
+    def scores(path):
+        data = EvaluatedData(problem=problem, train_file=path, validation_file=whole)
+        return evaluate_checkpoints({"model": checkpoint}, data, "train", 64)[1][0].metrics
+
+    expected = scores(whole)
+    assert "are left out" not in caplog.text
+    assert scores(partly) == pytest.approx(expected, nan_ok=True)
+    assert f"2 of {len(rows) + 2} examples of the train split have no label and are left out." in caplog.text
+    with pytest.raises(ValueError, match="no example of the train split has a label"):
+        scores(none)
 
 
 @pytest.mark.parametrize(
