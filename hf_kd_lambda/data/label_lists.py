@@ -41,7 +41,7 @@ def encode_label_lists(sources: Mapping[str, Source], args: DataArguments) -> La
 
     Args:
         sources: where the splits come from; train may have rows without a label.
-        args: `problem_type`, `label_columns`, `label_separator`.
+        args: `problem_type`, `label_columns`, `label_separator`, `known_classes`.
 
     Raises:
         ValueError: a label is missing in a split for evaluation, or is none; names file and row.
@@ -56,7 +56,7 @@ def encode_label_lists(sources: Mapping[str, Source], args: DataArguments) -> La
     elif args.label_columns is not None:
         names, encode, kind = args.label_columns, _present_or_absent, Value("int64")
     else:
-        classes = _classes(labelled, raw, args.label_separator)
+        classes = _classes(labelled, raw, args)
         names, encode, kind = classes.names, partial(_members, classes=classes), Value("int64")
     splits = {name: source.rows for name, source in sources.items()}
     for name, source in labelled.items():
@@ -142,21 +142,24 @@ def _members(row: list[Any], classes: Classes) -> list[int]:
     return [int(index in indices) for index in range(len(classes.names))]
 
 
-def _classes(labelled: Mapping[str, Source], raw: Mapping[str, list[Any]], separator: str) -> Classes:
-    """The classes of the first split that names any: train, unless none of its texts has a label."""
+def _classes(labelled: Mapping[str, Source], raw: Mapping[str, list[Any]], args: DataArguments) -> Classes:
+    """The known classes, or those of the first split that names any: train, unless none of its texts has a label."""
+    known = args.known_classes or None
     for name, source in labelled.items():
         if found := [label for row in raw[name] for label in row or ()]:
             feature = source.rows.features["label"]
             if not isinstance(feature, List):
-                _check_separator(source, raw[name], separator)
-            classes = find_classes(found, feature.feature if isinstance(feature, List) else feature)
+                _check_separator(source, raw[name], args.label_separator)
+            classes = find_classes(found, feature.feature if isinstance(feature, List) else feature, known)
             assert classes is not None, "no label is a float"
-            if all(row is None or len({*row}) == len(classes.names) for row in raw[name]):
+            if known is None and all(row is None or len({*row}) == len(classes.names) for row in raw[name]):
                 raise ValueError(
                     f"{source.name}: every text has all of the labels {', '.join(classes.names)}: list the names or "
                     "indices of those that apply, or give a column of 1 and 0 for each label (label_columns)."
                 )
             return classes
+    if known is not None and labelled:
+        return Classes(known, are_integers=True)
     raise ValueError("no example has a label: training needs none, but evaluation does: set validation_file.")
 
 

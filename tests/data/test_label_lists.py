@@ -5,7 +5,7 @@ import json
 import pytest
 from datasets import ClassLabel, Dataset, Features, List, Value
 
-from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.split_report import describe_split
 from hf_kd_lambda.data.texts import load_task_data
 
@@ -70,6 +70,24 @@ def test_indices_of_names_in_another_order_are_the_same_names(tmp_path, monkeypa
     assert data.label_names == ["joy", "fear", "anger"]
     assert labels_of(data) == [[1, 1, 0]]
     assert labels_of(data, "validation") == [[0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([["joy"], ["joy", "anger"]], [[1, 0, 0], [1, 0, 1]]),
+        ([["anger"], ["anger"]], [[0, 0, 1], [0, 0, 1]]),
+        ([[0, 2], [2]], [[1, 0, 1], [0, 0, 1]]),
+        ([[], []], [[0, 0, 0], [0, 0, 0]]),
+    ],
+)
+def test_a_file_with_some_of_a_models_labels_is_evaluated(tmp_path, rows, expected):
+    path = write(tmp_path, "a.jsonl", [{"text": f"t{i}", "label": labels} for i, labels in enumerate(rows)])
+    args = EvaluatedData(test_file=path, problem_type=MULTI)
+    args.model_classes = ["joy", "fear", "anger"]
+    data = load_task_data(args, seed=0)
+    assert data.label_names == args.model_classes
+    assert labels_of(data, "test") == expected
 
 
 def test_integers_are_numbers_of_labels(tmp_path):
