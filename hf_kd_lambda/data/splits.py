@@ -83,15 +83,20 @@ def _chosen(
 ) -> Sequence[Column]:
     """The first layout that the training examples have; the first of all where their columns are not known yet.
 
+    If no training examples are needed, the first split that there is decides.
+
     Raises:
         ValueError: they have none.
     """
     if len(layouts) == 1:
         return layouts[0]
-    if args.train_file is not None:
-        source, found = f"train_file={args.train_file!r}", columns_of_file(args.train_file, args.delimiter)
+    files = {name: path for name in FILE_SPLITS if (path := getattr(args, f"{name}_file")) is not None}
+    given = (name for name in SPLITS if name in files or name in stored)
+    first = "train" if args.needs_train else next(given, "train")
+    if first in files:
+        source, found = f"{first}_file={files[first]!r}", columns_of_file(files[first], args.delimiter)
     else:
-        source, found = "the train split", stored["train"].column_names if "train" in stored else ()
+        source, found = f"the {first} split", stored[first].column_names if first in stored else ()
     chosen = next((columns for columns in layouts if {column.name for column in columns} <= set(found)), None)
     if chosen is None and found:
         ways = "; ".join(" and ".join(column.name for column in columns) for columns in layouts)

@@ -5,7 +5,7 @@ import json
 import pytest
 from datasets import Dataset
 
-from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.lm_texts import load_texts
 
 
@@ -106,6 +106,16 @@ def test_a_folder_of_conversations(tmp_path):
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, CHATS)))
     data = load_texts(DataArguments(problem="text-generation", dataset=str(folder)), seed=0)
     assert data.splits["train"].to_list() == CHATS
+
+
+@pytest.mark.parametrize("rows", [PAIRS, CHATS])
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_columns_tell_it_also_without_training_examples(tmp_path, rows, is_folder):
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    where = {"dataset": str(tmp_path)} if is_folder else {"test_file": str(tmp_path / "test.jsonl")}
+    data = load_texts(EvaluatedData(problem="text-generation", **where), seed=0)
+    texts = [{"text": row["prompt"], "text_pair": row["completion"]} for row in PAIRS]
+    assert data.splits["test"].to_list() == (CHATS if rows is CHATS else texts)
 
 
 def test_prompts_and_completions_by_other_names(tmp_path):
