@@ -4,7 +4,7 @@ import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 from datasets import Dataset, DatasetDict
 from torch import Tensor
@@ -17,7 +17,7 @@ from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX, accepted_inputs
 from hf_kd_lambda.data.selection import count_unlabelled
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.checks import check_task_name
-from hf_kd_lambda.jobs.command_line import ScreenParser
+from hf_kd_lambda.jobs.command_line import ScreenParser, list_settings, with_lists
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.progress import print_wrapped
 from hf_kd_lambda.reports.agreement import teacher_agreement
@@ -79,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--batch_size", type=int, default=32, help="examples of one forward")
     parser.add_argument("--trust_remote_code", action="store_true", help="run modelling code of a Hub repository")
     parser.check_names(argv)
-    values = parser.parse_args(argv)
+    values = parser.parse_args(with_lists(argv, list_settings(get_type_hints(EvaluatedData))))
     if values.data is not None:
         setattr(values, "dataset" if Path(values.data).is_dir() else "test_file", values.data)
     data, options = parser.parse_dict(vars(values), allow_extra_keys=True)[0], values

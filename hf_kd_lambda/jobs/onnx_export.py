@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoProcessor, HfArgumentParser, PreTrained
 
 from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.columns import accepted_inputs
+from hf_kd_lambda.jobs.command_line import list_settings, with_lists
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.evaluate import classes_of, evaluate_model
 from hf_kd_lambda.jobs.report import RESULTS
@@ -66,7 +67,8 @@ def main(argv: Sequence[str]) -> None:
     data = None
     if rest:
         fields = HfArgumentParser(EvaluatedData, prog="hf-kd-lambda export FOLDER", allow_abbrev=False)
-        (data,) = fields.parse_args_into_dataclasses(rest, look_for_args_file=False)
+        words = with_lists(rest, list_settings(get_type_hints(EvaluatedData)))
+        (data,) = fields.parse_args_into_dataclasses(words, look_for_args_file=False)
     folder = options.folder
     difference = export_onnx(folder)
     print(f"{folder / FULL}: its outputs differ from the model's by at most {difference:.1e}")

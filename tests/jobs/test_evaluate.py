@@ -100,6 +100,15 @@ def test_a_split_of_a_folder_without_training_examples_is_evaluated(run, tmp_pat
     assert json.loads((tmp_path / "new.json").read_text())["models"][0]["metrics"]["accuracy"] == 0.5
 
 
+def test_columns_of_labels_are_separated_as_for_distill(tmp_path, capsys):
+    checkpoint = save_checkpoint(tiny_bert(2, layers=1, id2label={0: "mild", 1: "toxic"}), tmp_path / "model")
+    (tmp_path / "new.csv").write_text("text,toxic,mild\nbad a,1,0\ngood b,0,1\n")
+    labels = ["--problem_type", "multi_label_classification", "--label_columns"]
+    for columns in (["toxic,mild"], ["toxic", "mild"], ["[toxic, mild]"]):
+        main([checkpoint, str(tmp_path / "new.csv"), *labels, *columns])
+    assert capsys.readouterr().out.count("On the test split:") == 3
+
+
 def kinds(layers=1):
     return tiny_bert(layers=layers, id2label=dict(enumerate(WORDS)))
 

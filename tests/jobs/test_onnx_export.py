@@ -134,6 +134,18 @@ def test_data_settings_are_those_of_evaluate(tmp_path, student, capsys):
     assert "On the test split" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("columns", [["toxic,mild"], ["toxic", "mild"]])
+def test_columns_of_labels_are_separated_as_for_distill(tmp_path, monkeypatch, columns):
+    def show(folder, data):
+        raise ValueError(f"{data.label_columns}")
+
+    monkeypatch.setattr(onnx_export, "export_onnx", lambda folder: 0.0)
+    monkeypatch.setattr(onnx_export, "measure_forms", show)
+    words = ["--test_file", "a.csv", "--problem_type", "multi_label_classification", "--label_columns", *columns]
+    with pytest.raises(ValueError, match=r"^\['toxic', 'mild'\]$"):
+        onnx_export.main([str(tmp_path), *words])
+
+
 def test_damaged_results_are_named(tmp_path):
     (tmp_path / RESULTS).write_text('{"models": [')
     with pytest.raises(ValueError, match=rf"{RESULTS} is damaged .*: remove it"):
