@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.trainer_utils import unwrap_peft_model
 
 from hf_kd_lambda.models.protocol import SPAN_LOGITS, as_model_output, check_model
 from hf_kd_lambda.utils.fingerprint import fingerprint, model_digest
@@ -42,7 +43,9 @@ class Ensemble(nn.Module):
             )
         self.members = nn.ModuleList(check_model(member, "teacher") for member in members)
         self.weights = [weight / sum(weights) for weight in weights]
-        self._accepted = [set(inspect.signature(member.forward).parameters) for member in self.members]
+        # The forward of PEFT's wrappers passes on more than it names.
+        plain = [unwrap_peft_model(member) for member in self.members]
+        self._accepted = [set(inspect.signature(member.forward).parameters) for member in plain]
         names = sorted(set.union(*self._accepted) - {"args", "kwargs"})
         # What reads the inputs of a model off its signature reads those of all members.
         named: Any = partial(self.forward)

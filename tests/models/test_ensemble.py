@@ -60,6 +60,18 @@ def test_each_member_reads_the_inputs_that_it_names():
     torch.testing.assert_close(again(**batch)["logits"], expected)
 
 
+@pytest.mark.parametrize("task_type", [None, "SEQ_CLS"])
+def test_members_with_adapters_read_the_inputs_of_their_models(task_type):
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    settings = peft.LoraConfig(task_type=task_type, target_modules=["query"], init_lora_weights=False)
+    member = peft.get_peft_model(tiny_bert(layers=1), settings).eval()
+    batch = {**tiny_batch(), "token_type_ids": torch.ones(4, 8, dtype=torch.long)}
+    ensemble = Ensemble([member])
+    assert {"input_ids", "attention_mask", "token_type_ids"} <= forward_parameters(ensemble)
+    torch.testing.assert_close(ensemble(**batch)["logits"], member(**batch).logits)
+
+
 def test_losses_are_averaged_where_all_members_have_one():
     members = [tiny_bert(layers=1).eval() for _ in range(2)]
     batch = {**tiny_batch(), "labels": torch.tensor([0, 1, 2, 0])}
