@@ -156,7 +156,7 @@ def label_permutation(
         ValueError: the teacher has another problem type, number of labels or set of labels.
     """
     fix = "Use a checkpoint for this task, or fine-tune the teacher first with teacher_finetune: true."
-    who = f"{getattr(teacher, 'name_or_path', None) or type(teacher).__name__!r}"
+    who = _name(teacher)
     problem = _problem_type(label_names, problem_type)
     if teacher.config.problem_type not in (None, problem):
         raise ValueError(f"{who} was trained for {teacher.config.problem_type}, but the data is for {problem}. {fix}")
@@ -190,6 +190,9 @@ def permute_head(model: PreTrainedModel, permutation: list[int]) -> None:
     Args:
         model: the classifier.
         permutation: the old column of each output in the new order.
+
+    Raises:
+        ValueError: the head is quantised, or the model has none or two.
     """
     _, head = _output_layer(model)
     if head.weight.shape[0] != len(permutation):  # bitsandbytes packs 4-bit weights
@@ -252,6 +255,11 @@ def set_labels(config: PreTrainedConfig, label_names: list[str] | None, problem_
     config.problem_type = _problem_type(label_names, problem_type)
 
 
+def _name(model: PreTrainedModel) -> str:
+    """The checkpoint of a model for messages, or its class."""
+    return f"{getattr(model, 'name_or_path', None) or type(model).__name__!r}"
+
+
 def _own_names(model: PreTrainedModel) -> list[str]:
     return [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
 
@@ -262,7 +270,17 @@ def _are_generic(names: list[str]) -> bool:
 
 
 def _output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
-    """Name and module of the output layer: the last linear layer of the right size outside the encoder."""
+    """Name and module of the output layer: the last linear layer of the right size outside the encoder.
+
+    Raises:
+        ValueError: there is none, or the model averages two, as DeiT's and LeViT's that were distilled do.
+    """
+    kind = type(model).__name__
+    if kind.endswith("WithTeacher"):
+        raise ValueError(
+            f"{_name(model)} is a {kind}, which has two heads, of which one would not get the labels of the data: "
+            f"take a checkpoint of a {kind.removesuffix('WithTeacher')}, which has one."
+        )
     layers = [
         (name, module)
         for name, module in model.named_modules()
@@ -272,7 +290,7 @@ def _output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
     ]
     if not layers:
         raise ValueError(
-            f"{type(model).__name__} has no linear layer with {model.config.num_labels} outputs after its encoder, so "
+            f"{kind} has no linear layer with {model.config.num_labels} outputs after its encoder, so "
             "it is not supported as teacher or student: choose another architecture."
         )
     return layers[-1]

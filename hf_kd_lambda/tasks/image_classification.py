@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import AutoModelForImageClassification, PreTrainedModel
@@ -28,25 +27,6 @@ class ImageClassification(Task):
 
     auto_class: ClassVar = AutoModelForImageClassification
     processor_class: ClassVar = AutoImageProcessor
-
-    def load_model(
-        self,
-        checkpoint: str,
-        data: TaskData,
-        trust_remote_code: bool = False,
-        new_head: bool = False,
-        dtype: torch.dtype | str = torch.float32,
-        require_head: bool = False,
-    ) -> PreTrainedModel:
-        """See `Task`.
-
-        Raises:
-            ValueError: the model has two heads, as DeiT's and LeViT's that were distilled have.
-        """
-        model = super().load_model(checkpoint, data, trust_remote_code, new_head, dtype, require_head)
-        if type(model).__name__.endswith("WithTeacher"):
-            raise ValueError(f"{checkpoint!r} is a {type(model).__name__}, which has two heads: take one with one.")
-        return model
 
     def new_model(
         self,

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import transformers
 from helpers.tiny import SIZES, VOCABULARY, save_checkpoint, tiny_batch, tiny_bert, tiny_tokenizer
 from transformers import (
     AutoConfig,
@@ -19,6 +20,7 @@ from hf_kd_lambda.models.labels import (
     label_permutation,
     load_classifier,
     permute_head,
+    set_labels,
     warn_if_at_chance,
 )
 
@@ -167,6 +169,19 @@ def test_permute_head_needs_an_output_layer():
     model.classifier = torch.nn.Identity()
     with pytest.raises(ValueError, match="no linear layer with 3 outputs"):
         permute_head(model, [0, 2, 1])
+
+
+@pytest.mark.parametrize("kind", ["DeiTForImageClassification", "LevitForImageClassification"])
+def test_a_model_of_two_heads_keeps_them_in_their_order(kind):
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = AutoConfig.for_model("levit") if kind.startswith("Levit") else AutoConfig.for_model("deit", **sizes)
+    set_labels(config, NAMES)
+    model = getattr(transformers, f"{kind}WithTeacher")(config)
+    before = [parameter.clone() for parameter in model.parameters()]
+    align_labels(model, NAMES)  # the same order needs no change
+    with pytest.raises(ValueError, match=f"{kind}WithTeacher, which has two heads.* a checkpoint of a {kind}, "):
+        align_labels(model, NAMES[::-1])
+    assert all(map(torch.equal, before, model.parameters()))
 
 
 def test_freeze():
