@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 
 from transformers import PreTrainedModel
+from transformers.trainer_utils import unwrap_peft_model
 
 from hf_kd_lambda.models.loaded_forms import is_quantised
 
@@ -41,8 +42,8 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreT
         layers: indices of the teacher's layers, counted from 0, in the student's order.
 
     Raises:
-        ValueError: the architecture is not supported, the teacher is quantised, or a layer does not exist, occurs
-            twice or cannot be first.
+        ValueError: the architecture is not supported, the teacher is quantised or has adapters, or a layer does not
+            exist, occurs twice or would compute something else at its new place.
     """
     model_type = teacher.config.model_type
     if model_type not in LAYERS_OF_MODEL_TYPE:
@@ -55,11 +56,21 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreT
             f"student_layers={list(layers)}: the weights of the teacher are quantised, and a student is trained in "
             "fp32: load the teacher unquantised to make the student, or set student to a checkpoint."
         )
+    if unwrap_peft_model(teacher) is not teacher:
+        raise ValueError(
+            f"student_layers={list(layers)}: the teacher has adapters, which its layers alone would lack: give "
+            "teacher.merge_and_unload()."
+        )
     _check_layers(layers, teacher.config.num_hidden_layers)
     if model_type == "modernbert" and layers[0] != 0:
         raise ValueError(
             f"student_layers={list(layers)}: the first layer of a 'modernbert' has no norm before its attention, but "
             f"layer {layers[0]} of the teacher has one: start with layer 0."
+        )
+    if getattr(teacher.config, "scale_attn_by_inverse_layer_idx", False) and list(layers) != [*range(len(layers))]:
+        raise ValueError(
+            f"student_layers={list(layers)}: with scale_attn_by_inverse_layer_idx, a layer divides its attention by "
+            f"its number, which it must keep: take the first layers, {[*range(len(layers))]}."
         )
 
     config = copy.deepcopy(teacher.config)

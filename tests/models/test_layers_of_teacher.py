@@ -101,6 +101,27 @@ def test_layers_of_modernbert_begin_with_its_first():
         student_from_layers(tiny_model("modernbert"), [1, 0])
 
 
+def test_layers_that_divide_attention_by_their_number_keep_it():
+    settings = SIZES | SETTINGS_OF_MODEL_TYPE["gpt2"] | {"scale_attn_by_inverse_layer_idx": True}
+    config = AutoConfig.for_model("gpt2", num_labels=3, num_hidden_layers=4, **settings)
+    teacher = AutoModelForSequenceClassification.from_config(config).eval()
+    expected = logits(without_other_layers(teacher, [0, 1]))
+    torch.testing.assert_close(logits(student_from_layers(teacher, [0, 1])), expected)
+    for layers in ([0, 3], [1, 0]):
+        with pytest.raises(ValueError, match=r"scale_attn_by_inverse_layer_idx.* take the first layers, \[0, 1\]"):
+            student_from_layers(teacher, layers)
+
+
+def test_adapters_are_merged_first():
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query"], init_lora_weights=False)
+    teacher = peft.get_peft_model(tiny_model("bert"), settings).eval()
+    with pytest.raises(ValueError, match=r"student_layers=\[0, 3\]: the teacher has adapters.*merge_and_unload"):
+        student_from_layers(teacher, [0, 3])
+    expected = logits(teacher)
+    torch.testing.assert_close(logits(student_from_layers(teacher.merge_and_unload(), [0, 1, 2, 3])), expected)
+
+
 def test_student_shares_nothing_with_the_teacher():
     teacher = tiny_model("bert")
     teacher.requires_grad_(False)
