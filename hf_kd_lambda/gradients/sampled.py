@@ -11,18 +11,20 @@ from hf_kd_lambda.gradients.cut import Cut
 from hf_kd_lambda.gradients.gram import Gram, Metric, gram_matrix
 from hf_kd_lambda.gradients.pair import GradientPair
 
+SMALLEST = 1e-4  # of the products, that are of different samples: far above the rounding of the sums
+
 
 class SampledGradientPair(GradientPair):
     """A `GradientPair` that treats the micro-batches as independent samples of both gradients.
 
     The squared norm of a batch gradient includes noise: E|g|² = |E g|² plus the variance of g. Only products of
-    different samples have no noise term. If g is the sum of K samples g_k,
+    different samples have no noise term. If g is the sum of samples g_k, each with a share w_k of the items, Σw_k = 1,
 
-        |E g|² = E (|g|² − Σ|g_k|²)·K/(K−1)
+        |E g|² = E (|g|² − Σ|g_k|²)/(1 − Σw_k²)
 
-    and the same holds for <E g_T, E g_D>: U-statistics (Hoeffding 1948), unbiased for samples of equal weight. If the
-    micro-batches differ in their number of items, all entries are too small by a common factor. The samples of all
-    ranks are used, except with sharded gradients (FSDP2), which are already sums over ranks.
+    which is the factor K/(K−1) for K equal shares: U-statistics (Hoeffding 1948). For <E g_T, E g_D> the divisor is
+    1 − Σw_T^k·w_D^k, since items without a label make the shares of both losses differ. The samples of all ranks are
+    used, except with sharded gradients (FSDP2), which are already sums over ranks.
 
     During the KD backward there are three gradients in memory, one more than without sampling: both sums, and the task
     gradient of the micro-batch. Its KD gradient is used and freed per parameter during the backward; sharded ones are
@@ -41,6 +43,9 @@ class SampledGradientPair(GradientPair):
     ) -> None:
         super().__init__(parameters, groups, metric, unmeasured)
         self.samples = 0
+        # Σw_T^k, Σw_D^k, and the sums of w_T^k², w_D^k² and w_T^k·w_D^k, of this rank's samples.
+        self.shares = torch.zeros(2, device=self.parameters[0].device)
+        self.own_shares = _products(self.shares)
         # Σ|g_T^k|², Σ|g_D^k|², Σ<g_T^k, g_D^k>: [3] or [3, groups], of this rank's samples and shards.
         self.own_products = torch.zeros((), device=self.parameters[0].device)
 
@@ -54,8 +59,13 @@ class SampledGradientPair(GradientPair):
         """No, because samples are measured before the weights of the step are known."""
         return False
 
-    def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor) -> None:
-        """Backpropagate both losses of one micro-batch through the student, and free its graph."""
+    def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor, shares: Tensor | None = None) -> None:
+        """Backpropagate both losses of one micro-batch through the student, and free its graph.
+
+        Args:
+            cut, task_loss, kd_loss: as in `GradientPair.accumulate`.
+            shares: `[2]`, w_T and w_D of the micro-batch, up to a common factor of the step; None for equal shares.
+        """
         task_seeds, kd_seeds = cut.seeds(task_loss), cut.seeds(kd_loss)
         nothing: list[Tensor | None] = [None] * len(self.parameters)
         task_sums = self._swap(nothing)
@@ -91,6 +101,9 @@ class SampledGradientPair(GradientPair):
                 take(index)
         self._swap(task_sums)
         self.own_products = self.own_products + self._sum_groups(grams)
+        shares = torch.ones_like(self.shares) if shares is None else shares.to(self.shares)
+        self.shares = self.shares + shares
+        self.own_shares = self.own_shares + _products(shares)
         self.samples += 1
 
     def gram(self, step_weights: tuple[Tensor, Tensor] | None = None) -> Gram:
@@ -103,6 +116,8 @@ class SampledGradientPair(GradientPair):
         ranks = dist.get_world_size()
         dist.all_reduce(self.own_products)
         self.own_products /= ranks**2  # in the mean over ranks, every sample is divided by the number of ranks
+        for shares in (self.shares, self.own_shares):  # a common factor does not matter
+            dist.all_reduce(shares)
         self.samples *= ranks
 
     def unbiased(self, gram: Gram) -> Gram | None:
@@ -113,13 +128,30 @@ class SampledGradientPair(GradientPair):
 
         Returns:
             Entries of the same shape. They are unbiased, so they may be negative or violate Cauchy-Schwarz. To average
-            them over steps, average first and bound the average with `bounded_signal`.
+            them over steps, average first and bound the average with `bounded_signal`. If a single sample has all
+            items of a loss, the loss's entry keeps its noise.
         """
         if self.samples < 2:
             return None
-        factor = self.samples / (self.samples - 1)
-        own = Gram(*self._sum_shards(self.own_products.clone()))
-        return Gram(*((total - part) * factor for total, part in zip(gram, own, strict=True)))
+        of_all = _products(self.shares)
+        entries = zip(gram, self._sum_shards(self.own_products.clone()), of_all, of_all - self.own_shares, strict=True)
+        return Gram(*(_without_own(*entry) for entry in entries))
+
+
+def _without_own(total: Tensor, own: Tensor, of_all: Tensor, of_others: Tensor) -> Tensor:
+    """(|g|² − Σ|g_k|²)/(1 − Σw_k²), with (Σw_k)² for 1; |g|² if one sample has all items.
+
+    Args:
+        total, own: |g|² and Σ|g_k|², `[]` or `[groups]`.
+        of_all, of_others: (Σw_k)² and (Σw_k)² − Σw_k².
+    """
+    return torch.where(of_others > SMALLEST * of_all, (total - own) * of_all / of_others, total)
+
+
+def _products(shares: Tensor) -> Tensor:
+    """`[3]`: w_T², w_D² and w_T·w_D."""
+    task, kd = shares
+    return torch.stack([task * task, kd * kd, task * kd])
 
 
 def _add(total: Tensor | None, grad: Tensor | None) -> Tensor | None:

@@ -224,7 +224,10 @@ class DistillationTrainer(OrderedEvaluation):
             # Forward of student and teacher; the losses' graph is cut from the student's at its outputs.
             _, losses, cut = self._forward(model, inputs, num_items_in_batch, cuts_graph=True)
             # Two backward passes: one of each loss, from the cut through the student.
-            step.backward(cast(Cut, cut), losses)
+            shares = item_labels(targets(inputs)).counts.float()
+            if num_items_in_batch is not None:
+                shares = shares / torch.as_tensor(num_items_in_batch).clamp(min=1)
+            step.backward(cast(Cut, cut), losses, shares)
         self._end_observation()
         if not self.accelerator.sync_gradients:
             self._step = step  # not before, as `auto_find_batch_size` starts the step again where memory ran out

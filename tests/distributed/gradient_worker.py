@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import AdamW
 
 from hf_kd_lambda.gradients.adam_metric import AdamMetric
+from hf_kd_lambda.gradients.cut import cut_outputs
 from hf_kd_lambda.gradients.pair import GradientPair
 from hf_kd_lambda.gradients.sampled import SampledGradientPair
 
@@ -61,6 +62,19 @@ def check(pair: SampledGradientPair, samples, scales, expected_samples: int) -> 
             torch.testing.assert_close(grad, [0.5, 2.0][group] * task + [3.0, 0.25][group] * kd)
 
 
+def check_shares(rank: int) -> None:
+    """Samples without noise are all signal, though one of the four has no label, and another has two."""
+    weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+    pair = SampledGradientPair([weight])
+    for labelled in [[2, 1], [1, 0]][rank]:
+        outputs, cut = cut_outputs({"weight": weight * 1})
+        shares = torch.tensor([labelled / 2, 1 / 2])  # of four items, two for each rank
+        task_loss, kd_loss = (share * outputs["weight"].square().sum() / 2 for share in shares)
+        pair.accumulate(cut, task_loss, kd_loss, shares)
+    pair.average_over_ranks()
+    torch.testing.assert_close(torch.stack(pair.unbiased(pair.gram())), torch.full((3,), 5.0))
+
+
 def check_rows(rank: int) -> None:
     """Ranks exchange rows of embeddings; the second rank has none of the second one, and no KD loss reaches it."""
     first, second = embeddings = [nn.Parameter(torch.zeros(6, 2)) for _ in range(2)]
@@ -106,6 +120,7 @@ def main() -> None:
     check(pair, [mean_of(samples[:2]), mean_of(samples[2:])], scales, 2)
 
     check_rows(rank)
+    check_shares(rank)
     print(f"rank {rank} agrees", flush=True)
     leave_group()
 

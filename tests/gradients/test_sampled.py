@@ -73,6 +73,42 @@ def test_it_is_right_on_average():
     assert (variance > 20 * standard_error).all(), "the test could tell the two apart"
 
 
+@pytest.mark.parametrize(
+    ("labelled", "items"), [([1, 1, 0, 0], [1, 1, 1, 1]), ([3, 1, 0, 2], [4, 2, 1, 2]), ([1, 0, 0, 0], [2, 1, 1, 1])]
+)
+def test_samples_without_noise_are_all_signal_whatever_their_shares(labelled, items):
+    """Each loss has a gradient w for each of its items, and so w for the mean over its items."""
+    weight = nn.Parameter(torch.tensor([0.3, -0.1, 0.2, 0.2]))
+    pair = SampledGradientPair([weight])
+    for shares in torch.tensor([labelled, items], dtype=torch.float).T / torch.tensor([sum(labelled), sum(items)]):
+        outputs, cut = cut_outputs({"weight": weight * 1})
+        task_loss, kd_loss = (share * outputs["weight"].square().sum() / 2 for share in shares)
+        pair.accumulate(cut, task_loss, kd_loss, shares)
+    gram = pair.gram()
+    expected = weight.detach().square().sum().expand(3)
+    torch.testing.assert_close(torch.stack(gram), expected)
+    torch.testing.assert_close(torch.stack(pair.unbiased(gram)), expected)
+
+
+def test_it_is_right_on_average_where_labels_are_missing():
+    """As above, with labels of one, three and none of the examples of three micro-batches."""
+    weight = nn.Parameter(torch.tensor([0.3, -0.1, 0.2, 0.2]))
+    generator = torch.Generator().manual_seed(0)
+    estimates = []
+    for _ in range(1500):
+        pair = SampledGradientPair([weight])
+        for labelled, x in zip((1, 3, 0), torch.randn(3, 3, 4, generator=generator), strict=True):
+            outputs, cut = cut_outputs({"weight": weight * 1})
+            task_loss = (outputs["weight"] - x[:labelled]).square().sum() / (2 * 4)
+            kd_loss = (outputs["weight"] - 2 * x).square().sum() / (2 * 9)
+            pair.accumulate(cut, task_loss, kd_loss, torch.tensor([labelled / 4, 3 / 9]))
+        estimates.append(torch.stack(pair.unbiased(pair.gram())))
+        pair.drop()
+    estimates = torch.stack(estimates)
+    standard_error = estimates.std(dim=0) / math.sqrt(len(estimates))
+    assert ((estimates.mean(dim=0) - weight.detach().square().sum()).abs() < 4 * standard_error).all()
+
+
 def test_one_sample_gives_no_estimate(batches):
     model = TwoHeads()
     pair = accumulate(SampledGradientPair(model.parameters()), model, batches[:1])

@@ -143,17 +143,23 @@ def test_adams_metric_needs_adam_before_training(tmp_path, optim):
 # --- without the noise of the batch
 
 
-def test_micro_batches_give_the_unbiased_gram_matrix(tmp_path):
+@pytest.mark.parametrize("unlabelled", [0, BATCH // 4], ids=["all labelled", "half of the second without a label"])
+def test_micro_batches_give_the_unbiased_gram_matrix(tmp_path, unlabelled):
+    data = examples()
+    missing = range(BATCH // 2, BATCH // 2 + unlabelled)
+    labels = [-100 if row in missing else label for row, label in enumerate(data["labels"])]
+    data = data.remove_columns("labels").add_column("labels", labels)
     teacher, student = models()
     twin = copy.deepcopy(student)
     args = config(tmp_path, gram_estimator="unbiased", lambda_rule="norm_ratio", max_steps=1, **UNBOUND, **HALVES)
-    log = train(args, teacher, student, examples()).state.log_history[0]
-    halves = [gradients_of(twin, teacher, half) for half in batches(examples(), BATCH // 2)[:2]]
+    log = train(args, teacher, student, data).state.log_history[0]
+    halves = [gradients_of(twin, teacher, half) for half in batches(data, BATCH // 2)[:2]]
     # With two samples the U-statistic is the product of the one with the other.
     a, b = (sum((x * y).sum().item() for x, y in zip(halves[0][i], halves[1][i], strict=True)) for i in (0, 1))
+    shares = (BATCH // 2 / (BATCH - unlabelled), 0.5)  # of the first half, in the items of each loss
     totals = [
-        sum(((x + y) / 2).square().sum().item() for x, y in zip(halves[0][i], halves[1][i], strict=True))
-        for i in (0, 1)
+        sum((share * x + (1 - share) * y).square().sum().item() for x, y in zip(*gradients, strict=True))
+        for share, *gradients in zip(shares, *halves, strict=True)
     ]
     a, b = max(a, 0.01 * totals[0]), max(b, 0.01 * totals[1])
     assert log["lambda"] == pytest.approx((a / b) ** 0.5, rel=1e-4)
