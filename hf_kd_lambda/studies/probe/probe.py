@@ -68,10 +68,11 @@ def probed_job(models: ModelArguments, data: DataArguments, config: Distillation
     """The run with these settings that saves a checkpoint at each tenth, with the teacher of the ordinary run.
 
     Raises:
-        ValueError: the task is not text-classification.
+        ValueError: the task is not text-classification, or the run has other losses than the probe.
     """
     if data.problem != "text-classification":
         raise ValueError(f"problem={data.problem!r} cannot be probed, only text-classification.")
+    _check_losses(data, config)
     folder = Path(str(config.output_dir))
     models = dataclasses.replace(
         models, teacher_dir=models.teacher_dir or str(folder / "teacher"), student_without_kd=False
@@ -81,6 +82,30 @@ def probed_job(models: ModelArguments, data: DataArguments, config: Distillation
     return DistillationJob(
         models, data, dataclasses.replace(cast(Any, config), output_dir=str(folder / "probe"), **saved, **evaluated)
     )
+
+
+def _check_losses(data: DataArguments, config: DistillationConfig) -> None:
+    """Refuse settings that change the losses of a run, because the probe computes those of `exact_losses`.
+
+    Raises:
+        ValueError: names the setting and the fix.
+    """
+    refused = {
+        f"problem_type={data.problem_type!r}: probe a run with one class, or a number, for each text.": (
+            data.problem_type is not None
+        ),
+        f"kd_losses={config.kd_losses}: leave it out, for the default KD loss.": (
+            config.kd_losses not in (None, {"soft_targets": 1.0})
+        ),
+        f"label_smoothing_factor={config.label_smoothing_factor}: set it to 0.": config.label_smoothing_factor != 0,
+        f"class_weights={config.class_weights!r}: leave it out.": config.class_weights is not None,
+        f"lambda_rule={config.lambda_rule!r}, the default, weighs items: set it to adaptive.": (
+            config.lambda_rule == "trust"
+        ),
+    }
+    for message, is_refused in refused.items():
+        if is_refused:
+            raise ValueError(f"The probe computes plain losses, and cannot probe {message}")
 
 
 def chosen_checkpoints(folder: Path, steps: list[int] | None) -> dict[str, Path]:
