@@ -11,7 +11,7 @@ from hf_kd_lambda.gradients.cut import Cut
 from hf_kd_lambda.gradients.gram import Gram, Metric, gram_matrix
 from hf_kd_lambda.gradients.pair import GradientPair
 
-SMALLEST = 1e-4  # of the products, that are of different samples: far above the rounding of the sums
+SMALLEST_SHARE = 1e-4  # of the products, that are of different samples: far above the rounding of the sums
 
 
 class SampledGradientPair(GradientPair):
@@ -145,7 +145,7 @@ def _without_own(total: Tensor, own: Tensor, of_all: Tensor, of_others: Tensor) 
         total, own: |g|² and Σ|g_k|², `[]` or `[groups]`.
         of_all, of_others: (Σw_k)² and (Σw_k)² − Σw_k².
     """
-    return torch.where(of_others > SMALLEST * of_all, (total - own) * of_all / of_others, total)
+    return torch.where(of_others > SMALLEST_SHARE * of_all, (total - own) * of_all / of_others, total)
 
 
 def _products(shares: Tensor) -> Tensor:

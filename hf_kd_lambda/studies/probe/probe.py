@@ -99,7 +99,7 @@ def _check_losses(data: DataArguments, config: DistillationConfig) -> None:
         ),
         f"label_smoothing_factor={config.label_smoothing_factor}: set it to 0.": config.label_smoothing_factor != 0,
         f"class_weights={config.class_weights!r}: leave it out.": config.class_weights is not None,
-        f"lambda_rule={config.lambda_rule!r}, the default, weighs items: set it to adaptive.": (
+        f"lambda_rule={config.lambda_rule!r}, the default, which weighs items: set it to adaptive.": (
             config.lambda_rule == "trust"
         ),
     }

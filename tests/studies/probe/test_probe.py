@@ -25,7 +25,7 @@ def test_a_run_of_another_task_is_refused_before_it_trains(tmp_path):
         ({"kd_losses": {"soft_targets": 1.0, "hidden_mse": 1.0}}, "kd_losses=.*hidden_mse.*: leave it out"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1: set it to 0"),
         ({"class_weights": "balanced"}, "class_weights='balanced': leave it out"),
-        ({"lambda_rule": "trust"}, "lambda_rule='trust', the default, weighs items: set it to adaptive"),
+        ({"lambda_rule": "trust"}, "lambda_rule='trust', the default, which weighs items: set it to adaptive"),
     ],
 )
 def test_a_run_with_other_losses_than_the_probe_is_refused(tmp_path, changed, message):

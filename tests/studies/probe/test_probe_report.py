@@ -89,7 +89,8 @@ def test_the_page_says_how_far_the_prediction_holds(tmp_path):
 
 
 def test_the_command_trains_and_probes_and_reuses_the_run(tmp_path):
-    command = [str(SCRIPT), *arguments(settings(tmp_path)), "--report_dir", str(tmp_path / "report")]
+    given = arguments(settings(tmp_path, lambda_rule="adaptive"))
+    command = [str(SCRIPT), *given, "--report_dir", str(tmp_path / "report")]
     first = run_python(*command)
     assert first.returncode == 0, first.stderr[-2000:]
     assert (tmp_path / "report" / "out.md").read_text(encoding="utf-8").strip() in first.stdout
