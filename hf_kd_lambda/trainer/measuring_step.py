@@ -72,19 +72,22 @@ class MeasuringStep:
         with self.accelerator.no_sync(self.model), rows:
             yield
 
-    def backward(self, cut: Cut, losses: BatchLosses, shares: Tensor) -> None:
+    def backward(self, cut: Cut, losses: BatchLosses, shares: Tensor | None = None) -> None:
         """Backpropagate the losses of one micro-batch, in the context of `local_gradients`.
 
         Args:
             cut: between the student's graph and that of the losses.
             losses: of the micro-batch.
-            shares: `[2]`, the part of the step's items of both losses that the micro-batch has on this rank.
+            shares: `[2]`, the part of the step's items of both losses that the micro-batch has on this rank; only
+                samples need them.
         """
         scaler = self.accelerator.scaler
         apart = [losses.task, *(losses.parts if self.gradients.splits_kd else [losses.kd])]
         task, *kd = apart if scaler is None else map(scaler.scale, apart)
         if isinstance(self.gradients, SampledGradientPair):
-            if self.accelerator.is_fsdp2:  # a sample is what the micro-batches of all ranks give together
+            if (
+                shares is not None and self.accelerator.is_fsdp2
+            ):  # a sample is what the micro-batches of all ranks give together
                 shares = cast(Tensor, self.accelerator.reduce(shares, "mean"))
             self.gradients.accumulate(cut, task, kd[0], shares)
         else:

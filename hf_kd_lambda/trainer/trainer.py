@@ -224,9 +224,7 @@ class DistillationTrainer(OrderedEvaluation):
             # Forward of student and teacher; the losses' graph is cut from the student's at its outputs.
             _, losses, cut = self._forward(model, inputs, num_items_in_batch, cuts_graph=True)
             # Two backward passes: one of each loss, from the cut through the student.
-            shares = item_labels(targets(inputs)).counts.float()
-            if num_items_in_batch is not None:
-                shares = shares / torch.as_tensor(num_items_in_batch).clamp(min=1)
+            shares = _shares(inputs, num_items_in_batch) if self.args.gram_estimator == "unbiased" else None
             step.backward(cast(Cut, cut), losses, shares)
         self._end_observation()
         if not self.accelerator.sync_gradients:
@@ -490,3 +488,9 @@ class DistillationTrainer(OrderedEvaluation):
         self._step = None
         self._finite, self._finite_gram = FiniteLosses(), FiniteLosses()
         self._step_record = StepRecord(self._objective.names, self.args.device)
+
+
+def _shares(inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
+    """`[2]`, the part of the step's items of both losses that a micro-batch has."""
+    counts = item_labels(targets(inputs)).counts.float()
+    return counts if num_items_in_batch is None else counts / torch.as_tensor(num_items_in_batch).clamp(min=1)
