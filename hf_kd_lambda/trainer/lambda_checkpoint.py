@@ -18,7 +18,6 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
 
     With `restore_callback_states_from_checkpoint`, the Trainer replaces a callback by a new one, made of its class and
     of the JSON values that `state` returned. So `of` makes a class for each trainer, which holds what is no JSON.
-
     """
 
     balancer: ClassVar[Balancer]
