@@ -36,7 +36,7 @@ from benchmarks.label_errors import FOLDS, embeddings
 from hf_kd_lambda.balancing import state
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.balancing.past_predictions import PastPredictions, mean_logits
-from hf_kd_lambda.balancing.reliabilities import ItemTrust
+from hf_kd_lambda.balancing.reliabilities import ItemTrust, Reliabilities
 from hf_kd_lambda.losses.functional.labels import ItemLabels
 from hf_kd_lambda.losses.objective import NO_WEIGHTS, ItemWeights
 from hf_kd_lambda.studies.comparison.plan import load_comparison
@@ -54,10 +54,7 @@ PRESENT = "without the factor, present predictions"
 class WithoutFactor(ClassReliabilities):
     """See the top."""
 
-    @property
-    def ratio(self) -> Tensor:
-        """See `ClassReliabilities`."""
-        return self.teacher / self.label
+    ratio = Reliabilities.ratio
 
 
 class PlainLosses(ClassReliabilities):

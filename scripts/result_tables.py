@@ -7,6 +7,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -364,6 +365,7 @@ def _lines(folder: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+@cache
 def _runs(comparison: str) -> list[Run]:
     return read_runs(ROOT / "benchmarks" / comparison / "results.jsonl")
 
