@@ -1,22 +1,15 @@
 """How Sphinx builds these pages: `make docs`."""
 
-import sys
 from importlib.metadata import version as installed_version
-from pathlib import Path
 
 from sphinx.application import Sphinx
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "scripts"))
-
-from docs_tables import write_tables  # noqa: E402
 
 project = "hf-kd-lambda"
 author = project_copyright = "The hf-kd-lambda authors"
 version = release = installed_version(project)
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "_generated"]
+exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = project
 html_theme_options = {"navigation_with_keys": True}
@@ -35,8 +28,7 @@ napoleon_use_ivar = True
 
 
 def setup(app: Sphinx) -> None:
-    """Generate tables from the code before the pages are read, and adapt docstrings to reStructuredText."""
-    write_tables(HERE / "_generated")
+    """Adapt docstrings to reStructuredText."""
     app.connect("autodoc-process-docstring", _escape_bars)
     app.connect("autodoc-process-signature", _shorten_signature)
 

@@ -1,9 +1,10 @@
-"""The tables of docs/reference, generated from the code. docs/conf.py writes them before each build."""
+"""The tables of settings, rules, losses and log keys, generated from the code. `fill_tables.py` writes them."""
 
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from hf_kd_lambda.studies.comparison.regimes import REGIMES
 from hf_kd_lambda.utils.log_keys import EVALUATION_KEYS, LIMITS, LOG_KEYS
 
 PAPERS = Path(__file__).parents[1] / "docs" / "papers.yaml"
-SETTINGS = {"distillation": DistillationConfig, "models": ModelArguments, "data": DataArguments}
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -84,20 +84,17 @@ def regimes_table() -> str:
     return markdown_table(("regime, parameters", "training examples"), rows)
 
 
-def write_tables(folder: Path) -> None:
-    """Write each table to its own Markdown file, which the pages include."""
-    folder.mkdir(exist_ok=True)
-    tables = {f"settings_{name}": settings_table(group) for name, group in SETTINGS.items()}
-    tables |= {
-        "rules": rules_table(),
-        "losses": losses_table(),
-        "log_keys": keys_table(LOG_KEYS),
-        "evaluation_keys": keys_table(EVALUATION_KEYS),
-        "limits": limits_table(),
-        "regimes": regimes_table(),
-    }
-    for name, table in tables.items():
-        (folder / f"{name}.md").write_text(table, encoding="utf-8")
+TABLES: dict[str, Callable[[], str]] = {
+    "settings_distillation": partial(settings_table, DistillationConfig),
+    "settings_models": partial(settings_table, ModelArguments),
+    "settings_data": partial(settings_table, DataArguments),
+    "rules": rules_table,
+    "losses": losses_table,
+    "log_keys": partial(keys_table, LOG_KEYS),
+    "evaluation_keys": partial(keys_table, EVALUATION_KEYS),
+    "limits": limits_table,
+    "regimes": regimes_table,
+}
 
 
 def _papers(kind: str) -> dict[str, str]:

@@ -1,12 +1,9 @@
-"""Tables of measured results, generated from benchmarks/*/results.jsonl: `python scripts/result_tables.py`.
-
-Rewrites README.md and the pages of docs/ between `<!-- table: NAME -->` and `<!-- end -->`.
-"""
+"""The tables of measured results, generated from benchmarks/*/results.jsonl. `fill_tables.py` writes them."""
 
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +16,6 @@ from hf_kd_lambda.studies.comparison.merit import Group
 from hf_kd_lambda.studies.comparison.run_results import Run, read_runs
 
 ROOT = Path(__file__).parents[1]
-MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 AT_BOUND = 0.999  # of |log10 λ|, which `lambda_min` 0.1 and `lambda_max` 10 keep within 1
 TRANSFER_RULES = {"KD alone": "1, labels unused"}
 BASE_RULES = ("no KD", "fixed 0.5", "fixed 0.9", "evidence", "trust")
@@ -43,17 +39,6 @@ WRONG = {
 NOISE_NAMES = {"symmetric": "any other class", "class": "the next class"}
 REGIME_NAMES = {"noisy_labels": "label noise", "spoiled_teacher": "teacher noise"}
 RULE_NAMES = {"no KD": "no KD", "annealing": "annealing, `linear`"}
-
-
-def marked_files() -> list[Path]:
-    """Files with places for tables."""
-    files = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    return [file for file in files if MARKED.search(file.read_text(encoding="utf-8"))]
-
-
-def with_tables(text: str) -> str:
-    """The text with up-to-date tables."""
-    return MARKED.sub(lambda place: place[1] + TABLES[place[2]]() + place[3], text)
 
 
 def sst2_table() -> str:
@@ -338,7 +323,7 @@ def _form_cells(model: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[st
     ]
 
 
-TABLES = {
+TABLES: dict[str, Callable[[], str]] = {
     "base": base_table,
     "base_forms": base_forms_table,
     "sst2": sst2_table,
@@ -425,8 +410,3 @@ def _odds_on_stsb(runs: Sequence[Run]) -> list[tuple[str, str]]:
         odds, lambda_ = fmean(run.log[-1]["odds"] for run in found), merit.mean_lambda(*found)
         rows.append((f"STS-B, {_regime_name(regime)}: last odds, mean λ", f"{odds:.1f}, {lambda_:.1f}"))
     return rows
-
-
-if __name__ == "__main__":
-    for file in marked_files():
-        file.write_text(with_tables(file.read_text(encoding="utf-8")), encoding="utf-8")

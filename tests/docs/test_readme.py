@@ -8,6 +8,7 @@ from helpers.compared_runs import made_up_run
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import fill_tables  # noqa: E402
 import result_tables  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,20 +25,20 @@ def test_files_that_readme_links_exist():
     assert [link for link in local if not (ROOT / link).exists()] == []
 
 
-def test_tables_of_results_are_up_to_date():
-    files = result_tables.marked_files()
+def test_tables_are_up_to_date():
+    files = fill_tables.marked_files()
     assert ROOT / "README.md" in files
     assert len(files) > 1
     for file in files:
         text = file.read_text(encoding="utf-8")
-        assert result_tables.with_tables(text) == text, f"{file.name}: run: python scripts/result_tables.py"
+        assert fill_tables.with_tables(text) == text, f"{file.name}: run: python scripts/fill_tables.py"
 
 
 def test_a_stale_table_is_found():
     row = next(line for line in README.splitlines() if line.startswith("| nothing |"))
     stale = README.replace(row, row.replace("8", "9"))
     assert stale != README
-    assert result_tables.with_tables(stale) == README
+    assert fill_tables.with_tables(stale) == README
 
 
 def test_the_base_table_of_partial_results_names_what_is_missing(monkeypatch):
