@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -33,7 +32,7 @@ WRONG = {
     "spoiled_teacher": "the teacher on 40 %",
     "region": "the teacher on most long texts",
     "class_blind": "the teacher never predicts one class",
-    "both": "30 % of the labels, and the teacher on other 30 %",
+    "both": "30 % of the labels, and the teacher on a different 30 %",
 }
 """What is wrong in a regime of `compare_trust`, in the order of the table."""
 NOISE_NAMES = {"symmetric": "any other class", "class": "the next class"}
@@ -205,15 +204,17 @@ def control_table() -> str:
 
 
 def label_errors_table() -> str:
-    """Areas under the ROC curve for finding wrong labels, where `trust` was run."""
-    found = _lines("label_errors")
-    by_cell = {(line["data"], line["kind"], line["rate"], line["method"]): f"{line['auc']:.3f}" for line in found}
+    """Areas under the ROC curve and estimated shares of wrong labels, where `trust` was run."""
+    by_cell = {(line["data"], line["kind"], line["rate"], line["method"]): line for line in _lines("label_errors")}
     rows = []
     for data, kind, rate, method in by_cell:
         if method == "trust":
-            areas = (by_cell[data, kind, rate, method] for method in ("cleanlab", "trust"))
-            rows.append((data, NOISE_NAMES[kind], f"{rate:.0%}", *areas))
-    return markdown_table(("data", "noise", "labels changed", "cleanlab", "`trust`"), sorted(rows))
+            both = [by_cell[data, kind, rate, method] for method in ("cleanlab", "trust")]
+            areas = (f"{line['auc']:.3f}" for line in both)
+            shares = (f"{line['share']:.0%}" for line in both)
+            rows.append((data, NOISE_NAMES[kind], f"{both[0]['wrong']:.0%}", *areas, *shares))
+    head = ("data", "noise", "labels changed", "cleanlab: area", "`trust`: area", "cleanlab: share", "`trust`: share")
+    return markdown_table(head, sorted(rows))
 
 
 def judging_students_table() -> str:

@@ -29,7 +29,7 @@ COUNTED_OUTPUTS = range(2, 101)
 """Numbers of classes for which ρ, the mean output of a teacher, is counted; otherwise it is taken to be 1/K."""
 
 LARGEST_FACTOR = 4.0
-"""Of 1/√(1 − β) in `ratio`, reached at β = 0.94. It keeps λ of ordinary runs below `lambda_max`."""
+"""Of 1/√(1 − β) in `ratio`, reached at β = 0.94. Without it, λ of most runs would be `lambda_max`."""
 
 
 class ClassReliabilities(Reliabilities):

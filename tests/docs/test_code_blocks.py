@@ -76,7 +76,7 @@ def test_commands_name_real_settings_and_files(page):
     ]
     for command in commands:
         settings = command.split("distill", 1)[1]
-        assert set(re.findall(r"--(\w+)", settings)) <= SETTINGS, command
+        assert set(re.findall(r"--(\w+)", settings)) <= SETTINGS | {"num_processes"}, command
         assert all((ROOT / config).is_file() for config in re.findall(r"configs/\w+\.yaml", settings)), command
 
 

@@ -68,7 +68,7 @@ def test_the_table_of_two_machines_compares_runs_of_the_same_seed(monkeypatch):
     }
     monkeypatch.setattr(result_tables, "_runs", comparisons.__getitem__)
     *_, row, empty, means = result_tables.control_table().splitlines()
-    wrong = "30 % of the labels, and the teacher on other 30 %"
+    wrong = "30 % of the labels, and the teacher on a different 30 %"
     assert row == f"| {wrong} | fixed 0.5 | 80.00 (1) | 81.00 (1) | 85.00 (1) |"
     assert empty == ""
     assert means.endswith("the weights on AMD minus those on Intel +1.00; `trust` minus the weights on AMD +4.00.")

@@ -40,7 +40,8 @@ MEASURED = ("grad_cosine", "lambda_conflict", "grad_norm_task")  # keys that onl
 def plot_regret(runs: Sequence[Run], path: Path) -> None:
     """Draws the regret of each rule in each group as dots, with its mean, the rule with the least regret on top.
 
-    Rules that were run in fewer groups than others say in how many: their means cannot be compared.
+    Rules that were run in fewer groups than others say in how many, as their means cannot be compared. Those that were
+    run in fewer than half of them come last.
 
     Args:
         runs: with at least one complete sweep.
@@ -48,7 +49,9 @@ def plot_regret(runs: Sequence[Run], path: Path) -> None:
     """
     regrets = {rule: merit.regrets(runs, rule) for rule in merit.rules(runs)}
     means = {rule: np.mean([regret.points for regret in found.values()]) for rule, found in regrets.items() if found}
-    order = sorted(means, key=lambda rule: means[rule])
+    groups = {rule: len(regrets[rule]) for rule in means}
+    most = max(groups.values())
+    order = sorted(means, key=lambda rule: (2 * groups[rule] < most, means[rule]))
     shown = {group.task for found in regrets.values() for group in found}
     tasks = [task for task in _tasks(runs) if task in shown]
     dots: dict[str, dict[str, Any]] = {
@@ -68,8 +71,6 @@ def plot_regret(runs: Sequence[Run], path: Path) -> None:
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="regret, in points: left of 0 is better than every fixed weight")
     _set_ticks(axes)
-    groups = {rule: len(regrets[rule]) for rule in order}
-    most = max(groups.values())
     names = [rule if groups[rule] == most else f"{rule} ({groups[rule]} of {most})" for rule in order]
     axes.set_yticks(range(len(order)), names)
     axes.set_ylim(len(order) - 0.4, -0.75)  # with room for the bar of the first row
