@@ -142,7 +142,7 @@ class Balancer:
         """Discard the counts of an unfinished step."""
         self._counts = None
 
-    def close_the_vote(self) -> None:
+    def end_first_pass(self) -> None:
         """Stop counting: the student has been trained on all examples and has seen their labels."""
         if self.state is not None and self.state.judge is not None:
             self.state.judge.closed = True

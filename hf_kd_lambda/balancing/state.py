@@ -226,7 +226,7 @@ class LambdaState:
         for name in _TENSORS:
             setattr(self, name, torch.tensor(state[name], dtype=getattr(self, name).dtype))
         for name, part in self._parts().items():
-            if name in state:  # version 0.1.0 saved no teacher_signal
+            if name in state or name != "teacher_signal":  # which the first checkpoints lack
                 part.load_state_dict(state[name])
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional import IGNORED, sum_over_chunks
+from hf_kd_lambda.losses.functional.chunked import chunk_positions
 from hf_kd_lambda.losses.functional.distributions import squared_distance_from_uniform
 
 ENOUGH = 0.1
@@ -28,7 +29,7 @@ def count_signal(teacher: TeacherBatch, labels: Tensor) -> Tensor:
         distance = squared_distance_from_uniform(teacher.logits_of(*chunk).float())
         return torch.stack([torch.where(items, distance, 0.0).sum(), items.sum()])
 
-    return sum_over_chunks(count, teacher.chunked, labels)
+    return sum_over_chunks(count, teacher.chunked, labels, chunk_positions(teacher.classes))
 
 
 class TeacherSignal:

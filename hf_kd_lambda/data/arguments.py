@@ -17,7 +17,7 @@ _READ_BY = {
     "label_separator": (_TEXTS,),
     "doc_stride": (_QUESTIONS,),
 }
-"""The problems that read a setting, of those that not all read."""
+"""Settings that only some problems read: these problems."""
 
 
 @dataclass

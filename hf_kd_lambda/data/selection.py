@@ -127,21 +127,18 @@ def _source(args: DataArguments) -> str:
 
 
 def _hold_out(train: Dataset, args: DataArguments, strata: Sequence[Hashable] | None) -> dict[str, Dataset]:
-    alike = [0] * len(train)
-    if strata is None and "label" in train.column_names:
-        strata_of: Sequence[Hashable] = [None if label is None else 0 for label in train["label"][:]]
-    else:
-        strata_of = alike if strata is None else strata
-    held_out = held_out_rows(strata_of, args.validation_share)
-    source, labelled = _source(args), len(train) - count_unlabelled(train)
+    labels = train["label"][:] if "label" in train.column_names else [0] * len(train)
+    one_stratum = [None if label is None else 0 for label in labels]
+    held_out = held_out_rows(one_stratum if strata is None else strata, args.validation_share)
+    source, count = _source(args), len(train) - count_unlabelled(train)
     if not held_out:
         raise ValueError(
             f"{source} has no validation split, and none can be held out: validation_share={args.validation_share} "
-            f"of {labelled} examples is none. Set validation_file or a larger validation_share."
+            f"of {count} examples is none. Set validation_file or a larger validation_share."
         )
     kept = sorted(set(range(len(train))) - set(held_out))
     logger.warning(
-        f"{source} has no validation split: {len(held_out)} of {labelled} training examples are held out "
+        f"{source} has no validation split: {len(held_out)} of {count} training examples are held out "
         f"(validation_share={args.validation_share}{'' if strata is None else ', the same of each class'})."
     )
     return {"train": train.select(kept), "validation": train.select(held_out)}

@@ -1,7 +1,6 @@
 """Parsers whose help fits on one screen, and names of settings as people write them."""
 
 import argparse
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from types import UnionType
@@ -114,15 +113,16 @@ def check_setting(name: str, known: Iterable[str], where: str) -> None:
 
 def is_list(hint: Any) -> bool:
     """Whether a field of this type takes a list, and no text."""
-    return any(get_origin(member) is list for member in _members(hint)) and str not in _members(hint)
+    return any(get_origin(member) is list for member in members_of_type(hint)) and str not in members_of_type(hint)
 
 
 def is_list_of_numbers(hint: Any) -> bool:
     """Whether a field of this type takes a list of whole numbers."""
-    return list[int] in _members(hint)
+    return list[int] in members_of_type(hint)
 
 
-def _members(hint: Any) -> tuple[Any, ...]:
+def members_of_type(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; of another type, itself."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
@@ -154,8 +154,3 @@ def with_lists(argv: Sequence[str], lists: Mapping[str, Any]) -> list[str]:
 def list_settings(types: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that take a list, with their types."""
     return {name: hint for name, hint in types.items() if is_list(hint)}
-
-
-def field_names(*kinds: type) -> list[str]:
-    """Names of the fields of dataclasses."""
-    return [field.name for kind in kinds for field in dataclasses.fields(kind)]

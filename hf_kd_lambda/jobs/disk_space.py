@@ -107,17 +107,22 @@ def disk_full_message(folders: Sequence[Path], needed: int | None, command: str)
     """What to do about a full disk: names the folder, the space needed, and the command that resumes.
 
     Args:
-        folders: written folders; the one on the fullest disk is named.
+        folders: written folders, or what would have been; the one on the fullest disk is named.
         needed: bytes that the run takes, if they are known.
         command: resumes the run.
     """
-    present = [folder for folder in folders if folder.is_dir()]
-    folder = min(present, key=lambda folder: shutil.disk_usage(folder).free)
+    free = {folder: shutil.disk_usage(_nearest(folder)).free for folder in folders}
+    folder = min(free, key=free.__getitem__)
     takes = "" if needed is None else f", and the run takes about {_mb(needed)} in all"
     return (
-        f"no space left to write to {folder}: {_mb(shutil.disk_usage(folder).free)} are free{takes}. Free some space "
+        f"no space left to write to {folder}: {_mb(free[folder])} are free{takes}. Free some space "
         f"or lower save_total_limit; this resumes the run: {command}"
     )
+
+
+def _nearest(folder: Path) -> Path:
+    """The folder itself, or its nearest parent that exists."""
+    return next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
 
 
 def _bytes(parameters: Any) -> int:

@@ -82,19 +82,17 @@ def main(argv: Sequence[str]) -> None:
     values = parser.parse_args(with_lists(argv, list_settings(get_type_hints(EvaluatedData))))
     if values.data is not None:
         setattr(values, "dataset" if Path(values.data).is_dir() else "test_file", values.data)
-    data, options = parser.parse_dict(vars(values), allow_extra_keys=True)[0], values
-    if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
-        raise ValueError(f"json={str(options.json)!r} is a folder, or in a folder that does not exist: name a file.")
-    checkpoints = {"teacher": options.teacher} if options.teacher else {}
-    checkpoints["model"] = options.model
-    split, reports = evaluate_checkpoints(
-        checkpoints, data, options.split, options.batch_size, options.trust_remote_code
-    )
+    (data,) = parser.parse_dict(vars(values), allow_extra_keys=True)
+    if values.json and (values.json.is_dir() or not values.json.parent.is_dir()):
+        raise ValueError(f"json={str(values.json)!r} is a folder, or in a folder that does not exist: name a file.")
+    checkpoints = {"teacher": values.teacher} if values.teacher else {}
+    checkpoints["model"] = values.model
+    split, reports = evaluate_checkpoints(checkpoints, data, values.split, values.batch_size, values.trust_remote_code)
     print(f"On the {split} split:\n\n{results_table(reports, MAIN_METRIC)}\n")
     print_wrapped(score_notes(reports))
-    if options.json:
+    if values.json:
         facts = {"checkpoints": checkpoints, "task": data.task, "split": split, "versions": versions()}
-        write_results(options.json, reports, MAIN_METRIC, None, facts)
+        write_results(values.json, reports, MAIN_METRIC, None, facts)
 
 
 def evaluate_model(

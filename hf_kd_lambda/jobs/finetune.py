@@ -98,7 +98,7 @@ def finetune(
     if args.should_save:
         record_run(folder, settings, finished=False)
     args = copy.copy(args)
-    args.train_sampling_strategy = sampling_strategy(args, [tokens["train"]], processor)
+    args.train_sampling_strategy = sampling_strategy(args, tokens["train"], processor)
     trainer = OrderedEvaluation(
         model,
         args,

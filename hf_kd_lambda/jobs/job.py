@@ -299,11 +299,16 @@ class DistillationJob:
     ) -> None:
         """Train on the task loss alone, on the examples that have a label: see `finetune`."""
         tokens = DatasetDict({**tokens, "train": labelled(tokens["train"])})
-        collator, preprocess_logits = self.problem.collator(processor, None), self.problem.preprocess_logits
-        compute_metrics = self.problem.metrics(self.data, tokens["validation"])
         finetune(
-            *(model, args, tokens, processor, collator, compute_metrics, identity, preprocess_logits),
-            self._weighted_loss(model) or self.problem.task_loss(self.data),
+            model,
+            args,
+            tokens,
+            processor,
+            collator=self.problem.collator(processor, None),
+            compute_metrics=self.problem.metrics(self.data, tokens["validation"]),
+            settings=identity,
+            preprocess_logits=self.problem.preprocess_logits,
+            compute_loss=self._weighted_loss(model) or self.problem.task_loss(self.data),
         )
 
     def _weighted_loss(self, model: PreTrainedModel) -> WeightedTaskLoss | None:
@@ -360,20 +365,30 @@ class DistillationJob:
         differing: list[Differing],
         quality: LabelQuality | None,
     ) -> None:
-        name, split = self.repository or self.folder.resolve().name, self.data.report_split
-        world_size = self.config.world_size
-        chance = self.problem.chance(self.data)
         examples = {name: len(examples) for name, examples in self.tokens.items()}
         if unlabelled := count_unlabelled(self.data.splits["train"]):
             examples[WITHOUT_LABEL] = unlabelled
-        found = None if quality is None else quality_summary(quality)
         card = card_facts(
-            *(name, self.models, self.data_args, self.settings, split, world_size, reports, history, chance),
-            *(examples, self.data, found),
+            name=self.repository or self.folder.resolve().name,
+            models=self.models,
+            data=self.data_args,
+            settings=self.settings,
+            num_processes=self.config.world_size,
+            reports=reports,
+            log_history=history,
+            chance=self.problem.chance(self.data),
+            examples=examples,
+            loaded=self.data,
+            label_quality=None if quality is None else quality_summary(quality),
         )
-        suspicious = [] if quality is None else self._suspicious(quality)
         write_job_report(
-            *(self.folder, card, self.data_args, split, self.data_args.task, self.settings, differing, suspicious)
+            self.folder,
+            card,
+            self.data_args,
+            split=self.data.report_split,
+            settings=self.settings,
+            differing=differing,
+            suspicious=[] if quality is None else self._suspicious(quality),
         )
 
     def _suspicious(self, quality: LabelQuality) -> list[dict[str, Any]]:
@@ -386,7 +401,7 @@ class DistillationJob:
         ]
 
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
-        """Arguments of a plain Trainer; only the distillation itself is reported to trackers and pushed."""
-        plain: dict[str, Any] = {"report_to": "none", "push_to_hub": False, "remove_unused_columns": True}
+        """Arguments of a plain Trainer; only the distillation itself is reported to trackers."""
+        plain: dict[str, Any] = {"report_to": "none", "remove_unused_columns": True}
         plain |= {"metric_for_best_model": MAIN_METRIC, "greater_is_better": True}
         return dataclasses.replace(cast(Any, self.config), output_dir=str(folder), **plain, **settings)

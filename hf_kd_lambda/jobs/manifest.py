@@ -9,6 +9,7 @@ from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_kd_lambda.utils.fingerprint import file_digest
+from hf_kd_lambda.utils.paths import write_at_once
 
 MANIFEST = "manifest.json"
 
@@ -27,12 +28,7 @@ class WriteManifests(TrainerCallback):
 def write_manifest(folder: Path) -> None:
     """Write a folder's files and then its manifest to the disk, so that a manifest is never older than a file."""
     files = {str(path.relative_to(folder)): _entry(path) for path in _files(folder)}
-    temporary = folder / f"{MANIFEST}.tmp"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"files": files}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / MANIFEST)
+    write_at_once(folder / MANIFEST, json.dumps({"files": files}, indent=1))
     _to_disk(folder)
 
 

@@ -24,6 +24,7 @@ from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.evaluate import classes_of, evaluate_model
 from hf_kd_lambda.jobs.report import RESULTS
 from hf_kd_lambda.models.labels import label_permutation, own_label_names
+from hf_kd_lambda.models.loaded_forms import read_in_own_precision
 from hf_kd_lambda.models.onnx_file import quantise_onnx, require_onnx, run_by_onnx, write_onnx
 from hf_kd_lambda.models.padding import ensure_pad_token
 from hf_kd_lambda.reports.agreement import teacher_agreement
@@ -33,6 +34,7 @@ from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.hardware import count_threads
 from hf_kd_lambda.utils.names import check_known
+from hf_kd_lambda.utils.paths import write_at_once
 
 FULL, INT8 = "model.onnx", "model_int8.onnx"
 FILES = {"ONNX": FULL, "ONNX int8": INT8}
@@ -179,12 +181,8 @@ def _as_form(name: str, model: PreTrainedModel, folder: Path, order: Sequence[in
     if name in FILES:
         return run_by_onnx(model, folder / FILES[name], order)
     if name == "bf16":
-        cast(Any, model).to(torch.bfloat16).register_forward_pre_hook(_inputs_in_bf16, with_kwargs=True)
+        read_in_own_precision(cast(Any, model).to(torch.bfloat16))
     return model
-
-
-def _inputs_in_bf16(model: PreTrainedModel, args: tuple[Any, ...], batch: Mapping[str, Any]) -> tuple[Any, Any]:
-    return args, {name: x.bfloat16() if x.is_floating_point() else x for name, x in batch.items()}
 
 
 def _with_file(report: ModelReport, folder: Path, batch_latency_ms: float) -> ModelReport:
@@ -220,8 +218,8 @@ def record_exports(folder: Path, split: str | None, reports: Sequence[ModelRepor
         except (ValueError, TypeError) as error:
             raise ValueError(f"{results} is damaged ({error}): remove it to export without it.") from error
         written["exports"] = {"split": split, "models": [dataclasses.asdict(report) for report in reports]}
-        results.write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_at_once(results, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
     if card.exists():
         before = card.read_text(encoding="utf-8").split(SECTION)[0].rstrip("\n")
         where = f"On the {split} split, on {count_threads(reports[0].threads or 1)} of the CPU:\n\n" if split else ""
-        card.write_text(f"{before}\n{SECTION}\n{where}{markdown_table(reports, MAIN_METRIC)}\n", encoding="utf-8")
+        write_at_once(card, f"{before}\n{SECTION}\n{where}{markdown_table(reports, MAIN_METRIC)}\n")

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -16,13 +16,13 @@ from hf_kd_lambda.jobs.command_line import (
     is_list,
     is_list_of_numbers,
     list_settings,
+    members_of_type,
     options_of,
     split_list,
     with_lists,
 )
 from hf_kd_lambda.jobs.defaults import resolve_defaults
 from hf_kd_lambda.jobs.yaml_file import YamlFile
-from hf_kd_lambda.trainer.argument_ranges import check_training_arguments
 from hf_kd_lambda.trainer.config import DistillationConfig
 
 Settings = tuple[ModelArguments, DataArguments, DistillationConfig]
@@ -121,7 +121,6 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     if switch in ("true", "false"):  # text for argparse, of which TrainingArguments know only FSDP's old options
         values.fsdp = switch == "true" or None
     resolve_defaults(values, on_line | in_file.keys())
-    check_training_arguments(values)  # before TrainingArguments computes with them
     return parser.parse_dict(vars(values))
 
 
@@ -152,8 +151,7 @@ def _read(path: str, types: dict[str, Any]) -> dict[str, Any]:
 
 def _admits(hint: Any, value: Any) -> bool:
     """Whether a field of this type may be text (which argparse checks further), null, or this list or mapping."""
-    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    kinds = {get_origin(member) or member: get_args(member) for member in members}
+    kinds = {get_origin(member) or member: get_args(member) for member in members_of_type(hint)}
     if isinstance(value, str):
         return bool(kinds.keys() - {list, dict, NoneType})
     if isinstance(value, list):

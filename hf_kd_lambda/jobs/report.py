@@ -41,7 +41,6 @@ def write_job_report(
     card: CardFacts,
     data: DataArguments,
     split: str,
-    task: str | None,
     settings: Mapping[str, Any],
     differing: Sequence[Differing] = (),
     suspicious: Sequence[Mapping[str, Any]] = (),
@@ -53,7 +52,6 @@ def write_job_report(
         card: facts of the run, see `card_facts`.
         data: as given.
         split: evaluated on.
-        task: the GLUE task; None for own data.
         settings: settings that change the student, as JSON values.
         differing: see `most_differing`.
         suspicious: see `most_suspicious`.
@@ -64,7 +62,7 @@ def write_job_report(
     page = run_page(card, split, figure, differing, suspicious)
     (folder / REPORT).write_text(as_html(page), encoding="utf-8")
     facts = {
-        "task": task,
+        "task": data.task,
         "split": split,
         "examples": dict(card.examples),
         "lambda": lambda_summary(history),
@@ -114,7 +112,6 @@ def card_facts(
     models: ModelArguments,
     data: DataArguments,
     settings: Mapping[str, Any],
-    split: str,
     num_processes: int,
     reports: Sequence[ModelReport],
     log_history: Sequence[Mapping[str, float]],
@@ -129,7 +126,6 @@ def card_facts(
         name: name of the student or its repository.
         models, data: as given.
         settings: settings that change the student.
-        split: evaluated on.
         num_processes: number of training processes.
         reports: reports of the compared models; the last is the student's.
         log_history: the entries of `trainer_state.json`.
@@ -149,7 +145,7 @@ def card_facts(
         teacher_finetuned=models.teacher_finetune,
         datasets=[origin_of(source, BUNDLED) for source in sources if source],
         dataset_config=data.dataset_config or data.task if data.dataset else None,
-        split=_split_on_the_hub(data, split),
+        split=_split_on_the_hub(data, loaded.report_split),
         main_metric=MAIN_METRIC,
         chance=chance,
         reports=reports,

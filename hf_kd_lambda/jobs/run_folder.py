@@ -1,7 +1,6 @@
 """The folder of a run: whose checkpoints lie in it, which are complete, and whether a run may resume from it."""
 
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from transformers.utils import CONFIG_NAME, logging
 
 from hf_kd_lambda.jobs.identity import CONTENTS
 from hf_kd_lambda.jobs.manifest import damage, has_manifest
+from hf_kd_lambda.utils.paths import write_at_once
 
 logger = logging.get_logger(__name__)
 
@@ -113,9 +113,7 @@ def claim_folder(setting: str, folder: Path, settings: Mapping[str, Any], writes
 def record_run(folder: Path, settings: Mapping[str, Any], finished: bool) -> None:
     """Write down whose folder this is, in one step."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{RECORD_FILE}.tmp"
-    temporary.write_text(json.dumps({"finished": finished, "settings": settings}, indent=2) + "\n")
-    os.replace(temporary, folder / RECORD_FILE)
+    write_at_once(folder / RECORD_FILE, json.dumps({"finished": finished, "settings": settings}, indent=2) + "\n")
 
 
 def is_unfinished(folder: Path) -> bool:

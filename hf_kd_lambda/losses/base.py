@@ -52,6 +52,11 @@ class TeacherBatch(NamedTuple):
     """Logits of every one of several teachers, like `all_logits`, which is their mean; empty if not needed."""
 
     @property
+    def classes(self) -> int:
+        """Number of classes or tokens."""
+        return self.top_k.classes if self.top_k is not None else cast(Tensor, self.all_logits).shape[-1]
+
+    @property
     def logits(self) -> Tensor:
         """All logits, `[examples, (length,) classes]`; estimated if only the top k are cached."""
         return self.logits_of(*self.chunked)

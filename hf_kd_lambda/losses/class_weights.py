@@ -1,6 +1,8 @@
 """Class weights of the task loss, so that rare and frequent classes have the same total weight."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -24,13 +26,12 @@ def balanced_weights(labels: Iterable[Any], num_classes: int) -> Tensor:
     Raises:
         ValueError: a label is a float (soft labels).
     """
-    counts = torch.zeros(num_classes, dtype=torch.float64)
-    for label in labels:
-        for item in label if isinstance(label, list) else [label]:
-            if isinstance(item, float):
-                raise ValueError(f"class_weights needs class indices as labels, but one is {item!r}: leave it out.")
-            if item is not None and item >= 0:
-                counts[item] += 1
+    of_items = chain.from_iterable(label if isinstance(label, list) else [label] for label in labels)
+    found = Counter(item for item in of_items if item is not None)
+    for item in found:
+        if isinstance(item, float):
+            raise ValueError(f"class_weights needs class indices as labels, but one is {item!r}: leave it out.")
+    counts = torch.tensor([found[index] for index in range(num_classes)], dtype=torch.float64)
     present = counts > 0
     weights = counts.sum() / (present.sum().clamp(min=1) * counts.clamp(min=1))
     return torch.where(present, weights, 1.0).float()

@@ -106,6 +106,7 @@ class Objective:
         student: Mapping[str, Any],
         teacher: TeacherBatch,
         inputs: Mapping[str, Any],
+        items: ItemLabels,
         num_items: Tensor | int | None = None,
         kd_weights: Tensor | None = None,
         item_weights: ItemWeights = NO_WEIGHTS,
@@ -116,20 +117,18 @@ class Objective:
             student: student outputs by name.
             teacher: teacher outputs for the same batch.
             inputs: the batch, with its `labels` and, for tokens, `attention_mask`.
+            items: the result of `items`.
             num_items: `[2]`, divisors of the sums over items of task loss and KD loss, or one number for both. None:
                 the number of items in this batch.
             kd_weights: `[kd_losses]`, weights in the sum of KD losses. None: `weights`.
             item_weights: per-item weights of each loss.
-
-        Raises:
-            ValueError: there is not exactly one label per item.
         """
-        items = self.items(student, inputs)
-        loss_inputs = self._loss_inputs(student, teacher, inputs, items, num_items, item_weights.kd)
+        num_task, num_kd = _divisors(items, num_items)
+        loss_inputs = self.loss_inputs(student, teacher, inputs, items, num_kd, item_weights.kd)
         parts = [loss(loss_inputs) for loss in self.kd_losses.values()]
         weights = self.weights if kd_weights is None else kd_weights
         kd = torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
-        task = self._task_loss(student, inputs, items, num_items, item_weights.task)
+        task = self._task_loss(student, inputs, items, num_task, item_weights.task)
         return BatchLosses(task, kd, parts if len(parts) > 1 else [])
 
     @staticmethod
@@ -142,41 +141,42 @@ class Objective:
         check_label_shape(student["logits"], targets(inputs))
         return item_labels(targets(inputs))
 
-    def loss_inputs(self, student: Mapping[str, Any], teacher: TeacherBatch, inputs: Mapping[str, Any]) -> LossInputs:
-        """Inputs of the KD losses; arguments and errors as for `__call__`."""
-        return self._loss_inputs(student, teacher, inputs, self.items(student, inputs), None, None)
-
-    def _loss_inputs(
+    def loss_inputs(
         self,
         student: Mapping[str, Any],
         teacher: TeacherBatch,
         inputs: Mapping[str, Any],
         items: ItemLabels,
-        num_items: Tensor | int | None,
-        weights: Tensor | None,
+        num_items: Tensor | int,
+        weights: Tensor | None = None,
     ) -> LossInputs:
+        """Inputs of the KD losses.
+
+        Args:
+            student, teacher, inputs, items: see `__call__`.
+            num_items: divisor of the sums over items.
+            weights: per-item weights.
+        """
         labels = items.kd
         if any(loss.uses_labels for loss in self.kd_losses.values()):
             labels = torch.where(items.kd.eq(items.task), labels, teacher.logits.argmax(-1))
-        _, num_kd = _divisors(items, num_items)
         mask = inputs.get("attention_mask")
-        return LossInputs(student, teacher, mask, labels, num_kd, self.temperature, weights)
+        return LossInputs(student, teacher, mask, labels, num_items, self.temperature, weights)
 
     def _task_loss(
         self,
         student: Mapping[str, Any],
         inputs: Mapping[str, Any],
         items: ItemLabels,
-        num_items: Tensor | int | None,
+        num_items: Tensor | int,
         weights: Tensor | None,
     ) -> Tensor:
-        num_task, _ = _divisors(items, num_items)
         if self.own_task_loss is not None:
             labels = inputs["labels"] if SHIFTED in inputs or items.shares is not None else items.task
-            return self.own_task_loss(student, labels, num_items_in_batch=num_task)
+            return self.own_task_loss(student, labels, num_items_in_batch=num_items)
 
         def loss(logits: Tensor, weights: Tensor | None, shares: Tensor | None, labels: Tensor) -> Tensor:
-            return task_loss(logits, labels, num_task, self.label_smoothing, weights, shares)
+            return task_loss(logits, labels, num_items, self.label_smoothing, weights, shares)
 
         weights = item_weights(self.class_weights, items.task, weights)
         return sum_over_chunks(loss, (student["logits"], weights, items.shares), items.task)

@@ -44,13 +44,18 @@ AttentionInterface.register(UNDROPPED, undropped_maps)
 AttentionMaskInterface.register(UNDROPPED, eager_mask)
 
 
-def use_eager_attention(model: PreTrainedModel, who: str) -> None:
+def use_eager_attention(model: nn.Module, who: str) -> None:
     """Set a model's attention to the eager implementation, the only one that returns maps.
 
     Args:
         model: teacher or student.
-        who: `teacher` or `student`, for the warning.
+        who: `teacher` or `student`, for messages.
+
+    Raises:
+        ValueError: a plain module, whose attention cannot be switched.
     """
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(f"kd_losses: attention maps need a model of Transformers, and the {who} is a plain module.")
     used = model.config._attn_implementation
     if used not in ("eager", UNDROPPED):
         logger.warning(

@@ -77,11 +77,13 @@ def add_attention_vectors(model: PreTrainedModel, who: str) -> None:
     model.register_forward_hook(add_vectors)
 
 
-def with_more(outputs: ModelOutput, more: dict[str, tuple[Tensor, ...]]) -> ModelOutput:
+def with_more(outputs: Any, more: dict[str, tuple[Tensor, ...]]) -> Any:
     """The outputs with additional ones by name. They replace outputs of the same name (from another trainer's hook).
 
     All are dataclass fields, because DDP rebuilds outputs from their fields.
     """
+    if not isinstance(outputs, ModelOutput):  # a plain module's dictionary
+        return {**outputs, **more}
     return _class_with(cast(Any, type(outputs)), tuple(more))(**{**outputs, **more})
 
 

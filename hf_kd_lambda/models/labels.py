@@ -15,7 +15,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
 
@@ -229,11 +228,6 @@ def warn_if_at_chance(score: float, chance: float) -> bool:
         chance,
     )
     return True
-
-
-def have_same_vocabulary(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
-    """Whether two tokenizers have the same ids for the same tokens."""
-    return first.get_vocab() == second.get_vocab()
 
 
 def _problem_type(label_names: list[str] | None, problem_type: str | None) -> str:

@@ -24,12 +24,14 @@ def is_placed(model: nn.Module) -> bool:
 def read_in_own_precision(model: nn.Module) -> None:
     """Make a model in half precision cast its inputs, which examples bring in fp32; others stay as they are."""
     dtypes = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-    if (dtype := next(dtypes, None)) in HALF_DTYPES:
+    casts = _cast_inputs in model._forward_pre_hooks.values()
+    if next(dtypes, None) in HALF_DTYPES and not casts:
+        model.register_forward_pre_hook(_cast_inputs, with_kwargs=True)
 
-        def cast(module: nn.Module, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> tuple[Any, Any]:
-            return args, {name: _cast(value, dtype) for name, value in inputs.items()}
 
-        model.register_forward_pre_hook(cast, with_kwargs=True)
+def _cast_inputs(model: nn.Module, args: tuple[Any, ...], inputs: Mapping[str, Any]) -> tuple[Any, Any]:
+    dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    return args, {name: _cast(value, dtype) for name, value in inputs.items()}
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

@@ -27,7 +27,6 @@ from transformers.models.auto import modeling_auto
 from transformers.trainer_utils import unwrap_peft_model
 from transformers.utils import ModelOutput, logging
 
-from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.loaded_forms import is_quantised
 
 logger = logging.get_logger(__name__)
@@ -126,14 +125,6 @@ def model_config(model: nn.Module) -> Any | None:
     """A model's configuration; None for a plain module, even if it has another attribute `config`."""
     config = getattr(model, "config", None)
     return config if hasattr(config, "num_labels") else None
-
-
-def num_outputs(model: nn.Module) -> int | None:
-    """Number of classes or tokens, 1 for regression, from the configuration; None without a configuration."""
-    config = model_config(model)
-    if config is None:
-        return None
-    return config.vocab_size if is_causal(model) else config.num_labels
 
 
 def model_device(model: nn.Module) -> torch.device:

@@ -48,9 +48,9 @@ class Section(NamedTuple):
     folded: bool = False
 
 
-def text_entry(text: str, strong: bool = False) -> Entry:
+def text_entry(text: str) -> Entry:
     """A cell of text, by which its column is sorted."""
-    return Entry(text, text, strong)
+    return Entry(text, text)
 
 
 def as_html(page: Section) -> str:

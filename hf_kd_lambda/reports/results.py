@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from hf_kd_lambda.reports.markdown import escaped
 from hf_kd_lambda.utils.hardware import count_threads
+from hf_kd_lambda.utils.paths import write_at_once
 
 WARMUP_RUNS, ROUNDS, ROUND_RUNS = 5, 5, 6
 NO_SHARES = ("perplexity",)  # metrics that are not percentages
@@ -230,6 +230,4 @@ def write_results(
     results = {**extra, "main_metric": main_metric, "models": models, "figure": figure.name if figure else None}
     # JSON has no NaN or infinity: they become null.
     finite = json.loads(json.dumps(results, default=str), parse_constant=lambda _: None)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(finite, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_at_once(path, json.dumps(finite, indent=2, ensure_ascii=False) + "\n")

@@ -7,8 +7,6 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
 
-from hf_kd_lambda.models.labels import have_same_vocabulary
-
 SAMPLE = 100  # texts of each split, in addition to its longest and its shortest
 # What normalisers, special tokens and templates treat in different ways: case, accents, width, white space, controls.
 PROBES = (
@@ -34,7 +32,7 @@ def make_same_tokens(
         teacher, student: their tokenizers.
         data: has the texts in `text` and `text_pair`, in `words`, or in `messages`. None for texts of ours alone.
     """
-    if not have_same_vocabulary(teacher, student):
+    if teacher.get_vocab() != student.get_vocab():
         return False
     probes: list[Texts] = [(probe,) for probe in PROBES] + list(zip(PROBES, reversed(PROBES), strict=True))
     samples = [probes, *(list(_sample(split)) for split in (data or {}).values())]

@@ -48,8 +48,14 @@ class Task(ABC):
     ) -> PreTrainedModel:
         """A model whose outputs are in the data's order: see `load_classifier`."""
         return load_classifier(
-            *(resolve_checkpoint(checkpoint), data.label_names, trust_remote_code, new_head, self.auto_class),
-            *(data.problem_type, dtype, require_head),
+            resolve_checkpoint(checkpoint),
+            data.label_names,
+            trust_remote_code=trust_remote_code,
+            new_head=new_head,
+            auto_class=self.auto_class,
+            problem_type=data.problem_type,
+            dtype=dtype,
+            require_head=require_head,
         )
 
     def new_model(

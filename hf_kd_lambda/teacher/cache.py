@@ -61,7 +61,14 @@ class TeacherCache:
         Raises:
             CacheUnavailableError: the examples change between reads, or the outputs cannot be written.
         """
-        first_batch = self._check_repeatable(examples)
+        first_batch, refusal = "", None
+        try:
+            first_batch = self._check_repeatable(examples)
+        except CacheUnavailableError as error:
+            refusal = str(error)
+        # A rank may miss by chance that examples change, and must not wait for the others in the next collective.
+        if refusals := [found for found in gather_object([refusal]) if found]:
+            raise CacheUnavailableError(refusals[0])
         inputs = examples_digest(examples, set(examples.column_names) - set(LABELS))
         code = (version("hf-kd-lambda"), torch.__version__, version("transformers"))
         name = fingerprint([self.identity, first_batch, inputs, *code])

@@ -28,6 +28,9 @@ from hf_kd_lambda.models.protocol import answers_questions
 
 logger = logging.get_logger(__name__)
 
+LEAST_DISTANCE = 0.01
+"""Mean squared distance from the uniform distribution below which a teacher is called uninformative."""
+
 
 def check_apart(teacher: nn.Module, student: nn.Module) -> None:
     """Check that teacher and student share no parameters: the teacher is frozen, the student is trained.
@@ -190,20 +193,18 @@ def check_finite_logits(examples: Dataset) -> None:
         row += table.num_rows
 
 
-def warn_of_uninformative(examples: Dataset, has_several_labels: bool = False, least: float = 0.01) -> None:
+def warn_of_uninformative(examples: Dataset, has_several_labels: bool = False) -> None:
     """Warn if the teacher gives nearly the same logits to all classes.
 
     Args:
         examples: a dataset with teacher logits `[classes]` per example; logits of tokens are not checked.
         has_several_labels: whether every logit belongs to a separate binary label.
-        least: smallest mean squared distance from the uniform distribution that gives no warning, see
-            `squared_distance_from_uniform`.
     """
     logits = examples.select_columns([TEACHER_LOGITS]).with_format("torch")[:2000][TEACHER_LOGITS]
     if isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[-1] > 1:
         logits = logits_of_labels(logits) if has_several_labels else logits
         distance = squared_distance_from_uniform(logits.float()).mean().item()
-        if distance < least:
+        if distance < LEAST_DISTANCE:
             logger.warning(
                 f"the teacher gives nearly the same logits to all classes (its mean squared distance from the uniform "
                 f"distribution is {distance:.2g}, of at most 1), so the student can learn nothing from it: fine-tune "

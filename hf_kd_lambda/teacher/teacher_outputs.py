@@ -1,8 +1,8 @@
 """The teacher's outputs for a batch: from cached columns if the examples have them, else from a teacher forward."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -107,6 +107,9 @@ class TeacherOutputs:
             folder, batch_size, collate, progress: see `TeacherCache`.
             prepare: moves a batch to the accelerator's device.
         """
+        if self._are_all_cached(datasets):
+            self._move_to(torch.device("cpu"))
+            return datasets
         if self.teacher is None:
             return datasets
         if self.cache_format is None:
@@ -137,9 +140,12 @@ class TeacherOutputs:
             progress=progress,
         )
         cached = [self._cached(dataset, cache) for dataset in datasets]
-        if all(self.are_cached(column_names(dataset)) for dataset in cached if dataset is not None):
+        if self._are_all_cached(cached):
             self._move_to(torch.device("cpu"))
         return cached
+
+    def _are_all_cached(self, datasets: Iterable[Any]) -> bool:
+        return all(self.are_cached(column_names(dataset)) for dataset in datasets if dataset is not None)
 
     def _move_to(self, device: torch.device) -> None:
         """Move the teacher, unless its parts were placed on several devices when it was loaded."""
@@ -156,6 +162,6 @@ class TeacherOutputs:
             return examples
         if TEACHER_LOGITS in cached.column_names:
             check_finite_logits(cached)
-            config = None if self.teacher is None else getattr(members_of(self.teacher)[0], "config", None)
+            config = getattr(members_of(cast(PreTrainedModel, self.teacher))[0], "config", None)
             warn_of_uninformative(cached, getattr(config, "problem_type", None) == MULTI_LABEL)
         return cached

@@ -4,7 +4,6 @@ A bound is where a number makes no sense for any model or data: far outside what
 """
 
 import math
-from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -64,6 +63,11 @@ _RANGES = {
     "ddp_timeout": _POSITIVE,
     "seed": _SEED,
     "data_seed": _SEED,
+    "lambda_kappa": _POSITIVE,
+    "lambda_min": _POSITIVE,
+    "lambda_max": _POSITIVE,
+    "lambda_max_change": _POSITIVE,
+    "gram_decay": _BELOW_ONE,
     "temperature": _between(0.01, 1000),  # beyond, fp32 rounds the distributions to one-hot or uniform ones
     "lambda_interval": _between(1, 1e6),
 }
@@ -84,11 +88,11 @@ def check_numbers(values: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}={value} must be {admitted.words}.")
 
 
-def check_training_arguments(args: TrainingArguments | Namespace) -> None:
+def check_training_arguments(args: TrainingArguments) -> None:
     """Refuse numbers that TrainingArguments accepts and training cannot use.
 
     Args:
-        args: the arguments, or the values from which they are made.
+        args: the arguments.
 
     Raises:
         ValueError: names the setting, its value and its range.

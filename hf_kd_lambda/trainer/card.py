@@ -1,4 +1,4 @@
-"""Facts for a student's model card, from a job or from a trainer that is used without one."""
+"""Facts for the model card of a student whose trainer is used without a job."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,7 @@ from hf_kd_lambda.data.bundled import BUNDLED
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.reports.model_card import DEFAULT_TASK, CardFacts, origin_of
 from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.utils.log_keys import TIMES
 from hf_kd_lambda.utils.versions import versions
 
 
@@ -66,5 +67,4 @@ def _last_evaluation(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The metrics last logged, without `eval_` and the times that the evaluation took."""
     evaluations = [entry for entry in history if any(name.startswith("eval_") for name in entry)]
     last = {name: value for name, value in evaluations[-1].items() if name.startswith("eval_")} if evaluations else {}
-    times = ("runtime", "per_second", "time")
-    return {name.removeprefix("eval_"): value for name, value in last.items() if not name.endswith(times)}
+    return {name.removeprefix("eval_"): value for name, value in last.items() if not name.endswith(TIMES)}

@@ -35,6 +35,7 @@ _CHOICES = {
     "gram_metric": GramMetric,
     "gram_estimator": GramEstimator,
     "lambda_scope": LambdaScope,
+    "class_weights": Literal[None, ClassWeights],
     "precision": Precision,
 }
 

@@ -6,6 +6,8 @@ from typing import Any
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
 from transformers import TrainingArguments as Arguments
 
+from hf_kd_lambda.utils.log_keys import TIMES
+
 SHOWN = ("loss", "task_loss", "kd_loss", "lambda", "grad_cosine")
 """Keys of a training log that a line shows, after step and epoch."""
 FIRST = ("score", "accuracy")
@@ -13,7 +15,6 @@ FIRST = ("score", "accuracy")
 LAST = ("teacher_agreement", "task_loss", "kd_loss")
 """Keys of an evaluation that follow the other metrics."""
 MOST = 5  # of an evaluation
-_TIMES = ("runtime", "per_second", "preparation_time")
 
 
 def console_line(logs: Mapping[str, Any], step: int, steps: int) -> str:
@@ -37,7 +38,7 @@ def evaluated(logs: Mapping[str, Any]) -> dict[str, Any]:
     """The metrics of an evaluation that are shown, the main one first; none of another entry."""
     metrics = {name.removeprefix("eval_"): value for name, value in logs.items() if name.startswith("eval_")}
     ordered = dict.fromkeys([*FIRST, *(name for name in metrics if name not in LAST), *LAST])
-    shown = [name for name in ordered if name in metrics and name != "loss" and not name.endswith(_TIMES)]
+    shown = [name for name in ordered if name in metrics and name != "loss" and not name.endswith(TIMES)]
     return {name: metrics[name] for name in shown[:MOST]}
 
 

@@ -1,5 +1,6 @@
 """End training when the student has stopped to improve. The log alone decides, so that a run resumes exactly."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,11 +8,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 
 def evaluations_since_best(values: Sequence[float], greater_is_better: bool) -> int:
-    """How many evaluations came after the best one, the first of equals."""
-    if not values:
-        return 0
-    best = max(values) if greater_is_better else min(values)
-    return len(values) - 1 - list(values).index(best)
+    """How many evaluations came after the best one, the first of equals; NaN is worse than any number."""
+    ranks = [-math.inf if math.isnan(value) else value if greater_is_better else -value for value in values]
+    return len(ranks) - 1 - ranks.index(max(ranks)) if ranks else 0
 
 
 def has_stopped(args: Any, log_history: Sequence[Mapping[str, Any]]) -> bool:

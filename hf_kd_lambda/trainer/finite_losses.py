@@ -5,8 +5,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_kd_lambda.gradients.gram import local_parts
 
 PATIENCE = 10
 """Optimizer steps in a row with a loss that is not finite: measuring steps and a gradient scaler skip such steps."""
@@ -30,7 +31,7 @@ class FiniteLosses:
             loss: loss of a micro-batch, a scalar or `[losses]`; they are added up until the step ends.
             step: number of the optimizer step, for the message.
             skips: whether a step with such a loss changes nothing, so that it may pass.
-            what: these values are, for the message.
+            what: name of the values, for the message.
             ends_step: whether this is the step's last micro-batch.
 
         Raises:
@@ -88,8 +89,7 @@ def check_weights(model: nn.Module, step: int) -> None:
     Raises:
         NotFiniteError: see above.
     """
-    trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
-    local = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in trained]
+    local = local_parts(parameter.detach() for parameter in model.parameters() if parameter.requires_grad)
     finite = torch.stack([weight.isfinite().all() for weight in local]).all().int()
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(finite, op=dist.ReduceOp.MIN)

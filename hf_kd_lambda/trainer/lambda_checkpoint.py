@@ -65,7 +65,7 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
                 "resume from another checkpoint or with the hf-kd-lambda of then, or train from the start."
             ) from error
         if (state.epoch or 0) >= 1:
-            self.balancer.close_the_vote()
+            self.balancer.end_first_pass()
 
     def _load(self, exported: dict[str, Any]) -> None:
         saved, own = ({name: settings.get(name) for name in KIND} for settings in (exported["args"], self.settings))
@@ -80,4 +80,4 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Close the vote, as the student has been trained on all examples."""
-        self.balancer.close_the_vote()
+        self.balancer.end_first_pass()

@@ -56,10 +56,10 @@ def check_overrides(kind: Any, base: Any) -> None:
 
 
 def check_problem(student: PreTrainedConfig, has_own_task_loss: bool) -> None:
-    """Refuse several labels an example where there is one output, which is a regression's, or a task loss of the user.
+    """Check that a student of several labels an example has two labels or more, and the built-in task loss.
 
     Raises:
-        ValueError: there is.
+        ValueError: it has one label, or a task loss of the user.
     """
     if student.problem_type != MULTI_LABEL:
         return
@@ -89,7 +89,7 @@ def check_projections(student: nn.Module) -> None:
 
 
 def check_top_logits(args: DistillationConfig, student: nn.Module, num_outputs: int) -> None:
-    """Refuse to keep a part of logits that are few, and of a language model hidden states without it.
+    """Check that `cache_top_logits` fits the student, and that a language model caches hidden states only with it.
 
     Raises:
         ValueError: the student is no causal model or has fewer outputs; or `cache_hidden_states` alone would keep
@@ -150,7 +150,7 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
 
 
 def check_saving(accelerator: Accelerator) -> None:
-    """Refuse to keep the shards of a model that is to be used when it is trained.
+    """Check that the run saves whole weights, and not the shards of FSDP2.
 
     Raises:
         ValueError: FSDP2 saves shards, so that `save_model` writes no weights.

@@ -85,9 +85,8 @@ class MeasuringStep:
         apart = [losses.task, *(losses.parts if self.gradients.splits_kd else [losses.kd])]
         task, *kd = apart if scaler is None else map(scaler.scale, apart)
         if isinstance(self.gradients, SampledGradientPair):
-            if (
-                shares is not None and self.accelerator.is_fsdp2
-            ):  # a sample is what the micro-batches of all ranks give together
+            # With FSDP2, a sample is what the micro-batches of all ranks give together.
+            if shares is not None and self.accelerator.is_fsdp2:
                 shares = cast(Tensor, self.accelerator.reduce(shares, "mean"))
             self.gradients.accumulate(cut, task, kd[0], shares)
         else:
@@ -147,7 +146,7 @@ class MeasuringStep:
         measured = self.gradients.gram(step_weights)
         unbiased = self.gradients.unbiased(measured) or measured
         gram, signal = (Gram(*(entry / scale**2 for entry in matrix)) for matrix in (measured, unbiased))
-        losses = self.accelerator.reduce(self.losses[:2], "mean") if balancer.rule.needs else self.losses[:2]
+        losses = cast(Tensor, self.accelerator.reduce(self.losses[:2], "mean"))
         return gram, Measurement(signal, losses, torch.stack([gram.task, gram.kd]))
 
     def _clip_factor(self, weights: tuple[Tensor, Tensor], scale: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The order of the examples: grouped by length in training, as they are in evaluation."""
+"""The order of the examples: grouped by length in training, that of the dataset in evaluation."""
 
 import contextlib
 from collections.abc import Iterator

@@ -20,7 +20,7 @@ from hf_kd_lambda.models.protocol import answers_questions, as_model_output, mod
 
 logger = logging.get_logger(__name__)
 
-EXAMPLES = 8  # which get different labels, as a single one hides the weights of classes; of sequences of labels 1
+EXAMPLES = 8  # with different labels, since one label would hide class weights; of sequences of labels, 1
 ROUNDING = 5e-5  # relative, of two losses of the same logits that differ by rounding in fp32
 
 

@@ -16,7 +16,7 @@ from hf_kd_lambda.losses.objective import Objective
 from hf_kd_lambda.models.attention import use_eager_attention, use_undropped_maps
 from hf_kd_lambda.models.intermediate_outputs import VECTORS, add_attention_vectors, check_given, forward_flags
 from hf_kd_lambda.models.projections import add_projections
-from hf_kd_lambda.models.protocol import as_model_output
+from hf_kd_lambda.models.protocol import as_model_output, model_device
 from hf_kd_lambda.trainer.limits import check_projections
 
 
@@ -69,9 +69,11 @@ def prepare_models(
     inputs = _on_cpu({name: batch[name] for name in ("labels", "attention_mask", ANSWER_MASK) if name in batch})
     of_student["logits"] = logits_of_items(of_student["logits"], inputs)
     teacher_batch = TeacherBatch(of_teacher["logits"], inner=of_teacher).of_items(inputs)
+    items = objective.items(of_student, inputs)
+    loss_inputs = objective.loss_inputs(of_student, teacher_batch, inputs, items, num_items=1)
     for name, loss in objective.kd_losses.items():
         with _named(name):
-            if not loss(objective.loss_inputs(of_student, teacher_batch, inputs)).requires_grad:
+            if not loss(loss_inputs).requires_grad:
                 raise ValueError("no trainable parameter of the student is before what it compares: leave it out.")
     check_projections(student)
     return tuple(layer in needed for layer in range(len(of_teacher.get("hidden_states", ()))))
@@ -115,7 +117,7 @@ def _size(state: Tensor) -> str:
 def _outputs(model: PreTrainedModel, batch: dict[str, Any], needs: set[str], who: str) -> dict[str, Any]:
     """The model's outputs on the CPU, in evaluation mode, where no random number is drawn."""
     was_training = model.training
-    inputs = {name: value.to(model.device) for name, value in batch.items()}
+    inputs = {name: value.to(model_device(model)) for name, value in batch.items()}
     outputs = as_model_output(model.eval()(**inputs, **forward_flags(needs)), model, who)
     model.train(was_training)
     check_given(model, outputs, needs, who)

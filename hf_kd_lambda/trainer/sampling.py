@@ -1,6 +1,5 @@
 """How training batches are drawn."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from datasets import Dataset, LargeList, List, Value
@@ -9,27 +8,23 @@ from transformers import TrainingArguments
 from hf_kd_lambda.data.columns import token_counts
 
 
-def sampling_strategy(args: TrainingArguments, datasets: Iterable[Any], processor: Any | None) -> str:
+def sampling_strategy(args: TrainingArguments, examples: Any, processor: Any | None) -> str:
     """`train_sampling_strategy`, but `random` where examples are to be grouped by a length that they do not have.
 
     The length of an example is that of its first input, which must be a list of numbers: images have no length.
 
     Args:
         args: arguments of a Trainer.
-        datasets: its training examples.
+        examples: its training examples.
         processor: names the inputs; without one they are a tokenizer's.
     """
     asked = args.train_sampling_strategy
-    first_input = _first_input(processor)
-    if asked == "group_by_length" and not all(
-        _has_lengths(dataset, first_input, args.length_column_name) for dataset in datasets
-    ):
-        return "random"
-    return asked
+    has_lengths = _has_lengths(examples, _first_input(processor), args.length_column_name)
+    return "random" if asked == "group_by_length" and not has_lengths else asked
 
 
 def lengths_to_group(args: TrainingArguments, examples: Any, processor: Any | None) -> list[int] | None:
-    """The lengths by which examples are grouped; None if they are not grouped, or if only the examples have lengths.
+    """The lengths by which examples are grouped; None if they are not, or if Transformers has to read every example.
 
     The whole column is read at once. Transformers reads one example after the other, which is much slower.
 

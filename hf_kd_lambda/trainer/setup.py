@@ -126,7 +126,7 @@ def resolve_arguments(
     if is_causal(student) and args.cache_top_logits is None:
         args.cache_teacher = False  # to read logits of a whole vocabulary takes longer than to compute them
     check_top_logits(args, student, num_outputs)
-    args.train_sampling_strategy = sampling_strategy(args, [train_dataset], processor)
+    args.train_sampling_strategy = sampling_strategy(args, train_dataset, processor)
 
 
 def check_datasets(

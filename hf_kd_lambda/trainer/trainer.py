@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from signal import Signals
 from typing import Any, cast
 
 import torch
@@ -58,7 +57,7 @@ from hf_kd_lambda.trainer.ordered_evaluation import OrderedEvaluation
 from hf_kd_lambda.trainer.own_loss import check_own_loss
 from hf_kd_lambda.trainer.padded_batches import check_padded_batches
 from hf_kd_lambda.trainer.remember_predictions import RememberPredictions
-from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, signal_received
+from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal
 from hf_kd_lambda.utils.allocator import keep_freed_memory
 
 
@@ -155,7 +154,8 @@ class DistillationTrainer(OrderedEvaluation):
         settings = setup.lambda_settings(self.args, names, objective.weights, classes, shares)
         self.balancer = setup.build_balancer(self.args, names, settings)
         self._remembered = RememberPredictions(self.balancer, classes)
-        for callback in (SaveOnSignal(), EpochOrder(), EarlyStopping(), FiniteWeights(), self._remembered):
+        self._save_on_signal = SaveOnSignal()
+        for callback in (self._save_on_signal, EpochOrder(), EarlyStopping(), FiniteWeights(), self._remembered):
             self.add_callback(callback)
         use_short_lines(self)
         if self.balancer.state is not None:
@@ -283,7 +283,7 @@ class DistillationTrainer(OrderedEvaluation):
             teacher, weights = self.balancer.observe(outputs.logits.detach(), teacher, items, rows)
         else:
             teacher = teacher.mixed(self.balancer.teacher_weights)
-        losses = self._objective(outputs, teacher, inputs, counts, self.balancer.kd_weights, weights)
+        losses = self._objective(outputs, teacher, inputs, items, counts, self.balancer.kd_weights, weights)
         if not model.training:
             gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()
             self._evaluation_record.add(outputs.logits, teacher.logits, items.kd, values, items.counts, gather)
@@ -324,10 +324,8 @@ class DistillationTrainer(OrderedEvaluation):
             self._begin_step_records()
             self.balancer.drop_counts()
             if self.state.global_step:
-                self.balancer.close_the_vote()  # another run continues with a student trained on these examples
-            for callback in self.callback_handler.callbacks:
-                if isinstance(callback, SaveOnSignal):
-                    callback.restore_handlers()
+                self.balancer.end_first_pass()  # another run continues with a student trained on these examples
+            self._save_on_signal.restore_handlers()
 
     def cache_teacher(self) -> bool:
         """Add the teacher's outputs to the examples of training and evaluation: see `CacheFormat`.
@@ -469,11 +467,6 @@ class DistillationTrainer(OrderedEvaluation):
     def loss_weights(self) -> tuple[Tensor, Tensor]:
         """(w_task, w_kd) in force, scalar tensors on the training device, from λ's geometric mean over layers."""
         return self.balancer.weights(self.state.global_step / max(self.state.max_steps, 1))
-
-    @property
-    def stopped_by(self) -> Signals | None:
-        """The signal that ended training early, or None."""
-        return signal_received(self.callback_handler.callbacks)
 
     def _end_observation(self) -> None:
         """After the backward pass of a step's last micro-batch, hand what was counted in it to votes or trust."""

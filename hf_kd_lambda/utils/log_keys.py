@@ -6,6 +6,9 @@ Training logs these keys; the figure, the summary and the docs use the definitio
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+TIMES = ("runtime", "per_second", "preparation_time")
+"""Ends of the keys of an evaluation's times, which are no scores."""
+
 
 class Limit(NamedTuple):
     """A limit that can determine λ at a measurement.

@@ -40,11 +40,11 @@ def suggestion(name: object, known: Iterable[str], short_names: Mapping[str, str
     return f"none of the {len(known)} valid names is close to it."
 
 
-def check_known(name: object, known: Iterable[str], what: str, short_names: Mapping[str, str] | None = None) -> None:
+def check_known(name: object, known: Iterable[str], what: str) -> None:
     """Check that a name is known.
 
     Args:
-        name, known, short_names: see `closest_name`.
+        name, known: see `closest_name`.
         what: what the name denotes, for the message.
 
     Raises:
@@ -52,4 +52,4 @@ def check_known(name: object, known: Iterable[str], what: str, short_names: Mapp
     """
     known = list(known)
     if name not in known:
-        raise ValueError(f"unknown {what} {name!r}: {suggestion(name, known, short_names)}")
+        raise ValueError(f"unknown {what} {name!r}: {suggestion(name, known)}")

@@ -1,4 +1,4 @@
-"""Expansion of `~/` in paths, and folders of models."""
+"""Expansion of `~/` in paths, folders of models, and files that are never half written."""
 
 import os
 from pathlib import Path
@@ -10,6 +10,16 @@ def expand_home(word: str) -> str:
     if word.startswith("--") and equals:
         return f"{option}={expand_home(value)}"
     return os.path.expanduser(word) if word.startswith("~/") else word
+
+
+def write_at_once(path: Path, text: str) -> None:
+    """Write or replace a text file in one step, so that an interruption leaves the old content or the new."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def check_path(setting: str, path: str | None) -> None:

@@ -136,9 +136,13 @@ def test_a_full_disk_names_folder_space_and_the_command_that_resumes(tmp_path, m
 
 
 def test_the_folder_on_the_fullest_disk_is_named(tmp_path, monkeypatch):
-    spaces = {tmp_path / "out": 500, tmp_path / "teacher": 3}
-    for folder in spaces:
+    spaces = {tmp_path / "out": 500, tmp_path / "teacher": 3, tmp_path: 400}
+    for folder in (tmp_path / "out", tmp_path / "teacher"):
         folder.mkdir()
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(9, 0, spaces[Path(path)]))
-    message = disk_full_message([*spaces, tmp_path / "none"], None, "rerun")
+    folders = [tmp_path / "none", tmp_path / "out", tmp_path / "teacher"]
+    message = disk_full_message(folders, None, "rerun")
     assert message.startswith(f"no space left to write to {tmp_path / 'teacher'}: 0.0 MB are free. Free some")
+    # The disk was too full to make the folder itself.
+    message = disk_full_message(folders[:2], None, "rerun")
+    assert message.startswith(f"no space left to write to {tmp_path / 'none'}: 0.0 MB are free. Free some")

@@ -45,7 +45,6 @@ def facts():
         models=ModelArguments(teacher="owner/teacher", student="owner/student"),
         data=DataArguments(train_file="a.csv", label_separator="|"),
         settings={**SETTINGS, "teacher_dir": "teachers"},
-        split="validation",
         num_processes=1,
         reports=[ModelReport(name, {"score": 0.9}, 1, 1.0, 1.0) for name in ("teacher", "student")],
         log_history=[{"step": 1, "lambda": 0.5, "kd_weight": 0.3}],

@@ -31,7 +31,7 @@ def test_both_losses_weigh_the_items_alike():
     torch.testing.assert_close(WeightedTaskLoss(weights)(outputs, labels), expected)
     objective = Objective({}, 1.0, class_weights=weights)
     batch = {"labels": labels}
-    found = objective._task_loss(outputs, batch, objective.items(outputs, batch), None, None)
+    found = objective._task_loss(outputs, batch, objective.items(outputs, batch), 7, None)
     torch.testing.assert_close(found, expected)
 
 

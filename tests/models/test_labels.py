@@ -3,12 +3,11 @@ import math
 import pytest
 import torch
 import transformers
-from helpers.tiny import SIZES, VOCABULARY, save_checkpoint, tiny_batch, tiny_bert, tiny_tokenizer
+from helpers.tiny import SIZES, save_checkpoint, tiny_batch, tiny_bert
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     BertForMaskedLM,
-    BertTokenizerFast,
     PreTrainedConfig,
 )
 
@@ -16,7 +15,6 @@ from hf_kd_lambda.models import labels
 from hf_kd_lambda.models.labels import (
     align_labels,
     freeze,
-    have_same_vocabulary,
     label_permutation,
     load_classifier,
     permute_head,
@@ -195,9 +193,3 @@ def test_freeze():
 def test_warn_if_at_chance(score, at_chance, warnings):
     assert warn_if_at_chance(score, chance=0.55) is at_chance
     assert len(warnings) == at_chance
-
-
-def test_have_same_vocabulary():
-    other = BertTokenizerFast(vocab={token: index for index, token in enumerate(reversed(VOCABULARY))})
-    assert have_same_vocabulary(tiny_tokenizer(), tiny_tokenizer())
-    assert not have_same_vocabulary(tiny_tokenizer(), other)

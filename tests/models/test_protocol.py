@@ -37,7 +37,6 @@ from hf_kd_lambda.models.protocol import (
     check_model,
     model_config,
     model_device,
-    num_outputs,
 )
 
 SIZE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -238,17 +237,10 @@ def test_outputs_without_logits_are_refused_by_name(outputs, described):
 # --- facts
 
 
-def test_the_number_of_outputs_is_the_configurations():
-    assert num_outputs(BertForTokenClassification(BERT)) == 3
-    assert num_outputs(LlamaForCausalLM(LLAMA)) == 20
-    assert num_outputs(Plain()) is None
-
-
 def test_a_plain_module_may_have_a_config_of_its_own():
     model = Plain()
     model.config = {"width": 4}
     assert model_config(model) is None
-    assert num_outputs(model) is None
     assert model_config(tiny_bert()).num_labels >= 2
 
 

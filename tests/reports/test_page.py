@@ -1,13 +1,13 @@
 """A page as Markdown; test_run_report.py and test_comparison_report.py read pages as HTML."""
 
-from hf_kd_lambda.reports.page import Picture, Section, Table, as_markdown, text_entry
+from hf_kd_lambda.reports.page import Entry, Picture, Section, Table, as_markdown, text_entry
 
 NAME = "a|b *c* `d` <e> #f\n\n# g"
 ESCAPED = "a\\|b \\*c\\* \\`d\\` \\<e\\> \\#f \\# g"
 
 
 def test_names_in_a_page_are_no_markdown(tmp_path):
-    table = Table([NAME, "x"], [[text_entry(NAME), text_entry(NAME, strong=True)]])
+    table = Table([NAME, "x"], [[text_entry(NAME), Entry(NAME, NAME, strong=True)]])
     part = Section(NAME, [NAME], table, [Picture(tmp_path / "x.svg", NAME)])
     assert as_markdown(Section("Page", sections=[part]), tmp_path).split("\n\n") == [
         "# Page",

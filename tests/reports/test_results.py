@@ -153,7 +153,7 @@ def test_results_are_replaced_in_one_step(tmp_path, monkeypatch):
         assert source.parent == target.parent, "a rename across file systems is not atomic"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hf_kd_lambda.reports.results.os.replace", killed)
+    monkeypatch.setattr("os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         write_results(path, [TEACHER, STUDENT], "f1", tmp_path / "lambda.png", {})
     assert path.read_text(encoding="utf-8") == before

@@ -290,6 +290,14 @@ def test_examples_that_are_not_the_same_each_time_are_refused(teacher, examples,
     assert not (tmp_path / "cache").exists()
 
 
+def test_all_ranks_refuse_what_one_of_them_refuses(teacher, examples, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_kd_lambda.teacher.cache.gather_object", lambda own: [*own, "augmented on rank 1"])
+    predict = Predict(teacher)
+    with pytest.raises(CacheUnavailableError, match="augmented on rank 1"):
+        cache(tmp_path / "cache", teacher, predict).add_to(examples)
+    assert predict.shapes == []
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_the_teacher_is_asked(teacher, examples, tmp_path):
     (tmp_path / "file").write_text("")
     predict = Predict(teacher)

@@ -47,3 +47,11 @@ def test_a_quantised_teacher_is_cached_by_its_weights(tmp_path):
     again = torch.tensor(cached(first, tmp_path)["teacher_logits"][:])
     assert torch.equal(again, rows[0])
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_teacher_is_not_hashed_where_nothing_is_to_be_cached(monkeypatch):
+    monkeypatch.setattr("hf_kd_lambda.teacher.teacher_outputs.teacher_digest", None)
+    examples = Dataset.from_dict({"input_ids": [[5, 6]], "teacher_logits": [[0.0, 1.0]]})
+    outputs = TeacherOutputs(tiny_bert(num_labels=2), Accelerator(cpu=True), (), CacheFormat())
+    (result,) = outputs.add_to([examples], None, 4, default_data_collator, lambda batch: batch, progress=False)
+    assert result is examples

@@ -1,5 +1,6 @@
 """Training that ends when the student no longer improves."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,9 @@ from hf_kd_lambda.trainer.early_stopping import evaluations_since_best, has_stop
         ([0.6, 0.6, 0.6], True, 2),
         ([0.6, 0.5, 0.4], False, 0),
         ([0.4, 0.5, 0.6], False, 2),
+        ([math.nan, 0.5, 0.4], False, 0),
+        ([math.nan, 0.4, 0.5, math.nan], True, 1),
+        ([math.nan, math.nan], True, 1),
     ],
 )
 def test_evaluations_since_the_best_one(values, greater, expected):

@@ -1,10 +1,12 @@
 """What a caller gives to the trainer, and the messages for what cannot be used."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from datasets import Dataset
 from helpers.tiny import save_checkpoint, tiny_bert
-from transformers import TrainingArguments
+from transformers import BertConfig, TrainingArguments
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
@@ -131,3 +133,33 @@ def test_a_plain_module_with_a_configuration_is_a_student(tmp_path):
     before = student.embeddings.weight.detach().clone()
     trainer.train()
     assert not torch.equal(before, student.embeddings.weight)
+
+
+class WithStates(Plain):
+    """Returns hidden states, too."""
+
+    def forward(self, input_ids, output_hidden_states=False):
+        states = self.embeddings(input_ids)
+        return {"logits": states.mean(1), "hidden_states": (states, states)}
+
+
+@pytest.mark.parametrize(
+    ("losses", "expectation"),
+    [
+        ({"hidden_mse": 1.0}, nullcontext()),
+        (
+            {"attention_maps": 1.0},
+            pytest.raises(ValueError, match="attention maps need a model of Transformers, and the student is a plain"),
+        ),
+    ],
+)
+def test_a_plain_student_learns_hidden_states_and_no_attention_maps(tmp_path, losses, expectation):
+    student = WithStates()
+    teacher = tiny_bert(num_labels=3)
+    student.config = BertConfig(**{**teacher.config.to_dict(), "num_hidden_layers": 1})
+    data = Dataset.from_dict({"input_ids": [[1, 2, 3], [4, 5, 6]] * 4, "labels": [0, 1] * 4})
+    args = DistillationConfig(str(tmp_path), max_steps=1, kd_losses=losses, report_to="none", use_cpu=True)
+    with expectation:
+        trainer = DistillationTrainer(student, args, teacher=teacher, train_dataset=data)
+        trainer.train()
+        assert trainer.state.log_history[0]["kd_loss"] > 0

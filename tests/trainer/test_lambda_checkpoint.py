@@ -91,3 +91,13 @@ def test_a_damaged_state_is_refused_with_the_fix(tmp_path, damaged):
     state = TrainerState(stateful_callbacks={"LambdaCheckpoint": saved})
     with pytest.raises(ValueError, match=r"λ's state in .*trainer_state.json is damaged .*: resume from another"):
         callback.on_train_begin(None, state, TrainerControl())
+
+
+@pytest.mark.parametrize("part", ["grams", "losses"])
+def test_a_state_without_one_of_its_parts_is_refused(tmp_path, part):
+    callback = checkpoint(config(tmp_path))
+    saved = json.loads(json.dumps(callback.state()))
+    del saved["attributes"]["saved"][part]
+    state = TrainerState(stateful_callbacks={"LambdaCheckpoint": saved})
+    with pytest.raises(ValueError, match="is damaged"):
+        callback.on_train_begin(None, state, TrainerControl())

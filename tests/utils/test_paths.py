@@ -9,7 +9,7 @@ from helpers.small_jobs import job, settings
 
 from hf_kd_lambda import cli
 from hf_kd_lambda.jobs.yaml_file import YamlFile
-from hf_kd_lambda.utils.paths import check_model_folder, check_path, expand_home
+from hf_kd_lambda.utils.paths import check_model_folder, check_path, expand_home, write_at_once
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +79,19 @@ def test_what_cannot_be_a_path_is_refused_by_its_setting(path):
 def test_a_job_refuses_what_cannot_be_a_path_before_anything_is_read(tmp_path, setting):
     with pytest.raises(ValueError, match=f"{setting}='.*has a character"):
         job(settings(tmp_path, **{setting: "a\0b"}))
+
+
+def test_an_interrupted_write_leaves_the_old_text(tmp_path, monkeypatch):
+    file = tmp_path / "results.json"
+    write_at_once(file, "old λ")
+
+    def interrupt(descriptor):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            write_at_once(file, "new λ")
+    assert file.read_text(encoding="utf-8") == "old λ"
+    write_at_once(file, "new λ")
+    assert file.read_text(encoding="utf-8") == "new λ"

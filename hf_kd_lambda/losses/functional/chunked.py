@@ -98,11 +98,16 @@ def chunks(
     """
     if labels.dim() == 1:
         return [(*tensors, labels)]
-    size = chunk_size or max(1, CHUNK_LOGITS // cast(Tensor, tensors[0]).shape[-1])
+    size = chunk_size or chunk_positions(cast(Tensor, tensors[0]).shape[-1])
     # `split` has one backward for all chunks. Slices would allocate a gradient of all logits for every chunk.
     label_chunks = labels.flatten(0, 1).split(size)
     others = ([None] * len(label_chunks) if values is None else values.flatten(0, 1).split(size) for values in tensors)
     return zip(*others, label_chunks, strict=True)
+
+
+def chunk_positions(classes: int) -> int:
+    """As many positions as have 2²³ logits, at least one."""
+    return max(1, CHUNK_LOGITS // classes)
 
 
 def _log_top_and_tail(logits: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:

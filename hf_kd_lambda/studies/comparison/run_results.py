@@ -1,11 +1,12 @@
 """results.jsonl of a comparison: one self-contained line per run, with its settings and its results."""
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from hf_kd_lambda.utils.paths import write_at_once
 
 FILE = "results.jsonl"
 
@@ -77,15 +78,10 @@ class Run:
 def append_run(file: Path, run: Run) -> None:
     """Add a run atomically: if the process is killed, the file is unchanged."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    lines = file.read_bytes() if file.exists() else b""
-    if lines and not lines.endswith(b"\n"):  # after editing by hand
-        lines += b"\n"
-    temporary = file.with_name(f"{file.name}.tmp")
-    with temporary.open("wb") as copy:
-        copy.write(lines + json.dumps(asdict(run), ensure_ascii=False).encode() + b"\n")
-        copy.flush()
-        os.fsync(copy.fileno())
-    os.replace(temporary, file)
+    lines = file.read_text(encoding="utf-8") if file.exists() else ""
+    if lines and not lines.endswith("\n"):  # after editing by hand
+        lines += "\n"
+    write_at_once(file, f"{lines}{json.dumps(asdict(run), ensure_ascii=False)}\n")
 
 
 def read_runs(file: Path) -> list[Run]:

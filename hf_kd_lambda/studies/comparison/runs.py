@@ -33,9 +33,9 @@ from hf_kd_lambda.studies.comparison.run_results import Cell, Run
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 from hf_kd_lambda.utils.hardware import hardware
+from hf_kd_lambda.utils.log_keys import TIMES
 from hf_kd_lambda.utils.versions import versions
 
-SPEED = ("runtime", "samples_per_second", "steps_per_second")
 LOGGED = [
     *("step", "lambda", "kd_weight", "task_loss", "kd_loss"),
     *("grad_norm_task", "grad_norm_kd", "grad_cosine", "lambda_conflict", "odds", "label_reliability"),
@@ -252,7 +252,7 @@ class RunCurve(TrainerCallback):
                 "agreement": values["teacher_agreement"],
             }
         )
-        self.metrics = {name: value for name, value in values.items() if name not in SPEED}
+        self.metrics = {name: value for name, value in values.items() if not name.endswith(TIMES)}
 
 
 def in_regime(train: Dataset, cell: Cell) -> Dataset:

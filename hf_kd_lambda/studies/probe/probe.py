@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
     checkpoints = chosen_checkpoints(job.folder, args.steps)
     teacher = job.load_teacher()
     stages = {stage: probe(job, teacher, checkpoint) for stage, checkpoint in checkpoints.items()}
-    command = shlex.join(["python", "scripts/probe_lambda.py", *argv])
+    command = shlex.join(["hf-kd-lambda", "probe", *argv])
     print(write_probe_report(args.report_dir, Path(str(config.output_dir)).name, command, stages))
 
 

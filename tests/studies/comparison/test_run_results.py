@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from hf_kd_lambda.studies.comparison import run_results as results
 from hf_kd_lambda.studies.comparison.run_results import Run, append_run, finished, is_fixed, read_runs
 
 RUN = Run(
@@ -47,7 +46,7 @@ def test_a_process_that_dies_while_it_writes_leaves_the_file_as_it_was(tmp_path,
     def die(*args):
         raise SystemExit
 
-    monkeypatch.setattr(results.os, "fsync", die)
+    monkeypatch.setattr("os.fsync", die)
     with pytest.raises(SystemExit):
         append_run(file, dataclasses.replace(RUN, seed=1))
     assert file.read_bytes() == before

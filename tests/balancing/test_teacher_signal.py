@@ -1,0 +1,29 @@
+"""How much information the teacher's outputs contain."""
+
+import torch
+
+from hf_kd_lambda.balancing import teacher_signal
+from hf_kd_lambda.balancing.teacher_signal import count_signal
+from hf_kd_lambda.losses.base import TeacherBatch, TopLogits
+from hf_kd_lambda.losses.functional import chunked
+from hf_kd_lambda.losses.functional.distributions import squared_distance_from_uniform
+
+CLASSES, LENGTH = 32, 8
+
+
+def test_probabilities_over_a_vocabulary_exist_for_one_chunk_at_a_time(monkeypatch):
+    torch.manual_seed(0)
+    top = torch.randn(2, LENGTH, CLASSES).log_softmax(-1).topk(4)
+    teacher = TeacherBatch(None, TopLogits(top.values, top.indices, CLASSES, 1.0))
+    labels = torch.zeros(2, LENGTH, dtype=torch.long)
+    whole = count_signal(teacher, labels)
+    shapes = []
+
+    def counting(logits):
+        shapes.append(tuple(logits.shape))
+        return squared_distance_from_uniform(logits)
+
+    monkeypatch.setattr(chunked, "CHUNK_LOGITS", 3 * CLASSES)
+    monkeypatch.setattr(teacher_signal, "squared_distance_from_uniform", counting)
+    torch.testing.assert_close(count_signal(teacher, labels), whole)
+    assert shapes == [(3, CLASSES)] * 5 + [(1, CLASSES)]
