@@ -20,6 +20,7 @@ again.
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,8 +208,10 @@ def main() -> None:
         if trial in done:
             continue
         if trial.config not in tasks:
-            comparison = load_comparison(ROOT / "configs" / f"{trial.config}.yaml", output_dir=options.teachers)
-            tasks[trial.config] = TaskRuns(comparison, "sst2")
+            comparison = load_comparison(ROOT / "configs" / f"{trial.config}.yaml")
+            tasks[trial.config] = TaskRuns(
+                replace(comparison, output_dir=options.teachers or comparison.output_dir), "sst2"
+            )
         found = run(trial, tasks[trial.config])
         with RESULTS.open("a") as file:
             file.write(json.dumps(found) + "\n")

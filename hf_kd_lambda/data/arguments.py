@@ -178,6 +178,8 @@ class DataArguments:
         return None
 
     def __post_init__(self) -> None:
+        self.teacher_classes: list[str] = []
+        """Classes of a trained teacher, since a small file may lack some of them."""
         self._check_sources()
         self._check_labels()
         if not 0 < self.validation_share < 1:

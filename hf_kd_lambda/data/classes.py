@@ -9,9 +9,12 @@ from functools import cached_property
 from typing import Any
 
 from datasets import ClassLabel, Dataset, LargeList, List, Value
+from transformers.utils import logging
 
 from hf_kd_lambda.data.sources import Source
 from hf_kd_lambda.losses.functional import IGNORED
+
+logger = logging.get_logger(__name__)
 
 LARGEST_LABEL = 1e18  # of a regression: the sum of a batch's squared errors has to be finite in float32
 NAMED_CLASSES = 12  # more classes than these are not named in a message
@@ -91,7 +94,9 @@ class Classes:
         return ValueError(f"{where}: label {reprlib.repr(label)} is not one of the {classes} ({names}).")
 
 
-def find_classes(labels: Iterable[Any], feature: Any, known: Sequence[str] | None = None) -> Classes | None:
+def find_classes(
+    labels: Iterable[Any], feature: Any, known: Sequence[str] | None = None, of_teacher: Sequence[str] = ()
+) -> Classes | None:
     """The classes of the train split.
 
     Their names are those of the dataset, those that are known, or the labels in their order, which is that of the
@@ -101,6 +106,7 @@ def find_classes(labels: Iterable[Any], feature: Any, known: Sequence[str] | Non
         labels: labels of the train split, none missing.
         feature: their type.
         known: names of the task or of a saved model; none for a regression. None: from the labels.
+        of_teacher: names of a trained teacher's classes, which are taken if the labels are names of some of them.
 
     Returns:
         None for floats, which are a regression.
@@ -115,6 +121,10 @@ def find_classes(labels: Iterable[Any], feature: Any, known: Sequence[str] | Non
     found = set(labels)
     if any(isinstance(label, float) for label in found):
         return None
+    if all(isinstance(label, str) for label in found) and found < set(of_teacher):
+        missing = [name for name in of_teacher if name not in found]
+        logger.warning(f"no training example has the label {', '.join(missing)}, which the teacher knows.")
+        return Classes([*of_teacher], are_integers=False)
     if len(found) == 1:
         raise ValueError(
             f"every label of the train split is {next(iter(found))!r}: a classifier needs two classes or more."

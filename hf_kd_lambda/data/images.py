@@ -48,7 +48,7 @@ def load_image_data(args: DataArguments, seed: int) -> TaskData:
         name: _with_images(source, name, args)
         for name, source in load_splits(args, columns, (), BUNDLED_IMAGES).items()
     }
-    classes = find_classes(*known_labels(sources), args.known_classes)
+    classes = find_classes(*known_labels(sources), args.known_classes, args.teacher_classes)
     if classes is None:
         raise ValueError(f"label_column={args.label_column!r} holds floats: images are classified, give classes.")
     encoded = {name: encode_labels(source, classes) for name, source in sources.items()}

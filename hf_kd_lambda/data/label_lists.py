@@ -16,6 +16,7 @@ from hf_kd_lambda.data.sources import Column, Source
 from hf_kd_lambda.losses.functional import IGNORED
 
 _SEPARATORS = ",;|"
+_AS_PANDAS_WRITES = {"True": 1, "False": 0}
 _BY_NAME = Classes([], are_integers=True)
 """Has no name in common with a dataset, so that `labels_of` gives the names of its labels in place of indices."""
 
@@ -128,10 +129,11 @@ def _check_members(labels: list[Any]) -> None:
 
 
 def _present_or_absent(row: list[Any]) -> list[int]:
-    for value in row:
+    values = [_AS_PANDAS_WRITES.get(value, value) for value in row]
+    for value in values:
         if not is_unknown(value) and value not in (0, 1):
             raise ValueError(f"{value!r} is neither 1 nor 0.")
-    return [IGNORED if is_unknown(value) else int(value) for value in row]
+    return [IGNORED if is_unknown(value) else int(value) for value in values]
 
 
 def _members(row: list[Any], classes: Classes) -> list[int]:

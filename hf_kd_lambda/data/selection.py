@@ -11,7 +11,7 @@ from transformers.utils import logging
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import SEED
 from hf_kd_lambda.data.columns import LABELS
-from hf_kd_lambda.data.sources import ROW
+from hf_kd_lambda.data.sources import POSITION, ROW
 from hf_kd_lambda.data.splits import SPLITS, TRANSFER_SET
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import UNLABELLED
@@ -63,16 +63,17 @@ def select_examples(
         features = chosen["validation"].features
         transfer = transfer.add_column("label", [None] * len(transfer), feature=features["label"]).cast(features)
         chosen["train"] = concatenate_datasets([*([chosen["train"]] if "train" in chosen else []), transfer])
-    train_rows = chosen["train"][ROW][:]
+    train_rows = chosen["train"][POSITION][:]
     return Selection(
-        DatasetDict({name: chosen[name].remove_columns(ROW) for name in SPLITS if name in chosen}), train_rows
+        DatasetDict({name: chosen[name].remove_columns(POSITION) for name in SPLITS if name in chosen}), train_rows
     )
 
 
 def _numbered(rows: Dataset, first: int = 0) -> Dataset:
-    """The rows with their numbers, from `first` on, in the column ROW."""
-    numbers = np.arange(first, first + len(rows))
-    return rows.remove_columns({ROW} & set(rows.column_names)).add_column(ROW, numbers)
+    """The rows with their positions, plus `first`, and without ROW."""
+    positions = np.asarray(rows[POSITION][:]) if POSITION in rows.column_names else np.arange(len(rows))
+    without = rows.remove_columns({ROW, POSITION} & set(rows.column_names))
+    return without.add_column(POSITION, positions + first)
 
 
 def strata_of_lists(rows: Sequence[Sequence[float] | None]) -> list[int | None]:

@@ -10,6 +10,10 @@ ROW = "__row__"
 """Column of a row's number as a file's readers count: see `Source`."""
 
 
+POSITION = "__position__"
+"""Column of a row's number in its file or split, counted from 0 without a header, where other rows were left out."""
+
+
 class Column(NamedTuple):
     """A column that a task reads.
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -21,7 +22,7 @@ from hf_kd_lambda.data.columns import TEACHER_PREFIX
 from hf_kd_lambda.data.file_types import kind_of_cell
 from hf_kd_lambda.data.label_lists import columns_of_labels, encode_label_lists
 from hf_kd_lambda.data.selection import select_examples, strata_of_lists
-from hf_kd_lambda.data.sources import Column, Source, check_values, is_text
+from hf_kd_lambda.data.sources import POSITION, Column, Source, check_values, is_text
 from hf_kd_lambda.data.split_report import CUT, report_splits
 from hf_kd_lambda.data.splits import TRANSFER_SET, load_splits
 from hf_kd_lambda.data.task_data import TaskData
@@ -95,7 +96,9 @@ def _with_one_label(sources: Mapping[str, Source], args: DataArguments, glue: Gl
     labels, feature = known_labels(sources)
     is_regression = glue is not None and glue.label_names is None
     classes = (
-        None if is_regression else find_classes(labels, feature, glue.label_names if glue else args.known_classes)
+        None
+        if is_regression
+        else find_classes(labels, feature, glue.label_names if glue else args.known_classes, args.teacher_classes)
     )
     if classes is None:
         _warn_of_whole_numbers(sources.get("train"), labels)
@@ -118,7 +121,8 @@ def glue_task(task: str | None) -> GlueTask | None:
 
 def _without_blank_lines(source: Source) -> Source:
     """Unlabelled texts but those without a word, such as the last line of a txt."""
-    rows = source.rows.filter(lambda text: bool(text.strip()), input_columns="text")
+    rows = source.rows.add_column(POSITION, np.arange(len(source.rows)))
+    rows = rows.filter(lambda text: bool(text.strip()), input_columns="text")
     if len(rows) == 0:
         raise ValueError(f"{source.name} has no text.")
     return source._replace(rows=rows)

@@ -43,7 +43,7 @@ def load_token_data(args: DataArguments, seed: int) -> TaskData:
     found = [label for row in rows for label in row]
     if not found:
         raise ValueError("the train split is empty: no example has words.")
-    classes = find_classes(found, label_type.feature, args.known_classes)
+    classes = find_classes(found, label_type.feature, args.known_classes, args.teacher_classes)
     assert classes is not None, "no label is a float"
     splits = {
         name: _without_empty(source.rows if name == TRANSFER_SET else _encode_labels(source, classes), name)

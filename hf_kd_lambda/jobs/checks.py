@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import SaveStrategy
-from transformers.utils import logging
+from transformers.utils import is_liger_kernel_available, logging
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.selection import labelled
@@ -24,6 +24,7 @@ logger = logging.get_logger(__name__)
 TRIED = 100  # examples whose tokens are looked at
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 # Settings of TrainingArguments that a job does not read: what it does instead.
+_OF_CHECKPOINTING = {"use_reentrant", "preserve_rng_state", "determinism_check", "early_stop", "debug"}
 _UNUSED = {
     "do_train": "a job always trains",
     "do_predict": "a job evaluates on the reported split at its end",
@@ -76,7 +77,8 @@ def check_settings(models: ModelArguments, data: DataArguments, config: Distilla
             "itself: leave kd_weight out, or set lambda_rule to fixed."
         )
     _check_trackers(config)
-    _warn_of_settings_without_effect(models, config)
+    _check_packages(config)
+    _warn_of_settings_without_effect(models, data, config)
     _warn_of_same_files(data)
 
 
@@ -103,6 +105,20 @@ def _check_trackers(config: DistillationConfig) -> None:
             raise ValueError(
                 f"report_to={name!r} is not installed ({error}): pip install {name}, or set report_to to none."
             ) from None
+
+
+def _check_packages(config: DistillationConfig) -> None:
+    """Refuse what the Trainer would when training begins, after the teacher's outputs are cached."""
+    if config.use_liger_kernel and not is_liger_kernel_available():
+        raise ValueError(
+            "use_liger_kernel=True: liger-kernel is not installed: pip install liger-kernel, or leave it out."
+        )
+    given = config.gradient_checkpointing_kwargs or {}
+    if unknown := sorted(given.keys() - _OF_CHECKPOINTING):
+        raise ValueError(
+            f"gradient_checkpointing_kwargs={given}: torch.utils.checkpoint takes no {', '.join(unknown)}, only "
+            f"{', '.join(sorted(_OF_CHECKPOINTING))}."
+        )
 
 
 def check_folders(folder: Path, teacher_folder: Path, baseline_folder: Path) -> None:
@@ -179,12 +195,14 @@ def check_labels(models: ModelArguments, config: DistillationConfig, examples: D
             )
 
 
-def _warn_of_settings_without_effect(models: ModelArguments, config: DistillationConfig) -> None:
+def _warn_of_settings_without_effect(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> None:
     defaults: Mapping[str, Any] = {
         field.name: field.default
-        for kind in (ModelArguments, DistillationConfig)
+        for kind in (ModelArguments, DataArguments, DistillationConfig)
         for field in kind.__dataclass_fields__.values()
     }
+    judges = config.lambda_rule == "trust" and config.cache_teacher
+    targets = "galore" in config.optim.value or "apollo" in config.optim.value
     best = config.load_best_model_at_end or config.save_strategy == SaveStrategy.BEST
     without_effect = {
         **_UNUSED,
@@ -194,9 +212,14 @@ def _warn_of_settings_without_effect(models: ModelArguments, config: Distillatio
         "eval_steps": None if config.eval_strategy == "steps" else f"eval_strategy is {config.eval_strategy.value}",
         "save_steps": None if config.save_strategy == "steps" else f"save_strategy is {config.save_strategy.value}",
         "metric_for_best_model": None if best else "load_best_model_at_end is false",
+        "label_quality": None if judges else "labels are judged with lambda_rule=trust and cached logits alone",
+        "validation_share": None if data.validation_file is None else "validation_file is set",
+        "dataset_config": None if data.dataset is not None else "dataset is not set",
+        "hub_model_id": None if config.push_to_hub else "push_to_hub is false",
+        "optim_target_modules": None if targets else f"optim={config.optim.value} has none",
         "dataloader_prefetch_factor": None if config.dataloader_num_workers else "dataloader_num_workers is 0",
     }
     for name, reason in without_effect.items():
-        value = getattr(models, name, getattr(config, name, None))
+        value = getattr(models, name, getattr(data, name, getattr(config, name, None)))
         if reason is not None and value != defaults.get(name, value):
             logger.warning(f"{name}={value!r} has no effect: {reason}.")

@@ -37,9 +37,10 @@ SHORT_NAMES = {
     **dict.fromkeys(("max_len", "max_seq_length", "max_seq_len"), "max_length"),
     **dict.fromkeys(("patience", "early_stopping"), "early_stopping_patience"),
     **dict.fromkeys(("wd", "decay"), "weight_decay"),
-    **dict.fromkeys(("warmup",), "warmup_steps"),
+    **dict.fromkeys(("warmup", "warmup_ratio"), "warmup_steps"),
     **dict.fromkeys(("grad_accum", "accumulation_steps", "accumulate_steps"), "gradient_accumulation_steps"),
     **dict.fromkeys(("evaluation_strategy",), "eval_strategy"),
+    **dict.fromkeys(("group_by_length",), "train_sampling_strategy"),
     **dict.fromkeys(("gpus", "num_gpus", "nproc_per_node"), "num_processes"),
 }
 """Settings by what people commonly write instead."""

@@ -29,7 +29,7 @@ def resolve_defaults(values: Namespace, given: Collection[str]) -> None:
         fill("save_steps", values.eval_steps)
     fill("save_total_limit", SAVED_CHECKPOINTS)
     fill("load_best_model_at_end", _evaluates_what_it_saves(values))
-    if values.load_best_model_at_end:
+    if values.load_best_model_at_end or values.save_strategy == "best":
         fill("metric_for_best_model", MAIN_METRIC)
 
 

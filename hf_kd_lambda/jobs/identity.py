@@ -52,6 +52,8 @@ def settings_of(models: ModelArguments, data: DataArguments, config: Distillatio
     evaluation = EVALUATION if config.load_best_model_at_end else []
     training = {name: getattr(config, name) for name in sorted(own) + OPTIMISATION + evaluation}
     training["precision"] = config.autocast
+    if config.lambda_rule == "trust" and not config.cache_teacher:
+        training["cache_teacher"] = False  # then no predictions of earlier epochs are remembered
     given = {**dataclasses.asdict(models), **dataclasses.asdict(data)}
     return {name: value for name, value in given.items() if name not in _REPORTING} | training
 

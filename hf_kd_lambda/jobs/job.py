@@ -25,7 +25,7 @@ from hf_kd_lambda.jobs.checks import (
 )
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.disk_space import check_space
-from hf_kd_lambda.jobs.evaluate import evaluate_model
+from hf_kd_lambda.jobs.evaluate import classes_of, evaluate_model
 from hf_kd_lambda.jobs.finetune import finetune, train_on
 from hf_kd_lambda.jobs.hub import make_repository, push_student, repository_of
 from hf_kd_lambda.jobs.identity import settings_of, student_identity, teacher_identity
@@ -87,6 +87,8 @@ class DistillationJob:
         self.baseline_folder = self.folder / "without_kd"
         check_folders(self.folder, self.teacher_folder, self.baseline_folder)
         set_seed(config.seed)
+        if models.teachers and not models.teacher_finetune:
+            data.teacher_classes = classes_of(models.teachers[0], models.trust_remote_code) or []
         with stage("reading the data") as reading, config.main_process_first(desc="loading the data"):
             self.data = self.problem.load_data(data, config.seed if config.data_seed is None else config.data_seed)
             reading.examples = sum(map(len, self.data.splits.values()))
@@ -335,6 +337,8 @@ class DistillationJob:
     def _judge_labels(self, trainer: DistillationTrainer) -> LabelQuality | None:
         """How far the labels of the training examples can be trusted; None where it is not asked for or not known."""
         if self.models.label_quality == "none" or not can_judge(trainer):
+            if self.config.should_save:
+                (self.folder / QUALITY_FILE).unlink(missing_ok=True)  # of an earlier run
             return None
         train = self.data.splits["train"]
         with stage("judging the labels") as judging:

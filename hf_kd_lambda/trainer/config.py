@@ -37,6 +37,7 @@ _CHOICES = {
     "lambda_scope": LambdaScope,
     "class_weights": Literal[None, ClassWeights],
     "precision": Precision,
+    "train_sampling_strategy": Literal["random", "sequential", "group_by_length", "batch_rebalance"],
 }
 
 

@@ -1,6 +1,6 @@
 """What a caller gives to the trainer: arguments, a teacher by name, labels. What cannot be used is refused."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_utils import unwrap_peft_model
+from transformers.utils import logging
 
 from hf_kd_lambda.data.columns import flattened
 from hf_kd_lambda.data.soft_labels import SHARES_TOLERANCE
@@ -29,12 +30,15 @@ from hf_kd_lambda.models.labels import MULTI_LABEL, load_classifier, own_label_n
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.paths import check_model_folder
 
+logger = logging.get_logger(__name__)
+
 _AUTO_CLASSES: dict[str, Any] = {
     "ForSequenceClassification": AutoModelForSequenceClassification,
     "ForTokenClassification": AutoModelForTokenClassification,
     "ForImageClassification": AutoModelForImageClassification,
 }
 _LABELS = ("labels", "label", "label_ids")
+_READ = ("labels", "start_positions", "end_positions")  # of a batch, by the losses
 
 
 def check_arguments(args: Any) -> DistillationConfig:
@@ -96,6 +100,51 @@ def check_padding(collator: Any, processor: Any) -> None:
         raise ValueError(
             f"processing_class: the tokenizer {processor.name_or_path!r} has no pad_token, so that it cannot pad a "
             "batch: set tokenizer.pad_token = tokenizer.eos_token before you tokenise."
+        )
+
+
+def check_given_data(args: DistillationConfig, train: Any, evaluated: Any) -> None:
+    """Refuse splits in place of training examples, and several evaluations of which none decides.
+
+    Raises:
+        ValueError: names the argument and the fix.
+    """
+    if isinstance(train, dict):
+        raise ValueError(f"train_dataset is a {type(train).__name__} of {', '.join(train)}: give one of these splits.")
+    metric = str(args.metric_for_best_model).removeprefix("eval_")
+    if args.load_best_model_at_end and isinstance(evaluated, dict) and not metric.startswith(tuple(evaluated)):
+        raise ValueError(
+            f"metric_for_best_model={args.metric_for_best_model!r}: eval_dataset has {', '.join(evaluated)}: name the "
+            f"one that decides, as {next(iter(evaluated), '')}_{metric}."
+        )
+
+
+def check_label_names(args: DistillationConfig) -> None:
+    """Refuse labels that both losses would not find.
+
+    Raises:
+        ValueError: `label_names` has others than those of Transformers' models.
+    """
+    if wrong := [name for name in args.label_names or () if name not in _READ]:
+        raise ValueError(
+            f"label_names={args.label_names}: the losses read labels from {', '.join(_READ)}: rename the column, as "
+            f"dataset.rename_column({wrong[0]!r}, 'labels'), and leave label_names out."
+        )
+
+
+def warn_without_labels(examples: Any, collate: Callable[[list[Any]], dict[str, Any]]) -> None:
+    """Warn of training examples without a column of labels, which are learned from the teacher alone.
+
+    Args:
+        examples: training examples.
+        collate: makes a batch of them.
+    """
+    first = next(iter(examples), None)
+    if first is not None and not set(_READ) & collate([first]).keys():
+        columns = ", ".join(map(str, first)) if isinstance(first, Mapping) else type(first).__name__
+        logger.warning(
+            f"train_dataset gives no labels ({columns}), so that the student learns from the teacher alone. If that "
+            "is not intended, name the column of labels 'labels'."
         )
 
 

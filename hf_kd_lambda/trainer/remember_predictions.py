@@ -52,7 +52,7 @@ class RememberPredictions(TrainerCallback):
         self.balancer = balancer
         self.classes = classes
         self._examples: int | None = None  # their number; None if nothing is remembered
-        self._labels = ""  # digest of their labels, by which their order is recognised
+        self._digest = ""  # of their tokens and labels, by which they are recognised in their order
         self._resumed: str | None = None
 
     def begin(self, examples: Any, resumed: str | bool | None, output_dir: str) -> Any:
@@ -67,15 +67,21 @@ class RememberPredictions(TrainerCallback):
             The examples, with a column of their positions if predictions are remembered.
         """
         self.balancer.past, self._examples = None, None
+        self._resumed = get_last_checkpoint(output_dir) if resumed is True else resumed or None
         if not (self._judges_classes and are_classified(examples)):
+            if self._resumed and (Path(self._resumed) / PAST_PREDICTIONS).exists():
+                logger.warning(
+                    f"{self._resumed} has predictions of earlier epochs, which trust does not use any more, since "
+                    "the examples have no cached logits: set cache_teacher as before."
+                )
             return examples
         with_rows = numbered(examples)
         if obstacle := self._obstacle(with_rows):
             logger.warning(f"trust judges by the student's present predictions, not those of all epochs: {obstacle}.")
             return examples
         self._examples = len(examples)
-        self._labels = examples_digest(with_rows, label_columns(examples))
-        self._resumed = get_last_checkpoint(output_dir) if resumed is True else resumed or None
+        tokens = {"input_ids"} & set(examples.column_names)
+        self._digest = examples_digest(with_rows, {*label_columns(examples), *tokens})
         return with_rows
 
     def _obstacle(self, examples: Dataset) -> str | None:
@@ -120,7 +126,7 @@ class RememberPredictions(TrainerCallback):
         if self._examples is not None:
             self.balancer.past = PastPredictions(self._examples, self.classes, self.balancer.device)
             if self._resumed:
-                load_predictions(self.balancer.past, Path(self._resumed), self._labels)
+                load_predictions(self.balancer.past, Path(self._resumed), self._digest)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -140,16 +146,16 @@ class RememberPredictions(TrainerCallback):
         self.balancer.past.end_pass(_sum_over_ranks)
         if args.should_save:
             checkpoint.mkdir(parents=True, exist_ok=True)
-            save_file({"past": self.balancer.past.past}, checkpoint / PAST_PREDICTIONS, {"labels": self._labels})
+            save_file({"past": self.balancer.past.past}, checkpoint / PAST_PREDICTIONS, {"examples": self._digest})
 
 
-def load_predictions(predictions: PastPredictions, folder: Path, labels: str) -> None:
+def load_predictions(predictions: PastPredictions, folder: Path, examples: str) -> None:
     """Continue with the predictions in a checkpoint; with none, and a warning, if it has none.
 
     Args:
         predictions: those of this run.
         folder: the checkpoint.
-        labels: digest of this run's labels, which tells another order of the examples.
+        examples: digest of this run's examples, which tells others and another order.
 
     Raises:
         ValueError: they are damaged, or on other examples or classes.
@@ -172,10 +178,10 @@ def load_predictions(predictions: PastPredictions, folder: Path, labels: str) ->
             f"{file} has predictions on {saved[0]} training examples with {saved[1]} classes, but this run has "
             f"{own[0]} with {own[1]}: resume with the data of then, or train from the start."
         )
-    if metadata.get("labels", labels) != labels:
+    if metadata.get("examples", examples) != examples:
         raise ValueError(
-            f"{file} has predictions on training examples in another order, or with other labels: resume with the "
-            "data of then, or train from the start."
+            f"{file} has predictions on other training examples, or in another order: resume with the data of then, "
+            "or train from the start."
         )
     predictions.past = past.to(predictions.past.device)
 

@@ -39,7 +39,15 @@ from hf_kd_lambda.trainer.console import use_short_lines
 from hf_kd_lambda.trainer.early_stopping import EarlyStopping
 from hf_kd_lambda.trainer.epoch_order import EpochOrder
 from hf_kd_lambda.trainer.finite_losses import FiniteLosses, FiniteWeights
-from hf_kd_lambda.trainer.given import check_arguments, check_given_labels, check_padding, load_teacher
+from hf_kd_lambda.trainer.given import (
+    check_arguments,
+    check_given_data,
+    check_given_labels,
+    check_label_names,
+    check_padding,
+    load_teacher,
+    warn_without_labels,
+)
 from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 from hf_kd_lambda.trainer.limits import (
     check_class_weights,
@@ -113,7 +121,7 @@ class DistillationTrainer(OrderedEvaluation):
 
     def __init__(
         self,
-        model: PreTrainedModel | nn.Module,
+        model: PreTrainedModel | nn.Module | None = None,
         args: DistillationConfig | None = None,
         *,
         teacher: PreTrainedModel | nn.Module | str | Path | None = None,
@@ -122,7 +130,9 @@ class DistillationTrainer(OrderedEvaluation):
         check_overrides(type(self), DistillationTrainer)
         check_given_model(model)
         args = check_arguments(args)
-        model = setup.check_student_model(model)
+        check_label_names(args)
+        check_given_data(args, kwargs.get("train_dataset"), kwargs.get("eval_dataset"))
+        model = setup.check_student_model(cast(nn.Module, model))
         given = load_teacher(teacher, model)
         teacher = None if given is None else cast(PreTrainedModel, check_model(given, "teacher"))
         super().__init__(model, setup.own_arguments(args), **kwargs)
@@ -194,6 +204,8 @@ class DistillationTrainer(OrderedEvaluation):
         if not has_own_collator and self.compute_loss_func is None:
             check_given_labels(self._datasets(), num_outputs, token_level, cast(Any, model).config.problem_type)
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, drops_columns)
+        if trains:
+            warn_without_labels(self.train_dataset, self.data_collator)
         if trains and self.compute_loss_func is None and not self.args.label_smoothing_factor:
             check_own_loss(model, self.train_dataset, self.data_collator, num_outputs, token_level)
         if trains and not is_causal(model):

@@ -34,6 +34,22 @@ def test_names_that_are_numbers_are_in_the_order_of_the_numbers(labels, names):
     assert find_classes(labels, None).names == names
 
 
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["neu", "neg"], ["pos", "neu", "neg"]),
+        (["neg"], ["pos", "neu", "neg"]),
+        (["neg", "neu", "pos"], ["neg", "neu", "pos"]),
+        (["neg", "other"], ["neg", "other"]),
+        ([0, 1], ["0", "1"]),
+    ],
+    ids=["some", "one", "all", "others", "integers"],
+)
+def test_a_file_that_lacks_some_of_the_teachers_classes_has_these(labels, names, caplog):
+    assert find_classes(labels, None, of_teacher=["pos", "neu", "neg"]).names == names
+    assert ("no training example has the label pos" in caplog.text) == (names[0] == "pos")
+
+
 def test_classes_have_one_order_whatever_the_format(tmp_path):
     """The same labels, as cells, as texts and as integers, and each format validated by each other."""
     labels = [str(i) for i in range(11)]

@@ -107,6 +107,14 @@ def test_some_or_all_labels_of_a_text_may_be_missing(tmp_path, caplog):
     assert line == "train: 3 examples (a 1, b 0), 1 without a label"
 
 
+def test_columns_of_booleans_are_read_as_pandas_writes_them(tmp_path):
+    content = "text,a,b\nt0,True,False\nt1,False,True\nt2,,True\n"
+    data = load(
+        tmp_path, "a.csv", content, validation="text,a,b\nt0,1,0\n", label_columns=["a", "b"], text_column="text"
+    )
+    assert labels_of(data) == [[1, 0], [0, 1], [-100, 1]]
+
+
 def test_texts_with_the_rarest_label_are_held_out_too(tmp_path):
     rows = [{"text": f"t{i}", "label": ["often", "rare"] if i % 10 == 0 else ["often"]} for i in range(200)]
     args = DataArguments(train_file=write(tmp_path, "a.jsonl", rows), problem_type=MULTI)

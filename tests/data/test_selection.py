@@ -116,7 +116,7 @@ def test_an_unlabelled_file_comes_last_in_train_whatever_its_labels(tmp_path, na
     assert rows["text"][10:] == ["u0", "u1", "u2"]
     assert rows["label"][10:] == [None] * 3
     assert [f"t{row}" for row in data.train_rows[:10]] == rows["text"][:10]
-    assert data.train_rows[10:] == [40, 41, 42]
+    assert data.train_rows[10:] == ([40, 41, 43] if name == "more.txt" else [40, 41, 42])
     assert count_unlabelled(rows) == 3
     assert len(data.splits["validation"]) == 4
 

@@ -79,6 +79,12 @@ def test_a_damaged_teacher_is_not_reused(tmp_path):
         ({"kd_weight": 0.9, "lambda_rule": "linear"}, "kd_weight=0.9 does not go with lambda_rule='linear'"),
         ({"report_to": "dvclive"}, "report_to='dvclive' is not installed .*pip install dvclive, or set report_to to"),
         ({"report_to": "wandbb"}, "report_to='wandbb' is no tracker: did you mean 'wandb'"),
+        ({"use_liger_kernel": True}, "use_liger_kernel=True: liger-kernel is not installed: pip install liger-kernel"),
+        (
+            {"gradient_checkpointing_kwargs": {"foo": 1}},
+            r"gradient_checkpointing_kwargs=.*foo.*: torch.utils.checkpoint takes no foo, only debug",
+        ),
+        ({"train_sampling_strategy": "grouped"}, "train_sampling_strategy='grouped' is not one of random, sequ"),
         ({"problem": "summarization"}, "problem='summarization' is not supported: choose from text-class"),
     ],
 )
@@ -104,9 +110,13 @@ def test_settings_without_effect_are_named(tmp_path, monkeypatch):
     warnings = []
     monkeypatch.setattr("hf_kd_lambda.jobs.checks.logger.warning", warnings.append)
     job(settings(tmp_path, eval_strategy="no", eval_steps=7, metric_for_best_model="score", teacher_epochs=2))
+    job(settings(tmp_path, label_quality="texts", lambda_rule="adaptive", validation_share=0.2, hub_model_id="a/b"))
     assert warnings == [
         "eval_steps=7.0 has no effect: eval_strategy is no.",
         "metric_for_best_model='score' has no effect: load_best_model_at_end is false.",
+        "label_quality='texts' has no effect: labels are judged with lambda_rule=trust and cached logits alone.",
+        "validation_share=0.2 has no effect: validation_file is set.",
+        "hub_model_id='a/b' has no effect: push_to_hub is false.",
     ]
 
 

@@ -60,6 +60,8 @@ def test_a_run_with_trust_tells_which_labels_look_wrong(tmp_path):
     card = (out / "README.md").read_text()
     assert "of the labels look wrong" in card
     assert "The teacher was fine-tuned on these labels" in card
+    job({**given, "label_quality": "none"}).run()
+    assert not (out / "label_quality.parquet").exists()
 
 
 def unlabelled_texts():

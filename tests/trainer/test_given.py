@@ -4,9 +4,9 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from datasets import Dataset
-from helpers.tiny import save_checkpoint, tiny_bert
-from transformers import BertConfig, TrainingArguments
+from datasets import Dataset, DatasetDict
+from helpers.tiny import save_checkpoint, tiny_bert, tiny_tokenizer
+from transformers import BertConfig, DataCollatorWithPadding, TrainingArguments
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
@@ -163,3 +163,53 @@ def test_a_plain_student_learns_hidden_states_and_no_attention_maps(tmp_path, lo
         trainer = DistillationTrainer(student, args, teacher=teacher, train_dataset=data)
         trainer.train()
         assert trainer.state.log_history[0]["kd_loss"] > 0
+
+
+def test_labels_in_another_column_are_refused_or_warned_of(tmp_path, caplog):
+    data = Dataset.from_dict({"input_ids": [[1, 2, 3]] * 8, "target": [0, 1] * 4})
+    args = DistillationConfig(str(tmp_path), report_to="none", use_cpu=True)
+    models = {"teacher": tiny_bert(num_labels=3), "train_dataset": data}
+    DistillationTrainer(tiny_bert(num_labels=3), args, **models)
+    assert (
+        "train_dataset gives no labels (input_ids, target), so that the student learns from the teacher" in caplog.text
+    )
+    args = DistillationConfig(str(tmp_path), label_names=["target"], report_to="none", use_cpu=True)
+    with pytest.raises(ValueError, match=r"label_names=\['target'\]: .* dataset.rename_column\('target', 'labels'\)"):
+        DistillationTrainer(tiny_bert(num_labels=3), args, **models)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"train_dataset": DatasetDict(train=labels(0), test=labels(1))}, "is a DatasetDict of train, test: give one"),
+        (
+            {"eval_dataset": {"a": labels(0), "b": labels(1)}},
+            "metric_for_best_model='task_loss': eval_dataset has a, b: name the one that decides, as a_task_loss",
+        ),
+    ],
+)
+def test_datasets_that_cannot_be_used_are_refused(tmp_path, given, message):
+    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    args = DistillationConfig(str(tmp_path), report_to="none", use_cpu=True, **best)
+    with pytest.raises(ValueError, match=message):
+        DistillationTrainer(tiny_bert(num_labels=3), args, teacher=tiny_bert(num_labels=3), **given)
+
+
+def test_a_function_that_makes_the_student_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="model_init"):
+        DistillationTrainer(args=DistillationConfig(str(tmp_path), use_cpu=True), model_init=tiny_bert)
+
+
+def test_a_collator_may_drop_rows(tmp_path):
+    def collate(rows):
+        kept = [row for row in rows if len(row["input_ids"]) > 3] or rows[:1]
+        return DataCollatorWithPadding(tiny_tokenizer())(kept)
+
+    ids = [[2, *[6] * length, 3] for length in range(1, 9)]
+    data = Dataset.from_dict({"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids], "labels": [0] * 8})
+    args = DistillationConfig(str(tmp_path), max_steps=2, report_to="none", use_cpu=True, save_strategy="no")
+    trainer = DistillationTrainer(
+        tiny_bert(num_labels=3), args, teacher=tiny_bert(num_labels=3), train_dataset=data, data_collator=collate
+    )
+    trainer.train()
+    assert trainer.state.global_step == 2

@@ -165,15 +165,29 @@ def test_predictions_on_other_examples_are_refused(cached, tmp_path):
         resumed.train(resume_from_checkpoint=True)
 
 
-@pytest.mark.parametrize("change", ["order", "labels"])
-def test_predictions_on_examples_in_another_order_are_refused(cached, tmp_path, change):
+@pytest.mark.parametrize("change", ["order", "labels", "texts"])
+def test_predictions_on_other_examples_or_in_another_order_are_refused(cached, tmp_path, change):
     settings, data = {**cached, "save_strategy": "steps", "save_steps": 9, "max_steps": 9}, examples()
     train(config(tmp_path, **settings), *models(), data)
     labels = [(label + 1) % 3 for label in data["labels"]]
-    other = data.shuffle(seed=0) if change == "order" else data.remove_columns("labels").add_column("labels", labels)
+    other = {
+        "order": data.shuffle(seed=0),
+        "labels": data.remove_columns("labels").add_column("labels", labels),
+        "texts": data.remove_columns("input_ids").add_column("input_ids", data["input_ids"][::-1]),
+    }[change]
     resumed = make_trainer(config(tmp_path, **settings), *models(), other)
-    with pytest.raises(ValueError, match="training examples in another order, or with other labels: resume with the"):
+    with pytest.raises(
+        ValueError, match="has predictions on other training examples, or in another order: resume with the"
+    ):
         resumed.train(resume_from_checkpoint=True)
+
+
+def test_a_resumed_run_without_cached_logits_says_what_it_forgets(cached, tmp_path, caplog):
+    settings = {**cached, "save_strategy": "steps", "save_steps": 9, "max_steps": 9}
+    train(config(tmp_path, **settings), *models(), examples())
+    resumed = make_trainer(config(tmp_path, **settings | {"cache_teacher": False}), *models(), examples())
+    resumed.train(resume_from_checkpoint=True)
+    assert "has predictions of earlier epochs, which trust does not use any more" in caplog.text
 
 
 @pytest.mark.parametrize("drops", [False, True])

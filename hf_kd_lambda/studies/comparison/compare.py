@@ -55,7 +55,8 @@ def main(argv: Sequence[str]) -> None:
         parser.add_argument(f"--{name}", nargs="+", metavar="NAME", help="only these; default: all of the file")
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="only these; default: those of the file")
     args = parser.parse_args(argv)
-    comparison = load_comparison(args.config, args.glue, args.output_dir)
+    in_file = load_comparison(args.config, args.glue)
+    comparison = dataclasses.replace(in_file, output_dir=args.output_dir or in_file.output_dir)
     stopped = None
     if not args.report:
         try:
@@ -64,9 +65,9 @@ def main(argv: Sequence[str]) -> None:
         except TrainingStoppedError as stop:
             stopped = stop
     if PartialState().is_main_process:
-        own_folder = load_comparison(args.config).output_dir
-        write_comparison_report(Path(comparison.output_dir), command_of(argv, comparison.output_dir, own_folder))
-        print(scores_and_files(Path(comparison.output_dir)))
+        folder = comparison.output_dir
+        write_comparison_report(Path(folder), command_of(argv, folder, in_file.output_dir))
+        print(scores_and_files(Path(folder)))
     if stopped:
         raise stopped
 

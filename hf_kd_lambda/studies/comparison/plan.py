@@ -157,13 +157,12 @@ def _require_one_label(regime: str, data: DataArguments) -> None:
             raise ValueError(f"{setting}={value!r} is for the regime clean: others need one label for each example.")
 
 
-def load_comparison(file: Path, glue: str | None = None, output_dir: str | None = None) -> Comparison:
+def load_comparison(file: Path, glue: str | None = None) -> Comparison:
     """Read a comparison.
 
     Args:
         file: YAML, whose keys are the arguments of `Comparison`.
         glue: see `Comparison`.
-        output_dir: instead of the file's.
 
     Raises:
         ValueError: the file does not exist or is not such a YAML file, or see `Comparison`.
@@ -180,7 +179,7 @@ def load_comparison(file: Path, glue: str | None = None, output_dir: str | None 
         content[name] = {member: dict(settings or {}) for member, settings in members.items()}
     if "seeds" in content:
         content["seeds"] = tuple(content["seeds"])
-    return Comparison(**content | ({"output_dir": output_dir} if output_dir else {}), glue=glue)
+    return Comparison(**content, glue=glue)
 
 
 def arguments(settings: Mapping[str, Any]) -> list[str]:
