@@ -9,7 +9,7 @@ from hf_kd_lambda.data import bundled
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.texts import GLUE_TASKS, load_task_data
 
-GLUE = Path(__file__).parents[2] / "shared" / "glue"
+GLUE = Path(__file__).parents[3] / "shared" / "glue"
 needs_glue = pytest.mark.skipif(not GLUE.is_dir(), reason="no local copy of the GLUE tasks next to the repository")
 
 ROWS = [{"text": "good film", "label": 1}, {"text": "bad film", "label": 0}, {"text": "", "label": 1}]
