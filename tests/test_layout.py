@@ -71,7 +71,8 @@ def test_imports_point_one_way():
 
 def test_modules_of_a_sub_package_form_no_cycle():
     graph: dict[str, set[str]] = {}
-    modules = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts): p for p in PACKAGE.rglob("*.py")}
+    paths = {".".join(p.relative_to(PACKAGE.parent).with_suffix("").parts): p for p in PACKAGE.rglob("*.py")}
+    modules = {name.removesuffix(".__init__"): path for name, path in paths.items()}
     for name, path in modules.items():
         imported = set(imported_modules(path.read_text(encoding="utf-8")))
         graph[name] = {module for module in imported | {m.rpartition(".")[0] for m in imported} if module in modules}

@@ -79,7 +79,7 @@ class Judge(ABC):
         """Scalars to log, by name."""
 
     def update(self, counts: Tensor) -> None:
-        """Add the counts of one step. Ignored if they are not finite, or after the first pass over the data.
+        """Add the counts of one step. Ignored if the sums would not be finite, or after the first pass over the data.
 
         Args:
             counts: `[size]`, summed over micro-batches and ranks.
@@ -87,10 +87,11 @@ class Judge(ABC):
         if self.closed:
             return
         self.to(counts.device)
-        usable = counts.isfinite().all()
         seen = self.seen + self.items(counts)
         fade = (self.seen / seen.clamp(min=TINY)) ** self.fading
-        self.sums = torch.where(usable, fade * self.sums + counts, self.sums)
+        sums = fade * self.sums + counts
+        usable = sums.isfinite().all()
+        self.sums = torch.where(usable, sums, self.sums)
         self.seen = torch.where(usable, seen, self.seen)
 
     def to(self, device: torch.device) -> None:

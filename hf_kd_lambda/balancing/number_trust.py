@@ -21,8 +21,9 @@ References:
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,9 +37,21 @@ from hf_kd_lambda.losses.objective import ItemWeights
 SMALLEST = 1e-4
 """Smallest variance of the errors, as a share of the variance of the labels."""
 KNOWN_FROM = 8
-"""Labelled items from which variances are used: the label shows whether student and teacher agree by chance."""
+"""Weight of the labelled items, of which older ones fade, from which variances are used: about 40 items.
+
+The label shows whether student and teacher agree by chance."""
+FARTHEST = 3.0
+"""Numbers farther from the centre of the labels, in their width, are taken for this far. Otherwise a few outliers,
+such as labels with a lost decimal point, would make all other wrong labels look right."""
 ROUNDED_SHARE = 1e-6
 """Smallest variance of the labels, as a share of the mean of their squares, whose rounding errors in fp32 are less."""
+
+
+class Unit(NamedTuple):
+    """In which numbers are measured: (number − centre)/width."""
+
+    centre: float
+    width: float
 
 
 class Numbers(NamedTuple):
@@ -74,18 +87,38 @@ class Posterior(NamedTuple):
     both: Tensor
 
 
+def unit_of(labels: np.ndarray) -> Unit:
+    """The median of the labels, and their standard deviation, estimated from the median distance to it.
+
+    Outliers hardly change these two (Huber 1981, "Robust Statistics", section 5.1: 1.4826 · MAD). Where more than half
+    of the labels are equal, the width is the standard deviation itself, and 1 where all are.
+
+    Args:
+        labels: `[examples]`, finite; at least one.
+    """
+    centre = float(np.median(labels))
+    width = 1.4826 * float(np.median(np.abs(labels - centre))) or float(labels.std()) or 1.0
+    return Unit(centre, width)
+
+
 @torch.no_grad()
-def numbers_of(student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels) -> Numbers:
+def numbers_of(student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels, unit: Unit | None = None) -> Numbers:
     """The numbers of student, teacher and label.
 
     Args:
         student_logits: `[examples, 1]`.
         teacher_logits: `[examples, 1]`.
         items: labels `[examples]`.
+        unit: in which they are measured, up to `FARTHEST`; None to take them as they are.
     """
     labelled = items.task.ne(IGNORED)
-    student, teacher = (logits.float().squeeze(-1) for logits in (student_logits, teacher_logits))
-    return Numbers(student, teacher, torch.where(labelled, items.task.float(), 0.0), labelled)
+
+    def measured(values: Tensor) -> Tensor:
+        values = values.float()
+        return values if unit is None else ((values - unit.centre) / unit.width).clamp(-FARTHEST, FARTHEST)
+
+    student, teacher = (measured(logits.squeeze(-1)) for logits in (student_logits, teacher_logits))
+    return Numbers(student, teacher, torch.where(labelled, measured(items.task), 0.0), labelled)
 
 
 @torch.no_grad()
@@ -128,17 +161,19 @@ def _log_normal(difference: Tensor, variance: Tensor) -> Tensor:
 class NumberReliabilities(Reliabilities):
     """α and β of a regression, with the variances of the mixture.
 
-    Without labels, and before the first `KNOWN_FROM`, the variances are not known: then all items have the same trust.
+    Without labels, and before `KNOWN_FROM`, the variances are not known: then all items have the same trust.
     Older items fade faster than with classes, because the first variances come from items that are wrong too.
 
     Args:
         initial: α and β before the first item, in (0, 1).
         prior: weight of `initial`, as a number of items, > 0.
+        unit: see `numbers_of`.
     """
 
     fading = 4
 
-    def __init__(self, initial: float = 0.8, prior: float = 5.0) -> None:
+    def __init__(self, initial: float = 0.8, prior: float = 5.0, unit: Unit | None = None) -> None:
+        self.unit = unit
         # Σr_L, labelled items, Σr_T, items; ΣP(both) times 1, (y − s)², (y − s)·(t − s), (t − s)²; Σy, Σy², Σt, Σt²
         super().__init__(12, initial, prior)
 
@@ -165,7 +200,7 @@ class NumberReliabilities(Reliabilities):
         self, student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels
     ) -> tuple[ItemWeights, Tensor | None]:
         """Per-item weights from the trust in label and teacher, and counts `[12]` for the M step."""
-        numbers = numbers_of(student_logits, teacher.logits, items)
+        numbers = numbers_of(student_logits, teacher.logits, items, self.unit)
         posterior = self.posterior(numbers)
         return self.weights(posterior.trust), None if self.closed else self.counts(numbers, posterior)
 
@@ -197,3 +232,12 @@ class NumberReliabilities(Reliabilities):
     def items(self, counts: Tensor) -> Tensor:
         """The number of items."""
         return counts[3]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state as JSON values, with the unit of its sums."""
+        return {**super().state_dict(), "unit": self.unit}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load the result of `state_dict`."""
+        super().load_state_dict(state)
+        self.unit = None if state["unit"] is None else Unit(*state["unit"])

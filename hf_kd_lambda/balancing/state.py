@@ -12,7 +12,7 @@ from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.balancing.judge import Judge
 from hf_kd_lambda.balancing.kd_split import KDSplit
 from hf_kd_lambda.balancing.moving_average import MovingAverage
-from hf_kd_lambda.balancing.number_trust import NumberReliabilities
+from hf_kd_lambda.balancing.number_trust import NumberReliabilities, Unit
 from hf_kd_lambda.balancing.reliabilities import Reliabilities
 from hf_kd_lambda.balancing.rules import MGDA, Rule, Weights, feasible_interval, loss_weights
 from hf_kd_lambda.balancing.signal import Signal, bounded_signal
@@ -38,8 +38,10 @@ class Measurement(NamedTuple):
     """`[2]` or `[2, groups]`: a and b with noise, if `gram` is unbiased; None if `gram` includes the noise."""
 
 
-def _reliabilities(classes: int, teachers: Sequence[float] | None) -> Reliabilities:
-    return NumberReliabilities() if classes == 1 else ClassReliabilities(classes, shares=teachers or (1.0,))
+def _reliabilities(classes: int, teachers: Sequence[float] | None, unit: Sequence[float] | None) -> Reliabilities:
+    if classes == 1:
+        return NumberReliabilities(unit=None if unit is None else Unit(*unit))
+    return ClassReliabilities(classes, shares=teachers or (1.0,))
 
 
 class LambdaState:
@@ -60,6 +62,7 @@ class LambdaState:
         losses: weights of the KD losses, if every one has its own λ, see `KDSplit`; None for a single λ.
         classes: number of classes of an item; 1 for regression, 0 if it varies.
         teachers: weights of the teachers, if every one has its own reliability; None for one.
+        unit: centre and width of the labels of a regression, see `unit_of`; None where they are not known.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class LambdaState:
         losses: Sequence[float] | None = None,
         classes: int = 0,
         teachers: Sequence[float] | None = None,
+        unit: Sequence[float] | None = None,
     ) -> None:
         shape = () if groups is None else (groups,)
         self.rule = rule
@@ -88,7 +92,7 @@ class LambdaState:
         self.skipped = torch.zeros((), dtype=torch.int32)
         self.counts = torch.zeros(1 + len(LIMIT_NAMES))
         self.votes = TeacherVotes() if "odds" in rule.needs else None
-        self.trust = _reliabilities(classes, teachers) if "trust_ratio" in rule.needs else None
+        self.trust = _reliabilities(classes, teachers, unit) if "trust_ratio" in rule.needs else None
         self.teacher_signal = None if self.judge is None else TeacherSignal()
         self.smoothness = Smoothness() if "smoothness" in rule.needs else None
         self.split = None if losses is None else KDSplit(losses, decay, mgda=isinstance(rule, MGDA))

@@ -64,7 +64,9 @@ def _weigh_classes(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Te
     labelled = labels.long().clamp(min=0).unsqueeze(-1)  # ignored items need a valid index until they are masked
     log_total = teacher.logsumexp(-1, keepdim=True)
     weight = (teacher.gather(-1, chosen) - log_total).exp() - (teacher.gather(-1, labelled) - log_total).exp()
-    share = (student.gather(-1, chosen).float() - student.gather(-1, labelled).float()).sigmoid()  # q(t)/(q(t) + q(y))
+    of_chosen, of_labelled = student.gather(-1, chosen).float(), student.gather(-1, labelled).float()
+    difference = torch.where(of_chosen.eq(of_labelled), 0.0, of_chosen - of_labelled)  # both may be −∞
+    share = difference.sigmoid()  # q(t)/(q(t) + q(y))
     return weight.squeeze(-1), share.squeeze(-1)
 
 
@@ -74,7 +76,8 @@ def _weigh_values(student: Tensor, teacher: Tensor, labels: Tensor) -> tuple[Ten
     valid = labels.ne(IGNORED)
     mean, variance = _moments(targets, valid)
     teacher_mean, teacher_variance = _moments(teacher, valid)
-    teacher = mean + (teacher - teacher_mean) * (variance / teacher_variance.clamp(min=TINY)).sqrt()
+    scale = torch.where(teacher_variance > 0, (variance / teacher_variance.clamp(min=TINY)).sqrt(), 0.0)
+    teacher = mean + (teacher - teacher_mean) * scale
     difference = (teacher - targets).square()
     from_teacher, from_label = (student - teacher).square(), (student - targets).square()
     share = from_label / (from_teacher + from_label).clamp(min=TINY)

@@ -112,7 +112,7 @@ def labelled(examples: Dataset) -> Dataset:
 def _has_label(label: Any) -> bool:
     if isinstance(label, list):
         return any(map(_has_label, label))
-    return label not in (IGNORED, UNLABELLED) and label == label
+    return label not in ((IGNORED,) if isinstance(label, float) else (IGNORED, UNLABELLED)) and label == label
 
 
 def _warn_of_unlabelled(train: Dataset, args: DataArguments) -> None:

@@ -123,12 +123,12 @@ def check_label_names(args: DistillationConfig) -> None:
     """Refuse labels that both losses would not find.
 
     Raises:
-        ValueError: `label_names` has others than those of Transformers' models.
+        ValueError: `label_names` has none of the names that they read.
     """
-    if wrong := [name for name in args.label_names or () if name not in _READ]:
+    if args.label_names and not set(_READ) & set(args.label_names):
         raise ValueError(
             f"label_names={args.label_names}: the losses read labels from {', '.join(_READ)}: rename the column, as "
-            f"dataset.rename_column({wrong[0]!r}, 'labels'), and leave label_names out."
+            f"dataset.rename_column({args.label_names[0]!r}, 'labels'), and leave label_names out."
         )
 
 

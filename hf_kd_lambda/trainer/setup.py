@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
@@ -13,10 +14,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.trainer_utils import unwrap_peft_model
 
 from hf_kd_lambda.balancing.balancer import Balancer
+from hf_kd_lambda.balancing.number_trust import Unit, unit_of
 from hf_kd_lambda.balancing.rules import make_rule
 from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.data.collators import ShiftedLabels, SpanLabels, UnlabelledExamples
-from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, own_inputs
+from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, label_columns, own_inputs
 from hf_kd_lambda.data.label_sets import LabelSets
 from hf_kd_lambda.gradients.layer_groups import layer_groups
 from hf_kd_lambda.losses.class_weights import balanced_weights
@@ -290,6 +292,7 @@ def lambda_settings(
     kd_weights: Sequence[float] = (),
     classes: int = 0,
     teachers: Sequence[float] | None = None,
+    unit: Unit | None = None,
 ) -> dict[str, Any]:
     """The JSON values that make λ's state: name and hyper-parameters of the rule, and arguments of `LambdaState`.
 
@@ -299,6 +302,7 @@ def lambda_settings(
         kd_weights: weights of the KD losses in their sum.
         classes: see `item_classes`.
         teachers: see `teacher_shares`.
+        unit: see `label_unit`.
     """
     weight = args.kd_weight
     convex = weight / (1 - weight) if weight < 1 else args.lambda_max
@@ -314,7 +318,23 @@ def lambda_settings(
         "losses": list(kd_weights) if args.lambda_scope == "loss" else None,
         "classes": classes,
         "teachers": teachers,
+        "unit": unit,
     }
+
+
+def label_unit(classes: int, examples: Any) -> Unit | None:
+    """The unit in which `trust` measures the numbers of a regression; None of others, and where labels are not known.
+
+    Args:
+        classes: see `item_classes`.
+        examples: the training examples.
+    """
+    columns = label_columns(examples)
+    if classes != 1 or len(columns) != 1:
+        return None
+    labels = np.array(examples.with_format(None)[columns[0]][:], dtype=float)
+    known = labels[np.isfinite(labels) & (labels != IGNORED)]
+    return unit_of(known) if len(known) else None
 
 
 def item_classes(model: nn.Module, num_outputs: int) -> int:

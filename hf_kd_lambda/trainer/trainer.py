@@ -161,7 +161,8 @@ class DistillationTrainer(OrderedEvaluation):
         self._teacher_outputs = TeacherOutputs(teacher, self.accelerator, of_teacher, cache_format)
         self._student_inputs = forward_parameters(model)
         names = setup.lambda_names(self.args, model, objective)
-        settings = setup.lambda_settings(self.args, names, objective.weights, classes, shares)
+        unit = setup.label_unit(classes, self.train_dataset)
+        settings = setup.lambda_settings(self.args, names, objective.weights, classes, shares, unit)
         self.balancer = setup.build_balancer(self.args, names, settings)
         self._remembered = RememberPredictions(self.balancer, classes)
         self._save_on_signal = SaveOnSignal()
@@ -204,7 +205,7 @@ class DistillationTrainer(OrderedEvaluation):
         if not has_own_collator and self.compute_loss_func is None:
             check_given_labels(self._datasets(), num_outputs, token_level, cast(Any, model).config.problem_type)
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, drops_columns)
-        if trains:
+        if trains and self.compute_loss_func is None:
             warn_without_labels(self.train_dataset, self.data_collator)
         if trains and self.compute_loss_func is None and not self.args.label_smoothing_factor:
             check_own_loss(model, self.train_dataset, self.data_collator, num_outputs, token_level)

@@ -280,3 +280,20 @@ def test_sums_of_another_number_of_classes_or_version_are_refused():
     saved["sums"] = saved["sums"][:-3]
     with pytest.raises(ValueError, match=r"has 12 sums .* this run 15.*or train from the start"):
         ClassReliabilities(3).load_state_dict(saved)
+
+
+def test_only_labelled_items_count_for_the_labels_of_a_class_and_all_items_for_the_teacher():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 20, 3)
+    labels = torch.randint(3, (20,))
+    labels[::2] = -100
+    state = ClassReliabilities(3)
+    _, counts = state.judge(student, [teacher], item_labels(labels))
+    sums, outputs = state._parts(counts)
+    assert sums[1].sum().item() == pytest.approx(10)
+    assert sums[3].sum().item() == pytest.approx(20)
+    torch.testing.assert_close(outputs[0], teacher.softmax(-1).sum(0))
+
+
+def test_classes_are_counted_from_3_to_100_and_outputs_from_2():
+    assert [ClassReliabilities(classes).sums.numel() for classes in (2, 3, 100, 101)] == [4 + 2, 12 + 3, 400 + 100, 4]

@@ -3,17 +3,25 @@
 import itertools
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal
 
-from hf_kd_lambda.balancing.number_trust import NumberReliabilities, Spread, number_posterior, numbers_of
+from hf_kd_lambda.balancing.number_trust import (
+    NumberReliabilities,
+    Spread,
+    Unit,
+    number_posterior,
+    numbers_of,
+    unit_of,
+)
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional.labels import item_labels
 
 
-def numbers(student, teacher, labels):
-    return numbers_of(student.unsqueeze(-1), teacher.unsqueeze(-1), item_labels(labels))
+def numbers(student, teacher, labels, unit=None):
+    return numbers_of(student.unsqueeze(-1), teacher.unsqueeze(-1), item_labels(labels), unit)
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.7, 0.7), (0.2, 0.95), (0.99, 0.01)])
@@ -60,10 +68,10 @@ def planted(alpha, beta, count, seed, student_error=0.6):
     return annotator(1.0, student_error), annotator(beta, 0.3), annotator(alpha, 0.2)
 
 
-def fitted(data):
-    state = NumberReliabilities()
+def fitted(data, unit=None):
+    state = NumberReliabilities(unit=unit)
     for part in zip(*(values.split(32) for values in data), strict=True):
-        seen = numbers(*part)
+        seen = numbers(*part, unit)
         state.update(state.counts(seen, state.posterior(seen)))
     return state
 
@@ -86,6 +94,58 @@ def test_the_unit_of_the_labels_changes_nothing(unit):
     assert (other.label.item(), other.teacher.item()) == pytest.approx(
         (state.label.item(), state.teacher.item()), 1e-3
     )
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1e-12, 0.0), (1e15, 0.0), (1.0, 1e5)])
+def test_measured_in_their_unit_labels_may_have_any_scale_and_origin(scale, shift):
+    data = planted(0.6, 0.8, 2000, 0)
+    others = [scale * values + shift for values in data]
+    state, other = (fitted(given, unit_of(given[2].double().numpy())) for given in (data, others))
+    assert (other.label.item(), other.teacher.item()) == pytest.approx(
+        (state.label.item(), state.teacher.item()), 0.01
+    )
+    assert state.label.item() == pytest.approx(0.6, abs=0.07)
+
+
+@pytest.mark.parametrize("share", [0.002, 0.01])
+def test_outliers_do_not_make_wrong_labels_look_right(share):
+    student, teacher, labels = planted(0.7, 0.7, 4000, 0)
+    outliers = torch.rand(4000, generator=torch.Generator().manual_seed(9)) < share
+    data = (student, teacher, torch.where(outliers, 100 * labels, labels))
+    unit = unit_of(data[2].double().numpy())
+    state = fitted(data, unit)
+    assert state.label.item() == pytest.approx(0.7, abs=0.07)
+    trust = state.posterior(numbers(*data, unit)).trust.label
+    assert (trust[outliers & (labels > 1)] < 0.1).float().mean() > 0.8  # those of the largest numbers look right
+
+
+def test_skewed_labels_that_are_right_are_trusted_where_they_are_large():
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randn(4000, generator=generator).exp()
+    data = [truth * (error * torch.randn(4000, generator=generator)).exp() for error in (0.6, 0.3, 0.2)]
+    unit = unit_of(data[2].double().numpy())
+    trust = fitted(data, unit).posterior(numbers(*data, unit)).trust.label
+    assert trust[truth > truth.quantile(0.9)].mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([1.0, 2.0, 3.0, 4.0, 1e9], (3.0, 1.4826)),
+        ([0.0, 0.0, 0.0, 4.0], (0.0, 3**0.5)),
+        ([7.0, 7.0], (7.0, 1.0)),
+    ],
+    ids=["outlier", "mostly equal", "equal"],
+)
+def test_the_unit_is_median_and_robust_deviation(labels, expected):
+    assert unit_of(np.array(labels)) == pytest.approx(expected)
+
+
+def test_the_unit_of_a_state_is_that_of_its_sums():
+    state = NumberReliabilities(unit=Unit(2.0, 0.5))
+    restored = NumberReliabilities(unit=Unit(9.0, 9.0))
+    restored.load_state_dict(json.loads(json.dumps(state.state_dict())))
+    assert restored.unit == state.unit
 
 
 def test_a_student_that_knows_nothing_makes_neither_look_wrong():
@@ -147,3 +207,17 @@ def test_labels_that_are_all_equal_stay_finite(student, teacher, label):
     weights = state.weights(state.posterior(numbers(*given.expand(3, 8))).trust)
     assert weights.task.isfinite().all()
     assert weights.kd.isfinite().all()
+
+
+def test_sums_that_overflow_are_left_as_they_are():
+    state = NumberReliabilities()
+    huge = torch.full((12,), 3e38)
+    state.update(huge)
+    state.update(huge)
+    assert state.sums.tolist() == huge.tolist()
+
+
+def test_only_classes_have_a_second_number_for_no_label():
+    labels = torch.tensor([-99.0, -100.0, -101.0, torch.nan])
+    assert item_labels(labels).task.tolist() == [-99.0, -100.0, -101.0, -100.0]
+    assert item_labels(torch.tensor([3, -100, -101])).task.tolist() == [3, -100, -100]

@@ -78,3 +78,10 @@ def test_an_excluded_class_stays_excluded():
 def test_a_certain_prediction_has_finite_logits():
     certain = torch.tensor([[0.0, 1e4, 0.0, 0.0]])
     assert PastPredictions(1, 4, CPU).mean(torch.tensor([0]), certain).isfinite().all()
+
+
+def test_an_example_that_is_twice_in_a_pass_counts_twice():
+    past, logits = PastPredictions(2, 3, torch.device("cpu")), torch.randn(2, 3)
+    past.mean(torch.tensor([0, 0]), logits)
+    past.end_pass(lambda sums: sums)
+    torch.testing.assert_close(past.past[0], torch.cat([logits.softmax(-1).sum(0), torch.tensor([2.0])]))

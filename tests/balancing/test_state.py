@@ -111,6 +111,29 @@ def test_a_non_finite_measurement_is_counted_and_changes_nothing_else(entry, bad
     assert state.lambda_ == twin.lambda_
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_a_loss_that_is_not_finite_is_left_out_of_the_averages(first):
+    state, twin = make_state(), make_state()
+    for either in (state, twin):
+        if not first:
+            either.update(gram(1, 4, losses=(1.0, 2.0)))
+    state.update(gram(1, 4, losses=(math.nan, 1.0)))
+    twin.update(gram(1, 4, losses=(1.0, math.nan)))
+    for either in (state, twin):
+        either.update(gram(1, 4, losses=(0.5, 0.25)))
+    assert state.losses.state_dict() == twin.losses.state_dict()
+    assert state.losses.value.isfinite().all()
+    assert state.first_losses.tolist() == ([0.5, 0.25] if first else [1.0, 2.0])
+
+
+def test_a_vanishing_gradient_holds_the_length_of_the_step():
+    state = make_state(form="raw")
+    state.update(gram(4, 1))
+    before = [weight.item() for weight in state.weights]
+    state.update(gram(0, 1))
+    assert [weight.item() for weight in state.weights] == before
+
+
 def test_a_non_finite_first_measurement_does_not_count_as_the_first():
     state = make_state(initial=3.0, max_change=0.1)
     state.update(gram(math.nan, 1))
@@ -123,7 +146,7 @@ def test_a_non_finite_first_measurement_does_not_count_as_the_first():
 @pytest.mark.parametrize("rule", [NormRatio(), Adaptive()])
 def test_a_vanishing_gradient_holds_lambda_and_is_no_error(measured, rule):
     state = make_state(rule=rule, initial=2.0)
-    before = state.lambda_, state.grams.state_dict()
+    before = state.lambda_.clone(), state.grams.state_dict()
     state.update(measured)
     assert (state.lambda_, state.grams.state_dict()) == before
     assert state.skipped == 0

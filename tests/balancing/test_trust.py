@@ -112,3 +112,9 @@ def test_items_are_labels_of_both_losses():
     items = ItemLabels(torch.tensor([-100, 1]), torch.tensor([0, 1]))
     numbers = views_of(torch.randn(2, 3), torch.randn(2, 3), items)
     assert (numbers.labelled.tolist(), numbers.counted.tolist()) == ([False, True], [True, True])
+
+
+def test_logits_in_half_precision_are_judged_in_fp32():
+    logits = torch.randn(4, 5).bfloat16()
+    views = views_of(logits, logits, item_labels(torch.zeros(4, dtype=torch.long)))
+    assert torch.equal(views.student, logits.float().softmax(-1))

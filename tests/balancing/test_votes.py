@@ -232,3 +232,18 @@ class TestTeacherVotes:
         evidence.update(soft_votes(student, teacher, labels))
         evidence.update(soft_votes(student[..., :1], teacher[..., :1], labels.float()))
         assert {evidence.odds.device.type, evidence.sums.device.type, evidence.seen.device.type} == {"meta"}
+
+
+def test_a_constant_teacher_of_a_regression_does_not_lose_the_votes():
+    labels = torch.tensor([0.0, 5.0, 1.0, 4.0])
+    votes = soft_votes(torch.randn(4, 1), torch.full((4, 1), 2.5), labels)
+    assert votes.isfinite().all()
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_classes_that_the_student_excludes_do_not_lose_the_votes(label):
+    student = torch.tensor([[1.0, -torch.inf, -torch.inf]])
+    votes = soft_votes(student, torch.tensor([[0.0, 5.0, 1.0]]), torch.tensor([label]))
+    assert votes.isfinite().all()
+    if label == 2:  # it excludes both, so that the vote is split in half
+        assert votes[0] == votes[1] > 0

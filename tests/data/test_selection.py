@@ -9,7 +9,13 @@ from helpers.tiny_images import image_dataset
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.images import load_image_data
 from hf_kd_lambda.data.lm_texts import load_texts
-from hf_kd_lambda.data.selection import count_unlabelled, held_out_rows, labelled, select_examples
+from hf_kd_lambda.data.selection import (
+    count_unlabelled,
+    held_out_rows,
+    labelled,
+    select_examples,
+    strata_of_lists,
+)
 from hf_kd_lambda.data.texts import load_task_data
 from hf_kd_lambda.data.words import load_token_data
 
@@ -228,3 +234,7 @@ def test_labelled_examples(labels, kept):
 def test_a_window_of_question_answering_has_a_label_in_two_columns():
     windows = Dataset.from_dict({"start_positions": [2, -101, -101], "end_positions": [3, 4, -101]})
     assert labelled(windows)["end_positions"][:] == [3, 4]
+
+
+def test_a_soft_label_is_in_the_stratum_of_its_rarest_class_with_half_of_it():
+    assert strata_of_lists([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], None]) == [1, 0, None]

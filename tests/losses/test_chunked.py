@@ -21,6 +21,7 @@ from hf_kd_lambda.losses.functional import (
     task_loss,
     token_top_kl_loss,
 )
+from hf_kd_lambda.losses.functional.chunked import CHUNK_LOGITS, chunk_positions
 from hf_kd_lambda.losses.functional.labels import next_labels
 from hf_kd_lambda.losses.registry import make_kd_losses
 from hf_kd_lambda.teacher.cache_format import CacheFormat
@@ -204,3 +205,7 @@ def test_so_are_the_kd_losses_of_tokens_and_their_memory(logits, monkeypatch, na
 
 def test_the_next_labels():
     assert next_labels(LABELS).tolist() == [[IGNORED, 3, 0, IGNORED], [IGNORED, 9, IGNORED, IGNORED]]
+
+
+def test_a_chunk_has_one_position_at_least():
+    assert chunk_positions(CHUNK_LOGITS + 1) == 1

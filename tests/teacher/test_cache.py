@@ -290,6 +290,13 @@ def test_examples_that_are_not_the_same_each_time_are_refused(teacher, examples,
     assert not (tmp_path / "cache").exists()
 
 
+def test_outputs_of_another_version_are_computed_again(teacher, examples, tmp_path, monkeypatch):
+    assert times_computed(tmp_path, teacher, examples) > 0
+    assert times_computed(tmp_path, teacher, examples) == 0
+    monkeypatch.setattr("hf_kd_lambda.teacher.cache.version", lambda name: "another")
+    assert times_computed(tmp_path, teacher, examples) > 0
+
+
 def test_all_ranks_refuse_what_one_of_them_refuses(teacher, examples, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_kd_lambda.teacher.cache.gather_object", lambda own: [*own, "augmented on rank 1"])
     predict = Predict(teacher)

@@ -406,6 +406,35 @@ def test_a_gradient_scaler_changes_neither_lambda_nor_weights(tmp_path):
     torch.testing.assert_close(flat(scaled.model), flat(plain.model), rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gram_metric": "adam", "optim": "adamw_torch", "adam_epsilon": 1e-4, "learning_rate": 1e-3},
+        {"lambda_rule": "taylor2"},
+        {"lambda_scope": "loss", "kd_losses": {"soft_targets": 1, "hidden_mse": 1}, "lambda_min": 1e-3},
+    ],
+    ids=["adam", "taylor2", "a λ for each loss"],
+)
+def test_a_scale_that_grows_changes_no_lambda_where_gradients_are_clipped(tmp_path, settings):
+    settings = {**settings, "max_grad_norm": 1.0}
+    plain = train(config(tmp_path, **settings), *models(), examples())
+    scaled = make_trainer(config(tmp_path, **settings), *models(), examples())
+    scaler = scaled.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=2)
+
+    def unscale(optimizer=None):
+        """What Accelerate does before it clips, in a run in fp16."""
+        inner = scaled.optimizer
+        while hasattr(inner, "optimizer"):
+            inner = inner.optimizer
+        scaler.unscale_(inner)
+
+    scaled.accelerator.unscale_gradients = unscale
+    scaled.train()
+    assert scaler.get_scale() > 1024
+    lambdas = [logged(trainer.state.log_history, "lambda") for trainer in (scaled, plain)]
+    assert lambdas[0] == pytest.approx(lambdas[1], rel=1e-4)
+
+
 def test_an_overflow_lowers_the_scale_and_skips_step_and_lambda(tmp_path):
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     trainer, watch = train_scaled(tmp_path, scaler, lambda step, grad: grad * float("inf") if step == 2 else grad)

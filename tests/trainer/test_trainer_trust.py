@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from helpers.small_runs import (
 from helpers.tiny_spans import collate, partly_answered, span_models
 
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
-from hf_kd_lambda.balancing.number_trust import NumberReliabilities, numbers_of
+from hf_kd_lambda.balancing.number_trust import NumberReliabilities, numbers_of, unit_of
 from hf_kd_lambda.balancing.teacher_signal import TeacherSignal, count_signal
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional.labels import item_labels
@@ -48,7 +49,7 @@ def data_of(kind):
 def judged(state, logits, teachers, labels):
     """Weights of the items, and the counts for the M step."""
     if isinstance(state, NumberReliabilities):
-        seen = numbers_of(logits, *teachers, item_labels(labels))
+        seen = numbers_of(logits, *teachers, item_labels(labels), state.unit)
         posterior = state.posterior(seen)
         return state.weights(posterior.trust), state.counts(seen, posterior)
     trusts, counts = state.judge(logits, teachers, item_labels(labels))
@@ -106,7 +107,7 @@ def plain_loop(student, teacher, data, state):
     ("kind", "state"),
     [
         ("classes", ClassReliabilities(3)),
-        ("numbers", NumberReliabilities()),
+        ("numbers", NumberReliabilities(unit=unit_of(np.array(data_of("numbers")["labels"])))),
         ("several teachers", ClassReliabilities(3, shares=(0.25, 0.75))),
     ],
 )

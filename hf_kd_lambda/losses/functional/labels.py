@@ -39,17 +39,16 @@ def item_labels(labels: Tensor) -> ItemLabels:
     """The items of each loss: labelled items for the task loss, all items for the KD loss.
 
     Args:
-        labels: `[examples]`, where -100, -101 or NaN marks an unlabelled example; or `[examples, length]`, where -100
-            marks a position that is not an item, such as padding, and -101 marks an unlabelled item; or soft labels
-            `[examples, classes]` in floats, where a row of NaN marks an unlabelled example.
+        labels: `[examples]`, where -100 or NaN marks an unlabelled example, and -101 too where labels are classes; or
+            `[examples, length]`, where -100 marks a position that is not an item, such as padding, and -101 marks an
+            unlabelled item; or soft labels `[examples, classes]` in floats, where a row of NaN marks an unlabelled
+            example.
     """
     if labels.is_floating_point() and labels.dim() == 2:
         return _of_soft_labels(labels)
-    unlabelled = labels.eq(UNLABELLED)
+    unlabelled = labels.isnan() if labels.is_floating_point() else labels.eq(UNLABELLED)
     if labels.dim() == 1:
         unlabelled |= labels.eq(IGNORED)
-    if labels.is_floating_point():
-        unlabelled |= labels.isnan()
     return ItemLabels(labels.masked_fill(unlabelled, IGNORED), labels.masked_fill(unlabelled, 0))
 
 
