@@ -57,7 +57,7 @@ PLAIN = {
     "DDP": HALVES,
     "DDP, accumulation and clipping": {**QUARTERS, "max_grad_norm": 1.0},
     "FSDP2": {**HALVES, **FSDP2},
-    "FSDP2, accumulation": {**QUARTERS, **FSDP2},
+    "FSDP2, accumulation and clipping": {**QUARTERS, **FSDP2, "max_grad_norm": 1.0},
 }
 """Settings of runs that equal the plain loop."""
 

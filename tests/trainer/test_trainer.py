@@ -37,6 +37,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.measuring_step import MeasuringStep
 
 
 def assert_equals_reference(
@@ -685,3 +686,12 @@ def test_a_compiled_student_has_the_same_lambda(tmp_path):
     compiled = train(config(tmp_path, torch_compile=True), *models(), examples())
     expected = logged(plain.state.log_history, "lambda")
     assert logged(compiled.state.log_history, "lambda") == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_gradients_of_embeddings_are_dense_where_torch_compiles(tmp_path, compiles):
+    trainer = make_trainer(config(tmp_path), *models(), examples())
+    trainer.create_optimizer()
+    trainer.args.torch_compile = compiles
+    step = MeasuringStep(trainer.model, trainer.optimizer, trainer.accelerator, trainer.args)
+    assert step.takes_rows == (not compiles)
