@@ -209,9 +209,9 @@ def label_errors_table() -> str:
             both = [by_cell[data, kind, rate, method] for method in ("cleanlab", "trust")]
             areas = (f"{line['auc']:.3f}" for line in both)
             shares = (f"{line['share']:.0%}" for line in both)
-            rows.append((data, NOISE_NAMES[kind], f"{both[0]['wrong']:.0%}", *areas, *shares))
+            rows.append((data, NOISE_NAMES[kind], rate, f"{both[0]['wrong']:.0%}", *areas, *shares))
     head = ("data", "noise", "labels changed", "cleanlab: area", "`trust`: area", "cleanlab: share", "`trust`: share")
-    return markdown_table(head, sorted(rows))
+    return markdown_table(head, ((*row[:2], *row[3:]) for row in sorted(rows)))
 
 
 def judging_students_table() -> str:
