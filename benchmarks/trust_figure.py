@@ -7,7 +7,6 @@ reliabilities over the steps. `python benchmarks/sst2_files.py` writes the files
 
 import argparse
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,8 +62,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--teachers", help="output_dir of a comparison whose fine-tuned teacher is used")
     options = parser.parse_args()
-    comparison = load_comparison(CONFIG)
-    task = TaskRuns(replace(comparison, output_dir=options.teachers or comparison.output_dir), CELL.task)
+    task = TaskRuns(load_comparison(CONFIG).in_folder(options.teachers), CELL.task)
     with tempfile.TemporaryDirectory() as folder:
         trainer = task.trainer(CELL, task.supervision(CELL), folder)
         train_on(trainer)

@@ -20,7 +20,6 @@ again.
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -209,9 +208,7 @@ def main() -> None:
             continue
         if trial.config not in tasks:
             comparison = load_comparison(ROOT / "configs" / f"{trial.config}.yaml")
-            tasks[trial.config] = TaskRuns(
-                replace(comparison, output_dir=options.teachers or comparison.output_dir), "sst2"
-            )
+            tasks[trial.config] = TaskRuns(comparison.in_folder(options.teachers), "sst2")
         found = run(trial, tasks[trial.config])
         with RESULTS.open("a") as file:
             file.write(json.dumps(found) + "\n")

@@ -129,7 +129,7 @@ def _check_members(labels: list[Any]) -> None:
 
 
 def _present_or_absent(row: list[Any]) -> list[int]:
-    values = [_AS_PANDAS_WRITES.get(value, value) for value in row]
+    values = [_AS_PANDAS_WRITES.get(value, value) if isinstance(value, str) else value for value in row]
     for value in values:
         if not is_unknown(value) and value not in (0, 1):
             raise ValueError(f"{value!r} is neither 1 nor 0.")

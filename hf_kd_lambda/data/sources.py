@@ -8,8 +8,6 @@ from datasets import Dataset
 
 ROW = "__row__"
 """Column of a row's number as a file's readers count: see `Source`."""
-
-
 POSITION = "__position__"
 """Column of a row's number in its file or split, counted from 0 without a header, where other rows were left out."""
 

@@ -23,8 +23,9 @@ logger = logging.get_logger(__name__)
 
 TRIED = 100  # examples whose tokens are looked at
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
-# Settings of TrainingArguments that a job does not read: what it does instead.
+# Arguments of torch.utils.checkpoint that a settings file can hold.
 _OF_CHECKPOINTING = {"use_reentrant", "preserve_rng_state", "determinism_check", "early_stop", "debug"}
+# Settings of TrainingArguments that a job does not read: what it does instead.
 _UNUSED = {
     "do_train": "a job always trains",
     "do_predict": "a job evaluates on the reported split at its end",
@@ -77,7 +78,7 @@ def check_settings(models: ModelArguments, data: DataArguments, config: Distilla
             "itself: leave kd_weight out, or set lambda_rule to fixed."
         )
     _check_trackers(config)
-    _check_packages(config)
+    _check_checkpointing_and_kernels(config)
     _warn_of_settings_without_effect(models, data, config)
     _warn_of_same_files(data)
 
@@ -107,7 +108,7 @@ def _check_trackers(config: DistillationConfig) -> None:
             ) from None
 
 
-def _check_packages(config: DistillationConfig) -> None:
+def _check_checkpointing_and_kernels(config: DistillationConfig) -> None:
     """Refuse what the Trainer would when training begins, after the teacher's outputs are cached."""
     if config.use_liger_kernel and not is_liger_kernel_available():
         raise ValueError(

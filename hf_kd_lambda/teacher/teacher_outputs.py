@@ -91,6 +91,10 @@ class TeacherOutputs:
         """Whether the columns contain all needed teacher outputs."""
         return self.cache_format is not None and set(self.cache_format.columns) <= set(columns)
 
+    def are_all_cached(self, datasets: Iterable[Any]) -> bool:
+        """Whether all datasets have them; None counts as one that has."""
+        return all(self.are_cached(column_names(dataset)) for dataset in datasets if dataset is not None)
+
     def add_to(
         self,
         datasets: list[Any],
@@ -107,7 +111,7 @@ class TeacherOutputs:
             folder, batch_size, collate, progress: see `TeacherCache`.
             prepare: moves a batch to the accelerator's device.
         """
-        if self._are_all_cached(datasets):
+        if self.are_all_cached(datasets):
             self._move_to(torch.device("cpu"))
             return datasets
         if self.teacher is None:
@@ -140,12 +144,9 @@ class TeacherOutputs:
             progress=progress,
         )
         cached = [self._cached(dataset, cache) for dataset in datasets]
-        if self._are_all_cached(cached):
+        if self.are_all_cached(cached):
             self._move_to(torch.device("cpu"))
         return cached
-
-    def _are_all_cached(self, datasets: Iterable[Any]) -> bool:
-        return all(self.are_cached(column_names(dataset)) for dataset in datasets if dataset is not None)
 
     def _move_to(self, device: torch.device) -> None:
         """Move the teacher, unless its parts were placed on several devices when it was loaded."""

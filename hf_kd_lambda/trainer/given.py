@@ -112,7 +112,11 @@ def check_given_data(args: DistillationConfig, train: Any, evaluated: Any) -> No
     if isinstance(train, dict):
         raise ValueError(f"train_dataset is a {type(train).__name__} of {', '.join(train)}: give one of these splits.")
     metric = str(args.metric_for_best_model).removeprefix("eval_")
-    if args.load_best_model_at_end and isinstance(evaluated, dict) and not metric.startswith(tuple(evaluated)):
+    if (
+        args.load_best_model_at_end
+        and isinstance(evaluated, dict)
+        and not metric.startswith(tuple(f"{name}_" for name in evaluated))
+    ):
         raise ValueError(
             f"metric_for_best_model={args.metric_for_best_model!r}: eval_dataset has {', '.join(evaluated)}: name the "
             f"one that decides, as {next(iter(evaluated), '')}_{metric}."

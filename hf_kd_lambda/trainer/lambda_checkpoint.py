@@ -79,5 +79,5 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Close the vote, as the student has been trained on all examples."""
+        """End the first pass, as the student has been trained on all examples."""
         self.balancer.end_first_pass()

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_kd_lambda.balancing.state import LambdaState
-from hf_kd_lambda.data.columns import EXAMPLE_ROW, column_names, forward_parameters
+from hf_kd_lambda.data.columns import EXAMPLE_ROW, forward_parameters
 from hf_kd_lambda.gradients.adam_metric import check_adam
 from hf_kd_lambda.gradients.cut import Cut, cut_outputs
 from hf_kd_lambda.losses.functional.label_sets import has_label_sets
@@ -360,7 +360,7 @@ class DistillationTrainer(OrderedEvaluation):
             progress=not self.args.disable_tqdm,
         )
         self.eval_dataset = dict(zip(evaluated, cached, strict=True)) if several else cached[0]
-        return all(self._teacher_outputs.are_cached(column_names(dataset)) for dataset in self._datasets())
+        return self._teacher_outputs.are_all_cached(self._datasets())
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the losses, λ and the gradients to the logs of training steps."""

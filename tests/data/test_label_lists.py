@@ -132,6 +132,7 @@ def test_texts_with_the_rarest_label_are_held_out_too(tmp_path):
             "line 4: column 'label' holds .*several types",
         ),
         ("text,a,b\nt,1,2\n", {"label_columns": ["a", "b"]}, r"row 2 .*: labels \[1, 2\]: 2 is neither 1 nor 0"),
+        ([{"text": "t", "a": [1], "b": [0]}], {"label_columns": ["a", "b"]}, r"line 1: .*\[1\] is neither 1 nor 0"),
         ([{"text": "a", "label": [0.5]}], {}, r"line 1: labels \[0.5\]: 0.5 is neither a name nor an integer"),
         ([{"text": "a", "label": [["joy"]]}], {}, r"line 1: labels .*\['joy'\] is neither a name nor an integer"),
         ([*ROWS, {"text": "a", "label": ["joy", None]}], {}, "line 4: labels .* None is neither a name nor"),

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", help="only these; default: those of the file")
     args = parser.parse_args(argv)
     in_file = load_comparison(args.config, args.glue)
-    comparison = dataclasses.replace(in_file, output_dir=args.output_dir or in_file.output_dir)
+    comparison = in_file.in_folder(args.output_dir)
     stopped = None
     if not args.report:
         try:

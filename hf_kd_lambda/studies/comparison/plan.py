@@ -121,6 +121,10 @@ class Comparison:
         settings = {"teacher_dir": str(folder / "teachers" / task), **settings, "output_dir": str(folder / "run")}
         return parse(arguments(settings))
 
+    def in_folder(self, output_dir: str | None) -> "Comparison":
+        """The same comparison in another folder; None keeps its own."""
+        return replace(self, output_dir=output_dir or self.output_dir)
+
     def restricted_to(
         self,
         tasks: Collection[str] | None = None,
