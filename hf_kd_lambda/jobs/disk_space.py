@@ -86,10 +86,7 @@ def checkpoints_kept(trainer: Trainer) -> int:
 
 def optimizer_steps(trainer: Trainer) -> int:
     """How many optimizer steps a run takes."""
-    args: Any = trainer.args
-    if args.max_steps > 0:
-        return args.max_steps
-    return math.ceil(args.num_train_epochs * len(trainer.get_train_dataloader()) / args.gradient_accumulation_steps)
+    return trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -24,6 +24,7 @@ from hf_kd_lambda.studies.comparison.plan import arguments
 from hf_kd_lambda.trainer.remember_predictions import PAST_PREDICTIONS
 
 Usage = namedtuple("Usage", "total used free")
+SMALL_BATCHES = {"per_device_train_batch_size": 4}  # 6 of 24 examples
 
 
 @pytest.fixture
@@ -77,7 +78,17 @@ def test_with_momentum_an_optimizer_has_one_moment():
         ({"save_strategy": "no"}, 0),
         ({"save_strategy": "epoch", "max_steps": -1, "num_train_epochs": 2.5}, 3),
         ({"save_steps": 0.25, "max_steps": 8}, 4),
-        ({"max_steps": -1, "num_train_epochs": 4, "per_device_train_batch_size": 4}, 12),
+        ({"max_steps": -1, "num_train_epochs": 4, **SMALL_BATCHES}, 12),
+        (
+            {
+                "max_steps": -1,
+                "num_train_epochs": 3,
+                "save_steps": 1,
+                **SMALL_BATCHES,
+                "gradient_accumulation_steps": 4,
+            },
+            6,
+        ),
         ({"save_total_limit": 1}, 2),
         ({"save_total_limit": 9}, 3),
     ],
