@@ -18,9 +18,10 @@ from hf_kd_lambda.studies.comparison.run_results import Run, read_runs
 ROOT = Path(__file__).parents[1]
 AT_BOUND = 0.999  # of |log10 λ|, which `lambda_min` 0.1 and `lambda_max` 10 keep within 1
 TRANSFER_RULES = {"KD alone": "1, labels unused"}
-BASE_RULES = ("no KD", "fixed 0.5", "fixed 0.9", "evidence", "trust")
+BASE_RULES = ("no KD", "fixed 0.5", "fixed 0.9", "trust")
 BASE_TASKS = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B"}
 BASE_STUDENTS = {"minilm": "MiniLM, 6 layers", "3": "3 of its layers", "6": "6 of its layers"}
+BASE_NAMES = {"teacher": "teacher, 12 layers", **dict(reversed(BASE_STUDENTS.items()))}
 BASE_FORMS = ("fp32", "bf16", "ONNX", "ONNX int8")
 WRONG = {
     "clean": "nothing",
@@ -302,11 +303,43 @@ def _base_missing(runs: Sequence[Run]) -> str:
 
 def base_forms_table() -> str:
     """Parameters, size and relative latency of the models in each form, and what the cache saves of a step."""
-    models = json.loads((ROOT / "benchmarks" / "base" / "forms.json").read_text(encoding="utf-8"))["models"]
+    models = _base_models()
     head = ["model", "parameters, M", "MB", "MB in int8", *(f"time, {form}" for form in BASE_FORMS)]
-    names = {"teacher": "teacher, 12 layers", **dict(reversed(BASE_STUDENTS.items()))}
-    rows = [[names[name], *_form_cells(models[name], models["teacher"])] for name in names]
+    rows = [[title, *_form_cells(models[name], models["teacher"])] for name, title in BASE_NAMES.items()]
     return markdown_table([*head, "cached / online step"], rows)
+
+
+def base_summary_table() -> str:
+    """Size, speed and scores of the teacher of BERT-base's size and of its students with `trust`."""
+    runs, models = _runs("base"), _base_models()
+    shown = {task: title for task, title in BASE_TASKS.items() if any(run.task.startswith(task) for run in runs)}
+    rows = []
+    for name, title in BASE_NAMES.items():
+        own = models[name]["forms"]["fp32"]
+        time = own["batch_latency_ms"] / models["teacher"]["forms"]["fp32"]["batch_latency_ms"]
+        scores = [_base_summary_cell(runs, task, name) for task in shown]
+        rows.append([title, f"{own['parameters'] / 1e6:.0f} M", f"{time:.2f}", *scores])
+    return markdown_table(["model", "parameters", "time", *shown.values()], rows)
+
+
+def _base_summary_cell(runs: Sequence[Run], task: str, name: str) -> str:
+    """The score of the teacher, or of a student without KD and with `trust`, with what it retains of the teacher's."""
+    if name == "teacher":
+        return f"{100 * _teacher_score(runs, task):.1f}"
+    group = Group(f"{task}_{name}", "clean")
+    without, trust = (_runs_of(runs, group, rule) for rule in ("no KD", "trust"))
+    if not (without and trust):
+        return "–"
+    with_kd = merit.mean_points(trust)
+    return f"{merit.mean_points(without):.1f} → {with_kd:.1f} ({with_kd / _teacher_score(runs, task):.0f} %)"
+
+
+def _teacher_score(runs: Sequence[Run], task: str) -> float:
+    return next(run.teacher_score for run in runs if run.task.startswith(task) and run.teacher_score is not None)
+
+
+def _base_models() -> dict[str, Any]:
+    return json.loads((ROOT / "benchmarks" / "base" / "forms.json").read_text(encoding="utf-8"))["models"]
 
 
 def _form_cells(model: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[str]:
@@ -324,6 +357,7 @@ def _form_cells(model: Mapping[str, Any], teacher: Mapping[str, Any]) -> list[st
 TABLES: dict[str, Callable[[], str]] = {
     "base": base_table,
     "base_forms": base_forms_table,
+    "base_summary": base_summary_table,
     "sst2": sst2_table,
     "regret": regret_table,
     "regret_facts": regret_facts_table,

@@ -50,11 +50,11 @@ def test_the_base_table_of_partial_results_names_what_is_missing(monkeypatch):
     ]
     monkeypatch.setattr(result_tables, "_runs", lambda comparison: runs)
     _, _, teacher, student, empty, missing = result_tables.base_table().splitlines()
-    assert teacher == "| MRPC | the teacher itself | 90.00 | 90.00 | 90.00 | 90.00 | 90.00 | 100 % |  |  |"
-    assert student == "| MRPC | 3 of its layers | 71.00 | 60.00 | – | – | 80.00 | 88.9 % | 2.0 | 0 to 2 |"
+    assert teacher == "| MRPC | the teacher itself | 90.00 | 90.00 | 90.00 | 90.00 | 100 % |  |  |"
+    assert student == "| MRPC | 3 of its layers | 71.00 | 60.00 | – | 80.00 | 88.9 % | 2.0 | 0 to 2 |"
     assert empty == ""
     assert missing.startswith("Not run yet: SST-2 MiniLM, 6 layers; SST-2 3 of its layers;")
-    assert "MRPC 3 of its layers (fixed 0.9, evidence)" in missing
+    assert "MRPC 3 of its layers (fixed 0.9)" in missing
 
 
 def test_the_table_of_two_machines_compares_runs_of_the_same_seed(monkeypatch):
@@ -72,6 +72,23 @@ def test_the_table_of_two_machines_compares_runs_of_the_same_seed(monkeypatch):
     assert row == f"| {wrong} | fixed 0.5 | 80.00 (1) | 81.00 (1) | 85.00 (1) |"
     assert empty == ""
     assert means.endswith("the weights on AMD minus those on Intel +1.00; `trust` minus the weights on AMD +4.00.")
+
+
+def test_the_summary_of_the_base_model_has_scores_without_kd_and_with_trust(monkeypatch):
+    runs = [
+        made_up_run(rule, 0, score, task="mrpc_3", regime="clean")
+        for rule, score in {"no KD": 0.7, "trust": 0.8}.items()
+    ]
+    form = {"parameters": 2e6, "batch_latency_ms": 20.0}
+    models = {name: {"forms": {"fp32": form}} for name in ("6", "3", "minilm")}
+    models["teacher"] = {"forms": {"fp32": {"parameters": 4e6, "batch_latency_ms": 80.0}}}
+    monkeypatch.setattr(result_tables, "_runs", lambda comparison: runs)
+    monkeypatch.setattr(result_tables, "_base_models", lambda: models)
+    head, _, teacher, without_runs, student, _ = result_tables.base_summary_table().splitlines()
+    assert head == "| model | parameters | time | MRPC |"
+    assert teacher == "| teacher, 12 layers | 4 M | 1.00 | 90.0 |"
+    assert without_runs == "| 6 of its layers | 2 M | 0.25 | – |"
+    assert student == "| 3 of its layers | 2 M | 0.25 | 70.0 → 80.0 (89 %) |"
 
 
 def test_the_forms_table_has_sizes_and_times_relative_to_the_teacher(monkeypatch, tmp_path):
