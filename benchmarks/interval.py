@@ -24,7 +24,7 @@ from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse
 from hf_kd_lambda.trainer.config import DistillationConfig
-from hf_kd_lambda.trainer.setup import lambda_settings, lambda_state
+from hf_kd_lambda.trainer.setup import lambda_kind, lambda_state
 
 INTERVALS = (1, 2, 4, 8, 16)
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -124,7 +124,7 @@ SCHEDULES: dict[str, Callable[[], Measures]] = {
 
 def replay(grams: Sequence[Sequence[float]], config: DistillationConfig, measures: Measures) -> Replay:
     """λ if only some of the steps had measured."""
-    state = lambda_state(lambda_settings(config))
+    state = lambda_state(config, lambda_kind(config))
     lambdas: list[float] = []
     measured = 0
     for step, entries in enumerate(grams):

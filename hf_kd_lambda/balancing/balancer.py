@@ -9,7 +9,7 @@ from torch import Tensor
 from hf_kd_lambda.balancing.judge import Judge
 from hf_kd_lambda.balancing.past_predictions import PastPredictions
 from hf_kd_lambda.balancing.rules import Rule, loss_weights
-from hf_kd_lambda.balancing.state import LambdaState, Measurement
+from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.balancing.teacher_signal import TeacherSignal, count_signal
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.losses.base import TeacherBatch
@@ -153,11 +153,6 @@ class Balancer:
         self.drop_counts()
         self.state.load_state_dict(saved)
         self.state.to(self.device)
-
-    def update(self, measurement: Measurement) -> None:
-        """Set λ from the measurement of a step."""
-        assert self.state is not None, "a rule that measures has a state"
-        self.state.update(measurement)
 
     def _scheduled_weights(self, progress: float) -> tuple[Tensor, Tensor]:
         done = torch.tensor(progress, dtype=torch.float32, device=self.device)

@@ -38,9 +38,9 @@ class Measurement(NamedTuple):
     """`[2]` or `[2, groups]`: a and b with noise, if `gram` is unbiased; None if `gram` includes the noise."""
 
 
-def _reliabilities(classes: int, teachers: Sequence[float] | None, unit: Sequence[float] | None) -> Reliabilities:
+def _reliabilities(classes: int, teachers: Sequence[float] | None, unit: Unit | None) -> Reliabilities:
     if classes == 1:
-        return NumberReliabilities(unit=None if unit is None else Unit(*unit))
+        return NumberReliabilities(unit)
     return ClassReliabilities(classes, shares=teachers or (1.0,))
 
 
@@ -77,7 +77,7 @@ class LambdaState:
         losses: Sequence[float] | None = None,
         classes: int = 0,
         teachers: Sequence[float] | None = None,
-        unit: Sequence[float] | None = None,
+        unit: Unit | None = None,
     ) -> None:
         shape = () if groups is None else (groups,)
         self.rule = rule

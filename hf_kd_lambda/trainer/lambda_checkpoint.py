@@ -9,9 +9,6 @@ from transformers.trainer_callback import ExportableState
 from hf_kd_lambda.balancing.balancer import Balancer
 from hf_kd_lambda.balancing.state import LambdaState
 
-KIND = ("rule", "groups", "losses", "teachers")
-"""Settings that a checkpoint's λ and this run's must share."""
-
 
 class LambdaCheckpoint(TrainerCallback, ExportableState):
     """Keeps λ's state in `trainer_state.json`, the last file of a checkpoint to be written, and loads it from there.
@@ -21,20 +18,20 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
     """
 
     balancer: ClassVar[Balancer]
-    settings: ClassVar[dict[str, Any]]
+    kind: ClassVar[dict[str, Any]]
 
     def __init__(self, **_: Any) -> None:
-        """The Trainer calls a new one with the settings in the checkpoint, which `on_train_begin` reads itself."""
+        """The Trainer calls a new one with the kind in the checkpoint, which `on_train_begin` reads itself."""
 
     @classmethod
-    def of(cls, balancer: Balancer, settings: dict[str, Any]) -> "LambdaCheckpoint":
+    def of(cls, balancer: Balancer, kind: dict[str, Any]) -> "LambdaCheckpoint":
         """The callback of one trainer.
 
         Args:
             balancer: the balancer with the state.
-            settings: JSON values that made the state: see `setup.lambda_settings`.
+            kind: what a checkpoint's λ must share with the run's: see `setup.lambda_kind`.
         """
-        return type(cls.__name__, (cls,), {"balancer": balancer, "settings": settings})()
+        return type(cls.__name__, (cls,), {"balancer": balancer, "kind": kind})()
 
     @property
     def lambda_state(self) -> LambdaState:
@@ -44,7 +41,7 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What `TrainerState` saves for this callback."""
-        return {"args": self.settings, "attributes": {"saved": self.lambda_state.state_dict()}}
+        return {"args": self.kind, "attributes": {"saved": self.lambda_state.state_dict()}}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -68,11 +65,11 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
             self.balancer.end_first_pass()
 
     def _load(self, exported: dict[str, Any]) -> None:
-        saved, own = ({name: settings.get(name) for name in KIND} for settings in (exported["args"], self.settings))
-        if saved != own:
+        saved = {name: exported["args"].get(name) for name in self.kind}
+        if saved != self.kind:
             raise ValueError(
-                f"λ's state in the checkpoint is of {saved}, and this run's of {own}: resume with the lambda_rule, "
-                "lambda_scope, kd_losses and teachers of then, or train from the start."
+                f"λ's state in the checkpoint is of {saved}, and this run's of {self.kind}: resume with the "
+                "lambda_rule, lambda_scope, kd_losses and teachers of then, or train from the start."
             )
         self.balancer.load(exported["attributes"]["saved"])
 

@@ -113,7 +113,7 @@ class MeasuringStep:
         gram, measurement = self._measure(balancer, scale)
 
         # λ: set from the averaged Gram matrix by the rule, and bounded.
-        balancer.update(measurement)
+        state.update(measurement)
         if state.smoothness is not None:
             group = self.optimizer.param_groups[0]
             rate = group["lr"] / (1 - group.get("momentum", 0.0)) * self._clip_factor(state.weights, scale)

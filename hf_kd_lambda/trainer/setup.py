@@ -1,9 +1,8 @@
 """What a trainer does before its first step: resolve arguments, validate models and data, and build its parts."""
 
 import copy
-import dataclasses
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +14,6 @@ from transformers.trainer_utils import unwrap_peft_model
 
 from hf_kd_lambda.balancing.balancer import Balancer
 from hf_kd_lambda.balancing.number_trust import Unit, unit_of
-from hf_kd_lambda.balancing.rules import make_rule
 from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.data.collators import ShiftedLabels, SpanLabels, UnlabelledExamples
 from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, label_columns, own_inputs
@@ -286,39 +284,28 @@ def lambda_names(args: DistillationConfig, student: nn.Module, objective: Object
     return list(objective.kd_losses) if args.lambda_scope == "loss" else []
 
 
-def lambda_settings(
+def lambda_kind(
     args: DistillationConfig,
     names: Sequence[str] = (),
     kd_weights: Sequence[float] = (),
-    classes: int = 0,
     teachers: Sequence[float] | None = None,
-    unit: Unit | None = None,
 ) -> dict[str, Any]:
-    """The JSON values that make λ's state: name and hyper-parameters of the rule, and arguments of `LambdaState`.
+    """The JSON values by which a checkpoint's λ must be like that of a run.
 
     Args:
         args: settings of the run.
         names: see `lambda_names`.
         kd_weights: weights of the KD losses in their sum.
-        classes: see `item_classes`.
         teachers: see `teacher_shares`.
-        unit: see `label_unit`.
+
+    Returns:
+        The name of the rule, and `groups`, `losses` and `teachers` of `LambdaState`.
     """
-    weight = args.kd_weight
-    convex = weight / (1 - weight) if weight < 1 else args.lambda_max
     return {
         "rule": args.lambda_rule,
-        "hyper": dataclasses.asdict(args.rule),
-        "initial": weight if args.lambda_form == "additive" else convex,
-        "decay": args.gram_decay,
-        "bounds": (args.lambda_min, args.lambda_max),
-        "max_change": args.lambda_max_change,
-        "form": args.lambda_form,
         "groups": len(names) if args.lambda_scope == "layer" else None,
         "losses": list(kd_weights) if args.lambda_scope == "loss" else None,
-        "classes": classes,
         "teachers": teachers,
-        "unit": unit,
     }
 
 
@@ -349,14 +336,42 @@ def item_classes(model: nn.Module, num_outputs: int) -> int:
     return 2 if cast(Any, model).config.problem_type == MULTI_LABEL else num_outputs
 
 
-def lambda_state(settings: dict[str, Any]) -> LambdaState:
-    """λ's state, made of what `lambda_settings` returned."""
-    others = {name: value for name, value in settings.items() if name not in ("rule", "hyper")}
-    return LambdaState(make_rule(settings["rule"], settings["hyper"]), **others)
+def lambda_state(
+    args: DistillationConfig, kind: Mapping[str, Any], classes: int = 0, unit: Unit | None = None
+) -> LambdaState:
+    """λ's state before the first step.
+
+    Args:
+        args: settings of the run.
+        kind: see `lambda_kind`.
+        classes: see `item_classes`.
+        unit: see `label_unit`.
+    """
+    weight = args.kd_weight
+    convex = weight / (1 - weight) if weight < 1 else args.lambda_max
+    return LambdaState(
+        args.rule,
+        initial=weight if args.lambda_form == "additive" else convex,
+        decay=args.gram_decay,
+        bounds=(args.lambda_min, args.lambda_max),
+        max_change=args.lambda_max_change,
+        form=args.lambda_form,
+        groups=kind["groups"],
+        losses=kind["losses"],
+        classes=classes,
+        teachers=kind["teachers"],
+        unit=unit,
+    )
 
 
-def build_balancer(args: DistillationConfig, names: Sequence[str], settings: dict[str, Any]) -> Balancer:
-    """The balancer of a run, whose λ has a state where the rule measures."""
-    state = lambda_state(settings) if args.rule.measures else None
+def build_balancer(
+    args: DistillationConfig,
+    names: Sequence[str],
+    kind: Mapping[str, Any],
+    classes: int = 0,
+    unit: Unit | None = None,
+) -> Balancer:
+    """The balancer of a run, whose λ has a state where the rule measures: see `lambda_names` and `lambda_state`."""
+    state = lambda_state(args, kind, classes, unit) if args.rule.measures else None
     device: torch.device = args.device
     return Balancer(args.rule, args.lambda_form, args.interval, state, names, device)

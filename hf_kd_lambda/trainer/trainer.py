@@ -161,16 +161,16 @@ class DistillationTrainer(OrderedEvaluation):
         self._teacher_outputs = TeacherOutputs(teacher, self.accelerator, of_teacher, cache_format)
         self._student_inputs = forward_parameters(model)
         names = setup.lambda_names(self.args, model, objective)
+        kind = setup.lambda_kind(self.args, names, objective.weights, shares)
         unit = setup.label_unit(classes, self.train_dataset)
-        settings = setup.lambda_settings(self.args, names, objective.weights, classes, shares, unit)
-        self.balancer = setup.build_balancer(self.args, names, settings)
+        self.balancer = setup.build_balancer(self.args, names, kind, classes, unit)
         self._remembered = RememberPredictions(self.balancer, classes)
         self._save_on_signal = SaveOnSignal()
         for callback in (self._save_on_signal, EpochOrder(), EarlyStopping(), FiniteWeights(), self._remembered):
             self.add_callback(callback)
         use_short_lines(self)
         if self.balancer.state is not None:
-            self.add_callback(LambdaCheckpoint.of(self.balancer, settings))
+            self.add_callback(LambdaCheckpoint.of(self.balancer, kind))
         # Both losses are divided by the items of the whole accumulated batch, so that the Trainer has to count them
         # and must not divide by the accumulation steps again.
         self.model_accepts_loss_kwargs = True

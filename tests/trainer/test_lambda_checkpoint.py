@@ -10,7 +10,7 @@ from transformers import TrainerControl, TrainerState
 from hf_kd_lambda.balancing.state import Measurement
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
-from hf_kd_lambda.trainer.setup import build_balancer, lambda_settings
+from hf_kd_lambda.trainer.setup import build_balancer, lambda_kind
 
 
 def gram(a, b, c=0.0):
@@ -19,8 +19,8 @@ def gram(a, b, c=0.0):
 
 def checkpoint(args, names=()):
     """The callback of a run with these settings and these groups of parameters."""
-    settings = lambda_settings(args, names)
-    return LambdaCheckpoint.of(build_balancer(args, names, settings), settings)
+    kind = lambda_kind(args, names)
+    return LambdaCheckpoint.of(build_balancer(args, names, kind), kind)
 
 
 @pytest.mark.parametrize(
