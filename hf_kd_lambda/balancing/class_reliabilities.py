@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.balancing.reliabilities import ItemTrust, Reliabilities
+from hf_kd_lambda.balancing.reliabilities import PRIOR, ItemTrust, Reliabilities
 from hf_kd_lambda.balancing.trust import (
     ClassPosterior,
     Views,
@@ -27,7 +27,8 @@ With two classes, a class that the labels miss is hard to distinguish from one t
 simulation the trust found fewer wrong labels than with shared reliabilities."""
 COUNTED_OUTPUTS = range(2, 101)
 """Numbers of classes for which ρ, the mean output of a teacher, is counted; otherwise it is taken to be 1/K."""
-
+SHRINKAGE = 50.0
+"""Weight of the reliabilities of all classes in those of one class, as a number of items."""
 LARGEST_FACTOR = 4.0
 """Of 1/√(1 − β) in `ratio`, reached at β = 0.94. Without it, λ of most runs would be `lambda_max`."""
 
@@ -37,25 +38,14 @@ class ClassReliabilities(Reliabilities):
 
     Args:
         classes: number of classes of an item; 0 if it varies.
-        initial: α and β before the first item, in (0, 1).
-        prior: weight of `initial`, as a number of items, > 0.
-        shrinkage: weight of the reliabilities of all classes in those of one class, as a number of items, > 0.
         shares: weight of every teacher, see `Reliabilities`.
     """
 
-    def __init__(
-        self,
-        classes: int = 0,
-        initial: float = 0.8,
-        prior: float = 5.0,
-        shrinkage: float = 50.0,
-        shares: Sequence[float] = (1.0,),
-    ) -> None:
+    def __init__(self, classes: int = 0, shares: Sequence[float] = (1.0,)) -> None:
         self._rows = 2 + 2 * len(shares)
         self._classes = classes if classes in COUNTED_CLASSES else 1
         self._outputs = classes if classes in COUNTED_OUTPUTS else 0
-        super().__init__(self._rows * self._classes + len(shares) * self._outputs, initial, prior, shares)
-        self.shrinkage = shrinkage
+        super().__init__(self._rows * self._classes + len(shares) * self._outputs, shares)
 
     def _parts(self, sums: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of reliabilities, `[2 + 2·teachers, K or 1]`, and of the teachers' outputs, `[teachers, K or 0]`."""
@@ -92,13 +82,13 @@ class ClassReliabilities(Reliabilities):
         if not self._outputs:
             return [None] * len(self.shares)
         sums = self._parts(self.sums)[1]
-        return list((sums + self.prior / self._outputs) / (sums.sum(-1, keepdim=True) + self.prior))
+        return list((sums + PRIOR / self._outputs) / (sums.sum(-1, keepdim=True) + PRIOR))
 
     def _of_classes(self, first: int, of_all: Tensor) -> Tensor:
         if self._classes == 1:
             return of_all.view(1)
         informative, items = self._parts(self.sums)[0][first : first + 2]
-        return (informative + of_all * self.shrinkage) / (items + self.shrinkage)
+        return (informative + of_all * SHRINKAGE) / (items + SHRINKAGE)
 
     def observe(
         self, student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels

@@ -165,17 +165,15 @@ class NumberReliabilities(Reliabilities):
     Older items fade faster than with classes, because the first variances come from items that are wrong too.
 
     Args:
-        initial: α and β before the first item, in (0, 1).
-        prior: weight of `initial`, as a number of items, > 0.
         unit: see `numbers_of`.
     """
 
     fading = 4
 
-    def __init__(self, initial: float = 0.8, prior: float = 5.0, unit: Unit | None = None) -> None:
+    def __init__(self, unit: Unit | None = None) -> None:
         self.unit = unit
         # Σr_L, labelled items, Σr_T, items; ΣP(both) times 1, (y − s)², (y − s)·(t − s), (t − s)²; Σy, Σy², Σt, Σt²
-        super().__init__(12, initial, prior)
+        super().__init__(12)
 
     @property
     def totals(self) -> Tensor:

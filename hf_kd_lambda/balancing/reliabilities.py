@@ -10,6 +10,11 @@ from torch import Tensor
 from hf_kd_lambda.balancing.judge import TINY, Judge
 from hf_kd_lambda.losses.objective import ItemWeights
 
+INITIAL = 0.8
+"""α and β before the first item."""
+PRIOR = 5.0
+"""Weight of `INITIAL`, as a number of items."""
+
 
 class ItemTrust(NamedTuple):
     """Probabilities in [0, 1] that label and teacher are informative, both `[...]`."""
@@ -31,17 +36,13 @@ class Reliabilities(Judge):
 
     Args:
         size: number of sums.
-        initial: α and β before the first item, in (0, 1).
-        prior: weight of `initial`, as a number of items, > 0.
         shares: weights of the teachers, > 0; they sum to 1.
     """
 
     fading = 2
 
-    def __init__(self, size: int, initial: float = 0.8, prior: float = 5.0, shares: Sequence[float] = (1.0,)) -> None:
+    def __init__(self, size: int, shares: Sequence[float] = (1.0,)) -> None:
         super().__init__(size)
-        self.initial = initial
-        self.prior = prior
         self.shares = shares
 
     @property
@@ -74,7 +75,7 @@ class Reliabilities(Judge):
 
     def _mean(self, first: int) -> Tensor:
         informative, items = self.totals[first : first + 2]
-        return (informative + self.initial * self.prior) / (items + self.prior)
+        return (informative + INITIAL * PRIOR) / (items + PRIOR)
 
     @property
     def ratio(self) -> Tensor:

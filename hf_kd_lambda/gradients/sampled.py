@@ -106,10 +106,6 @@ class SampledGradientPair(GradientPair):
         self.own_shares = self.own_shares + _products(shares)
         self.samples += 1
 
-    def gram(self, step_weights: tuple[Tensor, Tensor] | None = None) -> Gram:
-        """Like `GradientPair.gram`, but `step_weights` is ignored: samples were measured before it was known."""
-        return super().gram(None)
-
     def average_over_ranks(self) -> None:
         """All-reduce both gradients to their mean over ranks, in place, and combine the samples of all ranks."""
         super().average_over_ranks()
