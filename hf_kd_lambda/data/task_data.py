@@ -1,8 +1,7 @@
 """The examples of a task, once loaded and checked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 from datasets import DatasetDict
 
@@ -51,7 +50,3 @@ class TaskData:
     def report_split(self) -> str:
         """Split whose score is reported: test where its labels are known, else validation."""
         return "test" if "test" in self.splits else "validation"
-
-    def only(self, split: str) -> Self:
-        """The same task with this split alone."""
-        return replace(self, splits=DatasetDict({split: self.splits[split]}))

@@ -1,7 +1,7 @@
 """What a job refuses, or warns of, before it trains."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hf_kd_lambda.data.selection import labelled
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.trainer.argument_ranges import check_training_arguments
 from hf_kd_lambda.trainer.config import DistillationConfig
-from hf_kd_lambda.utils.names import closest_name, suggestion
+from hf_kd_lambda.utils.names import suggestion
 
 logger = logging.get_logger(__name__)
 
@@ -30,18 +30,6 @@ _UNUSED = {
     "do_train": "a job always trains",
     "do_predict": "a job evaluates on the reported split at its end",
 }
-
-
-def check_task_name(problem: str, known: Iterable[str]) -> None:
-    """Refuse a kind of problem that no task supports.
-
-    Raises:
-        ValueError: names those that are supported.
-    """
-    if problem not in known:
-        closest = closest_name(problem, known)
-        fix = f"did you mean {closest!r}?" if closest else f"choose from {', '.join(known)}."
-        raise ValueError(f"problem={problem!r} is not supported: {fix}")
 
 
 def check_settings(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> None:

@@ -16,7 +16,6 @@ from hf_kd_lambda.data.bundled import resolve_checkpoint
 from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX, accepted_inputs
 from hf_kd_lambda.data.selection import count_unlabelled
 from hf_kd_lambda.data.task_data import TaskData
-from hf_kd_lambda.jobs.checks import check_task_name
 from hf_kd_lambda.jobs.command_line import ScreenParser, list_settings, with_lists
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.progress import print_wrapped
@@ -27,6 +26,7 @@ from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.tasks.task import Task
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.console import use_short_lines
+from hf_kd_lambda.utils.names import check_known
 from hf_kd_lambda.utils.versions import versions
 
 logger = logging.get_logger(__name__)
@@ -176,20 +176,11 @@ def evaluate_checkpoints(
         ValueError: there is no such split, no example of it has a label, or a checkpoint is for other labels.
         OSError: a checkpoint cannot be loaded.
     """
-    if split != "train":  # whose labels alone are needed then
-        data_args = dataclasses.replace(data_args, max_train_samples=1)
-    if isinstance(data_args, EvaluatedData):
-        data_args.model_classes = classes_of(list(checkpoints.values())[-1], trust_remote_code)
     # As in the job: autocast in evaluation as in training, and the CPU where there is no accelerator.
     with tempfile.TemporaryDirectory() as folder:
         args = DistillationConfig(output_dir=folder, per_device_eval_batch_size=batch_size, report_to="none")
-        check_task_name(data_args.problem, TASKS)
-        problem = TASKS[data_args.problem]
-        data = problem.load_data(data_args, args.seed)
-        split = split or data.report_split
-        if split not in data.splits:
-            raise ValueError(f"split={split!r} is not one of those with labels: {', '.join(data.splits)}.")
-        data = _with_labels(data, split)
+        last = list(checkpoints.values())[-1]
+        problem, data, split = evaluated_data(data_args, split, last, args.seed, trust_remote_code)
         reports: list[ModelReport] = []
         logits: dict[str, Tensor] = {}
         for name, checkpoint in checkpoints.items():
@@ -202,6 +193,37 @@ def evaluate_checkpoints(
                 report.metrics["teacher_agreement"] = teacher_agreement(logits[name], logits["teacher"])
             reports.append(report)
     return split, reports
+
+
+def evaluated_data(
+    data_args: DataArguments, split: str | None, checkpoint: str, seed: int, trust_remote_code: bool = False
+) -> tuple[Task, TaskData, str]:
+    """The task of a model and the examples that it is evaluated on.
+
+    Args:
+        data_args: which examples.
+        split: its name; None for the reported one.
+        checkpoint: the model, whose classes are those of the examples.
+        seed: of a validation split that is held out.
+        trust_remote_code: run modelling code that the checkpoint carries.
+
+    Returns:
+        The task, its data with this split alone, without the examples that have no label, and the split's name.
+
+    Raises:
+        ValueError: there is no such task or split, or no example of it has a label.
+    """
+    check_known(data_args.problem, TASKS, "problem")
+    problem = TASKS[data_args.problem]
+    if split != "train":  # whose labels alone are needed then
+        data_args = dataclasses.replace(data_args, max_train_samples=1)
+    if isinstance(data_args, EvaluatedData):
+        data_args.model_classes = classes_of(checkpoint, trust_remote_code)
+    data = problem.load_data(data_args, seed)
+    split = split or data.report_split
+    if split not in data.splits:
+        raise ValueError(f"split={split!r} is not one of those with labels: {', '.join(data.splits)}.")
+    return problem, _with_labels(data, split), split
 
 
 def _with_labels(data: TaskData, split: str) -> TaskData:

@@ -20,7 +20,6 @@ from hf_kd_lambda.jobs.checks import (
     check_folders,
     check_labels,
     check_settings,
-    check_task_name,
     check_tokens,
 )
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
@@ -55,6 +54,7 @@ from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
 from hf_kd_lambda.trainer.limits import check_saving
 from hf_kd_lambda.trainer.setup import class_weights
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
+from hf_kd_lambda.utils.names import check_known
 from hf_kd_lambda.utils.paths import check_path
 
 logger = logging.get_logger(__name__)
@@ -73,7 +73,7 @@ class DistillationJob:
     def __init__(self, models: ModelArguments, data: DataArguments, config: DistillationConfig) -> None:
         self.models = models
         self.data_args = data
-        check_task_name(data.problem, TASKS)
+        check_known(data.problem, TASKS, "problem")
         check_settings(models, data, config)
         given = {"output_dir": str(config.output_dir), "teacher_dir": models.teacher_dir}
         for setting, path in (given | {"teacher_cache_dir": config.teacher_cache_dir}).items():

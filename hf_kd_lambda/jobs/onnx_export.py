@@ -21,7 +21,7 @@ from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.columns import accepted_inputs
 from hf_kd_lambda.jobs.command_line import list_settings, with_lists
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
-from hf_kd_lambda.jobs.evaluate import classes_of, evaluate_model
+from hf_kd_lambda.jobs.evaluate import evaluate_model, evaluated_data
 from hf_kd_lambda.jobs.report import RESULTS
 from hf_kd_lambda.models.labels import label_permutation, own_label_names
 from hf_kd_lambda.models.loaded_forms import read_in_own_precision
@@ -30,10 +30,8 @@ from hf_kd_lambda.models.padding import ensure_pad_token
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.model_card import CARD
 from hf_kd_lambda.reports.results import ModelReport, latency_ms, markdown_table, measure_model, results_table
-from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.hardware import count_threads
-from hf_kd_lambda.utils.names import check_known
 from hf_kd_lambda.utils.paths import write_at_once
 
 FULL, INT8 = "model.onnx", "model_int8.onnx"
@@ -135,29 +133,23 @@ def measure_forms(folder: Path, data_args: DataArguments | None) -> tuple[str | 
         models = {name: _as_form(name, copy.deepcopy(model), folder) for name in FORMS}
         reports = [measure_model(name, form, {}, single) for name, form in models.items()]
         return None, [_with_file(r, folder, latency_ms(models[r.name], batch)) for r in reports]
-    check_known(data_args.problem, TASKS, "problem")
-    problem = TASKS[data_args.problem]
     with tempfile.TemporaryDirectory() as output:
         args = DistillationConfig(output, precision="fp32", use_cpu=True, report_to="none")
-        data_args = dataclasses.replace(data_args, max_train_samples=1)
-        if isinstance(data_args, EvaluatedData):
-            data_args.model_classes = classes_of(str(folder))
-        data = problem.load_data(data_args, args.seed)
-        data = data.only(data.report_split)
+        problem, data, split = evaluated_data(data_args, None, str(folder), args.seed)
         processor = problem.load_processor(str(folder))
-        split = problem.encode(data, data_args, processor, None)[data.report_split]
+        examples = problem.encode(data, data_args, processor, None)[split]
         loaded = problem.load_model(str(folder), data)
         order = _columns_of_files(folder, loaded)
         reports, predictions = [], []
         for name in FORMS:
             model = _as_form(name, copy.deepcopy(loaded), folder, order)
-            report, found = evaluate_model(name, model, split, args, problem, data, processor)
+            report, found = evaluate_model(name, model, examples, args, problem, data, processor)
             predictions.append(found)
             report.metrics["agreement_with_fp32"] = teacher_agreement(found, predictions[0])
-            rows = [split[index % len(split)] for index in range(BATCH)]
+            rows = [examples[index % len(examples)] for index in range(BATCH)]
             inputs = accepted_inputs(model, problem.collator(processor, None)(rows))
             reports.append(_with_file(report, folder, latency_ms(model, inputs)))
-    return data.report_split, reports
+    return split, reports
 
 
 def _load(folder: Path) -> tuple[PreTrainedModel, Any]:

@@ -85,7 +85,7 @@ def test_a_damaged_teacher_is_not_reused(tmp_path):
             r"gradient_checkpointing_kwargs=.*foo.*: torch.utils.checkpoint takes no foo, only debug",
         ),
         ({"train_sampling_strategy": "grouped"}, "train_sampling_strategy='grouped' is not one of random, sequ"),
-        ({"problem": "summarization"}, "problem='summarization' is not supported: choose from text-class"),
+        ({"problem": "summarization"}, "unknown problem 'summarization': choose from text-class"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_before_data_are_read(tmp_path, changed, message):
