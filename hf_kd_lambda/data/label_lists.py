@@ -10,7 +10,7 @@ from datasets import Dataset, List, Value
 
 from hf_kd_lambda.data.arguments import SOFT_LABELS, DataArguments
 from hf_kd_lambda.data.classes import Classes, find_classes, is_missing, labels_of
-from hf_kd_lambda.data.label_sets import is_unknown
+from hf_kd_lambda.data.label_collators import is_unknown
 from hf_kd_lambda.data.soft_labels import SHARES_TOLERANCE
 from hf_kd_lambda.data.sources import Column, Source
 from hf_kd_lambda.losses.functional import IGNORED

@@ -15,9 +15,8 @@ from transformers.trainer_utils import unwrap_peft_model
 from hf_kd_lambda.balancing.balancer import Balancer
 from hf_kd_lambda.balancing.number_trust import Unit, unit_of
 from hf_kd_lambda.balancing.state import LambdaState
-from hf_kd_lambda.data.collators import ShiftedLabels, SpanLabels, UnlabelledExamples
 from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, label_columns, own_inputs
-from hf_kd_lambda.data.label_sets import LabelSets
+from hf_kd_lambda.data.label_collators import LabelSets, ShiftedLabels, SpanLabels, UnlabelledExamples
 from hf_kd_lambda.gradients.layer_groups import layer_groups
 from hf_kd_lambda.losses.class_weights import balanced_weights
 from hf_kd_lambda.losses.functional import IGNORED

@@ -5,7 +5,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from hf_kd_lambda.data.collators import DistillationCollator, SpanCollator, SpanLabels
+from hf_kd_lambda.data.collators import DistillationCollator, SpanCollator
+from hf_kd_lambda.data.label_collators import SpanLabels
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.data.texts import tokenize
 
