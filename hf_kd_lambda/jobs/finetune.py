@@ -7,7 +7,7 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import DatasetDict
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainingArguments
+from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.utils import logging
@@ -16,18 +16,14 @@ from hf_kd_lambda.jobs.errors import TrainingStoppedError
 from hf_kd_lambda.jobs.manifest import WriteManifests, write_manifest
 from hf_kd_lambda.jobs.run_folder import last_checkpoint, record_run, remove_checkpoints
 from hf_kd_lambda.models.adapters import merge_adapters
-from hf_kd_lambda.trainer.console import use_short_lines
-from hf_kd_lambda.trainer.early_stopping import EarlyStopping, has_stopped
-from hf_kd_lambda.trainer.epoch_order import EpochOrder
-from hf_kd_lambda.trainer.finite_losses import FiniteWeights
-from hf_kd_lambda.trainer.ordered_evaluation import OrderedEvaluation
+from hf_kd_lambda.trainer.base_trainer import BaseTrainer
+from hf_kd_lambda.trainer.early_stopping import has_stopped
 from hf_kd_lambda.trainer.sampling import sampling_strategy
-from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, signal_received
 
 logger = logging.get_logger(__name__)
 
 
-def train_on(trainer: Trainer) -> None:
+def train_on(trainer: BaseTrainer) -> None:
     """Train from the last complete checkpoint in the trainer's folder, or from the start where there is none.
 
     Adapters are merged into the model at the end.
@@ -46,9 +42,8 @@ def train_on(trainer: Trainer) -> None:
     # The first process to end makes the launcher stop others, which still save; or it goes on to remove checkpoints of
     # which others, with load_best_model_at_end, still read the best.
     PartialState().wait_for_everyone()
-    received = signal_received(trainer.callback_handler.callbacks)
-    if received is not None:
-        raise TrainingStoppedError(received, str(folder))
+    if trainer.signal_received is not None:
+        raise TrainingStoppedError(trainer.signal_received, str(folder))
     if trainer.state.global_step == 0:
         raise ValueError(
             f"num_train_epochs={trainer.args.num_train_epochs}, max_steps={trainer.args.max_steps}: no step was "
@@ -99,7 +94,7 @@ def finetune(
         record_run(folder, settings, finished=False)
     args = copy.copy(args)
     args.train_sampling_strategy = sampling_strategy(args, tokens["train"], processor)
-    trainer = OrderedEvaluation(
+    trainer = BaseTrainer(
         model,
         args,
         train_dataset=tokens["train"],
@@ -109,9 +104,7 @@ def finetune(
         compute_metrics=compute_metrics,
         preprocess_logits_for_metrics=preprocess_logits,
         compute_loss_func=compute_loss,
-        callbacks=[SaveOnSignal(), EpochOrder(), EarlyStopping(), FiniteWeights()],
     )
-    use_short_lines(trainer)
     train_on(trainer)
     trainer.save_model()
     trainer.save_state()

@@ -2,7 +2,6 @@
 
 import signal
 import threading
-from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
@@ -97,8 +96,3 @@ class SaveOnSignal(TrainerCallback):
         """Give both signals back to whom they belonged; nothing if that is done already."""
         while self._previous:
             signal.signal(*self._previous.popitem())
-
-
-def signal_received(callbacks: Iterable[TrainerCallback]) -> signal.Signals | None:
-    """The signal that ended training early, among the callbacks of a trainer; None if it ran to its end."""
-    return next((callback.received for callback in callbacks if isinstance(callback, SaveOnSignal)), None)

@@ -33,12 +33,10 @@ from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card
 from hf_kd_lambda.reports.student_files import files_to_push
 from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
 from hf_kd_lambda.trainer import setup
+from hf_kd_lambda.trainer.base_trainer import BaseTrainer
 from hf_kd_lambda.trainer.card import facts_of_trainer
 from hf_kd_lambda.trainer.config import DistillationConfig
-from hf_kd_lambda.trainer.console import use_short_lines
-from hf_kd_lambda.trainer.early_stopping import EarlyStopping
-from hf_kd_lambda.trainer.epoch_order import EpochOrder
-from hf_kd_lambda.trainer.finite_losses import FiniteLosses, FiniteWeights
+from hf_kd_lambda.trainer.finite_losses import FiniteLosses
 from hf_kd_lambda.trainer.given import (
     check_arguments,
     check_given_data,
@@ -61,15 +59,13 @@ from hf_kd_lambda.trainer.limits import (
 )
 from hf_kd_lambda.trainer.log_buffers import EvaluationRecord, StepRecord
 from hf_kd_lambda.trainer.measuring_step import MeasuringStep
-from hf_kd_lambda.trainer.ordered_evaluation import OrderedEvaluation
 from hf_kd_lambda.trainer.own_loss import check_own_loss
 from hf_kd_lambda.trainer.padded_batches import check_padded_batches
 from hf_kd_lambda.trainer.remember_predictions import RememberPredictions
-from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal
 from hf_kd_lambda.utils.allocator import keep_freed_memory
 
 
-class DistillationTrainer(OrderedEvaluation):
+class DistillationTrainer(BaseTrainer):
     """A `Trainer` whose loss is w_task·task_loss + w_kd·kd_loss, with weights set from the gradients of both.
 
     On a measuring step (every `lambda_interval` optimizer steps) the two losses of one student forward are
@@ -165,10 +161,7 @@ class DistillationTrainer(OrderedEvaluation):
         unit = setup.label_unit(classes, self.train_dataset)
         self.balancer = setup.build_balancer(self.args, names, kind, classes, unit)
         self._remembered = RememberPredictions(self.balancer, classes)
-        self._save_on_signal = SaveOnSignal()
-        for callback in (self._save_on_signal, EpochOrder(), EarlyStopping(), FiniteWeights(), self._remembered):
-            self.add_callback(callback)
-        use_short_lines(self)
+        self.add_callback(self._remembered)
         if self.balancer.state is not None:
             self.add_callback(LambdaCheckpoint.of(self.balancer, kind))
         # Both losses are divided by the items of the whole accumulated batch, so that the Trainer has to count them

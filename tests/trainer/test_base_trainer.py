@@ -7,7 +7,7 @@ from helpers.small_runs import config, examples
 from helpers.tiny import tiny_bert
 from transformers import Trainer
 
-from hf_kd_lambda.trainer.ordered_evaluation import OrderedEvaluation
+from hf_kd_lambda.trainer.base_trainer import BaseTrainer
 
 
 def ragged():
@@ -17,7 +17,7 @@ def ragged():
 
 
 def trainer_of(folder, data, strategy="group_by_length"):
-    return OrderedEvaluation(tiny_bert(3), config(folder, train_sampling_strategy=strategy), train_dataset=data)
+    return BaseTrainer(tiny_bert(3), config(folder, train_sampling_strategy=strategy), train_dataset=data)
 
 
 def with_other_lengths(data):

@@ -1,6 +1,7 @@
-"""The order of the examples: grouped by length in training, that of the dataset in evaluation."""
+"""What fine-tuning a teacher and distilling a student have in common."""
 
 import contextlib
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,11 +9,34 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from hf_kd_lambda.trainer.console import use_short_lines
+from hf_kd_lambda.trainer.early_stopping import EarlyStopping
+from hf_kd_lambda.trainer.epoch_order import EpochOrder
+from hf_kd_lambda.trainer.finite_losses import FiniteWeights
 from hf_kd_lambda.trainer.sampling import lengths_to_group
+from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal
 
 
-class OrderedEvaluation(Trainer):
-    """A `Trainer` that keeps `group_by_length` to training, since it shuffles what is evaluated and predicted, too."""
+class BaseTrainer(Trainer):
+    """A `Trainer` that a signal stops with a checkpoint, and that stops early where its arguments say so.
+
+    It keeps `group_by_length` to training, since that shuffles what is evaluated and predicted, too.
+
+    Args:
+        args, kwargs: see `Trainer`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._save_on_signal = SaveOnSignal()
+        for callback in (self._save_on_signal, EpochOrder(), EarlyStopping(), FiniteWeights()):
+            self.add_callback(callback)
+        use_short_lines(self)
+
+    @property
+    def signal_received(self) -> signal.Signals | None:
+        """The signal that ended training early; None if it ran to its end."""
+        return self._save_on_signal.received
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """As the Trainer's, which takes a minute to find the lengths of a million examples."""
