@@ -133,7 +133,9 @@ def test_accumulation_changes_nothing(tmp_path, kind):
     cut = train(config(tmp_path / "cut", **TRUST, **parts), teacher, copy.deepcopy(student), data)
     for name in ("task_loss", "kd_loss", "lambda", "label_reliability"):
         expected = logged(whole.state.log_history, name)
-        assert logged(cut.state.log_history, name) == pytest.approx(expected, rel=1e-5)
+        # The KD loss of the regression falls to a hundredth of the first; rounding does not.
+        rounding = 1e-6 * max(expected)
+        assert logged(cut.state.log_history, name) == pytest.approx(expected, rel=1e-5, abs=rounding)
     torch.testing.assert_close(flat(cut.model), flat(whole.model), rtol=1e-5, atol=1e-7)
 
 
