@@ -130,10 +130,12 @@ def _without_blank_lines(source: Source) -> Source:
 
 def _check_label(name: str, source: Source, label: Column) -> None:
     kind = "label; a list of labels or shares needs problem_type"
-    if name == "train":
-        check_values(source, label, lambda value: is_missing(value) or _is_label(value), kind)
-    elif name != TRANSFER_SET:
-        check_values(source, label, lambda value: not is_missing(value) and _is_label(value), kind)
+    if name == TRANSFER_SET:
+        return
+    check_values(source, label, lambda value: is_missing(value) or _is_label(value), kind)
+    missing = [row for row, value in enumerate(source.rows[label.uniform][:]) if is_missing(value)]
+    if missing and name != "train":
+        raise ValueError(f"{source.where(missing[0])}: there is no label, which evaluation needs: leave out the row.")
 
 
 def _check_decimals(source: Source, label: Column) -> None:
