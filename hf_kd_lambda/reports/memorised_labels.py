@@ -41,8 +41,12 @@ class Agreement(NamedTuple):
 
     @property
     def has_memorised(self) -> bool:
-        """Whether the model agrees with training labels more: by 0.01 and by two standard errors."""
-        error = math.sqrt(self.validation * (1 - self.validation) / self.validation_labels)
+        """Whether the model agrees with training labels more: by 0.01 and by two standard errors.
+
+        The error is that of a share with one agreement and one disagreement more, as few labels may have none.
+        """
+        share = (self.validation * self.validation_labels + 1) / (self.validation_labels + 2)
+        error = math.sqrt(share * (1 - share) / self.validation_labels)
         return self.training - self.validation > max(SMALLEST_DIFFERENCE, 2 * error)
 
 

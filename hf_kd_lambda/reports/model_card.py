@@ -251,7 +251,7 @@ def _results(facts: CardFacts) -> str:
     where = f"On the {escaped(facts.split)} split{of}:\n\n" if facts.split else ""
     if facts.reports:
         latency = "Latency is the time of one forward with one example, on the machine that trained the student."
-        meaning = score_meaning(facts.reports[-1].metrics)
+        meaning = score_meaning(facts.reports)
         notes = f"Here {escaped(meaning)}. {latency}" if meaning else latency
         return f"{where}{markdown_table(facts.reports, facts.main_metric, facts.chance)}\n\n{notes}"
     rows = [f"| {escaped(name)} | {value:.4g} |" for name, value in facts.metrics.items()]

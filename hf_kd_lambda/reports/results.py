@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -67,19 +67,21 @@ class ModelReport:
         return self.metrics[main_metric] / teacher
 
 
-def score_meaning(metrics: Mapping[str, float]) -> str:
-    """What the metric `score` of a model is, in words; empty if its metrics do not show it.
+def score_meaning(reports: Sequence[ModelReport]) -> str:
+    """What the metric `score` is, in words; empty if the metrics do not show it, or fit more than one metric.
 
     Args:
-        metrics: the model's metrics.
+        reports: one or more compared models.
     """
-    score = metrics.get("score", math.nan)
-    others = {name: value for name, value in metrics.items() if name not in NO_PARTS and "loss" not in name}
-    for name, value in others.items():
-        if math.isclose(value, score, abs_tol=1e-9):
-            return f"score is {name}"
-    if others and math.isclose(fmean(others.values()), score, abs_tol=1e-6):
-        return f"score is the mean of {' and '.join(others)}"
+    names = [name for name in reports[-1].metrics if name not in NO_PARTS and "loss" not in name]
+    models = [report.metrics for report in reports if {"score", *names} <= report.metrics.keys()]
+    scores = [metrics["score"] for metrics in models]
+    parts = {name: [metrics[name] for metrics in models] for name in names if models}
+    same = [name for name, values in parts.items() if np.allclose(values, scores, rtol=0, atol=1e-9)]
+    if same:
+        return f"score is {same[0]}" if len(same) == 1 else ""
+    if parts and np.allclose(np.mean([*parts.values()], axis=0), scores, rtol=0, atol=1e-6):
+        return f"score is the mean of {' and '.join(parts)}"
     return ""
 
 
@@ -154,7 +156,7 @@ def score_notes(reports: Sequence[ModelReport], log_history: Sequence[Mapping[st
         reports: reports of the compared models; the last is the student's.
         log_history: the entries of the student's `trainer_state.json`.
     """
-    meaning = score_meaning(reports[-1].metrics)
+    meaning = score_meaning(reports)
     notes = [f"{meaning.capitalize()}." if meaning else "", standard_error_note(reports), weak_teacher_note(reports)]
     return list(filter(None, [*notes, rising_score_note(log_history)]))
 

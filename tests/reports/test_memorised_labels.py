@@ -43,6 +43,7 @@ def test_without_labels_nothing_is_known(side):
         (1.0, 1.0, 300, False),
         (1.0, 0.5, 4, False),
         (1.0, 0.0, 4, True),
+        (0.05, 0.0, 15, False),  # no agreement among few labels, but an error
     ],
 )
 def test_a_difference_counts_from_two_standard_errors_on(training, validation, count, memorised):

@@ -12,6 +12,7 @@ from hf_kd_lambda.reports.results import (
     markdown_table,
     measure_model,
     results_table,
+    score_meaning,
     score_notes,
     write_results,
 )
@@ -174,6 +175,13 @@ def test_notes_say_what_the_score_is_and_how_exact():
         "A score has a standard error of about 2.0 points: differences of less than 4.0 points may be noise.",
     ]
     assert score_notes([TEACHER]) == []
+
+
+def test_the_score_is_not_a_metric_that_has_its_value_in_one_model_alone():
+    teacher = ModelReport("t", {"score": 0.2, "precision": 1.0, "recall": 0.1, "f1": 0.2}, 1, 1.0, 1.0)
+    student = ModelReport("s", dict.fromkeys(teacher.metrics, 0.0), 1, 1.0, 1.0)
+    assert score_meaning([teacher, student]) == "score is f1"
+    assert score_meaning([student]) == "", "all metrics have its value"
 
 
 @pytest.mark.parametrize(
