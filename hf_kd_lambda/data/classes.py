@@ -137,7 +137,7 @@ def find_classes(
         listed = ", ".join(map(str, sorted(found)[:NAMED_CLASSES])) + (", …" if len(found) > NAMED_CLASSES else "")
         raise ValueError(
             f"the labels of the train split are {listed}: integer labels must be 0 to n-1, each at least once. Number "
-            "them so, or use names."
+            "them so, or use names. Scores with a point, such as 4.0, are a regression."
         )
     return Classes([str(label) for label in sorted(found)], are_integers=True)
 
@@ -151,6 +151,14 @@ def _check_distinct(names: Sequence[str]) -> None:
             raise ValueError(
                 f"the labels of the train split {other!a} and {name!a} differ in white space or in the form "
                 "of a letter alone, and would be two classes: write them alike."
+            )
+    by_letters: dict[str, str] = {}
+    for name in names:
+        other = by_letters.setdefault(name.casefold(), name)
+        if other != name:
+            logger.warning(
+                f"the labels of the train split {other!r} and {name!r} differ in upper and lower case alone, and are "
+                "two classes: write them alike if they are one."
             )
 
 

@@ -8,7 +8,7 @@ import csv
 import json
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +72,17 @@ def _table_rows(path: str, separator: str) -> Iterator[Row]:
                 raise RowError(
                     number,
                     f"there are {len(cells)} fields, in the header {len(header)}: put quotes around a text with a "
-                    f"{separator!r} in it.",
+                    f"{separator!r} in it{_other_delimiter(header)}.",
                 )
             else:
                 yield number, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise RowError(number + 1, f"it is no valid csv ({error}): check the quotes.") from None
+
+
+def _other_delimiter(header: Sequence[str]) -> str:
+    found = [mark for mark in ";|\t," if len(header) == 1 and mark in header[0]]
+    return f", or set delimiter to {found[0]!r}, which the header has" if found else ""
 
 
 def _json_rows(path: str, separator: str) -> Iterator[Row]:

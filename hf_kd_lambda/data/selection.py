@@ -60,7 +60,7 @@ def select_examples(
         if limit is not None:
             chosen[name] = (split.shuffle(seed) if name == "train" else split).take(limit)
     if transfer is not None:
-        features = chosen["validation"].features
+        features = chosen["train" if "train" in chosen else "validation"].features
         transfer = transfer.add_column("label", [None] * len(transfer), feature=features["label"]).cast(features)
         chosen["train"] = concatenate_datasets([*([chosen["train"]] if "train" in chosen else []), transfer])
     train_rows = chosen["train"][POSITION][:]

@@ -70,7 +70,15 @@ def require_columns(source: str, columns: Iterable[Column], found: Sequence[str]
         hint = " Or set delimiter: the header is one field." if one else ""
         names = " and no column ".join(repr(column.name) for column in missing)
         settings = " and ".join(dict.fromkeys(column.setting for column in missing))
-        raise ValueError(f"{source} has no column {names}, only {', '.join(map(str, found))}: set {settings}.{hint}")
+        raise ValueError(
+            f"{source} has no column {names}, only {', '.join(map(_shown, found))}: set {settings}.{hint}"
+        )
+
+
+def _shown(name: object) -> str:
+    """A column's name, in quotes where it could not be seen whole."""
+    text = str(name)
+    return text if text and text == text.strip() else repr(text)
 
 
 def label_names(columns: Iterable[Column]) -> list[str]:

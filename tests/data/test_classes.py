@@ -104,6 +104,12 @@ def test_names_that_differ_in_white_space_alone_are_refused(other):
         find_classes(["pos", other, "neg"], None)
 
 
+def test_names_that_differ_in_case_alone_are_named(caplog):
+    classes = find_classes(["Complaint", "Praise", "complaint"], None, None)
+    assert classes.names == ["Complaint", "Praise", "complaint"]
+    assert "'Complaint' and 'complaint' differ in upper and lower case alone" in caplog.text
+
+
 def test_names_that_look_the_same_are_refused():
     with pytest.raises(ValueError, match=r"caf\\xe9"):
         find_classes(["caf\u00e9", "cafe\u0301", "tea"], None)

@@ -137,6 +137,7 @@ GOOD = '{"text": "a", "label": 0}\n'
         ("a.csv", "text,label,text\na,0,b\n", r"row 1 .*: the header names 'text' twice"),
         ("a.csv", "text,label\na,0\nb, c,1\n", r"row 3 .*: there are 3 fields, in the header 2: put quotes"),
         ("a.csv", "text,label\na,0\nb\n", r"row 3 .*: there are 1 fields, in the header 2"),
+        ("a.csv", "text;label\na, b;0\n", r"row 2 .*: there are 2 fields, in the header 1: .*or set delimiter to ';'"),
         ("a.csv", 'text,label\na,0\n"b,1\nc,1\n', r"row 3 .*: it is no valid csv .*check the quotes"),
         ("a.tsv", 'text\tlabel\na\t0\n"Hello\t1\nb\t0\nso "\t1\n', r"row 3 .*: a quotation mark .* joins rows"),
         ("a.tsv", 'text\tlabel\r"Hello\t1\rso "\t1\r', r"row 2 .*: a quotation mark .* joins rows"),
