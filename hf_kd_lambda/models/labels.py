@@ -223,7 +223,7 @@ def warn_if_at_chance(score: float, chance: float) -> bool:
         return False
     logger.warning(
         "The teacher scores %.3f, but chance is %.3f: it was not fine-tuned for this task, or fine-tuning failed. Set "
-        "teacher_finetune: true, or choose another teacher.",
+        "teacher_finetune: true, or raise teacher_epochs or teacher_learning_rate, or choose another teacher.",
         score,
         chance,
     )

@@ -207,6 +207,6 @@ def warn_of_uninformative(examples: Dataset, has_several_labels: bool = False) -
         if distance < LEAST_DISTANCE:
             logger.warning(
                 f"the teacher gives nearly the same logits to all classes (its mean squared distance from the uniform "
-                f"distribution is {distance:.2g}, of at most 1), so the student can learn nothing from it: fine-tune "
-                "the teacher first, in a settings file with teacher_finetune: true."
+                f"distribution is {distance:.2g}, of at most 1), so the student can learn little from it: fine-tune "
+                "the teacher, for longer if it was fine-tuned (in a settings file: teacher_finetune, teacher_epochs)."
             )

@@ -35,7 +35,15 @@ def label_quality(trainer: DistillationTrainer, names: Sequence[str]) -> LabelQu
     Args:
         trainer: after its training, one that `can_judge`.
         names: class names.
+
+    Raises:
+        ValueError: it cannot be judged.
     """
+    if not can_judge(trainer):
+        raise ValueError(
+            f"label_quality needs a trainer after its training, with lambda_rule='trust', here "
+            f"{trainer.args.lambda_rule!r}, cache_teacher=True and one class as the label of each example."
+        )
     assert trainer.lambda_state is not None
     reliabilities, evaluated = trainer.lambda_state.trust, trainer.eval_dataset
     assert isinstance(reliabilities, ClassReliabilities)

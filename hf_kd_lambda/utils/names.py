@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 CLOSE = 0.75  # difflib ratio: one of four letters may differ; `epochs` is not close to `teacher_epochs`
-LISTED = 12  # longer lists of names are not printed
+LISTED = 30  # longer lists of names are not printed
 
 
 def closest_name(name: object, known: Iterable[str], short_names: Mapping[str, str] | None = None) -> str | None:

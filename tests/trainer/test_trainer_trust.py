@@ -320,6 +320,13 @@ def test_examples_without_a_column_of_labels_are_not_judged(tmp_path):
     assert not label_quality(train(settings, teacher, student, examples(), eval_dataset=unlabelled), "abc").agreements
 
 
+@pytest.mark.parametrize("rule", ["trust", "fixed"])
+def test_labels_are_not_judged_before_training_or_with_another_rule(tmp_path, rule):
+    trainer = make_trainer(config(tmp_path, lambda_rule=rule), *models(), examples())
+    with pytest.raises(ValueError, match=f"after its training, with lambda_rule='trust', here '{rule}'"):
+        label_quality(trainer, "abc")
+
+
 def test_a_loss_whose_items_cannot_be_weighed_is_refused(tmp_path):
     own = {"compute_loss_func": lambda outputs, labels, num_items_in_batch: None}
     with pytest.raises(ValueError, match="set lambda_rule to evidence or adaptive, or leave compute_loss_func out"):
