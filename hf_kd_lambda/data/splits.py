@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
-from datasets import Dataset, concatenate_datasets, load_dataset, load_dataset_builder
+from datasets import Dataset, concatenate_datasets, load_dataset, load_dataset_builder, load_from_disk
+from datasets.config import DATASET_STATE_JSON_FILENAME
 from datasets.exceptions import DatasetsError
 
 from hf_kd_lambda.data.arguments import DataArguments
@@ -150,6 +151,9 @@ def _stored_splits(
     where, folder = f"{setting}={dataset!r}", Path(dataset).resolve()
     if folder.is_dir() and glob.has_magic(str(folder)):
         raise ValueError(f"{where}: *, ? and [ in the folder's path are read as patterns: rename it.")
+    if (folder / DATASET_STATE_JSON_FILENAME).is_file():  # written by `Dataset.save_to_disk`
+        with _named(where):
+            return {"train": load_from_disk(folder)}
     splits = _table_splits(where, dataset, config, columns, delimiter) if folder.is_dir() else {}
     if not splits:
         with _named(where):

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
@@ -308,3 +309,24 @@ def test_numbers_with_a_decimal_comma_are_refused(tmp_path):
         load_task_data(args, seed=0)
     path.write_text("text;label\n" + "x;3 to 3,5\nx;3,5\n" * 10)
     assert load_task_data(args, seed=0).label_names == ["3 to 3,5", "3,5"]
+
+
+def test_files_of_several_kinds_are_joined(tmp_path):
+    rows = pd.DataFrame({"text": [f"text {i}" for i in range(20)], "label": ["a", "b"] * 10})
+    rows.to_parquet(tmp_path / "train.parquet")
+    rows.to_csv(tmp_path / "validation.csv", index=False)
+    (tmp_path / "unlabelled.txt").write_text("one\ntwo\n")
+    files = {"train": "train.parquet", "validation": "validation.csv", "unlabelled": "unlabelled.txt"}
+    args = DataArguments(**{f"{split}_file": str(tmp_path / name) for split, name in files.items()})
+    data = load_task_data(args, seed=0)
+    assert data.splits["train"]["label"][:] == [0, 1] * 10 + [None] * 2
+    assert data.splits["train"]["text"][-2:] == ["one", "two"]
+
+
+@pytest.mark.parametrize("has_splits", [False, True])
+def test_what_save_to_disk_wrote_is_a_dataset(tmp_path, has_splits):
+    saved = Dataset.from_list([{"text": f"text {i}", "label": i % 2} for i in range(20)])
+    (DatasetDict(train=saved, validation=saved) if has_splits else saved).save_to_disk(tmp_path / "saved")
+    data = load_task_data(DataArguments(dataset=str(tmp_path / "saved")), seed=0)
+    assert len(data.splits["train"]) == (20 if has_splits else 18)
+    assert set(data.splits["validation"]["text"]) <= set(saved["text"])
