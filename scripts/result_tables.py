@@ -263,15 +263,20 @@ def base_table() -> str:
     runs = _runs("base")
     head = ["task", "student", *map(_rule_name, BASE_RULES), "retained", "minutes of training", "seeds"]
     rows = []
-    for task, title in BASE_TASKS.items():
-        teacher = [run.teacher_score for run in runs if run.task.startswith(task) and run.teacher_score is not None]
-        if teacher:
-            rows.append([title, "the teacher itself", *[f"{100 * teacher[0]:.2f}"] * len(BASE_RULES), "100 %", "", ""])
+    for task, teacher in _base_teachers(runs).items():
+        title = BASE_TASKS[task]
+        rows.append([title, "the teacher itself", *[f"{100 * teacher:.2f}"] * len(BASE_RULES), "100 %", "", ""])
         for student, name in BASE_STUDENTS.items():
             group = Group(f"{task}_{student}", "clean")
             if any(_runs_of(runs, group, rule) for rule in BASE_RULES):
-                rows.append([title, name, *_base_cells(runs, group, teacher[0])])
+                rows.append([title, name, *_base_cells(runs, group, teacher)])
     return markdown_table(head, rows) + _base_missing(runs)
+
+
+def _base_teachers(runs: Sequence[Run]) -> dict[str, float]:
+    """The teacher's score on each task that has been run."""
+    scores = {run.task.partition("_")[0]: run.teacher_score for run in runs if run.teacher_score is not None}
+    return {task: scores[task] for task in BASE_TASKS if task in scores}
 
 
 def _base_cells(runs: Sequence[Run], group: Group, teacher: float) -> list[str]:
@@ -312,30 +317,27 @@ def base_forms_table() -> str:
 def base_summary_table() -> str:
     """Size, speed and scores of the teacher of BERT-base's size and of its students with `trust`."""
     runs, models = _runs("base"), _base_models()
-    shown = {task: title for task, title in BASE_TASKS.items() if any(run.task.startswith(task) for run in runs)}
+    teachers = _base_teachers(runs)
     rows = []
     for name, title in BASE_NAMES.items():
         own = models[name]["forms"]["fp32"]
         time = own["batch_latency_ms"] / models["teacher"]["forms"]["fp32"]["batch_latency_ms"]
-        scores = [_base_summary_cell(runs, task, name) for task in shown]
+        if name == "teacher":
+            scores = [f"{100 * teacher:.1f}" for teacher in teachers.values()]
+        else:
+            scores = [_base_summary_cell(runs, f"{task}_{name}", teacher) for task, teacher in teachers.items()]
         rows.append([title, f"{own['parameters'] / 1e6:.0f} M", f"{time:.2f}", *scores])
-    return markdown_table(["model", "parameters", "time", *shown.values()], rows)
+    return markdown_table(["model", "parameters", "time", *map(BASE_TASKS.__getitem__, teachers)], rows)
 
 
-def _base_summary_cell(runs: Sequence[Run], task: str, name: str) -> str:
-    """The score of the teacher, or of a student without KD and with `trust`, with what it retains of the teacher's."""
-    if name == "teacher":
-        return f"{100 * _teacher_score(runs, task):.1f}"
-    group = Group(f"{task}_{name}", "clean")
+def _base_summary_cell(runs: Sequence[Run], task: str, teacher: float) -> str:
+    """The score of a student without KD and with `trust`, and the share of the teacher's that it retains."""
+    group = Group(task, "clean")
     without, trust = (_runs_of(runs, group, rule) for rule in ("no KD", "trust"))
     if not (without and trust):
         return "–"
     with_kd = merit.mean_points(trust)
-    return f"{merit.mean_points(without):.1f} → {with_kd:.1f} ({with_kd / _teacher_score(runs, task):.0f} %)"
-
-
-def _teacher_score(runs: Sequence[Run], task: str) -> float:
-    return next(run.teacher_score for run in runs if run.task.startswith(task) and run.teacher_score is not None)
+    return f"{merit.mean_points(without):.1f} → {with_kd:.1f} ({with_kd / teacher:.0f} %)"
 
 
 def _base_models() -> dict[str, Any]:
