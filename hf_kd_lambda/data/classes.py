@@ -3,7 +3,7 @@
 import math
 import reprlib
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -143,23 +143,25 @@ def find_classes(
 
 
 def _check_distinct(names: Sequence[str]) -> None:
-    """Refuse names that look alike: those that differ in white space or in Unicode's form of a letter, such as é."""
-    seen: dict[str, str] = {}
+    """Refuse names that differ in white space or in Unicode's form of a letter, such as é; warn where case differs."""
+    for other, name in _same(names, lambda name: " ".join(unicodedata.normalize("NFC", name).split())):
+        raise ValueError(
+            f"the labels of the train split {other!a} and {name!a} differ in white space or in the form "
+            "of a letter alone, and would be two classes: write them alike."
+        )
+    for other, name in _same(names, str.casefold):
+        logger.warning(
+            f"the labels of the train split {other!r} and {name!r} differ in upper and lower case alone, and are "
+            "two classes: write them alike if they are one."
+        )
+
+
+def _same(names: Sequence[str], form: Callable[[str], str]) -> Iterator[tuple[str, str]]:
+    """Names that have the form of an earlier one, with the first of these."""
+    first: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(" ".join(unicodedata.normalize("NFC", name).split()), name)
-        if other != name:
-            raise ValueError(
-                f"the labels of the train split {other!a} and {name!a} differ in white space or in the form "
-                "of a letter alone, and would be two classes: write them alike."
-            )
-    by_letters: dict[str, str] = {}
-    for name in names:
-        other = by_letters.setdefault(name.casefold(), name)
-        if other != name:
-            logger.warning(
-                f"the labels of the train split {other!r} and {name!r} differ in upper and lower case alone, and are "
-                "two classes: write them alike if they are one."
-            )
+        if (other := first.setdefault(form(name), name)) != name:
+            yield other, name
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

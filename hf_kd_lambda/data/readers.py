@@ -8,12 +8,13 @@ import csv
 import json
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from hf_kd_lambda.data.sources import other_delimiter
 from hf_kd_lambda.data.squad_json import is_squad, squad_rows
 
 Row = tuple[int, Mapping[str, Any]]
@@ -69,20 +70,16 @@ def _table_rows(path: str, separator: str) -> Iterator[Row]:
                 if twice := duplicate(header):
                     raise RowError(number, f"the header names {twice!r} twice: rename one.")
             elif len(cells) != len(header):
+                other = other_delimiter(header)
                 raise RowError(
                     number,
                     f"there are {len(cells)} fields, in the header {len(header)}: put quotes around a text with a "
-                    f"{separator!r} in it{_other_delimiter(header)}.",
+                    f"{separator!r} in it{f', or set delimiter to {other!r}, which the header has' if other else ''}.",
                 )
             else:
                 yield number, dict(zip(header, cells, strict=True))
     except csv.Error as error:
         raise RowError(number + 1, f"it is no valid csv ({error}): check the quotes.") from None
-
-
-def _other_delimiter(header: Sequence[str]) -> str:
-    found = [mark for mark in ";|\t," if len(header) == 1 and mark in header[0]]
-    return f", or set delimiter to {found[0]!r}, which the header has" if found else ""
 
 
 def _json_rows(path: str, separator: str) -> Iterator[Row]:

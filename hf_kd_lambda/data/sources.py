@@ -66,13 +66,17 @@ def require_columns(source: str, columns: Iterable[Column], found: Sequence[str]
     """
     missing = [column for column in columns if column.name not in found]
     if missing:
-        one = len(found) == 1 and any(mark in found[0] for mark in ",;|\t")
-        hint = " Or set delimiter: the header is one field." if one else ""
+        hint = " Or set delimiter: the header is one field." if other_delimiter(found) else ""
         names = " and no column ".join(repr(column.name) for column in missing)
         settings = " and ".join(dict.fromkeys(column.setting for column in missing))
         raise ValueError(
             f"{source} has no column {names}, only {', '.join(map(_shown, found))}: set {settings}.{hint}"
         )
+
+
+def other_delimiter(header: Sequence[str]) -> str | None:
+    """The delimiter in a header that was read as one field, with another; None if there is none."""
+    return next((mark for mark in ";|\t," if mark in header[0]), None) if len(header) == 1 else None
 
 
 def _shown(name: object) -> str:
