@@ -19,7 +19,8 @@ again.
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,15 +180,21 @@ TRIALS = [
 ]
 
 
+@contextmanager
+def in_place_of_trust(variant: str, train: Dataset) -> Iterator[None]:
+    """Trainers that are made here judge by the variant; `train` are their training examples."""
+    judge, predictions = JUDGES.get(variant, ClassReliabilities), PREDICTIONS.get(variant, Predictions)
+    with (
+        patch.object(state, "ClassReliabilities", judge),
+        patch.object(remember_predictions, "PastPredictions", partial(predictions, train)),
+    ):
+        yield
+
+
 def run(trial: Trial, task: TaskRuns) -> dict[str, Any]:
     """The record of a run of `trust` with the variant in its place."""
     cell = Cell(task.task, trial.regime, "trust", trial.seed)
-    train = task.supervision(cell).train
-    judge, predictions = JUDGES.get(trial.variant, ClassReliabilities), PREDICTIONS.get(trial.variant, Predictions)
-    with (
-        patch.object(state, "_reliabilities", lambda classes, teachers: judge(classes)),
-        patch.object(remember_predictions, "PastPredictions", partial(predictions, train)),
-    ):
+    with in_place_of_trust(trial.variant, task.supervision(cell).train):
         made = task.run(cell)
     last = made.log[-1]
     kept = {name: last[name] for name in ("lambda", "label_reliability", "teacher_reliability")}

@@ -7,7 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -153,7 +153,11 @@ def warn_without_labels(examples: Any, collate: Callable[[list[Any]], dict[str, 
 
 
 def check_given_labels(
-    datasets: Sequence[Any], num_outputs: int, is_token_level: bool = False, problem_type: str | None = None
+    datasets: Sequence[Any],
+    num_outputs: int,
+    is_token_level: bool = False,
+    problem_type: str | None = None,
+    names: Sequence[str] = (),
 ) -> None:
     """Refuse labels that the student cannot learn.
 
@@ -162,18 +166,33 @@ def check_given_labels(
         num_outputs: the student's outputs: classes, or 1 for regression.
         is_token_level: whether each token has a label.
         problem_type: from the student's configuration.
+        names: of the student's classes, in the order of its outputs.
 
     Raises:
-        ValueError: names the first example with such a label.
+        ValueError: names the first example with such a label, or the classes that are in another order.
     """
     for dataset in datasets:
         columns = dataset.column_names if isinstance(dataset, Dataset) else []
         if column := next((name for name in _LABELS if name in columns), None):
+            _check_class_order(column, dataset.features[column], names)
             values = dataset.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
             if pa.types.is_nested(values.type) and not is_token_level:
                 _check_lists(column, values, num_outputs, problem_type == MULTI_LABEL)
             else:
                 _check_column(column, values, num_outputs, is_token_level)
+
+
+def _check_class_order(column: str, feature: Any, names: Sequence[str]) -> None:
+    """Refuse class numbers of a dataset that stand for other classes of the same names in the student."""
+    feature = getattr(feature, "feature", feature)  # of each token
+    given = feature.names if isinstance(feature, ClassLabel) else names
+    own, others = ([name.casefold() for name in classes] for classes in (given, names))
+    if own != others and sorted(own) == sorted(others):
+        raise ValueError(
+            f"column {column!r} counts its classes in the order {', '.join(given)}, and the student in the order "
+            f"{', '.join(names)}: give its labels the student's numbers, with dataset.align_labels_with_mapping("
+            f"{{name: index for index, name in student.config.id2label.items()}}, {column!r})."
+        )
 
 
 def _check_lists(column: str, values: pa.Array, num_outputs: int, are_sets: bool) -> None:

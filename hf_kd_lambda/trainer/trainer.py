@@ -26,6 +26,7 @@ from hf_kd_lambda.losses.objective import NO_WEIGHTS, BatchLosses, Objective
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.intermediate_outputs import forward_flags, gives
+from hf_kd_lambda.models.labels import own_label_names
 from hf_kd_lambda.models.projections import PROJECTED, drop_projections, left_out
 from hf_kd_lambda.models.protocol import answers_questions, as_model_output, check_model
 from hf_kd_lambda.reports.figure import plot_lambda
@@ -196,7 +197,8 @@ class DistillationTrainer(BaseTrainer):
         token_level, trains = setup.is_token_level(model), self.train_dataset is not None
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
         if not has_own_collator and self.compute_loss_func is None:
-            check_given_labels(self._datasets(), num_outputs, token_level, cast(Any, model).config.problem_type)
+            names, problem_type = own_label_names(cast(Any, model)) or [], cast(Any, model).config.problem_type
+            check_given_labels(self._datasets(), num_outputs, token_level, problem_type, names)
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, drops_columns)
         if trains and self.compute_loss_func is None:
             warn_without_labels(self.train_dataset, self.data_collator)
@@ -380,7 +382,8 @@ class DistillationTrainer(BaseTrainer):
         self._evaluation_record = EvaluationRecord(self._objective.names)
         student_config = cast(Any, self.model).config
         if ignore_keys is None:
-            ignore_keys = getattr(student_config, "keys_to_ignore_at_inference", [])
+            # The Trainer's own default: a decoder's keys and values, whose name depends on the version.
+            ignore_keys = getattr(student_config, "keys_to_ignore_at_inference", ["past_key_values", "cache"])
         # Outputs that only the losses asked for would be gathered over a whole evaluation.
         asked = [name for name in self._objective.needs if not gives(student_config, name)]
         stacked = ["logits"] if answers_questions(cast(nn.Module, self.model)) else []  # predictions are Transformers'

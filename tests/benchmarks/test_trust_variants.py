@@ -3,14 +3,28 @@
 import pytest
 import torch
 from datasets import Dataset
+from helpers.small_runs import config, examples, make_trainer
+from helpers.tiny import tiny_bert
 
 pytest.importorskip("cleanlab")
 
-from benchmarks.trust_variants import JUDGES, PREDICTIONS, PRESENT
+from benchmarks.trust_variants import JUDGES, PREDICTIONS, PRESENT, in_place_of_trust
+from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.losses.functional.labels import item_labels
 
 PASSES = torch.tensor([[[2.0, 0.0]], [[0.0, 1.0]], [[3.0, 1.0]]])  # of one example
 TEACHER, ITEMS = torch.tensor([[0.5, -0.5]]), item_labels(torch.tensor([1]))
+
+
+@pytest.mark.parametrize("name", JUDGES | PREDICTIONS)
+def test_a_trainer_judges_by_the_variant(name, tmp_path):
+    data = examples(64)
+    with in_place_of_trust(name, data):
+        trainer = make_trainer(config(tmp_path, lambda_rule="trust"), tiny_bert(layers=1), tiny_bert(layers=1), data)
+        trainer.train()
+    assert type(trainer.lambda_state.trust) is JUDGES.get(name, ClassReliabilities)
+    if name in PREDICTIONS:
+        assert type(trainer.balancer.past) is PREDICTIONS[name]
 
 
 @pytest.mark.parametrize(("name", "used"), [(PRESENT, [0, 1, 2]), ("first pass", [0, 0, 0])])

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from helpers.tiny import save_checkpoint, tiny_bert, tiny_tokenizer
 from transformers import BertConfig, DataCollatorWithPadding, TrainingArguments
 
@@ -101,6 +101,34 @@ def test_lists_of_labels_pass(dataset, problem_type):
 )
 def test_classes_and_missing_labels_pass(dataset, outputs):
     check_given_labels([dataset], outputs, is_token_level=True)
+
+
+@pytest.mark.parametrize("of_tokens", [False, True])
+def test_classes_in_another_order_are_refused(of_tokens):
+    numbers = [[0, 1], [1]] if of_tokens else [0, 1]
+    classes = ClassLabel(names=["neg", "pos"])
+    features = Features({"labels": List(classes) if of_tokens else classes})
+    dataset = Dataset.from_dict({"labels": numbers}, features=features)
+    for names in (["NEG", "Pos"], ["LABEL_0", "LABEL_1"], []):
+        check_given_labels([dataset], 2, of_tokens, names=names)
+    message = "column 'labels' counts its classes in the order neg, pos, and the student in the order POS, NEG"
+    with pytest.raises(ValueError, match=message):
+        check_given_labels([dataset], 2, of_tokens, names=["POS", "NEG"])
+
+
+def test_the_named_fix_gives_the_labels_the_numbers_of_the_student(tmp_path):
+    student = tiny_bert(num_labels=2, id2label={0: "pos", 1: "neg"})
+    features = Features({"input_ids": List(Value("int64")), "labels": ClassLabel(names=["neg", "pos"])})
+    dataset = Dataset.from_dict({"input_ids": [[2, 5, 3], [2, 6, 3]], "labels": [0, 1]}, features=features)
+    given = {"teacher": tiny_bert(num_labels=2), "processing_class": tiny_tokenizer()}
+    args = DistillationConfig(str(tmp_path), report_to="none", use_cpu=True)
+    with pytest.raises(ValueError, match=r"student.config.id2label.items\(\)}, 'labels'\)"):
+        DistillationTrainer(student, args, train_dataset=dataset, **given)
+    aligned = dataset.align_labels_with_mapping(
+        {name: index for index, name in student.config.id2label.items()}, "labels"
+    )
+    assert aligned["labels"] == [1, 0]
+    DistillationTrainer(student, args, train_dataset=aligned, **given)
 
 
 def test_several_and_soft_labels_of_one_example_pass():

@@ -24,11 +24,13 @@ from helpers.small_runs import (
     reference_run,
     train,
 )
-from helpers.tiny import tiny_bert
+from helpers.tiny import VOCABULARY, tiny_bert
 from torch import nn
 from transformers import (
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    T5Config,
+    T5ForSequenceClassification,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -587,6 +589,21 @@ def test_a_student_that_takes_no_labels_is_trained_and_evaluated(tmp_path):
     metrics = trainer.evaluate()
     assert {"eval_accuracy", "eval_task_loss", "eval_kd_loss", "eval_teacher_agreement"} <= metrics.keys()
     assert trainer.predict(examples(8).remove_columns("labels")).predictions.shape == (8, 3)
+
+
+def test_the_keys_and_values_of_a_decoder_are_no_predictions(tmp_path):
+    sizes = {"vocab_size": len(VOCABULARY), "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    student = T5ForSequenceClassification(T5Config(**sizes, num_labels=3, eos_token_id=3, decoder_start_token_id=0))
+    data = examples(8).map(lambda row: {"input_ids": [*row["input_ids"][:-1], 3]})
+    seen = []
+    args = config(tmp_path, metric_for_best_model="accuracy")
+    trainer = make_trainer(
+        args, models()[0], student, data, eval_dataset=data, compute_metrics=lambda output: seen.append(output) or {}
+    )
+    trainer.evaluate()
+    logits, *states = seen[0].predictions
+    assert logits.shape == (8, 3)
+    assert len(states) == 1  # of the encoder
 
 
 # --- interrupted
