@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from datasets import Dataset, List
 from transformers.utils import logging
@@ -22,14 +23,21 @@ def report_splits(
     max_length: int | None = None,
 ) -> None:
     """Log `describe_split` of each split; `cut` has the numbers of truncated texts by the splits' names."""
+    trained = set(_inputs_of(splits["train"])) if "train" in splits else set()
     for name, split in splits.items():
-        logger.warning(describe_split(name, split, label_names, (cut or {}).get(name, 0), max_length))
+        shared = 0 if name == "train" else sum(inputs in trained for inputs in _inputs_of(split))
+        logger.warning(describe_split(name, split, label_names, (cut or {}).get(name, 0), max_length, shared))
 
 
 def describe_split(
-    name: str, split: Dataset, label_names: Sequence[str] | None, cut: int = 0, max_length: int | None = None
+    name: str,
+    split: Dataset,
+    label_names: Sequence[str] | None,
+    cut: int = 0,
+    max_length: int | None = None,
+    shared: int = 0,
 ) -> str:
-    """One line on a split: examples, classes, empty and truncated texts.
+    """One line on a split: examples, classes, empty and truncated texts, and those that are also trained on.
 
     Args:
         name: name of the split.
@@ -37,6 +45,7 @@ def describe_split(
         label_names: class names.
         cut: number of texts that are truncated.
         max_length: their length in tokens after truncation.
+        shared: number of examples whose texts are also in the split `train`.
     """
     parts = [f"{len(split)} {'example' if len(split) == 1 else 'examples'}"]
     if label_names is not None and "label" in split.column_names:
@@ -48,7 +57,18 @@ def describe_split(
         parts.append(f"{empty} empty {'text' if empty == 1 else 'texts'}")
     if cut:
         parts.append(f"{cut} truncated to {max_length} tokens")
+    if shared:
+        parts.append(f"{shared} also in train")
     return f"{name}: {', '.join(parts)}"
+
+
+def _inputs_of(split: Dataset) -> list[tuple[Any, ...]]:
+    """The texts or words of each example that has any."""
+    columns = [split[column][:] for column in ("text", "text_pair", "words") if column in split.column_names]
+    rows = (
+        tuple(tuple(part) if isinstance(part, list) else part for part in row) for row in zip(*columns, strict=True)
+    )
+    return [row for row in rows if any(row)]
 
 
 def _classes_of(split: Dataset) -> list[int]:

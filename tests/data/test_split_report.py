@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset
 
-from hf_kd_lambda.data.split_report import describe_split
+from hf_kd_lambda.data.split_report import describe_split, report_splits
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,24 @@ from hf_kd_lambda.data.split_report import describe_split
 )
 def test_a_split_is_described_in_a_line(columns, names, cut, line):
     assert describe_split("s", Dataset.from_dict(columns), names, cut, 8) == line
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "shared"),
+    [
+        ({"text": ["a", "b", ""]}, {"text": ["b", "c", "b", ""]}, ", 1 empty text, 2 also in train"),
+        (
+            {"text": ["a", "b"], "text_pair": ["c", "d"]},
+            {"text": ["a", "a"], "text_pair": ["c", "d"]},
+            ", 1 also in train",
+        ),
+        ({"words": [["a", "b"], ["c"]]}, {"words": [["c"], ["a"]]}, ", 1 also in train"),
+        ({"text": ["a"]}, {"text": ["b", "c"]}, ""),
+    ],
+)
+def test_examples_that_are_also_trained_on_are_counted(train, validation, shared, caplog):
+    splits = {"train": Dataset.from_dict(train), "validation": Dataset.from_dict(validation)}
+    report_splits(splits, None)
+    count = len(next(iter(validation.values())))
+    assert caplog.messages[1] == f"validation: {count} examples{shared}"
+    assert "in train" not in caplog.messages[0]
