@@ -42,9 +42,14 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreT
         layers: indices of the teacher's layers, counted from 0, in the student's order.
 
     Raises:
-        ValueError: the architecture is not supported, the teacher is quantised or has adapters, or a layer does not
-            exist, occurs twice or would compute something else at its new place.
+        ValueError: the teacher is no model, or of an architecture that is not supported, quantised or with adapters;
+            or a layer does not exist, occurs twice or would compute something else at its new place.
     """
+    if not isinstance(unwrap_peft_model(teacher), PreTrainedModel):
+        raise ValueError(
+            f"teacher is a {type(teacher).__name__}, not a model of Transformers: load it first, for example with "
+            "AutoModelForSequenceClassification.from_pretrained."
+        )
     model_type = teacher.config.model_type
     if model_type not in LAYERS_OF_MODEL_TYPE:
         raise ValueError(

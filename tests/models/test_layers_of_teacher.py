@@ -176,3 +176,9 @@ def test_a_language_model_of_layers_is_the_teacher_without_the_others(tmp_path, 
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded(**batch).logits, expected)
     assert loaded.generation_config.max_new_tokens == 7
+
+
+@pytest.mark.parametrize("teacher", ["a/folder", nn.Linear(2, 3)])
+def test_what_is_no_model_is_refused(teacher):
+    with pytest.raises(ValueError, match=r"teacher is a .*, not a model of Transformers: load it first"):
+        student_from_layers(teacher, [0])
