@@ -38,8 +38,6 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from cleanlab.filter import find_label_issues
-from cleanlab.rank import get_label_quality_scores
 from datasets import Dataset, concatenate_datasets, disable_progress_bars, load_dataset
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -248,6 +246,9 @@ def by_cleanlab_with_student(given: Noisy) -> Found:
 
 def scored(given: Noisy, probabilities: np.ndarray, start: float) -> Found:
     """What cleanlab makes of out-of-sample probabilities `[examples, classes]`."""
+    from cleanlab.filter import find_label_issues  # here, as the tests of other benchmarks lack it
+    from cleanlab.rank import get_label_quality_scores
+
     scores = get_label_quality_scores(given.labels, probabilities)
     issues = find_label_issues(given.labels, probabilities, n_jobs=1)
     return Found(1 - scores, issues.mean(), time.process_time() - start)
@@ -391,6 +392,7 @@ def main() -> None:
     parser.add_argument("--rates", nargs="+", type=float, default=RATES)
     parser.add_argument("--report", action="store_true", help="write the report alone")
     args = parser.parse_args()
+
     torch.set_num_threads(1)
     logging.set_verbosity_error()
     disable_progress_bars()

@@ -5,6 +5,7 @@ fine-tuned on these labels as the teacher, then distilled into two of its layers
 the label quality report. One run each. Needs the extras [quickstart,label-errors].
 """
 
+import argparse
 import json
 import tempfile
 from pathlib import Path
@@ -46,6 +47,7 @@ def run(rate: float, teacher_epochs: int) -> dict[str, Any]:
 
 def main() -> None:
     """Make all runs."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     torch.set_num_threads(1)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text("".join(json.dumps(run(*settings)) + "\n" for settings in RUNS))

@@ -1,9 +1,7 @@
-"""The noise and the tables of the comparison with cleanlab, which is not among the packages of the tests."""
+"""The noise and the tables of the comparison with cleanlab."""
 
 import numpy as np
 import pytest
-
-pytest.importorskip("cleanlab")
 
 from benchmarks.label_errors import changed, report
 

@@ -6,8 +6,6 @@ from datasets import Dataset
 from helpers.small_runs import config, examples, make_trainer
 from helpers.tiny import tiny_bert
 
-pytest.importorskip("cleanlab")
-
 from benchmarks.trust_variants import JUDGES, PREDICTIONS, PRESENT, in_place_of_trust
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.losses.functional.labels import item_labels
