@@ -173,6 +173,11 @@ class DataArguments:
         return True
 
     @property
+    def lone_split(self) -> str:
+        """What the split of a dataset that has no other is called; in a folder without names of splits it is train."""
+        return "train"
+
+    @property
     def known_classes(self) -> list[str] | None:
         """Names of the classes if they do not come from the data; none for a regression. None: from the data."""
         return None
@@ -251,14 +256,21 @@ class EvaluatedData(DataArguments):
 
     Attributes:
         model_classes: names of the model's classes, none for a regression.
+        are_all_new: whether `dataset` is a folder of examples that no model was trained on.
     """
 
     model_classes: list[str] | None = field(default=None, init=False)
+    are_all_new: bool = field(default=False, init=False)
 
     @property
     def needs_train(self) -> bool:
         """Whether there must be training examples."""
         return False
+
+    @property
+    def lone_split(self) -> str:
+        """See `DataArguments`."""
+        return "test" if self.are_all_new else "train"
 
     @property
     def known_classes(self) -> list[str] | None:

@@ -56,6 +56,8 @@ def load_splits(
     known = [column for layout in (columns, *alternatives) for column in layout]
     config = args.dataset_config or args.task
     stored = _stored_splits("dataset", args.dataset, config, bundled, known, args.delimiter)
+    if stored.keys() == {"train"}:
+        stored = {args.lone_split: stored["train"]}
     columns = _chosen([columns, *alternatives], args, stored)
     transfer = _unlabelled(args, columns, unlabelled_formats, bundled)
     sources: dict[str, Source] = {}

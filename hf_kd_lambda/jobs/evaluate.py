@@ -1,5 +1,6 @@
 """How good, how large and how fast models are on a split, and how far they agree with a teacher."""
 
+import copy
 import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -83,6 +84,7 @@ def main(argv: Sequence[str]) -> None:
     if values.data is not None:
         setattr(values, "dataset" if Path(values.data).is_dir() else "test_file", values.data)
     (data,) = parser.parse_dict(vars(values), allow_extra_keys=True)
+    data.are_all_new = values.data is not None
     if values.json and (values.json.is_dir() or not values.json.parent.is_dir()):
         raise ValueError(f"json={str(values.json)!r} is a folder, or in a folder that does not exist: name a file.")
     checkpoints = {"teacher": values.teacher} if values.teacher else {}
@@ -216,7 +218,8 @@ def evaluated_data(
     check_known(data_args.problem, TASKS, "problem")
     problem = TASKS[data_args.problem]
     if split != "train":  # whose labels alone are needed then
-        data_args = dataclasses.replace(data_args, max_train_samples=1)
+        data_args = copy.copy(data_args)
+        data_args.max_train_samples = 1
     if isinstance(data_args, EvaluatedData):
         data_args.model_classes = classes_of(checkpoint, trust_remote_code)
     data = problem.load_data(data_args, seed)

@@ -100,6 +100,28 @@ def test_a_split_of_a_folder_without_training_examples_is_evaluated(run, tmp_pat
     assert json.loads((tmp_path / "new.json").read_text())["models"][0]["metrics"]["accuracy"] == 0.5
 
 
+@pytest.mark.parametrize("given", [[], ["--split", "test"]])
+def test_all_examples_of_a_folder_are_evaluated(run, tmp_path, capsys, caplog, given):
+    folder, _, _ = run
+    (tmp_path / "data").mkdir()
+    rows = ["text,label", *["good good a,praise"] * 9, *["bad bad d,praise"] * 3]
+    (tmp_path / "data" / "new.csv").write_text("\n".join(rows) + "\n")
+    main([str(folder), str(tmp_path / "data"), *given, "--json", str(tmp_path / "new.json")])
+    assert "On the test split:" in capsys.readouterr().out
+    assert "test: 12 examples" in caplog.text
+    assert json.loads((tmp_path / "new.json").read_text())["models"][0]["metrics"]["accuracy"] == 0.75
+
+
+def test_a_dataset_of_training_examples_is_evaluated_on_what_training_holds_out(run, tmp_path, capsys, caplog):
+    folder, _, _ = run
+    (tmp_path / "data").mkdir()
+    rows = ["text,label", *["good good a,praise"] * 10, *["bad bad d,rant"] * 10]
+    (tmp_path / "data" / "train.csv").write_text("\n".join(rows) + "\n")
+    main([str(folder), "--dataset", str(tmp_path / "data")])
+    assert "On the validation split:" in capsys.readouterr().out
+    assert "validation: 2 examples (praise 1, rant 1, shrug 0)" in caplog.text
+
+
 def test_columns_of_labels_are_separated_as_for_distill(tmp_path, capsys):
     checkpoint = save_checkpoint(tiny_bert(2, layers=1, id2label={0: "mild", 1: "toxic"}), tmp_path / "model")
     (tmp_path / "new.csv").write_text("text,toxic,mild\nbad a,1,0\ngood b,0,1\n")
