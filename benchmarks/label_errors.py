@@ -1,7 +1,7 @@
 """Finding wrong labels: r_L of a run with `trust` against cleanlab.
 
     pip install -e ".[quickstart,label-errors]"
-    python benchmarks/label_errors.py [--glue DIR] [--methods ...] [--data ...] [--rates ...] [--report]
+    python -m benchmarks.label_errors [--glue DIR] [--methods ...] [--data ...] [--rates ...] [--report]
 
 Design, fixed before the runs:
 
@@ -411,7 +411,7 @@ def main() -> None:
             file.write(json.dumps(line) + "\n")
         print(line, flush=True)
     REPORT.write_text(
-        "# Finding wrong labels\n\nWritten by `python benchmarks/label_errors.py --report`; its "
+        "# Finding wrong labels\n\nWritten by `python -m benchmarks.label_errors --report`; its "
         "docstring has the design.\n\n" + report(results())
     )
 

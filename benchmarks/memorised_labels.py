@@ -1,4 +1,4 @@
-"""What teacher and student memorise of wrong labels: `python benchmarks/memorised_labels.py`.
+"""What teacher and student memorise of wrong labels: `python -m benchmarks.memorised_labels`.
 
 2,000 tweets for training and 600 for validation, with wrong labels in both, any other of the three classes. MiniLM is
 fine-tuned on these labels as the teacher, then distilled into two of its layers for 3 epochs. The figures are those of

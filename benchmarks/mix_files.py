@@ -1,4 +1,4 @@
-"""Labelled and unlabelled texts in two mixes: `python benchmarks/mix_files.py [--output_dir runs/mix]`.
+"""Labelled and unlabelled texts in two mixes: `python -m benchmarks.mix_files [--output_dir runs/mix]`.
 
 A tenth of the training texts keeps its label. In proportion to their numbers, one of ten texts in a batch is labelled
 then. If the file has every labelled text 9 times, it is one of two.

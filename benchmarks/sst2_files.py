@@ -1,4 +1,4 @@
-"""SST-2 with a large test set: `python benchmarks/sst2_files.py [--glue DIR] [--output_dir runs/sst2]`.
+"""SST-2 with a large test set: `python -m benchmarks.sst2_files [--glue DIR] [--output_dir runs/sst2]`.
 
 GLUE's validation split has 872 sentences, with which an accuracy has a standard error of 1.4 points. Its training
 split has 67,000. We use 6,000 for training, 1,000 for validation and 4,000 for the test, with a standard error of 0.6

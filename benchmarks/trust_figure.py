@@ -1,8 +1,8 @@
-"""What trust finds where labels and teacher are wrong: `python benchmarks/trust_figure.py OUTPUT.png`.
+"""What trust finds where labels and teacher are wrong: `python -m benchmarks.trust_figure OUTPUT.png`.
 
 One run of the rule `trust` on SST-2 in the regime `both` of configs/compare_trust.yaml: 30 % of the labels are wrong,
 and the teacher is wrong on another 30 %. The figure shows the trust in right and in wrong labels, and the
-reliabilities over the steps. `python benchmarks/sst2_files.py` writes the files first.
+reliabilities over the steps. `python -m benchmarks.sst2_files` writes the files first.
 """
 
 import argparse

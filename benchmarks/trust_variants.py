@@ -1,8 +1,8 @@
-"""Variants of `trust` that were tried: `python benchmarks/trust_variants.py`.
+"""Variants of `trust` that were tried: `python -m benchmarks.trust_variants`.
 
 The tasks, regimes and seeds are those of configs/compare_trust.yaml and configs/compare_epochs.yaml, SST-2. The runs
 of `trust` there are what the variants are compared with. Needs the extras [quickstart,label-errors], and the files
-that `python benchmarks/sst2_files.py` writes. A run that is in benchmarks/trust_variants/results.jsonl is not made
+that `python -m benchmarks.sst2_files` writes. A run that is in benchmarks/trust_variants/results.jsonl is not made
 again.
 
 - `without the factor`: λ is κ√(a/b)·β/α, without the factor 1/√(1 − β).

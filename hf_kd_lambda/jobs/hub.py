@@ -85,9 +85,7 @@ def student_files(folder: Path) -> list[str]:
             "Name the output_dir of a run that ended."
         )
     if is_unfinished(folder):
-        raise ValueError(
-            f"the run in {str(folder)!r} is not finished: the command that began it goes on where it stopped."
-        )
+        raise ValueError(f"the run in {str(folder)!r} is not finished: run its command again, which resumes it.")
     return here
 
 

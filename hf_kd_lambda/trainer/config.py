@@ -201,7 +201,7 @@ class DistillationConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "End training after this many evaluations without a better `metric_for_best_model`. Needs "
-            "`load_best_model_at_end`, which jobs set. Default: train to the end."
+            "`load_best_model_at_end`, which the command line sets. Default: train to the end."
         },
     )
     train_sampling_strategy: str = field(

@@ -28,7 +28,7 @@ LIMITS = {
     "free": Limit("lambda_free", "set by the rule alone"),
     "clipped": Limit(
         "lambda_clipped",
-        "clipped so no loss increases",
+        "clipped, so that neither loss increases",
         "the rule proposed a λ at which one loss increases; norm_ratio never does",
     ),
     "slowed": Limit(

@@ -1,6 +1,7 @@
 """Every Python block of README.md and docs/ runs, and so does the notebook; commands and YAML name real settings."""
 
 import dataclasses
+import importlib.util
 import re
 from pathlib import Path
 
@@ -84,3 +85,12 @@ def test_commands_name_real_settings_and_files(page):
 def test_yaml_blocks_name_real_settings(page):
     for block in blocks(page, "yaml"):
         assert yaml.safe_load(block).keys() <= SETTINGS, block
+
+
+def test_commands_of_benchmarks_name_modules():
+    texts = [*PAGES, *(ROOT / "configs").glob("*.yaml"), *(ROOT / "benchmarks").rglob("*.py")]
+    found = "\n".join(path.read_text(encoding="utf-8") for path in texts)
+    modules = set(re.findall(r"python -m (benchmarks[\w.]*)", found))
+    assert len(modules) > 10
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+    assert "python benchmarks/" not in found, "these modules import each other"
