@@ -42,7 +42,7 @@ def encode_label_lists(sources: Mapping[str, Source], args: DataArguments) -> La
 
     Args:
         sources: where the splits come from; train may have rows without a label.
-        args: `problem_type`, `label_columns`, `label_separator`, `known_classes`.
+        args: `problem_type`, `label_columns`, `label_separator`, `known_classes`, `teacher_classes`.
 
     Raises:
         ValueError: a label is missing in a split for evaluation, or is none; names file and row.
@@ -152,7 +152,8 @@ def _classes(labelled: Mapping[str, Source], raw: Mapping[str, list[Any]], args:
             feature = source.rows.features["label"]
             if not isinstance(feature, List):
                 _check_separator(source, raw[name], args.label_separator)
-            classes = find_classes(found, feature.feature if isinstance(feature, List) else feature, known)
+            inner = feature.feature if isinstance(feature, List) else feature
+            classes = find_classes(found, inner, known, args.teacher_classes)
             assert classes is not None, "no label is a float"
             if known is None and all(row is None or len({*row}) == len(classes.names) for row in raw[name]):
                 raise ValueError(

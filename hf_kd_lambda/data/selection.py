@@ -58,7 +58,8 @@ def select_examples(
     for name, split in chosen.items():
         limit = args.max_train_samples if name == "train" else args.max_eval_samples
         if limit is not None:
-            chosen[name] = (split.shuffle(seed) if name == "train" else split).take(limit)
+            shuffled = split.shuffle(seed) if name == "train" else split
+            chosen[name] = shuffled.select(range(min(limit, len(split))))
     if transfer is not None:
         features = chosen["train" if "train" in chosen else "validation"].features
         transfer = transfer.add_column("label", [None] * len(transfer), feature=features["label"]).cast(features)

@@ -4,6 +4,7 @@ import contextlib
 import glob
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, concatenate_datasets, load_dataset, load_dataset_builder, load_from_disk
@@ -11,6 +12,7 @@ from datasets.config import DATASET_STATE_JSON_FILENAME
 from datasets.exceptions import DatasetsError
 
 from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.classes import is_missing
 from hf_kd_lambda.data.files import check_table, columns_of_file, read_file
 from hf_kd_lambda.data.readers import TABLES
 from hf_kd_lambda.data.sources import ROW, Column, Source, label_names, require_columns
@@ -71,6 +73,9 @@ def load_splits(
     for name in FILE_SPLITS:
         if (path := getattr(args, f"{name}_file")) is not None:
             sources[name] = read_file(f"{name}_file", path, formats, columns, args.delimiter)
+    if not sources and stored:
+        require_columns("the test split", columns, stored["test"].column_names)
+        raise ValueError("no example of the test split has a label, which evaluation needs.")
     for name, source in sources.items():
         if len(source.rows) == 0:
             raise ValueError(f"the {name} split is empty.")
@@ -209,12 +214,20 @@ def _named(where: str) -> Iterator[None]:
 
 
 def _has_labels(test: Dataset, columns: Sequence[Column]) -> bool:
-    # Benchmarks keep the labels of their test split secret: no column, or -1 everywhere.
+    """Whether a test split has labels that benchmarks do not keep secret: by no column, or by nothing or -1 in it."""
     names = label_names(columns)
     if not set(names) <= set(test.column_names):
         return False
     items = [item for name in names for item in test[name][:]]
-    return not items or any(label != -1 for item in items for label in (item if isinstance(item, list) else [item]))
+    return not items or any(map(_is_given, items))
+
+
+def _is_given(label: Any) -> bool:
+    if isinstance(label, Mapping):  # answers to a question, as lists
+        return any(label.values())
+    if isinstance(label, list):
+        return any(map(_is_given, label))
+    return label not in (-1, "") and not is_missing(label)
 
 
 def _uniform(source: Source, columns: Sequence[Column]) -> Source:

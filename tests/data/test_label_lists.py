@@ -90,6 +90,16 @@ def test_a_file_with_some_of_a_models_labels_is_evaluated(tmp_path, rows, expect
     assert labels_of(data, "test") == expected
 
 
+def test_the_classes_of_a_teacher_may_be_more_than_those_of_the_file(tmp_path, caplog):
+    path = write(tmp_path, "a.jsonl", [{"text": "t0", "label": ["joy"]}, {"text": "t1", "label": ["joy", "anger"]}])
+    args = DataArguments(train_file=path, validation_file=path, problem_type=MULTI)
+    args.teacher_classes = ["anger", "fear", "joy"]
+    data = load_task_data(args, seed=0)
+    assert data.label_names == args.teacher_classes
+    assert labels_of(data) == [[0, 0, 1], [1, 0, 1]]
+    assert "no training example has the label fear, which the teacher knows" in caplog.text
+
+
 def test_integers_are_numbers_of_labels(tmp_path):
     rows = [{"text": "a", "label": [0, 2]}, {"text": "b", "label": [1]}]
     assert labels_of(load(tmp_path, "a.jsonl", rows)) == [[1, 0, 1], [0, 1, 0]]

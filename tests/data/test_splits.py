@@ -1,8 +1,11 @@
 """Datasets and files with their splits, and what is refused."""
 
+import json
+
 import pytest
 
-from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
+from hf_kd_lambda.data.questions import load_questions
 from hf_kd_lambda.data.sources import Column
 from hf_kd_lambda.data.splits import load_splits
 from hf_kd_lambda.data.texts import load_task_data
@@ -101,3 +104,48 @@ def test_columns_may_exchange_their_names(tmp_path):
     columns = [Column("label", "text", "text_column"), Column("text", "label", "label_column")]
     source = load_splits(DataArguments(train_file=path), columns, (".csv",), {})["train"]
     assert [(row["text"], row["label"]) for row in source.rows] == [("a", 0), ("b", 1)]
+
+
+MULTI = {"problem_type": "multi_label_classification"}
+QUESTIONS = {"problem": "question-answering"}
+ANSWERED = {"question": "Who?", "context": "Ada wrote", "answers": {"text": ["Ada"], "answer_start": [0]}}
+UNANSWERED = {**ANSWERED, "answers": {"text": [], "answer_start": []}}
+
+
+@pytest.mark.parametrize(
+    ("known", "secret", "settings"),
+    [
+        ({"text": "a", "label": 0}, {"text": "b", "label": -1}, {}),
+        ({"text": "a", "label": "x"}, {"text": "b", "label": None}, {}),
+        ({"text": "a", "label": "x"}, {"text": "b"}, {}),
+        ({"text": "a", "label": ["x"]}, {"text": "b", "label": []}, MULTI),
+        ({"text": "a", "label": ["x"]}, {"text": "b", "label": None}, MULTI),
+        (ANSWERED, UNANSWERED, QUESTIONS),
+    ],
+)
+def test_a_test_split_with_secret_labels_is_left_out(tmp_path, known, secret, settings):
+    folder = tmp_path / "own"
+    folder.mkdir()
+    others = {"label": 1} if known.get("label") == 0 else {"label": ["y"]} if settings is MULTI else {"label": "y"}
+    labelled = [known, known if settings is QUESTIONS else known | others]
+    load = load_questions if settings is QUESTIONS else load_task_data
+    for test, expected in ((secret, ["train", "validation"]), (known, ["train", "validation", "test"])):
+        for name, rows in (("train", labelled), ("validation", labelled), ("test", [test, test])):
+            write(folder, f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        assert [*load(DataArguments(dataset=str(folder), **settings), seed=0).splits] == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("text,topic\na,x\nb,y\n", "the test split has no column 'label', only text, topic: set label_column"),
+        ("text,label\na,-1\nb,-1\n", "no example of the test split has a label, which evaluation needs"),
+    ],
+)
+def test_a_folder_to_evaluate_needs_labels(tmp_path, rows, message):
+    (tmp_path / "own").mkdir()
+    write(tmp_path / "own", "new.csv", rows)
+    args = EvaluatedData(dataset=str(tmp_path / "own"))
+    args.are_all_new = True
+    with pytest.raises(ValueError, match=message):
+        load_task_data(args, seed=0)
