@@ -110,7 +110,7 @@ class LabelSets(LabelCollator):
     """Brings several labels an example, 1 or 0 for each, into an integer tensor `[examples, labels]`.
 
     A label that is None, NaN or -100 is missing, and becomes -101: the KD loss alone learns from it. So are all labels
-    of an example without any.
+    of an example whose labels are None.
 
     Args:
         collate: from examples to a batch.
@@ -135,7 +135,7 @@ class LabelSets(LabelCollator):
     def _with_codes(self, example: Any) -> Any:
         if not isinstance(example, Mapping):
             return example
-        given = {name: value for name, value in example.items() if name in LABELS} or {"labels": None}
+        given = {name: value for name, value in example.items() if name in LABELS}
         return {**example, **{name: self._codes(labels) for name, labels in given.items()}}
 
     def _codes(self, labels: Any) -> list[int]:

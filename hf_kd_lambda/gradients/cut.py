@@ -1,5 +1,6 @@
 """Cut the graph at the student's outputs, to differentiate each loss with respect to them first."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -49,7 +50,7 @@ def cut_outputs(outputs: Outputs) -> tuple[Outputs, Cut]:
             return cut.leaves[-1]
         return tuple(map(detach, value)) if isinstance(value, tuple | list) else value
 
-    copied = type(outputs)()
+    copied = copy.copy(outputs)
     for name, value in outputs.items():
         copied[name] = detach(value)
     return copied, cut

@@ -121,6 +121,11 @@ def answers_questions(model: nn.Module) -> bool:
     return "start_positions" in inspect.signature(unwrap_peft_model(model).forward).parameters
 
 
+def is_token_level(model: nn.Module) -> bool:
+    """Whether a model, or the base model of a `PeftModel`, classifies each token."""
+    return "TokenClassification" in type(unwrap_peft_model(model)).__name__
+
+
 def model_config(model: nn.Module) -> Any | None:
     """A model's configuration; None for a plain module, even if it has another attribute `config`."""
     config = getattr(model, "config", None)

@@ -24,7 +24,7 @@ from hf_kd_lambda.data.columns import (
 from hf_kd_lambda.losses.functional.distributions import squared_distance_from_uniform
 from hf_kd_lambda.losses.functional.label_sets import logits_of_labels
 from hf_kd_lambda.models.causal import is_causal
-from hf_kd_lambda.models.protocol import answers_questions
+from hf_kd_lambda.models.protocol import answers_questions, is_token_level
 
 logger = logging.get_logger(__name__)
 
@@ -108,6 +108,11 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
         raise ValueError(
             "teacher_input_ids: for question answering, both models need the same tokens, because answers are token "
             "positions: remove the teacher's columns, and use models with the same tokenizer."
+        )
+    if own and is_token_level(student):
+        raise ValueError(
+            "teacher_input_ids: for token classification, both models need the same tokens, because their logits are "
+            "compared token by token: remove the teacher's columns, and use models with the same tokenizer."
         )
     if own and is_causal(student):
         raise ValueError(

@@ -5,6 +5,7 @@ A bound is where a number makes no sense for any model or data: far outside what
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, NamedTuple
 
 from transformers import TrainingArguments
@@ -106,7 +107,7 @@ def check_training_arguments(args: TrainingArguments) -> None:
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _not_finite(value: Any) -> str | None:

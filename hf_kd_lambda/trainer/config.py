@@ -1,7 +1,6 @@
 """How a run trains and balances. The `help` of a field is the only place where it is documented."""
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from transformers import TrainingArguments
@@ -261,7 +260,7 @@ class DistillationConfig(TrainingArguments):
         copied.__dict__.update(self.__dict__)
         return copied
 
-    @cached_property
+    @property
     def rule(self) -> Rule:
         """The rule for λ, with its hyper-parameters."""
         hyper = dict(cast(dict[str, Any], self.lambda_rule_kwargs or {}))
@@ -283,7 +282,7 @@ class DistillationConfig(TrainingArguments):
             return self.lambda_interval
         return 1 if "smoothness" in self.rule.needs or self.lambda_scope == "layer" else DEFAULT_INTERVAL
 
-    @cached_property
+    @property
     def _given_kd_losses(self) -> dict[str, KDLoss] | None:
         """The KD losses that `kd_losses` names; None where it is left out."""
         given = cast(dict[str, Any] | None, self.kd_losses)

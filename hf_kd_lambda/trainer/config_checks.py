@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 import torch
+from transformers.trainer_utils import SchedulerType
 
 from hf_kd_lambda.losses.logit_losses import LogitLoss
 from hf_kd_lambda.utils.hardware import multiplies_bf16, usable_cores
@@ -149,7 +150,8 @@ def check_early_stopping(config: Any) -> None:
 
 def resolve_best_model(config: Any) -> None:
     """Choose in place the metric of the best model, if the settings do not."""
-    if config.load_best_model_at_end and config.metric_for_best_model is None:
+    follows_metric = config.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+    if (config.load_best_model_at_end or follows_metric) and config.metric_for_best_model is None:
         # Not the loss: its weights change from one evaluation to the next.
         config.metric_for_best_model = "task_loss"
     if str(config.metric_for_best_model).endswith("perplexity"):

@@ -89,7 +89,10 @@ def check_weights(model: nn.Module, step: int) -> None:
     Raises:
         NotFiniteError: see above.
     """
-    local = local_parts(parameter.detach() for parameter in model.parameters() if parameter.requires_grad)
+    trained = [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:  # adapters are merged, or the student is frozen
+        return
+    local = local_parts(trained)
     finite = torch.stack([weight.isfinite().all() for weight in local]).all().int()
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(finite, op=dist.ReduceOp.MIN)

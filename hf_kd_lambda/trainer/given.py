@@ -136,16 +136,25 @@ def check_label_names(args: DistillationConfig) -> None:
         )
 
 
-def warn_without_labels(examples: Any, collate: Callable[[list[Any]], dict[str, Any]]) -> None:
+def warn_without_labels(examples: Any, collate: Callable[[list[Any]], dict[str, Any]], student: nn.Module) -> None:
     """Warn of training examples without a column of labels, which are learned from the teacher alone.
 
     Args:
         examples: training examples.
         collate: makes a batch of them.
+        student: a language model needs labels.
+
+    Raises:
+        ValueError: it is one, and has none.
     """
     first = next(iter(examples), None)
     if first is not None and not set(_READ) & collate([first]).keys():
         columns = ", ".join(map(str, first)) if isinstance(first, Mapping) else type(first).__name__
+        if is_causal(student):
+            raise ValueError(
+                f"train_dataset gives no labels ({columns}), the tokens that a language model is to predict: give "
+                "data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False), or a column labels."
+            )
         logger.warning(
             f"train_dataset gives no labels ({columns}), so that the student learns from the teacher alone. If that "
             "is not intended, name the column of labels 'labels'."

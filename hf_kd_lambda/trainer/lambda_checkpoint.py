@@ -76,5 +76,6 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """End the first pass, as the student has been trained on all examples."""
-        self.balancer.end_first_pass()
+        """End the first pass, as the student has been trained on all examples, unless training was stopped in it."""
+        if not (control.should_training_stop and (state.epoch or 0) < 1):
+            self.balancer.end_first_pass()

@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.models.causal import is_causal
+from hf_kd_lambda.models.loaded_forms import is_placed
 from hf_kd_lambda.models.projections import KD_PROJECTIONS
 from hf_kd_lambda.models.protocol import answers_questions
 from hf_kd_lambda.trainer.config import DistillationConfig
@@ -164,21 +165,26 @@ def check_saving(accelerator: Accelerator) -> None:
 
 
 def check_student(student: nn.Module, optimizer: Optimizer | None) -> None:
-    """Refuse a student whose optimizer misses trainable parameters, or that is sharded already, or in fp16.
+    """Refuse a student whose optimizer misses trainable parameters, or that is spread over devices, or in fp16.
 
     Args:
         student: with its projections.
         optimizer: the caller's optimizer; None for the Trainer's own.
 
     Raises:
-        ValueError: it was sharded when it was loaded, or the optimizer has only some of the trainable parameters,
-            or these are fp16.
+        ValueError: it was sharded or placed on several devices when it was loaded, or the optimizer has only some of
+            the trainable parameters, or these are fp16.
     """
     trained = {name: parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
     if any(isinstance(parameter, DTensor) for parameter in trained.values()):
         raise ValueError(
             "the student was sharded when it was loaded, and the Trainer does not support this: load it without "
             "distributed_config, tp_plan and the like, and let `accelerate launch` shard it (FSDP2)."
+        )
+    if is_placed(student):
+        raise ValueError(
+            "device_map placed the student on several devices, of which λ needs the gradients on one: load it without "
+            "device_map, and let `accelerate launch` shard it (FSDP2) if it does not fit."
         )
     if any(parameter.dtype == torch.float16 for parameter in trained.values()):
         raise ValueError(

@@ -10,7 +10,6 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer_utils import unwrap_peft_model
 
 from hf_kd_lambda.balancing.balancer import Balancer
 from hf_kd_lambda.balancing.number_trust import Unit, unit_of
@@ -28,7 +27,7 @@ from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.ensemble import Ensemble, members_of
 from hf_kd_lambda.models.labels import align_labels, own_label_names
 from hf_kd_lambda.models.padding import align_pad_token
-from hf_kd_lambda.models.protocol import answers_questions, check_model, model_config
+from hf_kd_lambda.models.protocol import answers_questions, check_model, is_token_level, model_config
 from hf_kd_lambda.teacher.cache_format import CacheFormat, shares_in
 from hf_kd_lambda.teacher.checks import (
     check_apart,
@@ -150,9 +149,11 @@ def check_datasets(
                 check_finite_logits(dataset)
 
 
-def is_token_level(student: nn.Module) -> bool:
-    """Whether each token has a label."""
-    return "TokenClassification" in type(unwrap_peft_model(student)).__name__
+def training_batch(batch: Mapping[str, Any], student: nn.Module) -> dict[str, Any]:
+    """A batch of the student's, with labels: see `with_labels`."""
+    config = cast(Any, student).config
+    label_sets = config.num_labels if config.problem_type == MULTI_LABEL else 0
+    return with_labels(batch, is_token_level(student), label_sets)
 
 
 def build_collator(
@@ -227,7 +228,7 @@ def match_layers(
         )
     if not datasets:
         raise ValueError(f"kd_losses: {names} needs an example to fit student and teacher: give train_dataset.")
-    example = with_labels(collate([next(iter(datasets[0]))]), is_token_level(student))
+    example = training_batch(collate([next(iter(datasets[0]))]), student)
     return prepare_models(objective, student, teacher, example)
 
 

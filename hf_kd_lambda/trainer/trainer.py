@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
+from accelerate.utils.memory import clear_device_cache
 from huggingface_hub import upload_folder
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -20,7 +21,7 @@ from hf_kd_lambda.data.columns import EXAMPLE_ROW, forward_parameters
 from hf_kd_lambda.gradients.adam_metric import check_adam
 from hf_kd_lambda.gradients.cut import Cut, cut_outputs
 from hf_kd_lambda.losses.functional.label_sets import has_label_sets
-from hf_kd_lambda.losses.functional.labels import item_labels, targets, with_labels
+from hf_kd_lambda.losses.functional.labels import item_labels, targets
 from hf_kd_lambda.losses.functional.spans import logits_of_items
 from hf_kd_lambda.losses.objective import NO_WEIGHTS, BatchLosses, Objective
 from hf_kd_lambda.models.causal import is_causal
@@ -28,7 +29,7 @@ from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.intermediate_outputs import forward_flags, gives
 from hf_kd_lambda.models.labels import own_label_names
 from hf_kd_lambda.models.projections import PROJECTED, drop_projections, left_out
-from hf_kd_lambda.models.protocol import answers_questions, as_model_output, check_model
+from hf_kd_lambda.models.protocol import answers_questions, as_model_output, check_model, is_token_level
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card
 from hf_kd_lambda.reports.student_files import files_to_push
@@ -194,16 +195,21 @@ class DistillationTrainer(BaseTrainer):
         drops_columns: bool,
     ) -> None:
         """Check the examples, make the collator of both models, and try it where there are training examples."""
-        token_level, trains = setup.is_token_level(model), self.train_dataset is not None
+        token_level, trains = is_token_level(model), self.train_dataset is not None
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
         if not has_own_collator and self.compute_loss_func is None:
             names, problem_type = own_label_names(cast(Any, model)) or [], cast(Any, model).config.problem_type
-            check_given_labels(self._datasets(), num_outputs, token_level, problem_type, names)
+            are_lists = token_level or is_causal(model)
+            check_given_labels(self._datasets(), num_outputs, are_lists, problem_type, names)
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, drops_columns)
         if trains and self.compute_loss_func is None:
-            warn_without_labels(self.train_dataset, self.data_collator)
+            warn_without_labels(self.train_dataset, self.data_collator, model)
         if trains and self.compute_loss_func is None and not self.args.label_smoothing_factor:
-            check_own_loss(model, self.train_dataset, self.data_collator, num_outputs, token_level)
+
+            def collate(few: list[Any]) -> dict[str, Any]:
+                return setup.training_batch(self.data_collator(few), model)
+
+            check_own_loss(model, self.train_dataset, collate, num_outputs, token_level)
         if trains and not is_causal(model):
             check_padded_batches(model, teacher, self.train_dataset, self.data_collator)
 
@@ -234,6 +240,9 @@ class DistillationTrainer(BaseTrainer):
             # Two backward passes: one of each loss, from the cut through the student.
             shares = _shares(inputs, num_items_in_batch) if self.args.gram_estimator == "unbiased" else None
             step.backward(cast(Cut, cut), losses, shares)
+        every = self.args.torch_empty_cache_steps
+        if every is not None and self.state.global_step % every == 0:  # as in an ordinary step
+            clear_device_cache()
         self._end_observation()
         if not self.accelerator.sync_gradients:
             self._step = step  # not before, as `auto_find_batch_size` starts the step again where memory ran out
@@ -307,7 +316,7 @@ class DistillationTrainer(BaseTrainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return batches, None
-        batches = [with_labels(batch, setup.is_token_level(cast(nn.Module, self.model))) for batch in batches]
+        batches = [setup.training_batch(batch, cast(nn.Module, self.model)) for batch in batches]
         counts = torch.stack([item_labels(targets(batch)).counts for batch in batches]).sum(0).to(device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             # DDP's average divides by the number of ranks once more.

@@ -1,9 +1,12 @@
 """Outputs cut from their graph: what becomes a leaf, and what a loss sends back."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from helpers.two_heads import TwoHeads, two_losses
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import ModelOutput
 
 from hf_kd_lambda.gradients.cut import cut_outputs
 
@@ -27,6 +30,24 @@ def test_differentiable_outputs_become_leaves_and_the_rest_is_kept(batches):
     assert copy.hidden_states[1] is cut.leaves[1]
     assert copy.loss is None
     assert copy.attentions is None
+
+
+@dataclass
+class NeedsLogits(ModelOutput):
+    """`ModelOutput` allows one field without a default."""
+
+    logits: torch.Tensor
+    extra: torch.Tensor | None = None
+
+
+def test_outputs_may_have_a_required_field_and_further_entries():
+    outputs = NeedsLogits(torch.ones(2, requires_grad=True) * 2)
+    outputs["projected"] = torch.ones(2, requires_grad=True) * 3
+    copy, cut = cut_outputs(outputs)
+    assert type(copy) is NeedsLogits
+    assert copy.logits is cut.leaves[0]
+    assert copy["projected"] is cut.leaves[1]
+    assert outputs.logits is cut.roots[0]
 
 
 @pytest.mark.parametrize("kind", [tuple, list])

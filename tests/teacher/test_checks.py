@@ -8,7 +8,12 @@ import torch
 from datasets import Dataset
 from helpers.small_runs import config, examples, flat, make_trainer, models, train
 from helpers.tiny import tiny_bert, tiny_tokenizer
-from transformers import DataCollatorWithPadding, DistilBertConfig, DistilBertForSequenceClassification
+from transformers import (
+    BertForTokenClassification,
+    DataCollatorWithPadding,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+)
 
 from hf_kd_lambda.data.columns import EXAMPLE_ROW
 from hf_kd_lambda.teacher.checks import check_columns, check_logit_lengths
@@ -69,6 +74,12 @@ def test_what_is_left_of_removed_outputs_does_not_hide_another_vocabulary(left):
         check_columns(["input_ids", "labels", left], tiny_bert(num_labels=3, vocab_size=120), tiny_bert(num_labels=3))
     with pytest.raises(ValueError, match="teacher=None, but the dataset has no column teacher_logits"):
         check_columns(["input_ids", "labels", left], None, tiny_bert(num_labels=3))
+
+
+def test_classifiers_of_tokens_cannot_read_other_tokens_than_their_teacher():
+    sizes = tiny_bert(num_labels=3).config
+    with pytest.raises(ValueError, match="teacher_input_ids: for token classification, both models need the same tok"):
+        check_columns(["input_ids", "labels", "teacher_input_ids"], *(BertForTokenClassification(sizes) for _ in "ab"))
 
 
 def test_own_inputs_without_the_main_one_are_refused(tmp_path):

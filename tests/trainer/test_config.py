@@ -1,11 +1,13 @@
 """Every setting out of its range is refused by its name; precision is resolved once."""
 
+import copy
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
-from hf_kd_lambda.balancing.rules import MGDA, Evidence, Fixed
+from hf_kd_lambda.balancing.rules import MGDA, RULES, Evidence, Fixed
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.trainer.config import DistillationConfig
@@ -99,6 +101,30 @@ def test_the_rule_takes_its_hyper_parameters_from_the_settings(tmp_path):
 def test_the_ends_of_the_ranges_are_allowed(tmp_path, settings):
     args = make(tmp_path, **settings)
     assert {name: getattr(args, name) for name in settings} == settings
+
+
+def test_a_setting_that_is_changed_later_counts(tmp_path):
+    args = make(tmp_path, lambda_rule="fixed", kd_weight=0.5, kd_losses={"soft_targets": 1})
+    for weight in (0.1, 0.9):
+        args.kd_weight = weight
+        assert copy.copy(args).rule == RULES["fixed"](kd_weight=weight)
+    args.lambda_rule = "adaptive"
+    assert type(args.rule) is RULES["adaptive"]
+    args.kd_losses = {"reverse_kl": 1}
+    assert [*args.kd_losses_for(3)] == ["reverse_kl"]
+
+
+def test_numbers_may_be_those_of_numpy(tmp_path):
+    args = make(tmp_path, temperature=np.float32(4), per_device_train_batch_size=np.int64(8))
+    assert (args.temperature, args.per_device_train_batch_size) == (4, 8)
+    with pytest.raises(ValueError, match=r"temperature=0.0 must be"):
+        make(tmp_path, temperature=np.float32(0))
+
+
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_a_schedule_does_not_follow_a_loss_whose_weights_change(tmp_path, schedule):
+    args = make(tmp_path, lr_scheduler_type=schedule, eval_strategy="epoch")
+    assert (args.metric_for_best_model, args.greater_is_better) == ("task_loss", False)
 
 
 @pytest.mark.parametrize(

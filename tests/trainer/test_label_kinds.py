@@ -120,6 +120,20 @@ def test_a_teacher_that_is_sure_of_no_label_is_not_called_uninformative(tmp_path
     assert "can learn nothing from it" not in caplog.text
 
 
+def test_sets_of_labels_that_are_unknown_can_still_be_predicted(tmp_path):
+    def compute_metrics(output):
+        raise AssertionError("there are no labels")
+
+    without = label_sets().remove_columns("labels")
+    trainer = train(config(tmp_path), *models(**MULTI_LABEL), without, compute_metrics=compute_metrics)
+    assert all(value == 0 for value in logged(trainer.state.log_history, "task_loss"))
+    assert all(value > 0 for value in logged(trainer.state.log_history, "kd_loss"))
+    output = trainer.predict(without)
+    assert output.predictions.shape == (len(without), 3)
+    assert output.label_ids is None
+    assert "test_kd_loss" not in output.metrics
+
+
 @pytest.mark.parametrize("loss", ["soft_targets", "reverse_kl", "jensen_shannon", "logit_mse", "dkd", "hidden_mse"])
 def test_kd_losses_of_logits_and_hidden_states_take_several_labels(tmp_path, loss):
     args = config(tmp_path, kd_losses={loss: 1}, max_steps=2, cache_teacher=False)

@@ -56,6 +56,15 @@ def test_the_callback_is_rebuilt_from_the_json_of_its_state(tmp_path):
     assert rebuilt.lambda_state.lambda_ == callback.lambda_state.lambda_
 
 
+@pytest.mark.parametrize(
+    ("epoch", "stops", "closed"), [(0.4, True, False), (1.0, True, True), (1.0, False, True), (0.4, False, True)]
+)
+def test_a_pass_that_was_stopped_is_not_over(tmp_path, epoch, stops, closed):
+    callback = checkpoint(config(tmp_path, lambda_rule="evidence"))
+    callback.on_epoch_end(None, TrainerState(epoch=epoch), TrainerControl(should_training_stop=stops))
+    assert callback.lambda_state.judge.closed is closed
+
+
 def test_a_run_without_a_saved_lambda_begins_with_the_present_one(tmp_path):
     callback = checkpoint(config(tmp_path))
     callback.lambda_state.update(gram(4.0, 1.0))

@@ -249,6 +249,15 @@ def test_a_student_sharded_at_load_is_refused(tmp_path):
         dist.destroy_process_group()
 
 
+def test_a_student_on_several_devices_is_refused():
+    student = tiny_bert(layers=1)
+    student.hf_device_map = {"bert": 0, "classifier": 1}
+    with pytest.raises(ValueError, match="device_map placed the student on several devices"):
+        check_student(student, None)
+    student.hf_device_map = {"": 0}
+    check_student(student, None)
+
+
 def test_reentrant_checkpointing_is_refused(tmp_path):
     reentrant = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}}
     with pytest.raises(ValueError, match=r"one backward pass only: set use_reentrant to False"):

@@ -125,6 +125,13 @@ def test_a_last_step_that_makes_the_student_nan_is_no_finished_run(tmp_path, sav
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
+def test_a_student_that_is_frozen_after_training_can_be_evaluated(tmp_path):
+    trainer = train(config(tmp_path, max_steps=1), *models(), examples(), eval_dataset=examples(8))
+    expected = trainer.evaluate()["eval_task_loss"]
+    trainer.model.requires_grad_(False)
+    assert trainer.evaluate()["eval_task_loss"] == expected
+
+
 @pytest.mark.parametrize("saving", [{}, {"save_strategy": "epoch"}], ids=["end", "checkpoint"])
 def test_fine_tuning_that_diverges_saves_nothing(tmp_path, saving):
     data = examples(16)

@@ -606,6 +606,15 @@ def test_the_keys_and_values_of_a_decoder_are_no_predictions(tmp_path):
     assert len(states) == 1  # of the encoder
 
 
+@pytest.mark.parametrize("interval", [1, 2])
+def test_measuring_steps_empty_the_cache_of_an_accelerator_too(tmp_path, monkeypatch, interval):
+    emptied = []
+    for module in ("transformers.trainer", "hf_kd_lambda.trainer.trainer"):
+        monkeypatch.setattr(f"{module}.clear_device_cache", lambda: emptied.append(1))
+    train(config(tmp_path, max_steps=6, lambda_interval=interval, torch_empty_cache_steps=2), *models(), examples())
+    assert len(emptied) == 3
+
+
 # --- interrupted
 
 

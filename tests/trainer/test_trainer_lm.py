@@ -5,6 +5,7 @@ from itertools import product
 
 import pytest
 import torch
+from datasets import Dataset
 from helpers import reference
 from helpers.small_runs import BATCH, LEARNING_RATE, assert_same_run, config, flat, logged
 from helpers.tiny import tiny_bert
@@ -30,6 +31,32 @@ def reference_run(monkeypatch, student, teacher, data, **settings):
     monkeypatch.setattr(reference, "losses", next_token_losses)
     optimizer = torch.optim.SGD([p for p in student.parameters() if p.requires_grad], lr=LEARNING_RATE)
     return reference.run(student, teacher, padded_batches(data), optimizer, **settings)
+
+
+# --- data
+
+
+def trainer_of(folder, data, collator=None):
+    teacher, student = language_models()
+    given = {"data_collator": collator, "processing_class": text_tokenizer()}
+    return DistillationTrainer(student, config(folder, max_steps=2), teacher=teacher, train_dataset=data, **given)
+
+
+def test_chunks_with_labels_need_no_collator(tmp_path):
+    chunks = Dataset.from_dict({name: [[2, *range(10, 17)]] * 16 for name in ("input_ids", "labels")})
+    trainer = trainer_of(tmp_path, chunks)
+    trainer.train()
+    assert all(value > 0 for value in logged(trainer.state.log_history, "task_loss"))
+    wrong = Dataset.from_dict({"input_ids": [[2, 10]], "labels": [[2, 1000]]})
+    with pytest.raises(ValueError, match=r"example 0 .*: label 1000 is not a class"):
+        trainer_of(tmp_path, wrong)
+
+
+def test_texts_without_labels_name_the_collator_that_makes_them(tmp_path):
+    texts = Dataset.from_dict({"input_ids": [[2, *range(10, 17)]] * 16})
+    with pytest.raises(ValueError, match=r"train_dataset gives no labels \(input_ids\).*mlm=False"):
+        trainer_of(tmp_path, texts)
+    trainer_of(tmp_path, texts, DataCollatorForLanguageModeling(text_tokenizer(), mlm=False)).train()
 
 
 # --- training

@@ -57,12 +57,13 @@ def _of_soft_labels(shares: Tensor) -> ItemLabels:
     return ItemLabels(classes.masked_fill(unlabelled, IGNORED), classes, shares.nan_to_num(0.0))
 
 
-def with_labels(batch: Mapping[str, Any], is_token_level: bool) -> dict[str, Any]:
+def with_labels(batch: Mapping[str, Any], is_token_level: bool, label_sets: int = 0) -> dict[str, Any]:
     """A training batch; if it has no `labels`, all its items are marked as unlabelled.
 
     Args:
         batch: tensors `[examples, ...]` by name.
         is_token_level: whether items are tokens. Then every attended token is an item.
+        label_sets: number of labels of which an example has several; 0 if it has one.
     """
     if SHIFTED in batch or batch.get("labels") is not None:
         return dict(batch)
@@ -70,7 +71,8 @@ def with_labels(batch: Mapping[str, Any], is_token_level: bool) -> dict[str, Any
         labels = torch.where(batch["attention_mask"].bool(), UNLABELLED, IGNORED)
     else:
         first = next(value for value in batch.values() if isinstance(value, Tensor))
-        labels = torch.full((len(first),), IGNORED, device=first.device)
+        shape, missing = ((len(first), label_sets), UNLABELLED) if label_sets else ((len(first),), IGNORED)
+        labels = torch.full(shape, missing, device=first.device)
     return {**batch, "labels": labels}
 
 
