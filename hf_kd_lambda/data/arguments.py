@@ -141,7 +141,7 @@ class DataArguments:
     label_separator: str = field(
         default=",",
         metadata={
-            "help": "With `problem_type`, what is between the labels in a cell of `label_column` of a csv or tsv. "
+            "help": "With `problem_type`, what is between the labels in a text in `label_column`. "
             "Lists such as `['a', 'b']` are read too."
         },
     )

@@ -88,11 +88,15 @@ def _features(name: str, path: str, suffix: str, separator: str, columns: Sequen
     """The types of the columns that are kept, from all rows."""
     if suffix == ".parquet":
         schema = pq.read_schema(path)
-        stored = Features.from_arrow_schema(schema)
         found, is_empty = schema.names, pq.read_metadata(path).num_rows == 0
-        types = {column.name: stored.get(column.name) for column in columns}
         if twice := duplicate(found):
             raise ValueError(f"{name} has two columns {twice!r}: rename one.")
+        read = [schema.field(column.name) for column in columns if column.name in found]
+        try:
+            stored = Features.from_arrow_schema(pa.schema(read, schema.metadata))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        types = {column.name: stored.get(column.name) for column in columns}
     else:
         is_table = suffix in TABLES
         kind_by_column = {column.name: _kinds(column, is_table) for column in columns}

@@ -7,9 +7,15 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import DatasetDict
-from transformers import EvalPrediction, PreTrainedModel, TrainingArguments
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import TrainerState
 from transformers.utils import logging
 
 from hf_kd_lambda.jobs.errors import TrainingStoppedError
@@ -21,6 +27,18 @@ from hf_kd_lambda.trainer.early_stopping import has_stopped
 from hf_kd_lambda.trainer.sampling import sampling_strategy
 
 logger = logging.get_logger(__name__)
+
+
+class FindBest(TrainerCallback):
+    """Finds the best checkpoint of a resumed run in a folder that was moved, where the Trainer would ignore it."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look it up by its step."""
+        best = Path(str(args.output_dir)) / f"checkpoint-{state.best_global_step}"
+        if state.best_global_step and best.is_dir():
+            state.best_model_checkpoint = str(best)
 
 
 def train_on(trainer: BaseTrainer) -> None:
@@ -37,7 +55,8 @@ def train_on(trainer: BaseTrainer) -> None:
     if checkpoint is not None:
         logger.warning(f"resuming from {checkpoint}")
         _follow_checkpoint(trainer.args, checkpoint)
-    trainer.add_callback(WriteManifests)
+    for callback in (WriteManifests, FindBest):
+        trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # The first process to end makes the launcher stop others, which still save; or it goes on to remove checkpoints of
     # which others, with load_best_model_at_end, still read the best.

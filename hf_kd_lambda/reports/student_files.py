@@ -18,6 +18,7 @@ STUDENT_FILES = (
     *("model.safetensors.index.json", "configuration_*.py", "modeling_*.py", "tokenization_*.py"),
     *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
     *("bpe.codes", "chat_template.jinja", "generation_config.json", FIGURE, "results.json"),
+    *("model.onnx", "model_int8.onnx"),
 )
 
 

@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -37,6 +38,12 @@ class BaseTrainer(Trainer):
     def signal_received(self) -> signal.Signals | None:
         """The signal that ended training early; None if it ran to its end."""
         return self._save_on_signal.received
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """As the Trainer's, and none after the last step, where a finished run that is resumed would make one more."""
+        if self.state.global_step >= self.state.max_steps:
+            return [], None
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """As the Trainer's, which takes a minute to find the lengths of a million examples."""

@@ -172,6 +172,15 @@ def test_what_is_wrong_is_named(tmp_path, name, content, message):
     assert len(str(error.value)) < 600 + len(str(tmp_path))
 
 
+def test_only_the_columns_of_a_parquet_that_are_read_need_a_type_of_datasets(tmp_path):
+    maps = pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int64()))
+    pq.write_table(pa.table({"text": ["x", "y"], "label": [0, 1], "other": maps}), tmp_path / "a.parquet")
+    path = str(tmp_path / "a.parquet")
+    assert rows(read_file("train_file", path, FORMATS, COLUMNS)) == [("x", 0), ("y", 1)]
+    with pytest.raises(ValueError, match=r"train_file=.*a\.parquet': Arrow type map"):
+        read_file("train_file", path, FORMATS, [Column("other", "text", "text_column"), COLUMNS[1]])
+
+
 def test_a_parquet_with_two_columns_of_one_name(tmp_path):
     table = pa.Table.from_arrays([pa.array(["a"]), pa.array([0]), pa.array(["b"])], names=["text", "label", "text"])
     pq.write_table(table, tmp_path / "a.parquet")

@@ -39,6 +39,22 @@ def train(folder: Path, **settings) -> torch.Tensor:
     return flat(trainer.model)
 
 
+@pytest.mark.parametrize("steps", [4, 6])  # of an epoch of six
+def test_a_finished_run_that_is_repeated_takes_no_further_step(tmp_path, steps):
+    weights = train(tmp_path, max_steps=steps)
+    assert torch.equal(train(tmp_path, max_steps=steps), weights)
+    assert sorted(folder.name for folder in tmp_path.glob("checkpoint-*"))[-1] == f"checkpoint-{steps}"
+
+
+def test_a_folder_that_was_moved_ends_with_its_best_checkpoint(tmp_path):
+    evaluated = {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 2, "max_steps": 4}
+    best = train(tmp_path / "here", **evaluated)
+    state = json.loads((tmp_path / "here" / "checkpoint-4" / "trainer_state.json").read_text())
+    assert state["best_global_step"] == 2, "else the last checkpoint is the best"
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert torch.equal(train(tmp_path / "there", **evaluated), best)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder of a run with checkpoints at steps 2, 4 and 5, and its weights at the end."""

@@ -188,7 +188,7 @@ def test_strip_shows_what_limited_lambda_over_the_steps_that_each_log_covers(tmp
     panel = drawn[0].axes[1]
     assert panel.get_ylabel() == "what limited λ"
     clipped, floor, free, conflict = labels(panel)
-    assert clipped == "clipped so no loss increases"
+    assert clipped == "clipped, so that neither loss increases"
     assert floor == "at lambda_min"
     assert free == "set by the rule alone"
     assert conflict == "losses in conflict"

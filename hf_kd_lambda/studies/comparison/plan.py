@@ -4,10 +4,11 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.jobs.command_line import list_settings
 from hf_kd_lambda.jobs.parser import Settings, parse
 from hf_kd_lambda.jobs.yaml_file import YamlFile
 from hf_kd_lambda.studies.comparison.regimes import LEARNED_BY_TEACHER, REGIMES
@@ -18,6 +19,12 @@ from hf_kd_lambda.utils.names import check_known
 Mappings = dict[str, dict[str, Any]]
 
 GLUE = "nyu-mll/glue"
+_LISTS = {
+    name
+    for group in (ModelArguments, DataArguments, DistillationConfig)
+    for name in list_settings(get_type_hints(group))
+}
+"""Settings that take a list, and no text."""
 ONE_ITEM = ("text-classification", "image-classification")  # tasks whose examples are one item each
 # Settings that a comparison fixes for all its runs.
 OWN = {
@@ -178,12 +185,29 @@ def load_comparison(file: Path, glue: str | None = None) -> Comparison:
         check_known(name, known, f"part of {file}:")
     if missing := {"output_dir", "tasks", "rules"} - content.keys():
         raise ValueError(f"{file} lacks {', '.join(sorted(missing))}: add them.")
+    content["settings"] = _mapping("settings", content.get("settings"))
+    content["skipped"] = _mapping("skipped", content.get("skipped"))
     for name in ("tasks", "rules", "regimes"):
-        members = content.get(name, {"clean": {}})
-        content[name] = {member: dict(settings or {}) for member, settings in members.items()}
+        members = _mapping(name, content.get(name, {"clean": {}}))
+        content[name] = {member: _mapping(f"{name}, {member}", settings) for member, settings in members.items()}
+    of_tasks = {f"skipped, {task}": names for task, names in content["skipped"].items()}
+    for name, members in ({"seeds": content.get("seeds", [])} | of_tasks).items():
+        if not isinstance(members, list):
+            raise ValueError(f"{name}: {members!r} must be a list, such as [{members}].")
     if "seeds" in content:
         content["seeds"] = tuple(content["seeds"])
     return Comparison(**content, glue=glue)
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    """A part of a comparison; nothing is an empty mapping.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(value, dict | None):
+        raise ValueError(f"{name}: {value!r} must be a mapping: write `name:` on each line, and settings below it.")
+    return dict(value or {})
 
 
 def arguments(settings: Mapping[str, Any]) -> list[str]:
@@ -192,6 +216,12 @@ def arguments(settings: Mapping[str, Any]) -> list[str]:
     for name, value in settings.items():
         if value is None:
             continue
-        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        line += [f"--{name}", *map(str, values)]
+        if isinstance(value, list) and name in _LISTS:
+            line += [f"--{name}", *map(str, value)]
+        else:
+            line += [f"--{name}", json.dumps(value) if isinstance(value, dict) else _as_text(value)]
     return line
+
+
+def _as_text(value: Any) -> str:
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)

@@ -94,6 +94,12 @@ def test_a_folder_stands_in_for_glue_and_for_nothing_else(tmp_path):
             "films, clean, half: problem='question-answering' cannot be compared, only text-classification and image",
         ),
         ({"settings": {"learning_rat": 1}}, "films, clean, half: unknown setting 'learning_rat'"),
+        ({"settings": [1]}, r"^settings: \[1\] must be a mapping"),
+        ({"rules": ["fixed", "trust"]}, r"^rules: \['fixed', 'trust'\] must be a mapping"),
+        ({"rules": {"half": 0.5}}, "^rules, half: 0.5 must be a mapping"),
+        ({"tasks": None}, "^tasks is empty"),
+        ({"seeds": 0}, r"^seeds: 0 must be a list, such as \[0\]"),
+        ({"skipped": {"films": "clean"}}, r"^skipped, films: 'clean' must be a list, such as \[clean\]"),
     ],
 )
 def test_what_cannot_work_is_refused_before_the_first_run(tmp_path, changed, message):
@@ -128,6 +134,12 @@ def test_settings_of_all_kinds_come_through_the_command_line():
     assert data.dataset == "d"
     assert (config.learning_rate, config.use_cpu) == (1e-5, True)
     assert config.rule.gamma == 1.0
+
+
+def test_a_comparison_may_have_several_teachers(tmp_path):
+    film = {**SMALL["tasks"]["films"], "teacher": ["one", "two"], "student": "s", "student_layers": None}
+    comparison = load_comparison(written(tmp_path, tasks={"films": film}, settings=None))
+    assert comparison.parse("films")[0].teachers == ["one", "two"]
 
 
 @pytest.mark.parametrize(
