@@ -141,14 +141,21 @@ def with_lists(argv: Sequence[str], lists: Mapping[str, Any]) -> list[str]:
         lists: types of the settings that take a list, by their names.
     """
     words: list[str] = []
-    hint: Any = None
-    for word in argv:
-        if word.startswith("--"):
-            option, equals, value = word.partition("=")
-            hint = lists.get(option[2:].replace("-", "_"))
-            words += [option, *split_list(value, hint)] if hint is not None and equals else [word]
-        else:
-            words += [word] if hint is None else split_list(word, hint)
+    rest = list(argv)
+    while rest:
+        word = rest.pop(0)
+        option, equals, value = word.partition("=")
+        hint = lists.get(option[2:].replace("-", "_")) if word.startswith("--") else None
+        if hint is None:
+            words.append(word)
+            continue
+        given = [value] if equals else []
+        while rest and not rest[0].startswith("--"):
+            given.append(rest.pop(0))
+        # Of several words, each may be a name with a comma in it.
+        are_names = len(given) > 1 and not any(name.startswith("[") or name.endswith((",", "]")) for name in given)
+        keeps = are_names and not is_list_of_numbers(hint)
+        words += [option, *(given if keeps else [item for text in given for item in split_list(text, hint)])]
     return words
 
 

@@ -286,6 +286,11 @@ def test_layers_as_people_write_them(config, words):
     assert parse([config(student=None), f"--student-layers={' '.join(words)}"])[0].student_layers == [0, 5]
 
 
+def test_names_of_which_some_have_commas_are_words(config):
+    words = ["--label_columns", "food, drinks", "travel", "--problem_type", "multi_label_classification"]
+    assert parse([config(task=None), *words])[1].label_columns == ["food, drinks", "travel"]
+
+
 @pytest.mark.parametrize("words", [["very toxic", "mild"], ["very toxic,mild"], ["[very toxic,", "mild]"]])
 def test_texts_of_a_list_may_have_spaces(config, words):
     problem = ["--problem_type", "multi_label_classification"]
