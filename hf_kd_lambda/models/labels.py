@@ -191,10 +191,17 @@ def permute_head(model: PreTrainedModel, permutation: list[int]) -> None:
         permutation: the old column of each output in the new order.
 
     Raises:
-        ValueError: the head is quantised, or the model has none or two.
+        ValueError: the head is quantised or has adapters of its own, or the model has none or two.
     """
-    _, head = _output_layer(model)
-    if head.weight.shape[0] != len(permutation):  # bitsandbytes packs 4-bit weights
+    name, head = _output_layer(model)
+    saved = [other for other, _ in model.named_modules() if other.rpartition(".")[0] == name.rpartition(".")[0]]
+    if "lora_" in name or (".modules_to_save." in name and len(saved) > 1):
+        raise ValueError(
+            f"{_name(model)} has adapters in its head, which cannot be reordered to the labels of the data: merge "
+            "them first, with merge_and_unload()."
+        )
+    # bitsandbytes packs 4-bit weights, and 8-bit ones have a scale for each row.
+    if head.weight.shape[0] != len(permutation) or not head.weight.is_floating_point():
         raise ValueError(
             f"the quantised head of a {type(model).__name__} cannot be reordered to the labels of the data: permute "
             "its outputs before it is quantised, or leave the head out (llm_int8_skip_modules)."

@@ -46,9 +46,7 @@ class TeacherOutputs:
         cache_format: CacheFormat | None,
     ) -> None:
         self.teacher = None if teacher is None else freeze(teacher)
-        members = [] if teacher is None else members_of(teacher)
-        self._moves = not any(map(is_placed, members))
-        for member in members:
+        for member in [] if teacher is None else members_of(teacher):
             read_in_own_precision(member)
         self.accelerator = accelerator
         self._move_to(accelerator.device)
@@ -149,9 +147,10 @@ class TeacherOutputs:
         return cached
 
     def _move_to(self, device: torch.device) -> None:
-        """Move the teacher, unless its parts were placed on several devices when it was loaded."""
-        if self.teacher is not None and self._moves and model_device(self.teacher) != device:
-            self.teacher.to(device)
+        """Move every teacher, unless its parts were placed on several devices when it was loaded."""
+        for member in [] if self.teacher is None else members_of(self.teacher):
+            if not is_placed(member) and model_device(member) != device:
+                member.to(device)
 
     def _cached(self, examples: Any, cache: TeacherCache) -> Any:
         if examples is None or self.are_cached(column_names(examples)):

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedConfig
 
 _LIBRARIES = {"accelerate", "bitsandbytes", "hf_kd_lambda", "peft", "torch", "torchao", "transformers"}
+_OF_ADAPTERS = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
 DIGITS = 24  # hexadecimal, 96 bits: collisions are practically impossible
 
 
@@ -35,7 +36,7 @@ def file_digest(path: Path | str) -> str:
 
 
 def model_digest(model: nn.Module) -> str:
-    """Fingerprint of a model's class, configuration, (possibly quantised) weights, and code outside of libraries.
+    """Fingerprint of a model's class, configuration, (possibly quantised) weights, adapters, and own code.
 
     Raises:
         NoDigestError: it is a plain module, whose code may change under the same name, or a weight has an unknown
@@ -50,6 +51,9 @@ def model_digest(model: nn.Module) -> str:
     for name, module in model.named_modules():
         for code in _own_code(module):
             sha.update(f"{name} {_instructions(code)}".encode())
+        if hasattr(module, "merged_adapters"):  # a layer of PEFT: which adapters are used, and how much
+            used = {part: getattr(module, part, None) for part in _OF_ADAPTERS}
+            sha.update(f"{name} {used}".encode())
     return sha.hexdigest()
 
 

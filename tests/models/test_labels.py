@@ -162,6 +162,13 @@ def test_permute_head_permutes_logits_and_names(model_type):
     assert list(model.config.id2label.values()) == ["positive", "negative", "neutral"]
 
 
+def test_weights_in_eight_bits_are_not_permuted():
+    model = tiny_bert(num_labels=2)
+    model.classifier.weight = torch.nn.Parameter(model.classifier.weight.detach().to(torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match="quantised head of a BertForSequenceClassification cannot be reordered"):
+        permute_head(model, [1, 0])
+
+
 def test_permute_head_needs_an_output_layer():
     model = tiny_bert(layers=1)
     model.classifier = torch.nn.Identity()

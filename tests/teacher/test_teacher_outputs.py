@@ -9,6 +9,8 @@ from torch import nn
 from transformers import default_data_collator
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hf_kd_lambda.models.ensemble import Ensemble
+from hf_kd_lambda.teacher import teacher_outputs
 from hf_kd_lambda.teacher.cache_format import CacheFormat
 from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
 
@@ -47,6 +49,21 @@ def test_a_quantised_teacher_is_cached_by_its_weights(tmp_path):
     again = torch.tensor(cached(first, tmp_path)["teacher_logits"][:])
     assert torch.equal(again, rows[0])
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_every_teacher_is_moved_but_those_that_were_placed(monkeypatch):
+    members = [tiny_bert(layers=1) for _ in range(3)]
+    members[1].hf_device_map = {"bert": 0, "classifier": 1}
+    ensemble = Ensemble(members)
+    for index, found in enumerate(ensemble.members):
+        monkeypatch.setattr(found, "to", lambda device, index=index: moved.append(index))
+    here = torch.device("cpu")
+    for elsewhere, expected in (((1, 2), [2]), ((0, 1, 2), [0, 2]), ((), [])):
+        devices = {ensemble.members[i]: torch.device("meta") for i in elsewhere}
+        monkeypatch.setattr(teacher_outputs, "model_device", lambda model, devices=devices: devices.get(model, here))
+        moved: list[int] = []
+        TeacherOutputs(ensemble, Accelerator(cpu=True), (), CacheFormat())
+        assert moved == expected
 
 
 def test_a_teacher_is_not_hashed_where_nothing_is_to_be_cached(monkeypatch):

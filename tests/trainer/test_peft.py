@@ -28,6 +28,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hf_kd_lambda.models.adapters import add_adapters
+from hf_kd_lambda.models.labels import permute_head
+from hf_kd_lambda.utils.fingerprint import model_digest
 
 peft = pytest.importorskip("peft")
 
@@ -43,6 +45,32 @@ def with_adapters(model, task_type="SEQ_CLS", **fields):
 def classifiers(**fields):
     teacher, student = models()
     return teacher, with_adapters(student, **fields)
+
+
+def test_which_adapters_are_used_and_how_much_is_part_of_the_fingerprint():
+    def digest(change=lambda model: None, **fields):
+        model = with_adapters(models()[1], lora_dropout=0.0, init_lora_weights=False, **fields)
+        model.add_adapter("other", model.peft_config["default"])
+        torch.nn.init.constant_(
+            model.base_model.model.bert.encoder.layer[0].attention.self.query.lora_B["other"].weight, 1
+        )
+        change(model)
+        return model_digest(model)
+
+    changes = [lambda model: model.set_adapter("other"), lambda model: model.base_model.disable_adapter_layers()]
+    found = {digest(), digest(lora_alpha=16), *map(digest, changes)}
+    assert len(found) == 4
+    assert digest() in found
+
+
+def test_a_head_with_adapters_of_its_own_keeps_its_order():
+    of_head = peft.get_peft_model(models()[0], peft.LoraConfig(target_modules=["classifier"]))
+    two_heads = with_adapters(models()[0])
+    permute_head(two_heads, [1, 0, 2])  # of one adapter
+    two_heads.add_adapter("other", two_heads.peft_config["default"])
+    for model in (of_head, two_heads):
+        with pytest.raises(ValueError, match=r"adapters in its head.*merge_and_unload"):
+            permute_head(model, [1, 0, 2])
 
 
 def trainable(model):

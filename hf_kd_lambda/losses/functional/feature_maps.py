@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_kd_lambda.losses.functional.items import sum_over_items, zero_ignored
+from hf_kd_lambda.losses.functional.items import items_of_examples
 
 
 def feature_mse_loss(
@@ -16,8 +16,8 @@ def feature_mse_loss(
     Args:
         student: `[examples, channels, height, width]`, already projected to the teacher's shape (FitNets' regressor).
         teacher: same shape, detached.
-        labels: `[examples]`; examples labelled -100 are ignored.
-        num_items: divisor of the sum over examples.
+        labels: `[examples]` or, of several labels, `[examples, labels]`; examples without an item are ignored.
+        num_items: divisor of the sum over items, which each of an example's items takes part in.
         weights: per-item weights, same shape as `labels`; None means 1.
 
     Returns:
@@ -27,8 +27,8 @@ def feature_mse_loss(
         ValueError: the shapes of the maps differ.
     """
     _check_equal("feature maps", student.shape[1:], teacher.shape[1:], "project the student's to the teacher's shape")
-    difference = zero_ignored(student.flatten(1), labels) - zero_ignored(teacher.flatten(1), labels)
-    return sum_over_items(difference.square().mean(-1), labels, weights) / num_items
+    difference = _zero_without_items(student, labels) - _zero_without_items(teacher, labels)
+    return (items_of_examples(labels, weights) * difference.flatten(1).square().mean(-1)).sum() / num_items
 
 
 def attention_transfer_loss(
@@ -41,8 +41,8 @@ def attention_transfer_loss(
     Args:
         student: `[examples, channels, height, width]`.
         teacher: `[examples, channels, height, width]`, detached; the number of channels may differ.
-        labels: `[examples]`; examples labelled -100 are ignored.
-        num_items: divisor of the sum over examples.
+        labels: `[examples]` or, of several labels, `[examples, labels]`; examples without an item are ignored.
+        num_items: divisor of the sum over items, which each of an example's items takes part in.
         weights: per-item weights, same shape as `labels`; None means 1.
 
     Returns:
@@ -54,10 +54,16 @@ def attention_transfer_loss(
     advice = "compare layers of equal resolution, or pool the larger"
     _check_equal("feature maps' height and width", student.shape[2:], teacher.shape[2:], advice)
     student_map, teacher_map = (
-        F.normalize(zero_ignored(maps.flatten(1), labels).view(maps.shape).square().sum(1).flatten(1), dim=-1)
+        F.normalize(_zero_without_items(maps, labels).square().sum(1).flatten(1), dim=-1)
         for maps in (student, teacher)
     )
-    return sum_over_items((student_map - teacher_map).square().sum(-1), labels, weights) / num_items
+    distance = (student_map - teacher_map).square().sum(-1)
+    return (items_of_examples(labels, weights) * distance).sum() / num_items
+
+
+def _zero_without_items(maps: Tensor, labels: Tensor) -> Tensor:
+    """The maps in fp32, zero for examples without an item: NaN in them would reach the loss in spite of weight 0."""
+    return maps.float().masked_fill(items_of_examples(labels).eq(0)[:, None, None, None], 0.0)
 
 
 def _check_equal(what: str, student: Sequence[int], teacher: Sequence[int], advice: str) -> None:
