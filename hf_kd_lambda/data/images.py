@@ -53,8 +53,8 @@ def load_image_data(args: DataArguments, seed: int) -> TaskData:
         raise ValueError(f"label_column={args.label_column!r} holds floats: images are classified, give classes.")
     encoded = {name: encode_labels(source, classes) for name, source in sources.items()}
     strata = encoded["train"]["label"][:] if "train" in encoded else None
-    splits, train_rows = select_examples(encoded, args, seed, strata)
-    return TaskData(splits, classes.names, None, train_rows=train_rows)
+    chosen = select_examples(encoded, args, seed, strata)
+    return TaskData(chosen.splits, classes.names, None, train_rows=chosen.train_rows, held_out=chosen.held_out)
 
 
 def _with_images(source: Source, name: str, args: DataArguments) -> Source:

@@ -50,7 +50,8 @@ def load_texts(args: DataArguments, seed: int) -> TaskData:
     bundles = {"quickstart": bundled.load_tweets}
     sources = load_splits(args, columns, _FORMATS, bundles, alternatives=alternatives)
     splits = {name: _examples(source, name, [columns, *alternatives]) for name, source in sources.items()}
-    return TaskData(select_examples(splits, args, seed, None).splits, None, None)
+    chosen = select_examples(splits, args, seed, None)
+    return TaskData(chosen.splits, None, None, held_out=chosen.held_out)
 
 
 def _layouts(args: DataArguments) -> list[list[Column]]:

@@ -53,7 +53,8 @@ def load_questions(args: DataArguments, seed: int) -> TaskData:
     splits = {split: _uniform(source.rows) for split, source in sources.items()}
     labels = splits["train"]["label"][:] if "train" in splits else []
     strata = [None if label is None else bool(label["text"]) for label in labels]
-    return TaskData(select_examples(splits, args, seed, strata).splits, OUTPUTS, None)
+    chosen = select_examples(splits, args, seed, strata)
+    return TaskData(chosen.splits, OUTPUTS, None, held_out=chosen.held_out)
 
 
 def _uniform(rows: Dataset) -> Dataset:

@@ -25,10 +25,12 @@ class Selection(NamedTuple):
     Attributes:
         splits: in the order of SPLITS.
         train_rows: row of each training example in its file or split, counted from 0; rows of a transfer set follow.
+        held_out: whether validation was held out of train.
     """
 
     splits: DatasetDict
     train_rows: list[int]
+    held_out: bool
 
 
 def select_examples(
@@ -51,7 +53,8 @@ def select_examples(
     transfer = _numbered(splits[TRANSFER_SET], len(splits.get("train", ()))) if TRANSFER_SET in splits else None
     if "train" in chosen and transfer is None:
         _warn_of_unlabelled(chosen["train"], args)
-    if "validation" not in chosen:
+    held_out = "validation" not in chosen
+    if held_out:
         if "train" not in chosen:
             raise ValueError(f"{_source(args)} has neither a train nor a validation split: set validation_file.")
         chosen |= _hold_out(chosen["train"], args, strata)
@@ -66,7 +69,9 @@ def select_examples(
         chosen["train"] = concatenate_datasets([*([chosen["train"]] if "train" in chosen else []), transfer])
     train_rows = chosen["train"][POSITION][:]
     return Selection(
-        DatasetDict({name: chosen[name].remove_columns(POSITION) for name in SPLITS if name in chosen}), train_rows
+        DatasetDict({name: chosen[name].remove_columns(POSITION) for name in SPLITS if name in chosen}),
+        train_rows,
+        held_out,
     )
 
 

@@ -18,6 +18,7 @@ class TaskData:
         problem_type: `multi_label_classification`, where a label is 1, 0 or -100 for each name; `soft_labels`, where
             it is the share of each class; None for others.
         train_rows: row of each training example in its file or split, see `Selection`; for those with one label.
+        held_out: whether validation was held out of train.
     """
 
     splits: DatasetDict
@@ -25,6 +26,7 @@ class TaskData:
     task: str | None
     problem_type: str | None = None
     train_rows: Sequence[int] = ()
+    held_out: bool = False
 
     @property
     def is_regression(self) -> bool:

@@ -89,7 +89,7 @@ def _with_label_lists(sources: Mapping[str, Source], args: DataArguments, seed: 
     encoded, names = encode_label_lists(sources, args)
     labels = encoded["train"]["label"][:] if "train" in encoded else []
     chosen = select_examples(encoded, args, seed, strata_of_lists(labels) if labels else None)
-    return TaskData(chosen.splits, names, None, args.problem_type)
+    return TaskData(chosen.splits, names, None, args.problem_type, held_out=chosen.held_out)
 
 
 def _with_one_label(sources: Mapping[str, Source], args: DataArguments, glue: GlueTask | None, seed: int) -> TaskData:
@@ -104,8 +104,9 @@ def _with_one_label(sources: Mapping[str, Source], args: DataArguments, glue: Gl
         _warn_of_whole_numbers(sources.get("train"), labels)
     encoded = {name: encode_labels(source, classes) for name, source in sources.items()}
     strata = None if classes is None or "train" not in encoded else encoded["train"]["label"][:]
-    splits, train_rows = select_examples(encoded, args, seed, strata)
-    return TaskData(splits, None if classes is None else classes.names, args.task, train_rows=train_rows)
+    names = None if classes is None else classes.names
+    chosen = select_examples(encoded, args, seed, strata)
+    return TaskData(chosen.splits, names, args.task, train_rows=chosen.train_rows, held_out=chosen.held_out)
 
 
 def glue_task(task: str | None) -> GlueTask | None:

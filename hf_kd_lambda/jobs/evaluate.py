@@ -89,12 +89,14 @@ def main(argv: Sequence[str]) -> None:
         raise ValueError(f"json={str(values.json)!r} is a folder, or in a folder that does not exist: name a file.")
     checkpoints = {"teacher": values.teacher} if values.teacher else {}
     checkpoints["model"] = values.model
-    split, reports = evaluate_checkpoints(checkpoints, data, values.split, values.batch_size, values.trust_remote_code)
-    print(f"On the {split} split:\n\n{results_table(reports, MAIN_METRIC)}\n")
+    split, reports, chance = evaluate_checkpoints(
+        checkpoints, data, values.split, values.batch_size, values.trust_remote_code
+    )
+    print(f"On the {split} split:\n\n{results_table(reports, MAIN_METRIC, chance)}\n")
     print_wrapped(score_notes(reports))
     if values.json:
         facts = {"checkpoints": checkpoints, "task": data.task, "split": split, "versions": versions()}
-        write_results(values.json, reports, MAIN_METRIC, None, facts)
+        write_results(values.json, reports, MAIN_METRIC, None, facts, chance)
 
 
 def evaluate_model(
@@ -159,7 +161,7 @@ def evaluate_checkpoints(
     split: str | None,
     batch_size: int,
     trust_remote_code: bool = False,
-) -> tuple[str, list[ModelReport]]:
+) -> tuple[str, list[ModelReport], float]:
     """Evaluate saved models, each on its own tokens of the same examples.
 
     Args:
@@ -172,7 +174,7 @@ def evaluate_checkpoints(
         trust_remote_code: run modelling code that the checkpoints carry.
 
     Returns:
-        The split, and the reports in the order of the checkpoints.
+        The split, the reports in the order of the checkpoints, and the score of a guess: see `Task.chance`.
 
     Raises:
         ValueError: there is no such split, no example of it has a label, or a checkpoint is for other labels.
@@ -194,7 +196,8 @@ def evaluate_checkpoints(
             if name != "teacher" and "teacher" in logits and logits[name].shape == logits["teacher"].shape:
                 report.metrics["teacher_agreement"] = teacher_agreement(logits[name], logits["teacher"])
             reports.append(report)
-    return split, reports
+        reported = DatasetDict({"validation": data.splits[split]})
+        return split, reports, problem.chance(dataclasses.replace(data, splits=reported))
 
 
 def evaluated_data(

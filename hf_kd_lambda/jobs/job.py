@@ -369,7 +369,7 @@ class DistillationJob:
         differing: list[Differing],
         quality: LabelQuality | None,
     ) -> None:
-        examples = {name: len(examples) for name, examples in self.tokens.items()}
+        examples = self.problem.counts(self.data, self.tokens)
         if unlabelled := count_unlabelled(self.data.splits["train"]):
             examples[WITHOUT_LABEL] = unlabelled
         card = card_facts(

@@ -146,6 +146,7 @@ def card_facts(
         datasets=[origin_of(source, BUNDLED) for source in sources if source],
         dataset_config=data.dataset_config or data.task if data.dataset else None,
         split=_split_on_the_hub(data, loaded.report_split),
+        held_out=loaded.held_out and loaded.report_split == "validation",
         main_metric=MAIN_METRIC,
         chance=chance,
         reports=reports,

@@ -18,14 +18,16 @@ def teacher_agreement(student_logits: Tensor, teacher_logits: Tensor) -> float:
     """Share of examples with the same class from student and teacher; for regression, their correlation.
 
     Args:
-        student_logits: `[examples, classes]`, `[examples, 1]` for regression, or classes `[examples]` in int64.
+        student_logits: `[examples, classes]`, `[examples, 1]` for regression; or in int64 classes `[examples]`, or
+            spans `[examples, 2]`, of which both ends count.
         teacher_logits: same shape, classes in the same order.
 
     Returns:
         The share, in [0, 1], or Pearson's correlation, in [-1, 1].
     """
     if not student_logits.is_floating_point():
-        return (student_logits == teacher_logits).float().mean().item()
+        equal = (student_logits == teacher_logits).reshape(len(student_logits), -1)
+        return equal.all(-1).float().mean().item()
     if student_logits.shape[-1] > 1:
         return (student_logits.argmax(dim=-1) == teacher_logits.argmax(dim=-1)).float().mean().item()
     student, teacher = (

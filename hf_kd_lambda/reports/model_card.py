@@ -94,6 +94,7 @@ class CardFacts:
         labels: names of the classes, in the order of the outputs.
         has_pairs: whether the student reads two texts.
         split: the split of the scores.
+        held_out: whether its examples are of the training split, and no split of their own.
         main_metric: the metric of `reports` by which models are compared.
         chance: the main metric of a trivial prediction, see `ModelReport.retained`.
         reports: size, speed and scores of the compared models.
@@ -115,6 +116,7 @@ class CardFacts:
     datasets: Sequence[Origin] = ()
     dataset_config: str | None = None
     split: str | None = None
+    held_out: bool = False
     main_metric: str = "score"
     chance: float = 0.0
     reports: Sequence[ModelReport] = ()
@@ -170,8 +172,8 @@ def _metadata(facts: CardFacts) -> ModelCardData:
 
 
 def _model_index(facts: CardFacts, metrics: Mapping[str, float]) -> list[EvalResult]:
-    """The scores, if they come from a single dataset on the Hub."""
-    if len(facts.datasets) != 1 or not facts.datasets[0].on_hub:
+    """The scores, if they come from a split of a single dataset on the Hub."""
+    if len(facts.datasets) != 1 or not facts.datasets[0].on_hub or facts.held_out:
         return []
     dataset = facts.datasets[0].name
     return [
@@ -248,7 +250,8 @@ def _student(facts: CardFacts) -> str | None:
 def _results(facts: CardFacts) -> str:
     count = facts.examples.get((facts.split or "").partition("[")[0])
     of = f" ({count:,} examples)" if count else ""
-    where = f"On the {escaped(facts.split)} split{of}:\n\n" if facts.split else ""
+    what = "examples held out of the training split" if facts.held_out else f"the {escaped(facts.split or '')} split"
+    where = f"On {what}{of}:\n\n" if facts.split else ""
     if facts.reports:
         latency = "Latency is the time of one forward with one example, on the machine that trained the student."
         meaning = score_meaning(facts.reports)

@@ -73,7 +73,11 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
             f"By {what_has_a_lambda(layers)}, the median λ is lowest in {low} ({layers[low]:.2g}), highest in {high} "
             f"({layers[high]:.2g})."
         )
-    noise = "Signal over noise is {snr_task:.2g} in the task gradient, {snr_kd:.2g} in the KD gradient (medians)."
+    noise = (
+        "Signal over noise is {snr_task:.2g} in the task gradient, {snr_kd:.2g} in the KD gradient (medians)."
+        if {"snr_task", "snr_kd"} <= summary.keys()
+        else ""
+    )
     odds = (
         "The odds that the student agrees with the teacher rather than the label were {odds:.2g}; only the first "
         "epoch counts."

@@ -85,6 +85,10 @@ class QuestionAnswering(TextTask):
         """Exact match and F1 of SQuAD, see `question_metrics`."""
         return question_metrics(encoded)
 
+    def counts(self, data: TaskData, encoded: DatasetDict) -> dict[str, int]:
+        """Those of the questions, each of which may have several windows."""
+        return {name: len(split) for name, split in data.splits.items()}
+
     def compared(self, output: PredictionOutput, encoded: Dataset) -> Tensor:
         """First and last character of the answer to each question, `[questions, 2]`."""
         answers = best_answers(output.predictions, encoded)

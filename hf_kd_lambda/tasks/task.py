@@ -207,6 +207,10 @@ class Task(ABC):
         """`compute_loss_func` of a plain Trainer, for labels that a model's own loss does not take; None for that."""
         return None
 
+    def counts(self, data: TaskData, encoded: DatasetDict) -> dict[str, int]:
+        """Number of examples of each split, before or after encoding: those that scores are means over."""
+        return {name: len(split) for name, split in encoded.items()}
+
     def compared(self, output: PredictionOutput, encoded: Dataset) -> Tensor:
         """What is compared of the predictions of two models: see `teacher_agreement`.
 

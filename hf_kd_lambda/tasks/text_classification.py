@@ -97,7 +97,8 @@ class TextClassification(TextTask):
         labels = torch.as_tensor(output.label_ids)
         if labels.dim() == 1:
             return super().compared(output, encoded)
-        logits = logits_of_items(torch.as_tensor(output.predictions), {"labels": labels})
+        given = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
+        logits = logits_of_items(torch.as_tensor(given), {"labels": labels})
         return logits[labels != IGNORED] if logits.dim() > 2 else logits
 
     def chance(self, data: TaskData) -> float:

@@ -20,6 +20,7 @@ from hf_kd_lambda.data.texts import check_room
 from hf_kd_lambda.data.words import load_token_data
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import UNLABELLED
+from hf_kd_lambda.models.padding import ensure_pad_token
 from hf_kd_lambda.tasks.metrics.entities import marks_entities, token_metrics_for
 from hf_kd_lambda.tasks.metrics.glue import score_of_one_class
 from hf_kd_lambda.tasks.task import Collator, Metrics
@@ -46,9 +47,10 @@ class TokenClassification(TextTask):
             )
         if isinstance(tokenizer.backend_tokenizer.pre_tokenizer, ByteLevel):
             # To such a tokenizer, a word without a space before it is the rest of another one.
-            return self.processor_class.from_pretrained(
+            tokenizer = self.processor_class.from_pretrained(
                 resolve_checkpoint(checkpoint), trust_remote_code=trust_remote_code, add_prefix_space=True
             )
+            ensure_pad_token(tokenizer)
         return tokenizer
 
     def load_data(self, args: DataArguments, seed: int) -> TaskData:

@@ -38,7 +38,7 @@ def run(tmp_path_factory):
 def test_a_saved_student_scores_as_in_its_job(run):
     folder, data, results = run
     checkpoints = {"teacher": str(folder / "teacher"), "model": str(folder)}
-    split, reports = evaluate_checkpoints(checkpoints, DataArguments(**data, max_length=16), None, 64)
+    split, reports, _ = evaluate_checkpoints(checkpoints, DataArguments(**data, max_length=16), None, 64)
     assert split == results["split"] == "test"
     assert 0.5 < results["models"][1]["metrics"]["accuracy"] < 1
     for report, before in zip(reports, results["models"], strict=True):
@@ -52,7 +52,7 @@ def test_the_split_is_the_one_asked_for(run):
     folder, data, _ = run
     scores = {}
     for split in ("train", "validation", "test"):
-        found, (report,) = evaluate_checkpoints({"model": str(folder)}, DataArguments(**data), split, 64)
+        found, (report,), _ = evaluate_checkpoints({"model": str(folder)}, DataArguments(**data), split, 64)
         assert found == split
         scores[split] = report.metrics["accuracy"]
     assert scores["train"] > scores["test"] > scores["validation"], "the more rows are mislabelled"
@@ -98,6 +98,19 @@ def test_a_split_of_a_folder_without_training_examples_is_evaluated(run, tmp_pat
     (tmp_path / "data" / "test.csv").write_text("text,label\ngood good a,praise\nbad bad d,praise\n")
     main([str(folder), str(tmp_path / "data"), "--json", str(tmp_path / "new.json")])
     assert json.loads((tmp_path / "new.json").read_text())["models"][0]["metrics"]["accuracy"] == 0.5
+
+
+def test_nothing_is_retained_of_a_teacher_at_chance(run, tmp_path, capsys):
+    folder, _, _ = run
+    rows = ["text,label", *["good good a,praise", "good good b,rant"] * 10]  # both models say praise
+    (tmp_path / "new.csv").write_text("\n".join(rows) + "\n")
+    for split, teacher in (("test", folder), ("train", folder / "teacher")):
+        given = [str(folder), f"--{split}_file", str(tmp_path / "new.csv"), "--split", split]
+        main([*given, "--teacher", str(teacher), "--json", str(tmp_path / "new.json")])
+        found = json.loads((tmp_path / "new.json").read_text())["models"][1]
+        assert found["metrics"]["accuracy"] == 0.5
+        assert found["retained"] is None
+        assert "–" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("given", [[], ["--split", "test"]])

@@ -72,5 +72,5 @@ def test_a_job_learns_lists_of_labels(tmp_path, problem_type, rows_of, names):
 
     data = {name: given[name] for name in ("train_file", "validation_file", "test_file", "text_column")}
     args = DataArguments(**data, label_columns=KINDS, problem_type=problem_type)
-    _, (again,) = evaluate_checkpoints({"model": str(out)}, args, None, 16)
+    _, (again,), _ = evaluate_checkpoints({"model": str(out)}, args, None, 16)
     assert again.metrics["score"] == pytest.approx(student.metrics["score"])

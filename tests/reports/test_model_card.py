@@ -133,6 +133,14 @@ def test_a_student_of_its_teachers_layers_has_one_base(tmp_path):
     assert "layers 0, 5, 11 of the teacher" in card.text
 
 
+def test_examples_held_out_of_train_are_no_split_of_the_hub(tmp_path):
+    assert saved(FACTS, tmp_path).data.eval_results
+    card = saved(replace(FACTS, held_out=True), tmp_path)
+    assert card.data.eval_results is None
+    assert "On examples held out of the training split" in card.text
+    assert "On the validation split" not in card.text
+
+
 def test_a_dataset_with_files_of_ones_own_has_no_place_on_a_leaderboard(tmp_path):
     card = saved(replace(FACTS, datasets=[*FACTS.datasets, Origin("validation.csv", False)]), tmp_path)
     assert card.data.eval_results is None

@@ -89,6 +89,12 @@ def test_rare_is_not_never_and_often_not_always():
     assert "unchanged (vanished gradient) in under 1%" in text
 
 
+def test_a_signal_over_noise_of_one_gradient_alone_is_not_told():
+    text = explain_lambda([entry(1, 1.0, snr_kd=0.5, odds=3.0), entry(2, 1.0, snr_task=float("inf"), snr_kd=0.5)])
+    assert "Signal over noise" not in text
+    assert "The odds that the student agrees" in text
+
+
 def test_signal_odds_and_layers_are_reported_where_they_were_logged():
     logged = {"snr_task": 0.1, "snr_kd": 0.5, "evidence_teacher": 25.0, "evidence_label": 5.0, "odds": 3.0}
     layers = {"lambda/embeddings": 2.0, "lambda/layer.0": 1.0, "lambda/head": 0.5}

@@ -98,7 +98,7 @@ def test_a_saved_student_scores_as_in_its_job(run):
     out, given = run
     args = DataArguments(problem="image-classification", dataset=given["dataset"])
     checkpoints = {"teacher": str(out / "teacher"), "model": str(out)}
-    split, reports = evaluate_checkpoints(checkpoints, args, None, 64)
+    split, reports, _ = evaluate_checkpoints(checkpoints, args, None, 64)
     results = json.loads((out / "results.json").read_text())
     assert split == "test"
     for report, expected in zip(reports, (results["models"][0], results["models"][2]), strict=True):

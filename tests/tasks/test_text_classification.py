@@ -1,10 +1,12 @@
 """Text classification: padding that models do not read, and tokens that are cut."""
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from helpers.tiny import save_checkpoint, tiny_bert, tiny_tokenizer
 from helpers.tiny_decoders import decoder
+from transformers.trainer_utils import PredictionOutput
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.task_data import TaskData
@@ -21,6 +23,13 @@ def data_of(texts=TEXTS, names=("0", "1", "2")):
 
 def encoded(tokenizer, max_length=32):
     return TASK.encode(data_of(), DataArguments(dataset="unused", max_length=max_length), tokenizer, None)["train"]
+
+
+def test_a_model_may_return_more_than_the_logits_of_its_labels():
+    sets, predicted = np.array([[1, 0], [0, 1]]), np.array([[2.0, -1.0], [0.5, 3.0]], np.float32)
+    plain = TASK.compared(PredictionOutput(predicted, sets, {}), None)
+    assert torch.equal(TASK.compared(PredictionOutput((predicted, np.zeros((2, 5))), sets, {}), None), plain)
+    assert plain.shape == (4, 2)
 
 
 def logits(model, batch):

@@ -15,6 +15,7 @@ from transformers import (
     DistilBertConfig,
     DistilBertForTokenClassification,
     DistilBertTokenizerFast,
+    GPT2TokenizerFast,
     RobertaTokenizerFast,
     pipeline,
 )
@@ -82,6 +83,13 @@ def test_a_byte_level_tokenizer_puts_a_space_before_each_word(tmp_path):
     (row,) = encoded(data_of((["ab", "b"], [0, 1])), tokenizer=tokenizer)
     assert tokenizer.convert_ids_to_tokens(row["input_ids"]) == ["<s>", "Ġa", "b", "Ġ", "b", "</s>"]
     assert row["labels"] == [-100, 0, -100, 1, -100, -100]
+
+
+def test_a_byte_level_tokenizer_without_a_padding_token_gets_one(tmp_path):
+    vocabulary = {name: index for index, name in enumerate(["<|endoftext|>", "Ġ", "a"])}
+    GPT2TokenizerFast(vocab=vocabulary, merges=[]).save_pretrained(tmp_path)
+    assert GPT2TokenizerFast.from_pretrained(tmp_path).pad_token is None
+    assert TASK.load_processor(str(tmp_path)).pad_token == "<|endoftext|>"
 
 
 def test_a_tokenizer_that_knows_of_no_words_is_refused(tmp_path):
@@ -163,7 +171,7 @@ def test_agreement_is_over_words_alone(finished):
     names = ("problem", "test_file", "train_file", "validation_file", "label_column")
     args = DataArguments(**{name: all_settings[name] for name in names}, max_length=16)
     checkpoints = {"teacher": str(folder / "out" / "teacher"), "model": str(folder / "out")}
-    _, (_, again) = evaluate_checkpoints(checkpoints, args, "test", 64)
+    _, (_, again), _ = evaluate_checkpoints(checkpoints, args, "test", 64)
     assert again.metrics == pytest.approx(reports[-1].metrics)
     predict = [pipeline("token-classification", path, ignore_labels=[]) for path in checkpoints.values()]
     agree = total = 0

@@ -279,8 +279,10 @@ def _supervision(examples: Dataset) -> tuple[np.ndarray, np.ndarray]:
 @cache
 def commit() -> str | None:
     """Commit of the repository of this package, with a `+` if files differ from it; None outside of one."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    git, own = ["git", "-C", str(Path(__file__).parent)], Path(__file__).name
     try:
+        # Else an installed package would have the commit of the project around its environment.
+        subprocess.run([*git, "ls-files", "--error-unmatch", own], check=True, capture_output=True)
         name = subprocess.run([*git, "describe", "--always", "--dirty=+"], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError):
         return None

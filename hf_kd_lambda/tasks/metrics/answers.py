@@ -1,6 +1,6 @@
 """From logits of windows to an answer for each question, as in the scripts of BERT and transformers' run_qa."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,20 +44,20 @@ def question_metrics(windows: Dataset) -> Callable[[EvalPrediction], dict[str, f
     return compute
 
 
-def best_answers(logits: tuple[np.ndarray, np.ndarray], windows: Dataset) -> dict[int, Answer]:
+def best_answers(logits: Sequence[np.ndarray], windows: Dataset) -> dict[int, Answer]:
     """The best span of each example over its windows, by the example's row.
 
     Where some of the questions are unanswerable, an answer is empty if the lowest score of `[CLS]` over the windows
     is higher than the best span's (Devlin et al. 2019, section 4.3, with a threshold of 0).
 
     Args:
-        logits: logits of starts and ends, `[windows, longest]`.
+        logits: logits of starts and ends, `[windows, longest]`; a model that is set to return more has these first.
         windows: see `cut_windows`, padded at the right.
     """
     may_abstain = any(not answers for answers in windows["answers"][:])
     best: dict[int, Answer] = {}
     abstention: dict[int, float] = {}
-    for start, end, window in zip(*logits, _rows(windows), strict=True):
+    for start, end, window in zip(*logits[:2], _rows(windows), strict=True):
         example = int(window["example"])
         answer, of_none = _best_of_window(start, end, window)
         best[example] = max(best.get(example, NO_ANSWER), answer)

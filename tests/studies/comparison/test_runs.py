@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from helpers import small_jobs, tiny_images
 
 from hf_kd_lambda.jobs.finetune import TrainingStoppedError
 from hf_kd_lambda.jobs.lock import locked
+from hf_kd_lambda.studies.comparison import runs
 from hf_kd_lambda.studies.comparison.compare import command_of, compare, main
 from hf_kd_lambda.studies.comparison.plan import Comparison
 from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, read_runs
@@ -247,3 +249,24 @@ def test_a_second_comparison_in_a_folder_is_refused(tmp_path, monkeypatch):
 )
 def test_a_report_names_its_command_without_a_folder_that_is_the_files_own(argv, command):
     assert command_of(argv, argv[-1], "runs/a") == command
+
+
+def test_the_commit_is_that_of_the_package_alone(tmp_path, monkeypatch):
+    def git(*words):
+        names = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *names, *words], check=True, capture_output=True)
+
+    installed = tmp_path / "venv" / "runs.py"  # in an environment within somebody's project
+    installed.parent.mkdir()
+    installed.touch()
+    git("init", "-q")
+    git("commit", "-q", "--allow-empty", "-m", "theirs")
+    monkeypatch.setattr(runs, "__file__", str(installed))
+    runs.commit.cache_clear()
+    assert runs.commit() is None
+    git("add", "venv/runs.py")
+    git("commit", "-q", "-m", "ours")
+    runs.commit.cache_clear()
+    assert runs.commit() is not None
+    monkeypatch.undo()
+    runs.commit.cache_clear()
