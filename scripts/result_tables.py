@@ -128,7 +128,7 @@ def mix_table() -> str:
 
 
 def frozen_table() -> str:
-    """Mean scores with and without `freeze_embeddings`, and the time of the training relative to that without."""
+    """Mean scores with and without `freeze_embeddings`, and over how many seeds."""
     runs = _runs("compare_frozen")
     rows = []
     for task in dict.fromkeys(run.task.removesuffix(" frozen") for run in runs):
@@ -137,10 +137,8 @@ def frozen_table() -> str:
             pairs = [(trained[seed], frozen[seed]) for seed in trained.keys() & frozen.keys()]
             if pairs:
                 scores = [_score_and_seeds(list(found)) for found in zip(*pairs, strict=True)]
-                ratio = fmean(second.seconds / first.seconds for first, second in pairs)
-                rows.append((task, _rule_name(rule), *scores, f"{ratio:.2f}"))
-    head = ("task", "weight of the KD loss", "embeddings trained", "embeddings frozen", "time of a training")
-    return markdown_table(head, rows)
+                rows.append((task, _rule_name(rule), *scores))
+    return markdown_table(("task", "weight of the KD loss", "embeddings trained", "embeddings frozen"), rows)
 
 
 def readme_table() -> str:
