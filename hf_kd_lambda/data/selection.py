@@ -61,8 +61,8 @@ def select_examples(
     for name, split in chosen.items():
         limit = args.max_train_samples if name == "train" else args.max_eval_samples
         if limit is not None:
-            shuffled = split.shuffle(seed) if name == "train" else split
-            chosen[name] = shuffled.select(range(min(limit, len(split))))
+            drawn = split.shuffle(seed) if name == "train" else split
+            chosen[name] = drawn.select(range(min(limit, len(split))))
     if transfer is not None:
         features = chosen["train" if "train" in chosen else "validation"].features
         transfer = transfer.add_column("label", [None] * len(transfer), feature=features["label"]).cast(features)

@@ -50,5 +50,5 @@ class TaskData:
 
     @property
     def report_split(self) -> str:
-        """Split whose score is reported: test where its labels are known, else validation."""
-        return "test" if "test" in self.splits else "validation"
+        """Split whose score is reported: test where its labels are known, else validation; or the only one."""
+        return next((name for name in ("test", "validation") if name in self.splits), next(iter(self.splits)))

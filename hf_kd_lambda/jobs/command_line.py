@@ -152,11 +152,16 @@ def with_lists(argv: Sequence[str], lists: Mapping[str, Any]) -> list[str]:
         given = [value] if equals else []
         while rest and not rest[0].startswith("--"):
             given.append(rest.pop(0))
-        # Of several words, each may be a name with a comma in it.
-        are_names = len(given) > 1 and not any(name.startswith("[") or name.endswith((",", "]")) for name in given)
-        keeps = are_names and not is_list_of_numbers(hint)
-        words += [option, *(given if keeps else [item for text in given for item in split_list(text, hint)])]
+        words += [option, *_items(given, hint)]
     return words
+
+
+def _items(given: list[str], hint: Any) -> list[str]:
+    """Items of a list in one word or in several, of which each may be a name with a comma in it."""
+    is_one_text = any(word.startswith("[") or word.endswith((",", "]")) for word in given)
+    if len(given) > 1 and not is_one_text and not is_list_of_numbers(hint):
+        return given
+    return [item for word in given for item in split_list(word, hint)]
 
 
 def list_settings(types: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 `label_names` are the names of the classes in the data's order; None means regression (one output).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from logging import LogRecord
 from typing import Any
@@ -167,14 +167,21 @@ def label_permutation(
         )
     if label_names is None or own_names == label_names:
         return None
-    own, wanted = [name.casefold() for name in own_names], [name.casefold() for name in label_names]
-    if sorted(own) != sorted(wanted) or len(set(own)) < len(own):
+    permutation = permutation_of(own_names, label_names)
+    if permutation is None:
         if _are_generic(own_names) or _are_generic(label_names):
             logger.warning("%s has the labels %s, the data %s: assuming the same order.", who, own_names, label_names)
             return None
         raise ValueError(f"{who} has the labels {own_names}, the data {label_names}. {fix}")
-    permutation = [own.index(name) for name in wanted]
-    return None if permutation == list(range(len(own))) else permutation
+    return None if permutation == list(range(len(own_names))) else permutation
+
+
+def permutation_of(names: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
+    """The place of each wanted name among the names, in any case of letters; None if they are not the same names."""
+    own, others = ([name.casefold() for name in given] for given in (names, wanted))
+    if sorted(own) != sorted(others) or len(set(own)) < len(own):
+        return None
+    return [own.index(name) for name in others]
 
 
 def own_label_names(model: PreTrainedModel) -> list[str] | None:

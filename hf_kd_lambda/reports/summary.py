@@ -73,11 +73,7 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
             f"By {what_has_a_lambda(layers)}, the median λ is lowest in {low} ({layers[low]:.2g}), highest in {high} "
             f"({layers[high]:.2g})."
         )
-    noise = (
-        "Signal over noise is {snr_task:.2g} in the task gradient, {snr_kd:.2g} in the KD gradient (medians)."
-        if {"snr_task", "snr_kd"} <= summary.keys()
-        else ""
-    )
+    noise = "Signal over noise is {snr_task:.2g} in the task gradient, {snr_kd:.2g} in the KD gradient (medians)."
     odds = (
         "The odds that the student agrees with the teacher rather than the label were {odds:.2g}; only the first "
         "epoch counts."
@@ -88,8 +84,8 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
     )
     if teachers := summary.get("teachers"):
         trust += f" By teacher, these are {', '.join(f'{share:.0%}' for share in teachers)}."
-    texts = {"snr_kd": noise, "odds": odds, "teacher_reliability": trust}
-    lines.append(" ".join(text.format(**summary) for key, text in texts.items() if key in summary))
+    texts = {("snr_task", "snr_kd"): noise, ("odds",): odds, ("label_reliability", "teacher_reliability"): trust}
+    lines.append(" ".join(text.format(**summary) for keys, text in texts.items() if summary.keys() >= {*keys}))
     return "\n".join(filter(None, lines))
 
 

@@ -104,21 +104,17 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
         )
     if not own and (others := prefixed(columns)):
         logger.warning(f"columns {', '.join(others)} are no inputs of the teacher and are not used.")
-    if own and answers_questions(student):
-        raise ValueError(
-            "teacher_input_ids: for question answering, both models need the same tokens, because answers are token "
-            "positions: remove the teacher's columns, and use models with the same tokenizer."
-        )
-    if own and is_token_level(student):
-        raise ValueError(
-            "teacher_input_ids: for token classification, both models need the same tokens, because their logits are "
-            "compared token by token: remove the teacher's columns, and use models with the same tokenizer."
-        )
-    if own and is_causal(student):
-        raise ValueError(
-            "teacher_input_ids: for language models, both models need the same tokens, because their logits are "
-            "compared at every position: remove the teacher's columns, and use models with the same tokenizer."
-        )
+    needs_same_tokens = {
+        "question answering": (answers_questions(student), "answers are token positions"),
+        "token classification": (is_token_level(student), "their logits are compared token by token"),
+        "language models": (is_causal(student), "their logits are compared at every position"),
+    }
+    for task, (applies, reason) in needs_same_tokens.items():
+        if own and applies:
+            raise ValueError(
+                f"teacher_input_ids: for {task}, both models need the same tokens, because {reason}: remove the "
+                "teacher's columns, and use models with the same tokenizer."
+            )
     # For some image models, `vocab_size` is the size of a codebook.
     read_tokens = all(getattr(model, "main_input_name", "input_ids") == "input_ids" for model in (teacher, student))
     sizes = [getattr(getattr(model, "config", None), "vocab_size", None) for model in (teacher, student)]

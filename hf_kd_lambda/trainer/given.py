@@ -26,7 +26,7 @@ from hf_kd_lambda.data.soft_labels import SHARES_TOLERANCE
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import UNLABELLED
 from hf_kd_lambda.models.causal import is_causal
-from hf_kd_lambda.models.labels import MULTI_LABEL, load_classifier, own_label_names
+from hf_kd_lambda.models.labels import MULTI_LABEL, load_classifier, own_label_names, permutation_of
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.paths import check_model_folder
 
@@ -194,12 +194,13 @@ def check_given_labels(
 def _check_class_order(column: str, feature: Any, names: Sequence[str]) -> None:
     """Refuse class numbers of a dataset that stand for other classes of the same names in the student."""
     feature = getattr(feature, "feature", feature)  # of each token
-    given = feature.names if isinstance(feature, ClassLabel) else names
-    own, others = ([name.casefold() for name in classes] for classes in (given, names))
-    if own != others and sorted(own) == sorted(others):
+    if not isinstance(feature, ClassLabel):
+        return
+    permutation = permutation_of(names, feature.names)
+    if permutation not in (None, list(range(len(names)))):
         raise ValueError(
-            f"column {column!r} counts its classes in the order {', '.join(given)}, and the student in the order "
-            f"{', '.join(names)}: give its labels the student's numbers, with dataset.align_labels_with_mapping("
+            f"column {column!r} counts its classes in the order {', '.join(feature.names)}, and the student in the "
+            f"order {', '.join(names)}: give its labels the student's numbers, with dataset.align_labels_with_mapping("
             f"{{name: index for index, name in student.config.id2label.items()}}, {column!r})."
         )
 

@@ -17,6 +17,7 @@ from hf_kd_lambda.losses.functional.labels import SHIFTED, next_labels
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, SPAN_LABELS, logits_of_items
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.protocol import answers_questions, as_model_output, model_device
+from hf_kd_lambda.trainer.setup import training_batch
 
 logger = logging.get_logger(__name__)
 
@@ -43,7 +44,7 @@ def check_own_loss(
     Args:
         student: on any device; nothing of it changes.
         examples: training examples.
-        collate: from examples to a batch with labels.
+        collate: from examples to a batch.
         num_outputs: the student's number of outputs.
         is_token_level: whether each token has a label.
 
@@ -56,7 +57,7 @@ def check_own_loss(
     few = list(islice(examples, 1 if is_token_level or is_causal(student) or finds_spans else EXAMPLES))
     if not few:
         return
-    batch = collate(few)
+    batch = training_batch(collate(few), student)
     inputs = accepted_inputs(student, batch)
     of_items: dict[str, Tensor] = {}
     if finds_spans:

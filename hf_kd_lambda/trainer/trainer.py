@@ -205,11 +205,7 @@ class DistillationTrainer(BaseTrainer):
         if trains and self.compute_loss_func is None:
             warn_without_labels(self.train_dataset, self.data_collator, model)
         if trains and self.compute_loss_func is None and not self.args.label_smoothing_factor:
-
-            def collate(few: list[Any]) -> dict[str, Any]:
-                return setup.training_batch(self.data_collator(few), model)
-
-            check_own_loss(model, self.train_dataset, collate, num_outputs, token_level)
+            check_own_loss(model, self.train_dataset, self.data_collator, num_outputs, token_level)
         if trains and not is_causal(model):
             check_padded_batches(model, teacher, self.train_dataset, self.data_collator)
 

@@ -175,9 +175,9 @@ def test_the_losses_of_transformers_are_the_task_loss(student, data, token_level
 
 def test_examples_without_labels_are_given_some(tmp_path):
     data = examples(8).remove_columns("labels")
-    make_trainer(config(tmp_path), bert(), bert(), data)
+    check_own_loss(bert(), data, default_data_collator, 3, is_token_level=False)
     with pytest.raises(ValueError, match="computes a loss of its own"):
-        make_trainer(config(tmp_path), bert(), bert(weighted), data)
+        check_own_loss(bert(weighted), data, default_data_collator, 3, is_token_level=False)
     missing = examples(8, num_labels=1).remove_columns("labels").add_column("labels", [math.nan] * 8)
     check_own_loss(bert(num_labels=1), missing, default_data_collator, 1, is_token_level=False)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_kd_lambda.losses.functional.items import items_of_examples
+from hf_kd_lambda.losses.functional.items import items_of_examples, zero_unweighted
 
 
 def feature_mse_loss(
@@ -27,8 +27,9 @@ def feature_mse_loss(
         ValueError: the shapes of the maps differ.
     """
     _check_equal("feature maps", student.shape[1:], teacher.shape[1:], "project the student's to the teacher's shape")
-    difference = _zero_without_items(student, labels) - _zero_without_items(teacher, labels)
-    return (items_of_examples(labels, weights) * difference.flatten(1).square().mean(-1)).sum() / num_items
+    items = items_of_examples(labels)
+    difference = zero_unweighted(student.flatten(1), items) - zero_unweighted(teacher.flatten(1), items)
+    return (items_of_examples(labels, weights) * difference.square().mean(-1)).sum() / num_items
 
 
 def attention_transfer_loss(
@@ -53,17 +54,13 @@ def attention_transfer_loss(
     """
     advice = "compare layers of equal resolution, or pool the larger"
     _check_equal("feature maps' height and width", student.shape[2:], teacher.shape[2:], advice)
+    items = items_of_examples(labels)
     student_map, teacher_map = (
-        F.normalize(_zero_without_items(maps, labels).square().sum(1).flatten(1), dim=-1)
+        F.normalize(zero_unweighted(maps.flatten(1), items).view(maps.shape).square().sum(1).flatten(1), dim=-1)
         for maps in (student, teacher)
     )
     distance = (student_map - teacher_map).square().sum(-1)
     return (items_of_examples(labels, weights) * distance).sum() / num_items
-
-
-def _zero_without_items(maps: Tensor, labels: Tensor) -> Tensor:
-    """The maps in fp32, zero for examples without an item: NaN in them would reach the loss in spite of weight 0."""
-    return maps.float().masked_fill(items_of_examples(labels).eq(0)[:, None, None, None], 0.0)
 
 
 def _check_equal(what: str, student: Sequence[int], teacher: Sequence[int], advice: str) -> None:

@@ -56,5 +56,5 @@ def position_weights(
 
 
 def zero_unweighted(states: Tensor, weights: Tensor) -> Tensor:
-    """The states `[examples, length, width]` in fp32, zero where the weight `[examples, length]` is 0."""
+    """The states `[..., width]` in fp32, zero where the weight `[...]` is 0."""
     return states.float().masked_fill(weights.eq(0).unsqueeze(-1), 0.0)
