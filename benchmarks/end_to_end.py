@@ -59,8 +59,8 @@ def compare(
     fine_tuned = fine_tune(data, teacher, examples, folder)
     lines = OURS + [line for name in names for line in CONTENDERS[name]]
     for seed in seeds:
-        peaks = {name: gemm_peak(name) for name in ("fp32", "bf16")}
-        (folder / PEAK.format(seed)).write_text(json.dumps(peaks) + "\n")
+        if not (peak := folder / PEAK.format(seed)).exists():
+            peak.write_text(json.dumps({name: gemm_peak(name) for name in ("fp32", "bf16")}) + "\n")
         for line in lines:
             file = folder / f"{line.label}-{seed}.json"
             if not file.exists():
@@ -86,7 +86,9 @@ def _run(line: Line, teacher: Path, data: str, examples: int, epochs: int, seed:
     command += [f"--epochs={epochs}"]
     command += [f"--seed={seed}", f"--precision={line.precision}", f"--json={file.resolve()}"]
     command += ["--grouped"] if line.grouped else []
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if ended.returncode:
+        raise RuntimeError(f"{line.label} failed:\n{ended.stderr}")
 
 
 def gemm_peak(precision: str, size: int = 2048, repeats: int = 30, device: str = "cpu") -> float:

@@ -75,7 +75,7 @@ def measure_grid(folder: Path, rounds: int, size: str = "small", clock: str = "s
     grid = GRIDS[size]
     measured = {setting: cost_of(measure(setting, rounds), clock) for setting in grid.settings()}
     (folder / "grid.json").write_text(json.dumps([_record(cost) for cost in measured.values()], indent=1) + "\n")
-    ranks = cost_of(measure_alone(grid.centre, rounds, TWO_RANKS)) if size == "small" else None
+    ranks = cost_of(measure_alone(grid.centre, rounds, TWO_RANKS), clock) if size == "small" else None
     model = fit(measured.values())
     text = tables(grid, measured, ranks, model)
     (folder / "grid.md").write_text(text)

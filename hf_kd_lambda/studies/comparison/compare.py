@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import shlex
 import statistics
+import sys
 import time
 import traceback
 from collections import defaultdict
@@ -40,6 +41,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         ValueError, OSError, ModuleNotFoundError: a setting is wrong.
         TrainingStoppedError: a signal stopped a run; the report of the finished ones is written.
+        SystemExit: runs failed; the report lists them.
     """
     parser = argparse.ArgumentParser(
         prog="hf-kd-lambda compare",
@@ -57,11 +59,11 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     in_file = load_comparison(args.config, args.glue)
     comparison = in_file.in_folder(args.output_dir)
-    stopped = None
+    stopped, failed = None, 0
     if not args.report:
         try:
             with locked("output_dir", Path(comparison.output_dir)):
-                compare(comparison.restricted_to(args.tasks, args.regimes, args.rules, args.seeds))
+                failed = compare(comparison.restricted_to(args.tasks, args.regimes, args.rules, args.seeds))
         except TrainingStoppedError as stop:
             stopped = stop
     if PartialState().is_main_process:
@@ -70,6 +72,8 @@ def main(argv: Sequence[str]) -> None:
         print(scores_and_files(Path(folder)))
     if stopped:
         raise stopped
+    if failed:
+        sys.exit(f"{failed} of the runs failed: the report has their errors; rerun the same command to repeat them.")
 
 
 def command_of(argv: Sequence[str], folder: str, own_folder: str) -> str:
@@ -86,11 +90,14 @@ def command_of(argv: Sequence[str], folder: str, own_folder: str) -> str:
     return shlex.join(["hf-kd-lambda", "compare", *words])
 
 
-def compare(comparison: Comparison) -> None:
+def compare(comparison: Comparison) -> int:
     """Make the runs that are missing in results.jsonl, and append each run when it is finished.
 
     A failed run is recorded with its error and repeated by the next call. Under `accelerate launch`, all ranks must
     call this together, and make each run together.
+
+    Returns:
+        The number of failed runs.
 
     Raises:
         ValueError: the file has runs with other settings or another teacher, or data or teacher of a task cannot be
@@ -109,14 +116,17 @@ def compare(comparison: Comparison) -> None:
         _check_teacher([run for run in done.values() if run.task == task], tasks[task], file)
         print(f"{task}: the teacher scores {100 * tasks[task].teacher_score:.1f}", flush=True)
 
+    failed = 0
     spent: dict[str, list[float]] = defaultdict(list)
     for number, cell in enumerate(missing, start=1):
         start = time.perf_counter()
         run = _run(tasks[cell.task], cell)
         spent[cell.task].append(time.perf_counter() - start)
+        failed += run.error is not None
         if PartialState().is_main_process:
             append_run(file, run)
             print(_progress(run, f"{number}/{len(missing)}", _seconds_left(spent, missing[number:])), flush=True)
+    return failed
 
 
 def _check_same(earlier: Run, now: Run, file: Path) -> None:

@@ -40,7 +40,8 @@ REGRET = (
     "regret of a fixed weight is the loss from choosing it without a sweep. The best of several noisy means is biased "
     "upwards, so the regret of the other rules is rather too high than too low.",
     "In brackets: the 95 % bootstrap interval of the mean over tasks and regimes. Sweep cost: the seconds of all runs "
-    "with fixed weights divided by those of one run of the rule, mean over pairs of the same seed.",
+    "with fixed weights divided by those of one run of the rule, mean over pairs of the same seed, hardware and "
+    "precision.",
 )
 POOLED = (
     "The column's score minus the row's, in points, over the seeds that both have: the mean over tasks and regimes, "
@@ -54,7 +55,7 @@ BY_TASK = (
     "difference to it, its 95 % bootstrap interval, which is too narrow for few seeds, and the number of pairs. "
     "λ: the geometric mean of all values above 0. Conflict: the share of measurements with a negative inner product "
     "of the gradients. To 99 %: the median over seeds until an evaluation reaches 99 % of the mean score of ★, and "
-    "its ratio to that of ★.",
+    "its ratio to that of ★; – for seconds on different hardware or in different precisions.",
 )
 
 
@@ -104,7 +105,8 @@ def _head(runs: Sequence[Run], command: str) -> list[str]:
         f"Written by: {command}",
         f"{len(runs)} runs, {failed} failed. "
         + " ".join(f"{kind.capitalize()}: {listed}." for kind, listed in names.items()),
-        f"Hardware: {_listed(run.hardware for run in runs)}. Versions: {versions}. "
+        f"Hardware: {_listed(run.hardware for run in runs)}. "
+        f"Precision: {_listed(str(run.settings.get('precision', 'unknown')) for run in runs)}. Versions: {versions}. "
         f"Commit: {_listed(run.commit or 'none' for run in runs)}.",
     ]
 

@@ -153,13 +153,23 @@ def regrets(runs: Sequence[Run], rule: str) -> dict[Group, Regret]:
 
 
 def sweep_cost(runs: Sequence[Run], rule: str) -> SweepCost | None:
-    """Seconds of the whole sweep divided by those of one run of the rule: mean over groups and common seeds."""
+    """Seconds of the whole sweep divided by those of one run of the rule: mean over groups and common seeds.
+
+    Seeds whose runs had different hardware or precision are left out.
+    """
     ratios = []
     for group in groups(runs):
         ours, theirs = of_rule(runs, group, rule), fixed_sweep(runs, group).values()
-        seeds = [seed for seed in next(iter(theirs), {}) if seed in ours]
-        ratios += [sum(fixed[seed].seconds for fixed in theirs) / ours[seed].seconds for seed in seeds]
+        for seed in next(iter(theirs), {}):
+            sweep = [fixed[seed] for fixed in theirs]
+            if seed in ours and same_speed([ours[seed], *sweep]):
+                ratios.append(sum(run.seconds for run in sweep) / ours[seed].seconds)
     return SweepCost(fmean(ratios), len(ratios)) if ratios else None
+
+
+def same_speed(runs: Iterable[Run]) -> bool:
+    """Whether all runs had the same hardware and precision, so that their seconds are comparable."""
+    return len({(run.hardware, run.settings.get("precision")) for run in runs}) == 1
 
 
 def paired(ours: Mapping[int, Run], theirs: Mapping[int, Run]) -> list[float]:

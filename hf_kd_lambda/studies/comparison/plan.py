@@ -203,10 +203,13 @@ def _mapping(name: str, value: Any) -> dict[str, Any]:
     """A part of a comparison; nothing is an empty mapping.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is something else, or YAML reads a name in it as a number or a truth value.
     """
     if not isinstance(value, dict | None):
         raise ValueError(f"{name}: {value!r} must be a mapping: write `name:` on each line, and settings below it.")
+    for member in value or {}:
+        if not isinstance(member, str):
+            raise ValueError(f"{name}: YAML reads the name {member!r} as no text: write it in quotes.")
     return dict(value or {})
 
 

@@ -145,6 +145,8 @@ def noisy_teacher(given: Supervision, rng: np.random.Generator) -> Supervision:
 
 LEARNED_BY_TEACHER = (noisy_teacher.__name__,)
 """Regimes whose teacher is fine-tuned on the labels as the regime has them."""
+NEEDS_CLASSES = (overconfident_teacher.__name__, class_blind.__name__)
+"""Regimes that a regression cannot have."""
 
 REGIMES: dict[str, Regime] = {
     regime.__name__: regime

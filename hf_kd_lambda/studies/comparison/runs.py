@@ -25,10 +25,17 @@ from transformers import (
 
 from hf_kd_lambda.data.columns import KEPT, TEACHER_LOGITS, TEACHER_OUTPUTS, token_counts
 from hf_kd_lambda.jobs.finetune import train_on
+from hf_kd_lambda.jobs.identity import digest
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.reports.sampling_error import standard_error
 from hf_kd_lambda.studies.comparison.plan import GLUE, Comparison
-from hf_kd_lambda.studies.comparison.regimes import LEARNED_BY_TEACHER, REGIMES, Supervision, clean
+from hf_kd_lambda.studies.comparison.regimes import (
+    LEARNED_BY_TEACHER,
+    NEEDS_CLASSES,
+    REGIMES,
+    Supervision,
+    clean,
+)
 from hf_kd_lambda.studies.comparison.run_results import Cell, Run
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
@@ -65,13 +72,22 @@ class TaskRuns:
         task: its name there.
 
     Raises:
-        ValueError: see `DistillationJob`, or the teacher's logits cannot be cached.
+        ValueError: see `DistillationJob`, a regime does not fit the task, or the teacher's logits cannot be cached.
     """
 
     def __init__(self, comparison: Comparison, task: str) -> None:
         self.comparison = comparison
         self.task = task
         self.job = DistillationJob(*comparison.parse(task))
+        for regime in NEEDS_CLASSES:
+            if self.job.data.num_labels == 1 and any(cell[:2] == (task, regime) for cell in comparison.cells()):
+                raise ValueError(f"{task}: {regime} needs classes, but the task is a regression: add it to `skipped`.")
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        """Of the examples, so that runs on other ones are not joined with these."""
+        splits = ("train", self.job.data.report_split)
+        return {f"{split} examples": digest(self.job.tokens[split]) for split in splits}
 
     @cached_property
     def teacher(self) -> PreTrainedModel:
@@ -181,6 +197,7 @@ class TaskRuns:
         if self.comparison.glue is not None and settings["dataset"] == self.comparison.glue:
             settings["dataset"] = GLUE  # independent of the folder
         settings |= {"precision": config.autocast, "evaluations": self.comparison.evaluations}
+        settings |= self._digests
         return Run(
             **cell._asdict(),
             rule_parameters={"lambda_rule": config.lambda_rule, **self.comparison.rules[cell.rule]},

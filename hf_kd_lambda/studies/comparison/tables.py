@@ -185,10 +185,12 @@ def _reach(ours: Sequence[Run], best: Sequence[Run]) -> list[Entry]:
     reach, theirs = merit.reach(ours, score), merit.reach(best, score)
     part = f" ({reach.reached} of {reach.runs})" if reach.reached < reach.runs else ""
     entries = []
-    for taken, reference in ((reach.steps, theirs.steps), (reach.seconds, theirs.seconds)):
+    same_speed = merit.same_speed([*ours, *best])
+    steps, seconds = (reach.steps, theirs.steps, True), (reach.seconds, theirs.seconds, same_speed)
+    for taken, reference, comparable in (steps, seconds):
         reached = math.isfinite(taken)
         entries.append(Entry((f"{taken:.4g}" if reached else NONE) + part, taken if reached else None))
-        comparable = reached and math.isfinite(reference) and reference > 0
+        comparable = comparable and reached and math.isfinite(reference) and reference > 0
         entries.append(_number(taken / reference if comparable else None, ".2f", "×"))
     return entries
 

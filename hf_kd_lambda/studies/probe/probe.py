@@ -68,11 +68,14 @@ def probed_job(models: ModelArguments, data: DataArguments, config: Distillation
     """The run with these settings that saves a checkpoint at each tenth, with the teacher of the ordinary run.
 
     Raises:
-        ValueError: the task is not text-classification, or the run has other losses than the probe.
+        ValueError: the task is not text-classification, or the run has other losses or parameters than the probe.
     """
     if data.problem != "text-classification":
         raise ValueError(f"problem={data.problem!r} cannot be probed, only text-classification.")
     _check_losses(data, config)
+    for setting in ("freeze_embeddings", "lora"):
+        if value := getattr(models, setting):
+            raise ValueError(f"{setting}={value}: the probe moves all parameters of a student: leave it out.")
     folder = Path(str(config.output_dir))
     models = dataclasses.replace(
         models, teacher_dir=models.teacher_dir or str(folder / "teacher"), student_without_kd=False
@@ -112,9 +115,11 @@ def chosen_checkpoints(folder: Path, steps: list[int] | None) -> dict[str, Path]
     """The checkpoints to probe, by their names in the report.
 
     Raises:
-        ValueError: one of the steps has no checkpoint.
+        ValueError: one of the steps has no checkpoint, or there is none.
     """
     saved = sorted(int(path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*"))
+    if not saved:
+        raise ValueError(f"{folder} has no checkpoint any more: remove the folder to train again.")
     if missing := set(steps or []) - set(saved):
         raise ValueError(f"steps {sorted(missing)} have no checkpoint in {folder}: choose from {saved}.")
     chosen = steps or sorted({saved[0], saved[(len(saved) - 1) // 2], saved[-1]})

@@ -48,7 +48,7 @@ def test_page_holds_what_decides(tmp_path):
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == page
     assert "Written by: make it" in page
     assert "24 runs, 0 failed. Tasks: t, u. Regimes: r, s." in page
-    assert "Hardware: CPU, 2 threads. Versions: torch 2.11.0. Commit: abc1234." in page
+    assert "Hardware: CPU, 2 threads. Precision: unknown. Versions: torch 2.11.0. Commit: abc1234." in page
     regret = row(page, "Regret and sweep cost", "adaptive")
     assert regret == ["adaptive", "+1.00 [+1.00, +1.00]", "+1.00", "t, r", "4", "8", "×2.0", "8"]
     regret = row(page, "Regret and sweep cost", "low")  # 5 points in two of the four groups

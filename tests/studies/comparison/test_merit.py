@@ -1,6 +1,7 @@
 """Regret, sweep cost, paired differences and speed, by hand."""
 
 import math
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -101,6 +102,12 @@ def test_sweep_cost_is_seconds_of_the_sweep_over_those_of_a_run():
     runs = [made_up_run(rule, seed, seconds=taken) for (rule, seed), taken in seconds.items()]
     assert merit.sweep_cost(runs, "adaptive") == SweepCost(pytest.approx((30 / 15 + 30 / 30) / 2), 2)
     assert merit.sweep_cost(without(runs, ("low", 1)), "adaptive") == SweepCost(pytest.approx(2), 1)
+
+
+@pytest.mark.parametrize("other", [{"hardware": "another"}, {"settings": {"precision": "bf16"}}])
+def test_seconds_of_other_hardware_or_precision_are_not_compared(other):
+    runs = [made_up_run(rule, seed, seconds=10) for rule in ("low", "high", "adaptive") for seed in (0, 1)]
+    assert merit.sweep_cost([*runs[:-1], replace(runs[-1], **other)], "adaptive") == SweepCost(pytest.approx(2), 1)
 
 
 def test_differences_are_paired_by_group_and_seed():

@@ -97,6 +97,8 @@ def test_a_folder_stands_in_for_glue_and_for_nothing_else(tmp_path):
         ({"settings": [1]}, r"^settings: \[1\] must be a mapping"),
         ({"rules": ["fixed", "trust"]}, r"^rules: \['fixed', 'trust'\] must be a mapping"),
         ({"rules": {"half": 0.5}}, "^rules, half: 0.5 must be a mapping"),
+        ({"rules": {0.5: {"kd_weight": 0.5}}}, "^rules: YAML reads the name 0.5 as no text: write it in quotes"),
+        ({"tasks": {False: SMALL["tasks"]["films"]}}, "^tasks: YAML reads the name False as no text"),
         ({"tasks": None}, "^tasks is empty"),
         ({"seeds": 0}, r"^seeds: 0 must be a list, such as \[0\]"),
         ({"skipped": {"films": "clean"}}, r"^skipped, films: 'clean' must be a list, such as \[clean\]"),

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 from helpers import small_jobs, tiny_images
+from helpers.compared_runs import made_up_run
 
 from hf_kd_lambda.jobs.finetune import TrainingStoppedError
 from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.studies.comparison import runs
 from hf_kd_lambda.studies.comparison.compare import command_of, compare, main
 from hf_kd_lambda.studies.comparison.plan import Comparison
-from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, read_runs
+from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, append_run, read_runs
 from hf_kd_lambda.studies.comparison.runs import RunCurve, TaskRuns, in_regime
 
+CONFIGS = Path(__file__).parents[3] / "configs"
 RULES = {
     "no KD": {"lambda_rule": "fixed", "kd_weight": 0.0},
     "half": {"lambda_rule": "fixed", "kd_weight": 0.5},
@@ -102,6 +104,19 @@ def test_runs_of_other_evaluations_or_another_teacher_are_not_mixed_in(compariso
         compare(part)
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_runs_on_other_examples_are_not_mixed_in(comparison, split):
+    part = comparison.restricted_to(rules=["half"], regimes=["clean"], seeds=[0])
+    compare(part)
+    examples = Path(part.tasks["reviews"][f"{split}_file"])
+    lines = examples.read_text().splitlines()
+    changed = Path(comparison.output_dir) / examples.name
+    changed.write_text("\n".join([*lines[:-1], lines[-1].replace("worst", "dull")]) + "\n")
+    tasks = {"reviews": part.tasks["reviews"] | {f"{split}_file": str(changed)}}
+    with pytest.raises(ValueError, match=f"half, 0 with another {split} examples"):
+        compare(dataclasses.replace(part, tasks=tasks))
+
+
 def test_a_folder_that_stands_in_for_glue_is_recorded_as_glue(comparison):
     task = TaskRuns(comparison, "reviews")
     cell = Cell("reviews", "clean", "half", 0)
@@ -127,14 +142,29 @@ def test_a_failed_run_is_recorded_does_not_end_the_others_and_is_repeated(compar
         return train(self, cell)
 
     monkeypatch.setattr(TaskRuns, "run", run)
-    compare(part)
+    assert compare(part) == 1
     runs = runs_of(comparison)
     assert runs[failing].error == "RuntimeError: out of memory"
     assert runs[failing].score is None
     assert runs[failing._replace(rule="half")].error is None
     monkeypatch.undo()
-    compare(part)
+    assert compare(part) == 0
     assert runs_of(comparison)[failing].error is None
+
+
+def test_the_command_restricts_the_comparison_and_ends_with_an_error_if_runs_failed(tmp_path, monkeypatch, capsys):
+    def failing(comparison):
+        assert comparison.cells() == [("mrpc", "clean", "no KD", 7)]
+        append_run(Path(comparison.output_dir) / FILE, dataclasses.replace(made_up_run("no KD"), error="Error: no"))
+        return 1
+
+    monkeypatch.setattr("hf_kd_lambda.studies.comparison.compare.compare", failing)
+    chosen = ["--tasks", "mrpc", "--regimes", "clean", "--rules", "no KD", "--seeds", "7"]
+    with pytest.raises(SystemExit, match="1 of the runs failed: the report has their errors"):
+        main([str(CONFIGS / "compare_rules.yaml"), "--output_dir", str(tmp_path), *chosen])
+    assert "No run has finished" in capsys.readouterr().out
+    main([str(CONFIGS / "compare_rules.yaml"), "--output_dir", str(tmp_path), "--report"])
+    assert "Error: no" in (tmp_path / "report.md").read_text()
 
 
 def test_a_signal_ends_the_comparison_and_leaves_no_record_of_the_run(comparison, monkeypatch):
@@ -213,6 +243,20 @@ def test_a_loss_of_hidden_states_has_its_teacher_and_what_the_regime_makes_of_it
         assert (of_first_step[0] == pytest.approx(of_first_step[1], rel=1e-3)) == same
 
 
+@pytest.mark.parametrize("regime", ["class_blind", "overconfident_teacher"])
+def test_a_regime_that_needs_classes_is_refused_for_a_regression_before_a_teacher_is_trained(tmp_path, regime):
+    comparison = Comparison(
+        output_dir=str(tmp_path / "comparison"),
+        tasks={"scores": small_jobs.settings(tmp_path, label_column="stars")},
+        rules={"half": RULES["half"]},
+        regimes={"clean": {}, regime: {}},
+    )
+    with pytest.raises(ValueError, match=f"scores: {regime} needs classes, but the task is a regression: add it to"):
+        compare(comparison)
+    skipping = dataclasses.replace(comparison, skipped={"scores": [regime]})
+    assert TaskRuns(skipping, "scores").job.data.num_labels == 1
+
+
 def test_images_are_compared_by_their_feature_maps(tmp_path):
     images = tiny_images.image_settings(tmp_path, output_dir=None)
     comparison = Comparison(
@@ -234,7 +278,7 @@ def test_a_second_comparison_in_a_folder_is_refused(tmp_path, monkeypatch):
         pytest.fail("it must not begin")
 
     monkeypatch.setattr("hf_kd_lambda.studies.comparison.compare.compare", never)
-    file = str(Path(__file__).parents[3] / "configs" / "compare_rules.yaml")
+    file = str(CONFIGS / "compare_rules.yaml")
     refused = rf"output_dir='{tmp_path}' is in use by process {os.getpid()} on host"
     with locked("output_dir", tmp_path), pytest.raises(ValueError, match=refused):
         main([file, "--output_dir", str(tmp_path)])

@@ -5,7 +5,7 @@ from helpers.small_jobs import question_settings, settings
 
 from hf_kd_lambda.jobs.parser import parse
 from hf_kd_lambda.studies.comparison.plan import arguments
-from hf_kd_lambda.studies.probe.probe import probed_job
+from hf_kd_lambda.studies.probe.probe import chosen_checkpoints, probed_job
 
 
 def test_a_run_of_another_task_is_refused_before_it_trains(tmp_path):
@@ -32,6 +32,18 @@ def test_a_run_with_other_losses_than_the_probe_is_refused(tmp_path, changed, me
     given = settings(tmp_path, **{"lambda_rule": "adaptive", **changed})
     with pytest.raises(ValueError, match=message):
         probed_job(*parse(arguments(given)))
+
+
+@pytest.mark.parametrize("changed", [{"freeze_embeddings": True}, {"lora": {"r": 2}}])
+def test_a_run_that_trains_a_part_of_the_student_is_refused(tmp_path, changed):
+    (setting,) = changed
+    with pytest.raises(ValueError, match=f"{setting}=.*: the probe moves all parameters"):
+        probed_job(*parse(arguments(settings(tmp_path, lambda_rule="adaptive", **changed))))
+
+
+def test_a_run_without_checkpoints_cannot_be_probed(tmp_path):
+    with pytest.raises(ValueError, match="has no checkpoint any more"):
+        chosen_checkpoints(tmp_path, None)
 
 
 @pytest.mark.parametrize("changed", [{}, {"kd_losses": {"soft_targets": 1}}])
