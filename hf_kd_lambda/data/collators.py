@@ -24,6 +24,7 @@ class DistillationCollator:
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase | None = None
     ) -> None:
+        self.tokenizer = tokenizer  # which the Trainer saves where it has none of its own
         self._student = DataCollatorWithPadding(tokenizer)
         self._teacher = DataCollatorWithPadding(teacher_tokenizer) if teacher_tokenizer is not None else None
 

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -76,7 +77,7 @@ class UnlabelledExamples(LabelCollator):
 
     Args:
         collate: from examples to a batch.
-        missing: the label.
+        missing: the label. If it is NaN, known labels that are integers become floats like it.
         is_token_level: whether each token has a label. All tokens of an unlabelled example then count.
     """
 
@@ -103,7 +104,13 @@ class UnlabelledExamples(LabelCollator):
             return example
         if self.is_token_level:
             missing = [UNLABELLED] * len(example.get("input_ids", ()))
-        return {name: missing if name in LABELS and value is None else value for name, value in example.items()}
+        return {name: _known(value, missing) if name in LABELS else value for name, value in example.items()}
+
+
+def _known(label: Any, missing: Any) -> Any:
+    if label is None:
+        return missing
+    return float(label) if isinstance(missing, float) and isinstance(label, Integral) else label
 
 
 class LabelSets(LabelCollator):

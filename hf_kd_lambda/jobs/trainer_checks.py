@@ -29,7 +29,7 @@ def check_trainer(trainer: DistillationTrainer) -> None:
             "training examples fill no batch, and dataloader_drop_last=True drops the rest: lower it."
         )
     if config.dataloader_drop_last and config.eval_strategy != "no":
-        _check_dropped(config, len(trainer.eval_dataset))
+        _warn_of_dropped(config, len(trainer.eval_dataset))
     try:
         trainer.create_optimizer()
     except Exception as error:  # whatever a library raises
@@ -62,15 +62,9 @@ def _warn_of_short_run(config: DistillationConfig, steps: int) -> None:
         )
 
 
-def _check_dropped(config: DistillationConfig, examples: int) -> None:
-    """Refuse evaluations in training that drop all validation examples, and warn where they drop some."""
-    dropped = examples % (config.eval_batch_size * config.world_size)
-    if dropped == examples:
-        raise ValueError(
-            f"per_device_eval_batch_size={config.per_device_eval_batch_size}: the {examples} validation examples "
-            "fill no batch, and dataloader_drop_last=True drops the rest: lower it."
-        )
-    if dropped:
+def _warn_of_dropped(config: DistillationConfig, examples: int) -> None:
+    """Warn of evaluations in training that drop some validation examples."""
+    if dropped := examples % (config.eval_batch_size * config.world_size):
         logger.warning(
             f"dataloader_drop_last=True: {dropped} of the {examples} validation examples are left out of the "
             "evaluations in training."

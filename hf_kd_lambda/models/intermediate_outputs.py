@@ -1,12 +1,14 @@
 """Intermediate outputs of a model: request them, and check that the model returns them."""
 
-from collections.abc import Collection, Iterator, Mapping
+import inspect
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, make_dataclass
 from functools import cache
 from typing import Any, cast
 
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.trainer_utils import unwrap_peft_model
 from transformers.utils import ModelOutput
 
 OUTPUT_FLAGS = {
@@ -40,7 +42,24 @@ def check_given(model: nn.Module, outputs: Mapping[str, Any], needs: Collection[
     Raises:
         ValueError: an output is missing, for example attention maps or hidden states.
     """
-    missing = [name for name in needs if not outputs.get(name) or any(layer is None for layer in outputs[name])]
+    _refuse_without(
+        [name for name in needs if not outputs.get(name) or any(layer is None for layer in outputs[name])], model, who
+    )
+
+
+def check_takes_flags(model: nn.Module, needs: Collection[str], who: str) -> None:
+    """Check that a model's `forward` takes the arguments that request outputs: see `check_given`.
+
+    Raises:
+        ValueError: it does not.
+    """
+    parameters = inspect.signature(unwrap_peft_model(model).forward).parameters
+    if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
+        flags = OUTPUT_FLAGS.items()
+        _refuse_without([name for name, flag in flags if name in needs and flag not in parameters], model, who)
+
+
+def _refuse_without(missing: Sequence[str], model: nn.Module, who: str) -> None:
     if missing:
         raise ValueError(
             f"kd_losses: the {who}, a {type(model).__name__}, returns no {' and no '.join(missing)}: use losses on "

@@ -4,6 +4,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hf_kd_lambda.data.columns import KEPT, LABELS, TEACHER_PREFIX
@@ -20,7 +21,8 @@ def row_digests(batch: Mapping[str, Any]) -> list[bytes]:
     digests = [0] * len(batch[names[0]]) if names else []
     for name in names:
         # In NumPy: indexing row by row takes torch 13 times as long.
-        values = batch[name].detach().cpu().contiguous().numpy()
+        tensor = batch[name].detach().cpu().contiguous()
+        values = (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
         mask = batch.get(f"{TEACHER_PREFIX if name.startswith(TEACHER_PREFIX) else ''}attention_mask")
         is_padded = mask is not None and values.shape[:2] == mask.shape
         attended = mask.bool().cpu().numpy() if is_padded and mask is not None else None

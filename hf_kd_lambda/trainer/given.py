@@ -21,7 +21,7 @@ from transformers import (
 from transformers.trainer_utils import unwrap_peft_model
 from transformers.utils import logging
 
-from hf_kd_lambda.data.columns import flattened
+from hf_kd_lambda.data.columns import LABELS, flattened
 from hf_kd_lambda.data.soft_labels import SHARES_TOLERANCE
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import UNLABELLED
@@ -159,6 +159,50 @@ def warn_without_labels(examples: Any, collate: Callable[[list[Any]], dict[str, 
             f"train_dataset gives no labels ({columns}), so that the student learns from the teacher alone. If that "
             "is not intended, name the column of labels 'labels'."
         )
+
+
+def check_evaluation(
+    args: DistillationConfig, examples: Any, collate: Callable[[list[Any]], dict[str, Any]], has_own_loss: bool
+) -> None:
+    """Refuse evaluations in training that have no batch, or no labels where the task loss decides.
+
+    Args:
+        args: settings of the run.
+        examples: for evaluation; only those of type `datasets.Dataset` are checked.
+        collate: makes a batch of them.
+        has_own_loss: whether the task loss is the user's, who knows which labels it needs.
+
+    Raises:
+        ValueError: names the setting and the fix.
+    """
+    if not isinstance(examples, Dataset) or args.eval_strategy == "no":
+        return
+    if args.dataloader_drop_last and len(examples) < args.eval_batch_size * args.world_size:
+        raise ValueError(
+            f"per_device_eval_batch_size={args.per_device_eval_batch_size}: the {len(examples)} validation examples "
+            "fill no batch, and dataloader_drop_last=True drops the rest: lower it."
+        )
+    decides = str(args.metric_for_best_model).removeprefix("eval_") == "task_loss" and not has_own_loss
+    if decides and not (_have_known_labels(examples) and set(_READ) & collate([examples[0]]).keys()):
+        raise ValueError(
+            f"metric_for_best_model={args.metric_for_best_model!r}: eval_dataset has no label: give it labels, or "
+            "set metric_for_best_model to kd_loss."
+        )
+
+
+def _have_known_labels(examples: Dataset) -> bool:
+    """Whether any label is known; also where there is no column of labels, as a collator may make them."""
+    columns = [name for name in LABELS if name in examples.column_names]
+    for column in columns:
+        _, values = flattened(examples.select_columns([column]).with_format("arrow")[:][column].combine_chunks())
+        if not (
+            pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_null(values.type)
+        ):
+            return True
+        numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+        if (np.isfinite(numbers) & ~np.isin(numbers, (IGNORED, UNLABELLED))).any():
+            return True
+    return not columns
 
 
 def check_given_labels(

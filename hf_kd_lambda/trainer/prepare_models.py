@@ -14,7 +14,13 @@ from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, logits_of_items
 from hf_kd_lambda.losses.layer_losses import HiddenLoss
 from hf_kd_lambda.losses.objective import Objective
 from hf_kd_lambda.models.attention import use_eager_attention, use_undropped_maps
-from hf_kd_lambda.models.intermediate_outputs import VECTORS, add_attention_vectors, check_given, forward_flags
+from hf_kd_lambda.models.intermediate_outputs import (
+    VECTORS,
+    add_attention_vectors,
+    check_given,
+    check_takes_flags,
+    forward_flags,
+)
 from hf_kd_lambda.models.projections import add_projections
 from hf_kd_lambda.models.protocol import as_model_output, model_device
 from hf_kd_lambda.trainer.limits import check_projections
@@ -117,6 +123,7 @@ def _size(state: Tensor) -> str:
 def _outputs(model: PreTrainedModel, batch: dict[str, Any], needs: set[str], who: str) -> dict[str, Any]:
     """The model's outputs on the CPU, in evaluation mode, where no random number is drawn."""
     was_training = model.training
+    check_takes_flags(model, needs, who)
     inputs = {name: value.to(model_device(model)) for name, value in batch.items()}
     outputs = as_model_output(model.eval()(**inputs, **forward_flags(needs)), model, who)
     model.train(was_training)

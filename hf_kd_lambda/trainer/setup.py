@@ -10,6 +10,8 @@ import torch
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import HubStrategy
+from transformers.utils import logging
 
 from hf_kd_lambda.balancing.balancer import Balancer
 from hf_kd_lambda.balancing.number_trust import Unit, unit_of
@@ -44,6 +46,8 @@ from hf_kd_lambda.trainer.limits import check_top_logits
 from hf_kd_lambda.trainer.prepare_models import prepare_models
 from hf_kd_lambda.trainer.sampling import sampling_strategy
 
+logger = logging.get_logger(__name__)
+
 Collate = Callable[[list[Any]], dict[str, Any]]
 
 
@@ -51,9 +55,16 @@ def own_arguments(args: DistillationConfig) -> DistillationConfig:
     """A copy of the arguments for one trainer, which changes some of them.
 
     The Trainer must not drop columns that the student does not take: among them are the teacher's inputs and outputs.
+    Nor must it push at every save, for then it pushes the whole folder, with its projections and a teacher in it.
     """
     args = copy.copy(args)
     args.remove_unused_columns = False
+    if args.push_to_hub and args.hub_strategy != HubStrategy.END:
+        logger.warning(
+            f"hub_strategy={str(args.hub_strategy.value)!r} would push more than the student at every save: it is set "
+            "to 'end'. Call trainer.push_to_hub() after training."
+        )
+        args.hub_strategy = HubStrategy.END
     return args
 
 
@@ -175,8 +186,8 @@ def build_collator(
     else:
         missing = math.nan if cast(Any, student).config.num_labels == 1 else IGNORED
         collate = UnlabelledExamples(collate, missing, is_token_level(student))
-    of_teacher = None if teacher is None else forward_parameters(teacher)
-    inputs = {ANSWER_MASK} | forward_parameters(student) | (of_teacher or set())
+    of_teacher = set() if teacher is None else forward_parameters(teacher)
+    inputs = {ANSWER_MASK} | forward_parameters(student) | of_teacher
     return ColumnCollator(collate, inputs if drops_columns else None, of_teacher if drops_columns else None)
 
 

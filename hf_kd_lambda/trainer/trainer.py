@@ -28,6 +28,7 @@ from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.intermediate_outputs import forward_flags, gives
 from hf_kd_lambda.models.labels import own_label_names
+from hf_kd_lambda.models.loaded_forms import read_in_own_precision
 from hf_kd_lambda.models.projections import PROJECTED, drop_projections, left_out
 from hf_kd_lambda.models.protocol import answers_questions, as_model_output, check_model, is_token_level
 from hf_kd_lambda.reports.figure import plot_lambda
@@ -41,6 +42,7 @@ from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.finite_losses import FiniteLosses
 from hf_kd_lambda.trainer.given import (
     check_arguments,
+    check_evaluation,
     check_given_data,
     check_given_labels,
     check_label_names,
@@ -133,6 +135,8 @@ class DistillationTrainer(BaseTrainer):
         model = setup.check_student_model(cast(nn.Module, model))
         given = load_teacher(teacher, model)
         teacher = None if given is None else cast(PreTrainedModel, check_model(given, "teacher"))
+        for member in [] if teacher is None else members_of(teacher):
+            read_in_own_precision(member)
         super().__init__(model, setup.own_arguments(args), **kwargs)
         self.label_names = self.label_names or ["labels"]  # the Trainer finds none if the student's forward has none
         # Models, settings and examples must fit each other before anything is trained.
@@ -143,7 +147,7 @@ class DistillationTrainer(BaseTrainer):
         self._objective = objective = Objective(
             self.args.kd_losses_for(num_outputs),
             self.args.temperature,
-            self.args.label_smoothing_factor,
+            0.0 if self.label_smoother is None else self.args.label_smoothing_factor,  # off for several labels
             self.compute_loss_func,
             setup.class_weights(self.args, model, num_outputs, self.train_dataset),
         )
@@ -204,8 +208,9 @@ class DistillationTrainer(BaseTrainer):
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, drops_columns)
         if trains and self.compute_loss_func is None:
             warn_without_labels(self.train_dataset, self.data_collator, model)
-        if trains and self.compute_loss_func is None and not self.args.label_smoothing_factor:
+        if trains and self.compute_loss_func is None and self.label_smoother is None:
             check_own_loss(model, self.train_dataset, self.data_collator, num_outputs, token_level)
+        check_evaluation(self.args, self.eval_dataset, self.data_collator, self.compute_loss_func is not None)
         if trains and not is_causal(model):
             check_padded_batches(model, teacher, self.train_dataset, self.data_collator)
 

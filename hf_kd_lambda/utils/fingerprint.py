@@ -5,7 +5,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedConfig
 
 _LIBRARIES = {"accelerate", "bitsandbytes", "hf_kd_lambda", "peft", "torch", "torchao", "transformers"}
+_PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, type(None))
+_OF_LOADING = ("name_or_path", "training")  # attributes that do not change a model's outputs
 _OF_ADAPTERS = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
 DIGITS = 24  # hexadecimal, 96 bits: collisions are practically impossible
 
@@ -49,22 +51,68 @@ def model_digest(model: nn.Module) -> str:
     sha.update(config.to_json_string(use_diff=True).encode())
     _add_tensors(sha, model.state_dict())
     for name, module in model.named_modules():
-        for code in _own_code(module):
-            sha.update(f"{name} {_instructions(code)}".encode())
+        for part in _own_code(module):
+            sha.update(f"{name} {part}".encode())
         if hasattr(module, "merged_adapters"):  # a layer of PEFT: which adapters are used, and how much
             used = {part: getattr(module, part, None) for part in _OF_ADAPTERS}
             sha.update(f"{name} {used}".encode())
     return sha.hexdigest()
 
 
-def _own_code(module: nn.Module) -> Iterator[CodeType]:
-    """The code of a module's forward and hooks, except that of libraries, whose versions are known."""
+def _own_code(module: nn.Module) -> Iterator[str]:
+    """What decides a module's forward and hooks, except the code of libraries, whose versions are known."""
+    seen: set[int] = set()
     for function in (module.forward, *module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-        function = inspect.unwrap(function)
-        function = function.func if isinstance(function, partial) else getattr(function, "__func__", function)
-        function = function if isinstance(function, FunctionType) else type(function).__call__
-        if isinstance(function, FunctionType) and str(function.__module__).partition(".")[0] not in _LIBRARIES:
-            yield function.__code__
+        yield from _described(inspect.unwrap(function), seen)
+
+
+def _described(value: Any, seen: set[int]) -> Iterator[str]:
+    """A number, text or tensor itself; of own functions and callable objects their code and what it reads of these.
+
+    Args:
+        value: anything; what is none of these is left out.
+        seen: ids of functions and objects that are described already.
+    """
+    if isinstance(value, _PLAIN):
+        yield repr(value)
+    elif isinstance(value, Tensor):
+        yield batch_digest({"": value})
+    elif isinstance(value, tuple):
+        for part in value:
+            yield from _described(part, seen)
+    elif isinstance(value, partial):
+        yield from _described((value.func, value.args, *sorted(value.keywords.items())), seen)
+    elif isinstance(value, MethodType):
+        if _is_own(value.__func__):
+            yield from _described((value.__func__, value.__self__), seen)
+    elif id(value) not in seen and not isinstance(value, type):
+        seen.add(id(value))
+        if _is_own(value):
+            yield _instructions(value.__code__)
+            yield from _described(_read_by(value), seen)
+        elif not isinstance(value, FunctionType) and _is_own(type(value).__call__ if callable(value) else None):
+            yield from _described((type(value).__call__, *_attributes(value)), seen)
+        elif isinstance(value, nn.Module):  # whose weights are in the state
+            yield from _described(tuple(_attributes(value)), seen)
+
+
+def _is_own(function: Any) -> bool:
+    return isinstance(function, FunctionType) and str(function.__module__).partition(".")[0] not in _LIBRARIES
+
+
+def _read_by(function: FunctionType) -> tuple[Any, ...]:
+    """Default arguments of a function, and what the names outside of it stand for that it mentions."""
+    outside = inspect.getclosurevars(function)
+    named = {name: value for name, value in outside.globals.items() if not name.startswith("__")}
+    keywords = function.__kwdefaults__ or {}
+    return (function.__defaults__, *(item for names in (keywords, outside.nonlocals, named) for item in names.items()))
+
+
+def _attributes(value: Any) -> list[tuple[str, Any]]:
+    """The public attributes of an object that are numbers or texts."""
+    named = sorted(getattr(value, "__dict__", {}).items())
+    public = [item for item in named if not item[0].startswith("_") and item[0] not in _OF_LOADING]
+    return [item for item in public if isinstance(item[1], _PLAIN)]
 
 
 def _instructions(code: CodeType) -> str:

@@ -41,6 +41,11 @@ def test_the_tokenizers_own_limit_holds():
     assert tokens["train"]["input_ids"][0] == [4, 5]
 
 
+def test_the_trainer_finds_the_tokenizer_to_save():
+    tokenizer = make_tokenizer()
+    assert DistillationCollator(tokenizer, make_tokenizer(pad_id=1)).tokenizer is tokenizer
+
+
 def test_pairs_are_tokenised_together():
     tokens = tokenize(make_data(pairs=True), make_tokenizer(model_input_names=BERT_INPUTS), max_length=8)
     assert tokens["train"]["input_ids"][1] == [4, 10, 11]

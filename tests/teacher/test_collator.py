@@ -8,6 +8,7 @@ from helpers.tiny import tiny_tokenizer
 from transformers import DataCollatorWithPadding, default_data_collator
 
 from hf_kd_lambda.teacher.collator import ColumnCollator, padded
+from hf_kd_lambda.teacher.row_digest import row_digests
 
 
 class Given:
@@ -50,6 +51,12 @@ def test_logits_become_one_fp32_tensor_and_stay_out_of_the_collator(as_stored):
     assert given.columns == {"input_ids"}
     assert batch["teacher_logits"].dtype == torch.float32
     assert batch["teacher_logits"].tolist() == logits
+
+
+def test_rows_in_bf16_have_a_digest_each():
+    values = torch.tensor([[1.0, 2.0], [1.0, 2.0], [1.0, 2.5]], dtype=torch.bfloat16)
+    first, again, other = row_digests({"pixel_values": values})
+    assert first == again != other
 
 
 @pytest.mark.parametrize("format_type", [None, "torch", "numpy"])

@@ -7,10 +7,12 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from helpers.tiny import save_checkpoint, tiny_bert, tiny_tokenizer
 from transformers import BertConfig, DataCollatorWithPadding, TrainingArguments
+from transformers.trainer_utils import HubStrategy
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.trainer.given import check_arguments, check_given_labels, load_teacher
+from hf_kd_lambda.trainer.setup import own_arguments
 
 
 def labels(*values):
@@ -231,11 +233,6 @@ def test_a_metric_of_no_evaluation_is_refused_although_it_begins_like_one(tmp_pa
         DistillationTrainer(tiny_bert(num_labels=3), args, teacher=tiny_bert(num_labels=3), **data)
 
 
-def test_a_function_that_makes_the_student_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="model_init"):
-        DistillationTrainer(args=DistillationConfig(str(tmp_path), use_cpu=True), model_init=tiny_bert)
-
-
 def test_a_collator_may_drop_rows(tmp_path):
     def collate(rows):
         kept = [row for row in rows if len(row["input_ids"]) > 3] or rows[:1]
@@ -249,3 +246,54 @@ def test_a_collator_may_drop_rows(tmp_path):
     )
     trainer.train()
     assert trainer.state.global_step == 2
+
+
+UNKNOWN = [[None] * 4, [-100] * 4]
+
+
+@pytest.mark.parametrize("unknown", UNKNOWN, ids=["None", "-100"])
+@pytest.mark.parametrize("column", ["labels", "label"])
+def test_the_task_loss_does_not_choose_the_best_student_where_no_label_is_known(tmp_path, column, unknown):
+    rows = {"input_ids": [[1, 2, 3]] * 4}
+    train = Dataset.from_dict({**rows, column: [0, 1, 2, 0]})
+    evaluated = Dataset.from_dict({**rows, column: unknown}, features=train.features)
+    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch", "report_to": "none"}
+    models = {"teacher": tiny_bert(num_labels=3), "train_dataset": train, "eval_dataset": evaluated}
+    args = DistillationConfig(str(tmp_path), use_cpu=True, **best)
+    with pytest.raises(ValueError, match="metric_for_best_model='task_loss': eval_dataset has no label: give it"):
+        DistillationTrainer(tiny_bert(num_labels=3), args, **models)
+    args = DistillationConfig(str(tmp_path), use_cpu=True, metric_for_best_model="kd_loss", **best)
+    trainer = DistillationTrainer(tiny_bert(num_labels=3), args, **models)
+    trainer.train()
+    assert trainer.state.best_metric == min(
+        log["eval_kd_loss"] for log in trainer.state.log_history if "eval_loss" in log
+    )
+    one_known = Dataset.from_dict({**rows, column: [*unknown[:3], 1]}, features=train.features)
+    args = DistillationConfig(str(tmp_path), use_cpu=True, **best)
+    DistillationTrainer(tiny_bert(num_labels=3), args, **{**models, "eval_dataset": one_known})
+
+
+def test_an_evaluation_without_a_batch_is_refused(tmp_path):
+    data = Dataset.from_dict({"input_ids": [[1, 2, 3]] * 4, "labels": [0, 1, 2, 0]})
+    models = {"teacher": tiny_bert(num_labels=3), "eval_dataset": data}
+    dropping = {"dataloader_drop_last": True, "per_device_eval_batch_size": 5, "use_cpu": True, "report_to": "none"}
+    args = DistillationConfig(str(tmp_path), eval_strategy="epoch", **dropping)
+    with pytest.raises(ValueError, match="per_device_eval_batch_size=5: the 4 validation examples fill no batch"):
+        DistillationTrainer(tiny_bert(num_labels=3), args, **models)
+    DistillationTrainer(tiny_bert(num_labels=3), DistillationConfig(str(tmp_path), **dropping), **models)
+
+
+def test_nothing_is_pushed_at_a_save(tmp_path, caplog):
+    given = DistillationConfig(str(tmp_path), push_to_hub=True, use_cpu=True)
+    args = own_arguments(given)
+    assert args.hub_strategy == HubStrategy.END
+    assert given.hub_strategy == HubStrategy.EVERY_SAVE
+    assert "hub_strategy='every_save' would push more than the student at every save" in caplog.text
+
+
+def test_texts_of_a_teacher_that_is_not_there_do_not_reach_the_collator(tmp_path):
+    rows = {"input_ids": [[2, 6, 3], [2, 6, 6, 3]], "labels": [0, 1], "teacher_response": ["good", "bad"]}
+    data = Dataset.from_dict({**rows, "teacher_logits": [[0.0, 1.0, 2.0]] * 2})
+    args = DistillationConfig(str(tmp_path), use_cpu=True, report_to="none")
+    trainer = DistillationTrainer(tiny_bert(num_labels=3), args, train_dataset=data, processing_class=tiny_tokenizer())
+    assert trainer.train().metrics["train_loss"] > 0

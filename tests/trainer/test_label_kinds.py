@@ -111,6 +111,15 @@ def test_a_loss_of_the_students_own_is_not_replaced(tmp_path):
         make_trainer(config(tmp_path), teacher, OfRareLabels(student.config), label_sets())
 
 
+def test_several_labels_are_not_smoothed(tmp_path):
+    """The Trainer says so in a warning."""
+    weights = []
+    for factor in (0.0, 0.3):
+        args = config(tmp_path, label_smoothing_factor=factor, teacher_cache_dir=str(tmp_path))
+        weights.append(flat(train(args, *models(**MULTI_LABEL), label_sets()).model))
+    assert torch.equal(*weights)
+
+
 def test_a_teacher_that_is_sure_of_no_label_is_not_called_uninformative(tmp_path, caplog):
     teacher, student = models(**MULTI_LABEL)
     torch.nn.init.zeros_(teacher.classifier.weight)

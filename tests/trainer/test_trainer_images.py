@@ -56,6 +56,13 @@ def test_a_cnn_equals_reference(tmp_path):
     assert_same_run(trainer.state.log_history, flat(trainer.model), twin, steps, rel=1e-5)
 
 
+def test_feature_maps_of_a_teacher_in_half_precision_are_compared(tmp_path):
+    teacher, student = pair()
+    args = config(tmp_path, kd_losses={"feature_mse": 1.0}, bf16=True)
+    trainer = train_trainer(args, teacher.to(torch.bfloat16), student, tensors(COUNT))
+    assert all(loss > 0 for loss in logged(trainer.state.log_history, "kd_loss"))
+
+
 @pytest.mark.parametrize("interval", [1, 2, 100], ids=["measured", "every second measured", "first measured"])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_running_statistics_count_each_forward_once(tmp_path, interval, accumulation):

@@ -46,6 +46,20 @@ def test_accumulation_changes_nothing(tmp_path, settings):
     torch.testing.assert_close(flat(cut.model), flat(whole.model), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("column", ["label", "labels"])
+def test_integers_of_a_regression_may_be_missing(tmp_path, column):
+    weights = []
+    for kind in (int, float):
+        rows = partly_labelled(None, 1).remove_columns("labels").to_list()
+        for number, row in enumerate(rows):
+            row[column] = None if number % 3 == 1 else kind(number % 4)
+        data = Dataset.from_list(rows)
+        args = config(tmp_path, lambda_rule="fixed", teacher_cache_dir=str(tmp_path))
+        weights.append(flat(train(args, *models(1), data).model))
+    assert torch.equal(*weights)
+    assert weights[0].isfinite().all()
+
+
 @pytest.mark.parametrize("num_labels", [3, 1], ids=["classes", "regression"])
 def test_a_missing_label_is_none_or_minus_100(tmp_path, num_labels):
     variants = [None, float("nan")] if num_labels == 1 else [None, -100]

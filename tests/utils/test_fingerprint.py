@@ -1,6 +1,7 @@
 """Fingerprints tell contents apart, and nothing else."""
 
 import copy
+import sys
 from functools import partial
 
 import pytest
@@ -199,6 +200,87 @@ def test_code_that_changes_outputs_is_another_digest(model):
 class _Hook:
     def __call__(self, *call):
         return call[-1] * 2
+
+
+FACTOR = 2.0
+
+
+class _Scaling:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, *call):
+        return call[-1] * self.factor
+
+
+class _Scaled(BertForSequenceClassification):
+    temperature = 1.0
+
+    def forward(self, **inputs):
+        outputs = super().forward(**inputs)
+        outputs.logits = outputs.logits / self.temperature
+        return outputs
+
+
+def _scaled(factor, *call):
+    return call[-1] * factor
+
+
+def _scaled_by_default(module, inputs, output, factor=2.0):
+    return output * factor
+
+
+def _by_closure(factor):
+    return lambda *call: call[-1] * factor
+
+
+def _by_global():
+    return lambda *call: call[-1] * FACTOR
+
+
+def _by_helper():
+    return lambda *call: _scaled_by_default(*call)
+
+
+@pytest.mark.parametrize(
+    ("two", "three"),
+    [
+        (partial(_scaled, 2.0), partial(_scaled, 3.0)),
+        (partial(_scaled_by_default, factor=2.0), partial(_scaled_by_default, factor=3.0)),
+        (_by_closure(2.0), _by_closure(3.0)),
+        (_by_closure(torch.tensor(2.0)), _by_closure(torch.tensor(3.0))),
+        (_Scaling(2.0), _Scaling(3.0)),
+        (_Scaling(2.0).__call__, _Scaling(3.0).__call__),
+    ],
+    ids=["partial", "keyword", "closure", "tensor", "object", "method"],
+)
+def test_a_value_that_own_code_reads_is_another_digest(model, two, three):
+    digests = []
+    for hook in (two, two, three):
+        hooked = copy.deepcopy(model)
+        hooked.classifier.register_forward_hook(hook)
+        digests.append(model_digest(hooked))
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.parametrize("hook", [_by_global(), _by_helper()], ids=["global", "default of a helper"])
+def test_a_value_outside_of_own_code_is_another_digest(model, hook, monkeypatch):
+    hooked = copy.deepcopy(model)
+    hooked.classifier.register_forward_hook(hook)
+    before = model_digest(hooked)
+    assert model_digest(hooked) == before
+    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3.0)
+    monkeypatch.setattr(_scaled_by_default, "__defaults__", (3.0,))
+    assert model_digest(hooked) != before
+
+
+def test_an_attribute_of_an_own_class_is_another_digest(model):
+    digests = []
+    for temperature in (1.0, 1.0, 2.0):
+        own = copy.deepcopy(model)
+        own.__class__, own.temperature, own.name_or_path = _Scaled, temperature, f"copy {len(digests)}"
+        digests.append(model_digest(own))
+    assert digests[0] == digests[1] != digests[2]
 
 
 @pytest.mark.parametrize(
