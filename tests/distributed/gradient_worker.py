@@ -57,6 +57,7 @@ def check(pair: SampledGradientPair, samples, scales, expected_samples: int) -> 
     for parameter, task, kd, group in zip(
         pair.parameters, sum_of(samples, 0), sum_of(samples, 1), GROUPS, strict=True
     ):
+        assert (parameter.grad is None) == (group == 2)
         if parameter.grad is not None:
             grad = parameter.grad.full_tensor() if isinstance(parameter.grad, DTensor) else parameter.grad
             torch.testing.assert_close(grad, [0.5, 2.0][group] * task + [3.0, 0.25][group] * kd)

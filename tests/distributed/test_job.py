@@ -75,6 +75,7 @@ def distill(folder: Path, *settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=False)
 
 
+@pytest.mark.slow
 def test_the_command_starts_its_processes(tmp_path):
     result = distill(tmp_path)
     assert result.returncode == 0, result.stderr[-4000:]

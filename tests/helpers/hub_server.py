@@ -189,7 +189,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _resolve(self, body: bytes, name: str, branch: str, path: str) -> None:
         repository = self.hub.repositories.get(name)
-        files = repository.branches.get(branch, repository.branches["main"]) if repository else {}
+        branches = repository.branches if repository else {}
+        files = next((files for name, files in branches.items() if branch in (name, _sha(files))), {})
         if path in files:
             etag = hashlib.sha256(files[path]).hexdigest()
             self._answer(200, files[path], {"X-Repo-Commit": _sha(files), "ETag": f'"{etag}"'})

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
+import accelerate.commands.launch
 import pytest
 
 from hf_kd_lambda.jobs import distill
@@ -19,3 +20,34 @@ def test_the_device_that_trains_is_named(monkeypatch, use_cpu):
     monkeypatch.setattr(distill.logger, "warning", warnings.append)
     distill.main([])
     assert warnings == [f"training in bf16 on the {'CPU' if use_cpu else 'GPU'}"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("a.yaml --seed 1", (1, ["a.yaml", "--seed", "1"])),
+        ("a.yaml --num_processes 2 --seed 1", (2, ["a.yaml", "--seed", "1"])),
+        ("--num_processes=2 a.yaml", (2, ["a.yaml"])),
+        ("a.yaml --num-processes 3", (3, ["a.yaml"])),
+    ],
+)
+def test_the_number_of_processes_is_no_setting_of_the_job(line, expected):
+    assert distill.split_num_processes(line.split()) == expected
+
+
+@pytest.mark.parametrize("words", [["--num_processes=0"], ["--num-processes", "x"], ["--num_processes"]])
+def test_a_wrong_number_of_processes_is_refused(words):
+    with pytest.raises(ValueError, match=r"num_processes='.?' must be an integer of at least 1"):
+        distill.split_num_processes(["a.yaml", *words])
+
+
+def test_the_command_starts_its_processes_by_accelerate(monkeypatch):
+    started = []
+    monkeypatch.setattr(accelerate.commands.launch, "launch_command", started.append)
+    monkeypatch.setattr(distill, "DistillationJob", None)  # this process makes no job
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    distill.main(["a.yaml", "--num_processes", "2", "--seed", "1"])
+    (given,) = started
+    assert (given.num_processes, given.multi_gpu, given.module) == (2, True, True)
+    command = [given.training_script, *given.training_script_args]
+    assert command == ["hf_kd_lambda.cli", "distill", "a.yaml", "--seed", "1"]

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -75,10 +74,17 @@ def test_a_signal_before_training_is_one_clear_line(tmp_path, monkeypatch, capsy
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_a_process_starts_is_one_clear_line(tmp_path, number):
     command = [sys.executable, str(ROOT / "scripts" / "distill.py"), *arguments(settings(tmp_path))]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    time.sleep(1)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it in the background
+    )
+    assert "loading" in process.stderr.readline()
     process.send_signal(number)
-    _, text = process.communicate(timeout=100)
+    text = process.stderr.read()
+    assert process.wait(timeout=100) == 128 + number
     assert "Traceback" not in text
     assert text.strip().splitlines()[-1].startswith(("interrupted; rerun the same command", "stopped by a signal"))
 

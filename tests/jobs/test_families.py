@@ -155,7 +155,11 @@ def test_roberta_teaches_a_bert_of_other_tokens(tmp_path):
 # --- new students, which read the teacher's tokens
 
 
-@pytest.mark.parametrize("architecture", [DISTILBERT, ELECTRA, MODERNBERT], ids=lambda fields: fields["model_type"])
+@pytest.mark.parametrize(
+    "architecture",
+    [ELECTRA, *(pytest.param(fields, marks=pytest.mark.slow) for fields in (DISTILBERT, MODERNBERT))],
+    ids=lambda fields: fields["model_type"],
+)
 def test_bert_teaches_a_new_model(tmp_path, architecture):
     learns = architecture is ELECTRA  # the others do in the jobs above
     whole = small_job(tmp_path, student_architecture=json.dumps(architecture), **({} if learns else BRIEF))

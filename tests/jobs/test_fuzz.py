@@ -140,6 +140,13 @@ CSV = {
     "no labels": "review,kind\ngood,\nbad,\n",
     "numbers as texts": "review,kind\n1,praise\n2,rant\n",
 }
+OTHER_CAUSES = {
+    "one class": "the train split",
+    "integers with a gap": "the train split",
+    "no labels": "teacher_finetune=True",
+    "numbers as texts": "validation_file=",
+}
+"""What the message names instead of a training file that can be read."""
 RAW = {
     "csv": b"\xff\xfe\x00\x01" * 50,
     "parquet": b"PAR1 no parquet",
@@ -243,7 +250,7 @@ def test_wrong_files_of_settings_are_refused(base, refused, tmp_path):
     for name, text in YAML.items():
         file = tmp_path / f"{name.replace(' ', '_')}.yaml"
         file.write_text(text)
-        refused([str(file), *arguments(base[1])])
+        assert str(file) in refused([str(file), *arguments(base[1])]), name
     for content in (b"\xff\xfe\x00", bytes(100), b"seed: 1\n" * 200_000):
         file.write_bytes(content)
         assert str(file) in refused([str(file), *arguments(base[1])])
@@ -258,7 +265,8 @@ def test_wrong_files_of_data_are_refused(base, refused, tmp_path, split):
             continue  # which are right there
         file = tmp_path / f"{name.replace(' ', '_')}{suffix}"
         file.write_bytes(content)
-        refused(arguments(base[1] | {f"{split}_file": str(file)}))
+        message = refused(arguments(base[1] | {f"{split}_file": str(file)}))
+        assert (OTHER_CAUSES.get(name, str(file)) if split == "train" else str(file)) in message, (name, message)
 
 
 @pytest.mark.parametrize("who", ["teacher", "student"])

@@ -92,7 +92,8 @@ def test_a_run_with_a_damaged_checkpoint_ends_with_the_same_weights(trained, cop
         folder = copied(name)
         DAMAGES[kind](folder / "checkpoint-4" / name)
         assert last_checkpoint(folder) == folder / "checkpoint-2", name
-        assert torch.equal(train(folder), trained[1]), name
+        if name == "model.safetensors":  # the others lead to the same checkpoint
+            assert torch.equal(train(folder), trained[1])
         shutil.rmtree(folder)
 
 

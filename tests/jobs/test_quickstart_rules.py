@@ -30,7 +30,7 @@ def job(tmp_path_factory):
 
 
 # The others are in `trainer/test_trainer_rules.py`, on random weights.
-BY_DEFAULT = ("trust", "evidence")
+BY_DEFAULT = ("trust",)
 
 
 @pytest.mark.parametrize(

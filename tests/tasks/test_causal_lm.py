@@ -11,7 +11,7 @@ from hf_kd_lambda.cli import main
 from hf_kd_lambda.studies.comparison.plan import arguments
 
 
-@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+@pytest.mark.parametrize("suffix", ["txt", pytest.param("jsonl", marks=pytest.mark.slow)])
 def test_a_job_trains_a_teacher_and_a_student_of_its_layers(tmp_path, suffix):
     whole = job(text_settings(tmp_path, suffix, student_without_kd=True))
     whole.check()

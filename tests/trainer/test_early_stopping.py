@@ -1,11 +1,15 @@
 """Training that ends when the student no longer improves."""
 
+import itertools
 import math
 from types import SimpleNamespace
 
 import pytest
+import torch
+from helpers.small_runs import config, examples, flat, make_trainer, models
 
 from hf_kd_lambda import DistillationConfig
+from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.trainer.early_stopping import evaluations_since_best, has_stopped
 
 
@@ -46,3 +50,22 @@ def test_patience_counts_evaluations_of_the_metric():
 def test_patience_that_cannot_work_is_refused(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         DistillationConfig(str(tmp_path), **settings)
+
+
+def test_a_run_whose_metric_falls_stops_and_does_not_train_on_when_it_is_repeated(tmp_path):
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "score", "greater_is_better": True}
+    steps = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+    scores, trained = itertools.count(0, -1), []
+    for _ in range(2):
+        trainer = make_trainer(
+            config(tmp_path, early_stopping_patience=1, **best, **steps),
+            *models(),
+            examples(),
+            eval_dataset=examples(8),
+            compute_metrics=lambda prediction: {"score": next(scores)},
+        )
+        train_on(trainer)
+        assert trainer.state.global_step == 4
+        trained.append(flat(trainer.model))
+    assert next(scores) == -2, "the repetition evaluates nothing"
+    assert torch.equal(*trained)

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from accelerate.parallelism_config import ParallelismConfig
 from accelerate.utils import DistributedType
 from datasets import Dataset, DatasetDict
-from helpers.small_runs import config, examples, models
+from helpers.small_runs import config, examples, make_trainer, models
 from helpers.tiny import tiny_bert
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import StateDictType
@@ -70,6 +70,38 @@ def test_several_labels_of_one_output_are_refused():
     student = tiny_bert(1, layers=1, problem_type="multi_label_classification")
     with pytest.raises(ValueError, match="problem_type='multi_label_classification' needs two labels or more"):
         check_problem(student.config, has_own_task_loss=False)
+
+
+@pytest.mark.parametrize(
+    ("num_labels", "problem_type"), [(1, None), (3, "multi_label_classification")], ids=["regression", "label sets"]
+)
+def test_class_weights_are_refused_where_there_are_no_classes(tmp_path, num_labels, problem_type):
+    message = rf"class_weights='balanced' is for classes, and a Bert\w+ of {num_labels} output\(s\) has none to weigh"
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, *models(num_labels, problem_type=problem_type), class_weights="balanced")
+
+
+def test_class_weights_are_refused_with_a_task_loss_of_ones_own(tmp_path):
+    args = config(tmp_path, class_weights="balanced")
+    with pytest.raises(ValueError, match="class_weights='balanced' does not reach compute_loss_func: leave either"):
+        make_trainer(args, *models(), examples(), compute_loss_func=lambda *outputs: None)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (examples().remove_columns("labels"), "counts the labels of train_dataset, which must be a datasets.Dataset"),
+        (examples().to_iterable_dataset(), "counts the labels of train_dataset, which must be a datasets.Dataset"),
+        (
+            examples().map(lambda row: {"labels": [0.2, 0.3, 0.5]}),
+            "needs one class an example, .*'labels' holds lists",
+        ),
+    ],
+    ids=["no labels", "a stream", "soft labels"],
+)
+def test_class_weights_are_refused_where_classes_cannot_be_counted(tmp_path, data, message):
+    with pytest.raises(ValueError, match=f"class_weights='balanced' {message}"):
+        build(tmp_path, *models(), data, class_weights="balanced", max_steps=1)
 
 
 # --- columns

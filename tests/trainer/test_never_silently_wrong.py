@@ -146,7 +146,7 @@ def test_fine_tuning_that_diverges_saves_nothing(tmp_path, saving):
 # --- a teacher without information
 
 
-RULES = {"evidence": {"lambda_rule": "evidence"}, "no KD": {"lambda_rule": "fixed", "kd_weight": 0}}
+RULES = {"default": {"lambda_rule": "trust"}, "no KD": {"lambda_rule": "fixed", "kd_weight": 0}}
 
 
 def separable(count=64):
@@ -157,27 +157,20 @@ def separable(count=64):
 
 @pytest.mark.parametrize("optim", [pytest.param("sgd", marks=pytest.mark.slow), "adamw_torch"])
 def test_the_default_rule_gives_no_weight_to_a_teacher_that_tells_nothing(tmp_path, optim):
-    rate = 0.03 if optim == "sgd" else 3e-3
-    settings = {"optim": optim, "learning_rate": rate, "max_steps": 90, "logging_steps": 30, "lambda_interval": 8}
-    data, found = separable(), {name: [] for name in RULES}
-    for seed in range(3):
-        teacher, _ = models()
-        torch.manual_seed(seed)
-        student = models()[1]
-        nn.init.normal_(student.classifier.weight, std=0.3)
-        teacher.classifier.weight.data *= 1e-4  # nearly equal logits for all classes
-        nn.init.zeros_(teacher.classifier.bias)
-        for name, rule in (
-            ("evidence", {"lambda_rule": "evidence"}),
-            ("no KD", {"lambda_rule": "fixed", "kd_weight": 0}),
-        ):
-            args = config(tmp_path / f"{name}{seed}", seed=seed, cache_teacher=False, **settings, **rule)
-            trainer = train(args, teacher, copy.deepcopy(student), data, eval_dataset=data)
-            found[name].append(trainer.evaluate()["eval_task_loss"])
-            if name == "evidence":
-                assert logged(trainer.state.log_history, "lambda")[-1] < 0.05
-    for ours, without in zip(*found.values(), strict=True):
-        assert ours <= without + 0.05
+    rate, steps = (0.03, 150) if optim == "sgd" else (3e-3, 90)
+    settings = {"optim": optim, "learning_rate": rate, "max_steps": steps, "logging_steps": 30, "lambda_interval": 8}
+    data, found = separable(), {}
+    teacher, student = models()
+    nn.init.normal_(student.classifier.weight, std=0.3)
+    teacher.classifier.weight.data *= 1e-4  # nearly equal logits for all classes
+    nn.init.zeros_(teacher.classifier.bias)
+    for name, rule in RULES.items():
+        args = config(tmp_path / name, cache_teacher=False, **settings, **rule)
+        trainer = train(args, teacher, copy.deepcopy(student), data, eval_dataset=data)
+        found[name] = trainer.evaluate()["eval_task_loss"]
+        if name == "default":
+            assert logged(trainer.state.log_history, "lambda")[-1] < 0.05
+    assert found["default"] <= found["no KD"] + 0.05
 
 
 def test_a_cache_of_a_teacher_that_tells_nothing_is_warned_of(tmp_path, caplog):

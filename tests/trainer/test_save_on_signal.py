@@ -135,7 +135,7 @@ def test_outside_the_main_thread_training_goes_without_signals(args):
         try:
             callback.on_train_begin(args, TrainerState(), TrainerControl())
             callback.on_train_end(args, TrainerState(), TrainerControl())
-        except ValueError as error:
+        except BaseException as error:
             errors.append(error)
 
     thread = threading.Thread(target=begin_and_end)

@@ -31,6 +31,8 @@ ALL = {
     "attention_kl": 0.7,
     "relations": {"weight": 0.2, "relation_heads": 4},
 }
+VARIANTS = ["soft_targets", "hidden_cosine", "pkd", "attention_kl", "value_relations"]
+"""Losses whose code others run, too."""
 
 
 def first_batch(data, size=8):
@@ -57,7 +59,13 @@ def test_the_gradient_balanced_is_that_of_the_weighted_sum(tmp_path):
         assert logged(trainer.state.log_history, name) == pytest.approx([value.item()], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", [*ALL, "hidden_cosine", "value_relations"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in VARIANTS))
+        for name in (*ALL, "hidden_cosine", "value_relations")
+    ],
+)
 def test_each_loss_alone_trains_and_falls(tmp_path, name):
     teacher, student = models(**EAGER)[0], narrow_student(hidden_size=32, **EAGER)
     hyper = {"relation_heads": 4} if "relations" in name else 1.0

@@ -65,8 +65,14 @@ def test_every_rule_trains(tmp_path, rule):
     assert (trainer.lambda_state is None) == (not RULES[rule].measures)
 
 
-@pytest.mark.parametrize("rule", ["mgda", "pcgrad", "imtl_g", "nash", "aligned_mtl"])
-@pytest.mark.parametrize("form", ["convex", "sum_two", "additive", "raw"])
+@pytest.mark.parametrize(
+    ("rule", "form"),
+    [
+        pytest.param(rule, form, marks=[pytest.mark.slow] * (rule != "mgda" and form != "convex"))
+        for rule in ("mgda", "pcgrad", "imtl_g", "nash", "aligned_mtl")
+        for form in ("convex", "sum_two", "additive", "raw")
+    ],
+)
 def test_the_first_step_is_along_the_weights_of_the_rule(tmp_path, rule, form):
     teacher, student = models()
     twin = copy.deepcopy(student)
