@@ -7,10 +7,11 @@ tokens, per second of an ordinary cached step, over the fastest product of two s
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from benchmarks.steps import StepSetting, measure_alone, summary
 from hf_kd_lambda.trainer.config import DEFAULT_INTERVAL
 from hf_kd_lambda.utils.hardware import hardware
 
+FOLDER = Path(__file__).with_suffix("")
 SMALL = StepSetting(precision="bf16")
 BASE = StepSetting(student_layers=6, length=128, precision="bf16", least_teacher_layers=12, hidden=768)
 TINY = StepSetting(student_layers=2, batch=2, length=8, hidden=24)
@@ -38,7 +40,8 @@ ON_GPU = {
 ON_CPU = {"tiny, fp32": TINY, "tiny, bf16": replace(TINY, precision="bf16")}
 ONE_RANK = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=1"]
 SECONDS = 420.0  # of all cases; the rest of 8 minutes is for starting and installing
-LAST_LINES = 3  # of a failed process's errors
+CASE_SECONDS = 120.0  # of one case
+RAISED = re.compile(r"^\S*(Error|Exception|Failed|Exit)\b.*", re.MULTILINE)  # of a traceback, not of what follows
 
 Measure = Callable[..., dict[str, Any]]
 
@@ -49,7 +52,7 @@ def check(
     peaks: Mapping[str, float],
     seconds: float = SECONDS,
     measure: Measure = measure_alone,
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """Measure the cases, one after the other.
 
     Args:
@@ -59,15 +62,14 @@ def check(
         seconds: time limit of all cases together.
         measure: see `measure_alone`.
 
-    Returns:
+    Yields:
         For each case its name, and either its figures or the `error`.
     """
-    end, records = time.monotonic() + seconds, []
+    end = time.monotonic() + seconds
     for name, setting in cases.items():
         print(f"{name} ...", flush=True)
-        left = end - time.monotonic()
-        records.append({"case": name} | _outcome(setting, rounds, peaks[setting.precision], left, measure))
-    return records
+        left = min(end - time.monotonic(), CASE_SECONDS)
+        yield {"case": name} | _outcome(setting, rounds, peaks[setting.precision], left, measure)
 
 
 def _outcome(setting: StepSetting, rounds: int, peak: float, limit: float, measure: Measure) -> dict[str, Any]:
@@ -76,17 +78,21 @@ def _outcome(setting: StepSetting, rounds: int, peak: float, limit: float, measu
     try:
         measured = measure(setting, rounds, ONE_RANK if setting.shard else (), limit)
     except subprocess.TimeoutExpired:
-        return {"error": "no time left"}
+        return {"error": f"not finished after {limit:.0f} s"}
     except subprocess.CalledProcessError as error:
-        return {"error": " ".join(error.stderr.strip().splitlines()[-LAST_LINES:])}
+        raised = [found[0] for found in RAISED.finditer(error.stderr)]
+        return {"error": raised[-1] if raised else error.stderr.strip()[-200:], "stderr": error.stderr}
+    except Exception as error:  # no case may end the others
+        return {"error": f"{type(error).__name__}: {error}"}
     figures = summary(measured, DEFAULT_INTERVAL)
     operations = 6 * measured["non_embedding_parameters"] * setting.batch * setting.length
-    peaks = [max(values) for values in measured["peak_mb"].values() if values]
+    peaks = {kind: max(values) for kind, values in measured["peak_mb"].items() if values}
     return {
         **figures,
         "cached_fixed_to_online_fixed": figures["cached_fixed_s"] / figures["online_fixed_s"],
         "model_flops_utilisation": operations / figures["cached_fixed_s"] / peak,
-        "peak_mb": max(peaks) if peaks else None,
+        "peak_mb": max(peaks.values(), default=None),
+        "peak_mb_of_steps": peaks,
         "sharded": measured["sharded"],
         "loss_scale": measured["loss_scale"],
     }
@@ -119,7 +125,7 @@ def _cells(record: Mapping[str, Any]) -> list[str]:
 def main() -> None:
     """Measure, and write gpu.json and gpu.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("benchmarks/gpu"), help="folder of gpu.json and gpu.md")
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder of gpu.json and gpu.md")
     parser.add_argument("--rounds", type=int, default=20, help="steps of each kind")
     args = parser.parse_args()
     has_gpu = torch.cuda.is_available()
@@ -127,12 +133,14 @@ def main() -> None:
     peaks: dict[str, float] = {
         name: gemm_peak(name, size, 10, device) for name in {case.precision for case in cases.values()}
     }
-    records = check(cases, args.rounds, peaks)
     args.output.mkdir(parents=True, exist_ok=True)
     libraries = {"torch": torch.__version__, "transformers": transformers.__version__}
-    everything = {"hardware": hardware(), "versions": libraries, "flops_per_second": peaks, "cases": records}
-    (args.output / "gpu.json").write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n")
-    (args.output / "gpu.md").write_text(table(records))
+    records: list[dict[str, Any]] = []
+    for record in check(cases, args.rounds, peaks):
+        records.append(record)
+        everything = {"hardware": hardware(), "versions": libraries, "flops_per_second": peaks, "cases": records}
+        (args.output / "gpu.json").write_text(json.dumps(everything, indent=1, ensure_ascii=False) + "\n")
+        (args.output / "gpu.md").write_text(table(records))
     print(f"{hardware()}\n{table(records)}")
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
@@ -243,8 +244,22 @@ def measure_alone(
             environment[EXACT_MALLOC] = "65536"
         root = Path(__file__).parents[1]
         whole = [*command, *options]
-        subprocess.run(whole, env=environment, cwd=root, check=True, capture_output=True, text=True, timeout=limit)
+        _run(whole, environment, root, limit)
         return json.loads(figures.read_text())
+
+
+def _run(command: Sequence[str], environment: dict[str, str], folder: Path, limit: float | None) -> None:
+    """As `subprocess.run`, but the processes that a launcher has started also end at the time limit."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, cwd=folder, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            _, errors = process.communicate(timeout=limit)
+        except BaseException:
+            for started in [*psutil.Process(process.pid).children(recursive=True), process]:
+                started.kill()
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, list(command), stderr=errors)
 
 
 def _peak_bytes() -> int | None:

@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"hf-kd-lambda {name}: loading PyTorch and Transformers ...", file=sys.stderr, flush=True)
         command = _imported(COMMANDS[name][0])
         _imported("hf_kd_lambda.jobs.progress").hide_bars_of_weights()
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            _imported("hf_kd_lambda.utils.hardware").use_usable_cores()
         command.main(rest)
 
 

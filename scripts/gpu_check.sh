@@ -5,13 +5,14 @@
 # PYTHON names the interpreter, by default python3, which must have torch. Packages that are missing are installed into a
 # temporary folder: from the wheels in the folder WHEELS (default: .wheels) if it exists, else from PyPI. For a machine
 # without a network, fill the folder before, for the Python version of that machine:
-#   pip download --no-deps --only-binary=:all: --python-version 3.12 -d .wheels datasets dill==0.4.0 multiprocess evaluate
+#   pip download --no-deps --only-binary=:all: --python-version 3.12 -d .wheels \
+#       datasets==5.2.0 dill==0.4.1 multiprocess==0.70.19 evaluate==0.4.6
 set -euo pipefail
-cd "$(dirname "$0")/.."
-python=${PYTHON:-python3} wheels=${WHEELS:-.wheels}
-if ! missing=$("$python" - <<'CODE'
+root=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-python3} wheels=${WHEELS:-$root/.wheels}
+if ! missing=$("$python" - "$root/pyproject.toml" <<'CODE'
 import importlib.util, re, sys, tomllib
-lines = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]
+lines = tomllib.load(open(sys.argv[1], "rb"))["project"]["dependencies"]
 modules = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn"}
 absent = []
 for line in lines:
@@ -26,10 +27,13 @@ CODE
   echo "installing for this check: $missing"
   if [ -d "$wheels" ]; then
     "$python" -m pip install --quiet --no-index --no-deps --target "$site" "$wheels"/*.whl
+    export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
   else
-    "$python" -m pip install --quiet --target "$site" $missing
+    # Here pip keeps what the interpreter has, as --target would not.
+    "$python" -m venv --system-site-packages "$site"
+    python=$site/bin/python
+    "$python" -m pip install --quiet $missing
   fi
-  export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 fi
-export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} HF_HUB_OFFLINE=1
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH} HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES=${CUDA_VISIBLE_DEVICES-0}
 "$python" -m benchmarks.gpu "$@"

@@ -25,7 +25,28 @@ def test_the_main_process_alone_warns(monkeypatch, rank, seen):
         transformers_logging.get_logger("hf_kd_lambda.jobs.some_module").warning("look out")
         transformers_logging.get_logger("hf_kd_lambda.jobs.some_module").error("it failed")
 
-    monkeypatch.setattr(cli, "_imported", lambda name: SimpleNamespace(main=warn, hide_bars_of_weights=bool))
+    monkeypatch.setattr(
+        cli, "_imported", lambda name: SimpleNamespace(main=warn, hide_bars_of_weights=bool, use_usable_cores=bool)
+    )
     cli.main(["distill"])
     package.manager._clear_cache()
     assert found == ["look out"] * seen + ["it failed"]
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize(
+    ("world_size", "expected"), [(None, ["cores", "main"]), ("1", ["cores", "main"]), ("2", ["main"])]
+)
+def test_each_command_in_one_process_uses_the_usable_cores(monkeypatch, command, world_size, expected):
+    called = []
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if world_size is not None:
+        monkeypatch.setenv("WORLD_SIZE", world_size)
+    module = SimpleNamespace(
+        main=lambda argv: called.append("main"),
+        use_usable_cores=lambda: called.append("cores"),
+        hide_bars_of_weights=bool,
+    )
+    monkeypatch.setattr(cli, "_imported", lambda name: module)
+    cli.main([command])
+    assert called == expected

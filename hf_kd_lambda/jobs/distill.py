@@ -12,7 +12,7 @@ from transformers.utils import logging
 from hf_kd_lambda.jobs.disk_space import disk_full_message, is_disk_full
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse
-from hf_kd_lambda.utils.hardware import hardware, use_usable_cores
+from hf_kd_lambda.utils.hardware import hardware
 
 logger = logging.get_logger(__name__)
 
@@ -33,8 +33,6 @@ def main(argv: Sequence[str]) -> None:
         launch(num_processes, argv)
         return
     models, data, config = parse(argv)
-    if config.world_size == 1 and config.use_cpu:
-        use_usable_cores()
     logger.warning(f"training in {config.autocast} on {hardware(config.use_cpu)}")
     job = DistillationJob(models, data, config)
     try:

@@ -61,6 +61,8 @@ def hardware(use_cpu: bool = False) -> str:
     """
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.get_device_name()
+    if torch.accelerator.is_available() and not use_cpu:
+        return str(torch.accelerator.current_accelerator())
     name = torch.cpu.get_capabilities().get("cpu_name", platform.machine())
     return ", ".join([name, *filter(None, [_bf16_units()]), count_threads(torch.get_num_threads())])
 
@@ -78,8 +80,10 @@ def _bf16_units() -> str | None:
 
 def _threads_are_set() -> bool:
     """Whether the user has set `OMP_NUM_THREADS`, or a number of threads for accelerate's launcher."""
-    if "OMP_NUM_THREADS" not in os.environ:
+    if (threads := os.environ.get("OMP_NUM_THREADS")) is None:
         return False
+    if threads != "1":  # which is the launcher's default
+        return True
     if "ACCELERATE_MIXED_PRECISION" not in os.environ:  # the launcher has not started this process
         return True
     try:

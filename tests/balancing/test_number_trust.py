@@ -76,13 +76,18 @@ def fitted(data, unit=None):
     return state
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 20))])
 @pytest.mark.parametrize(("alpha", "beta"), [(0.95, 0.95), (0.4, 0.95), (0.95, 0.4), (0.5, 0.5)])
 def test_planted_reliabilities_are_found(alpha, beta, seed):
     state = fitted(planted(alpha, beta, 2000, seed))
-    assert state.label.item() == pytest.approx(alpha, abs=0.07)
-    assert state.teacher.item() == pytest.approx(beta, abs=0.07)
-    spread = state.spread
+    assert state.label.item() == pytest.approx(alpha, abs=0.09)
+    assert state.teacher.item() == pytest.approx(beta, abs=0.09)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.95, 0.95), (0.4, 0.95), (0.95, 0.4), (0.5, 0.5)])
+def test_planted_errors_are_found(alpha, beta, seed):
+    spread = fitted(planted(alpha, beta, 2000, seed)).spread
     assert (spread.shared_error**0.5).item() == pytest.approx(0.6, abs=0.1)
     assert ((spread.label_error - spread.shared_error) ** 0.5).item() == pytest.approx(0.2, abs=0.1)
 

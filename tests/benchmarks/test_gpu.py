@@ -1,13 +1,20 @@
 """The check of speed and memory on a GPU: all of it but the GPU."""
 
+import json
+import os
 import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.end_to_end import gemm_peak
 from benchmarks.gpu import ON_CPU, ON_GPU, TINY, check, table
-from benchmarks.steps import KINDS, measure
+from benchmarks.steps import KINDS, measure, measure_alone
+
+ROOT = Path(__file__).parents[2]
 
 
 def in_this_process(setting, rounds, launcher, limit):
@@ -34,7 +41,7 @@ def measured(setting, rounds, launcher, limit):
 
 def test_the_table_has_the_ratios_memory_and_utilisation():
     setting = replace(TINY, batch=10, length=10, precision="fp16")
-    records = check({"a": setting, "b": replace(setting, shard=True)}, 1, {"fp16": 12_000.0}, measure=measured)
+    records = list(check({"a": setting, "b": replace(setting, shard=True)}, 1, {"fp16": 12_000.0}, measure=measured))
     assert table(records).splitlines()[2:] == [
         f"| {name} | 4000.0 | 2.00 | 1.125 | 0.25 | 1 | 3 | 25% |" for name in ("a", "b")
     ]
@@ -42,20 +49,57 @@ def test_the_table_has_the_ratios_memory_and_utilisation():
     assert records[0]["loss_scale"] == 1024.0
 
 
+TORCHRUN = """Traceback (most recent call last):
+  a line
+RuntimeError: no | memory
+E1129 elastic/multiprocessing/api.py:984] failed (exitcode: 1)
+============================================================
+  error_file: <N/A>
+  traceback : To enable traceback see: https://pytorch.org/docs/stable/elastic/errors.html
+"""
+
+
 def test_a_case_that_fails_or_takes_too_long_does_not_end_the_others():
     def fails(setting, rounds, launcher, limit):
         if setting.shard:
-            raise subprocess.CalledProcessError(1, "python", stderr="Traceback\n  a line\nRuntimeError: no | memory\n")
+            raise subprocess.CalledProcessError(1, "python", stderr=TORCHRUN)
         if setting.compile:
             raise subprocess.TimeoutExpired("python", limit)
+        if setting.batch == 3:
+            raise FileNotFoundError("figures.json")
         return measured(setting, rounds, launcher, limit)
 
-    cases = {"a": replace(TINY, shard=True), "b": replace(TINY, compile=True), "c": TINY}
-    first, second, third = check(cases, 1, {"fp32": 1.0}, measure=fails)
-    assert first["error"].endswith("RuntimeError: no | memory")
-    assert second["error"] == "no time left"
-    assert "error" not in third
-    assert table([first]).count("|") == table([third]).count("|")
+    cases = {"a": replace(TINY, shard=True), "b": replace(TINY, compile=True), "c": replace(TINY, batch=3), "d": TINY}
+    first, second, third, last = check(cases, 1, {"fp32": 1.0}, measure=fails)
+    assert first["error"] == "RuntimeError: no | memory"
+    assert first["stderr"] == TORCHRUN
+    assert second["error"] == "not finished after 120 s"
+    assert third["error"] == "FileNotFoundError: figures.json"
+    assert "error" not in last
+    assert table([first]).count("|") == table([last]).count("|")
+
+
+def test_no_process_of_a_case_outlives_its_time(tmp_path):
+    """Not even one that a launcher has started in a session of its own."""
+    written = tmp_path / "pid"
+    worker = f"import os, pathlib, time; pathlib.Path({str(written)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    launcher = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}], start_new_session=True)"
+    with pytest.raises(subprocess.TimeoutExpired):
+        measure_alone(TINY, 1, [sys.executable, "-c", launcher], limit=3)
+    assert not psutil.pid_exists(pid := int(written.read_text())) or psutil.Process(pid).status() == "zombie"
+
+
+@pytest.mark.slow
+def test_the_script_measures_tiny_models_on_a_cpu(tmp_path):
+    command = [str(ROOT / "scripts" / "gpu_check.sh"), "--rounds", "1", "--output", "here"]
+    result = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHON": sys.executable}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "here" / "gpu.json").read_text())
+    assert [case["case"] for case in found["cases"]] == list(ON_CPU)
+    assert not any("error" in case for case in found["cases"])
+    assert (tmp_path / "here" / "gpu.md").read_text() in result.stdout
 
 
 def test_nothing_starts_after_the_last_second():

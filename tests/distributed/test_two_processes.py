@@ -61,7 +61,7 @@ PLAIN = {
 }
 """Settings of runs that equal the plain loop."""
 
-SEVERAL = "trust in several teachers"
+SEVERAL, NUMBERS, RESUMED = "trust in several teachers", "trust in numbers", "trust, resumed"
 OF_RULES = {
     "votes with a split": (
         {"lambda_rule": "evidence", **SPLIT, **HALVES},
@@ -71,6 +71,12 @@ OF_RULES = {
     SEVERAL: (
         {**TRUST, **HALVES},
         ["label_reliability", "teacher_reliability_0", "teacher_reliability_1"],
+    ),
+    NUMBERS: ({**TRUST, **HALVES}, ["label_reliability", "teacher_reliability"]),
+    "trust, accumulation": ({**TRUST, **QUARTERS}, ["label_reliability", "teacher_reliability"]),
+    RESUMED: (
+        {**TRUST, **HALVES, "save_strategy": "steps", "save_steps": 4},
+        ["label_reliability", "teacher_reliability"],
     ),
     "FSDP2 with trust": ({**TRUST, **HALVES, **FSDP2}, ["label_reliability", "teacher_reliability"]),
     "samples": ({"lambda_rule": "snr", "gram_estimator": "unbiased", "lambda_max": 1e4, **HALVES}, ["snr_kd"]),
@@ -113,6 +119,8 @@ RUNS = {
     **{name: {"settings": settings} for name, settings in PLAIN.items()},
     **{name: {"settings": settings} for name, (settings, _) in OF_RULES.items()},
     SEVERAL: {"settings": OF_RULES[SEVERAL][0], "student": "of several teachers"},
+    NUMBERS: {"settings": OF_RULES[NUMBERS][0], "student": "of numbers"},
+    RESUMED: {"settings": OF_RULES[RESUMED][0], "resumed_at": 8},
     **{name: {"settings": settings, "student": "of a transfer set"} for name, settings in TRANSFER.items()},
     **{
         name: {"settings": settings, "student": name.removeprefix("FSDP2, ")}
@@ -181,12 +189,13 @@ def test_other_kinds_of_labels_are_counted_over_all_ranks(folder, monkeypatch, n
 @pytest.mark.parametrize("name", OF_RULES)
 def test_what_rules_need_is_the_same_as_in_one_process(folder, tmp_path, name):
     settings, logs = OF_RULES[name]
-    of_one = {key: value for key, value in settings.items() if key not in {**FSDP2, **HALVES}}
+    of_one = {key: value for key, value in settings.items() if key not in {**FSDP2, **QUARTERS, "save_strategy": 0}}
     # Samples are micro-batches: two ranks with one each have as many as one process with two.
     whole = IN_TURN if "gram_estimator" in settings else {}
-    teacher, student = models()
+    num_labels = 1 if name == NUMBERS else 3
+    teacher, student = models(num_labels)
     teacher = several_teachers() if name == SEVERAL else teacher
-    single = train(config(tmp_path, **of_one, **whole), teacher, student, examples())
+    single = train(config(tmp_path, **of_one, **whole), teacher, student, examples(num_labels=num_labels))
     log_history, weights = found(folder, name)
     for log in ["lambda", "grad_norm_task", *logs]:
         expected = logged(single.state.log_history, log)

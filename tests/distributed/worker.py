@@ -38,6 +38,8 @@ def make(student: str, args: Any) -> Any:
         return make_trainer(args, *span_models(), partly_answered(), data_collator=collate)
     if student == "of several teachers":
         return make_trainer(args, several_teachers(), models()[1], examples())
+    if student == "of numbers":
+        return make_trainer(args, *models(num_labels=1), examples(num_labels=1))
     if student in KINDS:
         fields, data_of_kind, _ = KINDS[student]
         return make_trainer(args, *models(**fields), data_of_kind())
@@ -46,7 +48,7 @@ def make(student: str, args: Any) -> Any:
     return make_trainer(args, teacher, narrow_student() if student == "narrow" else usual, data)
 
 
-def run(folder: Path, settings: dict[str, Any], student: str = "usual") -> None:
+def run(folder: Path, settings: dict[str, Any], student: str = "usual", resumed_at: int | None = None) -> None:
     args = config(folder / "run", **settings)
     assert args.world_size == dist.get_world_size() == 2
     if args.fsdp:
@@ -55,6 +57,9 @@ def run(folder: Path, settings: dict[str, Any], student: str = "usual") -> None:
         PartialState().distributed_type = DistributedType.FSDP if known else DistributedType.MULTI_GPU
     trainer = make(student, args)
     trainer.train()
+    if resumed_at is not None:
+        trainer = make(student, args)
+        trainer.train(resume_from_checkpoint=str(folder / "run" / f"checkpoint-{resumed_at}"))
     assert trainer.is_fsdp_enabled == bool(args.fsdp)
     weights = {}
     for name, parameter in trainer.model.named_parameters():

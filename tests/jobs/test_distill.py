@@ -14,7 +14,6 @@ def test_the_device_that_trains_is_named(monkeypatch, use_cpu):
     warnings: list[str] = []
     config = SimpleNamespace(world_size=1, use_cpu=use_cpu, autocast="bf16")
     monkeypatch.setattr(distill, "parse", lambda argv: (None, None, config))
-    monkeypatch.setattr(distill, "use_usable_cores", lambda: None)
     monkeypatch.setattr(distill, "hardware", lambda use_cpu: f"the {'CPU' if use_cpu else 'GPU'}")
     monkeypatch.setattr(distill, "DistillationJob", MagicMock())
     monkeypatch.setattr(distill.logger, "warning", warnings.append)

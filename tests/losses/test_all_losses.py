@@ -1,6 +1,7 @@
 """What all distillation losses have in common: what counts in them, how they add up, their precision and gradients."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -91,6 +92,35 @@ CASES = {
     "soft_target in chunks": of_items(lambda s, t, y, _: in_chunks(s, t, y)),
     "token_top_kl": of_items(lambda s, t, y, _: top_kl(s, t, y)),
 }
+
+
+INSIDE = {
+    "hidden_mse": (losses.hidden_mse_loss, (LENGTH, WIDTH)),
+    "hidden_cosine": (losses.hidden_cosine_loss, (LENGTH, WIDTH)),
+    "pkd": (losses.pkd_loss, (LENGTH, WIDTH)),
+    "attention_map": (losses.attention_map_loss, (HEADS, LENGTH, LENGTH)),
+    "attention_kl": (losses.attention_kl_loss, (HEADS, LENGTH, LENGTH)),
+    "relation": (partial(losses.relation_loss, relation_heads=2), (LENGTH, WIDTH)),
+}
+"""Losses of what is inside of the models, and the shape of an example."""
+
+
+@pytest.mark.parametrize("name", INSIDE)
+@pytest.mark.parametrize("labels", [OF_EXAMPLES, OF_TOKENS], ids=["examples", "tokens"])
+def test_an_example_counts_with_the_weights_of_its_items(name, labels):
+    """As `trust` weighs them: the sum over examples of their weights times the loss of the example alone."""
+    loss, shape = INSIDE[name]
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, EXAMPLES, *shape, generator=generator)
+    if name == "attention_kl":
+        student, teacher = (attention(scores, MASK) for scores in (student, teacher))
+    weights = torch.rand(labels.shape, generator=generator)
+    shares = (weights * labels.ne(IGNORED)).reshape(EXAMPLES, -1).sum(-1)
+    one = torch.zeros(1, dtype=torch.long)
+    of_example = torch.stack([loss(student[[row]], teacher[[row]], MASK[[row]], one, 1) for row in range(EXAMPLES)])
+    expected = (shares * of_example).sum() / 5
+    torch.testing.assert_close(loss(student, teacher, MASK, labels, 5, weights=weights), expected)
+    assert not torch.isclose(loss(student, teacher, MASK, labels, 5), expected, rtol=0.05)
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys())

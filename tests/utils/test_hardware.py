@@ -41,6 +41,7 @@ def threads(monkeypatch):
         ({}, Launcher(), [6]),
         ({"OMP_NUM_THREADS": "1"}, Launcher(), []),
         (STARTED, Launcher(), [6]),
+        (STARTED | {"OMP_NUM_THREADS": "4"}, Launcher(), []),
         (STARTED, Launcher(environment={"OMP_NUM_THREADS": "1"}), []),
         (STARTED, Launcher(options=["--num_cpu_threads_per_process", "1"]), []),
         (STARTED, Launcher(options=["--num-cpu-threads-per-process=1"]), []),
