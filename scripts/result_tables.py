@@ -206,10 +206,18 @@ def trust_facts_table() -> str:
                 f"{_mean(tuned)}, {len(tuned)} tasks and regimes",
                 f"{fmean(found.points for found in regrets.values()):+.2f}, {len(regrets)} tasks and regimes",
                 f"{regret.points:+.2f}, {worst.task}, {WRONG[worst.regime]}",
+                _at_bounds(given, rule),
             )
         )
     head = ("rule", "score minus that of the weight tuned on the other seeds", "mean regret", "worst regret")
+    head = (*head, "λ ends at a bound")
     return markdown_table(head, rows)
+
+
+def _at_bounds(runs: Sequence[Run], rule: str) -> str:
+    """In how many of the groups with this rule λ ends at `lambda_min` or `lambda_max`."""
+    of_groups = [found for group in merit.groups(runs) if (found := _runs_of(runs, group, rule))]
+    return f"in {sum(map(_ends_at_bound, of_groups))} of {len(of_groups)}"
 
 
 def control_table() -> str:
