@@ -15,7 +15,7 @@ from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.models.ensemble import members_of, teacher_digest
 from hf_kd_lambda.models.intermediate_outputs import forward_flags
 from hf_kd_lambda.models.labels import freeze
-from hf_kd_lambda.models.loaded_forms import is_placed, read_in_own_precision
+from hf_kd_lambda.models.loaded_forms import is_placed
 from hf_kd_lambda.models.protocol import as_model_output, model_device
 from hf_kd_lambda.teacher.cache import DEFAULT_FOLDER, TeacherCache
 from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows
@@ -46,8 +46,6 @@ class TeacherOutputs:
         cache_format: CacheFormat | None,
     ) -> None:
         self.teacher = None if teacher is None else freeze(teacher)
-        for member in [] if teacher is None else members_of(teacher):
-            read_in_own_precision(member)
         self.accelerator = accelerator
         self._move_to(accelerator.device)
         self.needs = needs
