@@ -75,13 +75,13 @@ def limits_table() -> str:
 
 
 def regimes_table() -> str:
-    """A row for each regime of a comparison: its parameters, and its summary as in the docstring."""
+    """A row for each regime of a comparison: its fixed amounts, and its summary as in the docstring."""
     rows = []
     for name, regime in REGIMES.items():
         parameters = inspect.signature(regime).parameters.values()
         settings = [f"`{p.name}={p.default}`" for p in parameters if p.default is not p.empty]
         rows.append((" ".join([f"**`{name}`**", *settings]), _summary(regime)))
-    return markdown_table(("regime, parameters", "training examples"), rows)
+    return markdown_table(("regime, amounts (fixed)", "training examples"), rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -105,7 +105,7 @@ class Balancer:
             losses.
 
         Raises:
-            ValueError: see `check_votes`.
+            ValueError: see `observe` of votes and of trust.
         """
         if self.state is None or self.state.judge is None:
             return teacher, NO_WEIGHTS

@@ -13,7 +13,7 @@ from hf_kd_lambda.losses.objective import ItemWeights
 INITIAL = 0.8
 """α and β before the first item."""
 PRIOR = 5.0
-"""Weight of `INITIAL`, as a number of items."""
+"""Weight of `INITIAL`, in items that count a third each."""
 
 
 class ItemTrust(NamedTuple):

@@ -19,7 +19,9 @@ EXAMPLE_ROW = "hf_kd_lambda_row"
 KEPT = (TEACHER_LOGITS, TEACHER_OUTPUTS, TEACHER_INPUTS_DIGEST, EXAMPLE_ROW)
 """Outputs of the teacher, see `CacheFormat`, a digest of the inputs that they were computed from, and the example's
 position in the training data."""
-LABELS = ("label", "label_ids", "labels", "shift_labels", "start_positions", "end_positions")
+CLASS_LABELS = ("labels", "label", "label_ids")
+"""Names of the column with an example's label, or its tokens' labels; collators make `labels` of all."""
+LABELS = (*CLASS_LABELS, "shift_labels", "start_positions", "end_positions")
 
 
 def forward_parameters(model: nn.Module) -> set[str]:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kd_lambda.models.loaded_forms import HALF_DTYPES, is_quantised
 from hf_kd_lambda.models.protocol import as_model_output, model_device
+from hf_kd_lambda.utils.evaluation_mode import evaluation_mode
 
 _TOLERANCE = 1e-3  # of logits, relative to the largest above 1: far above rounding in float32
 _ROUGH_TOLERANCE = 0.1  # of a model that computes in half precision, or is quantised
@@ -73,14 +74,9 @@ def padding_difference(model: nn.Module, who: str, alone: Sequence[ModelBatch], 
     Raises:
         ValueError: the model returns no logits.
     """
-    was_training = model.training
-    model.eval()
-    try:
-        with _computed_dtypes(model) as dtypes:
-            expected = [_logits(model, who, batch)[0] for batch in alone]
-            found = _logits(model, who, padded)
-    finally:
-        model.train(was_training)
+    with evaluation_mode(model), _computed_dtypes(model) as dtypes:
+        expected = [_logits(model, who, batch)[0] for batch in alone]
+        found = _logits(model, who, padded)
     tolerance = _ROUGH_TOLERANCE if dtypes.intersection(HALF_DTYPES) or is_quantised(model) else _TOLERANCE
     largest = 0.0
     for one, together in zip(expected, found, strict=True):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_kd_lambda.reports.markdown import escaped
+from hf_kd_lambda.utils.evaluation_mode import evaluation_mode
 from hf_kd_lambda.utils.hardware import count_threads
 from hf_kd_lambda.utils.paths import write_at_once
 
@@ -104,10 +105,8 @@ def latency_ms(model: nn.Module, example: Mapping[str, Tensor]) -> float:
     """
     device = next(model.parameters()).device
     inputs = {key: tensor.to(device) for key, tensor in example.items()}
-    was_training = model.training
-    model.eval()
-    seconds = [_seconds(model, inputs, device, runs) for runs in (WARMUP_RUNS, *[ROUND_RUNS] * ROUNDS)]
-    model.train(was_training)
+    with evaluation_mode(model):
+        seconds = [_seconds(model, inputs, device, runs) for runs in (WARMUP_RUNS, *[ROUND_RUNS] * ROUNDS)]
     return 1e3 * min(seconds[1:])
 
 

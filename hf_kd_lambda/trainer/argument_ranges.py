@@ -71,6 +71,8 @@ _RANGES = {
     "gram_decay": _BELOW_ONE,
     "temperature": _between(0.01, 1000),  # beyond, fp32 rounds the distributions to one-hot or uniform ones
     "lambda_interval": _between(1, 1e6),
+    "cache_top_logits": _COUNT,
+    "early_stopping_patience": _COUNT,
 }
 
 

@@ -156,7 +156,8 @@ class DistillationConfig(TrainingArguments):
         metadata={
             "help": "Compute the teacher's logits once, before training, and cache them for all epochs and later "
             "runs; the teacher then leaves the accelerator's memory. Switched off, with a warning, if examples are "
-            "streamed or augmented at random, and for language models, whose logits are too large to cache."
+            "streamed or augmented at random. Off for language models, whose logits are too large to cache, unless "
+            "`cache_top_logits` is set."
         },
     )
     cache_hidden_states: bool = field(

@@ -11,11 +11,9 @@ from typing import Any, get_args
 import torch
 from transformers.trainer_utils import SchedulerType
 
+from hf_kd_lambda.balancing.rules.registry import RULES
 from hf_kd_lambda.losses.logit_losses import LogitLoss
 from hf_kd_lambda.utils.hardware import multiplies_bf16, usable_cores
-
-SPLIT_RULES = ("evidence", "trust", "adaptive", "norm_ratio", "mgda")
-"""Rules that can give each KD loss a λ."""
 
 
 def check_ranges(config: Any) -> None:
@@ -96,10 +94,9 @@ def check_split(config: Any) -> None:
         config.kd_losses_for(num_labels=2)  # what is wrong with them whatever the labels are
     if config.lambda_scope != "loss":
         return
+    splitting = [name for name, rule in RULES.items() if rule.splits_kd]
     refusals = {
-        f"lambda_rule={config.lambda_rule!r}: choose one of {', '.join(SPLIT_RULES)}.": (
-            config.lambda_rule not in SPLIT_RULES
-        ),
+        f"lambda_rule={config.lambda_rule!r}: choose one of {', '.join(splitting)}.": not config.rule.splits_kd,
         f"kd_losses={config.kd_losses}: name two or more.": len(config.kd_losses or ()) < 2,
         "gram_metric='adam': set it to euclidean.": config.gram_metric != "euclidean",
         "gram_estimator='unbiased': set it to biased.": config.gram_estimator != "biased",
@@ -120,8 +117,6 @@ def check_cache(config: Any) -> None:
             raise ValueError(f"{name}={getattr(config, name)} needs cache_teacher: set it to True.")
     if config.cache_top_logits is None:
         return
-    if config.cache_top_logits < 1:
-        raise ValueError(f"cache_top_logits={config.cache_top_logits} must be at least 1, or left out for none.")
     losses = config.kd_losses_for(num_labels=2)
     if whole := [name for name, loss in losses.items() if isinstance(loss, LogitLoss) and name != "soft_targets"]:
         raise ValueError(
@@ -139,8 +134,6 @@ def check_early_stopping(config: Any) -> None:
     patience = config.early_stopping_patience
     if patience is None:
         return
-    if patience < 1:
-        raise ValueError(f"early_stopping_patience={patience} must be at least 1 evaluation.")
     if not config.load_best_model_at_end:
         raise ValueError(
             f"early_stopping_patience={patience} needs load_best_model_at_end: set it to True, and eval_strategy and "

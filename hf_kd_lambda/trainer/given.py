@@ -21,7 +21,7 @@ from transformers import (
 from transformers.trainer_utils import unwrap_peft_model
 from transformers.utils import logging
 
-from hf_kd_lambda.data.columns import LABELS, flattened
+from hf_kd_lambda.data.columns import CLASS_LABELS, LABELS, flattened
 from hf_kd_lambda.data.soft_labels import SHARES_TOLERANCE
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import UNLABELLED
@@ -37,7 +37,6 @@ _AUTO_CLASSES: dict[str, Any] = {
     "ForTokenClassification": AutoModelForTokenClassification,
     "ForImageClassification": AutoModelForImageClassification,
 }
-_LABELS = ("labels", "label", "label_ids")
 _READ = ("labels", "start_positions", "end_positions")  # of a batch, by the losses
 
 
@@ -226,7 +225,7 @@ def check_given_labels(
     """
     for dataset in datasets:
         columns = dataset.column_names if isinstance(dataset, Dataset) else []
-        if column := next((name for name in _LABELS if name in columns), None):
+        if column := next((name for name in CLASS_LABELS if name in columns), None):
             _check_class_order(column, dataset.features[column], names)
             values = dataset.select_columns([column]).with_format("arrow")[:][column].combine_chunks()
             if pa.types.is_nested(values.type) and not is_token_level:

@@ -26,7 +26,7 @@ FEW_EXAMPLES = 8  # examples, whose standard deviation is known within a quarter
 ADAM_OPTIMIZERS = (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED)
 
 
-def check_given_model(student: nn.Module | None) -> None:
+def require_student(student: nn.Module | None) -> None:
     """Refuse searches that replace the student in each trial, while λ's state and projections stay.
 
     Raises:
@@ -164,7 +164,7 @@ def check_saving(accelerator: Accelerator) -> None:
         )
 
 
-def check_student(student: nn.Module, optimizer: Optimizer | None) -> None:
+def check_student_weights(student: nn.Module, optimizer: Optimizer | None) -> None:
     """Refuse a student whose optimizer misses trainable parameters, or that is spread over devices, or in fp16.
 
     Args:

@@ -91,7 +91,7 @@ class EvaluationRecord:
         teacher_logits: Tensor,
         labels: Tensor,
         losses: Tensor,
-        num_items: Tensor | int,
+        num_items: Tensor,
         gather: Callable[[Tensor], Tensor],
     ) -> None:
         """Note a batch.
@@ -101,7 +101,7 @@ class EvaluationRecord:
             labels: `[examples, ...]`; where they are -100, agreement does not count.
             losses: `[names]`, of the batch.
             num_items: `[2]`, by which the sums over items of the task loss and of the others were divided, so that
-                batches with few items weigh little; or one number for all.
+                batches with few items weigh little.
             gather: rows of all ranks, without those that pad the last batch.
         """
         self._is_regression = student_logits.shape[-1] == 1
@@ -111,8 +111,7 @@ class EvaluationRecord:
             items = labels.ne(IGNORED)
             agree = student_logits.argmax(-1).eq(teacher_logits.argmax(-1)) & items
             compared = [counted.reshape(len(counted), -1).sum(-1).float() for counted in (agree, items)]
-        counts = torch.as_tensor(num_items, device=losses.device).expand(2)
-        sums = torch.cat([losses[:1] * counts[0], losses[1:] * counts[1], counts]) / len(student_logits)
+        sums = torch.cat([losses[:1] * num_items[0], losses[1:] * num_items[1], num_items]) / len(student_logits)
         rows = torch.cat([sums.expand(len(student_logits), -1), torch.stack(compared, dim=-1)], dim=-1)
         self._rows.append(gather(rows).cpu())
 

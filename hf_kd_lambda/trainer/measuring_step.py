@@ -48,6 +48,10 @@ class MeasuringStep:
         self.accelerator = accelerator
         self.max_grad_norm = config.max_grad_norm
         self.losses = torch.zeros((), device=accelerator.device)
+        if accelerator.is_fsdp2:  # an evaluation leaves parameters gathered, and the optimizer has the shards
+            for module in model.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
         self.gradients = _gradients(model, optimizer, config)
         # On a GPU zeros are cheap, and sparse tensors make it wait. Only the backend gloo exchanges sparse ones.
         self.takes_rows = (

@@ -18,6 +18,7 @@ from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, SPAN_LABELS, logit
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.protocol import answers_questions, as_model_output, model_device
 from hf_kd_lambda.trainer.setup import training_batch
+from hf_kd_lambda.utils.evaluation_mode import evaluation_mode
 
 logger = logging.get_logger(__name__)
 
@@ -108,17 +109,15 @@ def check_own_loss(
 @torch.no_grad()
 def _outputs(student: nn.Module, inputs: dict[str, Any]) -> Any:
     """The student's outputs in evaluation mode, where no random number is drawn; None where it fails."""
-    was_training = student.training
     try:
-        return student.eval()(**inputs)
+        with evaluation_mode(student):
+            return student(**inputs)
     except Exception as error:  # whatever the student's code raises
         logger.warning(
             f"the loss that the student, a {type(student).__name__}, computes from labels fails on a batch ({error}), "
             "so that it could not be compared with the task loss, which is what is minimised."
         )
         return None
-    finally:
-        student.train(was_training)
 
 
 def _ends(batch: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:

@@ -24,6 +24,7 @@ from hf_kd_lambda.models.intermediate_outputs import (
 from hf_kd_lambda.models.projections import add_projections
 from hf_kd_lambda.models.protocol import as_model_output, model_device
 from hf_kd_lambda.trainer.limits import check_projections
+from hf_kd_lambda.utils.evaluation_mode import evaluation_mode
 
 
 def prepare_models(
@@ -122,11 +123,10 @@ def _size(state: Tensor) -> str:
 
 def _outputs(model: PreTrainedModel, batch: dict[str, Any], needs: set[str], who: str) -> dict[str, Any]:
     """The model's outputs on the CPU, in evaluation mode, where no random number is drawn."""
-    was_training = model.training
     check_takes_flags(model, needs, who)
     inputs = {name: value.to(model_device(model)) for name, value in batch.items()}
-    outputs = as_model_output(model.eval()(**inputs, **forward_flags(needs)), model, who)
-    model.train(was_training)
+    with evaluation_mode(model):
+        outputs = as_model_output(model(**inputs, **forward_flags(needs)), model, who)
     check_given(model, outputs, needs, who)
     return _on_cpu({name: outputs[name] for name in ("logits", PROJECTED, *needs) if name in outputs})
 

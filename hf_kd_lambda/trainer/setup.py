@@ -16,7 +16,14 @@ from transformers.utils import logging
 from hf_kd_lambda.balancing.balancer import Balancer
 from hf_kd_lambda.balancing.number_trust import Unit, unit_of
 from hf_kd_lambda.balancing.state import LambdaState
-from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, label_columns, own_inputs
+from hf_kd_lambda.data.columns import (
+    CLASS_LABELS,
+    TEACHER_LOGITS,
+    column_names,
+    forward_parameters,
+    label_columns,
+    own_inputs,
+)
 from hf_kd_lambda.data.label_collators import LabelSets, ShiftedLabels, SpanLabels, UnlabelledExamples
 from hf_kd_lambda.gradients.layer_groups import layer_groups
 from hf_kd_lambda.losses.class_weights import balanced_weights
@@ -68,7 +75,7 @@ def own_arguments(args: DistillationConfig) -> DistillationConfig:
     return args
 
 
-def check_student_model(model: nn.Module) -> nn.Module:
+def unwrapped_student(model: nn.Module) -> nn.Module:
     """The student, without the wrapper of `torch.compile`.
 
     Raises:
@@ -201,7 +208,7 @@ def class_weights(
     """
     if args.class_weights is None or train_dataset is None:
         return None
-    column = next((name for name in ("labels", "label") if name in column_names(train_dataset)), None)
+    column = next((name for name in CLASS_LABELS if name in column_names(train_dataset)), None)
     if column is None or not isinstance(train_dataset, Dataset):
         raise ValueError(
             f"class_weights={args.class_weights!r} counts the labels of train_dataset, which must be a "

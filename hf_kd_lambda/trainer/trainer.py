@@ -53,12 +53,12 @@ from hf_kd_lambda.trainer.given import (
 from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 from hf_kd_lambda.trainer.limits import (
     check_class_weights,
-    check_given_model,
     check_overrides,
     check_problem,
     check_strategy,
-    check_student,
+    check_student_weights,
     check_trust,
+    require_student,
     warn_of_blind_measurements,
 )
 from hf_kd_lambda.trainer.log_buffers import EvaluationRecord, StepRecord
@@ -128,11 +128,11 @@ class DistillationTrainer(BaseTrainer):
         **kwargs: Any,
     ) -> None:
         check_overrides(type(self), DistillationTrainer)
-        check_given_model(model)
+        require_student(model)
         args = check_arguments(args)
         check_label_names(args)
         check_given_data(args, kwargs.get("train_dataset"), kwargs.get("eval_dataset"))
-        model = setup.check_student_model(cast(nn.Module, model))
+        model = setup.unwrapped_student(cast(nn.Module, model))
         given = load_teacher(teacher, model)
         teacher = None if given is None else cast(PreTrainedModel, check_model(given, "teacher"))
         for member in [] if teacher is None else members_of(teacher):
@@ -153,7 +153,7 @@ class DistillationTrainer(BaseTrainer):
         )
         drop_projections(model)
         hidden_states = setup.match_layers(objective, model, teacher, self._datasets(), self.data_collator)
-        check_student(model, self.optimizer)
+        check_student_weights(model, self.optimizer)
         if self.args.gram_metric == "adam" and self.optimizer is not None:
             check_adam(self.optimizer)
         classes = setup.item_classes(model, num_outputs)
@@ -277,7 +277,7 @@ class DistillationTrainer(BaseTrainer):
         num_items_in_batch: Tensor | int | None,
         cuts_graph: bool = False,
     ) -> tuple[SequenceClassifierOutput, BatchLosses, Cut | None]:
-        """Both models on a micro-batch, and its losses; in training the student votes, in evaluation all is recorded.
+        """Both models on a micro-batch, and its losses; in training the balancer sees both, in evaluation the record.
 
         Args:
             model: the student as Accelerate wraps it.

@@ -58,6 +58,7 @@ PLAIN = {
     "DDP, accumulation and clipping": {**QUARTERS, "max_grad_norm": 1.0},
     "FSDP2": {**HALVES, **FSDP2},
     "FSDP2, accumulation and clipping": {**QUARTERS, **FSDP2, "max_grad_norm": 1.0},
+    "FSDP2 with an evaluation": {**HALVES, **FSDP2, "eval_strategy": "steps", "eval_steps": 4},
 }
 """Settings of runs that equal the plain loop."""
 

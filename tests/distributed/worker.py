@@ -24,6 +24,7 @@ from helpers.small_runs import (
 from helpers.tiny_lm import language_models, lm_trainer_of, rows
 from helpers.tiny_spans import collate, partly_answered, span_models
 from safetensors.torch import save_file
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from hf_kd_lambda.reports.label_quality import QUALITY_FILE, write_quality
@@ -45,7 +46,10 @@ def make(student: str, args: Any) -> Any:
         return make_trainer(args, *models(**fields), data_of_kind())
     teacher, usual = models()
     data = partly_labelled() if student == "of a transfer set" else examples()
-    return make_trainer(args, teacher, narrow_student() if student == "narrow" else usual, data)
+    evaluated = examples(5) if args.eval_strategy == "steps" else None
+    return make_trainer(
+        args, teacher, narrow_student() if student == "narrow" else usual, data, eval_dataset=evaluated
+    )
 
 
 def run(folder: Path, settings: dict[str, Any], student: str = "usual", resumed_at: int | None = None) -> None:
@@ -61,6 +65,9 @@ def run(folder: Path, settings: dict[str, Any], student: str = "usual", resumed_
         trainer = make(student, args)
         trainer.train(resume_from_checkpoint=str(folder / "run" / f"checkpoint-{resumed_at}"))
     assert trainer.is_fsdp_enabled == bool(args.fsdp)
+    for module in trainer.model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()  # what an evaluation has gathered
     weights = {}
     for name, parameter in trainer.model.named_parameters():
         assert isinstance(parameter, DTensor) == bool(args.fsdp)

@@ -56,6 +56,8 @@ def test_the_map_of_the_code_names_files_that_exist():
     paths = [path for path in re.findall(r"`([\w/]+(?:\.py|/))`", page) if not path.startswith(tests)]
     assert len(paths) > 30
     assert [path for path in paths if not (package / path).exists()] == []
+    inner = [file for name in ("balancing", "trainer") for file in (package / name).glob("[!_]*.py")]
+    assert [file.name for file in inner if f"{file.parent.name}/{file.name}" not in paths] == []
     named = re.findall(r"`(\w+)\.(\w+)` in `([\w/]+\.py)`", page)
     assert len(named) > 2
     for class_name, method, path in named:

@@ -21,7 +21,7 @@ from hf_kd_lambda.trainer.limits import (
     check_problem,
     check_saving,
     check_strategy,
-    check_student,
+    check_student_weights,
     warn_of_blind_measurements,
 )
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
@@ -260,13 +260,13 @@ def test_an_optimizer_of_some_parameters_is_refused(tmp_path):
     teacher, student = models()
     optimizer = torch.optim.SGD(student.classifier.parameters(), lr=0.1)
     with pytest.raises(ValueError, match=r"optimizers: \d+ trainable parameter\(s\), such as bert\."):
-        check_student(student, optimizer)
+        check_student_weights(student, optimizer)
     with pytest.raises(ValueError, match="are not in the optimizer: freeze them"):
         DistillationTrainer(
             student, config(tmp_path), teacher=teacher, train_dataset=examples(), optimizers=(optimizer, None)
         )
     student.bert.requires_grad_(False)
-    check_student(student, optimizer)
+    check_student_weights(student, optimizer)
 
 
 def test_a_student_sharded_at_load_is_refused(tmp_path):
@@ -276,7 +276,7 @@ def test_a_student_sharded_at_load_is_refused(tmp_path):
         sharded = distribute_tensor(student.classifier.weight.detach(), init_device_mesh("cpu", (1,)), [Shard(0)])
         student.classifier.weight = torch.nn.Parameter(sharded)
         with pytest.raises(ValueError, match="sharded when it was loaded"):
-            check_student(student, None)
+            check_student_weights(student, None)
     finally:
         dist.destroy_process_group()
 
@@ -285,9 +285,9 @@ def test_a_student_on_several_devices_is_refused():
     student = tiny_bert(layers=1)
     student.hf_device_map = {"bert": 0, "classifier": 1}
     with pytest.raises(ValueError, match="device_map placed the student on several devices"):
-        check_student(student, None)
+        check_student_weights(student, None)
     student.hf_device_map = {"": 0}
-    check_student(student, None)
+    check_student_weights(student, None)
 
 
 def test_reentrant_checkpointing_is_refused(tmp_path):
@@ -321,5 +321,5 @@ def test_weights_in_fp16_are_refused_and_frozen_ones_pass(tmp_path):
     with pytest.raises(ValueError, match=r"the student's weights are fp16, .* load it with dtype=torch\.float32"):
         build(tmp_path, teacher, student.half())
     student.requires_grad_(False).classifier.float().requires_grad_(True)
-    check_student(student, None)
+    check_student_weights(student, None)
     build(tmp_path, teacher.half(), models()[1])

@@ -47,8 +47,8 @@ def everything(rows):
 def test_an_evaluation_averages_losses_over_examples_and_counts_agreement():
     record = EvaluationRecord(NAMES)
     agree, disagree = torch.tensor([[2.0, 1.0]] * 3), torch.tensor([[1.0, 2.0]])
-    record.add(agree, agree, torch.zeros(3), torch.tensor([1.0, 2.0]), 3, everything)
-    record.add(agree[:1], disagree, torch.zeros(1), torch.tensor([5.0, 6.0]), 1, everything)
+    record.add(agree, agree, torch.zeros(3), torch.tensor([1.0, 2.0]), torch.full((2,), 3), everything)
+    record.add(agree[:1], disagree, torch.zeros(1), torch.tensor([5.0, 6.0]), torch.ones(2), everything)
     assert record.metrics() == pytest.approx({"task_loss": 2.0, "kd_loss": 3.0, "teacher_agreement": 0.75})
 
 
@@ -59,7 +59,7 @@ def test_losses_weigh_as_many_items_as_they_were_divided_by():
         (torch.tensor([[0, -100, -100], [-100, -100, -100]]), [1.0, 2.0]),
         (torch.tensor([[0, 1, 2], [0, 1, 2]]), [8.0, 16.0]),
     ):
-        record.add(logits, logits, labels, torch.tensor(losses), labels.ne(-100).sum(), everything)
+        record.add(logits, logits, labels, torch.tensor(losses), labels.ne(-100).sum().expand(2), everything)
     metrics = record.metrics()
     assert metrics == pytest.approx({"task_loss": 49 / 7, "kd_loss": 98 / 7, "teacher_agreement": 1.0})
 

@@ -46,11 +46,13 @@ class Rule(ABC):
             - `trust_ratio` `[]`: t, the reliability of the teacher relative to that of the labels.
         measures: whether the rule needs gradients. If not, it uses only shape, dtype and device of the matrix.
         clips: whether the rule clips λ to `feasible_interval`.
+        splits_kd: whether the rule can give each KD loss a λ (`lambda_scope: loss`).
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
     measures: ClassVar[bool] = True
     clips: ClassVar[bool] = False
+    splits_kd: ClassVar[bool] = False
 
     @abstractmethod
     def weights(self, gram: Gram, *args: Any, **needs: Any) -> Weights:

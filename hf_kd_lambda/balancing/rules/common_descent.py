@@ -1,6 +1,7 @@
 """Rules of multi-objective optimization that search a direction along which both losses decrease."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ class MGDA(Rule):
 
     For equal gradients all combinations have the same length, and both weights are ½.
     """
+
+    splits_kd: ClassVar[bool] = True
 
     def weights(self, gram: Gram) -> Weights:
         """w_T = min(max((b − c)/A, 0), 1), w_D = 1 − w_T, A = a + b − 2c."""

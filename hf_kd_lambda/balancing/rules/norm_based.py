@@ -41,6 +41,8 @@ class NormRatio(Scaled):
     At κ = 1, IMTL-G, Nash-MTL, ConFIG and GradNorm (α = 0) have the same ratio for two losses.
     """
 
+    splits_kd: ClassVar[bool] = True
+
     def weights(self, gram: Gram) -> Weights:
         """(1, κ√(a/b))."""
         return Weights.additive(self.kappa * length_ratio(gram))
@@ -54,6 +56,7 @@ class Adaptive(Scaled):
     """
 
     clips: ClassVar[bool] = True
+    splits_kd: ClassVar[bool] = True
 
     def weights(self, gram: Gram) -> Weights:
         """(1, λ), λ = min(max(κ√(a/b), |c|/b), a/|c|) where c < 0."""
@@ -164,6 +167,7 @@ class Evidence(Scaled):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("odds",)
+    splits_kd: ClassVar[bool] = True
     gamma: float = 2.0
 
     def __post_init__(self) -> None:
@@ -187,6 +191,7 @@ class Trust(Scaled):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("trust_ratio",)
+    splits_kd: ClassVar[bool] = True
 
     def weights(self, gram: Gram, trust_ratio: Tensor) -> Weights:
         """(1, κ√(a/b)·t)."""

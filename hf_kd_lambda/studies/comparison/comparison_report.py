@@ -31,8 +31,9 @@ SCORES = (
 )
 NOISE = (
     "Other test examples would give other scores, whatever the seeds. Standard error of a score: its standard "
-    "deviation over resampled test examples; – where it was not recorded. Within noise: less than two standard "
-    "errors, of seeds and examples together, below the highest score. More test examples or seeds make it smaller.",
+    "deviation over resampled test examples; – where it was not recorded. Within noise: at most two standard errors "
+    "(of seeds and examples together, the larger of both rules) below the highest score. More test examples or seeds "
+    "make it smaller.",
 )
 REGRET = (
     "Regret: the best mean score of the fixed weights in a task and regime minus the mean score of the rule, in "

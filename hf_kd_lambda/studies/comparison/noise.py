@@ -53,7 +53,7 @@ def number_of_examples(runs: Sequence[Run]) -> int | None:
 
 
 def within_noise(scores: dict[str, MeanScore]) -> list[str]:
-    """The rules whose score is less than `ERRORS` standard errors below the best one, the best first.
+    """The rules at most `ERRORS` standard errors, the larger of both, below the best one, which comes first.
 
     Args:
         scores: scores of a group, by rule.

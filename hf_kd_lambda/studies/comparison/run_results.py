@@ -39,9 +39,7 @@ class Run:
         steps: optimizer steps.
         seconds: time of all steps.
         evaluations: `step`, `seconds` until then, `score` and `agreement`, in the order of the steps.
-        log: `step` and its logged values: `lambda`, `kd_weight`, losses, and for rules that measure also
-            `grad_norm_task`, `grad_norm_kd`, `grad_cosine` and `lambda_conflict`, the share of measurements with a
-            negative inner product of the gradients.
+        log: `step` and its logged values, see `LOGGED` in `runs.py`; a rule that measures has more of them.
         teacher_score: the score on the same examples of the teacher of the cell, whose outputs a regime may change.
         error: error of a failed run, else None.
         examples: number of examples in the score; None if an earlier version did not record it.

@@ -65,7 +65,7 @@ class CellSupervision(NamedTuple):
 
 
 class TaskRuns:
-    """A task with its teacher, which is fine-tuned once, and the teacher's logits, which are computed once.
+    """A task with its teacher and the teacher's logits; both are made once, for all runs.
 
     Args:
         comparison: the comparison with this task.
@@ -91,7 +91,7 @@ class TaskRuns:
 
     @cached_property
     def teacher(self) -> PreTrainedModel:
-        """Fine-tuned on clean labels."""
+        """Where it is fine-tuned: on the labels as the task has them, before a regime changes them."""
         return self.job.load_teacher()
 
     @cached_property

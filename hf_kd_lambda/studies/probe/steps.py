@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hf_kd_lambda.utils.evaluation_mode import evaluation_mode
+
 Losses = Callable[[], Tensor]
 """Task loss and KD loss, shape (2,), with the current parameters, always on the same batch."""
 
@@ -43,10 +45,8 @@ def losses_on(
     """
 
     def losses() -> Tensor:
-        was_training = model.training
-        model.eval()
-        logits = model(**inputs).logits
-        model.train(was_training)
+        with evaluation_mode(model):
+            logits = model(**inputs).logits
         return exact_losses(logits, teacher_logits, labels, temperature)
 
     return losses
