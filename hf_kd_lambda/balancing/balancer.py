@@ -155,7 +155,7 @@ class Balancer:
         self.state.to(self.device)
 
     def _scheduled_weights(self, progress: float) -> tuple[Tensor, Tensor]:
-        done = torch.tensor(progress, dtype=torch.float32, device=self.device)
+        done = torch.full((), progress, dtype=torch.float32, device=self.device)
         needs: dict[str, Any] = dict.fromkeys(self.rule.needs, done)
         weights = self.rule(Gram(*torch.ones_like(done).expand(3)), **needs)
         return (2 * weights.task, 2 * weights.kd) if self.form == "sum_two" else (weights.task, weights.kd)

@@ -136,6 +136,7 @@ def _member(index: int) -> str:
 
 def _rows(values: Tensor, attention_mask: Tensor | None) -> list[Tensor]:
     """One tensor per example, copied: a view would be sent to other ranks with its whole batch."""
+    values = values.cpu()
     if attention_mask is None or values.dim() < 3:
-        return [row.clone() for row in values.cpu()]
-    return [row[mask.bool()].cpu() for row, mask in zip(values, attention_mask, strict=True)]
+        return [row.clone() for row in values]
+    return [row[mask] for row, mask in zip(values, attention_mask.bool().cpu(), strict=True)]

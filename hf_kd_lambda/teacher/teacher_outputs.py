@@ -146,6 +146,7 @@ class TeacherOutputs:
 
     def _move_to(self, device: torch.device) -> None:
         """Move every teacher, unless its parts were placed on several devices when it was loaded."""
+        device = torch.empty(0, device=device).device  # cuda is cuda:0 for a tensor
         for member in [] if self.teacher is None else members_of(self.teacher):
             if not is_placed(member) and model_device(member) != device:
                 member.to(device)

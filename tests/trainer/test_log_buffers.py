@@ -66,8 +66,15 @@ def test_losses_weigh_as_many_items_as_they_were_divided_by():
 
 def test_rows_that_only_pad_the_last_batch_do_not_count():
     record = EvaluationRecord(NAMES)
-    record.add(torch.eye(2), torch.eye(2).flip(0), torch.zeros(2), torch.tensor([1.0, 1.0]), 2, lambda rows: rows[:0])
-    record.add(torch.eye(2), torch.eye(2), torch.zeros(2), torch.tensor([1.0, 1.0]), 2, everything)
+    record.add(
+        torch.eye(2),
+        torch.eye(2).flip(0),
+        torch.zeros(2),
+        torch.tensor([1.0, 1.0]),
+        torch.full((2,), 2),
+        lambda rows: rows[:0],
+    )
+    record.add(torch.eye(2), torch.eye(2), torch.zeros(2), torch.tensor([1.0, 1.0]), torch.full((2,), 2), everything)
     assert record.metrics()["teacher_agreement"] == 1.0
 
 
@@ -77,14 +84,14 @@ def test_agreement_on_tokens_is_over_those_with_a_label():
     teacher = student.clone()
     teacher[0] = teacher[0].roll(1, dims=-1)  # another class at each token of the first example
     labels = torch.tensor([[0, -100, -100], [0, 1, 2]])
-    record.add(student, teacher, labels, torch.tensor([1.0, 1.0]), 4, everything)
+    record.add(student, teacher, labels, torch.tensor([1.0, 1.0]), torch.full((2,), 4), everything)
     assert record.metrics()["teacher_agreement"] == pytest.approx(3 / 4)
 
 
 def test_agreement_of_a_regression_is_the_correlation():
     record = EvaluationRecord(NAMES)
     student = torch.tensor([[0.0], [1.0], [3.0]])
-    record.add(student, -2 * student, torch.zeros(3), torch.tensor([1.0, 1.0]), 3, everything)
+    record.add(student, -2 * student, torch.zeros(3), torch.tensor([1.0, 1.0]), torch.full((2,), 3), everything)
     assert record.metrics()["teacher_agreement"] == pytest.approx(-1.0)
 
 
@@ -97,6 +104,6 @@ def test_each_part_of_the_kd_loss_is_logged_with_it():
     losses = torch.tensor([1.0, 5.0, 2.0, 3.0])
     steps, evaluation = StepRecord(names, torch.device("cpu")), EvaluationRecord(names)
     steps.add(losses, ends_step=True)
-    evaluation.add(torch.eye(2), torch.eye(2), torch.zeros(2), losses, 2, everything)
+    evaluation.add(torch.eye(2), torch.eye(2), torch.zeros(2), losses, torch.full((2,), 2), everything)
     for logged in (take(steps), evaluation.metrics()):
         assert [logged[name] for name in names] == losses.tolist()
