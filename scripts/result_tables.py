@@ -34,6 +34,7 @@ WRONG = {
     "spoiled_teacher": "the teacher on 40 %",
     "region": "the teacher on most long texts",
     "class_blind": "the teacher never predicts one class",
+    "uninformative_teacher": "the teacher on all, at random",
     "both": "30 % of the labels, and the teacher on a different 30 %",
 }
 """What is wrong in a regime of `compare_trust`, in the order of the table."""

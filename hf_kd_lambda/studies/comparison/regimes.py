@@ -83,6 +83,14 @@ def overconfident_teacher(given: Supervision, rng: np.random.Generator, temperat
     return given._replace(teacher_logits=given.teacher_logits / temperature)
 
 
+def uninformative_teacher(given: Supervision, rng: np.random.Generator) -> Supervision:
+    """The teacher's outputs are those of other examples: as confident as before, and without information."""
+    chosen = rng.permutation(len(given.rows))
+    logits = given.teacher_logits.copy()
+    logits[chosen] = logits[np.roll(chosen, 1)]
+    return given._replace(teacher_logits=logits)
+
+
 def both(given: Supervision, rng: np.random.Generator, share: float = 0.3) -> Supervision:
     """On a share of the examples the label is wrong; on the same number of others, the teacher."""
     order = rng.permutation(len(given.rows))
@@ -151,7 +159,7 @@ NEEDS_CLASSES = (overconfident_teacher.__name__, class_blind.__name__)
 REGIMES: dict[str, Regime] = {
     regime.__name__: regime
     for regime in (
-        *(clean, noisy_labels, few_labels, spoiled_teacher, overconfident_teacher),
+        *(clean, noisy_labels, few_labels, spoiled_teacher, overconfident_teacher, uninformative_teacher),
         *(both, class_blind, hard_noise, region, few_labels_transfer, noisy_teacher),
     )
 }

@@ -100,6 +100,14 @@ def test_a_regression_has_no_overconfident_teacher():
         apply("overconfident_teacher", regression())
 
 
+@pytest.mark.parametrize("given", [classification(), regression()])
+def test_an_uninformative_teacher_has_the_outputs_of_other_examples(given):
+    found = apply("uninformative_teacher", given)
+    np.testing.assert_array_equal(np.sort(found.teacher_logits, 0), np.sort(given.teacher_logits, 0))
+    assert (found.teacher_logits != given.teacher_logits).any(axis=-1).all()
+    np.testing.assert_array_equal(found.labels, given.labels)
+
+
 def changed_rows(given: Supervision, found: Supervision) -> tuple[np.ndarray, np.ndarray]:
     """Which rows have other labels, and which other logits."""
     return found.labels != given.labels, (found.teacher_logits != given.teacher_logits).any(axis=-1)
