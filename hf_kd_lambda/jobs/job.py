@@ -151,7 +151,7 @@ class DistillationJob:
                 for split in tokens:
                     self.problem.check_inputs(who, cast(PreTrainedModel, member), processor, tokens[split])
         trainer = self.make_trainer(teacher, student)
-        check_saving(trainer.accelerator)
+        check_saving(trainer.accelerator, self.models.lora is not None)
         check_trainer(trainer)
         self.space = check_space(self.folder, trainer)
         if self.repository is not None and PartialState().is_main_process:

@@ -72,6 +72,8 @@ class TeacherCache:
         inputs = examples_digest(examples, set(examples.column_names) - set(LABELS))
         code = (version("hf-kd-lambda"), torch.__version__, version("transformers"))
         name = fingerprint([self.identity, first_batch, inputs, *code])
+        if len(set(gather_object([name]))) > 1:
+            raise CacheUnavailableError("the ranks have other weights of the teacher, or other examples")
         outputs = self._load(name, len(examples))
         if outputs is None:
             reason = self._compute(name, examples)

@@ -6,6 +6,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
+from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from transformers import PreTrainedConfig
@@ -113,10 +114,11 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
     """Refuse ways to train in which two gradients of one forward cannot be had.
 
     Raises:
-        ValueError: DeepSpeed, FSDP1, FSDP where it is unavailable, DataParallel, tensor, context or sequence
-            parallelism, reentrant checkpointing, or an optimizer that steps in backward or lacks what `gram_metric`
-            needs.
+        ValueError: DeepSpeed, FSDP1, FSDP where it is unavailable or its parameters are on the CPU, DataParallel,
+            tensor, context or sequence parallelism, reentrant checkpointing, or an optimizer that steps in backward or
+            lacks what `gram_metric` needs.
     """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
     checkpointing = args.gradient_checkpointing_kwargs or {}
     sizes = {name: getattr(accelerator.parallelism_config, name, 1) for name in ("tp_size", "cp_size", "sp_size")}
     parallel = ", ".join(f"{name}={size}" for name, size in sizes.items())
@@ -129,6 +131,14 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
         ),
         "fsdp is set, but Accelerate shards on accelerators only and would train with DDP instead: drop fsdp, or "
         "train on GPUs.": bool(args.fsdp) and accelerator.distributed_type != DistributedType.FSDP,
+        "cpu_ram_efficient_loading leaves the teacher without weights on all ranks but the first: set it to false in "
+        "fsdp_config, or fsdp_cpu_ram_efficient_loading in what `accelerate config` wrote.": bool(
+            getattr(plugin, "cpu_ram_efficient_loading", False)
+        ),
+        "FSDP2 with parameters on the CPU has the gradients there, and λ is set on the GPU: set cpu_offload to false in "
+        "fsdp_config, or fsdp_offload_params in what `accelerate config` wrote.": isinstance(
+            getattr(plugin, "cpu_offload", None), CPUOffloadPolicy
+        ),
         f"{args.n_gpu} GPUs in one process mean DataParallel, which hides the gradients of its replicas: start one "
         "process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one.": args.n_gpu > 1,
         "gradient_checkpointing_kwargs={'use_reentrant': True} allows one backward pass only: set use_reentrant to "
@@ -150,13 +160,22 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
             raise ValueError(message)
 
 
-def check_saving(accelerator: Accelerator) -> None:
-    """Check that the run saves whole weights, and not the shards of FSDP2.
+def check_saving(accelerator: Accelerator, has_adapters: bool) -> None:
+    """Check that a job saves whole weights, and not the shards of FSDP2.
+
+    Args:
+        accelerator: of the job's trainer.
+        has_adapters: whether adapters are merged into the student's weights at the end.
 
     Raises:
-        ValueError: FSDP2 saves shards, so that `save_model` writes no weights.
+        ValueError: FSDP2 saves shards, so that `save_model` writes no weights; or it shards what is to be merged.
     """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is not None and has_adapters:
+        raise ValueError(
+            "lora: adapters cannot be merged into a student that FSDP2 shards: leave fsdp out, which adapters hardly "
+            "need, or train them in Python and merge the saved ones."
+        )
     if plugin is not None and "FULL_STATE_DICT" not in str(plugin.state_dict_type):
         raise ValueError(
             f"state_dict_type={plugin.state_dict_type} saves the shards of the student, which nobody could load: set "

@@ -1,6 +1,7 @@
 """The Trainer that sets λ from the gradients of task loss and KD loss."""
 
 import contextlib
+import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -314,10 +315,11 @@ class DistillationTrainer(BaseTrainer):
 
         The Trainer's own number counts the items that have a label, which is the task loss's alone.
         """
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        model = cast(nn.Module, self.model)
+        # Not by the Trainer's method: it also counts labels over the ranks, and only on ranks whose batch has some.
+        batches = [setup.training_batch(batch, model) for batch in itertools.islice(epoch_iterator, num_batches)]
         if not batches:
             return batches, None
-        batches = [setup.training_batch(batch, cast(nn.Module, self.model)) for batch in batches]
         counts = torch.stack([item_labels(targets(batch)).counts for batch in batches]).sum(0).to(device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             # DDP's average divides by the number of ranks once more.
@@ -416,7 +418,7 @@ class DistillationTrainer(BaseTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the student; checkpoints also get its projections, and the predictions that `trust` judges by."""
-        model = self.accelerator.unwrap_model(self.model)
+        model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         checkpoint = output_dir if _internal_call else None  # None if `push_to_hub` saves, too
         with contextlib.nullcontext() if checkpoint else left_out(model):
             super().save_model(output_dir, _internal_call)

@@ -26,11 +26,19 @@ def uneven_examples() -> Dataset:
     )
 
 
-def cache(folder: Path, cache_dir: Path) -> dict[str, object]:
-    """What a trainer has after caching, and how often it asked the teacher."""
+def cache(folder: Path, cache_dir: Path, other_teacher: bool = False) -> dict[str, object]:
+    """What a trainer has after caching, and how often it asked the teacher.
+
+    Args:
+        folder: of the run.
+        cache_dir: of the cache.
+        other_teacher: whether the second rank has other weights of the teacher.
+    """
     kept = {"cache_hidden_states": True, "kd_losses": {"soft_targets": 1.0, "hidden_mse": 1.0}}
     args = config(folder / "run", teacher_cache_dir=str(cache_dir), per_device_eval_batch_size=4, **kept)
     teacher, student = models()
+    if other_teacher and dist.get_rank():
+        torch.nn.init.zeros_(teacher.classifier.weight)
     collate = DataCollatorWithPadding(tiny_tokenizer())
     trainer = DistillationTrainer(
         student, args, teacher=teacher, train_dataset=uneven_examples(), data_collator=collate
@@ -52,6 +60,7 @@ def main() -> None:
         cache(folder, folder / "cache"),
         cache(folder, folder / "cache"),
         cache(folder, folder / "file" / "cache"),
+        cache(folder, folder / "others", other_teacher=True),
     ]
     assert dist.get_world_size() == 2
     (folder / f"rank{dist.get_rank()}.json").write_text(json.dumps(results))

@@ -17,7 +17,7 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What each rank had after computing, after reading, and where nothing can be written."""
+    """What each rank had after computing, after reading, where nothing can be written, and of unlike teachers."""
     folder = tmp_path_factory.mktemp("ranks")
     result = run_two_ranks(Path(__file__).with_name("cache_worker.py"), str(folder))
     assert result.returncode == 0, result.stderr[-4000:]
@@ -25,7 +25,7 @@ def ranks(tmp_path_factory):
 
 
 def test_both_ranks_read_what_one_process_would_have_computed(alone, ranks):
-    for computed, read, _ in ranks:
+    for computed, read, *_ in ranks:
         for result in (computed, read):
             torch.testing.assert_close(
                 torch.tensor(result["logits"]), torch.tensor(alone["logits"]), rtol=0, atol=1e-6
@@ -37,8 +37,8 @@ def test_both_ranks_read_what_one_process_would_have_computed(alone, ranks):
 
 def test_each_rank_computes_half_of_an_odd_number_of_batches(alone, ranks):
     assert alone["calls"] % 2 == 1
-    assert [computed["calls"] for computed, _, _ in ranks] == [(alone["calls"] + 1) // 2] * 2
-    assert [read["calls"] for _, read, _ in ranks] == [0, 0]
+    assert [computed["calls"] for computed, *_ in ranks] == [(alone["calls"] + 1) // 2] * 2
+    assert [read["calls"] for _, read, *_ in ranks] == [0, 0]
 
 
 def test_all_read_one_file_of_the_same_fingerprint(alone, ranks):
@@ -50,4 +50,8 @@ def test_all_read_one_file_of_the_same_fingerprint(alone, ranks):
 
 
 def test_no_rank_waits_for_ever_where_nothing_can_be_written(ranks):
-    assert [refused["complete"] for _, _, refused in ranks] == [False, False]
+    assert [refused["complete"] for _, _, refused, _ in ranks] == [False, False]
+
+
+def test_ranks_of_unlike_teachers_cache_nothing(ranks):
+    assert [unlike["complete"] for *_, unlike in ranks] == [False, False]

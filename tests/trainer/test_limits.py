@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 from helpers.small_runs import config, examples, make_trainer, models
 from helpers.tiny import tiny_bert
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import StateDictType
+from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, StateDictType
 from torch.distributed.tensor import Shard, distribute_tensor
 from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
@@ -175,8 +175,9 @@ def test_labels_are_no_input_of_a_model():
 class Accelerator:
     """The attributes of accelerate's that the check reads."""
 
-    def __init__(self, distributed_type=DistributedType.NO, is_fsdp2=False, parallelism_config=None):
+    def __init__(self, distributed_type=DistributedType.NO, is_fsdp2=False, parallelism_config=None, plugin=None):
         self.distributed_type, self.is_fsdp2 = distributed_type, is_fsdp2
+        self.state = SimpleNamespace(fsdp_plugin=plugin)
         self.parallelism_config = parallelism_config
 
 
@@ -217,15 +218,32 @@ def test_a_static_graph_is_refused_where_rules_measure(tmp_path):
     build(tmp_path, *models(), ddp_static_graph=True, lambda_rule="fixed")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cpu_ram_efficient_loading": True}, r"^cpu_ram_efficient_loading leaves the teacher without weights"),
+        ({"cpu_offload": CPUOffloadPolicy()}, r"parameters on the CPU .* set cpu_offload to false"),
+    ],
+)
+def test_fsdp2_that_leaves_weights_elsewhere_is_refused(tmp_path, given, message):
+    usual = {"cpu_ram_efficient_loading": False, "cpu_offload": OffloadPolicy()}
+    plugin, plain = SimpleNamespace(**{**usual, **given}), SimpleNamespace(**usual)
+    with pytest.raises(ValueError, match=message):
+        check_strategy(config(tmp_path), Accelerator(DistributedType.FSDP, True, plugin=plugin))
+    check_strategy(config(tmp_path), Accelerator(DistributedType.FSDP, True, plugin=plain))
+
+
 @pytest.mark.parametrize(("kind", "refused"), [("FULL_STATE_DICT", False), ("SHARDED_STATE_DICT", True)])
 def test_a_job_that_would_save_shards_is_refused(kind, refused):
     sharded = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=SimpleNamespace(state_dict_type=StateDictType[kind])))
-    check_saving(SimpleNamespace(state=SimpleNamespace()))  # without FSDP
+    check_saving(SimpleNamespace(state=SimpleNamespace()), has_adapters=True)  # without FSDP
+    with pytest.raises(ValueError, match=r"^lora: adapters cannot be merged into a student that FSDP2 shards"):
+        check_saving(sharded, has_adapters=True)
     if not refused:
-        check_saving(sharded)
+        check_saving(sharded, has_adapters=False)
         return
     with pytest.raises(ValueError, match=r"SHARDED_STATE_DICT saves the shards .* set it to FULL_STATE_DICT"):
-        check_saving(sharded)
+        check_saving(sharded, has_adapters=False)
 
 
 @pytest.mark.parametrize("is_sharded", [True, False])
