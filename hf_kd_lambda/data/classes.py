@@ -21,8 +21,10 @@ NAMED_CLASSES = 12  # more classes than these are not named in a message
 
 
 def is_missing(label: Any) -> bool:
-    """Whether an example has no label: None, -100 or NaN."""
-    return label in (None, IGNORED, str(IGNORED)) or label != label
+    """Whether an example has no label: None, -100, NaN or a blank text."""
+    if isinstance(label, str):
+        return label.strip() in ("", str(IGNORED))
+    return label in (None, IGNORED) or label != label
 
 
 def known_labels(sources: Mapping[str, Source]) -> tuple[list[Any], Any]:
@@ -95,7 +97,7 @@ class Classes:
 
 
 def find_classes(
-    labels: Iterable[Any], feature: Any, known: Sequence[str] | None = None, of_teacher: Sequence[str] = ()
+    labels: Sequence[Any], feature: Any, known: Sequence[str] | None = None, of_teacher: Sequence[str] = ()
 ) -> Classes | None:
     """The classes of the train split.
 
@@ -132,6 +134,11 @@ def find_classes(
     if any(isinstance(label, str | bool) for label in found):
         names = _in_order(map(str, found))
         _check_distinct(names)
+        if len(names) > NAMED_CLASSES and 2 * len(names) > len(labels):
+            logger.warning(
+                f"the {len(labels)} labels of the train split are {len(names)} different names, such as {names[0]!r}: "
+                "look whether label_column is right. Numbers for a regression have no other characters, as in 3.5."
+            )
         return Classes(names, are_integers=False)
     if found != set(range(len(found))):
         listed = ", ".join(map(str, sorted(found)[:NAMED_CLASSES])) + (", …" if len(found) > NAMED_CLASSES else "")

@@ -10,6 +10,9 @@ from datasets import List, Value
 from hf_kd_lambda.data.readers import RowError
 
 MISSING_LABELS = ("", "nan", "NaN")
+_MISSING_WORDS = ("na", "n/a", "#n/a", "null", "none", "nil", r"\n", "?", "-")
+"""Words that other programs write for a missing number, in lower case. Among names they are names."""
+_MISSING_WORD = "word for a missing number"
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
 _PARSED: dict[str, Callable[[str], Any]] = {"string": str, "int64": int, "float64": float}
@@ -41,12 +44,25 @@ def kind_of_cell(value: str | None) -> str:
     """Likewise of the text in a cell of labels."""
     if value is None or value.strip() in MISSING_LABELS:
         return "null"
-    return "int64" if _INTEGER.fullmatch(value.strip()) else "float64" if _FLOAT.fullmatch(value.strip()) else "string"
+    cell = value.strip()
+    if _INTEGER.fullmatch(cell):
+        return "int64"
+    if _FLOAT.fullmatch(cell):
+        return "float64"
+    return _MISSING_WORD if cell.lower() in _MISSING_WORDS else "string"
 
 
 def column_type(column: str, kinds: Mapping[str, int], is_table: bool) -> Value | List:
     """The type of a column, from the first row of each kind that it holds."""
     kinds = {kind: row for kind, row in kinds.items() if kind != "null"}
+    if _MISSING_WORD in kinds:
+        if len(kinds) > 1 and "string" not in kinds:
+            raise RowError(
+                kinds[_MISSING_WORD],
+                f"column {column!r} holds a word such as NA among numbers: leave the cell empty where a label is "
+                "missing.",
+            )
+        return Value("string")
     if len(kinds) > 1:
         kinds = {kind: row for kind, row in kinds.items() if kind != "list of null"}
     if len(kinds) > 1 and is_table and "string" in kinds:

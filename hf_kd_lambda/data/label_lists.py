@@ -1,6 +1,7 @@
 """Labels that are lists: several labels for a text, or the share of each class, from one column or from several."""
 
 import ast
+import re
 import reprlib
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,6 +17,8 @@ from hf_kd_lambda.data.sources import Column, Source
 from hf_kd_lambda.losses.functional import IGNORED
 
 _SEPARATORS = ",;|"
+_BRACKETS = ("[", "(", "{")
+_WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
 _AS_PANDAS_WRITES = {"True": 1, "False": 0}
 _BY_NAME = Classes([], are_integers=True)
 """Has no name in common with a dataset, so that `labels_of` gives the names of its labels in place of indices."""
@@ -105,12 +108,21 @@ def _parsed(value: Any, separator: str, are_shares: bool) -> list[Any]:
 
 
 def _split(cell: str, separator: str) -> list[Any]:
-    if not cell.strip().startswith("["):
+    """Names between separators, or a list, a tuple or a set as Python writes it."""
+    cell = cell.strip()
+    if cell[:1] not in _BRACKETS:
         return [part.strip() for part in cell.split(separator)]
+    if _WITHOUT_COMMA.search(cell):  # which Python would join to one name
+        raise ValueError("there is no comma between the labels: write ['a', 'b'].")
     try:
-        return list(ast.literal_eval(cell.strip()))
+        labels = ast.literal_eval(cell)
     except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
-        raise ValueError("it is no list such as ['a', 'b'].") from None
+        labels = None
+    if isinstance(labels, list | tuple | set):
+        return list(labels)
+    if cell[0] == "(":  # of a name
+        return [part.strip() for part in cell.split(separator)]
+    raise ValueError("it is no list such as ['a', 'b'].")
 
 
 def _check_members(labels: list[Any]) -> None:

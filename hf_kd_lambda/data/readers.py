@@ -71,10 +71,12 @@ def _table_rows(path: str, separator: str) -> Iterator[Row]:
                     raise RowError(number, f"the header names {twice!r} twice: rename one.")
             elif len(cells) != len(header):
                 other = other_delimiter(header)
+                has = f"there are {len(cells)} fields, in the header {len(header)}"
+                fix = f"put quotes around a text with a {separator!r} in it"
+                if len(cells) < len(header):
+                    fix = "a cell is missing, or put quotes around a text with a line break in it"
                 raise RowError(
-                    number,
-                    f"there are {len(cells)} fields, in the header {len(header)}: put quotes around a text with a "
-                    f"{separator!r} in it{f', or set delimiter to {other!r}, which the header has' if other else ''}.",
+                    number, f"{has}: {fix}{f', or set delimiter to {other!r}, which the header has' if other else ''}."
                 )
             else:
                 yield number, dict(zip(header, cells, strict=True))
@@ -96,6 +98,9 @@ def _json_file_rows(path: str, separator: str) -> Iterator[Row]:
             yield number, _object(number, item)
     elif is_squad(file := _single_object(path)):
         yield from _questions(file)
+    elif isinstance(file, Mapping) and sum(bool(line.strip()) for line in _lines(path)) > 1:
+        fields = ", ".join(map(repr, file))
+        raise RowError(1, f"the file is one object of {fields}: write a list of rows, and a file for each split.")
     else:
         yield from _json_rows(path, separator)
 

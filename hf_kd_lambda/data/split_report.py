@@ -83,5 +83,7 @@ def _classes_of(split: Dataset) -> list[int]:
 def _count_classes(labels: Sequence[int], names: Sequence[str]) -> str:
     counts = Counter(labels)
     if len(names) > NAMED_CLASSES:
-        return f"{len(names)} classes of {min(counts[i] for i in range(len(names)))} to {max(counts.values())}"
+        return (
+            f"{len(names)} classes of {min(counts[i] for i in range(len(names)))} to {max(counts.values(), default=0)}"
+        )
     return ", ".join(f"{name} {counts[index]}" for index, name in enumerate(names))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 from datasets import Dataset, concatenate_datasets, load_dataset, load_dataset_builder, load_from_disk
-from datasets.config import DATASET_STATE_JSON_FILENAME
+from datasets.config import DATASET_STATE_JSON_FILENAME, DATASETDICT_JSON_FILENAME
 from datasets.exceptions import DatasetsError
 
 from hf_kd_lambda.data.arguments import DataArguments
@@ -21,6 +21,7 @@ FILE_SPLITS = ("train", "validation", "test")
 SPLITS = ("train", "validation", "validation_mismatched", "test")
 TRANSFER_SET = "unlabelled"
 """What the examples of a transfer set are called among the splits."""
+_VALIDATION_SPLITS = ("validation_matched", "valid", "val", "dev", "eval")  # the first is MNLI's
 _UNLABELLED_SPLITS = (TRANSFER_SET, "unlabeled", "unsupervised", "train")
 
 Bundled = Mapping[str, Callable[[], Mapping[str, Dataset]]]
@@ -158,15 +159,23 @@ def _stored_splits(
     where, folder = f"{setting}={dataset!r}", Path(dataset).resolve()
     if folder.is_dir() and glob.has_magic(str(folder)):
         raise ValueError(f"{where}: *, ? and [ in the folder's path are read as patterns: rename it.")
+    if folder.is_file():
+        files = "train_file" if setting == "dataset" else "unlabelled_file"
+        raise ValueError(f"{where} is a file, and a dataset is a folder or an id of the Hub: set {files}.")
     if (folder / DATASET_STATE_JSON_FILENAME).is_file():  # written by `Dataset.save_to_disk`
         with _named(where):
             return {"train": load_from_disk(folder)}
-    splits = _table_splits(where, dataset, config, columns, delimiter) if folder.is_dir() else {}
+    if (folder / DATASETDICT_JSON_FILENAME).is_file():  # by `DatasetDict.save_to_disk`
+        with _named(where):
+            splits = dict(load_from_disk(folder))
+    else:
+        splits = _table_splits(where, dataset, config, columns, delimiter) if folder.is_dir() else {}
     if not splits:
         with _named(where):
             splits = dict(load_dataset(dataset, config))
-    if "validation_matched" in splits:  # of MNLI
-        splits["validation"] = splits.pop("validation_matched")
+    for name in _VALIDATION_SPLITS:
+        if name in splits and "validation" not in splits:
+            splits["validation"] = splits.pop(name)
     return splits
 
 

@@ -8,8 +8,11 @@ _FIELDS = ("text", "answer_start")
 
 
 def is_squad(value: Any) -> TypeGuard[Mapping[str, Any]]:
-    """Whether the content of a json file is SQuAD's: an object with a list `data`."""
-    return isinstance(value, Mapping) and isinstance(value.get("data"), list)
+    """Whether the content of a json file is SQuAD's: an object with a list `data`, whose entries are not rows."""
+    data = value.get("data") if isinstance(value, Mapping) else None
+    if not isinstance(data, list):
+        return False
+    return not data or any(not isinstance(entry, Mapping) or "paragraphs" in entry for entry in data)
 
 
 def squad_rows(file: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from hf_kd_lambda.data import bundled
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.classes import (
+    NAMED_CLASSES,
     encode_labels,
     find_classes,
     is_missing,
@@ -159,13 +160,15 @@ def _is_number(text: str) -> bool:
 
 
 def _warn_of_whole_numbers(train: Source | None, labels: list[Any]) -> None:
-    """Pandas writes integers as floats where some are missing, which would make a regression of classes."""
-    if train is None or not any(map(is_missing, train.rows["label"][:])):
+    """Pandas writes integers as floats where some are or were missing, which would make a regression of classes."""
+    if train is None or not all(isinstance(label, float) and label.is_integer() for label in labels):
         return
-    if all(isinstance(label, float) and label.is_integer() for label in labels):
+    are_missing, found = any(map(is_missing, train.rows["label"][:])), set(labels)
+    if are_missing or (len(found) <= NAMED_CLASSES and found == set(range(len(found)))):
+        others = "some labels are missing, and all others" if are_missing else "all labels"
         logger.warning(
-            f"{train.name}: some labels are missing, and all others are whole numbers, such as {labels[0]!r}, which "
-            "are read as those of a regression. For classes, write integers or names (pandas: astype('Int64'))."
+            f"{train.name}: {others} are whole numbers, such as {labels[0]!r}, which are read as those of a "
+            "regression. For classes, write integers or names (pandas: astype('Int64'))."
         )
 
 

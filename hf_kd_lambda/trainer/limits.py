@@ -135,8 +135,8 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
         "fsdp_config, or fsdp_cpu_ram_efficient_loading in what `accelerate config` wrote.": bool(
             getattr(plugin, "cpu_ram_efficient_loading", False)
         ),
-        "FSDP2 with parameters on the CPU has the gradients there, and λ is set on the GPU: set cpu_offload to false in "
-        "fsdp_config, or fsdp_offload_params in what `accelerate config` wrote.": isinstance(
+        "FSDP2 with parameters on the CPU has the gradients there, and λ is set on the GPU: set cpu_offload to false "
+        "in fsdp_config, or fsdp_offload_params in what `accelerate config` wrote.": isinstance(
             getattr(plugin, "cpu_offload", None), CPUOffloadPolicy
         ),
         f"{args.n_gpu} GPUs in one process mean DataParallel, which hides the gradients of its replicas: start one "

@@ -136,7 +136,15 @@ GOOD = '{"text": "a", "label": 0}\n'
         ("a.csv", "text,label\n", "is empty: it has no rows"),
         ("a.csv", "text,label,text\na,0,b\n", r"row 1 .*: the header names 'text' twice"),
         ("a.csv", "text,label\na,0\nb, c,1\n", r"row 3 .*: there are 3 fields, in the header 2: put quotes"),
-        ("a.csv", "text,label\na,0\nb\n", r"row 3 .*: there are 1 fields, in the header 2"),
+        ("a.csv", "text,label\na,0\nb\n", r"row 3 .*: there are 1 fields, in the header 2: a cell is missing"),
+        ("a.csv", "text,label\na,0\nb,1\nc,NA\n", r"row 4 .*: column 'label' holds a word such as NA among numbers"),
+        ("a.csv", "text,label\na,N/A\nb,3.5\n", r"row 2 .*: column 'label' holds a word such as NA among numbers"),
+        (
+            "a.json",
+            '{"train": [{"text": "a"}],\n "test": []}',
+            r"the file is one object of 'train', 'test': write a list",
+        ),
+        ("a.json", '{"data":\n [{"text": "a", "label": 0}]}', "one object of 'data': write a list of rows"),
         ("a.csv", "text;label\na, b;0\n", r"row 2 .*: there are 2 fields, in the header 1: .*or set delimiter to ';'"),
         ("a.csv", 'text,label\na,0\n"b,1\nc,1\n', r"row 3 .*: it is no valid csv .*check the quotes"),
         ("a.tsv", 'text\tlabel\na\t0\n"Hello\t1\nb\t0\nso "\t1\n', r"row 3 .*: a quotation mark .* joins rows"),
@@ -192,3 +200,9 @@ def test_a_folder_is_no_file(tmp_path):
     (tmp_path / "a.csv").mkdir()
     with pytest.raises(ValueError, match="does not exist, or is no file"):
         read_file("train_file", str(tmp_path / "a.csv"), FORMATS, COLUMNS)
+
+
+@pytest.mark.parametrize("cells", [["NA", "EU"], ["none", "some", "2"]])
+def test_words_for_what_is_missing_are_names_among_names(tmp_path, cells):
+    content = "\n".join(["text,label", *(f"a,{cell}" for cell in cells)])
+    assert [label for _, label in rows(read(tmp_path, "a.csv", content))] == cells

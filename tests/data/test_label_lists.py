@@ -49,6 +49,7 @@ ROWS = [{"text": "t0", "label": ["joy", "fear"]}, {"text": "t1", "label": []}, {
         ("a.csv", 'text,label\nt0,"joy,fear"\nt1,[]\nt2,anger\n', {}),
         ("a.csv", "text,label\nt0,joy; fear\nt1,[]\nt2,anger\n", {"label_separator": ";"}),
         ("a.csv", 'text,label\nt0,"[\'joy\', \'fear\']"\nt1,[]\nt2,"[""anger""]"\n', {}),
+        ("a.csv", "text,label\nt0,\"('joy', 'fear')\"\nt1,()\nt2,{'anger'}\n", {}),
         ("a.csv", "text,anger,fear,joy\nt0,0,1,1\nt1,0,0,0\nt2,1,0,0\n", {"label_columns": ["anger", "fear", "joy"]}),
     ],
 )
@@ -57,6 +58,11 @@ def test_several_labels_are_one_or_zero_for_each(tmp_path, name, content, settin
     assert data.label_names == ["anger", "fear", "joy"]
     assert labels_of(data) == [[0, 1, 1], [0, 0, 0], [1, 0, 0]]
     assert (data.problem_type, data.num_labels, data.is_regression) == (MULTI, 3, False)
+
+
+def test_a_name_may_have_parentheses(tmp_path):
+    data = load(tmp_path, "a.csv", 'text,label\nt0,"(none), joy"\nt1,joy\n')
+    assert data.label_names == ["(none)", "joy"]
 
 
 def test_indices_of_names_in_another_order_are_the_same_names(tmp_path, monkeypatch):
@@ -155,6 +161,8 @@ def test_texts_with_the_rarest_label_are_held_out_too(tmp_path):
         ([{"text": "a", "label": [True, False]}], {}, r"line 1: .*True is neither a name nor an integer"),
         ('text,label\nt,"joy,"\nt,fear\n', {}, r"row 2 .*: labels 'joy,': one of them is empty"),
         ("text,label\nt,joy\nt,['joy'\n", {}, r"row 3 .*: it is no list such as \['a', 'b'\]"),
+        ("text,label\nt,joy\nt,['joy' 'fear']\n", {}, r"row 3 .*: there is no comma between the labels"),
+        ('text,label\nt,joy\nt,"{joy,fear}"\n', {}, r"row 3 .*: it is no list such as \['a', 'b'\]"),
         ("text,label\nt,joy\nt,joy;fear\n", {}, "row 3 .*no text has several labels: set label_separator to ';'"),
         ([{"text": "a", "label": None}], {}, "line 1: there is no label, which evaluation needs.*the list"),
     ],

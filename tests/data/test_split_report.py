@@ -19,6 +19,7 @@ from hf_kd_lambda.data.split_report import describe_split, report_splits
         ({"text": ["a"], "text_pair": [""], "label": [0.5]}, None, 0, "s: 1 example, 1 empty text"),
         ({"words": [["a", "b"]], "label": [[0, 1]]}, ["O", "B"], 0, "s: 1 example (O 1, B 1)"),
         ({"label": [0, 0, 1]}, [str(i) for i in range(99)], 0, "s: 3 examples (99 classes of 0 to 2)"),
+        ({"label": [None]}, [str(i) for i in range(99)], 0, "s: 1 example (99 classes of 0 to 0), 1 without a label"),
     ],
 )
 def test_a_split_is_described_in_a_line(columns, names, cut, line):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from datasets import Dataset, DatasetDict
 
 from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.questions import load_questions
@@ -27,6 +28,32 @@ def test_a_dataset_whose_path_reads_as_a_pattern_is_refused(tmp_path):
         write(tmp_path / name, "train.csv", f"text,label\n{text},0\n{text},1\n")
     with pytest.raises(ValueError, match=r"dataset='.*own\[1\]'.*rename it"):
         load_task_data(DataArguments(dataset=str(tmp_path / "own[1]")), seed=0)
+
+
+@pytest.mark.parametrize("setting", ["dataset", "unlabelled_dataset"])
+def test_a_file_is_no_dataset(tmp_path, setting):
+    path = write(tmp_path, "train.csv", "text,label\na,0\nb,1\n")
+    files = {"train_file": path, "validation_file": path} if setting == "unlabelled_dataset" else {}
+    fix = "unlabelled_file" if files else "train_file"
+    with pytest.raises(ValueError, match=f"^{setting}='{path}' is a file.* set {fix}"):
+        load_task_data(DataArguments(**files, **{setting: path}), seed=0)
+
+
+@pytest.mark.parametrize("name", ["val", "dev"])
+def test_a_validation_split_of_another_name_is_read(tmp_path, name):
+    rows = Dataset.from_dict({"text": ["a", "b"] * 5, "label": [0, 1] * 5})
+    DatasetDict({"train": rows, name: rows.select(range(4))}).save_to_disk(tmp_path / "own")
+    data = load_task_data(DataArguments(dataset=str(tmp_path / "own")), seed=0)
+    assert [len(data.splits[split]) for split in ("train", "validation")] == [10, 4]
+
+
+def test_a_saved_dataset_keeps_its_split_of_unlabelled_texts(tmp_path):
+    rows = Dataset.from_dict({"text": ["a", "b"] * 5, "label": [0, 1] * 5})
+    unlabelled = Dataset.from_dict({"text": ["c", "d", "e"]})
+    DatasetDict({"train": rows, "unlabelled": unlabelled}).save_to_disk(tmp_path / "own")
+    own = str(tmp_path / "own")
+    data = load_task_data(DataArguments(dataset=own, unlabelled_dataset=own), seed=0)
+    assert {"c", "d", "e"} < set(data.splits["train"]["text"])
 
 
 def test_a_dataset_that_cannot_be_loaded_is_named(tmp_path):

@@ -311,6 +311,26 @@ def test_numbers_with_a_decimal_comma_are_refused(tmp_path):
     assert load_task_data(args, seed=0).label_names == ["3 to 3,5", "3,5"]
 
 
+def test_blank_labels_of_a_jsonl_are_missing(tmp_path):
+    rows = [{"text": f"text {i}", "label": ["pos", "neg", "", " "][i % 4]} for i in range(40)]
+    data = load_files(tmp_path, rows, NAMED)
+    assert data.label_names == ["neg", "pos"]
+    assert data.splits["train"]["label"][:4] == [1, 0, None, None]
+
+
+@pytest.mark.parametrize("labels", [[0.0, 1.0], [0.0, 1.0, 2.0]])
+def test_whole_numbers_from_0_on_may_be_classes(tmp_path, labels, caplog):
+    rows = [{"text": f"text {label}", "label": label} for label in labels * 10]
+    assert load_files(tmp_path, rows, rows, suffix=".parquet").is_regression
+    assert "all labels are whole numbers, such as 0.0, which are read as those of a regression" in caplog.text
+
+
+def test_labels_that_are_mostly_different_are_named(tmp_path, caplog):
+    rows = [{"text": f"text {i}", "label": f"{i} %"} for i in range(30)]
+    load_files(tmp_path, rows, rows[:2])
+    assert "the 30 labels of the train split are 30 different names, such as 0 %" in caplog.text.replace("'", "")
+
+
 def test_files_of_several_kinds_are_joined(tmp_path):
     rows = pd.DataFrame({"text": [f"text {i}" for i in range(20)], "label": ["a", "b"] * 10})
     rows.to_parquet(tmp_path / "train.parquet")
