@@ -275,8 +275,8 @@ def memorised_labels_table() -> str:
         }
         memorised = [found["model"] for found in line["agreements"] if found["has_memorised"]]
         labels = f"{line['rate']:.0%} wrong" if line["rate"] else "as they are"
-        share, lower_bound = f"{line['wrong_labels']:.0%}", ", ".join(memorised) or "no"
-        rows.append((labels, str(line["teacher_epochs"]), share, agree["teacher"], agree["student"], lower_bound))
+        share, memorised_by = f"{line['wrong_labels']:.0%}", ", ".join(memorised) or "no"
+        rows.append((labels, str(line["teacher_epochs"]), share, agree["teacher"], agree["student"], memorised_by))
     head = ("labels", "epochs of the teacher", "look wrong", "the teacher agrees", "the student agrees", "memorised")
     return markdown_table(head, rows)
 

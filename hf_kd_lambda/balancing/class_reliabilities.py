@@ -28,7 +28,7 @@ simulation the trust found fewer wrong labels than with shared reliabilities."""
 COUNTED_OUTPUTS = range(2, 101)
 """Numbers of classes for which ρ, the mean output of a teacher, is counted; otherwise it is taken to be 1/K."""
 SHRINKAGE = 50.0
-"""Weight of the reliabilities of all classes in those of one class, in items that count a third each."""
+"""Weight of the reliabilities of all classes in those of one class: as much as about 150 items of the class."""
 LARGEST_FACTOR = 4.0
 """Of 1/√(1 − β) in `ratio`, reached at β = 0.94. Without it, λ of most runs would be `lambda_max`."""
 

@@ -9,7 +9,7 @@ Pure functions. A report shows, from the `LabelQuality` of a run:
 
 The model is that of `balancing.trust`. α and β are those of the run, estimated in the first pass over the data. The
 third annotator is the final student: it judges all examples in the same way, and it is the best student of the run. It
-was trained on them, but because items were weighted by trust it has memorised little.
+was trained on them, which the model does not assume; `memorised_labels` tells whether it shows.
 """
 
 import copy
@@ -23,9 +23,10 @@ import pyarrow.parquet as pq
 import torch
 
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
+from hf_kd_lambda.balancing.teacher_signal import ENOUGH
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional import IGNORED
-from hf_kd_lambda.losses.functional.distributions import possible_classes
+from hf_kd_lambda.losses.functional.distributions import possible_classes, squared_distance_from_uniform
 from hf_kd_lambda.losses.functional.labels import item_labels
 from hf_kd_lambda.reports.markdown import escaped
 from hf_kd_lambda.reports.memorised_labels import (
@@ -68,10 +69,15 @@ class LabelQuality(NamedTuple):
     """How far teacher and student agree with training and validation labels; empty if it is not known."""
     teachers: Sequence[float] = ()
     """β of every one of several teachers; empty for one."""
+    teacher_is_uniform: bool = False
+    """Whether the teacher gives nearly the same probability to all classes, so that β says nothing about it."""
 
 
 def judge_labels(
-    training: Judged, reliabilities: ClassReliabilities, names: Sequence[str], validation: Judged | None = None
+    training: Judged,
+    reliabilities: ClassReliabilities,
+    names: Sequence[str],
+    validation: Judged | None = None,
 ) -> LabelQuality:
     """Compute the trust in label and teacher for every training example.
 
@@ -106,6 +112,7 @@ def judge_labels(
         names,
         [] if validation is None else agreements(training, validation),
         [value.item() for value in reliabilities.each_teacher] if len(teachers) > 1 else [],
+        squared_distance_from_uniform(teacher.float()).mean().item() < ENOUGH,
     )
 
 
@@ -113,7 +120,8 @@ def quality_summary(quality: LabelQuality) -> dict[str, Any]:
     """The findings in numbers: shares in [0, 1], over all examples and per class.
 
     Returns:
-        `examples`, `labelled`, `label_reliability`, `teacher_reliability`, `wrong_labels` and `uninformative_teacher`;
+        `examples`, `labelled`, `label_reliability`, `teacher_reliability`, `wrong_labels`, `uninformative_teacher` and
+        `teacher_is_uniform`;
         a list `agreements`, see `agreement_summary`; `teacher_reliabilities` of several teachers; a list `classes`
         of `name`, `labelled`, `wrong_labels`, `uninformative_teacher` and `rather`: the most frequent teacher class
         among labels that are more likely wrong than right, or None.
@@ -127,6 +135,7 @@ def quality_summary(quality: LabelQuality) -> dict[str, Any]:
         **({"teacher_reliabilities": [*quality.teachers]} if quality.teachers else {}),
         "wrong_labels": _mean(quality.wrong[labelled]),
         "uninformative_teacher": _mean(1 - quality.teacher_trust),
+        "teacher_is_uniform": quality.teacher_is_uniform,
         "agreements": [agreement_summary(agreement) for agreement in quality.agreements],
         "classes": [_class_summary(quality, index) for index in range(len(quality.names))],
     }
@@ -159,7 +168,12 @@ def explain_quality(summary: Mapping[str, Any], teacher_learned_them: bool = Fal
         )
     )
     wrong = wrong if summary["labelled"] else "no training example has a label"
-    found = f"{wrong[0].upper()}{wrong[1:]}; the teacher is uninformative on {uninformative}."
+    of_teacher = f"the teacher is uninformative on {uninformative}"
+    if summary["teacher_is_uniform"]:
+        of_teacher = (
+            "the teacher gives nearly the same probability to all classes, so that it tells nothing about them"
+        )
+    found = f"{wrong[0].upper()}{wrong[1:]}; {of_teacher}."
     memorised = explain_memorised(summary["agreements"]) or (_MEMORISED if teacher_learned_them else None)
     of_each = _explain_teachers(summary.get("teacher_reliabilities", []))
     return " ".join(filter(None, (found, of_each, memorised, _LIMITS)))

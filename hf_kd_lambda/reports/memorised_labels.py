@@ -36,17 +36,17 @@ class Agreement(NamedTuple):
     """`teacher` or `student`."""
     training: float
     validation: float
+    training_labels: int
+    """Number of the training labels."""
     validation_labels: int
-    """Their number."""
+    """Number of the validation labels."""
 
     @property
     def has_memorised(self) -> bool:
-        """Whether the model agrees with training labels more: by 0.01 and by two standard errors.
-
-        The error is that of a share with one agreement and one disagreement more, as few labels may have none.
-        """
-        share = (self.validation * self.validation_labels + 1) / (self.validation_labels + 2)
-        error = math.sqrt(share * (1 - share) / self.validation_labels)
+        """Whether the model agrees with training labels more: by 0.01 and by two standard errors of the difference."""
+        error = math.hypot(
+            _error(self.training, self.training_labels), _error(self.validation, self.validation_labels)
+        )
         return self.training - self.validation > max(SMALLEST_DIFFERENCE, 2 * error)
 
 
@@ -57,14 +57,20 @@ def agreements(training: Judged, validation: Judged) -> list[Agreement]:
         training: the examples that the student, and perhaps the teacher, was trained on.
         validation: examples that neither was trained on, with labels from the same source.
     """
-    count = int(validation.labels.ne(IGNORED).sum())
-    if not count or not training.labels.ne(IGNORED).any():
+    first, second = (int(judged.labels.ne(IGNORED).sum()) for judged in (training, validation))
+    if not first or not second:
         return []
     pairs = {"teacher": (training.teacher, validation.teacher), "student": (training.student, validation.student)}
     return [
-        Agreement(model, _share(first, training.labels), _share(second, validation.labels), count)
-        for model, (first, second) in pairs.items()
+        Agreement(model, _share(seen, training.labels), _share(new, validation.labels), first, second)
+        for model, (seen, new) in pairs.items()
     ]
+
+
+def _error(share: float, labels: int) -> float:
+    """Standard error of a share with one agreement and one disagreement more, as few labels may have none."""
+    corrected = (share * labels + 1) / (labels + 2)
+    return math.sqrt(corrected * (1 - corrected) / labels)
 
 
 def _share(logits: Tensor, labels: Tensor) -> float:
@@ -79,7 +85,7 @@ def agreement_summary(agreement: Agreement) -> dict[str, Any]:
 
 
 def explain_memorised(found: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why the share of wrong labels is a lower bound, in two sentences; None if no model has memorised labels.
+    """Why the share of wrong labels may be too small, in two sentences; None if no model has memorised labels.
 
     Args:
         found: summaries of teacher and student, see `agreement_summary`.
@@ -94,6 +100,6 @@ def explain_memorised(found: Sequence[Mapping[str, Any]]) -> str | None:
     )
     words = "; ".join([f"{first[0].upper()}{first[1:]}", *others])
     return (
-        f"{words}. So training labels were memorised, and wrong ones among them do not look wrong: take the share "
-        "above as a lower bound."
+        f"{words}. So training labels were memorised, and wrong ones among them do not look wrong: the share above is "
+        "probably too small."
     )

@@ -87,13 +87,16 @@ def test_words_are_plain_text():
     assert "most of them of class Q&A. " in words
 
 
-def test_words_say_so_where_the_share_is_a_lower_bound():
-    found = small()._replace(agreements=[Agreement("teacher", 0.97, 0.88, 400), Agreement("student", 0.9, 0.9, 400)])
+def test_words_say_so_where_the_share_is_too_small():
+    found = small()._replace(
+        agreements=[Agreement("teacher", 0.97, 0.88, 900, 400), Agreement("student", 0.9, 0.9, 900, 400)]
+    )
     summary = quality_summary(found)
     assert summary["agreements"][0] == {
         "model": "teacher",
         "training": 0.97,
         "validation": 0.88,
+        "training_labels": 900,
         "validation_labels": 400,
         "has_memorised": True,
     }
@@ -101,8 +104,18 @@ def test_words_say_so_where_the_share_is_a_lower_bound():
     for teacher_learned_them in (False, True):
         words = explain_quality(summary, teacher_learned_them)
         assert "The teacher agrees with 97% of the training labels, but with only 88% of the validation" in words
-        assert "take the share above as a lower bound. This is an estimate." in words
+        assert "the share above is probably too small. This is an estimate." in words
         assert "may have memorised" not in words
+
+
+def test_words_say_so_where_the_teacher_gives_all_classes_the_same_probability():
+    judged = Judged(torch.randn(6, 3), 0.01 * torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2]))
+    found = judge_labels(judged, ClassReliabilities(3), ["a", "b", "c"])
+    words = explain_quality(quality_summary(found))
+    assert "the teacher gives nearly the same probability to all classes, so that it tells nothing of them" in words
+    assert "uninformative" not in words
+    sure = judge_labels(judged._replace(teacher=300 * judged.teacher), ClassReliabilities(3), ["a", "b", "c"])
+    assert "the teacher is uninformative on about" in explain_quality(quality_summary(sure))
 
 
 def test_words_and_numbers_name_the_reliability_of_each_teacher():

@@ -20,8 +20,8 @@ def test_shares_by_hand():
     training = Judged(logits([0, 1, 2, 0]), logits([0, 1, 2, 1]), torch.tensor([0, 1, 0, -100]))
     validation = Judged(logits([2, 2]), logits([0, 0]), torch.tensor([0, 1]))
     teacher, student = agreements(training, validation)
-    assert teacher == Agreement("teacher", pytest.approx(2 / 3), 0.5, 2)
-    assert student == Agreement("student", pytest.approx(2 / 3), 0.0, 2)
+    assert teacher == Agreement("teacher", pytest.approx(2 / 3), 0.5, 3, 2)
+    assert student == Agreement("student", pytest.approx(2 / 3), 0.0, 3, 2)
 
 
 @pytest.mark.parametrize("side", [0, 1], ids=["training", "validation"])
@@ -47,15 +47,20 @@ def test_without_labels_nothing_is_known(side):
     ],
 )
 def test_a_difference_counts_from_two_standard_errors_on(training, validation, count, memorised):
-    assert Agreement("teacher", training, validation, count).has_memorised == memorised
+    assert Agreement("teacher", training, validation, 10**6, count).has_memorised == memorised
+
+
+def test_few_training_labels_make_a_difference_less_certain():
+    assert Agreement("teacher", 0.6, 0.55, 2000, 2000).has_memorised
+    assert not Agreement("teacher", 0.6, 0.55, 200, 2000).has_memorised
 
 
 def test_words_name_who_has_memorised():
-    teacher, student = Agreement("teacher", 0.97, 0.876, 400), Agreement("student", 0.9, 0.89, 400)
+    teacher, student = Agreement("teacher", 0.97, 0.876, 900, 400), Agreement("student", 0.9, 0.89, 900, 400)
     words = explain_memorised([agreement_summary(model) for model in (teacher, student)])
     assert words == (
         "The teacher agrees with 97% of the training labels, but with only 88% of the validation labels. So training "
-        "labels were memorised, and wrong ones among them do not look wrong: take the share above as a lower bound."
+        "labels were memorised, and wrong ones among them do not look wrong: the share above is probably too small."
     )
     both = [agreement_summary(model) for model in (teacher, student._replace(validation=0.5))]
     assert "labels; the student agrees with 90% of" in explain_memorised(both)

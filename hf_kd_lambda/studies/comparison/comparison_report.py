@@ -27,7 +27,8 @@ from hf_kd_lambda.studies.comparison.tables import (
 
 FIGURES = "figures"
 SCORES = (
-    "Mean scores over seeds, in points, with their 95 % bootstrap interval over seeds. Bold: the highest of a column.",
+    "Mean scores over seeds, in points, with their 95 % bootstrap interval over seeds, which is too narrow for few of "
+    "them: with two or three it goes from the lowest score to the highest. Bold: the highest of a column.",
 )
 NOISE = (
     "Other test examples would give other scores, whatever the seeds. Standard error of a score: its standard "
