@@ -169,10 +169,8 @@ def explain_quality(summary: Mapping[str, Any], teacher_learned_them: bool = Fal
     )
     wrong = wrong if summary["labelled"] else "no training example has a label"
     of_teacher = f"the teacher is uninformative on {uninformative}"
-    if summary["teacher_is_uniform"]:
-        of_teacher = (
-            "the teacher gives nearly the same probability to all classes, so that it tells nothing about them"
-        )
+    if summary.get("teacher_is_uniform"):
+        of_teacher = "the teacher gives nearly the same probability to all classes, so that it tells nothing of them"
     found = f"{wrong[0].upper()}{wrong[1:]}; {of_teacher}."
     memorised = explain_memorised(summary["agreements"]) or (_MEMORISED if teacher_learned_them else None)
     of_each = _explain_teachers(summary.get("teacher_reliabilities", []))
