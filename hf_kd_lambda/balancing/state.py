@@ -140,7 +140,7 @@ class LambdaState:
         self._count(limits, measured.gram.dot < 0, finite)
 
     def _take_losses(self, losses: Tensor, finite: Tensor) -> None:
-        usable = finite & losses.isfinite().all()
+        usable = finite & losses.isfinite().all() & (losses != 0).all()  # 0: no item, as in a batch without labels
         self.first_losses = torch.where(usable & self.losses.is_empty, losses, self.first_losses)
         self.losses.update(losses, usable)
 

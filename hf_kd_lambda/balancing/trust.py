@@ -9,8 +9,8 @@ probabilities q and K classes:
     truth:    P(z) ∝ q(z)·f_L(z)·f_T(z)
 
 ρ is the teacher's mean output: a teacher that guesses gives each answer as often as it does on average, and g is the
-probability of guessing this one. So the answer that a teacher gives to nearly all items tells little. If all answers are
-equally frequent, g is 1/K.
+probability of guessing this one. So the answer that a teacher gives to nearly all items tells little. If all answers
+are equally frequent, g is 1/K.
 
     r_L = Σ_z P(z)·α_z·1[z = y]/f_L(z)      probability that the label is informative
     r_T = Σ_z P(z)·β_z·p(z)/f_T(z)          probability that the teacher is informative

@@ -15,15 +15,16 @@ EXPECTED = (ValueError, OSError, ModuleNotFoundError)
 
 
 class TrainingStoppedError(Exception):
-    """A signal ended training early; a checkpoint has everything trained until then.
+    """A signal ended training early.
 
     Args:
         signum: number of the signal.
-        folder: the checkpoint folder.
+        folder: the folder of the checkpoint that has everything trained until then; None if the run begins again.
     """
 
-    def __init__(self, signum: int, folder: str) -> None:
-        super().__init__(f"stopped by a signal; rerun the same command to resume from the checkpoint in {folder}.")
+    def __init__(self, signum: int, folder: str | None = None) -> None:
+        what = "repeat the run that it ended" if folder is None else f"resume from the checkpoint in {folder}"
+        super().__init__(f"stopped by a signal; rerun the same command to {what}.")
         self.signum = signum
 
 

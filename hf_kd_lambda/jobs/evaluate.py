@@ -82,7 +82,10 @@ def main(argv: Sequence[str]) -> None:
     parser.check_names(argv)
     values = parser.parse_args(with_lists(argv, list_settings(get_type_hints(EvaluatedData))))
     if values.data is not None:
-        setattr(values, "dataset" if Path(values.data).is_dir() else "test_file", values.data)
+        setting = "dataset" if Path(values.data).is_dir() else "test_file"
+        if (other := getattr(values, setting)) is not None:
+            raise ValueError(f"DATA={values.data!r} and {setting}={other!r}: give one of them.")
+        setattr(values, setting, values.data)
     (data,) = parser.parse_dict(vars(values), allow_extra_keys=True)
     data.are_all_new = values.data is not None
     if values.json and (values.json.is_dir() or not values.json.parent.is_dir()):

@@ -27,6 +27,7 @@ OPTIMISATION = [
 EVALUATION = ["greater_is_better", "eval_strategy", "eval_steps", "save_strategy", "save_steps"]
 # Settings of DistillationConfig that change where outputs lie, not what they are.
 _CACHING = {"cache_teacher", "teacher_cache_dir"}
+_AT_ONCE = 1000  # examples
 
 # Settings of a job that change what is reported of a run.
 _REPORTING = {"label_quality"}
@@ -122,5 +123,9 @@ def digest(examples: Dataset) -> str:
     sha = hashlib.sha256()
     columns = ("input_ids", f"{TEACHER_PREFIX}input_ids", *LABELS)
     for column in [name for name in columns if name in examples.column_names]:
-        sha.update(repr(examples[column][:]).encode())
+        # As `repr` of the whole column, of which only a part at a time is in memory.
+        for start in range(0, max(len(examples), 1), _AT_ONCE):
+            rows = repr(examples[column][start : start + _AT_ONCE])[1:-1]
+            sha.update(f"{', ' if start else '['}{rows}".encode())
+        sha.update(b"]")
     return sha.hexdigest()[:16]

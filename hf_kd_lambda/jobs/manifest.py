@@ -1,5 +1,6 @@
 """Manifests of checkpoints: size and hash of every file, by which a damaged checkpoint is recognised."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -74,5 +75,8 @@ def _to_disk(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:  # some file systems cannot, such as those shared with a virtual machine
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)

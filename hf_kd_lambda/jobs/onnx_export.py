@@ -29,7 +29,7 @@ from hf_kd_lambda.models.onnx_file import quantise_onnx, require_onnx, run_by_on
 from hf_kd_lambda.models.padding import ensure_pad_token
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.model_card import CARD
-from hf_kd_lambda.reports.results import ModelReport, latency_ms, markdown_table, measure_model, results_table
+from hf_kd_lambda.reports.results import ModelReport, as_json, latency_ms, markdown_table, measure_model, results_table
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.hardware import count_threads
 from hf_kd_lambda.utils.paths import write_at_once
@@ -97,6 +97,11 @@ def export_onnx(folder: Path) -> float:
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         written = {name: Path(temporary) / name for name in (FULL, INT8)}
         write_onnx(model, _example(model, processor, TRACED), written[FULL])
+        if others := [path.name for path in Path(temporary).iterdir() if path.name != FULL]:
+            raise ValueError(
+                f"a model of this size does not fit into one ONNX file (torch also wrote {', '.join(others)}), and "
+                "several are not supported."
+            )
         expected = [_outputs(model, _example(model, processor, texts)) for texts in CHECKED]
         by_file = run_by_onnx(model, written[FULL])
         found = [_outputs(by_file, _example(model, processor, texts)) for texts in CHECKED]
@@ -210,7 +215,7 @@ def record_exports(folder: Path, split: str | None, reports: Sequence[ModelRepor
         except (ValueError, TypeError) as error:
             raise ValueError(f"{results} is damaged ({error}): remove it to export without it.") from error
         written["exports"] = {"split": split, "models": [dataclasses.asdict(report) for report in reports]}
-        write_at_once(results, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+        write_at_once(results, as_json(written))
     if card.exists():
         before = card.read_text(encoding="utf-8").split(SECTION)[0].rstrip("\n")
         where = f"On the {split} split, on {count_threads(reports[0].threads or 1)} of the CPU:\n\n" if split else ""

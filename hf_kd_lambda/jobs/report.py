@@ -82,15 +82,16 @@ def write_job_report(
     print(f"results: {folder / RESULTS}\nfigure of λ: {figure}")
     if card.label_quality is not None:
         print(f"labels, the trust in each: {folder / QUALITY_FILE}")
-    print(f"\nWhat you can do next:\n{next_steps(folder, data)}")
+    print(f"\nWhat you can do next:\n{next_steps(folder, data, bool(settings.get('trust_remote_code')))}")
 
 
-def next_steps(folder: Path, data: DataArguments) -> str:
+def next_steps(folder: Path, data: DataArguments, trusts_code: bool = False) -> str:
     """Commands for a finished student, with what they do on the line above.
 
     Args:
         folder: the student's.
         data: as given; settings for reading examples are repeated.
+        trusts_code: whether the student needs code of its repository, which cannot be exported.
     """
     defaults = {field.name: field.default for field in dataclasses.fields(DataArguments)}
     changed = {name: getattr(data, name) for name in _READING if getattr(data, name) != defaults[name]}
@@ -99,10 +100,11 @@ def next_steps(folder: Path, data: DataArguments) -> str:
         for name, value in changed.items()
         for word in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
     ]
+    options += ["--trust_remote_code"] * trusts_code
     commands = {
         shlex.join(["evaluate", str(folder), "NEW_EXAMPLES", *options]): "evaluate it on other examples",
         shlex.join(["push", str(folder), f"YOUR_NAME/{folder.resolve().name}"]): "push it to the Hub",
-        shlex.join(["export", str(folder)]): "export it to ONNX",
+        **({} if trusts_code else {shlex.join(["export", str(folder)]): "export it to ONNX"}),
     }
     return "\n".join(f"  # {what}\n  hf-kd-lambda {command}" for command, what in commands.items())
 

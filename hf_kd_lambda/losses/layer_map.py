@@ -11,7 +11,7 @@ def layer_map(
 
     `uniform` spreads the student's M layers evenly over the teacher's N layers. Counted from 1, student layer m learns
     from teacher layer m·N/M (TinyBERT, Jiao et al. 2020, section 3.1), rounded to the nearest integer, halves up.
-    `last` uses the teacher's last M layers in order (PKD-Last, Sun et al. 2019).
+    `last` uses the teacher's last M layers in order (as PKD-Last, Sun et al. 2019, but with the last layer, too).
 
     Args:
         spec: `uniform`, `last`, or explicit pairs, as {student layer: teacher layer} or a list of pairs. Not every

@@ -243,7 +243,8 @@ print({call}({example}))"""
 
 def _student(facts: CardFacts) -> str | None:
     if facts.layers:
-        return f"layers {', '.join(map(str, facts.layers))} of the teacher, counted from 0"
+        teacher = "the first teacher" if len(facts.teachers) > 1 else "the teacher"
+        return f"layers {', '.join(map(str, facts.layers))} of {teacher}, counted from 0"
     return facts.student and facts.student.link()
 
 

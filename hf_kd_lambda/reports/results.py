@@ -229,6 +229,10 @@ def write_results(
     """Write the models and `extra` (task, versions) to results.json, atomically."""
     models = [asdict(report) | {"retained": report.retained(reports, main_metric, chance)} for report in reports]
     results = {**extra, "main_metric": main_metric, "models": models, "figure": figure.name if figure else None}
-    # JSON has no NaN or infinity: they become null.
-    finite = json.loads(json.dumps(results, default=str), parse_constant=lambda _: None)
-    write_at_once(path, json.dumps(finite, indent=2, ensure_ascii=False) + "\n")
+    write_at_once(path, as_json(results))
+
+
+def as_json(values: Mapping[str, object]) -> str:
+    """The text of a JSON file. JSON has no NaN or infinity: they become null."""
+    finite = json.loads(json.dumps(values, default=str), parse_constant=lambda _: None)
+    return json.dumps(finite, indent=2, ensure_ascii=False) + "\n"

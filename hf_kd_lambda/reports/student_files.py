@@ -15,7 +15,7 @@ NEEDED = {
 # Named one by one: a run's folder also holds its teacher, its checkpoints and pickled arguments.
 STUDENT_FILES = (
     *(pattern for patterns in NEEDED.values() for pattern in patterns),
-    *("model.safetensors.index.json", "configuration_*.py", "modeling_*.py", "tokenization_*.py"),
+    *("model.safetensors.index.json", "*.py"),  # code of a repository, whatever its files are called
     *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
     *("bpe.codes", "chat_template.jinja", "generation_config.json", FIGURE, "results.json"),
     *("model.onnx", "model_int8.onnx"),

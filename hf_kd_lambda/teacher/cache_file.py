@@ -43,7 +43,10 @@ def load_outputs(folder: Path, name: str, examples: int) -> Dataset | None:
         examples: number of examples.
     """
     entry = folder / name
-    if not entry.exists():
+    try:
+        if not entry.exists():
+            return None
+    except OSError:  # of a folder that belongs to another user
         return None
     with suppress(OSError, ValueError, KeyError, TypeError):
         record = json.loads((entry / _RECORD).read_text())

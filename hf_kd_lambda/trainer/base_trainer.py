@@ -2,13 +2,15 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import TrainOutput
 
 from hf_kd_lambda.trainer.console import use_short_lines
 from hf_kd_lambda.trainer.early_stopping import EarlyStopping
@@ -39,11 +41,25 @@ class BaseTrainer(Trainer):
         """The signal that ended training early; None if it ran to its end."""
         return self._save_on_signal.received
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the last step is made; a finished run that is resumed would make one more."""
+        return self.state.global_step >= self.state.max_steps
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As the Trainer's; also a training that fails leaves no signal handler."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._save_on_signal.restore_handlers()
+
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """As the Trainer's, and none after the last step, where a finished run that is resumed would make one more."""
-        if self.state.global_step >= self.state.max_steps:
-            return [], None
-        return super().get_batch_samples(epoch_iterator, num_batches, device)
+        """As the Trainer's, and none after the last step."""
+        return ([], None) if self.has_ended else super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As the Trainer's, with workers that leave signals to this process."""
+        return _shielded(super().get_train_dataloader())
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
         """As the Trainer's, which takes a minute to find the lengths of a million examples."""
@@ -56,12 +72,12 @@ class BaseTrainer(Trainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As the Trainer's, in the order of the examples."""
         with self._in_order():
-            return super().get_eval_dataloader(eval_dataset)
+            return _shielded(super().get_eval_dataloader(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """As the Trainer's, in the order of the examples, which predictions are matched with."""
         with self._in_order():
-            return super().get_test_dataloader(test_dataset)
+            return _shielded(super().get_test_dataloader(test_dataset))
 
     @contextlib.contextmanager
     def _in_order(self) -> Iterator[None]:
@@ -70,3 +86,17 @@ class BaseTrainer(Trainer):
             yield
         finally:
             self.args.train_sampling_strategy = strategy
+
+
+def _shielded(loader: DataLoader) -> DataLoader:
+    """The loader, whose workers a signal to the whole group of processes does not end, as this would end the step."""
+    inner = getattr(loader, "base_dataloader", loader)  # Accelerate's wrapper has it
+    inner.worker_init_fn = partial(_begin_worker, inner.worker_init_fn)
+    return loader
+
+
+def _begin_worker(begin: Callable[[int], None] | None, number: int) -> None:
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    if begin is not None:
+        begin(number)

@@ -48,7 +48,7 @@ def facts_of_trainer(
         student=origin_of(student, BUNDLED) if student and student not in teachers else None,
         datasets=[origin_of(name, BUNDLED) for name in _listed(dataset_tags) or _listed(dataset)],
         dataset_config=next(iter(_listed(dataset_args)), None),
-        metrics=_last_evaluation(history),
+        metrics=_evaluation(history, _best_step(trainer)),
         log_history=history,
         settings={name: getattr(args, name) for name in sorted(own)} | extract_hyperparameters_from_trainer(trainer),
         versions=versions(),
@@ -63,8 +63,19 @@ def _listed(value: str | list[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or [])
 
 
-def _last_evaluation(history: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The metrics last logged, without `eval_` and the times that the evaluation took."""
-    evaluations = [entry for entry in history if any(name.startswith("eval_") for name in entry)]
+def _best_step(trainer: Trainer) -> int | None:
+    """The optimizer step of the best checkpoint, if the student was loaded from it and was not evaluated since."""
+    logged = [name for entry in trainer.state.log_history for name in entry if name.startswith(("eval_", "train_"))]
+    ends_trained = bool(logged) and not logged[-1].startswith("eval_")
+    return trainer.state.best_global_step if trainer.args.load_best_model_at_end and ends_trained else None
+
+
+def _evaluation(history: Sequence[Mapping[str, Any]], step: int | None) -> dict[str, float]:
+    """The metrics logged at a step, by default the last ones, without `eval_` and the times that evaluations took."""
+    evaluations = [
+        entry
+        for entry in history
+        if any(name.startswith("eval_") for name in entry) and step in (None, entry.get("step"))
+    ]
     last = {name: value for name, value in evaluations[-1].items() if name.startswith("eval_")} if evaluations else {}
     return {name.removeprefix("eval_"): value for name, value in last.items() if not name.endswith(TIMES)}

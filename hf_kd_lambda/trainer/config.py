@@ -83,7 +83,7 @@ class DistillationConfig(TrainingArguments):
             "help": "Length of the step: what the weights of both losses, whose ratio is λ, add up to. `convex`: one, "
             "so that no λ makes the step longer than the longer of the two gradients. `sum_two`: two, as "
             "in task_loss + kd_loss. `additive`: 1 + λ, as in task_loss + λ·kd_loss. `raw`: as in the rule's "
-            "paper."
+            "paper; a λ that a bound limits keeps this sum."
         },
     )
     kd_weight: float = field(

@@ -48,11 +48,13 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
     ) -> None:
         """Load λ's state: that of the checkpoint in a resumed run, the present one in a new run.
 
-        A checkpoint at the last step of the first pass was saved before `on_epoch_end`.
+        A checkpoint at the last step of the first pass was saved before `on_epoch_end`. Without a state of λ, as after
+        a run with a fixed weight, the next pass counts as the first.
 
         Raises:
             ValueError: the checkpoint's state of λ is damaged, or of another rule or other layers, losses or teachers.
         """
+        was_saved = type(self).__name__ in state.stateful_callbacks
         exported = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         try:
             self._load(exported)
@@ -61,7 +63,7 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
                 f"λ's state in the checkpoint's {TRAINER_STATE_NAME} is damaged ({type(error).__name__}: {error}): "
                 "resume from another checkpoint or with the hf-kd-lambda of then, or train from the start."
             ) from error
-        if (state.epoch or 0) >= 1:
+        if was_saved and (state.epoch or 0) >= 1:
             self.balancer.end_first_pass()
 
     def _load(self, exported: dict[str, Any]) -> None:

@@ -121,7 +121,8 @@ class MeasuringStep:
         if state.smoothness is not None:
             group = self.optimizer.param_groups[0]
             rate = group["lr"] / (1 - group.get("momentum", 0.0)) * self._clip_factor(state.weights, scale)
-            state.smoothness.update(measurement.losses, measurement.gram, state.weights, rate)
+            losses = measurement.losses.where(measurement.losses != 0, torch.nan)  # 0: a batch without labels
+            state.smoothness.update(losses, measurement.gram, state.weights, rate)
 
         # Combine: w_task·g_task + w_kd·g_kd. A gradient scaler finds non-finite gradients by itself.
         if scaler is not None or gram.is_finite():

@@ -315,6 +315,8 @@ class DistillationTrainer(BaseTrainer):
 
         The Trainer's own number counts the items that have a label, which is the task loss's alone.
         """
+        if self.has_ended:
+            return [], None
         model = cast(nn.Module, self.model)
         # Not by the Trainer's method: it also counts labels over the ranks, and only on ranks whose batch has some.
         batches = [setup.training_batch(batch, model) for batch in itertools.islice(epoch_iterator, num_batches)]
@@ -345,7 +347,6 @@ class DistillationTrainer(BaseTrainer):
             self.balancer.drop_counts()
             if self.state.global_step:
                 self.balancer.end_first_pass()  # another run continues with a student trained on these examples
-            self._save_on_signal.restore_handlers()
 
     def cache_teacher(self) -> bool:
         """Add the teacher's outputs to the examples of training and evaluation: see `CacheFormat`.

@@ -8,7 +8,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_kd_lambda.balancing.rules import MGDA, Adaptive, Evidence, NormRatio, PCGrad, Rule, Taylor2, Weights
+from hf_kd_lambda.balancing.rules import (
+    DTO,
+    MGDA,
+    Adaptive,
+    Evidence,
+    GradNorm,
+    NormRatio,
+    PCGrad,
+    Rule,
+    Taylor2,
+    Weights,
+)
 from hf_kd_lambda.balancing.state import LambdaState, Measurement
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.utils.log_keys import LIMITS
@@ -55,6 +66,17 @@ def test_the_gram_matrix_is_averaged_and_debiased_by_hand():
     b = sum(w * x for w, x in zip(weights, (4, 4, 1), strict=True)) / sum(weights)
     assert sum(weights) == pytest.approx(1 - 0.75**3)
     assert state.lambda_.item() == pytest.approx(math.sqrt(a / b), rel=1e-6)
+
+
+@pytest.mark.parametrize("rule", [GradNorm(), DTO()], ids=["gradnorm", "dto"])
+@pytest.mark.parametrize("empty", [gram(0, 1, losses=(0.0, 1.0)), gram(1, 0, losses=(1.0, 0.0))], ids=["task", "kd"])
+def test_a_batch_without_items_of_a_loss_changes_nothing(rule, empty):
+    state, twin = make_state(rule=rule), make_state(rule=rule)
+    for measured in (gram(2, 3, losses=(0.7, 0.2)), gram(2, 1, losses=(0.5, 0.1))):
+        state.update(empty)
+        state.update(measured)
+        twin.update(measured)
+    assert state.lambda_.item() == pytest.approx(twin.lambda_.item(), rel=1e-6)
 
 
 def test_the_inner_product_is_averaged_too():

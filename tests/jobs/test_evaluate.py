@@ -198,6 +198,7 @@ def test_training_examples_without_a_label_are_left_out(tmp_path, caplog, proble
         (["--lable_column", "x"], "did you mean 'label_column'"),
         (["no.csv", "--json", "no_folder/scores.json"], "json='no_folder/scores.json' is a folder, or in a folder"),
         (["no.csv", "--json", "."], r"json='\.' is a folder"),
+        (["no.csv", "--test_file", "other.csv"], r"DATA='no\.csv' and test_file='other\.csv': give one of them"),
     ],
 )
 def test_what_is_missing_or_unknown_is_named(run, words, message):

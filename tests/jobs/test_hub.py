@@ -219,10 +219,10 @@ def test_only_files_of_the_student_are_pushed(finished):
     (finished / "run.json").write_text('{"finished": true, "settings": {}}')
     (finished / "label_quality.parquet").touch()
     assert set(student_files(finished)) == STUDENT
-    of_language_models = {"generation_config.json", "chat_template.jinja"}
-    for name in of_language_models:
+    of_others = {"generation_config.json", "chat_template.jinja", "modeling.py", "bert_padding.py"}
+    for name in of_others:
         (finished / name).touch()
-    assert set(student_files(finished)) == STUDENT | of_language_models
+    assert set(student_files(finished)) == STUDENT | of_others
 
 
 def test_a_folder_without_a_finished_student_is_refused(finished):

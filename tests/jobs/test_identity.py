@@ -1,9 +1,10 @@
 """What tells whether a folder belongs to a run, apart from the settings."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
 from helpers.tiny import save_checkpoint, tiny_bert
 
 from hf_kd_lambda.jobs.identity import CONTENTS, content, digest, student_identity
@@ -53,6 +54,16 @@ def test_names_of_classes_and_examples_that_choose_the_best_checkpoint_count():
     assert identity("hub/a") != identity("hub/a", names=("no", "maybe"))
     assert identity("hub/a") != identity("hub/a", validation=OTHERS)
     assert identity("hub/a", best=False) == identity("hub/a", validation=OTHERS, best=False)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
+def test_a_digest_is_that_of_the_whole_column_however_it_is_read(monkeypatch, count):
+    ids = [[number, 2 * number] for number in range(count)]
+    features = Features({"input_ids": List(Value("int64"))})
+    expected = hashlib.sha256(repr(ids).encode()).hexdigest()[:16]
+    for at_once in (1, 2, 1000):
+        monkeypatch.setattr("hf_kd_lambda.jobs.identity._AT_ONCE", at_once)
+        assert digest(Dataset.from_dict({"input_ids": ids}, features)) == expected
 
 
 def test_the_teachers_own_tokens_are_part_of_the_examples():

@@ -183,6 +183,14 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path, student, monk
     assert (tmp_path / "model.onnx").read_text() == "of an earlier export"
 
 
+def test_a_model_of_more_than_one_file_is_refused_and_leaves_none(tmp_path, student, monkeypatch):
+    save_checkpoint(student, tmp_path)
+    monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 0)
+    with pytest.raises(ValueError, match=r"does not fit into one ONNX file \(torch also wrote model\.onnx\.data\)"):
+        export_onnx(tmp_path)
+    assert not list(tmp_path.glob("*.onnx*"))
+
+
 def test_without_the_extra_the_message_names_it(tmp_path, student, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'hf-kd-lambda\[onnx\]'"):

@@ -103,3 +103,6 @@ def test_commands_for_a_finished_student_read_examples_as_the_job_did(tmp_path):
     assert "--problem question-answering --doc_stride 8" in next_steps(tmp_path, data)
     assert f"hf-kd-lambda export {tmp_path}" in export
     assert "export" in next_steps(tmp_path, data)
+    of_own_code = next_steps(tmp_path, data, trusts_code=True)
+    assert "--doc_stride 8 --trust_remote_code" in of_own_code
+    assert "export" not in of_own_code

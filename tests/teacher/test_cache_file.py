@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -76,6 +77,14 @@ def test_the_files_of_two_fingerprints_do_not_mix(kept):
     save_outputs(kept.parent, "other", [[0, 1]], [batch], [1, 1])
     assert load_outputs(kept.parent, "other", 2)["teacher_logits"][:] == [[0.0] * 3] * 2
     assert_whole(kept)
+
+
+def test_a_folder_of_another_user_has_no_outputs(tmp_path, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", denied)
+    assert load_outputs(tmp_path, "kept", 5) is None
 
 
 def test_outputs_that_were_never_kept_are_missed_without_a_warning(tmp_path, caplog):

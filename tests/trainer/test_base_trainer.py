@@ -1,11 +1,15 @@
-"""The order of training batches, whose lengths are read at once, is the Trainer's own."""
+"""The order of training batches, whose lengths are read at once, is the Trainer's own; and signals to its workers."""
+
+import multiprocessing
+import os
+import signal
 
 import pytest
 import torch
 from datasets import Dataset
 from helpers.small_runs import config, examples
 from helpers.tiny import tiny_bert
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from hf_kd_lambda.trainer.base_trainer import BaseTrainer
 
@@ -47,3 +51,37 @@ def test_examples_are_not_read_one_by_one(tmp_path, monkeypatch):
 def test_other_orders_are_left_to_the_trainer(tmp_path):
     trainer = trainer_of(tmp_path, examples(), "random")
     assert not hasattr(trainer._get_train_sampler(), "lengths")
+
+
+class SignalAll(TrainerCallback):
+    """Signals this process and its data workers at the end of the third step, as a job scheduler does."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 3:
+            workers = multiprocessing.active_children()
+            assert len(workers) >= 2
+            for pid in (*[worker.pid for worker in workers], os.getpid()):
+                os.kill(pid, self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_to_the_whole_group_ends_with_a_checkpoint(tmp_path, number):
+    args = config(tmp_path, dataloader_num_workers=2, num_train_epochs=9, save_strategy="epoch")
+    data = examples(9 * 8)
+    trainer = BaseTrainer(tiny_bert(3), args, train_dataset=data, callbacks=[SignalAll(number)])
+    trainer.train()
+    assert trainer.signal_received is number
+    assert (tmp_path / f"checkpoint-{trainer.state.global_step}" / "model.safetensors").is_file()
+    assert trainer.state.global_step < 9
+
+
+def test_a_training_that_fails_leaves_no_signal_handler(tmp_path, monkeypatch):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    trainer = BaseTrainer(tiny_bert(3), config(tmp_path), train_dataset=examples())
+    monkeypatch.setattr(Trainer, "training_step", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

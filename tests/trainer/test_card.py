@@ -12,6 +12,7 @@ from transformers import EvalPrediction
 
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse
+from hf_kd_lambda.trainer.card import facts_of_trainer
 
 PATHS = ("teacher", "train_file", "validation_file", "test_file")
 
@@ -70,3 +71,17 @@ def test_a_trainer_that_did_not_train_yet_has_a_card(tmp_path):
     card = ModelCard.load(tmp_path / "README.md")
     assert "# untrained\n" in card.text
     assert "## Results" not in card.text
+
+
+@pytest.mark.parametrize(("evaluates_again", "expected"), [(False, 0.9), (True, 0.4)])
+def test_a_card_has_the_scores_of_the_checkpoint_that_was_loaded(tmp_path, evaluates_again, expected):
+    args = config(tmp_path, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)
+    trainer = make_trainer(args, *models(), examples(8), eval_dataset=examples(8))
+    trainer.state.best_global_step = 1
+    trainer.state.log_history = [
+        {"step": 1, "eval_score": 0.9},
+        {"step": 2, "eval_score": 0.5},
+        {"step": 2, "train_runtime": 3.0},
+        *[{"step": 2, "eval_score": 0.4}] * evaluates_again,
+    ]
+    assert facts_of_trainer(trainer, []).metrics == {"score": expected}

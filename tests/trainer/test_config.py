@@ -21,7 +21,7 @@ def make(tmp_path, **settings):
 
 
 @pytest.mark.parametrize("value", [0, -1.0, math.inf, math.nan])
-@pytest.mark.parametrize("name", ["lambda_kappa", "lambda_min", "lambda_max", "lambda_max_change"])
+@pytest.mark.parametrize("name", ["lambda_kappa", "lambda_min", "lambda_max"])
 def test_what_must_be_positive_and_finite(tmp_path, name, value):
     with pytest.raises(ValueError, match=rf"^{name}={value} must be a positive finite number\.$"):
         make(tmp_path, **{name: value})
@@ -34,6 +34,8 @@ def test_what_must_be_positive_and_finite(tmp_path, name, value):
         ({"gram_decay": 1.0}, r"gram_decay=1\.0 must be a number in \[0, 1\)"),
         ({"gram_decay": -0.1}, r"gram_decay=-0\.1 must be a number in \[0, 1\)"),
         ({"gram_decay": math.nan}, r"gram_decay=nan must be a number in \[0, 1\)"),
+        ({"lambda_max_change": 0.0}, r"lambda_max_change=0\.0 must be a positive number of at most 80"),
+        ({"lambda_max_change": 1e3}, r"lambda_max_change=1000\.0 must be a positive number of at most 80"),
         ({"lambda_interval": 0}, "lambda_interval=0 must be a number from 1 to 1e"),
         ({"class_weights": "inverse"}, "class_weights='inverse' is not one of None, balanced"),
         ({"lambda_form": "convexe"}, "lambda_form='convexe' is not one of additive, convex, sum_two, raw"),

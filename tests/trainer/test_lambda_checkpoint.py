@@ -65,6 +65,14 @@ def test_a_pass_that_was_stopped_is_not_over(tmp_path, epoch, stops, closed):
     assert callback.lambda_state.judge.closed is closed
 
 
+@pytest.mark.parametrize("was_saved", [True, False])
+def test_the_first_pass_is_over_only_if_it_was_counted(tmp_path, was_saved):
+    callback = checkpoint(config(tmp_path, lambda_rule="trust"))
+    saved = {"LambdaCheckpoint": callback.state()} if was_saved else {}
+    callback.on_train_begin(None, TrainerState(stateful_callbacks=saved, epoch=1.0), TrainerControl())
+    assert callback.lambda_state.judge.closed is was_saved
+
+
 def test_a_run_without_a_saved_lambda_begins_with_the_present_one(tmp_path):
     callback = checkpoint(config(tmp_path))
     callback.lambda_state.update(gram(4.0, 1.0))

@@ -65,6 +65,9 @@ class Taylor2(Rule):
     does not increase. Without curvature (s ≤ 0), λ is the end of the interval in the direction of the first-order
     term.
 
+    The bound is that of a step of this length, `lambda_form: additive`. The default, `convex`, makes a shorter step
+    with the same λ, for which another λ would be best.
+
     Args:
         target: the loss to bound, `task` or `sum`.
 

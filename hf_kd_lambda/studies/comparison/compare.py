@@ -107,9 +107,9 @@ def compare(comparison: Comparison) -> int:
     file = Path(comparison.output_dir) / FILE
     done = {run.cell: run for run in finished(read_runs(file))}
     tasks = {task: TaskRuns(comparison, task) for task in comparison.tasks}
-    for cell in comparison.cells():
-        if cell in done:
-            _check_same(done[cell], tasks[cell.task].begun(cell), file)
+    for cell, run in done.items():  # of other seeds, too: the report joins them
+        if cell.task in tasks and cell.regime in comparison.regimes and cell.rule in comparison.rules:
+            _check_same(run, tasks[cell.task].begun(cell), file)
     missing = [cell for cell in comparison.cells() if cell not in done]
     PartialState().wait_for_everyone()  # all ranks read the file before runs are appended
     for task in dict.fromkeys(cell.task for cell in missing):
@@ -153,8 +153,8 @@ def _check_teacher(earlier: list[Run], task: TaskRuns, file: Path) -> None:
 def _run(task: TaskRuns, cell: Cell) -> Run:
     try:
         return task.run(cell)
-    except TrainingStoppedError:
-        raise
+    except TrainingStoppedError as stop:
+        raise TrainingStoppedError(stop.signum) from None  # its checkpoint was in a temporary folder
     except Exception as error:  # no error of one run may end the other runs
         if PartialState().num_processes > 1:
             raise  # otherwise ranks without the error would wait forever

@@ -81,7 +81,7 @@ def test_runs_of_other_settings_are_not_mixed_in(comparison):
     compare(comparison.restricted_to(rules=["half"], regimes=["clean"], seeds=[0]))
     changed = dataclasses.replace(comparison, settings={}, regimes={"clean": {"learning_rate": 5e-3}})
     with pytest.raises(ValueError, match="reviews, clean, half, 0 with another learning_rate: choose another output"):
-        compare(changed.restricted_to(rules=["half"]))
+        compare(changed.restricted_to(rules=["half"], seeds=[1]))
 
 
 def test_runs_of_another_number_of_processes_are_not_mixed_in(comparison):
@@ -169,7 +169,7 @@ def test_the_command_restricts_the_comparison_and_ends_with_an_error_if_runs_fai
 
 def test_a_signal_ends_the_comparison_and_leaves_no_record_of_the_run(comparison, monkeypatch):
     monkeypatch.setattr(RunCurve, "on_train_begin", lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(TrainingStoppedError):
+    with pytest.raises(TrainingStoppedError, match="rerun the same command to repeat the run that it ended"):
         compare(comparison)
     assert runs_of(comparison) == {}
 
