@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_other_orders_are_left_to_the_trainer(tmp_path):
 
 
 class SignalAll(TrainerCallback):
-    """Signals this process and its data workers at the end of the third step, as a job scheduler does."""
+    """Has another process signal this one and its data workers at the end of the third step, as a scheduler does."""
 
     def __init__(self, number):
         self.number = number
@@ -63,8 +64,8 @@ class SignalAll(TrainerCallback):
         if state.global_step == 3:
             workers = multiprocessing.active_children()
             assert len(workers) >= 2
-            for pid in (*[worker.pid for worker in workers], os.getpid()):
-                os.kill(pid, self.number)
+            group = [*[worker.pid for worker in workers], os.getpid()]
+            subprocess.run(["kill", f"-{self.number.value}", *map(str, group)], check=True)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
