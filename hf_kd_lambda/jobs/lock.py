@@ -18,6 +18,8 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 LOCK, HOLDER = ".lock", ".lock_holder.json"
+PATIENCE = 60.0
+"""Seconds of waiting after which all processes of a command meet again."""
 
 
 @contextmanager
@@ -32,16 +34,20 @@ def locked(setting: str, folder: Path, wait: bool = False) -> Iterator[None]:
     Raises:
         ValueError: another command has it, or it cannot be written to.
     """
-    lock, refusal = None, None
-    if PartialState().is_main_process:
-        try:
-            lock = _acquire(setting, folder, wait)
-        except ValueError as error:
-            refusal = str(error)
-    # The others must not go on, or wait for ever, where the main process was refused.
-    refusal = broadcast_object_list([refusal])[0]
-    if refusal is not None:
-        raise ValueError(refusal)
+    lock, seconds, is_waiting = None, 0.0, True
+    while is_waiting:
+        refusal: str | None = None
+        if PartialState().is_main_process:
+            try:
+                lock = _acquire(setting, folder, wait, seconds)
+            except ValueError as error:
+                refusal = str(error)
+        # The others must not go on, or wait for ever, where the main process was refused; nor for longer than a
+        # collective may take.
+        refusal, is_waiting = broadcast_object_list([refusal, refusal is None and lock is None])
+        if refusal is not None:
+            raise ValueError(refusal)
+        seconds = PATIENCE
     try:
         yield
     finally:
@@ -49,19 +55,17 @@ def locked(setting: str, folder: Path, wait: bool = False) -> Iterator[None]:
             lock.release()
 
 
-def _acquire(setting: str, folder: Path, wait: bool) -> FileLock:
+def _acquire(setting: str, folder: Path, wait: bool, seconds: float) -> FileLock | None:
+    """The lock; None if another command had it for so many seconds, and waiting is asked for."""
     lock = FileLock(folder / LOCK)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            if not wait:
-                raise
-            logger.warning(f"waiting for {setting}={str(folder)!r}, which is in use by {_holder(folder)}")
-            lock.acquire()
+        lock.acquire(timeout=seconds)
         (folder / HOLDER).write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
     except Timeout:
+        if wait:
+            logger.warning(f"waiting for {setting}={str(folder)!r}, which is in use by {_holder(folder)}")
+            return None
         raise ValueError(
             f"{setting}={str(folder)!r} is in use by {_holder(folder)}: wait for it, stop it, or choose another "
             f"{setting}."

@@ -1,5 +1,6 @@
 """Cache of the teacher's outputs: computed once, reused in all epochs and in later runs."""
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -115,6 +116,8 @@ class TeacherCache:
 
     def _compute(self, name: str, examples: Dataset) -> str:
         """Compute and cache the outputs; return the reason to report if loading them fails."""
+        if problems := [found for found in gather_object([self._cannot_write()]) if found]:
+            return problems[0]
         lengths = token_counts(examples, (f"{TEACHER_PREFIX}input_ids", "input_ids"))
         batches = plan_batches(lengths, self.batch_size * max(lengths))
         rank, ranks = self.accelerator.process_index, self.accelerator.num_processes
@@ -136,6 +139,17 @@ class TeacherCache:
             pass
         self.accelerator.wait_for_everyone()
         return reason
+
+    def _cannot_write(self) -> str | None:
+        """Why nothing can be written to the folder, before the teacher runs over all examples in vain."""
+        if self.accelerator.is_local_main_process:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryDirectory(dir=self.folder):
+                    pass
+            except OSError as error:
+                return str(error)
+        return None
 
     def _collate(self, examples: list[Any]) -> tuple[dict[str, Any], list[bytes]]:
         """A batch and the digests of its rows; no digests if its rows are not the examples.

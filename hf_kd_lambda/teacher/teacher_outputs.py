@@ -131,7 +131,7 @@ class TeacherOutputs:
             return cache_format.rows(self._outputs(batch), batch.get("attention_mask"))
 
         cache = TeacherCache(
-            folder=Path(folder) if folder else DEFAULT_FOLDER,
+            folder=Path(folder).expanduser() if folder else DEFAULT_FOLDER,
             identity=identity,
             collate=collate,
             predict=predict,

@@ -50,7 +50,7 @@ def test_all_read_one_file_of_the_same_fingerprint(alone, ranks):
 
 
 def test_no_rank_waits_for_ever_where_nothing_can_be_written(ranks):
-    assert [refused["complete"] for _, _, refused, _ in ranks] == [False, False]
+    assert [(refused["complete"], refused["calls"]) for _, _, refused, _ in ranks] == [(False, 0)] * 2
 
 
 def test_ranks_of_unlike_teachers_cache_nothing(ranks):
