@@ -114,11 +114,13 @@ def _split(cell: str, separator: str) -> list[Any]:
         return [part.strip() for part in cell.split(separator)]
     if _WITHOUT_COMMA.search(cell):  # which Python would join to one name
         raise ValueError("there is no comma between the labels: write ['a', 'b'].")
+    # As a list, since a set has neither an order nor anything twice.
+    in_brackets = f"[{cell[1:-1]}]" if cell[0] == "{" and cell[-1] == "}" else cell
     try:
-        labels = ast.literal_eval(cell)
+        labels = ast.literal_eval(in_brackets)
     except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
         labels = None
-    if isinstance(labels, list | tuple | set):
+    if isinstance(labels, list | tuple):
         return list(labels)
     if cell[0] == "(":  # of a name
         return [part.strip() for part in cell.split(separator)]
@@ -140,8 +142,13 @@ def _check_members(labels: list[Any]) -> None:
         )
 
 
+def _of_text(text: str) -> Any:
+    """What stands for 1, 0 or nothing in a column of texts."""
+    return _AS_PANDAS_WRITES.get(text, text) if text.strip() else None
+
+
 def _present_or_absent(row: list[Any]) -> list[int]:
-    values = [_AS_PANDAS_WRITES.get(value, value) if isinstance(value, str) else value for value in row]
+    values: list[Any] = [_of_text(value) if isinstance(value, str) else value for value in row]
     for value in values:
         if not is_unknown(value) and value not in (0, 1):
             raise ValueError(f"{value!r} is neither 1 nor 0.")

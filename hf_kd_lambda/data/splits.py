@@ -75,6 +75,10 @@ def load_splits(
         if (path := getattr(args, f"{name}_file")) is not None:
             sources[name] = read_file(f"{name}_file", path, formats, columns, args.delimiter)
     if not sources and stored:
+        if "test" not in stored:
+            raise ValueError(
+                f"dataset={args.dataset!r} has none of the splits {', '.join(SPLITS)}, only {', '.join(stored)}."
+            )
         require_columns("the test split", columns, stored["test"].column_names)
         raise ValueError("no example of the test split has a label, which evaluation needs.")
     for name, source in sources.items():

@@ -18,7 +18,7 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 LOCK, HOLDER = ".lock", ".lock_holder.json"
-PATIENCE = 60.0
+LONGEST_WAIT = 60.0
 """Seconds of waiting after which all processes of a command meet again."""
 
 
@@ -47,7 +47,7 @@ def locked(setting: str, folder: Path, wait: bool = False) -> Iterator[None]:
         refusal, is_waiting = broadcast_object_list([refusal, refusal is None and lock is None])
         if refusal is not None:
             raise ValueError(refusal)
-        seconds = PATIENCE
+        seconds = LONGEST_WAIT
     try:
         yield
     finally:

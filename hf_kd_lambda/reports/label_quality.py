@@ -23,10 +23,13 @@ import pyarrow.parquet as pq
 import torch
 
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
-from hf_kd_lambda.balancing.teacher_signal import ENOUGH
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional import IGNORED
-from hf_kd_lambda.losses.functional.distributions import possible_classes, squared_distance_from_uniform
+from hf_kd_lambda.losses.functional.distributions import (
+    LEAST_DISTANCE,
+    possible_classes,
+    squared_distance_from_uniform,
+)
 from hf_kd_lambda.losses.functional.labels import item_labels
 from hf_kd_lambda.reports.markdown import escaped
 from hf_kd_lambda.reports.memorised_labels import (
@@ -112,7 +115,7 @@ def judge_labels(
         names,
         [] if validation is None else agreements(training, validation),
         [value.item() for value in reliabilities.each_teacher] if len(teachers) > 1 else [],
-        squared_distance_from_uniform(teacher.float()).mean().item() < ENOUGH,
+        squared_distance_from_uniform(teacher.float()).mean().item() < LEAST_DISTANCE,
     )
 
 

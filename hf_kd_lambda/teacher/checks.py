@@ -21,15 +21,12 @@ from hf_kd_lambda.data.columns import (
     own_inputs,
     prefixed,
 )
-from hf_kd_lambda.losses.functional.distributions import squared_distance_from_uniform
+from hf_kd_lambda.losses.functional.distributions import LEAST_DISTANCE, squared_distance_from_uniform
 from hf_kd_lambda.losses.functional.label_sets import logits_of_labels
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.protocol import answers_questions, is_token_level
 
 logger = logging.get_logger(__name__)
-
-LEAST_DISTANCE = 0.01
-"""Mean squared distance from the uniform distribution below which a teacher is called uninformative."""
 
 
 def check_apart(teacher: nn.Module, student: nn.Module) -> None:

@@ -1,7 +1,9 @@
 """What fine-tuning a teacher and distilling a student have in common."""
 
 import contextlib
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -91,12 +93,23 @@ class BaseTrainer(Trainer):
 def _shielded(loader: DataLoader) -> DataLoader:
     """The loader, whose workers a signal to the whole group of processes does not end, as this would end the step."""
     inner = getattr(loader, "base_dataloader", loader)  # Accelerate's wrapper has it
-    inner.worker_init_fn = partial(_begin_worker, inner.worker_init_fn)
+    begin = inner.worker_init_fn
+    if getattr(begin, "func", None) is not _begin_worker:  # of a loader that the Trainer keeps
+        inner.worker_init_fn = partial(_begin_worker, begin)
     return loader
 
 
 def _begin_worker(begin: Callable[[int], None] | None, number: int) -> None:
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_for_parent, daemon=True).start()
     if begin is not None:
         begin(number)
+
+
+def _end_for_parent() -> None:
+    """End this process at a SIGTERM from the one that began it, and at no other."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -303,4 +303,4 @@ def _check_column(column: str, values: pa.Array, num_outputs: int, is_token_leve
 
 def _wrong_classes(numbers: np.ndarray, classes: int) -> np.ndarray:
     is_class = (numbers >= 0) & (numbers < classes) & (numbers == np.floor(numbers))
-    return ~(is_class | np.isnan(numbers) | (numbers == IGNORED))
+    return ~(is_class | np.isnan(numbers) | np.isin(numbers, (IGNORED, UNLABELLED)))

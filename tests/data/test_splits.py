@@ -47,6 +47,13 @@ def test_a_validation_split_of_another_name_is_read(tmp_path, name):
     assert [len(data.splits[split]) for split in ("train", "validation")] == [10, 4]
 
 
+def test_a_dataset_without_a_split_that_is_read_names_what_it_has(tmp_path):
+    DatasetDict({"heldout": Dataset.from_dict({"text": ["a"], "label": [0]})}).save_to_disk(tmp_path / "own")
+    data = EvaluatedData(dataset=str(tmp_path / "own"))
+    with pytest.raises(ValueError, match=r"has none of the splits train, validation, .*, only heldout"):
+        load_task_data(data, seed=0)
+
+
 def test_a_saved_dataset_keeps_its_split_of_unlabelled_texts(tmp_path):
     rows = Dataset.from_dict({"text": ["a", "b"] * 5, "label": [0, 1] * 5})
     unlabelled = Dataset.from_dict({"text": ["c", "d", "e"]})

@@ -48,7 +48,7 @@ def test_a_second_command_is_refused_until_the_first_has_died(holder, tmp_path):
 
 
 def test_a_second_command_waits_for_the_teacher(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_kd_lambda.jobs.lock.PATIENCE", 0.1)  # several times
+    monkeypatch.setattr("hf_kd_lambda.jobs.lock.LONGEST_WAIT", 0.1)  # several times
     left = []
 
     def hold() -> None:

@@ -79,6 +79,20 @@ def test_a_signal_to_the_whole_group_ends_with_a_checkpoint(tmp_path, number):
     assert trainer.state.global_step < 9
 
 
+def test_a_worker_ends_for_its_parent_alone(tmp_path):
+    args = config(tmp_path, dataloader_num_workers=1, dataloader_persistent_workers=True)
+    loader = BaseTrainer(tiny_bert(3), args, train_dataset=examples()).get_train_dataloader()
+    batches = iter(loader)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    worker.join(0.5)
+    assert worker.is_alive()
+    worker.terminate()
+    worker.join(5)
+    assert not worker.is_alive()
+
+
 def test_a_training_that_fails_leaves_no_signal_handler(tmp_path, monkeypatch):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     trainer = BaseTrainer(tiny_bert(3), config(tmp_path), train_dataset=examples())

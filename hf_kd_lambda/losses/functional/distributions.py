@@ -17,6 +17,8 @@ from torch import Tensor
 
 EXCLUDED = math.log(torch.finfo(torch.float32).tiny)
 """Log-probability in nats that an excluded class gets: −87.3."""
+LEAST_DISTANCE = 0.01
+"""Mean squared distance from the uniform distribution below which a teacher says hardly anything about the classes."""
 
 
 def log_distribution(logits: Tensor) -> Tensor:
