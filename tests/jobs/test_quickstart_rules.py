@@ -1,4 +1,7 @@
-"""Every rule on the quickstart: pretrained weights, labelled tweets, 50 steps."""
+"""Every rule on the quickstart: pretrained weights, labelled tweets, 50 steps.
+
+`trainer/test_trainer_rules.py` has all rules on random weights.
+"""
 
 import copy
 import dataclasses
@@ -16,7 +19,7 @@ from hf_kd_lambda.jobs.parser import parse
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
-pytestmark = [needs_tweets, needs_encoder]
+pytestmark = [needs_tweets, needs_encoder, pytest.mark.slow]
 CONFIG = Path(__file__).parents[2] / "configs/quickstart.yaml"
 
 
@@ -29,13 +32,7 @@ def job(tmp_path_factory):
     return job, job.load_teacher()
 
 
-# The others are in `trainer/test_trainer_rules.py`, on random weights.
-BY_DEFAULT = ("trust",)
-
-
-@pytest.mark.parametrize(
-    "rule", [rule if rule in BY_DEFAULT else pytest.param(rule, marks=pytest.mark.slow) for rule in RULES]
-)
+@pytest.mark.parametrize("rule", RULES)
 def test_every_rule_trains_the_quickstart(job, rule, tmp_path):
     job, teacher = job
     changed = {"output_dir": str(tmp_path), "lambda_rule": rule, "max_steps": 50, "logging_steps": 1}

@@ -182,7 +182,7 @@ def test_projections_are_trained_and_not_measured(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"lambda_rule": "pcgrad"}, "lambda_rule='pcgrad': choose one of evidence, trust, adaptive, norm_ratio, mgda"),
+        ({"lambda_rule": "pcgrad"}, "lambda_rule='pcgrad': choose one of norm_ratio, adaptive, mgda, evidence, trust"),
         ({"kd_losses": {"soft_targets": 1}}, r"kd_losses=\{'soft_targets': 1\}: name two or more"),
         ({"kd_losses": None}, "kd_losses=None: name two or more"),
         ({"gram_metric": "adam"}, "gram_metric='adam': set it to euclidean"),

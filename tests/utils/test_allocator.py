@@ -29,6 +29,7 @@ def run(**environment):
     return kept == "True", int(faults)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="page faults as Linux counts them")
 def test_freed_blocks_are_used_again_unless_the_user_chose_otherwise():
     for _ in range(5):  # where something lies above the heap, it cannot grow, and glibc maps blocks anyway

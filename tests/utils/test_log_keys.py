@@ -38,7 +38,7 @@ def test_every_key_that_training_logs_is_described_and_no_other():
 def test_every_key_that_an_evaluation_adds_is_described():
     record = EvaluationRecord(LOSSES)
     logits, labels = torch.eye(3), torch.arange(3)
-    record.add(logits, logits, labels, torch.ones(4), 3, gather=lambda rows: rows)
+    record.add(logits, logits, labels, torch.ones(4), torch.full((2,), 3), gather=lambda rows: rows)
     assert {general(key) for key in record.metrics()} == EVALUATION_KEYS.keys()
 
 

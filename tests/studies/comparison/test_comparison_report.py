@@ -240,7 +240,7 @@ def test_a_click_on_a_header_sorts(tmp_path, column, clicks, expected, order):
     assert found.sorted_by == order
 
 
-LARGE = ("compare", "compare_variants")  # reports that take longest
+LARGE = ("compare", "compare_trust", "compare_variants")  # reports that take longest
 COMMITTED = [
     pytest.param(file, id=file.parent.name, marks=[pytest.mark.slow] * (file.parent.name in LARGE))
     for file in sorted(BENCHMARKS.glob("compare*/results.jsonl"))

@@ -159,7 +159,8 @@ def test_a_teacher_that_is_not_fine_tuned_cannot_learn_noisy_labels(tmp_path):
 
 def test_the_shipped_comparison_has_a_sweep_of_fixed_weights_a_schedule_and_rules_that_measure():
     comparison = load_comparison(CONFIGS / "compare_rules.yaml")
-    rules = {cell.rule: comparison.parse(cell.task, cell.regime, cell.rule)[2] for cell in comparison.cells()}
+    of_rules = {cell.rule: cell for cell in comparison.cells()}
+    rules = {rule: comparison.parse(cell.task, cell.regime, rule)[2] for rule, cell in of_rules.items()}
     assert {rule.kd_weight for rule in rules.values() if rule.lambda_rule == "fixed"} == {0, 0.1, 0.5, 0.9}
     assert {rule.lambda_rule for rule in rules.values()} >= {"linear", "adaptive", "evidence"}
     assert len(comparison.seeds) >= 3
