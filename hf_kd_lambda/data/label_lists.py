@@ -1,6 +1,7 @@
 """Labels that are lists: several labels for a text, or the share of each class, from one column or from several."""
 
 import ast
+import contextlib
 import re
 import reprlib
 from collections.abc import Callable, Mapping
@@ -110,21 +111,17 @@ def _parsed(value: Any, separator: str, are_shares: bool) -> list[Any]:
 def _split(cell: str, separator: str) -> list[Any]:
     """Names between separators, or a list, a tuple or a set as Python writes it."""
     cell = cell.strip()
-    if cell[:1] not in _BRACKETS:
-        return [part.strip() for part in cell.split(separator)]
-    if _WITHOUT_COMMA.search(cell):  # which Python would join to one name
-        raise ValueError("there is no comma between the labels: write ['a', 'b'].")
-    # As a list, since a set has neither an order nor anything twice.
-    in_brackets = f"[{cell[1:-1]}]" if cell[0] == "{" and cell[-1] == "}" else cell
-    try:
-        labels = ast.literal_eval(in_brackets)
-    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
-        labels = None
-    if isinstance(labels, list | tuple):
-        return list(labels)
-    if cell[0] == "(":  # of a name
-        return [part.strip() for part in cell.split(separator)]
-    raise ValueError("it is no list such as ['a', 'b'].")
+    if cell[:1] in _BRACKETS:
+        if _WITHOUT_COMMA.search(cell):  # which Python would join to one name
+            raise ValueError("there is no comma between the labels: write ['a', 'b'].")
+        # A set is read as a list, since it has neither an order nor anything twice.
+        in_brackets = f"[{cell[1:-1]}]" if cell[0] == "{" and cell[-1] == "}" else cell
+        with contextlib.suppress(SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
+            if isinstance(labels := ast.literal_eval(in_brackets), list | tuple):
+                return list(labels)
+        if cell[0] != "(":  # which may begin a name
+            raise ValueError("it is no list such as ['a', 'b'].")
+    return [part.strip() for part in cell.split(separator)]
 
 
 def _check_members(labels: list[Any]) -> None:
