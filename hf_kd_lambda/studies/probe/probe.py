@@ -34,8 +34,8 @@ ADAMW_RATES = [10.0**exponent for exponent in range(-6, -2)]
 BATCHES = 8  # on which predictions of AdamW's slopes are compared
 DESCRIPTION = """\
 Measure how a step changes both losses as a function of λ, at an early, a middle and the last checkpoint of a run.
-Trains the run first, in <output_dir>/probe, unless it is finished. Also takes the settings of distill. Writes
-docs/probe/<name of output_dir>.md and its figures."""
+Trains the run first, in <output_dir>/probe, unless it is finished. Also takes the settings of distill. Writes a page
+of tables, with figures."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> None:
     """
     options = argparse.ArgumentParser(prog="hf-kd-lambda probe", description=DESCRIPTION, allow_abbrev=False)
     options.add_argument("--steps", type=int, nargs="+", help="checkpoints; default: the first, the middle, the last")
-    options.add_argument("--report_dir", type=Path, default=Path("docs/probe"), help="for the tables and figures")
+    options.add_argument("--report_dir", type=Path, help="for the page and its figures; default: <output_dir>/probe")
     args, settings = options.parse_known_args(argv)
     models, data, config = parse(settings)
     job = probed_job(models, data, config)
@@ -61,11 +61,11 @@ def main(argv: Sequence[str]) -> None:
     teacher = job.load_teacher()
     stages = {stage: probe(job, teacher, checkpoint) for stage, checkpoint in checkpoints.items()}
     command = shlex.join(["hf-kd-lambda", "probe", *argv])
-    print(write_probe_report(args.report_dir, Path(str(config.output_dir)).name, command, stages))
+    print(write_probe_report(args.report_dir or job.folder, Path(str(config.output_dir)).name, command, stages))
 
 
 def probed_job(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> DistillationJob:
-    """The run with these settings that saves a checkpoint at each tenth, with the teacher of the ordinary run.
+    """The run with these settings that saves a checkpoint at each tenth, in a folder of its own.
 
     Raises:
         ValueError: the task is not text-classification, or the run has other losses or parameters than the probe.
@@ -76,14 +76,12 @@ def probed_job(models: ModelArguments, data: DataArguments, config: Distillation
     for setting in ("freeze_embeddings", "lora"):
         if value := getattr(models, setting):
             raise ValueError(f"{setting}={value}: the probe moves all parameters of a student: leave it out.")
-    folder = Path(str(config.output_dir))
-    models = dataclasses.replace(
-        models, teacher_dir=models.teacher_dir or str(folder / "teacher"), student_without_kd=False
-    )
+    models = dataclasses.replace(models, student_without_kd=False)
+    folder = str(Path(str(config.output_dir)) / "probe")
     saved = {"save_strategy": "steps", "save_steps": SAVED, "save_total_limit": None, "save_only_model": False}
     evaluated = {"eval_strategy": "steps", "eval_steps": SAVED}  # load_best_model_at_end needs the same steps
     return DistillationJob(
-        models, data, dataclasses.replace(cast(Any, config), output_dir=str(folder / "probe"), **saved, **evaluated)
+        models, data, dataclasses.replace(cast(Any, config), output_dir=folder, **saved, **evaluated)
     )
 
 
