@@ -46,6 +46,9 @@ such as labels with a lost decimal point, would make all other wrong labels look
 ROUNDED_SHARE = 1e-6
 """Smallest variance of the labels, as a share of the mean of their squares, whose rounding errors in fp32 are less."""
 
+EQUAL_SHARE = 1e-7
+"""Labels that differ by less than this share of their size are the same number in fp32."""
+
 
 class Unit(NamedTuple):
     """In which numbers are measured: (number − centre)/width."""
@@ -91,14 +94,14 @@ def unit_of(labels: np.ndarray) -> Unit:
     """The median of the labels, and their standard deviation, estimated from the median distance to it.
 
     Outliers hardly change these two (Huber 1981, "Robust Statistics", section 5.1: 1.4826 · MAD). Where more than half
-    of the labels are equal, the width is the standard deviation itself, and 1 where all are.
+    of the labels are equal but for rounding, the width is the standard deviation itself, and 1 where all are.
 
     Args:
         labels: `[examples]`, finite; at least one.
     """
     centre = float(np.median(labels))
-    width = 1.4826 * float(np.median(np.abs(labels - centre))) or float(labels.std()) or 1.0
-    return Unit(centre, width)
+    widths = (1.4826 * float(np.median(np.abs(labels - centre))), float(labels.std()))
+    return Unit(centre, next((width for width in widths if width > EQUAL_SHARE * abs(centre)), 1.0))
 
 
 @torch.no_grad()

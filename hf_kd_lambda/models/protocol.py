@@ -18,7 +18,7 @@ Not supported: encoder-decoders that generate text, questions about tables and d
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from transformers.models.auto import modeling_auto
 from transformers.trainer_utils import unwrap_peft_model
 from transformers.utils import ModelOutput, logging
 
+from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.models.loaded_forms import is_quantised
 
 logger = logging.get_logger(__name__)
@@ -124,6 +125,11 @@ def answers_questions(model: nn.Module) -> bool:
 def is_token_level(model: nn.Module) -> bool:
     """Whether a model, or the base model of a `PeftModel`, classifies each token."""
     return "TokenClassification" in type(unwrap_peft_model(model)).__name__
+
+
+def is_multi_label(model: nn.Module) -> bool:
+    """Whether a model has several labels per example, each absent or present."""
+    return bool(cast(Any, model).config.problem_type == MULTI_LABEL)
 
 
 def model_config(model: nn.Module) -> Any | None:

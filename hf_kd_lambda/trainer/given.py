@@ -27,6 +27,7 @@ from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import UNLABELLED
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.labels import MULTI_LABEL, load_classifier, own_label_names, permutation_of
+from hf_kd_lambda.models.protocol import is_multi_label
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.paths import check_model_folder
 
@@ -77,7 +78,7 @@ def load_teacher(teacher: Any, student: nn.Module) -> Any:
             name,
             own_label_names(model),
             auto_class=_AUTO_CLASSES[kind],
-            problem_type=MULTI_LABEL if model.config.problem_type == MULTI_LABEL else None,
+            problem_type=MULTI_LABEL if is_multi_label(model) else None,
             require_head=True,
         )
     if is_causal(model):

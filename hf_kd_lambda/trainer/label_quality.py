@@ -2,14 +2,16 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
+from torch import nn
 
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.data.columns import TEACHER_LOGITS, are_classified
 from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.models.protocol import is_multi_label
 from hf_kd_lambda.reports.label_quality import LabelQuality, judge_labels
 from hf_kd_lambda.reports.memorised_labels import Judged
 from hf_kd_lambda.teacher.cache_format import cached_members
@@ -21,8 +23,9 @@ def can_judge(trainer: DistillationTrainer) -> bool:
 
     With another rule, the student follows wrong labels or a wrong teacher, and is no third view when it is finished.
     """
-    state = trainer.lambda_state
-    return state is not None and isinstance(state.trust, ClassReliabilities) and are_classified(trainer.train_dataset)
+    state, student = trainer.lambda_state, cast(nn.Module, trainer.model)
+    judges = state is not None and isinstance(state.trust, ClassReliabilities) and not is_multi_label(student)
+    return judges and are_classified(trainer.train_dataset)
 
 
 def label_quality(trainer: DistillationTrainer, names: Sequence[str]) -> LabelQuality:

@@ -1,6 +1,6 @@
 """What cannot work is refused before training starts, with a message that names the fix."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +18,7 @@ from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.loaded_forms import is_placed
 from hf_kd_lambda.models.projections import KD_PROJECTIONS
-from hf_kd_lambda.models.protocol import answers_questions
+from hf_kd_lambda.models.protocol import answers_questions, is_multi_label
 from hf_kd_lambda.trainer.config import DistillationConfig
 
 logger = logging.get_logger(__name__)
@@ -253,8 +253,7 @@ def check_class_weights(
     """
     if args.class_weights is None:
         return
-    several_labels = cast(Any, student).config.problem_type == MULTI_LABEL
-    if num_outputs == 1 or several_labels or is_causal(student) or answers_questions(student):
+    if num_outputs == 1 or is_multi_label(student) or is_causal(student) or answers_questions(student):
         raise ValueError(
             f"class_weights={args.class_weights!r} is for classes, and a {type(student).__name__} of {num_outputs} "
             "output(s) has none to weigh: leave it out."

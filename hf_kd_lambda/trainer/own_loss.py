@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
@@ -12,11 +12,10 @@ from transformers.utils import logging
 from hf_kd_lambda.data.columns import accepted_inputs, takes_labels
 from hf_kd_lambda.losses.functional import IGNORED, task_loss
 from hf_kd_lambda.losses.functional.items import count_items
-from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.losses.functional.labels import SHIFTED, next_labels
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, SPAN_LABELS, logits_of_items
 from hf_kd_lambda.models.causal import is_causal
-from hf_kd_lambda.models.protocol import answers_questions, as_model_output, model_device
+from hf_kd_lambda.models.protocol import answers_questions, as_model_output, is_multi_label, model_device
 from hf_kd_lambda.trainer.setup import training_batch
 from hf_kd_lambda.utils.evaluation_mode import evaluation_mode
 
@@ -65,7 +64,7 @@ def check_own_loss(
         labels, items = _ends(batch)
         of_items[ANSWER_MASK] = torch.ones_like(batch["input_ids"])  # its own loss has all tokens as classes
     else:
-        has_sets = cast(Any, student).config.problem_type == MULTI_LABEL
+        has_sets = is_multi_label(student)
         made, items = _labels(batch, 2 if has_sets else num_outputs)
         labels = {"labels": made.float() if has_sets else made}
     inputs |= labels

@@ -28,7 +28,6 @@ from hf_kd_lambda.data.label_collators import LabelSets, ShiftedLabels, SpanLabe
 from hf_kd_lambda.gradients.layer_groups import layer_groups
 from hf_kd_lambda.losses.class_weights import balanced_weights
 from hf_kd_lambda.losses.functional import IGNORED
-from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.losses.functional.labels import with_labels
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK
 from hf_kd_lambda.losses.objective import Objective
@@ -36,7 +35,7 @@ from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.ensemble import Ensemble, members_of
 from hf_kd_lambda.models.labels import align_labels, own_label_names
 from hf_kd_lambda.models.padding import align_pad_token
-from hf_kd_lambda.models.protocol import answers_questions, check_model, is_token_level, model_config
+from hf_kd_lambda.models.protocol import answers_questions, check_model, is_multi_label, is_token_level, model_config
 from hf_kd_lambda.teacher.cache_format import CacheFormat, shares_in
 from hf_kd_lambda.teacher.checks import (
     check_apart,
@@ -170,7 +169,7 @@ def check_datasets(
 def training_batch(batch: Mapping[str, Any], student: nn.Module) -> dict[str, Any]:
     """A batch of the student's, with labels: see `with_labels`."""
     config = cast(Any, student).config
-    label_sets = config.num_labels if config.problem_type == MULTI_LABEL else 0
+    label_sets = config.num_labels if is_multi_label(student) else 0
     return with_labels(batch, is_token_level(student), label_sets)
 
 
@@ -188,7 +187,7 @@ def build_collator(
         collate = ShiftedLabels(collate)
     elif answers_questions(student):
         collate = SpanLabels(collate)
-    elif cast(Any, student).config.problem_type == MULTI_LABEL:
+    elif is_multi_label(student):
         collate = LabelSets(collate, cast(Any, student).config.num_labels)
     else:
         missing = math.nan if cast(Any, student).config.num_labels == 1 else IGNORED
@@ -351,7 +350,7 @@ def item_classes(model: nn.Module, num_outputs: int) -> int:
     """
     if answers_questions(model):
         return 0  # positions of the text
-    return 2 if cast(Any, model).config.problem_type == MULTI_LABEL else num_outputs
+    return 2 if is_multi_label(model) else num_outputs
 
 
 def lambda_state(

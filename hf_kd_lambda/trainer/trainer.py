@@ -31,7 +31,13 @@ from hf_kd_lambda.models.intermediate_outputs import forward_flags, gives
 from hf_kd_lambda.models.labels import own_label_names
 from hf_kd_lambda.models.loaded_forms import read_in_own_precision
 from hf_kd_lambda.models.projections import PROJECTED, drop_projections, left_out
-from hf_kd_lambda.models.protocol import answers_questions, as_model_output, check_model, is_token_level
+from hf_kd_lambda.models.protocol import (
+    answers_questions,
+    as_model_output,
+    check_model,
+    is_multi_label,
+    is_token_level,
+)
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card
 from hf_kd_lambda.reports.student_files import files_to_push
@@ -167,7 +173,7 @@ class DistillationTrainer(BaseTrainer):
         kind = setup.lambda_kind(self.args, names, objective.weights, shares)
         unit = setup.label_unit(classes, self.train_dataset)
         self.balancer = setup.build_balancer(self.args, names, kind, classes, unit)
-        self._remembered = RememberPredictions(self.balancer, classes)
+        self._remembered = RememberPredictions(self.balancer, 0 if is_multi_label(model) else classes)
         self.add_callback(self._remembered)
         if self.balancer.state is not None:
             self.add_callback(LambdaCheckpoint.of(self.balancer, kind))
@@ -345,8 +351,6 @@ class DistillationTrainer(BaseTrainer):
         finally:
             self._begin_step_records()
             self.balancer.drop_counts()
-            if self.state.global_step:
-                self.balancer.end_first_pass()  # another run continues with a student trained on these examples
 
     def cache_teacher(self) -> bool:
         """Add the teacher's outputs to the examples of training and evaluation: see `CacheFormat`.

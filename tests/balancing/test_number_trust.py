@@ -139,8 +139,10 @@ def test_skewed_labels_that_are_right_are_trusted_where_they_are_large():
         ([1.0, 2.0, 3.0, 4.0, 1e9], (3.0, 1.4826)),
         ([0.0, 0.0, 0.0, 4.0], (0.0, 3**0.5)),
         ([7.0, 7.0], (7.0, 1.0)),
+        ([0.1, 0.1, 0.1], (0.1, 1.0)),
+        ([0.3, 0.1 + 0.2, 0.3, 4.3], (0.3, 3**0.5)),
     ],
-    ids=["outlier", "mostly equal", "equal"],
+    ids=["outlier", "mostly equal", "equal", "equal but for rounding", "mostly equal but for rounding"],
 )
 def test_the_unit_is_median_and_robust_deviation(labels, expected):
     assert unit_of(np.array(labels)) == pytest.approx(expected)

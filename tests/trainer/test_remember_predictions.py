@@ -14,6 +14,7 @@ from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.balancing.past_predictions import PastPredictions
 from hf_kd_lambda.data.columns import EXAMPLE_ROW
 from hf_kd_lambda.trainer import remember_predictions
+from hf_kd_lambda.trainer.label_quality import can_judge
 from hf_kd_lambda.trainer.measuring_step import MeasuringStep
 from hf_kd_lambda.trainer.remember_predictions import PAST_PREDICTIONS, load_predictions
 
@@ -92,6 +93,16 @@ def test_predictions_that_would_take_too_much_memory_are_not_remembered(cached, 
     trainer.train()
     assert trainer.balancer.past is not None
     assert trainer.predictions_size == size
+
+
+def test_label_sets_that_are_all_unknown_are_not_remembered(cached, tmp_path):
+    (teacher, student), data = models(), examples()
+    for model in (teacher, student):
+        model.config.problem_type = "multi_label_classification"
+    data = data.remove_columns("labels").add_column("labels", [None] * len(data))
+    trainer = train(config(tmp_path, **cached), teacher, student, data)
+    assert trainer.balancer.past is None
+    assert not can_judge(trainer)
 
 
 def test_a_regression_remembers_nothing(cached, tmp_path):

@@ -281,6 +281,15 @@ def test_a_student_that_knows_all_examples_votes_no_more(tmp_path):
     assert trainer.lambda_state.votes.state_dict() == before
 
 
+def test_a_run_that_ended_within_its_first_pass_leaves_the_next_one_its_votes(tmp_path):
+    trainer = make_trainer(config(tmp_path, lambda_rule="evidence", max_steps=1), *models(), examples())
+    trainer.train()
+    before = trainer.lambda_state.votes.seen.item()
+    trainer.args.max_steps = STEPS
+    trainer.train()
+    assert trainer.lambda_state.votes.seen.item() == before + len(examples())
+
+
 def test_a_run_resumed_where_its_second_pass_begins_takes_no_votes(tmp_path):
     settings = {"lambda_rule": "evidence", "num_train_epochs": 2, "save_strategy": "steps", "save_steps": STEPS}
     teacher, student = models()
