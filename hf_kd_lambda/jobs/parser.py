@@ -1,7 +1,10 @@
 """Settings from a YAML file, overridden by the command line; what is unknown is refused."""
 
+import argparse
 import sys
 from collections.abc import Sequence
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -81,6 +84,7 @@ each epoch and keeps the best student. --help-all shows all settings, those of T
 too."""
 
 
+@cache  # a comparison parses hundreds of runs
 def _parser() -> ScreenParser:
     """Every field of the three dataclasses as an argument."""
     return ScreenParser(
@@ -115,14 +119,14 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
             in_file.pop(replaced, None)
     # Text takes the way of the command line, and so its types; argparse leaves defaults alone that are no text.
     texts = [f"--{name}={value}" for name, value in in_file.items() if isinstance(value, str)]
-    parser.set_defaults(**{name: value for name, value in in_file.items() if not isinstance(value, str)})
-    values = parser.parse_args(texts + command_line)
+    others = argparse.Namespace(**{name: value for name, value in in_file.items() if not isinstance(value, str)})
+    values = parser.parse_args(texts + command_line, others)
     switch = str(values.fsdp).lower()
     if switch in ("true", "false"):  # text for argparse, of which TrainingArguments know only FSDP's old options
         values.fsdp = switch == "true" or None
     resolve_defaults(values, on_line | in_file.keys())
     try:
-        return parser.parse_dict(vars(values))
+        return parser.parse_dict(deepcopy(vars(values)))  # defaults are the parser's, which is kept
     except TypeError as error:  # of a class of settings within TrainingArguments, such as AcceleratorConfig
         raise ValueError(f"a mapping among the settings has an entry that there is not: {error}") from None
 
