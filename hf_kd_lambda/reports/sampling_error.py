@@ -14,7 +14,6 @@ def standard_error(
     predictions: Any,
     labels: Any,
     metric: str = "score",
-    resamples: int = BOOTSTRAPS,
 ) -> float | None:
     """Bootstrap standard error of a metric: its standard deviation over resampled examples, always the same ones.
 
@@ -25,7 +24,6 @@ def standard_error(
         predictions: an array `[examples, ...]`, or a tuple of which it is the first.
         labels: `[examples]`.
         metric: name of the metric.
-        resamples: number of them.
 
     Returns:
         None for examples with several labels, and for a single example.
@@ -35,7 +33,7 @@ def standard_error(
         return None
     rng = np.random.default_rng(0)
     scores = []
-    for _ in range(resamples):
+    for _ in range(BOOTSTRAPS):
         rows = rng.integers(0, len(labels), len(labels))
         scores.append(compute_metrics(EvalPrediction(predictions[rows], labels[rows]))[metric])
     return float(np.std(scores, ddof=1))

@@ -1,0 +1,5 @@
+"""Settings of these tests."""
+
+from helpers.quick_reports import quick_reports
+
+__all__ = ["quick_reports"]
