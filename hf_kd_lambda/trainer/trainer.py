@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+import torch._functorch.config as functorch
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils.memory import clear_device_cache
 from huggingface_hub import upload_folder
@@ -334,8 +335,7 @@ class DistillationTrainer(BaseTrainer):
         """Train as `Trainer.train` does; a run that is interrupted leaves no half-done step and no signal handler."""
         if self.args.device.type == "cpu":
             keep_freed_memory()
-        if self.args.torch_compile:
-            torch._functorch.config.donated_buffer = False  # a measuring step goes back through its graph twice
+        functorch.donated_buffer = False  # a measuring step goes back through its graph twice, if compiled by anybody
         if self.args.cache_teacher:
             self.cache_teacher()
         output_dir = str(self.args.output_dir)
