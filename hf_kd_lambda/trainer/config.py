@@ -13,6 +13,7 @@ from hf_kd_lambda.trainer.config_checks import (
     check_cache,
     check_choices,
     check_early_stopping,
+    check_kernels,
     check_ranges,
     check_rule,
     check_split,
@@ -244,6 +245,7 @@ class DistillationConfig(TrainingArguments):
         check_ranges(self)
         check_choices(self, _CHOICES)
         check_rule(self)
+        check_kernels(self)
         check_split(self)
         check_cache(self)
         check_early_stopping(self)

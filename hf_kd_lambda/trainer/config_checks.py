@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import torch
 from transformers.trainer_utils import SchedulerType
+from transformers.utils import is_liger_kernel_available
 
 from hf_kd_lambda.balancing.rules.registry import RULES
 from hf_kd_lambda.losses.logit_losses import LogitLoss
@@ -81,6 +82,23 @@ def check_rule(config: Any) -> None:
         raise ValueError(
             "lambda_scope='layer' needs both gradients at each step: set lambda_interval to 1, and lambda_rule to "
             "one that measures."
+        )
+
+
+def check_kernels(config: Any) -> None:
+    """Refuse Liger's kernels where their backward pass would be wrong, or where there are none.
+
+    Raises:
+        ValueError: names the setting and the fix.
+    """
+    if config.use_liger_kernel and config.rule.measures:
+        raise ValueError(
+            f"use_liger_kernel=True is not for lambda_rule={config.lambda_rule!r}: it overwrites in one backward pass "
+            "what a measuring step needs in the second: leave it out, or set lambda_rule to fixed."
+        )
+    if config.use_liger_kernel and not is_liger_kernel_available():
+        raise ValueError(
+            "use_liger_kernel=True: liger-kernel is not installed: pip install liger-kernel, or leave it out."
         )
 
 

@@ -75,6 +75,11 @@ def test_what_is_out_of_range_is_named_with_its_value(tmp_path, settings, messag
         ),
         ({"lambda_scope": "layer", "lambda_interval": 2}, "lambda_scope='layer' needs .* set lambda_interval to 1"),
         ({"lambda_scope": "layer", "lambda_rule": "fixed"}, "lambda_scope='layer' needs .* lambda_rule to one that"),
+        ({"use_liger_kernel": True}, "use_liger_kernel=True is not for lambda_rule='trust': it overwrites in one"),
+        (
+            {"use_liger_kernel": True, "lambda_rule": "fixed"},
+            "use_liger_kernel=True: liger-kernel is not installed: pip install liger-kernel, or leave it out",
+        ),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_refused(tmp_path, settings, message):
