@@ -35,7 +35,7 @@ from hf_kd_lambda.models.projections import PROJECTED, drop_projections, left_ou
 from hf_kd_lambda.models.protocol import answers_questions, as_model_output, check_model, is_token_level
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card
-from hf_kd_lambda.reports.student_files import files_to_push
+from hf_kd_lambda.reports.student_files import NEEDED, files_to_push, matching
 from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
 from hf_kd_lambda.trainer import setup
 from hf_kd_lambda.trainer.base_trainer import BaseTrainer
@@ -140,6 +140,9 @@ class DistillationTrainer(BaseTrainer):
         for member in [] if teacher is None else members_of(teacher):
             read_in_own_precision(member)
         super().__init__(model, setup.own_arguments(args), **kwargs)
+        self._pushes_saved = args.push_to_hub
+        if args.push_to_hub:
+            self.init_hf_repo()
         self.label_names = self.label_names or ["labels"]  # the Trainer finds none if the student's forward has none
         # Models, settings and examples must fit each other before anything is trained.
         num_outputs = self._fit_models(model, teacher)
@@ -425,6 +428,8 @@ class DistillationTrainer(BaseTrainer):
             super().save_model(output_dir, _internal_call)
         if checkpoint:
             self._remembered.save(Path(checkpoint), self.args)
+        if self._pushes_saved and not _internal_call:
+            self.push_to_hub(commit_message="Model save")
 
     def create_model_card(self, language: str | None = None, **facts: Any) -> None:
         """Write the student's model card and the figure of λ into its folder; arguments as for `Trainer`'s own."""
@@ -444,7 +449,11 @@ class DistillationTrainer(BaseTrainer):
         private: bool | None = None,
         **card: Any,
     ) -> Any:
-        """As the Trainer's, but of the folder's files those alone that `hf-kd-lambda push` pushes."""
+        """As the Trainer's, but of the folder's files those alone that `hf-kd-lambda push` pushes.
+
+        Raises:
+            ValueError: the folder has no weights.
+        """
         token = token or self.args.hub_token
         if self.hub_model_id is None:
             if private is not None:  # transformers 5.17's `init_hf_repo` does not take it
@@ -454,10 +463,17 @@ class DistillationTrainer(BaseTrainer):
         if not self.is_world_process_zero():
             return None
         self.create_model_card(**{"model_name": str(self.hub_model_id).split("/")[-1], **card})
+        folder = str(self.args.output_dir)
+        files = files_to_push(Path(folder))
+        if not matching(files, NEEDED["weights"]):
+            raise ValueError(
+                f"{folder!r} has no weights to push, as {' or '.join(NEEDED['weights'])}: with FSDP2, set "
+                "state_dict_type to FULL_STATE_DICT in fsdp_config."
+            )
         return upload_folder(
             repo_id=str(self.hub_model_id),
-            folder_path=str(self.args.output_dir),
-            allow_patterns=files_to_push(Path(str(self.args.output_dir))),
+            folder_path=folder,
+            allow_patterns=files,
             commit_message=commit_message,
             revision=revision or self.args.hub_revision,
             token=token,
