@@ -19,6 +19,7 @@ from hf_kd_lambda.trainer.config_checks import (
     check_split,
     resolve_best_model,
     resolve_device,
+    resolve_evaluations,
 )
 from hf_kd_lambda.utils.mappings import as_mapping
 
@@ -216,7 +217,7 @@ class DistillationConfig(TrainingArguments):
         default=0.02,
         metadata={
             "help": "Steps from one log entry to the next; below 1 a share of all steps, so that any run has about 50 "
-            "entries."
+            "entries; then `eval_steps` defaults to `save_steps`."
         },
     )
     logging_first_step: bool = field(default=True, metadata={"help": "Log the first step, too."})
@@ -250,6 +251,7 @@ class DistillationConfig(TrainingArguments):
         check_cache(self)
         check_early_stopping(self)
         resolve_best_model(self)
+        resolve_evaluations(self)
         resolve_device(self)
         super().__post_init__()
 

@@ -170,6 +170,12 @@ def resolve_best_model(config: Any) -> None:
         config.greater_is_better = bool(config.greater_is_better)
 
 
+def resolve_evaluations(config: Any) -> None:
+    """Choose in place how often to evaluate, if the settings do not: at checkpoints, not at each of 50 log entries."""
+    if config.eval_strategy == "steps" and config.eval_steps is None and config.logging_steps < 1:
+        config.eval_steps = config.save_steps
+
+
 def resolve_device(config: Any) -> None:
     """Choose in place the device, the precision and the number of data workers, if the settings do not."""
     # Without an accelerator the CPU is meant: gloo for several processes, no pinned memory, bf16 not refused.

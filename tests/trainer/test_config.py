@@ -128,6 +128,14 @@ def test_numbers_may_be_those_of_numpy(tmp_path):
         make(tmp_path, temperature=np.float32(0))
 
 
+@pytest.mark.parametrize(
+    ("settings", "every"), [({}, 500), ({"save_steps": 0.2}, 0.2), ({"logging_steps": 10}, 10), ({"eval_steps": 5}, 5)]
+)
+def test_evaluations_are_not_as_many_as_log_entries(tmp_path, settings, every):
+    args = make(tmp_path, eval_strategy="steps", save_strategy="steps", load_best_model_at_end=True, **settings)
+    assert args.eval_steps == every
+
+
 @pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
 def test_a_schedule_does_not_follow_a_loss_whose_weights_change(tmp_path, schedule):
     args = make(tmp_path, lr_scheduler_type=schedule, eval_strategy="epoch")
