@@ -224,9 +224,18 @@ def test_datasets_that_cannot_be_used_are_refused(tmp_path, given, message):
         DistillationTrainer(tiny_bert(num_labels=3), args, teacher=tiny_bert(num_labels=3), **given)
 
 
-def test_a_metric_of_no_evaluation_is_refused_although_it_begins_like_one(tmp_path):
-    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
-    args = DistillationConfig(str(tmp_path), metric_for_best_model="accuracy", use_cpu=True, **best)
+@pytest.mark.parametrize(
+    "needs",
+    [
+        {"load_best_model_at_end": True, "save_strategy": "epoch"},
+        {"save_strategy": "best"},
+        {"lr_scheduler_type": "reduce_lr_on_plateau"},
+        {},
+    ],
+)
+def test_a_metric_of_no_evaluation_is_refused_although_it_begins_like_one(tmp_path, needs):
+    best = {"metric_for_best_model": "accuracy", "eval_strategy": "epoch", **needs}
+    args = DistillationConfig(str(tmp_path), use_cpu=True, **best)
     data = {"eval_dataset": {"a": labels(0), "b": labels(1)}}
     with pytest.raises(ValueError, match="name the one that decides, as a_accuracy"):
         DistillationTrainer(tiny_bert(num_labels=3), args, teacher=tiny_bert(num_labels=3), **data)
