@@ -252,6 +252,7 @@ class DistillationConfig(TrainingArguments):
         check_early_stopping(self)
         resolve_best_model(self)
         resolve_evaluations(self)
+        self.enable_jit_checkpoint = False  # a signal saves a checkpoint in any case: see `SaveOnSignal`
         resolve_device(self)
         super().__post_init__()
 

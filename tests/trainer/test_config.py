@@ -136,6 +136,10 @@ def test_evaluations_are_not_as_many_as_log_entries(tmp_path, settings, every):
     assert args.eval_steps == every
 
 
+def test_transformers_own_listener_to_signals_is_left_out(tmp_path):
+    assert not make(tmp_path, enable_jit_checkpoint=True).enable_jit_checkpoint
+
+
 @pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
 def test_a_schedule_does_not_follow_a_loss_whose_weights_change(tmp_path, schedule):
     args = make(tmp_path, lr_scheduler_type=schedule, eval_strategy="epoch")
