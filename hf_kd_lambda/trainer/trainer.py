@@ -20,7 +20,6 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.data.columns import EXAMPLE_ROW, forward_parameters
-from hf_kd_lambda.gradients.adam_metric import check_adam
 from hf_kd_lambda.gradients.cut import Cut, cut_outputs
 from hf_kd_lambda.losses.functional.label_sets import has_label_sets
 from hf_kd_lambda.losses.functional.labels import item_labels, targets
@@ -55,12 +54,14 @@ from hf_kd_lambda.trainer.given import (
 from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 from hf_kd_lambda.trainer.limits import (
     check_class_weights,
+    check_metric,
     check_overrides,
     check_problem,
     check_strategy,
     check_student_weights,
     check_trust,
     require_student,
+    steps_with_adam,
     warn_of_blind_measurements,
 )
 from hf_kd_lambda.trainer.log_buffers import EvaluationRecord, StepRecord
@@ -158,9 +159,7 @@ class DistillationTrainer(BaseTrainer):
         )
         drop_projections(model)
         hidden_states = setup.match_layers(objective, model, teacher, self._datasets(), self.data_collator)
-        check_student_weights(model, self.optimizer)
-        if self.args.gram_metric == "adam" and self.optimizer is not None:
-            check_adam(self.optimizer)
+        check_student_weights(model, self.optimizer, self.args.rule.measures)
         classes = setup.item_classes(model, num_outputs)
         shares = setup.teacher_shares(self.args, teacher, self._datasets(), classes)
         cache_format = setup.cache_format(self.args, objective.needs, hidden_states, num_outputs, shares)
@@ -184,7 +183,9 @@ class DistillationTrainer(BaseTrainer):
     def _fit_models(self, model: nn.Module, teacher: PreTrainedModel | None) -> int:
         """Check the settings, fit both models to each other, and return the number of the student's outputs."""
         has_own_task_loss = self.compute_loss_func is not None
+        is_adam = steps_with_adam(self.args, self.optimizer, self.optimizer_cls_and_kwargs)
         check_strategy(self.args, self.accelerator)
+        check_metric(self.args, is_adam)
         check_problem(cast(Any, model).config, has_own_task_loss)
         check_padding(self.data_collator, self.processing_class)
         num_outputs = setup.align_models(model, teacher)
@@ -192,7 +193,7 @@ class DistillationTrainer(BaseTrainer):
         setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
         check_trust(self.args, has_own_task_loss)
         check_class_weights(self.args, model, num_outputs, has_own_task_loss)
-        warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2)
+        warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2, is_adam)
         return num_outputs
 
     def _fit_examples(

@@ -287,6 +287,16 @@ def test_an_optimizer_of_some_parameters_is_refused(tmp_path):
     check_student_weights(student, optimizer)
 
 
+def test_an_optimizer_of_parameters_that_are_not_the_students_is_refused_where_rules_measure():
+    student, other = tiny_bert(layers=1), torch.nn.Parameter(torch.zeros(2, 3))
+    optimizer = torch.optim.SGD([*student.parameters(), other], lr=0.1)
+    with pytest.raises(ValueError, match=r"^optimizers: 1 parameter\(s\), such as one of shape \(2, 3\), are not the"):
+        check_student_weights(student, optimizer)
+    check_student_weights(student, optimizer, measures=False)
+    other.requires_grad_(False)
+    check_student_weights(student, optimizer)
+
+
 def test_a_student_sharded_at_load_is_refused(tmp_path):
     student = tiny_bert(layers=1)
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
