@@ -250,9 +250,7 @@ def check_student_weights(student: nn.Module, optimizer: Optimizer | None, measu
         )
 
 
-def warn_of_blind_measurements(
-    args: DistillationConfig, num_outputs: int, is_sharded: bool, is_adam: bool = False
-) -> None:
+def warn_of_blind_measurements(args: DistillationConfig, num_outputs: int, is_sharded: bool, is_adam: bool) -> None:
     """Warn of steps that cannot measure what their rule needs."""
     # The gradients of FSDP2 are sums over the ranks to begin with.
     samples = args.gradient_accumulation_steps * (1 if is_sharded else args.world_size)

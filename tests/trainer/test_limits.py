@@ -250,7 +250,7 @@ def test_a_job_that_would_save_shards_is_refused(kind, refused):
 def test_samples_are_those_of_the_ranks_unless_sharded(tmp_path, monkeypatch, caplog, is_sharded):
     args = config(tmp_path, gram_estimator="unbiased")
     monkeypatch.setattr(type(args), "world_size", 2)
-    warn_of_blind_measurements(args, 3, is_sharded)
+    warn_of_blind_measurements(args, 3, is_sharded, is_adam=False)
     assert ("finds one micro-batch a step" in caplog.text) == is_sharded
 
 

@@ -1,0 +1,15 @@
+"""Attributes with other values for a while."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from hf_kd_lambda.utils.changed import changed
+
+
+def test_values_are_those_of_before_also_after_an_error():
+    owner = SimpleNamespace(first=1, second=2, third=3)
+    with pytest.raises(ZeroDivisionError), changed(owner, first=None, second="b"):
+        assert vars(owner) == {"first": None, "second": "b", "third": 3}
+        1 / 0
+    assert vars(owner) == {"first": 1, "second": 2, "third": 3}
