@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch._functorch.config as functorch
 from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.utils.memory import clear_device_cache
 from huggingface_hub import upload_folder
@@ -70,6 +69,7 @@ from hf_kd_lambda.trainer.own_loss import check_own_loss
 from hf_kd_lambda.trainer.padded_batches import check_padded_batches
 from hf_kd_lambda.trainer.remember_predictions import RememberPredictions
 from hf_kd_lambda.utils.allocator import keep_freed_memory
+from hf_kd_lambda.utils.compiler import allow_two_backwards
 
 
 class DistillationTrainer(BaseTrainer):
@@ -339,7 +339,7 @@ class DistillationTrainer(BaseTrainer):
         """Train as `Trainer.train` does; a run that is interrupted leaves no half-done step and no signal handler."""
         if self.args.device.type == "cpu":
             keep_freed_memory()
-        functorch.donated_buffer = False  # a measuring step goes back through its graph twice, if compiled by anybody
+        allow_two_backwards()
         if self.args.cache_teacher:
             self.cache_teacher()
         output_dir = str(self.args.output_dir)
