@@ -52,4 +52,4 @@ def test_what_was_compiled_before_has_two_backward_passes(donating):
     model(x).sum().backward()
     model.zero_grad()
     allow_two_backwards()
-    torch.testing.assert_close(second_gradient(model, x), expected)
+    torch.testing.assert_close(second_gradient(model, x), expected, rtol=1e-3, atol=1e-3)
