@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import SaveStrategy
-from transformers.utils import is_liger_kernel_available, logging
+from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.selection import labelled
@@ -23,8 +23,9 @@ logger = logging.get_logger(__name__)
 
 TRIED = 100  # examples whose tokens are looked at
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
-# Arguments of torch.utils.checkpoint that a settings file can hold.
+# Arguments of torch.utils.checkpoint that a settings file can hold, and Transformers' own.
 _OF_CHECKPOINTING = {"use_reentrant", "preserve_rng_state", "determinism_check", "early_stop", "debug"}
+_OF_CHECKPOINTING |= {"every_n_layers", "offload"}
 # Settings of TrainingArguments that a job does not read: what it does instead.
 _UNUSED = {
     "do_train": "a job always trains",
@@ -66,7 +67,7 @@ def check_settings(models: ModelArguments, data: DataArguments, config: Distilla
             "itself: leave kd_weight out, or set lambda_rule to fixed."
         )
     _check_trackers(config)
-    _check_checkpointing_and_kernels(config)
+    _check_checkpointing(config)
     _warn_of_settings_without_effect(models, data, config)
     _warn_of_same_files(data)
 
@@ -96,16 +97,12 @@ def _check_trackers(config: DistillationConfig) -> None:
             ) from None
 
 
-def _check_checkpointing_and_kernels(config: DistillationConfig) -> None:
+def _check_checkpointing(config: DistillationConfig) -> None:
     """Refuse what the Trainer would when training begins, after the teacher's outputs are cached."""
-    if config.use_liger_kernel and not is_liger_kernel_available():
-        raise ValueError(
-            "use_liger_kernel=True: liger-kernel is not installed: pip install liger-kernel, or leave it out."
-        )
     given = config.gradient_checkpointing_kwargs or {}
     if unknown := sorted(given.keys() - _OF_CHECKPOINTING):
         raise ValueError(
-            f"gradient_checkpointing_kwargs={given}: torch.utils.checkpoint takes no {', '.join(unknown)}, only "
+            f"gradient_checkpointing_kwargs={given}: checkpointing takes no {', '.join(unknown)}, only "
             f"{', '.join(sorted(_OF_CHECKPOINTING))}."
         )
 

@@ -25,7 +25,9 @@ def resolve_defaults(values: Namespace, given: Collection[str]) -> None:
     fill("eval_strategy", "steps" if "eval_steps" in given else "epoch")
     follows = "epoch" if values.eval_strategy == "no" else values.eval_strategy
     fill("save_strategy", "steps" if "save_steps" in given else follows)
-    if values.save_strategy == values.eval_strategy == "steps" and values.eval_steps is not None:
+    if values.save_strategy == values.eval_strategy == "steps":
+        if values.eval_steps is None:
+            values.eval_steps = values.save_steps
         fill("save_steps", values.eval_steps)
     fill("save_total_limit", SAVED_CHECKPOINTS)
     fill("load_best_model_at_end", _evaluates_what_it_saves(values))
@@ -36,5 +38,5 @@ def resolve_defaults(values: Namespace, given: Collection[str]) -> None:
 def _evaluates_what_it_saves(values: Namespace) -> bool:
     """Whether each checkpoint has a score."""
     if values.eval_strategy == values.save_strategy == "steps":
-        return values.eval_steps is not None and values.save_steps == values.eval_steps
+        return values.save_steps == values.eval_steps
     return values.eval_strategy == values.save_strategy != "no"

@@ -129,7 +129,8 @@ class _Kind(NamedTuple):
     name: str
 
 
-_KINDS: dict[Any, _Kind] = {float: _Kind((int, float), "a finite number"), int: _Kind((int,), "an integer")}
+# By the name of the type: with `from __future__ import annotations`, a field's type is its name.
+_KINDS = {"float": _Kind((int, float), "a finite number"), "int": _Kind((int,), "an integer")}
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class KDLoss(ABC):
     def __post_init__(self) -> None:
         for field in fields(self):
             value: Any = getattr(self, field.name)
-            kind = _KINDS.get(field.type)
+            kind = _KINDS.get(getattr(field.type, "__name__", str(field.type)))
             if kind and (isinstance(value, bool) or not isinstance(value, kind.types) or not math.isfinite(value)):
                 raise ValueError(f"{field.name}={value!r} must be {kind.name}.")
         if self.weight <= 0:

@@ -7,8 +7,8 @@ from pathlib import Path
 from hf_kd_lambda.reports.model_card import CARD, FIGURE
 
 NEEDED = {
-    "config.json": ("config.json",),
-    "weights": ("model.safetensors", "model-*.safetensors"),
+    "config.json": ("config.json", "adapter_config.json"),
+    "weights": ("model.safetensors", "model-*.safetensors", "adapter_model.safetensors"),
     "tokenizer or image processor": ("tokenizer_config.json", "preprocessor_config.json"),
     "model card": (CARD,),
 }

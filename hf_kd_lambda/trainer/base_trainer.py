@@ -1,10 +1,9 @@
 """What fine-tuning a teacher and distilling a student have in common."""
 
-import contextlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,9 @@ from hf_kd_lambda.trainer.epoch_order import EpochOrder
 from hf_kd_lambda.trainer.finite_losses import FiniteWeights
 from hf_kd_lambda.trainer.sampling import lengths_to_group
 from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal
+from hf_kd_lambda.utils.changed import changed
+
+_IN_ORDER = {"train_sampling_strategy": "sequential", "dataloader_in_order": True}
 
 
 class BaseTrainer(Trainer):
@@ -73,21 +75,13 @@ class BaseTrainer(Trainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """As the Trainer's, in the order of the examples."""
-        with self._in_order():
+        with changed(self.args, **_IN_ORDER):
             return _shielded(super().get_eval_dataloader(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """As the Trainer's, in the order of the examples, which predictions are matched with."""
-        with self._in_order():
+        with changed(self.args, **_IN_ORDER):
             return _shielded(super().get_test_dataloader(test_dataset))
-
-    @contextlib.contextmanager
-    def _in_order(self) -> Iterator[None]:
-        strategy, self.args.train_sampling_strategy = self.args.train_sampling_strategy, "sequential"
-        try:
-            yield
-        finally:
-            self.args.train_sampling_strategy = strategy
 
 
 def _shielded(loader: DataLoader) -> DataLoader:
@@ -95,21 +89,21 @@ def _shielded(loader: DataLoader) -> DataLoader:
     inner = getattr(loader, "base_dataloader", loader)  # Accelerate's wrapper has it
     begin = inner.worker_init_fn
     if getattr(begin, "func", None) is not _begin_worker:  # of a loader that the Trainer keeps
-        inner.worker_init_fn = partial(_begin_worker, begin)
+        inner.worker_init_fn = partial(_begin_worker, begin, os.getpid())
     return loader
 
 
-def _begin_worker(begin: Callable[[int], None] | None, number: int) -> None:
+def _begin_worker(begin: Callable[[int], None] | None, owner: int, number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS and Windows
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_for_parent, daemon=True).start()
+        threading.Thread(target=_end_for, args=(owner,), daemon=True).start()
     if begin is not None:
         begin(number)
 
 
-def _end_for_parent() -> None:
-    """End this process at a SIGTERM from the one that began it, and at no other."""
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+def _end_for(owner: int) -> None:
+    """End this process at a SIGTERM from the one that owns the loader, its parent or not, and at no other."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != owner:
         pass
     os._exit(0)

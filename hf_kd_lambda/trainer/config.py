@@ -13,11 +13,13 @@ from hf_kd_lambda.trainer.config_checks import (
     check_cache,
     check_choices,
     check_early_stopping,
+    check_kernels,
     check_ranges,
     check_rule,
     check_split,
     resolve_best_model,
     resolve_device,
+    resolve_evaluations,
 )
 from hf_kd_lambda.utils.mappings import as_mapping
 
@@ -215,7 +217,7 @@ class DistillationConfig(TrainingArguments):
         default=0.02,
         metadata={
             "help": "Steps from one log entry to the next; below 1 a share of all steps, so that any run has about 50 "
-            "entries."
+            "entries; then `eval_steps` defaults to `save_steps`."
         },
     )
     logging_first_step: bool = field(default=True, metadata={"help": "Log the first step, too."})
@@ -244,10 +246,13 @@ class DistillationConfig(TrainingArguments):
         check_ranges(self)
         check_choices(self, _CHOICES)
         check_rule(self)
+        check_kernels(self)
         check_split(self)
         check_cache(self)
         check_early_stopping(self)
         resolve_best_model(self)
+        resolve_evaluations(self)
+        self.enable_jit_checkpoint = False  # a signal saves a checkpoint in any case: see `SaveOnSignal`
         resolve_device(self)
         super().__post_init__()
 

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import torch
 from transformers.trainer_utils import SchedulerType
+from transformers.utils import is_liger_kernel_available
 
 from hf_kd_lambda.balancing.rules.registry import RULES
 from hf_kd_lambda.losses.logit_losses import LogitLoss
@@ -84,6 +85,23 @@ def check_rule(config: Any) -> None:
         )
 
 
+def check_kernels(config: Any) -> None:
+    """Refuse Liger's kernels where their backward pass would be wrong, or where there are none.
+
+    Raises:
+        ValueError: names the setting and the fix.
+    """
+    if config.use_liger_kernel and config.rule.measures:
+        raise ValueError(
+            f"use_liger_kernel=True is not for lambda_rule={config.lambda_rule!r}: it overwrites in one backward pass "
+            "what a measuring step needs in the second: leave it out, or set lambda_rule to fixed."
+        )
+    if config.use_liger_kernel and not is_liger_kernel_available():
+        raise ValueError(
+            "use_liger_kernel=True: liger-kernel is not installed: pip install liger-kernel, or leave it out."
+        )
+
+
 def check_split(config: Any) -> None:
     """Refuse one λ for each KD loss with settings that it does not go with.
 
@@ -150,6 +168,12 @@ def resolve_best_model(config: Any) -> None:
     if str(config.metric_for_best_model).endswith("perplexity"):
         # None means no, unlike in TrainingArguments.
         config.greater_is_better = bool(config.greater_is_better)
+
+
+def resolve_evaluations(config: Any) -> None:
+    """Choose in place how often to evaluate, if the settings do not: at checkpoints, not at each of 50 log entries."""
+    if config.eval_strategy == "steps" and config.eval_steps is None and config.logging_steps < 1:
+        config.eval_steps = config.save_steps
 
 
 def resolve_device(config: Any) -> None:

@@ -26,7 +26,7 @@ def console_line(logs: Mapping[str, Any], step: int, steps: int) -> str:
         steps: number of steps of the whole training.
     """
     at = [f"step {step}/{steps}", f"epoch {logs['epoch']:.2f}"] if "epoch" in logs else [f"step {step}/{steps}"]
-    if "train_runtime" in logs:
+    if "train_samples_per_second" in logs:  # `include_num_input_tokens_seen` adds the runtime to each entry
         rates = f"{logs['train_samples_per_second']:.3g} examples/s, {logs['train_steps_per_second']:.3g} steps/s"
         return f"trained in {logs['train_runtime']:.1f} s: {rates}"
     if evaluation := evaluated(logs):

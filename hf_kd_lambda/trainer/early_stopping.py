@@ -23,8 +23,9 @@ def has_stopped(args: Any, log_history: Sequence[Mapping[str, Any]]) -> bool:
     if args.early_stopping_patience is None:
         return False
     key = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
-    values = [entry[key] for entry in log_history if key in entry]
-    return evaluations_since_best(values, bool(args.greater_is_better)) >= args.early_stopping_patience
+    values = {entry["step"]: entry[key] for entry in log_history if key in entry}  # a resumed run may repeat one
+    since_best = evaluations_since_best(list(values.values()), bool(args.greater_is_better))
+    return since_best >= args.early_stopping_patience
 
 
 class EarlyStopping(TrainerCallback):

@@ -113,7 +113,8 @@ def check_given_data(args: DistillationConfig, train: Any, evaluated: Any) -> No
         raise ValueError(f"train_dataset is a {type(train).__name__} of {', '.join(train)}: give one of these splits.")
     metric = str(args.metric_for_best_model).removeprefix("eval_")
     if (
-        args.load_best_model_at_end
+        args.eval_strategy != "no"
+        and args.metric_for_best_model is not None
         and isinstance(evaluated, dict)
         and not metric.startswith(tuple(f"{name}_" for name in evaluated))
     ):

@@ -1,8 +1,7 @@
 """Which labels of the training examples look wrong, judged by the student that was trained on them."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from datasets import Dataset
@@ -16,6 +15,7 @@ from hf_kd_lambda.reports.label_quality import LabelQuality, judge_labels
 from hf_kd_lambda.reports.memorised_labels import Judged
 from hf_kd_lambda.teacher.cache_format import cached_members
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
+from hf_kd_lambda.utils.changed import changed
 
 
 def can_judge(trainer: DistillationTrainer) -> bool:
@@ -59,31 +59,14 @@ def label_quality(trainer: DistillationTrainer, names: Sequence[str]) -> LabelQu
 
 def _outputs(trainer: DistillationTrainer, examples: Dataset) -> Judged:
     """Logits of student and teacher, and labels, in the order of the examples."""
-    with _whole_predictions(trainer):
+    # The logits of all examples, whatever the trainer's evaluations leave out or do with them. Metrics may not know
+    # examples without a label.
+    of_trainer = {"label_names": ["labels"], "compute_metrics": None, "preprocess_logits_for_metrics": None}
+    of_args = {"dataloader_drop_last": False, "prediction_loss_only": False, "eval_do_concat_batches": True}
+    with changed(trainer, **of_trainer), changed(trainer.args, **of_args):
         output = trainer.predict(examples)
     given = output.predictions
     student = given[0] if isinstance(given, tuple) else given  # logits come first
     teacher = examples.select_columns([TEACHER_LOGITS]).with_format("torch")[:][TEACHER_LOGITS]
     labels = torch.full((len(examples),), IGNORED) if output.label_ids is None else torch.as_tensor(output.label_ids)
     return Judged(torch.as_tensor(student), teacher.float(), labels)
-
-
-@contextlib.contextmanager
-def _whole_predictions(trainer: DistillationTrainer) -> Iterator[None]:
-    """Have the trainer predict the logits of all examples, whatever its evaluations leave out or do with them."""
-    changed: list[tuple[Any, str, Any]] = [
-        (trainer, "label_names", ["labels"]),
-        (trainer, "compute_metrics", None),  # they may not know examples without a label
-        (trainer, "preprocess_logits_for_metrics", None),
-        (trainer.args, "dataloader_drop_last", False),
-        (trainer.args, "prediction_loss_only", False),
-        (trainer.args, "eval_do_concat_batches", True),
-    ]
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in changed]
-    try:
-        for owner, name, value in changed:
-            setattr(owner, name, value)
-        yield
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)

@@ -8,7 +8,7 @@ from accelerate.utils import DistributedType
 from torch import nn
 from torch.distributed.fsdp import CPUOffloadPolicy
 from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
+from torch.optim import Adam, Optimizer
 from transformers import PreTrainedConfig
 from transformers.trainer_utils import unwrap_peft_model
 from transformers.training_args import OptimizerNames
@@ -115,8 +115,7 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
 
     Raises:
         ValueError: DeepSpeed, FSDP1, FSDP where it is unavailable or its parameters are on the CPU, DataParallel,
-            tensor, context or sequence parallelism, reentrant checkpointing, or an optimizer that steps in backward or
-            lacks what `gram_metric` needs.
+            tensor, context or sequence parallelism, reentrant checkpointing, or an optimizer that steps in backward.
     """
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     checkpointing = args.gradient_checkpointing_kwargs or {}
@@ -150,14 +149,36 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
         ),
         f"ddp_static_graph=True is not for lambda_rule={args.lambda_rule!r}, which goes back through the graph twice "
         "where it measures: leave it out.": bool(args.ddp_static_graph and args.rule.measures),
-        "gram_metric='adam' needs the second moments of torch's Adam or AdamW, and "
-        f"optim={args.optim.value!r} has none: set optim to adamw_torch or adamw_torch_fused.": (
-            args.gram_metric == "adam" and args.optim not in ADAM_OPTIMIZERS
-        ),
     }
     for message, refused in refusals.items():
         if refused:
             raise ValueError(message)
+
+
+def steps_with_adam(args: DistillationConfig, optimizer: Optimizer | None, given: tuple[Any, Any] | None) -> bool:
+    """Whether torch's Adam or AdamW makes the steps.
+
+    Args:
+        args: settings of the run, whose `optim` counts where neither of the following is given.
+        optimizer: the caller's optimizer.
+        given: class and arguments of one (`optimizer_cls_and_kwargs`).
+    """
+    if optimizer is not None:
+        return isinstance(getattr(optimizer, "optimizer", optimizer), Adam)
+    return args.optim in ADAM_OPTIMIZERS if given is None else issubclass(given[0], Adam)
+
+
+def check_metric(args: DistillationConfig, is_adam: bool) -> None:
+    """Refuse Adam's metric without Adam.
+
+    Raises:
+        ValueError: another optimizer makes the steps.
+    """
+    if args.gram_metric == "adam" and not is_adam:
+        raise ValueError(
+            "gram_metric='adam' needs the second moments of torch's Adam or AdamW, and another optimizer makes the "
+            "steps: set optim to adamw_torch or adamw_torch_fused, or gram_metric to euclidean."
+        )
 
 
 def check_saving(accelerator: Accelerator, has_adapters: bool) -> None:
@@ -183,16 +204,17 @@ def check_saving(accelerator: Accelerator, has_adapters: bool) -> None:
         )
 
 
-def check_student_weights(student: nn.Module, optimizer: Optimizer | None) -> None:
-    """Refuse a student whose optimizer misses trainable parameters, or that is spread over devices, or in fp16.
+def check_student_weights(student: nn.Module, optimizer: Optimizer | None, measures: bool = True) -> None:
+    """Refuse a student whose optimizer has other trainable parameters, or that is spread over devices, or in fp16.
 
     Args:
         student: with its projections.
         optimizer: the caller's optimizer; None for the Trainer's own.
+        measures: whether the rule does, which takes the gradients of the student alone.
 
     Raises:
         ValueError: it was sharded or placed on several devices when it was loaded, or the optimizer has only some of
-            the trainable parameters, or these are fp16.
+            the trainable parameters, or others than the student's, or these are fp16.
     """
     trained = {name: parameter for name, parameter in student.named_parameters() if parameter.requires_grad}
     if any(isinstance(parameter, DTensor) for parameter in trained.values()):
@@ -219,9 +241,16 @@ def check_student_weights(student: nn.Module, optimizer: Optimizer | None) -> No
             "freeze them (requires_grad_(False)), or give optimizer_cls_and_kwargs instead, from which the Trainer "
             "makes an optimizer of all, projections to the teacher's width too."
         )
+    own = {id(parameter) for parameter in student.parameters()}
+    others = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad and id(p) not in own]
+    if measures and others:
+        raise ValueError(
+            f"optimizers: {len(others)} parameter(s), such as one of shape {tuple(others[0].shape)}, are not the "
+            "student's, whose gradients alone are measured: leave them out, or set lambda_rule to fixed."
+        )
 
 
-def warn_of_blind_measurements(args: DistillationConfig, num_outputs: int, is_sharded: bool) -> None:
+def warn_of_blind_measurements(args: DistillationConfig, num_outputs: int, is_sharded: bool, is_adam: bool) -> None:
     """Warn of steps that cannot measure what their rule needs."""
     # The gradients of FSDP2 are sums over the ranks to begin with.
     samples = args.gradient_accumulation_steps * (1 if is_sharded else args.world_size)
@@ -236,10 +265,10 @@ def warn_of_blind_measurements(args: DistillationConfig, num_outputs: int, is_sh
             f"micro-batch's labels, and {args.per_device_train_batch_size} examples are too few for both: raise "
             "per_device_train_batch_size, or set lambda_rule to adaptive."
         )
-    if "smoothness" in args.rule.needs and args.gram_metric == "euclidean" and args.optim in ADAM_OPTIMIZERS:
+    if "smoothness" in args.rule.needs and args.gram_metric == "euclidean" and is_adam:
         logger.warning(
             f"lambda_rule={args.lambda_rule!r} compares the losses' changes with those that the Gram matrix predicts, "
-            f"which for optim={args.optim.value!r} only Adam's metric does: set gram_metric to adam."
+            "which for steps of Adam only its own metric does: set gram_metric to adam."
         )
 
 

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
@@ -56,9 +57,9 @@ class MeasuringStep:
         # On a GPU zeros are cheap, and sparse tensors make it wait. Only the backend gloo exchanges sparse ones.
         self.takes_rows = (
             self.gradients.allows_sparse
-            and not config.torch_compile
             and accelerator.device.type == "cpu"
             and (accelerator.num_processes == 1 or dist.get_backend() == "gloo")
+            and not _is_compiled(model)
         )
 
     @contextlib.contextmanager
@@ -160,6 +161,12 @@ class MeasuringStep:
             return torch.ones((), device=self.losses.device)
         norm = self.gradients.combined_norm(*weights) / scale
         return (self.max_grad_norm / norm).clamp(max=1.0)
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """Whether torch compiles the model or a part of it, by `torch.compile(module)` or `module.compile()`."""
+    compiled = (isinstance(part, OptimizedModule) or part._compiled_call_impl for part in model.modules())
+    return any(compiled)
 
 
 def _gradients(model: nn.Module, optimizer: AcceleratedOptimizer, config: DistillationConfig) -> GradientPair:

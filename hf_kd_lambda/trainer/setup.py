@@ -61,16 +61,18 @@ def own_arguments(args: DistillationConfig) -> DistillationConfig:
     """A copy of the arguments for one trainer, which changes some of them.
 
     The Trainer must not drop columns that the student does not take: among them are the teacher's inputs and outputs.
-    Nor must it push at every save, for then it pushes the whole folder, with its projections and a teacher in it.
+    Nor must it push, or a tracker by a Trainer with these arguments: they push the whole folder, with its projections
+    and a teacher in it. And it writes into the settings of Accelerate.
     """
     args = copy.copy(args)
     args.remove_unused_columns = False
+    args.accelerator_config = copy.deepcopy(args.accelerator_config)
     if args.push_to_hub and args.hub_strategy != HubStrategy.END:
         logger.warning(
-            f"hub_strategy={str(args.hub_strategy.value)!r} would push more than the student at every save: it is set "
-            "to 'end'. Call trainer.push_to_hub() after training."
+            f"hub_strategy={str(args.hub_strategy.value)!r} would push more than the student at every save: nothing "
+            "is pushed in training. Call trainer.push_to_hub() after it."
         )
-        args.hub_strategy = HubStrategy.END
+    args.push_to_hub = False
     return args
 
 

@@ -19,7 +19,6 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.data.columns import EXAMPLE_ROW, forward_parameters
-from hf_kd_lambda.gradients.adam_metric import check_adam
 from hf_kd_lambda.gradients.cut import Cut, cut_outputs
 from hf_kd_lambda.losses.functional.label_sets import has_label_sets
 from hf_kd_lambda.losses.functional.labels import item_labels, targets
@@ -40,7 +39,7 @@ from hf_kd_lambda.models.protocol import (
 )
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card
-from hf_kd_lambda.reports.student_files import files_to_push
+from hf_kd_lambda.reports.student_files import NEEDED, files_to_push, matching
 from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
 from hf_kd_lambda.trainer import setup
 from hf_kd_lambda.trainer.base_trainer import BaseTrainer
@@ -60,12 +59,14 @@ from hf_kd_lambda.trainer.given import (
 from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 from hf_kd_lambda.trainer.limits import (
     check_class_weights,
+    check_metric,
     check_overrides,
     check_problem,
     check_strategy,
     check_student_weights,
     check_trust,
     require_student,
+    steps_with_adam,
     warn_of_blind_measurements,
 )
 from hf_kd_lambda.trainer.log_buffers import EvaluationRecord, StepRecord
@@ -74,6 +75,7 @@ from hf_kd_lambda.trainer.own_loss import check_own_loss
 from hf_kd_lambda.trainer.padded_batches import check_padded_batches
 from hf_kd_lambda.trainer.remember_predictions import RememberPredictions
 from hf_kd_lambda.utils.allocator import keep_freed_memory
+from hf_kd_lambda.utils.compiler import allow_two_backwards
 
 
 class DistillationTrainer(BaseTrainer):
@@ -145,6 +147,9 @@ class DistillationTrainer(BaseTrainer):
         for member in [] if teacher is None else members_of(teacher):
             read_in_own_precision(member)
         super().__init__(model, setup.own_arguments(args), **kwargs)
+        self._pushes_saved = args.push_to_hub
+        if args.push_to_hub:
+            self.init_hf_repo()
         self.label_names = self.label_names or ["labels"]  # the Trainer finds none if the student's forward has none
         # Models, settings and examples must fit each other before anything is trained.
         num_outputs = self._fit_models(model, teacher)
@@ -160,9 +165,7 @@ class DistillationTrainer(BaseTrainer):
         )
         drop_projections(model)
         hidden_states = setup.match_layers(objective, model, teacher, self._datasets(), self.data_collator)
-        check_student_weights(model, self.optimizer)
-        if self.args.gram_metric == "adam" and self.optimizer is not None:
-            check_adam(self.optimizer)
+        check_student_weights(model, self.optimizer, self.args.rule.measures)
         classes = setup.item_classes(model, num_outputs)
         shares = setup.teacher_shares(self.args, teacher, self._datasets(), classes)
         cache_format = setup.cache_format(self.args, objective.needs, hidden_states, num_outputs, shares)
@@ -186,7 +189,9 @@ class DistillationTrainer(BaseTrainer):
     def _fit_models(self, model: nn.Module, teacher: PreTrainedModel | None) -> int:
         """Check the settings, fit both models to each other, and return the number of the student's outputs."""
         has_own_task_loss = self.compute_loss_func is not None
+        is_adam = steps_with_adam(self.args, self.optimizer, self.optimizer_cls_and_kwargs)
         check_strategy(self.args, self.accelerator)
+        check_metric(self.args, is_adam)
         check_problem(cast(Any, model).config, has_own_task_loss)
         check_padding(self.data_collator, self.processing_class)
         num_outputs = setup.align_models(model, teacher)
@@ -194,7 +199,7 @@ class DistillationTrainer(BaseTrainer):
         setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
         check_trust(self.args, has_own_task_loss)
         check_class_weights(self.args, model, num_outputs, has_own_task_loss)
-        warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2)
+        warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2, is_adam)
         return num_outputs
 
     def _fit_examples(
@@ -340,8 +345,7 @@ class DistillationTrainer(BaseTrainer):
         """Train as `Trainer.train` does; a run that is interrupted leaves no half-done step and no signal handler."""
         if self.args.device.type == "cpu":
             keep_freed_memory()
-        if self.args.torch_compile:
-            torch._functorch.config.donated_buffer = False  # a measuring step goes back through its graph twice
+        allow_two_backwards()
         if self.args.cache_teacher:
             self.cache_teacher()
         output_dir = str(self.args.output_dir)
@@ -429,6 +433,8 @@ class DistillationTrainer(BaseTrainer):
             super().save_model(output_dir, _internal_call)
         if checkpoint:
             self._remembered.save(Path(checkpoint), self.args)
+        if self._pushes_saved and not _internal_call:
+            self.push_to_hub(commit_message="Model save")
 
     def create_model_card(self, language: str | None = None, **facts: Any) -> None:
         """Write the student's model card and the figure of λ into its folder; arguments as for `Trainer`'s own."""
@@ -448,7 +454,11 @@ class DistillationTrainer(BaseTrainer):
         private: bool | None = None,
         **card: Any,
     ) -> Any:
-        """As the Trainer's, but of the folder's files those alone that `hf-kd-lambda push` pushes."""
+        """As the Trainer's, but of the folder's files those alone that `hf-kd-lambda push` pushes.
+
+        Raises:
+            ValueError: the folder has no weights.
+        """
         token = token or self.args.hub_token
         if self.hub_model_id is None:
             if private is not None:  # transformers 5.17's `init_hf_repo` does not take it
@@ -458,10 +468,17 @@ class DistillationTrainer(BaseTrainer):
         if not self.is_world_process_zero():
             return None
         self.create_model_card(**{"model_name": str(self.hub_model_id).split("/")[-1], **card})
+        folder = str(self.args.output_dir)
+        files = files_to_push(Path(folder))
+        if not matching(files, NEEDED["weights"]):
+            raise ValueError(
+                f"{folder!r} has no weights to push, as {' or '.join(NEEDED['weights'])}: with FSDP2, set "
+                "state_dict_type to FULL_STATE_DICT in fsdp_config."
+            )
         return upload_folder(
             repo_id=str(self.hub_model_id),
-            folder_path=str(self.args.output_dir),
-            allow_patterns=files_to_push(Path(str(self.args.output_dir))),
+            folder_path=folder,
+            allow_patterns=files,
             commit_message=commit_message,
             revision=revision or self.args.hub_revision,
             token=token,

@@ -8,10 +8,11 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Where a model has no dropout and draws no random number; afterwards, its mode is what it was before."""
-    was_training = model.training
+    """Where a model has no dropout and draws no random number; afterwards, the mode of each part is as before."""
+    modes = {part: part.training for part in model.modules()}
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for part, was_training in modes.items():
+            part.training = was_training

@@ -79,10 +79,9 @@ def test_a_damaged_teacher_is_not_reused(tmp_path):
         ({"kd_weight": 0.9, "lambda_rule": "linear"}, "kd_weight=0.9 does not go with lambda_rule='linear'"),
         ({"report_to": "dvclive"}, "report_to='dvclive' is not installed .*pip install dvclive, or set report_to to"),
         ({"report_to": "wandbb"}, "report_to='wandbb' is no tracker: did you mean 'wandb'"),
-        ({"use_liger_kernel": True}, "use_liger_kernel=True: liger-kernel is not installed: pip install liger-kernel"),
         (
             {"gradient_checkpointing_kwargs": {"foo": 1}},
-            r"gradient_checkpointing_kwargs=.*foo.*: torch.utils.checkpoint takes no foo, only debug",
+            r"gradient_checkpointing_kwargs=.*foo.*: checkpointing takes no foo, only debug",
         ),
         ({"train_sampling_strategy": "grouped"}, "train_sampling_strategy='grouped' is not one of random, sequ"),
         ({"problem": "summarization"}, "unknown problem 'summarization': choose from text-class"),
@@ -91,6 +90,11 @@ def test_a_damaged_teacher_is_not_reused(tmp_path):
 def test_settings_that_cannot_work_are_refused_before_data_are_read(tmp_path, changed, message):
     with pytest.raises(ValueError, match=message):
         job(settings(tmp_path, **changed))
+
+
+@pytest.mark.parametrize("given", [{"every_n_layers": 2}, {"offload": True}, {"use_reentrant": False}])
+def test_what_checkpointing_takes_passes(tmp_path, given):
+    job(settings(tmp_path, gradient_checkpointing_kwargs=given))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ def config_of(**settings):
         ({"save_steps": 7}, ("epoch", "steps", False, None)),
         ({"eval_steps": 5}, ("steps", "steps", True, "score")),
         ({"eval_steps": 5, "save_steps": 7}, ("steps", "steps", False, None)),
-        ({"eval_strategy": "steps"}, ("steps", "steps", False, None)),
+        ({"eval_strategy": "steps"}, ("steps", "steps", True, "score")),
+        ({"eval_strategy": "steps", "save_steps": 7}, ("steps", "steps", True, "score")),
         ({"load_best_model_at_end": False}, ("epoch", "epoch", False, None)),
     ],
 )

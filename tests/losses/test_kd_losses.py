@@ -1,5 +1,6 @@
 """KD losses by name: what each is computed from, and what is refused."""
 
+import dataclasses
 import math
 
 import pytest
@@ -208,3 +209,10 @@ def test_every_name_makes_a_loss_of_weight_one_or_of_the_weight_given():
 def test_what_is_set_wrong_is_named(settings, message):
     with pytest.raises(ValueError, match=message):
         make_kd_losses(settings)
+
+
+def test_numbers_are_checked_where_annotations_are_texts():
+    kind = dataclasses.make_dataclass("Own", [("margin", "float", 1.0)], bases=(KD_LOSSES["dkd"],), frozen=True)
+    assert kind(margin=2).margin == 2
+    with pytest.raises(ValueError, match="margin='wide' must be a finite number"):
+        kind(margin="wide")

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from helpers.small_runs import config, examples
 from helpers.tiny import tiny_bert
 from transformers import Trainer, TrainerCallback
 
-from hf_kd_lambda.trainer.base_trainer import BaseTrainer
+from hf_kd_lambda.trainer.base_trainer import BaseTrainer, _begin_worker
 
 
 def ragged():
@@ -91,6 +92,37 @@ def test_a_worker_ends_for_its_parent_alone(tmp_path):
     worker.terminate()
     worker.join(5)
     assert not worker.is_alive()
+
+
+def test_a_worker_ends_for_the_owner_of_its_loader_that_is_not_its_parent():
+    context = multiprocessing.get_context("fork")
+    listens = context.Event()
+    with subprocess.Popen(
+        ["sh", "-c", "read worker && kill -TERM $worker"], stdin=subprocess.PIPE, text=True
+    ) as owner:
+
+        def work():
+            _begin_worker(None, owner.pid, 0)
+            listens.set()
+            time.sleep(60)
+
+        worker = context.Process(target=work)
+        worker.start()
+        assert listens.wait(5)
+        worker.terminate()  # by its parent, as a server of processes is
+        worker.join(0.2)
+        assert worker.is_alive()
+        owner.communicate(f"{worker.pid}\n")
+        worker.join(5)
+        assert worker.exitcode == 0
+
+
+def test_what_is_evaluated_and_predicted_is_in_order(tmp_path):
+    args = config(tmp_path, dataloader_in_order=False, dataloader_num_workers=2)
+    trainer = BaseTrainer(tiny_bert(3), args, train_dataset=examples())
+    loaders = [trainer.get_train_dataloader(), trainer.get_eval_dataloader(examples())]
+    loaders.append(trainer.get_test_dataloader(examples()))
+    assert [loader.in_order for loader in loaders] == [False, True, True]
 
 
 def test_a_training_that_fails_leaves_no_signal_handler(tmp_path, monkeypatch):

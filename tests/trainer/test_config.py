@@ -75,6 +75,11 @@ def test_what_is_out_of_range_is_named_with_its_value(tmp_path, settings, messag
         ),
         ({"lambda_scope": "layer", "lambda_interval": 2}, "lambda_scope='layer' needs .* set lambda_interval to 1"),
         ({"lambda_scope": "layer", "lambda_rule": "fixed"}, "lambda_scope='layer' needs .* lambda_rule to one that"),
+        ({"use_liger_kernel": True}, "use_liger_kernel=True is not for lambda_rule='trust': it overwrites in one"),
+        (
+            {"use_liger_kernel": True, "lambda_rule": "fixed"},
+            "use_liger_kernel=True: liger-kernel is not installed: pip install liger-kernel, or leave it out",
+        ),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_refused(tmp_path, settings, message):
@@ -121,6 +126,18 @@ def test_numbers_may_be_those_of_numpy(tmp_path):
     assert (args.temperature, args.per_device_train_batch_size) == (4, 8)
     with pytest.raises(ValueError, match=r"temperature=0.0 must be"):
         make(tmp_path, temperature=np.float32(0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "every"), [({}, 500), ({"save_steps": 0.2}, 0.2), ({"logging_steps": 10}, 10), ({"eval_steps": 5}, 5)]
+)
+def test_evaluations_are_not_as_many_as_log_entries(tmp_path, settings, every):
+    args = make(tmp_path, eval_strategy="steps", save_strategy="steps", load_best_model_at_end=True, **settings)
+    assert args.eval_steps == every
+
+
+def test_transformers_own_listener_to_signals_is_left_out(tmp_path):
+    assert not make(tmp_path, enable_jit_checkpoint=True).enable_jit_checkpoint
 
 
 @pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])

@@ -31,3 +31,8 @@ def test_no_evaluation_has_more_than_five_metrics(number):
 def test_the_end_has_rates():
     logs = {"train_runtime": 2.0, "train_samples_per_second": 1234.5, "train_steps_per_second": 38.6, "epoch": 3.0}
     assert console_line(logs, 60, 60) == "trained in 2.0 s: 1.23e+03 examples/s, 38.6 steps/s"
+
+
+def test_a_step_with_the_tokens_so_far_is_a_step():
+    tokens = {"num_input_tokens_seen": 640, "train_runtime": 2.0, "train_tokens_per_second": 320.0}
+    assert console_line(STEP | tokens, 5, 20) == console_line(STEP, 5, 20)

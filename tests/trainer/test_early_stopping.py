@@ -35,9 +35,17 @@ def test_evaluations_since_the_best_one(values, greater, expected):
 def test_patience_counts_evaluations_of_the_metric():
     args = SimpleNamespace(early_stopping_patience=2, metric_for_best_model="score", greater_is_better=True)
     scores = [{"eval_score": 0.7}, {"loss": 1.0}, {"eval_score": 0.6}, {"eval_score": 0.7}]
-    assert not has_stopped(args, scores[:3])
-    assert has_stopped(args, scores)
+    logs = [{**entry, "step": step} for step, entry in enumerate(scores)]
+    assert not has_stopped(args, logs[:3])
+    assert has_stopped(args, logs)
     assert not has_stopped(SimpleNamespace(early_stopping_patience=None), scores)
+
+
+def test_an_evaluation_that_is_repeated_counts_once():
+    args = SimpleNamespace(early_stopping_patience=1, metric_for_best_model="score", greater_is_better=True)
+    logs = [{"eval_score": score, "step": step} for step, score in ((2, 0.6), (4, 0.7), (4, 0.7))]
+    assert not has_stopped(args, logs)
+    assert has_stopped(args, [*logs, {"eval_score": 0.7, "step": 6}])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from helpers.tiny import save_checkpoint, tiny_bert, tiny_tokenizer
 from transformers import BertConfig, DataCollatorWithPadding, TrainingArguments
-from transformers.trainer_utils import HubStrategy
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
@@ -225,9 +224,18 @@ def test_datasets_that_cannot_be_used_are_refused(tmp_path, given, message):
         DistillationTrainer(tiny_bert(num_labels=3), args, teacher=tiny_bert(num_labels=3), **given)
 
 
-def test_a_metric_of_no_evaluation_is_refused_although_it_begins_like_one(tmp_path):
-    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
-    args = DistillationConfig(str(tmp_path), metric_for_best_model="accuracy", use_cpu=True, **best)
+@pytest.mark.parametrize(
+    "needs",
+    [
+        {"load_best_model_at_end": True, "save_strategy": "epoch"},
+        {"save_strategy": "best"},
+        {"lr_scheduler_type": "reduce_lr_on_plateau"},
+        {},
+    ],
+)
+def test_a_metric_of_no_evaluation_is_refused_although_it_begins_like_one(tmp_path, needs):
+    best = {"metric_for_best_model": "accuracy", "eval_strategy": "epoch", **needs}
+    args = DistillationConfig(str(tmp_path), use_cpu=True, **best)
     data = {"eval_dataset": {"a": labels(0), "b": labels(1)}}
     with pytest.raises(ValueError, match="name the one that decides, as a_accuracy"):
         DistillationTrainer(tiny_bert(num_labels=3), args, teacher=tiny_bert(num_labels=3), **data)
@@ -286,9 +294,21 @@ def test_an_evaluation_without_a_batch_is_refused(tmp_path):
 def test_nothing_is_pushed_at_a_save(tmp_path, caplog):
     given = DistillationConfig(str(tmp_path), push_to_hub=True, use_cpu=True)
     args = own_arguments(given)
-    assert args.hub_strategy == HubStrategy.END
-    assert given.hub_strategy == HubStrategy.EVERY_SAVE
+    assert not args.push_to_hub
+    assert given.push_to_hub
     assert "hub_strategy='every_save' would push more than the student at every save" in caplog.text
+    caplog.clear()
+    own_arguments(DistillationConfig(str(tmp_path), push_to_hub=True, hub_strategy="end", use_cpu=True))
+    assert not caplog.text
+
+
+def test_what_the_trainer_writes_into_settings_of_accelerate_is_its_own(tmp_path):
+    given = {"gradient_accumulation_kwargs": {"adjust_scheduler": False}}
+    args = DistillationConfig(str(tmp_path), accelerator_config=given, use_cpu=True, report_to="none")
+    data = Dataset.from_dict({"input_ids": [[1, 2, 3]], "labels": [0], "teacher_logits": [[0.0, 1.0, 2.0]]})
+    for _ in range(2):
+        DistillationTrainer(tiny_bert(num_labels=3), args, train_dataset=data)
+    assert args.accelerator_config.gradient_accumulation_kwargs == {"adjust_scheduler": False}
 
 
 def test_texts_of_a_teacher_that_is_not_there_do_not_reach_the_collator(tmp_path):

@@ -250,7 +250,7 @@ def test_a_job_that_would_save_shards_is_refused(kind, refused):
 def test_samples_are_those_of_the_ranks_unless_sharded(tmp_path, monkeypatch, caplog, is_sharded):
     args = config(tmp_path, gram_estimator="unbiased")
     monkeypatch.setattr(type(args), "world_size", 2)
-    warn_of_blind_measurements(args, 3, is_sharded)
+    warn_of_blind_measurements(args, 3, is_sharded, is_adam=False)
     assert ("finds one micro-batch a step" in caplog.text) == is_sharded
 
 
@@ -284,6 +284,16 @@ def test_an_optimizer_of_some_parameters_is_refused(tmp_path):
             student, config(tmp_path), teacher=teacher, train_dataset=examples(), optimizers=(optimizer, None)
         )
     student.bert.requires_grad_(False)
+    check_student_weights(student, optimizer)
+
+
+def test_an_optimizer_of_parameters_that_are_not_the_students_is_refused_where_rules_measure():
+    student, other = tiny_bert(layers=1), torch.nn.Parameter(torch.zeros(2, 3))
+    optimizer = torch.optim.SGD([*student.parameters(), other], lr=0.1)
+    with pytest.raises(ValueError, match=r"^optimizers: 1 parameter\(s\), such as one of shape \(2, 3\), are not the"):
+        check_student_weights(student, optimizer)
+    check_student_weights(student, optimizer, measures=False)
+    other.requires_grad_(False)
     check_student_weights(student, optimizer)
 
 

@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from hf_kd_lambda.models.adapters import add_adapters
 from hf_kd_lambda.models.labels import permute_head
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 from hf_kd_lambda.utils.fingerprint import model_digest
 
 peft = pytest.importorskip("peft")
@@ -142,6 +143,22 @@ def test_the_adapters_are_what_is_saved(tmp_path):
     loaded = peft.PeftModel.from_pretrained(base, str(tmp_path))
     inputs = {name: torch.tensor(examples(4)[name][:]) for name in ("input_ids", "attention_mask")}
     torch.testing.assert_close(loaded.eval()(**inputs).logits, trainer.model.eval()(**inputs).logits)
+
+
+def test_the_adapters_are_what_is_pushed(tmp_path, monkeypatch):
+    pushes = []
+    monkeypatch.setattr(DistillationTrainer, "init_hf_repo", lambda self: setattr(self, "hub_model_id", "me/student"))
+    monkeypatch.setattr("hf_kd_lambda.trainer.trainer.upload_folder", lambda **given: pushes.append(given))
+    monkeypatch.setattr(DistillationTrainer, "create_model_card", lambda self, **facts: None)
+    trainer = make_trainer(config(tmp_path, push_to_hub=True), *classifiers(), examples())
+    assert not trainer.args.push_to_hub, "a tracker that logs the model would push the folder by a Trainer of its own"
+    trainer.save_model()
+    (push,) = pushes
+    assert push["allow_patterns"] == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    (tmp_path / "adapter_model.safetensors").unlink()
+    monkeypatch.setattr(trainer, "save_model", lambda **given: None)  # as with shards
+    with pytest.raises(ValueError, match=r"has no weights to push, .* set state_dict_type to FULL_STATE_DICT"):
+        trainer.push_to_hub()
 
 
 def test_a_resumed_run_ends_as_one_that_was_not(tmp_path):

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 import torch
+import torch._functorch.config as functorch
 import torch.nn.functional as F
 from helpers import reference
 from helpers.small_runs import (
@@ -729,17 +730,31 @@ def test_examples_without_tokens_are_drawn_at_random(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_compiled_student_has_the_same_lambda(tmp_path):
+@pytest.mark.parametrize("by_arguments", [True, False])
+def test_a_compiled_student_has_the_same_lambda(tmp_path, by_arguments):
     plain = train(config(tmp_path), *models(), examples())
-    compiled = train(config(tmp_path, torch_compile=True), *models(), examples())
+    teacher, student = models()
+    if not by_arguments:
+        student.compile()
+        student(**batches(examples())[0]).loss.backward()  # with a backward pass that overwrites what it has read
+        student.zero_grad()
+    compiled = train(config(tmp_path, torch_compile=by_arguments), teacher, student, examples())
     expected = logged(plain.state.log_history, "lambda")
     assert logged(compiled.state.log_history, "lambda") == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("compiles", [False, True])
-def test_gradients_of_embeddings_are_dense_where_torch_compiles(tmp_path, compiles):
+@pytest.mark.parametrize("compiled", ["nothing", "the student", "a part", "the wrapped student"])
+def test_gradients_of_embeddings_are_dense_where_torch_compiles(tmp_path, compiled):
     trainer = make_trainer(config(tmp_path), *models(), examples())
     trainer.create_optimizer()
-    trainer.args.torch_compile = compiles
-    step = MeasuringStep(trainer.model, trainer.optimizer, trainer.accelerator, trainer.args)
-    assert step.takes_rows == (not compiles)
+    model = torch.compile(trainer.model, backend="eager") if compiled == "the wrapped student" else trainer.model
+    if part := {"the student": model, "a part": model.bert.embeddings}.get(compiled):
+        part.compile(backend="eager")
+    step = MeasuringStep(model, trainer.optimizer, trainer.accelerator, trainer.args)
+    assert step.takes_rows == (compiled == "nothing")
+
+
+def test_what_others_have_compiled_has_two_backward_passes(tmp_path):
+    with functorch.patch(donated_buffer=True):
+        train(config(tmp_path, max_steps=1), *models(), examples())
+        assert not functorch.donated_buffer

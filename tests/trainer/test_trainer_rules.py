@@ -140,10 +140,28 @@ def combined(task, kd, lambda_, max_grad_norm):
     return [grad * min(1.0, max_grad_norm / norm) if max_grad_norm else grad for grad in grads]
 
 
-@pytest.mark.parametrize("optim", ["sgd", "adafactor"])
-def test_adams_metric_needs_adam_before_training(tmp_path, optim):
+def given_optimizer(student, kind, how):
+    """An optimizer of this class as the trainer's argument."""
+    if how == "optimizers":
+        return {"optimizers": (kind(student.parameters(), lr=0.1), None)}
+    return {"optimizer_cls_and_kwargs": (kind, {"lr": 0.1})}
+
+
+@pytest.mark.parametrize(
+    ("optim", "given"), [("sgd", None), ("adafactor", None), ("adamw_torch", "class"), ("adamw_torch", "optimizers")]
+)
+def test_adams_metric_needs_adam_before_training(tmp_path, optim, given):
+    teacher, student = models()
+    kwargs = {} if given is None else given_optimizer(student, torch.optim.SGD, given)
     with pytest.raises(ValueError, match=r"^gram_metric='adam' needs .* set optim to adamw_torch"):
-        make_trainer(config(tmp_path, gram_metric="adam", optim=optim), *models(), examples())
+        make_trainer(config(tmp_path, gram_metric="adam", optim=optim), teacher, student, examples(), **kwargs)
+
+
+@pytest.mark.parametrize("given", ["class", "optimizers"])
+def test_the_optimizer_that_is_given_counts_and_not_optim(tmp_path, given):
+    teacher, student = models()
+    kwargs = given_optimizer(student, torch.optim.AdamW, given)
+    assert make_trainer(config(tmp_path, gram_metric="adam", optim="sgd"), teacher, student, examples(), **kwargs)
 
 
 # --- without the noise of the batch
