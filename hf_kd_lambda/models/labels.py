@@ -3,8 +3,9 @@
 `label_names` are the names of the classes in the data's order; None means regression (one output).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from logging import LogRecord
 from typing import Any
 
@@ -176,6 +177,25 @@ def label_permutation(
     return None if permutation == list(range(len(own_names))) else permutation
 
 
+def names_of_numbers(label_names: list[str] | None, of_teachers: Iterable[Sequence[str]]) -> list[str] | None:
+    """The names of the classes; where they are only numbers, those that the first teacher with others has for them.
+
+    All models are then brought into the order of these names; else each would take its own order for the numbers'.
+
+    Args:
+        label_names: from the data, see `load_classifier`.
+        of_teachers: the teachers' own names, in the order of their outputs.
+    """
+    if label_names is None or not _are_generic(label_names):
+        return label_names
+    for names in of_teachers:
+        if len(names) == len(label_names) and not _are_generic(names) and permutation_of(names, label_names) is None:
+            meant = ", ".join(f"{label} is {name}" for label, name in islice(zip(label_names, names, strict=True), 12))
+            logger.warning("the labels of the data are numbers, and taken in the order of the teacher: %s.", meant)
+            return [*names]
+    return label_names
+
+
 def permutation_of(names: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
     """The place of each wanted name among the names, in any case of letters; None if they are not the same names."""
     own, others = ([name.casefold() for name in given] for given in (names, wanted))
@@ -272,9 +292,9 @@ def _own_names(model: PreTrainedModel) -> list[str]:
     return [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
 
 
-def _are_generic(names: list[str]) -> bool:
+def _are_generic(names: Sequence[str]) -> bool:
     indices = [str(index) for index in range(len(names))]
-    return names in (indices, [f"LABEL_{index}" for index in indices])
+    return [*names] in (indices, [f"LABEL_{index}" for index in indices])
 
 
 def _output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:

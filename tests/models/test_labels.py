@@ -17,6 +17,7 @@ from hf_kd_lambda.models.labels import (
     freeze,
     label_permutation,
     load_classifier,
+    names_of_numbers,
     permute_head,
     set_labels,
     warn_if_at_chance,
@@ -124,6 +125,22 @@ def test_generic_names_are_taken_in_order_with_a_warning(own_names, label_names,
     assert len(warnings) == 1
     align_labels(model, label_names)
     assert model.config.label2id == {"no": 0, "yes": 1}
+
+
+@pytest.mark.parametrize(
+    ("label_names", "of_teachers", "expected"),
+    [
+        (["0", "1"], [["LABEL_0", "LABEL_1"], ["no", "yes"], ["yes", "no"]], ["no", "yes"]),
+        (["LABEL_0", "LABEL_1"], [["no", "yes"]], ["no", "yes"]),
+        (["0", "1"], [["1", "0"]], ["0", "1"]),
+        (["0", "1", "2"], [["no", "yes"], []], ["0", "1", "2"]),
+        (["bad", "good"], [["no", "yes"]], ["bad", "good"]),
+        (None, [["no", "yes"]], None),
+    ],
+)
+def test_numbers_get_the_names_of_the_first_teacher_that_has_some(label_names, of_teachers, expected, warnings):
+    assert names_of_numbers(label_names, of_teachers) == expected
+    assert len(warnings) == (expected != label_names)
 
 
 def test_a_plain_module_with_a_configuration_is_named_by_its_class(warnings):
