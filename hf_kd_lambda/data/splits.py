@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -168,10 +169,10 @@ def _stored_splits(
         raise ValueError(f"{where} is a file, and a dataset is a folder or an id of the Hub: set {files}.")
     if (folder / DATASET_STATE_JSON_FILENAME).is_file():  # written by `Dataset.save_to_disk`
         with _named(where):
-            return {"train": load_from_disk(folder)}
+            return {"train": _saved(folder)}
     if (folder / DATASETDICT_JSON_FILENAME).is_file():  # by `DatasetDict.save_to_disk`
         with _named(where):
-            splits = dict(load_from_disk(folder))
+            splits = dict(_saved(folder))
     else:
         splits = _table_splits(where, dataset, config, columns, delimiter) if folder.is_dir() else {}
     if not splits:
@@ -181,6 +182,14 @@ def _stored_splits(
         if name in splits and "validation" not in splits:
             splits["validation"] = splits.pop(name)
     return splits
+
+
+def _saved(folder: Path) -> Any:
+    """What `save_to_disk` wrote, with values as Python has them, whatever `set_format` had set.
+
+    A folder that cannot be written is read into memory, as `datasets` would write what is made of it beside the files.
+    """
+    return load_from_disk(folder, keep_in_memory=not os.access(folder, os.W_OK)).with_format(None)
 
 
 def _table_splits(

@@ -63,6 +63,25 @@ def test_a_saved_dataset_keeps_its_split_of_unlabelled_texts(tmp_path):
     assert {"c", "d", "e"} < set(data.splits["train"]["text"])
 
 
+def test_the_format_of_a_saved_dataset_is_not_taken_over(tmp_path):
+    rows = Dataset.from_dict({"text": list("abcd") * 5, "label": [0, 1, 1, 0] * 5}).with_format("numpy")
+    rows.save_to_disk(tmp_path / "one")
+    DatasetDict({"train": rows, "validation": rows}).save_to_disk(tmp_path / "two")
+    for name in ("one", "two"):
+        data = load_task_data(DataArguments(dataset=str(tmp_path / name)), seed=0)
+        assert data.label_names == ["0", "1"]
+
+
+def test_beside_a_saved_dataset_that_is_read_only_nothing_is_written(tmp_path, monkeypatch):
+    rows = Dataset.from_dict({"text": list("abcd") * 5, "label": [0, 1, 1, 0] * 5})
+    DatasetDict({"train": rows, "validation": rows}).save_to_disk(tmp_path / "own")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    data = load_task_data(DataArguments(dataset=str(tmp_path / "own")), seed=0)
+    data.splits.map(lambda row: {"length": len(row["text"])})
+    assert [path for path in sorted(tmp_path.rglob("*")) if "cache" not in str(path)] == before
+
+
 def test_a_dataset_that_cannot_be_loaded_is_named(tmp_path):
     (tmp_path / "own").mkdir()
     write(tmp_path / "own", "train.jsonl", "{broken")
