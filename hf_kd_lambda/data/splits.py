@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from datasets import Dataset, concatenate_datasets, load_dataset, load_dataset_builder, load_from_disk
+from datasets import ClassLabel, Dataset, concatenate_datasets, load_dataset, load_dataset_builder, load_from_disk
 from datasets.config import DATASET_STATE_JSON_FILENAME, DATASETDICT_JSON_FILENAME
 from datasets.exceptions import DatasetsError
+from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.classes import is_missing
 from hf_kd_lambda.data.files import check_table, columns_of_file, read_file
 from hf_kd_lambda.data.readers import TABLES
 from hf_kd_lambda.data.sources import ROW, Column, Source, label_names, require_columns
+
+logger = logging.get_logger(__name__)
 
 FILE_SPLITS = ("train", "validation", "test")
 SPLITS = ("train", "validation", "validation_mismatched", "test")
@@ -82,6 +86,7 @@ def load_splits(
             )
         require_columns("the test split", columns, stored["test"].column_names)
         raise ValueError("no example of the test split has a label, which evaluation needs.")
+    sources = {name: _without_minus_one(name, source, columns) for name, source in sources.items()}
     for name, source in sources.items():
         if len(source.rows) == 0:
             raise ValueError(f"the {name} split is empty.")
@@ -250,6 +255,25 @@ def _is_given(label: Any) -> bool:
     if isinstance(label, list):
         return any(map(_is_given, label))
     return label not in (-1, "") and not is_missing(label)
+
+
+def _without_minus_one(name: str, source: Source, columns: Sequence[Column]) -> Source:
+    """Without the class -1, which on the Hub stands for no label: None in train, and left out of other splits."""
+    rows = source.rows
+    for label in label_names(columns):
+        feature = rows.features.get(label)
+        if not isinstance(feature, ClassLabel) or -1 not in (labels := rows[label][:]):
+            continue
+        if name == "train":
+            given = [None if value == -1 else value for value in labels]
+            rows = rows.remove_columns(label).add_column(label, given, feature=feature)
+            continue
+        logger.warning(
+            f"{source.name}: {labels.count(-1)} of {len(rows)} examples have no label (-1), and are left out."
+        )
+        numbered = rows if ROW in rows.column_names else rows.add_column(ROW, np.arange(len(rows)))
+        rows = numbered.select([row for row, value in enumerate(labels) if value != -1])
+    return source._replace(rows=rows)
 
 
 def _uniform(source: Source, columns: Sequence[Column]) -> Source:
