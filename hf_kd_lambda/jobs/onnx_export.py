@@ -143,7 +143,7 @@ def measure_forms(folder: Path, data_args: DataArguments | None) -> tuple[str | 
         problem, data, split = evaluated_data(data_args, None, str(folder), args.seed)
         processor = problem.load_processor(str(folder))
         examples = problem.encode(data, data_args, processor, None)[split]
-        loaded = problem.load_model(str(folder), data)
+        loaded = problem.load_model(str(folder), data, require_head=True)
         order = _columns_of_files(folder, loaded)
         reports, predictions = [], []
         for name in FORMS:

@@ -89,6 +89,20 @@ def test_encoder_without_head_gets_one_with_a_warning(tmp_path, warnings):
     assert "teacher_finetune: true" in warnings[0]
 
 
+@pytest.mark.parametrize("saved", [named_bert("no", "yes"), named_bert("a", "b", "c"), named_bert("score")])
+def test_a_head_for_other_labels_is_replaced_with_a_warning_or_refused(tmp_path, saved, warnings):
+    checkpoint = save_checkpoint(saved, tmp_path)
+    loaded = load_classifier(checkpoint, NAMES)
+    assert list(loaded.config.id2label.values()) == NAMES
+    assert logits(loaded).shape == (4, 3)
+    torch.testing.assert_close(dict(loaded.bert.named_parameters()), dict(saved.bert.named_parameters()))
+    (warning,) = warnings
+    assert "the student gets a new classification head" in warning
+    assert "teacher_finetune" not in warning
+    with pytest.raises(ValueError, match="fine-tune the teacher first with teacher_finetune: true"):
+        load_classifier(checkpoint, NAMES, require_head=True)
+
+
 def test_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(OSError, match=r"teacher or student .*no_such_folder"):
         load_classifier(str(tmp_path / "no_such_folder"), NAMES)
