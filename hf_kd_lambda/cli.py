@@ -1,5 +1,6 @@
 """The command `hf-kd-lambda`: dispatches to the module of a sub-command, which parses the rest of the line."""
 
+import io
 import logging
 import os
 import signal
@@ -31,6 +32,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     Args:
         argv: the sub-command and its arguments. Default: those of the running program.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal or log in ASCII cannot show λ
     arguments = list(sys.argv[1:] if argv is None else argv)
     with_traceback = TRACEBACK in arguments
     arguments = [expand_home(word) for word in arguments if word != TRACEBACK]

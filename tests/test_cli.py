@@ -1,5 +1,6 @@
 """The command's entry: which process warns."""
 
+import io
 import logging
 from types import SimpleNamespace
 
@@ -31,6 +32,15 @@ def test_the_main_process_alone_warns(monkeypatch, rank, seen):
     cli.main(["distill"])
     package.manager._clear_cache()
     assert found == ["look out"] * seen + ["it failed"]
+
+
+def test_a_log_in_ascii_takes_what_is_printed(monkeypatch):
+    log = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", log)
+    cli.main(["--help"])
+    print("figure of λ")
+    log.flush()
+    assert log.buffer.getvalue().endswith(b"figure of \\u03bb\n")
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS)

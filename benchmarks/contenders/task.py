@@ -87,7 +87,7 @@ class Parts:
 def prepare(task: Task) -> Parts:
     """Load the data and the teacher, and make the student."""
     data = load_task_data(DataArguments(dataset=task.data, task="sst2", max_train_samples=task.examples), task.seed)
-    teacher = load_classifier(task.teacher, data.label_names)
+    teacher = load_classifier(task.teacher, data.label_names, require_head=True)
     tokenizer = AutoTokenizer.from_pretrained(task.teacher)
     tokens = tokenize(data, tokenizer, task.max_length)
     student = student_from_layers(teacher, task.student_layers)

@@ -164,7 +164,7 @@ class DataArguments:
         default=None, metadata={"help": "Train on this many examples only, drawn with `data_seed` (or `seed`)."}
     )
     max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on the first this many examples of a split only."}
+        default=None, metadata={"help": "Evaluate on this many examples of a split only, always the same random ones."}
     )
 
     @property

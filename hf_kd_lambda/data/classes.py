@@ -11,6 +11,7 @@ from typing import Any
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 from transformers.utils import logging
 
+from hf_kd_lambda.data.file_types import MISSING_LABELS
 from hf_kd_lambda.data.sources import Source
 from hf_kd_lambda.losses.functional import IGNORED
 
@@ -21,9 +22,9 @@ NAMED_CLASSES = 12  # more classes than these are not named in a message
 
 
 def is_missing(label: Any) -> bool:
-    """Whether an example has no label: None, -100, NaN or a blank text."""
+    """Whether an example has no label: None, -100 or NaN, also as a text, or a blank text."""
     if isinstance(label, str):
-        return label.strip() in ("", str(IGNORED))
+        return label.strip() in (*MISSING_LABELS, str(IGNORED))
     return label in (None, IGNORED) or label != label
 
 
@@ -208,10 +209,10 @@ def encode_labels(source: Source, classes: Classes | None) -> Dataset:
     """
     if "label" not in source.rows.column_names:
         return source.rows
-    labels = labels_of(source, classes)
+    given, labels = source.rows["label"][:], labels_of(source, classes)  # a class may be called nan
     encoded = [
-        None if is_missing(label) else number_of(source.where, index, label, classes)
-        for index, label in enumerate(labels)
+        None if is_missing(value) else number_of(source.where, index, label, classes)
+        for index, (value, label) in enumerate(zip(given, labels, strict=True))
     ]
     feature = Value("float32") if classes is None else ClassLabel(names=classes.names)
     return source.rows.remove_columns("label").add_column("label", encoded, feature=feature)

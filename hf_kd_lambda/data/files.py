@@ -1,6 +1,7 @@
 """Files of examples; what is wrong with one is named by setting, file and row."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def read_file(
         features = _features(name, path, suffix, separator, columns)
         labels = tuple(label_names(columns))  # a list is taken for shards
         arguments = {"path": path, "suffix": suffix, "separator": separator, "labels": labels}
-        arguments |= {"features": features, "digest": file_digest(path)}
+        arguments |= {"features": features, "digest": f"{file_digest(path)} {version('hf-kd-lambda')}"}
         rows = Dataset.from_generator(_examples, features=features, gen_kwargs=arguments)
     except RowError as error:
         raise ValueError(f"{name}, {counted.format(error.row)}: {error}") from error
@@ -135,7 +136,7 @@ def _kinds(column: Column, is_table: bool) -> Callable[[Any], str]:
 def _examples(
     path: str, suffix: str, separator: str, labels: Sequence[str], features: Features, digest: str
 ) -> Iterator[dict[str, Any]]:
-    """The rows; the digest is of what the path holds, under which the result is stored."""
+    """The rows; the digest is of what the path holds and of the version that reads it, under which they are stored."""
     for number, row in READERS[suffix][0](path, separator):
         values = {column: row.get(column) for column in features if column != ROW}
         for label in labels if suffix in TABLES else ():

@@ -61,7 +61,7 @@ def _table_rows(path: str, separator: str) -> Iterator[Row]:
     number = 0
     try:
         for number, cells in enumerate(csv.reader(_lines(path, ""), delimiter=separator, strict=True), 1):
-            if not cells:
+            if not any(cell.strip() for cell in cells):  # spreadsheets write separators for blank rows
                 continue
             if separator == "\t" and any(separator in cell and {*cell} & {*"\r\n"} for cell in cells):
                 raise RowError(number, _SWALLOWED)

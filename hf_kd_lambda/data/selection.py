@@ -43,7 +43,7 @@ def select_examples(
     Args:
         splits: whole ones; labels are None where there are none.
         args: `validation_share`, `max_train_samples`, `max_eval_samples`.
-        seed: draws the `max_train_samples`; what is held out is always the same.
+        seed: draws the `max_train_samples`; what is held out, or drawn to evaluate on, is always the same.
         strata: the class of each row of train, for the same hold-out share of each class; None for no classes.
 
     Raises:
@@ -61,7 +61,7 @@ def select_examples(
     for name, split in chosen.items():
         limit = args.max_train_samples if name == "train" else args.max_eval_samples
         if limit is not None:
-            drawn = split.shuffle(seed) if name == "train" else split
+            drawn = split.shuffle(seed) if name == "train" else _shuffled(split, limit)
             chosen[name] = drawn.select(range(min(limit, len(split))))
     if transfer is not None:
         features = chosen["train" if "train" in chosen else "validation"].features
@@ -73,6 +73,11 @@ def select_examples(
         train_rows,
         held_out,
     )
+
+
+def _shuffled(split: Dataset, limit: int) -> Dataset:
+    """A random order, always the same, if not all are taken: many files are sorted by class."""
+    return split.shuffle(SEED) if limit < len(split) else split
 
 
 def _numbered(rows: Dataset, first: int = 0) -> Dataset:

@@ -2,20 +2,25 @@
 
 import contextlib
 import glob
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from datasets import Dataset, concatenate_datasets, load_dataset, load_dataset_builder, load_from_disk
+from datasets import ClassLabel, Dataset, concatenate_datasets, load_dataset, load_dataset_builder, load_from_disk
 from datasets.config import DATASET_STATE_JSON_FILENAME, DATASETDICT_JSON_FILENAME
 from datasets.exceptions import DatasetsError
+from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.classes import is_missing
 from hf_kd_lambda.data.files import check_table, columns_of_file, read_file
 from hf_kd_lambda.data.readers import TABLES
 from hf_kd_lambda.data.sources import ROW, Column, Source, label_names, require_columns
+
+logger = logging.get_logger(__name__)
 
 FILE_SPLITS = ("train", "validation", "test")
 SPLITS = ("train", "validation", "validation_mismatched", "test")
@@ -81,6 +86,7 @@ def load_splits(
             )
         require_columns("the test split", columns, stored["test"].column_names)
         raise ValueError("no example of the test split has a label, which evaluation needs.")
+    sources = {name: _without_minus_one(name, source, columns) for name, source in sources.items()}
     for name, source in sources.items():
         if len(source.rows) == 0:
             raise ValueError(f"the {name} split is empty.")
@@ -168,10 +174,10 @@ def _stored_splits(
         raise ValueError(f"{where} is a file, and a dataset is a folder or an id of the Hub: set {files}.")
     if (folder / DATASET_STATE_JSON_FILENAME).is_file():  # written by `Dataset.save_to_disk`
         with _named(where):
-            return {"train": load_from_disk(folder)}
+            return {"train": _saved(folder)}
     if (folder / DATASETDICT_JSON_FILENAME).is_file():  # by `DatasetDict.save_to_disk`
         with _named(where):
-            splits = dict(load_from_disk(folder))
+            splits = dict(_saved(folder))
     else:
         splits = _table_splits(where, dataset, config, columns, delimiter) if folder.is_dir() else {}
     if not splits:
@@ -181,6 +187,14 @@ def _stored_splits(
         if name in splits and "validation" not in splits:
             splits["validation"] = splits.pop(name)
     return splits
+
+
+def _saved(folder: Path) -> Any:
+    """What `save_to_disk` wrote, with values as Python has them, whatever `set_format` had set.
+
+    A folder that cannot be written is read into memory, as `datasets` would write what is made of it beside the files.
+    """
+    return load_from_disk(folder, keep_in_memory=not os.access(folder, os.W_OK)).with_format(None)
 
 
 def _table_splits(
@@ -241,6 +255,25 @@ def _is_given(label: Any) -> bool:
     if isinstance(label, list):
         return any(map(_is_given, label))
     return label not in (-1, "") and not is_missing(label)
+
+
+def _without_minus_one(name: str, source: Source, columns: Sequence[Column]) -> Source:
+    """Without the class -1, which on the Hub stands for no label: None in train, and left out of other splits."""
+    rows = source.rows
+    for label in label_names(columns):
+        feature = rows.features.get(label)
+        if not isinstance(feature, ClassLabel) or -1 not in (labels := rows[label][:]):
+            continue
+        if name == "train":
+            given = [None if value == -1 else value for value in labels]
+            rows = rows.remove_columns(label).add_column(label, given, feature=feature)
+            continue
+        logger.warning(
+            f"{source.name}: {labels.count(-1)} of {len(rows)} examples have no label (-1), and are left out."
+        )
+        numbered = rows if ROW in rows.column_names else rows.add_column(ROW, np.arange(len(rows)))
+        rows = numbered.select([row for row, value in enumerate(labels) if value != -1])
+    return source._replace(rows=rows)
 
 
 def _uniform(source: Source, columns: Sequence[Column]) -> Source:

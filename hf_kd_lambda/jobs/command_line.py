@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Union, get_args, get_origin
 from transformers import HfArgumentParser
 
 from hf_kd_lambda.utils.names import suggestion
+from hf_kd_lambda.utils.paths import expand_home
 
 Groups = Mapping[str, Mapping[str, str]]
 
@@ -130,7 +131,7 @@ def members_of_type(hint: Any) -> tuple[Any, ...]:
 def split_list(text: str, hint: Any = list[str]) -> list[str]:
     """Items of `a b,c` or `[a b, c]`, which may have spaces in them; numbers also of `0 5`."""
     marks = r"[\s,\[\]]" if is_list_of_numbers(hint) else r"[,\[\]]"
-    return [item.strip() for item in re.split(marks, text) if item.strip()]
+    return [expand_home(item.strip()) for item in re.split(marks, text) if item.strip()]
 
 
 def with_lists(argv: Sequence[str], lists: Mapping[str, Any]) -> list[str]:

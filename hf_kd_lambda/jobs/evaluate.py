@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.command_line import ScreenParser, list_settings, with_lists
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.progress import print_wrapped
+from hf_kd_lambda.jobs.report import RESULTS
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.results import ModelReport, measure_model, results_table, score_notes, write_results
 from hf_kd_lambda.reports.sampling_error import standard_error
@@ -33,7 +35,9 @@ from hf_kd_lambda.utils.versions import versions
 logger = logging.get_logger(__name__)
 
 DESCRIPTION = """\
-Evaluate a saved model on a file, or on any split of a dataset: scores, parameters, size and latency."""
+Evaluate a saved model on a file, or on any split of a dataset: scores, parameters, size and latency. The folder of a
+student brings its problem, max_length and text_pair_column."""
+_OF_STUDENT = ("problem", "problem_type", "text_pair_column", "max_length", "doc_stride")
 _GROUPS = {
     "What": {
         "teacher": "Hub id or folder: also evaluate this model, and the agreement of both",
@@ -80,7 +84,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--batch_size", type=int, default=32, help="examples of one forward")
     parser.add_argument("--trust_remote_code", action="store_true", help="run modelling code of a Hub repository")
     parser.check_names(argv)
-    values = parser.parse_args(with_lists(argv, list_settings(get_type_hints(EvaluatedData))))
+    words = with_lists(argv, list_settings(get_type_hints(EvaluatedData)))
+    parser.set_defaults(**settings_of_student(parser.parse_args(words).model))
+    values = parser.parse_args(words)
     if values.data is not None:
         setting = "dataset" if Path(values.data).is_dir() else "test_file"
         if (other := getattr(values, setting)) is not None:
@@ -100,6 +106,21 @@ def main(argv: Sequence[str]) -> None:
     if values.json:
         facts = {"checkpoints": checkpoints, "task": data.task, "split": split, "versions": versions()}
         write_results(values.json, reports, MAIN_METRIC, None, facts, chance)
+
+
+def settings_of_student(folder: str | Path) -> dict[str, Any]:
+    """The settings of a student's run without which it would read examples in another way than it has learned.
+
+    Names of columns are not among them, as other files may have others, except that of the second text of a pair.
+
+    Args:
+        folder: with `results.json`; there are no settings of another model.
+    """
+    try:
+        recorded = dict(json.loads((Path(folder) / RESULTS).read_text(encoding="utf-8"))["settings"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
+    return {name: recorded[name] for name in _OF_STUDENT if recorded.get(name) is not None}
 
 
 def evaluate_model(

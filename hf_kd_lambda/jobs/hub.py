@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import constants, create_branch, create_repo, get_token, upload_folder
+from huggingface_hub import constants, create_branch, create_repo, get_token, model_info, upload_folder
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 from transformers import TrainingArguments
@@ -16,7 +16,7 @@ from transformers.trainer_utils import HubStrategy
 
 from hf_kd_lambda.jobs.errors import PushError
 from hf_kd_lambda.jobs.run_folder import is_unfinished
-from hf_kd_lambda.reports.student_files import NEEDED, files_to_push, matching
+from hf_kd_lambda.reports.student_files import NEEDED, STUDENT_FILES, files_to_push, matching
 
 COMMIT_MESSAGE = "Add the distilled student"
 FIXES = {
@@ -43,7 +43,9 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="hf-kd-lambda push", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("folder", type=Path, metavar="FOLDER")
     parser.add_argument("repo_id", metavar="REPO_ID", help="namespace/name, or a name in your own namespace")
-    parser.add_argument("--private", action="store_true", default=None, help="make a new repository private")
+    parser.add_argument(
+        "--private", action="store_true", default=None, help="make a new repository private; refuse a public one"
+    )
     parser.add_argument("--revision", help="branch to push to, made where it does not exist; default: main")
     parser.add_argument("--commit_message", default=COMMIT_MESSAGE)
     address = push_student(**vars(parser.parse_args(argv)))
@@ -94,15 +96,22 @@ def make_repository(repo_id: str, private: bool | None = None) -> str:
 
     Args:
         repo_id: without a namespace, the user's own is taken.
-        private: whether a new one is; None for the namespace's default.
+        private: whether a new one is; None for the namespace's default. If True, one that is public is refused.
 
     Raises:
         PushError: the Hub cannot be reached, or refuses.
     """
     try:
-        return create_repo(repo_id, private=private, exist_ok=True).repo_id
+        name = create_repo(repo_id, private=private, exist_ok=True).repo_id
+        is_public = bool(private) and not model_info(name).private
     except (httpx.HTTPError, OSError, ValueError) as error:
         raise PushError(f"cannot make the repository {repo_id!r}: {_reason(error)}") from error
+    if is_public:
+        raise PushError(
+            f"{name!r} is a public repository, and the student shall be private: make it private in its settings on "
+            "the Hub, name another, or leave --private (hub_private_repo) out."
+        )
+    return name
 
 
 def push_student(
@@ -113,6 +122,8 @@ def push_student(
     commit_message: str = COMMIT_MESSAGE,
 ) -> str:
     """Push a finished student: model, tokenizer, card, figure and results, and nothing else of its folder.
+
+    Such files that another student has left in the repository are deleted there.
 
     Args:
         folder: the `output_dir` of a finished run; it is only read.
@@ -140,6 +151,7 @@ def push_student(
             repo_id=repo_id,
             folder_path=folder,
             allow_patterns=files,
+            delete_patterns=[*STUDENT_FILES, "adapter_*"],  # what another student has left there
             commit_message=commit_message,
             revision=revision,
         )

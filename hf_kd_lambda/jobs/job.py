@@ -36,7 +36,7 @@ from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 from hf_kd_lambda.jobs.trainer_checks import check_trainer
 from hf_kd_lambda.losses.class_weights import WeightedTaskLoss
 from hf_kd_lambda.models.ensemble import members_of
-from hf_kd_lambda.models.labels import warn_if_at_chance
+from hf_kd_lambda.models.labels import names_of_numbers, warn_if_at_chance
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.label_quality import (
     QUALITY_FILE,
@@ -87,10 +87,12 @@ class DistillationJob:
         self.baseline_folder = self.folder / "without_kd"
         check_folders(self.folder, self.teacher_folder, self.baseline_folder)
         set_seed(config.seed)
-        if models.teachers and not models.teacher_finetune:
-            data.teacher_classes = classes_of(models.teachers[0], models.trust_remote_code) or []
+        trained = [] if models.teacher_finetune else models.teachers
+        names = [classes_of(teacher, models.trust_remote_code) or [] for teacher in trained]
+        data.teacher_classes = names[0] if names else []
         with stage("reading the data") as reading, config.main_process_first(desc="loading the data"):
-            self.data = self.problem.load_data(data, config.seed if config.data_seed is None else config.data_seed)
+            loaded = self.problem.load_data(data, config.seed if config.data_seed is None else config.data_seed)
+            self.data = dataclasses.replace(loaded, label_names=names_of_numbers(loaded.label_names, names))
             reading.examples = sum(map(len, self.data.splits.values()))
         self.loader = ModelLoader(models, self.problem, data.problem, self.data, data.max_length)
         self.settings = settings_of(models, data, self.config)

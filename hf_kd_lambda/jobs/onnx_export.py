@@ -21,7 +21,7 @@ from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.columns import accepted_inputs
 from hf_kd_lambda.jobs.command_line import list_settings, with_lists
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
-from hf_kd_lambda.jobs.evaluate import evaluate_model, evaluated_data
+from hf_kd_lambda.jobs.evaluate import evaluate_model, evaluated_data, settings_of_student
 from hf_kd_lambda.jobs.report import RESULTS
 from hf_kd_lambda.models.labels import label_permutation, own_label_names
 from hf_kd_lambda.models.loaded_forms import read_in_own_precision
@@ -67,6 +67,7 @@ def main(argv: Sequence[str]) -> None:
     data = None
     if rest:
         fields = HfArgumentParser(EvaluatedData, prog="hf-kd-lambda export FOLDER", allow_abbrev=False)
+        fields.set_defaults(**settings_of_student(options.folder))
         words = with_lists(rest, list_settings(get_type_hints(EvaluatedData)))
         (data,) = fields.parse_args_into_dataclasses(words, look_for_args_file=False)
     folder = options.folder
@@ -143,7 +144,7 @@ def measure_forms(folder: Path, data_args: DataArguments | None) -> tuple[str | 
         problem, data, split = evaluated_data(data_args, None, str(folder), args.seed)
         processor = problem.load_processor(str(folder))
         examples = problem.encode(data, data_args, processor, None)[split]
-        loaded = problem.load_model(str(folder), data)
+        loaded = problem.load_model(str(folder), data, require_head=True)
         order = _columns_of_files(folder, loaded)
         reports, predictions = [], []
         for name in FORMS:

@@ -169,4 +169,4 @@ def _split_on_the_hub(data: DataArguments, split: str) -> str:
     """The reported split as `load_dataset` names it, and how much of it."""
     if (data.task, split) == ("mnli", "validation"):
         split = "validation_matched"
-    return f"{split}[:{data.max_eval_samples}]" if data.max_eval_samples else split
+    return f"random sample of the {split}" if data.max_eval_samples else split

@@ -68,7 +68,7 @@ class YamlFile:
             raise ValueError(f"{self.path} is no valid YAML: {' '.join(str(error).split())}") from error
 
     def _check(self, root: yaml.Node) -> None:
-        """Refuse keys that are set twice, and aliases that grow without bound; replace `~/` in values."""
+        """Refuse keys that are set twice, and aliases that grow without bound; replace `~/` in values and in keys."""
         waiting, nodes = [root], 0
         while waiting:
             node = waiting.pop()
@@ -81,7 +81,7 @@ class YamlFile:
                 waiting += node.value
             elif isinstance(node, yaml.MappingNode):
                 self._check_keys(node)
-                waiting += [value for _, value in node.value]
+                waiting += [part for item in node.value for part in item]
 
     def _check_keys(self, mapping: yaml.MappingNode) -> None:
         seen = set()

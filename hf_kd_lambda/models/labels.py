@@ -3,8 +3,9 @@
 `label_names` are the names of the classes in the data's order; None means regression (one output).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from logging import LogRecord
 from typing import Any
 
@@ -26,6 +27,15 @@ logger = logging.get_logger(__name__)
 CHANCE_MARGIN = 0.02  # a guessing teacher may be slightly above the majority share
 
 
+class OtherLabelsError(ValueError):
+    """A classifier was trained for another problem or other labels; the message adds a fix to the difference."""
+
+    def __init__(self, difference: str) -> None:
+        fix = "Use a checkpoint for this task, or fine-tune the teacher first with teacher_finetune: true."
+        super().__init__(f"{difference}. {fix}")
+        self.difference = difference
+
+
 def load_classifier(
     checkpoint: str,
     label_names: list[str] | None,
@@ -43,15 +53,15 @@ def load_classifier(
         label_names: Names of the classes in the data's order, or None for regression.
         trust_remote_code: Run modelling code from the checkpoint's repository.
         new_head: Use a new output layer, for a model that will be fine-tuned. Otherwise use the checkpoint's own; a
-            checkpoint without one gets a new one, with a warning.
+            checkpoint without one, or with one for other labels, gets a new one, with a warning.
         auto_class: Transformers' auto class for the task.
         problem_type: `MULTI_LABEL` for several labels per example; None for one class, or a number.
         dtype: type of the weights; `auto` for the checkpoint's.
-        require_head: Refuse a checkpoint without an output layer of its own, which would only guess.
+        require_head: Refuse a checkpoint without an output layer of its own for these labels: it would only guess.
 
     Raises:
         OSError: the checkpoint does not exist.
-        ValueError: the checkpoint's head is for other labels, or weights below the head are missing.
+        ValueError: `require_head` is set and there is none; or weights below the head are missing.
     """
     try:
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
@@ -89,7 +99,13 @@ def load_classifier(
             checkpoint,
         )
         return load_classifier(checkpoint, label_names, trust_remote_code, True, auto_class, problem_type, dtype)
-    align_labels(model, label_names, problem_type)
+    try:
+        align_labels(model, label_names, problem_type)
+    except OtherLabelsError as error:
+        if require_head:
+            raise
+        logger.warning("%s: the student gets a new classification head for the labels of the data.", error.difference)
+        return load_classifier(checkpoint, label_names, trust_remote_code, True, auto_class, problem_type, dtype)
     return model
 
 
@@ -152,18 +168,16 @@ def label_permutation(
     the same order is assumed, with a warning.
 
     Raises:
-        ValueError: the teacher has another problem type, number of labels or set of labels.
+        OtherLabelsError: the teacher has another problem type, number of labels or set of labels.
     """
-    fix = "Use a checkpoint for this task, or fine-tune the teacher first with teacher_finetune: true."
     who = _name(teacher)
     problem = _problem_type(label_names, problem_type)
     if teacher.config.problem_type not in (None, problem):
-        raise ValueError(f"{who} was trained for {teacher.config.problem_type}, but the data is for {problem}. {fix}")
+        raise OtherLabelsError(f"{who} was trained for {teacher.config.problem_type}, but the data is for {problem}")
     own_names = _own_names(teacher)
     if len(own_names) != (1 if label_names is None else len(label_names)):
-        raise ValueError(
-            f"{who} has {len(own_names)} output(s), {own_names}; "
-            f"the data needs {label_names or 'one, for regression'}. {fix}"
+        raise OtherLabelsError(
+            f"{who} has {len(own_names)} output(s), {own_names}; the data needs {label_names or 'one, for regression'}"
         )
     if label_names is None or own_names == label_names:
         return None
@@ -172,8 +186,27 @@ def label_permutation(
         if _are_generic(own_names) or _are_generic(label_names):
             logger.warning("%s has the labels %s, the data %s: assuming the same order.", who, own_names, label_names)
             return None
-        raise ValueError(f"{who} has the labels {own_names}, the data {label_names}. {fix}")
+        raise OtherLabelsError(f"{who} has the labels {own_names}, the data {label_names}")
     return None if permutation == list(range(len(own_names))) else permutation
+
+
+def names_of_numbers(label_names: list[str] | None, of_teachers: Iterable[Sequence[str]]) -> list[str] | None:
+    """The names of the classes; where they are only numbers, those that the first teacher with others has for them.
+
+    All models are then brought into the order of these names; else each would take its own order for the numbers'.
+
+    Args:
+        label_names: from the data, see `load_classifier`.
+        of_teachers: the teachers' own names, in the order of their outputs.
+    """
+    if label_names is None or not _are_generic(label_names):
+        return label_names
+    for names in of_teachers:
+        if len(names) == len(label_names) and not _are_generic(names) and permutation_of(names, label_names) is None:
+            meant = ", ".join(f"{label} is {name}" for label, name in islice(zip(label_names, names, strict=True), 12))
+            logger.warning("the labels of the data are numbers, and taken in the order of the teacher: %s.", meant)
+            return [*names]
+    return label_names
 
 
 def permutation_of(names: Sequence[str], wanted: Sequence[str]) -> list[int] | None:
@@ -272,9 +305,9 @@ def _own_names(model: PreTrainedModel) -> list[str]:
     return [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
 
 
-def _are_generic(names: list[str]) -> bool:
+def _are_generic(names: Sequence[str]) -> bool:
     indices = [str(index) for index in range(len(names))]
-    return names in (indices, [f"LABEL_{index}" for index in indices])
+    return [*names] in (indices, [f"LABEL_{index}" for index in indices])
 
 
 def _output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:

@@ -249,7 +249,7 @@ def _student(facts: CardFacts) -> str | None:
 
 
 def _results(facts: CardFacts) -> str:
-    count = facts.examples.get((facts.split or "").partition("[")[0])
+    count = facts.examples.get((facts.split or "").rpartition(" ")[2])
     of = f" ({count:,} examples)" if count else ""
     what = "examples held out of the training split" if facts.held_out else f"the {escaped(facts.split or '')} split"
     where = f"On {what}{of}:\n\n" if facts.split else ""

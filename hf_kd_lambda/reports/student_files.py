@@ -1,8 +1,12 @@
 """Which files of a run's folder make up its student: those that are pushed to the Hub."""
 
+import json
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+from transformers.dynamic_module_utils import get_relative_imports
 
 from hf_kd_lambda.reports.model_card import CARD, FIGURE
 
@@ -15,16 +19,36 @@ NEEDED = {
 # Named one by one: a run's folder also holds its teacher, its checkpoints and pickled arguments.
 STUDENT_FILES = (
     *(pattern for patterns in NEEDED.values() for pattern in patterns),
-    *("model.safetensors.index.json", "*.py"),  # code of a repository, whatever its files are called
-    *("tokenizer.json", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model"),
+    *("model.safetensors.index.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model"),
+    *("tokenizer.model", "spm.model", "spm_char.model"),
     *("bpe.codes", "chat_template.jinja", "generation_config.json", FIGURE, "results.json"),
     *("model.onnx", "model_int8.onnx"),
 )
 
+_CONFIGURATIONS = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
+
 
 def files_to_push(folder: Path) -> list[str]:
-    """Names of a student's files, all directly in its folder."""
-    return matching((path.name for path in folder.iterdir() if path.is_file()), STUDENT_FILES)
+    """Names of a student's files, all directly in its folder; of its modules those that it needs."""
+    names = (path.name for path in folder.iterdir() if path.is_file())
+    return sorted({*matching(names, STUDENT_FILES), *_own_code(folder)})
+
+
+def _own_code(folder: Path) -> set[str]:
+    """The modules that a configuration names in its `auto_map`, and those that they import; other scripts stay."""
+    waiting = []
+    for path in (folder / name for name in _CONFIGURATIONS):
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        auto_map = json.loads(text or "{}").get("auto_map")  # class by auto class: [repository--]module.Class
+        waiting += re.findall(r"(\w+)\.\w+'", str(auto_map))
+    found: set[str] = set()
+    while waiting:
+        name = f"{waiting.pop()}.py"
+        if name not in found and (folder / name).is_file():
+            found.add(name)
+            waiting += get_relative_imports(folder / name)
+    return found
 
 
 def matching(names: Iterable[str], patterns: tuple[str, ...]) -> list[str]:

@@ -10,6 +10,7 @@ from torch import nn
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.data.columns import TEACHER_LOGITS, are_classified
 from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.losses.functional.labels import item_labels
 from hf_kd_lambda.models.protocol import is_multi_label
 from hf_kd_lambda.reports.label_quality import LabelQuality, judge_labels
 from hf_kd_lambda.reports.memorised_labels import Judged
@@ -69,4 +70,4 @@ def _outputs(trainer: DistillationTrainer, examples: Dataset) -> Judged:
     student = given[0] if isinstance(given, tuple) else given  # logits come first
     teacher = examples.select_columns([TEACHER_LOGITS]).with_format("torch")[:][TEACHER_LOGITS]
     labels = torch.full((len(examples),), IGNORED) if output.label_ids is None else torch.as_tensor(output.label_ids)
-    return Judged(torch.as_tensor(student), teacher.float(), labels)
+    return Judged(torch.as_tensor(student), teacher.float(), item_labels(labels).task)

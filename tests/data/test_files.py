@@ -82,6 +82,22 @@ def test_labels_of_a_csv_are_numbers_where_all_are(tmp_path, cells, labels):
     assert [label for _, label in rows(read(tmp_path, "a.csv", content))] == labels
 
 
+@pytest.mark.parametrize("blank", [";;", " ; ;\t", ""])
+def test_blank_rows_of_a_spreadsheet_are_no_examples(tmp_path, blank):
+    content = f"text;label;x\n{blank}\ngood;1;2\n;0;\n{blank}\n{blank}\n"
+    source = read(tmp_path, "a.csv", content, delimiter=";")
+    assert rows(source) == [("good", 1), ("", 0)]
+    assert source.where(0).endswith("row 3 (the header is row 1)")
+
+
+def test_what_another_version_has_read_is_read_again(tmp_path, monkeypatch):
+    content = "text,label\na,0\nb,1\n"
+    first, again = (read(tmp_path, "a.csv", content).rows.cache_files for _ in range(2))
+    assert first == again
+    monkeypatch.setattr("hf_kd_lambda.data.files.version", lambda package: "another")
+    assert read(tmp_path, "a.csv", content).rows.cache_files != first
+
+
 def test_a_long_text_and_lines_in_a_text(tmp_path):
     long = "word " * 40_000
     source = read(tmp_path, "a.csv", f'text,label\n"{long}",0\n"two\nlines",1\nlast,2\n')

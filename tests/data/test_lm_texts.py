@@ -38,7 +38,7 @@ def test_another_column_and_fewer_texts(tmp_path):
     train = "".join(f'{{"body": "{word}", "text": 3}}\n' for word in "abcdefgh")
     data = load(tmp_path, train, train, "json", text_column="body", max_train_samples=3, max_eval_samples=2)
     assert len(data.splits["train"]) == 3
-    assert data.splits["validation"]["text"][:] == ["a", "b"]
+    assert len(set(data.splits["validation"]["text"][:])) == 2
 
 
 @pytest.mark.parametrize(

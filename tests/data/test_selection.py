@@ -184,6 +184,16 @@ def test_rows_without_a_label_are_counted_in_a_warning_and_never_held_out(tmp_pa
     assert "have no label" not in caplog.text
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_the_text_nan_is_no_label_in_any_format(tmp_path, suffix):
+    rows = Dataset.from_dict({"text": [f"t{i}" for i in range(41)], "label": ["pos", "neg"] * 20 + ["nan"]})
+    write_rows = {"csv": rows.to_csv, "jsonl": rows.to_json, "parquet": rows.to_parquet}[suffix]
+    write_rows(tmp_path / f"a.{suffix}")
+    data = load_task_data(DataArguments(train_file=str(tmp_path / f"a.{suffix}")), seed=0)
+    assert data.label_names == ["neg", "pos"]
+    assert data.splits["train"]["label"][:].count(None) == 1
+
+
 def test_integers_that_pandas_made_floats_are_pointed_out(tmp_path, caplog):
     rows = "".join(f"t{i},{i % 3}.0\n" for i in range(40))
     load_task_data(DataArguments(train_file=write(tmp_path, "a.csv", f"text,label\n{rows}a,\n")), seed=0)

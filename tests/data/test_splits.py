@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.questions import load_questions
@@ -61,6 +61,39 @@ def test_a_saved_dataset_keeps_its_split_of_unlabelled_texts(tmp_path):
     own = str(tmp_path / "own")
     data = load_task_data(DataArguments(dataset=own, unlabelled_dataset=own), seed=0)
     assert {"c", "d", "e"} < set(data.splits["train"]["text"])
+
+
+def test_the_format_of_a_saved_dataset_is_not_taken_over(tmp_path):
+    rows = Dataset.from_dict({"text": list("abcd") * 5, "label": [0, 1, 1, 0] * 5}).with_format("numpy")
+    rows.save_to_disk(tmp_path / "one")
+    DatasetDict({"train": rows, "validation": rows}).save_to_disk(tmp_path / "two")
+    for name in ("one", "two"):
+        data = load_task_data(DataArguments(dataset=str(tmp_path / name)), seed=0)
+        assert data.label_names == ["0", "1"]
+
+
+def test_beside_a_saved_dataset_that_is_read_only_nothing_is_written(tmp_path, monkeypatch):
+    rows = Dataset.from_dict({"text": list("abcd") * 5, "label": [0, 1, 1, 0] * 5})
+    DatasetDict({"train": rows, "validation": rows}).save_to_disk(tmp_path / "own")
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    data = load_task_data(DataArguments(dataset=str(tmp_path / "own")), seed=0)
+    data.splits.map(lambda row: {"length": len(row["text"])})
+    assert [path for path in sorted(tmp_path.rglob("*")) if "cache" not in str(path)] == before
+
+
+def test_a_class_of_minus_one_is_no_label(tmp_path, caplog):
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "nan"])})
+    rows = {"text": [*"abcd"], "label": [1, -1, 0, 1]}
+    train, validation = (Dataset.from_dict(rows, features=features) for _ in range(2))
+    DatasetDict({"train": train, "validation": validation}).save_to_disk(tmp_path / "own")
+    data = load_task_data(DataArguments(dataset=str(tmp_path / "own")), seed=0)
+    assert data.splits["train"]["label"][:] == [1, None, 0, 1]
+    assert data.splits["validation"][:] == {"text": ["a", "c", "d"], "label": [1, 0, 1]}
+    assert "validation split: 1 of 4 examples have no label (-1), and are left out" in caplog.text
+    Dataset.from_dict({**rows, "text": ["a", "b", "c", None]}, features=features).to_parquet(tmp_path / "dev.parquet")
+    with pytest.raises(ValueError, match=r"row 3 .counted from 0.: column 'text' holds None"):
+        load_task_data(DataArguments(dataset=str(tmp_path / "own"), test_file=str(tmp_path / "dev.parquet")), seed=0)
 
 
 def test_a_dataset_that_cannot_be_loaded_is_named(tmp_path):

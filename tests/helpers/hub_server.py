@@ -168,6 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif operation["key"] == "lfsFile":
                 files[value["path"]] = self.hub.stored[value["oid"]]
+            elif operation["key"] == "deletedFile":
+                del files[value["path"]]
             else:
                 repository.commits.append(value["summary"])
         repository.branches[branch] = files
@@ -178,9 +180,11 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in self.hub.repositories:
             self._answer(404, {}, {"X-Error-Code": "RepoNotFound"})
             return
-        files = self.hub.repositories[name].branches[branch or "main"]
+        repository = self.hub.repositories[name]
+        files = repository.branches[branch or "main"]
         siblings = [{"rfilename": path} for path in files]
-        self._answer(200, {"id": name, "sha": _sha(files), "siblings": siblings, "tags": [], "private": False})
+        shown = {"id": name, "sha": _sha(files), "siblings": siblings, "tags": [], "private": repository.private}
+        self._answer(200, shown)
 
     def _tree(self, body: bytes, name: str, branch: str) -> None:
         files = self.hub.repositories[name].branches[branch]

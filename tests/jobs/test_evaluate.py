@@ -10,7 +10,9 @@ from helpers.tiny import save_checkpoint, tiny_bert
 from helpers.tiny_spans import span_bert
 
 from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
+from hf_kd_lambda.jobs import evaluate, onnx_export
 from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints, main
+from hf_kd_lambda.jobs.onnx_export import main as export
 from hf_kd_lambda.studies.comparison.plan import arguments
 
 ROOT = Path(__file__).parents[2]
@@ -133,6 +135,34 @@ def test_a_dataset_of_training_examples_is_evaluated_on_what_training_holds_out(
     main([str(folder), "--dataset", str(tmp_path / "data")])
     assert "On the validation split:" in capsys.readouterr().out
     assert "validation: 2 examples (praise 1, rant 1, shrug 0)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ([], ("text-classification", "hypothesis", 16)),
+        (["--max_length", "9"], ("text-classification", "hypothesis", 9)),
+    ],
+)
+def test_a_student_reads_as_it_has_learned_to(tmp_path, monkeypatch, given, expected):
+    def show(*args):
+        (data,) = (value for value in args if isinstance(value, EvaluatedData))
+        raise LookupError(data.problem, data.text_pair_column, data.max_length)
+
+    recorded = {"max_length": 16, "text_pair_column": "hypothesis", "text_column": "premise", "doc_stride": None}
+    (tmp_path / "results.json").write_text(json.dumps({"settings": recorded}))
+    for module, name, command in ((evaluate, "evaluate_checkpoints", main), (onnx_export, "measure_forms", export)):
+        monkeypatch.setattr(module, name, show)
+        monkeypatch.setattr(onnx_export, "export_onnx", lambda folder: 0.0)
+        with pytest.raises(LookupError) as shown:
+            command([str(tmp_path), "--test_file", "new.csv", *given])
+        assert shown.value.args == expected
+
+
+@pytest.mark.parametrize("content", ["{broken", "[]", '{"settings": null}', "{}"])
+def test_results_of_something_else_are_not_read(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    assert evaluate.settings_of_student(tmp_path) == evaluate.settings_of_student("org/model") == {}
 
 
 def test_columns_of_labels_are_separated_as_for_distill(tmp_path, capsys):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.hub_server import DROP, USER, HubServer
+from helpers.hub_server import DROP, USER, HubServer, Repository
 from helpers.small_jobs import job, settings
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import httpx
@@ -87,14 +87,17 @@ def distilled(run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pushes(server, run, distilled):
-    """What pushes ended with: four that break off, one that repeats them, one to a branch; and the logits."""
+    """What pushes ended with: four break off, one repeats them, two to a public one, one to a branch; the logits."""
     folder, _ = distilled
     before = contents(folder)
     for path, status in FAILURES:
         server.fail_once(path, status)
     repeated = shlex.join([str(folder), "broken-off", "--private"])
     branch = [str(folder), f"{USER}/fetched", "--revision", "v2", "--commit_message", "second thoughts"]
-    result = run("-c", PUSHES, *[repeated] * (len(FAILURES) + 1), shlex.join(branch))
+    of_another = dict.fromkeys(("model.onnx", "adapter_config.json", "vocab.txt", "handler.py", "notes.txt"), b"")
+    server.repositories[f"{USER}/public"] = Repository(private=False, branches={"main": of_another})
+    public = shlex.join([str(folder), "public"])
+    result = run("-c", PUSHES, *[repeated] * (len(FAILURES) + 1), f"{public} --private", public, shlex.join(branch))
     assert result.returncode == 0, result.stderr
     assert contents(folder) == before
     assert TOKEN not in result.stdout + result.stderr
@@ -176,7 +179,7 @@ def test_a_pushed_student_predicts_the_same_elsewhere(server, distilled, pushes)
 
 
 def test_a_push_that_breaks_off_is_explained_and_can_be_repeated(server, distilled, pushes):
-    *messages, last, _, _ = pushes
+    *messages, last, _, _, _, _ = pushes
     for message, reason in zip(messages, FAILURES.values(), strict=True):
         assert reason in message
         assert message.startswith("error: ")
@@ -188,6 +191,17 @@ def test_a_push_that_breaks_off_is_explained_and_can_be_repeated(server, distill
     assert last is None, "the fifth attempt succeeded"
     assert server.repositories[f"{USER}/broken-off"].private
     assert server.repositories[f"{USER}/broken-off"].branches["main"].keys() == STUDENT
+
+
+def test_a_public_repository_is_no_place_for_a_private_student(server, pushes):
+    *_, refused, pushed, _, _ = pushes
+    assert "'tester/public' is a public repository" in refused
+    assert pushed is None
+
+
+def test_what_another_student_has_left_is_deleted(server, pushes):
+    files = server.repositories[f"{USER}/public"].branches["main"]
+    assert files.keys() == STUDENT | {"handler.py", "notes.txt"}
 
 
 def test_no_token_is_written_anywhere(server, distilled):
@@ -219,10 +233,24 @@ def test_only_files_of_the_student_are_pushed(finished):
     (finished / "run.json").write_text('{"finished": true, "settings": {}}')
     (finished / "label_quality.parquet").touch()
     assert set(student_files(finished)) == STUDENT
-    of_others = {"generation_config.json", "chat_template.jinja", "modeling.py", "bert_padding.py"}
+    of_others = {"generation_config.json", "chat_template.jinja"}
     for name in of_others:
         (finished / name).touch()
     assert set(student_files(finished)) == STUDENT | of_others
+
+
+def test_of_python_files_those_that_the_student_needs_are_pushed(finished):
+    classes = {"AutoConfig": "configuring.Config", "AutoModel": "org/other--modeling.Model"}
+    (finished / "config.json").write_text(json.dumps({"auto_map": classes}))
+    (finished / "tokenizer_config.json").write_text('{"auto_map": {"AutoTokenizer": ["own_tokens.Slow", null]}}')
+    (finished / "configuring.py").touch()
+    (finished / "own_tokens.py").write_text("from transformers import PreTrainedTokenizer")
+    (finished / "modeling.py").write_text("from .bert_padding import pad\nfrom .configuring import Config")
+    (finished / "bert_padding.py").write_text("import train")
+    for name in ("train.py", "sitecustomize.py", "vocab.zip", "secret.model"):
+        (finished / name).touch()
+    code = {"configuring.py", "own_tokens.py", "modeling.py", "bert_padding.py"}
+    assert set(student_files(finished)) == STUDENT | code
 
 
 def test_a_folder_without_a_finished_student_is_refused(finished):

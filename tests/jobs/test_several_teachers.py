@@ -14,9 +14,9 @@ from hf_kd_lambda.studies.probe.probe import batch
 NAMES = sorted(WORDS)
 
 
-def saved(folder, seed):
+def saved(folder, seed, names=NAMES):
     torch.manual_seed(seed)
-    model = tiny_bert(layers=2, id2label=dict(enumerate(NAMES)), label2id={name: i for i, name in enumerate(NAMES)})
+    model = tiny_bert(layers=2, id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)})
     model.classifier.weight.data *= 20
     return save_checkpoint(model, folder)
 
@@ -76,6 +76,26 @@ def test_with_trust_each_teacher_has_its_own_reliability(tmp_path):
     assert quality["teacher_reliabilities"] == pytest.approx([first, second])
     words = f"The reliability is {first:.2f} for teacher 1, {second:.2f} for teacher 2."
     assert words in " ".join((tmp_path / "out" / "README.md").read_text().split())
+
+
+def test_labels_that_are_numbers_have_one_order_in_all_models(tmp_path):
+    generic = [f"LABEL_{index}" for index in range(3)]
+    orders = {"g": generic, "a": NAMES, "b": NAMES[::-1], "s": NAMES[1:] + NAMES[:1]}
+    *teachers, student = [saved(tmp_path / name, 0, order) for name, order in orders.items()]
+    given = {"teacher": f"[{', '.join(teachers)}]", "student": student, "student_layers": None, "label_column": "kind"}
+    given |= dict.fromkeys(("teacher_finetune", "teacher_epochs", "teacher_learning_rate"))
+    rows = "".join(f"{word},{index}\n" for index, name in enumerate(NAMES) for word in WORDS[name] * 4)
+    (tmp_path / "numbers.csv").write_text("review,kind\n" + rows)
+    files = {"train_file": str(tmp_path / "numbers.csv"), "validation_file": None, "test_file": None}
+    whole = job({**settings(tmp_path, **given), **files})
+    assert whole.data.label_names == NAMES
+    teacher = whole.load_teacher()
+    models = [*teacher.members, whole.load_student(teacher)]
+    assert [list(model.config.id2label.values()) for model in models] == [NAMES] * 4
+    plain = models[0].classifier.weight  # all heads are one, but for the order
+    for model, order in zip(models, orders.values(), strict=True):
+        rows = range(3) if order is generic else [order.index(name) for name in NAMES]
+        torch.testing.assert_close(model.classifier.weight, plain[list(rows)])
 
 
 STUDENT = {"student": "s"}

@@ -17,6 +17,7 @@ from hf_kd_lambda.models.labels import (
     freeze,
     label_permutation,
     load_classifier,
+    names_of_numbers,
     permute_head,
     set_labels,
     warn_if_at_chance,
@@ -88,6 +89,20 @@ def test_encoder_without_head_gets_one_with_a_warning(tmp_path, warnings):
     assert "teacher_finetune: true" in warnings[0]
 
 
+@pytest.mark.parametrize("saved", [named_bert("no", "yes"), named_bert("a", "b", "c"), named_bert("score")])
+def test_a_head_for_other_labels_is_replaced_with_a_warning_or_refused(tmp_path, saved, warnings):
+    checkpoint = save_checkpoint(saved, tmp_path)
+    loaded = load_classifier(checkpoint, NAMES)
+    assert list(loaded.config.id2label.values()) == NAMES
+    assert logits(loaded).shape == (4, 3)
+    torch.testing.assert_close(dict(loaded.bert.named_parameters()), dict(saved.bert.named_parameters()))
+    (warning,) = warnings
+    assert "the student gets a new classification head" in warning
+    assert "teacher_finetune" not in warning
+    with pytest.raises(ValueError, match="fine-tune the teacher first with teacher_finetune: true"):
+        load_classifier(checkpoint, NAMES, require_head=True)
+
+
 def test_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(OSError, match=r"teacher or student .*no_such_folder"):
         load_classifier(str(tmp_path / "no_such_folder"), NAMES)
@@ -124,6 +139,22 @@ def test_generic_names_are_taken_in_order_with_a_warning(own_names, label_names,
     assert len(warnings) == 1
     align_labels(model, label_names)
     assert model.config.label2id == {"no": 0, "yes": 1}
+
+
+@pytest.mark.parametrize(
+    ("label_names", "of_teachers", "expected"),
+    [
+        (["0", "1"], [["LABEL_0", "LABEL_1"], ["no", "yes"], ["yes", "no"]], ["no", "yes"]),
+        (["LABEL_0", "LABEL_1"], [["no", "yes"]], ["no", "yes"]),
+        (["0", "1"], [["1", "0"]], ["0", "1"]),
+        (["0", "1", "2"], [["no", "yes"], []], ["0", "1", "2"]),
+        (["bad", "good"], [["no", "yes"]], ["bad", "good"]),
+        (None, [["no", "yes"]], None),
+    ],
+)
+def test_numbers_get_the_names_of_the_first_teacher_that_has_some(label_names, of_teachers, expected, warnings):
+    assert names_of_numbers(label_names, of_teachers) == expected
+    assert len(warnings) == (expected != label_names)
 
 
 def test_a_plain_module_with_a_configuration_is_named_by_its_class(warnings):

@@ -18,6 +18,7 @@ from helpers.small_runs import (
     logged,
     make_trainer,
     models,
+    partly_labelled,
     several_teachers,
     train,
 )
@@ -301,6 +302,14 @@ def test_labels_that_no_batch_has_are_missing(tmp_path):
     shown = data.with_format("torch", columns=["input_ids", "attention_mask", "teacher_logits"])
     trainer = train(config(tmp_path, **TRUST, max_steps=1), None, models()[1], shown)
     assert set(label_quality(trainer, "abc").labels.tolist()) == {-100}
+
+
+def test_a_label_of_minus_101_is_missing_as_one_of_minus_100(tmp_path):
+    data = partly_labelled(-101)
+    args = config(tmp_path / "run", **TRUST, cache_teacher=True, teacher_cache_dir=str(tmp_path), max_steps=1)
+    found = label_quality(train(args, *models(), data, eval_dataset=data), ["a", "b", "c"])
+    assert found.labels.tolist() == partly_labelled(-100)["labels"][:]
+    assert {one.training_labels for one in found.agreements} == {int((found.labels >= 0).sum())}
 
 
 def test_other_rules_and_examples_without_logits_are_not_judged(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from helpers.small_jobs import job, settings
 
 from hf_kd_lambda import cli
+from hf_kd_lambda.jobs.command_line import split_list
 from hf_kd_lambda.jobs.yaml_file import YamlFile
 from hf_kd_lambda.utils.paths import check_model_folder, check_path, expand_home, write_at_once
 
@@ -21,6 +22,10 @@ def home(tmp_path, monkeypatch):
 @pytest.mark.parametrize("word", ["~/a/b", "--output_dir=~/a/b", "--glue=~/a/b"])
 def test_a_path_alone_or_in_a_setting_is_expanded(home, word):
     assert expand_home(word) == word.replace("~", str(home))
+
+
+def test_each_path_of_a_list_is_expanded(home):
+    assert split_list("[~/a, ~/b, c]") == [f"{home}/a", f"{home}/b", "c"]
 
 
 @pytest.mark.parametrize("word", ["~", "~x", "a~/b", "--delimiter=~", "a=~/b", "--~/a"])
@@ -39,12 +44,16 @@ def test_a_path_without_a_folder_is_refused_and_an_id_of_the_hub_is_not(name, re
 
 def test_values_of_a_settings_file_are_expanded_at_every_depth(home):
     file = home / "settings.yaml"
-    file.write_text("output_dir: ~/out\ntasks:\n  one: {train_file: ~/a.csv, delimiter: '~'}\nteacher: ~\n")
+    file.write_text(
+        "output_dir: ~/out\ntasks:\n  one: {train_file: ~/a.csv, delimiter: '~'}\nteacher: ~\n"
+        "teacher_weights: {~/b: 2}\n"
+    )
     parts = YamlFile(file)
     assert {name: parts.value(node) for name, node in parts.items} == {
         "output_dir": f"{home}/out",
         "tasks": {"one": {"train_file": f"{home}/a.csv", "delimiter": "~"}},
         "teacher": None,
+        "teacher_weights": {f"{home}/b": 2},
     }
 
 
