@@ -13,7 +13,7 @@ from scipy.stats import ttest_1samp
 
 from hf_kd_lambda.studies.comparison import merit
 from hf_kd_lambda.studies.comparison.merit import Group
-from hf_kd_lambda.studies.comparison.run_results import Run, read_runs
+from hf_kd_lambda.studies.comparison.run_results import Run, is_fixed, read_runs
 
 ROOT = Path(__file__).parents[1]
 AT_BOUND = 0.999  # of |log10 λ|, which `lambda_min` 0.1 and `lambda_max` 10 keep within 1
@@ -55,7 +55,7 @@ def sst2_table() -> str:
 
 def regret_table() -> str:
     """Mean and worst regret of each rule over all tasks and regimes, sorted by the mean."""
-    runs = _runs("compare")
+    runs = _first_runs()
     regrets = {rule: merit.regrets(runs, rule) for rule in merit.rules(runs)}
     means = {rule: fmean(regret.points for regret in found.values()) for rule, found in regrets.items()}
     rows = []
@@ -68,7 +68,7 @@ def regret_table() -> str:
 
 def regret_facts_table() -> str:
     """More numbers about `evidence` from the same runs."""
-    runs = _runs("compare")
+    runs = _first_runs()
     groups = merit.groups(runs)
     without_mrpc = [run for run in runs if run.task != "mrpc"]
     means = {
@@ -94,6 +94,15 @@ def regret_facts_table() -> str:
         *_odds_on_stsb(runs),
     ]
     return markdown_table(("`evidence` (scores and regrets in points)", "measured"), rows)
+
+
+def regret_trust_table() -> str:
+    """`trust` and two other rules in the same groups, with the seed that `trust` has there."""
+    rows = []
+    for rule in ("trust", "evidence", "adaptive"):
+        runs = [run for run in _runs("compare") if is_fixed(run) or (run.rule, run.seed) == (rule, 0)]
+        rows.append((_rule_name(rule), *_against_weights(runs, rule, _regime_name)))
+    return markdown_table(("rule", *AGAINST_WEIGHTS), rows)
 
 
 def kd_losses_table() -> str:
@@ -199,20 +208,22 @@ def trust_facts_table() -> str:
         ("`trust`, without MRPC", "trust", without_mrpc),
         ("`evidence`", "evidence", runs),
     ):
-        tuned, regrets = merit.against_tuned(given, rule), merit.regrets(given, rule)
-        worst, regret = max(regrets.items(), key=lambda item: item[1].points)
-        rows.append(
-            (
-                name,
-                f"{_mean(tuned)}, {len(tuned)} tasks and regimes",
-                f"{fmean(found.points for found in regrets.values()):+.2f}, {len(regrets)} tasks and regimes",
-                f"{regret.points:+.2f}, {worst.task}, {WRONG[worst.regime]}",
-                _at_bounds(given, rule),
-            )
-        )
-    tuned_head = "score minus that of the weight tuned on the other seeds"
-    head = ("rule", tuned_head, "mean regret", "worst regret", "λ ends at a bound")
-    return markdown_table(head, rows)
+        rows.append((name, *_against_weights(given, rule, WRONG.__getitem__), _at_bounds(given, rule)))
+    return markdown_table(("rule", *AGAINST_WEIGHTS, "λ ends at a bound"), rows)
+
+
+AGAINST_WEIGHTS = ("score minus that of the weight tuned on the other seeds", "mean regret", "worst regret")
+
+
+def _against_weights(runs: Sequence[Run], rule: str, name: Callable[[str], str]) -> tuple[str, str, str]:
+    """The cells of `AGAINST_WEIGHTS`; `name` gives a regime's."""
+    tuned, regrets = merit.against_tuned(runs, rule), merit.regrets(runs, rule)
+    worst, regret = max(regrets.items(), key=lambda item: item[1].points)
+    return (
+        f"{_mean(tuned)}, {len(tuned)} tasks and regimes",
+        f"{fmean(found.points for found in regrets.values()):+.2f}, {len(regrets)} tasks and regimes",
+        f"{regret.points:+.2f}, {worst.task}, {name(worst.regime)}",
+    )
 
 
 def _at_bounds(runs: Sequence[Run], rule: str) -> str:
@@ -402,6 +413,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "sst2": sst2_table,
     "regret": regret_table,
     "regret_facts": regret_facts_table,
+    "regret_trust": regret_trust_table,
     "kd_losses": kd_losses_table,
     "transfer": transfer_table,
     "mix": mix_table,
@@ -427,6 +439,11 @@ def _lines(folder: str) -> list[dict[str, Any]]:
 @cache
 def _runs(comparison: str) -> list[Run]:
     return read_runs(ROOT / "benchmarks" / comparison / "results.jsonl")
+
+
+def _first_runs() -> list[Run]:
+    """Of the comparison on four tasks, the runs before `trust`, which was added later, on another machine."""
+    return [run for run in _runs("compare") if run.rule != "trust"]
 
 
 def _runs_of(runs: Sequence[Run], group: Group, rule: str) -> list[Run]:
