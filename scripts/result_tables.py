@@ -97,10 +97,12 @@ def regret_facts_table() -> str:
 
 
 def regret_trust_table() -> str:
-    """`trust` and two other rules in the same groups, with the seed that `trust` has there."""
+    """`trust` and two other rules in the groups of the same comparison that `trust` has, with its only seed."""
     rows = []
+    known = {(merit.group_of(run), run.seed) for run in _runs("compare") if run.rule == "trust"}
     for rule in ("trust", "evidence", "adaptive"):
-        runs = [run for run in _runs("compare") if is_fixed(run) or (run.rule, run.seed) == (rule, 0)]
+        ours = [run for run in _runs("compare") if run.rule == rule and (merit.group_of(run), run.seed) in known]
+        runs = [*ours, *(run for run in _runs("compare") if is_fixed(run))]
         rows.append((_rule_name(rule), *_against_weights(runs, rule, _regime_name)))
     return markdown_table(("rule", *AGAINST_WEIGHTS), rows)
 
