@@ -45,7 +45,6 @@ FARTHEST = 3.0
 such as labels with a lost decimal point, would make all other wrong labels look right."""
 ROUNDED_SHARE = 1e-6
 """Smallest variance of the labels, as a share of the mean of their squares, whose rounding errors in fp32 are less."""
-
 EQUAL_SHARE = 1e-7
 """Labels that differ by less than this share of their size are the same number in fp32."""
 

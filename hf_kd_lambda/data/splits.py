@@ -192,7 +192,7 @@ def _stored_splits(
 def _saved(folder: Path) -> Any:
     """What `save_to_disk` wrote, with values as Python has them, whatever `set_format` had set.
 
-    A folder that cannot be written is read into memory, as `datasets` would write what is made of it beside the files.
+    A folder that cannot be written is read into memory, because `datasets` would write there what is made of it.
     """
     return load_from_disk(folder, keep_in_memory=not os.access(folder, os.W_OK)).with_format(None)
 

@@ -67,7 +67,7 @@ _RANGES = {
     "lambda_kappa": _POSITIVE,
     "lambda_min": _POSITIVE,
     "lambda_max": _POSITIVE,
-    "lambda_max_change": _Range("a positive number of at most 700", lambda value: 0 < value <= 700),
+    "lambda_max_change": _Range("a positive number of at most 700", lambda value: 0 < value <= 700),  # e⁷¹⁰ is ∞
     "gram_decay": _BELOW_ONE,
     "temperature": _between(0.01, 1000),  # beyond, fp32 rounds the distributions to one-hot or uniform ones
     "lambda_interval": _between(1, 1e6),
