@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import constants, create_branch, create_repo, get_token, model_info, upload_folder
+from huggingface_hub import constants, create_branch, create_repo, get_token, upload_folder
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 from transformers import TrainingArguments
@@ -16,7 +16,7 @@ from transformers.trainer_utils import HubStrategy
 
 from hf_kd_lambda.jobs.errors import PushError
 from hf_kd_lambda.jobs.run_folder import is_unfinished
-from hf_kd_lambda.reports.student_files import NEEDED, STUDENT_FILES, files_to_push, matching
+from hf_kd_lambda.reports.student_files import LEFT_BY_OTHERS, NEEDED, files_to_push, matching, require_private
 
 COMMIT_MESSAGE = "Add the distilled student"
 FIXES = {
@@ -103,14 +103,10 @@ def make_repository(repo_id: str, private: bool | None = None) -> str:
     """
     try:
         name = create_repo(repo_id, private=private, exist_ok=True).repo_id
-        is_public = bool(private) and not model_info(name).private
+        if private:
+            require_private(name)
     except (httpx.HTTPError, OSError, ValueError) as error:
-        raise PushError(f"cannot make the repository {repo_id!r}: {_reason(error)}") from error
-    if is_public:
-        raise PushError(
-            f"{name!r} is a public repository, and the student shall be private: make it private in its settings on "
-            "the Hub, name another, or leave --private (hub_private_repo) out."
-        )
+        raise PushError(f"cannot push to {repo_id!r}: {_reason(error)}") from error
     return name
 
 
@@ -151,7 +147,7 @@ def push_student(
             repo_id=repo_id,
             folder_path=folder,
             allow_patterns=files,
-            delete_patterns=[*STUDENT_FILES, "adapter_*"],  # what another student has left there
+            delete_patterns=list(LEFT_BY_OTHERS),
             commit_message=commit_message,
             revision=revision,
         )

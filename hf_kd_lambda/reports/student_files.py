@@ -1,4 +1,4 @@
-"""Which files of a run's folder make up its student: those that are pushed to the Hub."""
+"""Which files of a run's folder make up its student: those that are pushed to the Hub, and who may read them."""
 
 import json
 import re
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from huggingface_hub import model_info
 from transformers.dynamic_module_utils import get_relative_imports
 
 from hf_kd_lambda.reports.model_card import CARD, FIGURE
@@ -25,6 +26,8 @@ STUDENT_FILES = (
     *("bpe.codes", "chat_template.jinja", "generation_config.json", FIGURE, "results.json"),
     *("model.onnx", "model_int8.onnx"),
 )
+LEFT_BY_OTHERS = (*STUDENT_FILES, "adapter_*")
+"""Files that another student may have left in a repository, and with which this one would not be loaded as it is."""
 
 _CONFIGURATIONS = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 
@@ -54,3 +57,21 @@ def _own_code(folder: Path) -> set[str]:
 def matching(names: Iterable[str], patterns: tuple[str, ...]) -> list[str]:
     """The names that match one of the patterns, sorted."""
     return sorted(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns))
+
+
+def require_private(repository: str, token: str | None = None) -> None:
+    """Refuse a repository that everybody can read.
+
+    Args:
+        repository: `namespace/name`.
+        token: None for that of huggingface_hub.
+
+    Raises:
+        ValueError: it is public.
+        OSError, httpx.HTTPError: the Hub cannot be reached, or refuses.
+    """
+    if not model_info(repository, token=token).private:
+        raise ValueError(
+            f"{repository!r} is a public repository, and the student shall be private: make it private in its "
+            "settings on the Hub, name another, or leave --private (hub_private_repo) out."
+        )

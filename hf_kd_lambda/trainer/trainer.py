@@ -39,7 +39,7 @@ from hf_kd_lambda.models.protocol import (
 )
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card
-from hf_kd_lambda.reports.student_files import NEEDED, files_to_push, matching
+from hf_kd_lambda.reports.student_files import LEFT_BY_OTHERS, NEEDED, files_to_push, matching, require_private
 from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
 from hf_kd_lambda.trainer import setup
 from hf_kd_lambda.trainer.base_trainer import BaseTrainer
@@ -149,7 +149,7 @@ class DistillationTrainer(BaseTrainer):
         super().__init__(model, setup.own_arguments(args), **kwargs)
         self._pushes_saved = args.push_to_hub
         if args.push_to_hub:
-            self.init_hf_repo()
+            self._make_repository(args.hub_token)
         self.label_names = self.label_names or ["labels"]  # the Trainer finds none if the student's forward has none
         # Models, settings and examples must fit each other before anything is trained.
         num_outputs = self._fit_models(model, teacher)
@@ -457,13 +457,13 @@ class DistillationTrainer(BaseTrainer):
         """As the Trainer's, but of the folder's files those alone that `hf-kd-lambda push` pushes.
 
         Raises:
-            ValueError: the folder has no weights.
+            ValueError: the folder has no weights, or the repository is public and the student shall be private.
         """
         token = token or self.args.hub_token
-        if self.hub_model_id is None:
-            if private is not None:  # transformers 5.17's `init_hf_repo` does not take it
-                self.args.hub_private_repo = private
-            self.init_hf_repo(token=token)
+        if private is not None:  # transformers 5.17's `init_hf_repo` does not take it
+            self.args.hub_private_repo = private
+        if self.hub_model_id is None or private:
+            self._make_repository(token)
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
@@ -479,11 +479,18 @@ class DistillationTrainer(BaseTrainer):
             repo_id=str(self.hub_model_id),
             folder_path=folder,
             allow_patterns=files,
+            delete_patterns=list(LEFT_BY_OTHERS),
             commit_message=commit_message,
             revision=revision or self.args.hub_revision,
             token=token,
             run_as_future=cast(Any, not blocking),
         )
+
+    def _make_repository(self, token: str | None) -> None:
+        """Make the repository, unless there is one; refuse one that is public if the student shall be private."""
+        self.init_hf_repo(token=token)
+        if self.args.hub_private_repo and self.is_world_process_zero():
+            require_private(str(self.hub_model_id), token)
 
     # What is known of a run
 

@@ -33,8 +33,17 @@ STUDENT = {
 TRAINER = """
 import sys
 from pathlib import Path
-from helpers.small_runs import config, examples, models, train
-train(config(Path(sys.argv[1]), hub_model_id="from-trainer"), *models(), examples()).push_to_hub(private=True)
+from helpers.small_runs import config, examples, make_trainer, models, train
+trainer = train(config(Path(sys.argv[1]), hub_model_id="from-trainer"), *models(), examples())
+trainer.push_to_hub(private=True)
+trainer.hub_model_id, trainer.args.hub_private_repo = sys.argv[2], None
+trainer.push_to_hub()
+for settings in ({"push_to_hub": True}, {}):
+    given = config(Path(sys.argv[1]), hub_model_id=sys.argv[2], hub_private_repo=True, **settings)
+    try:
+        make_trainer(given, *models(), examples()).push_to_hub()
+    except ValueError as error:
+        print(error)
 """
 # Pushes in one process, with the arguments of each line, then the logits of the student that the last of them put on
 # the branch v2. What each ends with goes to stdout, one line of JSON each.
@@ -143,8 +152,16 @@ def test_a_job_whose_push_fails_is_finished_all_the_same(tmp_path, monkeypatch):
 
 
 def test_a_trainer_without_a_job_pushes_its_card_and_figure_too(server, run, tmp_path):
-    result = run("-c", TRAINER, tmp_path / "student")
+    public = f"{USER}/of-all"
+    of_another = {"adapter_config.json": b"", "notes.txt": b""}
+    server.repositories[public] = Repository(private=False, branches={"main": of_another})
+    result = run("-c", TRAINER, tmp_path / "student", public)
     assert result.returncode == 0, result.stderr
+    assert server.repositories[public].branches["main"].keys() >= {"model.safetensors", "notes.txt"}
+    assert "adapter_config.json" not in server.repositories[public].branches["main"], "the student would not load"
+    refusals = [line for line in result.stdout.splitlines() if f"'{public}' is a public repository" in line]
+    assert len(refusals) == 2, "where it is made before training, and where it is pushed"
+    assert len(server.repositories[public].commits) == 1
     assert server.repositories[f"{USER}/from-trainer"].private
     files = server.repositories[f"{USER}/from-trainer"].branches["main"]
     pushed = {"README.md", "lambda.png", "config.json", "model.safetensors"}
