@@ -23,8 +23,8 @@ from hf_kd_lambda.data.texts import GLUE_TASKS
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse
+from hf_kd_lambda.trainer.build_lambda import lambda_kind, lambda_state
 from hf_kd_lambda.trainer.config import DistillationConfig
-from hf_kd_lambda.trainer.setup import lambda_kind, lambda_state
 
 INTERVALS = (1, 2, 4, 8, 16)
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -29,7 +29,7 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
 
         Args:
             balancer: the balancer with the state.
-            kind: what a checkpoint's λ must share with the run's: see `setup.lambda_kind`.
+            kind: what a checkpoint's λ must share with the run's: see `build_lambda.lambda_kind`.
         """
         return type(cls.__name__, (cls,), {"balancer": balancer, "kind": kind})()
 

@@ -41,7 +41,7 @@ from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card
 from hf_kd_lambda.reports.student_files import LEFT_BY_OTHERS, NEEDED, files_to_push, matching, require_private
 from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
-from hf_kd_lambda.trainer import setup
+from hf_kd_lambda.trainer import build_lambda, setup
 from hf_kd_lambda.trainer.base_trainer import BaseTrainer
 from hf_kd_lambda.trainer.card import facts_of_trainer
 from hf_kd_lambda.trainer.config import DistillationConfig
@@ -166,16 +166,16 @@ class DistillationTrainer(BaseTrainer):
         drop_projections(model)
         hidden_states = setup.match_layers(objective, model, teacher, self._datasets(), self.data_collator)
         check_student_weights(model, self.optimizer, self.args.rule.measures)
-        classes = setup.item_classes(model, num_outputs)
-        shares = setup.teacher_shares(self.args, teacher, self._datasets(), classes)
+        classes = build_lambda.item_classes(model, num_outputs)
+        shares = build_lambda.teacher_shares(self.args, teacher, self._datasets(), classes)
         cache_format = setup.cache_format(self.args, objective.needs, hidden_states, num_outputs, shares)
         of_teacher = objective.needs | ({"member_logits"} if shares else set())
         self._teacher_outputs = TeacherOutputs(teacher, self.accelerator, of_teacher, cache_format)
         self._student_inputs = forward_parameters(model)
-        names = setup.lambda_names(self.args, model, objective)
-        kind = setup.lambda_kind(self.args, names, objective.weights, shares)
-        unit = setup.label_unit(classes, self.train_dataset)
-        self.balancer = setup.build_balancer(self.args, names, kind, classes, unit)
+        names = build_lambda.lambda_names(self.args, model, objective)
+        kind = build_lambda.lambda_kind(self.args, names, objective.weights, shares)
+        unit = build_lambda.label_unit(classes, self.train_dataset)
+        self.balancer = build_lambda.build_balancer(self.args, names, kind, classes, unit)
         self._remembered = RememberPredictions(self.balancer, 0 if is_multi_label(model) else classes)
         self.add_callback(self._remembered)
         if self.balancer.state is not None:

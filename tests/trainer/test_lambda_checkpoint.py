@@ -9,8 +9,8 @@ from transformers import TrainerControl, TrainerState
 
 from hf_kd_lambda.balancing.state import Measurement
 from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.trainer.build_lambda import build_balancer, lambda_kind
 from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
-from hf_kd_lambda.trainer.setup import build_balancer, lambda_kind
 
 
 def gram(a, b, c=0.0):

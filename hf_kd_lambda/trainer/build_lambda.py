@@ -1,0 +1,142 @@
+"""The balancer of a trainer: from its arguments, models and data to λ's state before the first step."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hf_kd_lambda.balancing.balancer import Balancer
+from hf_kd_lambda.balancing.number_trust import Unit, unit_of
+from hf_kd_lambda.balancing.state import LambdaState
+from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, label_columns
+from hf_kd_lambda.gradients.layer_groups import layer_groups
+from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.losses.objective import Objective
+from hf_kd_lambda.models.ensemble import Ensemble
+from hf_kd_lambda.models.protocol import answers_questions, is_multi_label
+from hf_kd_lambda.teacher.cache_format import shares_in
+from hf_kd_lambda.trainer.config import DistillationConfig
+
+
+def item_classes(model: nn.Module, num_outputs: int) -> int:
+    """Number of classes of an item: 1 for regression, 2 for a label that is absent or present, 0 if it varies.
+
+    Args:
+        model: the student.
+        num_outputs: the student's number of outputs.
+    """
+    if answers_questions(model):
+        return 0  # positions of the text
+    return 2 if is_multi_label(model) else num_outputs
+
+
+def label_unit(classes: int, examples: Any) -> Unit | None:
+    """The unit in which `trust` measures the numbers of a regression; None of others, and where labels are not known.
+
+    Args:
+        classes: see `item_classes`.
+        examples: the training examples.
+    """
+    columns = label_columns(examples)
+    if classes != 1 or len(columns) != 1:
+        return None
+    labels = np.array(examples.with_format(None)[columns[0]][:], dtype=float)
+    known = labels[np.isfinite(labels) & (labels != IGNORED)]
+    return unit_of(known) if len(known) else None
+
+
+def teacher_shares(
+    args: DistillationConfig, teacher: nn.Module | None, datasets: Sequence[Any], classes: int
+) -> list[float] | None:
+    """Weights of several teachers, if every one gets its own reliability and weight for each item; else None.
+
+    Without trust, for regression, and where only the largest logits are cached, the teachers are one: their mean.
+
+    Args:
+        args: settings of the run.
+        teacher: the teacher; several as an `Ensemble`.
+        datasets: datasets of the run; logits in their columns take precedence over the teacher's.
+        classes: see `item_classes`.
+    """
+    if "trust_ratio" not in args.rule.needs or classes == 1 or args.cache_top_logits is not None:
+        return None
+    of_teacher = teacher.weights if isinstance(teacher, Ensemble) else None
+    shares = [shares_in(data) if TEACHER_LOGITS in column_names(data) else of_teacher for data in datasets]
+    first, *others = shares or [of_teacher]
+    return first if first and len(first) > 1 and all(other == first for other in others) else None
+
+
+def lambda_names(args: DistillationConfig, student: nn.Module, objective: Objective) -> list[str]:
+    """Names of the layers, or of the KD losses, that have a λ each; none for one λ."""
+    if args.lambda_scope == "layer":
+        trainable = [name for name, parameter in student.named_parameters() if parameter.requires_grad]
+        return layer_groups(trainable)[1]
+    return list(objective.kd_losses) if args.lambda_scope == "loss" else []
+
+
+def lambda_kind(
+    args: DistillationConfig,
+    names: Sequence[str] = (),
+    kd_weights: Sequence[float] = (),
+    teachers: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """The JSON values by which a checkpoint's λ must be like that of a run.
+
+    Args:
+        args: settings of the run.
+        names: see `lambda_names`.
+        kd_weights: weights of the KD losses in their sum.
+        teachers: see `teacher_shares`.
+
+    Returns:
+        The name of the rule, and `groups`, `losses` and `teachers` of `LambdaState`.
+    """
+    return {
+        "rule": args.lambda_rule,
+        "groups": len(names) if args.lambda_scope == "layer" else None,
+        "losses": list(kd_weights) if args.lambda_scope == "loss" else None,
+        "teachers": teachers,
+    }
+
+
+def lambda_state(
+    args: DistillationConfig, kind: Mapping[str, Any], classes: int = 0, unit: Unit | None = None
+) -> LambdaState:
+    """λ's state before the first step.
+
+    Args:
+        args: settings of the run.
+        kind: see `lambda_kind`.
+        classes: see `item_classes`.
+        unit: see `label_unit`.
+    """
+    weight = args.kd_weight
+    convex = weight / (1 - weight) if weight < 1 else args.lambda_max
+    return LambdaState(
+        args.rule,
+        initial=weight if args.lambda_form == "additive" else convex,
+        decay=args.gram_decay,
+        bounds=(args.lambda_min, args.lambda_max),
+        max_change=args.lambda_max_change,
+        form=args.lambda_form,
+        groups=kind["groups"],
+        losses=kind["losses"],
+        classes=classes,
+        teachers=kind["teachers"],
+        unit=unit,
+    )
+
+
+def build_balancer(
+    args: DistillationConfig,
+    names: Sequence[str],
+    kind: Mapping[str, Any],
+    classes: int = 0,
+    unit: Unit | None = None,
+) -> Balancer:
+    """The balancer of a run, whose λ has a state where the rule measures: see `lambda_names` and `lambda_state`."""
+    state = lambda_state(args, kind, classes, unit) if args.rule.measures else None
+    device: torch.device = args.device
+    return Balancer(args.rule, args.lambda_form, args.interval, state, names, device)
