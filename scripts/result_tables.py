@@ -310,6 +310,20 @@ def variants_table() -> str:
     return markdown_table(("what is wrong", "`trust`", *variants), rows)
 
 
+def known_truth_table() -> str:
+    """Mean scores of the best fixed weight, of `trust`, and of `trust` that knows what is right, over the same seeds."""
+    runs, rows = _runs("compare_trust"), []
+    known: dict[Group, dict[int, float]] = {}
+    for line in _lines("known_truth"):
+        known.setdefault(Group(line["task"], line["regime"]), {})[line["seed"]] = 100 * line["score"]
+    for group, scores in known.items():
+        best, trust = merit.best_fixed(runs, group), merit.of_rule(runs, group, "trust")
+        seeds = sorted(scores.keys() & best.keys() & trust.keys())
+        of_rules = [_score_and_seeds([found[seed] for seed in seeds]) for found in (best, trust)]
+        rows.append((group.task, WRONG[group.regime], *of_rules, f"{fmean(scores[seed] for seed in seeds):.2f}"))
+    return markdown_table(("task", "what is wrong", "best fixed weight", "`trust`", "`trust` that knows"), rows)
+
+
 def base_table() -> str:
     """Scores of the students of a teacher of BERT-base's size, and the share of its score that `trust` retains."""
     runs = _runs("base")
@@ -430,6 +444,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "judging_students": judging_students_table,
     "memorised_labels": memorised_labels_table,
     "variants": variants_table,
+    "known_truth": known_truth_table,
 }
 
 
