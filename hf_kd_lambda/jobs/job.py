@@ -51,8 +51,8 @@ from hf_kd_lambda.reports.run_report import REPORT, Differing, most_differing
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
-from hf_kd_lambda.trainer.limits import check_saving
 from hf_kd_lambda.trainer.setup import class_weights
+from hf_kd_lambda.trainer.strategy_checks import check_saving
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 from hf_kd_lambda.utils.names import check_known
 from hf_kd_lambda.utils.paths import check_path

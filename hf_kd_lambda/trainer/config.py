@@ -17,10 +17,8 @@ from hf_kd_lambda.trainer.config_checks import (
     check_ranges,
     check_rule,
     check_split,
-    resolve_best_model,
-    resolve_device,
-    resolve_evaluations,
 )
+from hf_kd_lambda.trainer.config_defaults import resolve_best_model, resolve_device, resolve_evaluations
 from hf_kd_lambda.utils.mappings import as_mapping
 
 DEFAULT_INTERVAL = 8

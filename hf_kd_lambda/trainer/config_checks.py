@@ -1,20 +1,16 @@
-"""Checks of the settings: ranges and combinations; and defaults that depend on the machine.
+"""Checks of the settings: ranges and combinations.
 
 `config` is a `DistillationConfig`, which calls these functions when it is made.
 """
 
 import math
-import os
 from collections.abc import Mapping
 from typing import Any, get_args
 
-import torch
-from transformers.trainer_utils import SchedulerType
 from transformers.utils import is_liger_kernel_available
 
 from hf_kd_lambda.balancing.rules.registry import RULES
 from hf_kd_lambda.losses.logit_losses import LogitLoss
-from hf_kd_lambda.utils.hardware import multiplies_bf16, usable_cores
 
 
 def check_ranges(config: Any) -> None:
@@ -157,33 +153,3 @@ def check_early_stopping(config: Any) -> None:
             f"early_stopping_patience={patience} needs load_best_model_at_end: set it to True, and eval_strategy and "
             "save_strategy to epoch."
         )
-
-
-def resolve_best_model(config: Any) -> None:
-    """Choose in place the metric of the best model, if the settings do not."""
-    follows_metric = config.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
-    if (config.load_best_model_at_end or follows_metric) and config.metric_for_best_model is None:
-        # Not the loss: its weights change from one evaluation to the next.
-        config.metric_for_best_model = "task_loss"
-    if str(config.metric_for_best_model).endswith("perplexity"):
-        # None means no, unlike in TrainingArguments.
-        config.greater_is_better = bool(config.greater_is_better)
-
-
-def resolve_evaluations(config: Any) -> None:
-    """Choose in place how often to evaluate, if the settings do not: at checkpoints, not at each of 50 log entries."""
-    if config.eval_strategy == "steps" and config.eval_steps is None and config.logging_steps < 1:
-        config.eval_steps = config.save_steps
-
-
-def resolve_device(config: Any) -> None:
-    """Choose in place the device, the precision and the number of data workers, if the settings do not."""
-    # Without an accelerator the CPU is meant: gloo for several processes, no pinned memory, bf16 not refused.
-    config.use_cpu = config.use_cpu or not torch.accelerator.is_available()
-    launched_with = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if not (config.fp16 or config.bf16 or launched_with != "no"):
-        config.fp16 = config.precision == "fp16"
-        config.bf16 = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(config.use_cpu))
-    if config.dataloader_num_workers is None:
-        cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        config.dataloader_num_workers = 0 if config.use_cpu else min(4, cores)

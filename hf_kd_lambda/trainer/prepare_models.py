@@ -23,7 +23,7 @@ from hf_kd_lambda.models.intermediate_outputs import (
 )
 from hf_kd_lambda.models.projections import add_projections
 from hf_kd_lambda.models.protocol import as_model_output, model_device
-from hf_kd_lambda.trainer.limits import check_projections
+from hf_kd_lambda.trainer.student_checks import check_projections
 from hf_kd_lambda.utils.evaluation_mode import evaluation_mode
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
@@ -42,13 +42,29 @@ from hf_kd_lambda.teacher.checks import (
 )
 from hf_kd_lambda.teacher.collator import ColumnCollator
 from hf_kd_lambda.trainer.config import DistillationConfig
-from hf_kd_lambda.trainer.limits import check_top_logits
 from hf_kd_lambda.trainer.prepare_models import prepare_models
 from hf_kd_lambda.trainer.sampling import sampling_strategy
+from hf_kd_lambda.trainer.student_checks import check_top_logits
 
 logger = logging.get_logger(__name__)
 
 Collate = Callable[[list[Any]], dict[str, Any]]
+
+
+def check_arguments(args: Any) -> DistillationConfig:
+    """The arguments, if they are a `DistillationConfig`.
+
+    Raises:
+        ValueError: they are missing, or plain TrainingArguments.
+    """
+    if isinstance(args, DistillationConfig):
+        return args
+    if isinstance(args, TrainingArguments):
+        raise ValueError(
+            f"args is a {type(args).__name__}: make it a DistillationConfig, which takes the same settings and those "
+            "of distillation."
+        )
+    raise ValueError(f"args={args!r}: give a DistillationConfig, for example DistillationConfig('student').")
 
 
 def own_arguments(args: DistillationConfig) -> DistillationConfig:

@@ -37,38 +37,17 @@ from hf_kd_lambda.models.protocol import (
     is_multi_label,
     is_token_level,
 )
+from hf_kd_lambda.models.teacher_by_name import load_teacher
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card
 from hf_kd_lambda.reports.student_files import LEFT_BY_OTHERS, NEEDED, files_to_push, matching, require_private
 from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
-from hf_kd_lambda.trainer import build_lambda, setup
+from hf_kd_lambda.trainer import build_lambda, data_checks, setup, strategy_checks, student_checks
 from hf_kd_lambda.trainer.base_trainer import BaseTrainer
 from hf_kd_lambda.trainer.card import facts_of_trainer
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.finite_losses import FiniteLosses
-from hf_kd_lambda.trainer.given import (
-    check_arguments,
-    check_evaluation,
-    check_given_data,
-    check_given_labels,
-    check_label_names,
-    check_padding,
-    load_teacher,
-    warn_without_labels,
-)
 from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
-from hf_kd_lambda.trainer.limits import (
-    check_class_weights,
-    check_metric,
-    check_overrides,
-    check_problem,
-    check_strategy,
-    check_student_weights,
-    check_trust,
-    require_student,
-    steps_with_adam,
-    warn_of_blind_measurements,
-)
 from hf_kd_lambda.trainer.log_buffers import EvaluationRecord, StepRecord
 from hf_kd_lambda.trainer.measuring_step import MeasuringStep
 from hf_kd_lambda.trainer.own_loss import check_own_loss
@@ -136,11 +115,11 @@ class DistillationTrainer(BaseTrainer):
         teacher: PreTrainedModel | nn.Module | str | Path | None = None,
         **kwargs: Any,
     ) -> None:
-        check_overrides(type(self), DistillationTrainer)
-        require_student(model)
-        args = check_arguments(args)
-        check_label_names(args)
-        check_given_data(args, kwargs.get("train_dataset"), kwargs.get("eval_dataset"))
+        strategy_checks.check_overrides(type(self), DistillationTrainer)
+        student_checks.require_student(model)
+        args = setup.check_arguments(args)
+        data_checks.check_label_names(args)
+        data_checks.check_given_data(args, kwargs.get("train_dataset"), kwargs.get("eval_dataset"))
         model = setup.unwrapped_student(cast(nn.Module, model))
         given = load_teacher(teacher, model)
         teacher = None if given is None else cast(PreTrainedModel, check_model(given, "teacher"))
@@ -165,7 +144,7 @@ class DistillationTrainer(BaseTrainer):
         )
         drop_projections(model)
         hidden_states = setup.match_layers(objective, model, teacher, self._datasets(), self.data_collator)
-        check_student_weights(model, self.optimizer, self.args.rule.measures)
+        student_checks.check_student_weights(model, self.optimizer, self.args.rule.measures)
         classes = build_lambda.item_classes(model, num_outputs)
         shares = build_lambda.teacher_shares(self.args, teacher, self._datasets(), classes)
         cache_format = setup.cache_format(self.args, objective.needs, hidden_states, num_outputs, shares)
@@ -189,17 +168,17 @@ class DistillationTrainer(BaseTrainer):
     def _fit_models(self, model: nn.Module, teacher: PreTrainedModel | None) -> int:
         """Check the settings, fit both models to each other, and return the number of the student's outputs."""
         has_own_task_loss = self.compute_loss_func is not None
-        is_adam = steps_with_adam(self.args, self.optimizer, self.optimizer_cls_and_kwargs)
-        check_strategy(self.args, self.accelerator)
-        check_metric(self.args, is_adam)
-        check_problem(cast(Any, model).config, has_own_task_loss)
-        check_padding(self.data_collator, self.processing_class)
+        is_adam = strategy_checks.steps_with_adam(self.args, self.optimizer, self.optimizer_cls_and_kwargs)
+        strategy_checks.check_strategy(self.args, self.accelerator)
+        strategy_checks.check_metric(self.args, is_adam)
+        student_checks.check_problem(cast(Any, model).config, has_own_task_loss)
+        data_checks.check_padding(self.data_collator, self.processing_class)
         num_outputs = setup.align_models(model, teacher)
         setup.align_padding(model, teacher, self.processing_class, self._datasets())
         setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
-        check_trust(self.args, has_own_task_loss)
-        check_class_weights(self.args, model, num_outputs, has_own_task_loss)
-        warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2, is_adam)
+        strategy_checks.check_trust(self.args, has_own_task_loss)
+        student_checks.check_class_weights(self.args, model, num_outputs, has_own_task_loss)
+        strategy_checks.warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2, is_adam)
         return num_outputs
 
     def _fit_examples(
@@ -212,17 +191,18 @@ class DistillationTrainer(BaseTrainer):
     ) -> None:
         """Check the examples, make the collator of both models, and try it where there are training examples."""
         token_level, trains = is_token_level(model), self.train_dataset is not None
+        has_own_loss = self.compute_loss_func is not None
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
-        if not has_own_collator and self.compute_loss_func is None:
+        if not has_own_collator and not has_own_loss:
             names, problem_type = own_label_names(cast(Any, model)) or [], cast(Any, model).config.problem_type
             are_lists = token_level or is_causal(model)
-            check_given_labels(self._datasets(), num_outputs, are_lists, problem_type, names)
+            data_checks.check_given_labels(self._datasets(), num_outputs, are_lists, problem_type, names)
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, drops_columns)
-        if trains and self.compute_loss_func is None:
-            warn_without_labels(self.train_dataset, self.data_collator, model)
-        if trains and self.compute_loss_func is None and self.label_smoother is None:
+        if trains and not has_own_loss:
+            data_checks.warn_without_labels(self.train_dataset, self.data_collator, model)
+        if trains and not has_own_loss and self.label_smoother is None:
             check_own_loss(model, self.train_dataset, self.data_collator, num_outputs, token_level)
-        check_evaluation(self.args, self.eval_dataset, self.data_collator, self.compute_loss_func is not None)
+        data_checks.check_evaluation(self.args, self.eval_dataset, self.data_collator, has_own_loss)
         if trains and not is_causal(model):
             check_padded_batches(model, teacher, self.train_dataset, self.data_collator)
 

@@ -170,7 +170,7 @@ def bf16_units(monkeypatch):
     """Say whether the device multiplies bf16 in hardware."""
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     return lambda present: monkeypatch.setattr(
-        "hf_kd_lambda.trainer.config_checks.multiplies_bf16", lambda use_cpu: present
+        "hf_kd_lambda.trainer.config_defaults.multiplies_bf16", lambda use_cpu: present
     )
 
 
@@ -277,7 +277,7 @@ def test_another_rule_has_its_own_default_interval(tmp_path):
 )
 def test_batches_are_prepared_aside_where_the_cores_are_free(tmp_path, monkeypatch, on_cpu, given, workers):
     monkeypatch.setattr("torch.accelerator.is_available", lambda: not on_cpu)
-    monkeypatch.setattr("hf_kd_lambda.trainer.config_checks.usable_cores", lambda: 32)
+    monkeypatch.setattr("hf_kd_lambda.trainer.config_defaults.usable_cores", lambda: 32)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     args = DistillationConfig(output_dir=str(tmp_path), dataloader_num_workers=given, precision="fp32")
     assert args.dataloader_num_workers == workers

@@ -24,7 +24,7 @@ from helpers.small_runs import (
 from hf_kd_lambda.balancing.rules import RULES, rule_weights
 from hf_kd_lambda.balancing.votes import soft_votes
 from hf_kd_lambda.gradients.layer_groups import layer_groups
-from hf_kd_lambda.trainer import limits
+from hf_kd_lambda.trainer import strategy_checks
 
 UNBOUND = {"gram_decay": 0.0, "lambda_max_change": 20.0, "lambda_min": 1e-6, "lambda_max": 1e6}
 HALVES = {"per_device_train_batch_size": BATCH // 2, "gradient_accumulation_steps": 2}
@@ -222,7 +222,7 @@ def test_taylor2_knows_how_far_momentum_and_clipping_take_a_step(tmp_path, momen
 def warnings(monkeypatch):
     """What the checks have warned of since the last call."""
     seen = []
-    monkeypatch.setattr(limits.logger, "warning", seen.append)
+    monkeypatch.setattr(strategy_checks.logger, "warning", seen.append)
 
     def take():
         taken = seen.copy()

@@ -1,44 +1,17 @@
-"""What a caller gives to the trainer, and the messages for what cannot be used."""
-
-from contextlib import nullcontext
+"""Datasets and labels that cannot be learned, and the messages that say so."""
 
 import pytest
-import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
-from helpers.tiny import save_checkpoint, tiny_bert, tiny_tokenizer
-from transformers import BertConfig, DataCollatorWithPadding, TrainingArguments
+from helpers.tiny import tiny_bert, tiny_tokenizer
+from transformers import DataCollatorWithPadding
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
-from hf_kd_lambda.trainer.given import check_arguments, check_given_labels, load_teacher
-from hf_kd_lambda.trainer.setup import own_arguments
+from hf_kd_lambda.trainer.data_checks import check_given_labels
 
 
 def labels(*values):
     return Dataset.from_dict({"labels": list(values)})
-
-
-def test_plain_arguments_get_one_sentence(tmp_path):
-    with pytest.raises(ValueError, match="args is a TrainingArguments: make it a DistillationConfig"):
-        DistillationTrainer(tiny_bert(num_labels=2), TrainingArguments(str(tmp_path)), teacher=tiny_bert(num_labels=2))
-    with pytest.raises(ValueError, match=r"args=None: give a DistillationConfig, for example DistillationConfig\("):
-        DistillationTrainer(tiny_bert(num_labels=2), teacher=tiny_bert(num_labels=2))
-    config = DistillationConfig(str(tmp_path))
-    assert check_arguments(config) is config
-
-
-def test_a_teacher_may_be_a_folder(tmp_path):
-    saved = tiny_bert(num_labels=3)
-    loaded = load_teacher(save_checkpoint(saved, tmp_path), tiny_bert(num_labels=3))
-    torch.testing.assert_close(loaded.classifier.weight, saved.classifier.weight)
-    assert load_teacher(saved, tiny_bert(num_labels=3)) is saved
-    assert load_teacher(None, saved) is None
-
-
-def test_a_teacher_without_a_head_is_refused(tmp_path):
-    save_checkpoint(tiny_bert(num_labels=2).bert, tmp_path)
-    with pytest.raises(ValueError, match="has no trained output layer, so that it would only guess"):
-        load_teacher(tmp_path, tiny_bert(num_labels=2))
 
 
 @pytest.mark.parametrize(
@@ -136,64 +109,6 @@ def test_several_and_soft_labels_of_one_example_pass():
     check_given_labels([labels([0.5, 0.5], [1.0, 0.0])], 2)
 
 
-class Plain(torch.nn.Module):
-    """Returns logits, and has no configuration."""
-
-    def __init__(self):
-        super().__init__()
-        self.embeddings = torch.nn.Embedding(100, 3)
-
-    def forward(self, input_ids):
-        return self.embeddings(input_ids).mean(1)
-
-
-def test_a_student_without_a_configuration_is_refused(tmp_path):
-    message = "the student, a Plain, has no config with num_labels and id2label: make it a PreTrainedModel, or give it"
-    with pytest.raises(ValueError, match=message):
-        DistillationTrainer(Plain(), DistillationConfig(str(tmp_path)), teacher=tiny_bert(num_labels=3))
-
-
-def test_a_plain_module_with_a_configuration_is_a_student(tmp_path):
-    student = Plain()
-    student.config = tiny_bert(num_labels=3).config
-    data = Dataset.from_dict({"input_ids": [[1, 2, 3], [4, 5, 6]] * 4, "labels": [0, 1] * 4})
-    args = DistillationConfig(str(tmp_path), max_steps=1, report_to="none", save_strategy="no", use_cpu=True)
-    trainer = DistillationTrainer(student, args, teacher=tiny_bert(num_labels=3), train_dataset=data)
-    before = student.embeddings.weight.detach().clone()
-    trainer.train()
-    assert not torch.equal(before, student.embeddings.weight)
-
-
-class WithStates(Plain):
-    """Returns hidden states, too."""
-
-    def forward(self, input_ids, output_hidden_states=False):
-        states = self.embeddings(input_ids)
-        return {"logits": states.mean(1), "hidden_states": (states, states)}
-
-
-@pytest.mark.parametrize(
-    ("losses", "expectation"),
-    [
-        ({"hidden_mse": 1.0}, nullcontext()),
-        (
-            {"attention_maps": 1.0},
-            pytest.raises(ValueError, match="attention maps need a model of Transformers, and the student is a plain"),
-        ),
-    ],
-)
-def test_a_plain_student_learns_hidden_states_and_no_attention_maps(tmp_path, losses, expectation):
-    student = WithStates()
-    teacher = tiny_bert(num_labels=3)
-    student.config = BertConfig(**{**teacher.config.to_dict(), "num_hidden_layers": 1})
-    data = Dataset.from_dict({"input_ids": [[1, 2, 3], [4, 5, 6]] * 4, "labels": [0, 1] * 4})
-    args = DistillationConfig(str(tmp_path), max_steps=1, kd_losses=losses, report_to="none", use_cpu=True)
-    with expectation:
-        trainer = DistillationTrainer(student, args, teacher=teacher, train_dataset=data)
-        trainer.train()
-        assert trainer.state.log_history[0]["kd_loss"] > 0
-
-
 def test_labels_in_another_column_are_refused_or_warned_of(tmp_path, caplog):
     data = Dataset.from_dict({"input_ids": [[1, 2, 3]] * 8, "target": [0, 1] * 4})
     args = DistillationConfig(str(tmp_path), report_to="none", use_cpu=True)
@@ -289,26 +204,6 @@ def test_an_evaluation_without_a_batch_is_refused(tmp_path):
     with pytest.raises(ValueError, match="per_device_eval_batch_size=5: the 4 validation examples fill no batch"):
         DistillationTrainer(tiny_bert(num_labels=3), args, **models)
     DistillationTrainer(tiny_bert(num_labels=3), DistillationConfig(str(tmp_path), **dropping), **models)
-
-
-def test_nothing_is_pushed_at_a_save(tmp_path, caplog):
-    given = DistillationConfig(str(tmp_path), push_to_hub=True, use_cpu=True)
-    args = own_arguments(given)
-    assert not args.push_to_hub
-    assert given.push_to_hub
-    assert "hub_strategy='every_save' would push more than the student at every save" in caplog.text
-    caplog.clear()
-    own_arguments(DistillationConfig(str(tmp_path), push_to_hub=True, hub_strategy="end", use_cpu=True))
-    assert not caplog.text
-
-
-def test_what_the_trainer_writes_into_settings_of_accelerate_is_its_own(tmp_path):
-    given = {"gradient_accumulation_kwargs": {"adjust_scheduler": False}}
-    args = DistillationConfig(str(tmp_path), accelerator_config=given, use_cpu=True, report_to="none")
-    data = Dataset.from_dict({"input_ids": [[1, 2, 3]], "labels": [0], "teacher_logits": [[0.0, 1.0, 2.0]]})
-    for _ in range(2):
-        DistillationTrainer(tiny_bert(num_labels=3), args, train_dataset=data)
-    assert args.accelerator_config.gradient_accumulation_kwargs == {"adjust_scheduler": False}
 
 
 def test_texts_of_a_teacher_that_is_not_there_do_not_reach_the_collator(tmp_path):

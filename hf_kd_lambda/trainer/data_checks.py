@@ -1,24 +1,16 @@
-"""What a caller gives to the trainer: arguments, a teacher by name, labels. What cannot be used is refused."""
+"""Datasets and labels that a trainer cannot learn from are refused before training."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from datasets import ClassLabel, Dataset
 from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
-    TrainingArguments,
 )
-from transformers.trainer_utils import unwrap_peft_model
 from transformers.utils import logging
 
 from hf_kd_lambda.data.columns import CLASS_LABELS, LABELS, flattened
@@ -26,67 +18,12 @@ from hf_kd_lambda.data.soft_labels import SHARES_TOLERANCE
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import UNLABELLED
 from hf_kd_lambda.models.causal import is_causal
-from hf_kd_lambda.models.labels import MULTI_LABEL, load_classifier, own_label_names, permutation_of
-from hf_kd_lambda.models.protocol import is_multi_label
+from hf_kd_lambda.models.labels import MULTI_LABEL, permutation_of
 from hf_kd_lambda.trainer.config import DistillationConfig
-from hf_kd_lambda.utils.paths import check_model_folder
 
 logger = logging.get_logger(__name__)
 
-_AUTO_CLASSES: dict[str, Any] = {
-    "ForSequenceClassification": AutoModelForSequenceClassification,
-    "ForTokenClassification": AutoModelForTokenClassification,
-    "ForImageClassification": AutoModelForImageClassification,
-}
 _READ = ("labels", "start_positions", "end_positions")  # of a batch, by the losses
-
-
-def check_arguments(args: Any) -> DistillationConfig:
-    """The arguments, if they are a `DistillationConfig`.
-
-    Raises:
-        ValueError: they are missing, or plain TrainingArguments.
-    """
-    if isinstance(args, DistillationConfig):
-        return args
-    if isinstance(args, TrainingArguments):
-        raise ValueError(
-            f"args is a {type(args).__name__}: make it a DistillationConfig, which takes the same settings and those "
-            "of distillation."
-        )
-    raise ValueError(f"args={args!r}: give a DistillationConfig, for example DistillationConfig('student').")
-
-
-def load_teacher(teacher: Any, student: nn.Module) -> Any:
-    """The teacher; a Hub id or a folder is loaded, in fp32, as a model of the student's kind.
-
-    Args:
-        teacher: a model, a name or None.
-        student: the student, whose class decides that of the teacher.
-
-    Raises:
-        ValueError: there is no trained model of this name for the student's labels.
-        OSError: there is no such model.
-    """
-    if not isinstance(teacher, str | Path):
-        return teacher
-    name, model = str(teacher), cast(Any, unwrap_peft_model(student))
-    check_model_folder("teacher", name)
-    kind = next((suffix for suffix in _AUTO_CLASSES if suffix in type(model).__name__), None)
-    if kind is not None:
-        return load_classifier(
-            name,
-            own_label_names(model),
-            auto_class=_AUTO_CLASSES[kind],
-            problem_type=MULTI_LABEL if is_multi_label(model) else None,
-            require_head=True,
-        )
-    if is_causal(model):
-        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    raise ValueError(
-        f"teacher={name!r}: a {type(model).__name__} does not determine the class of its teacher: load the teacher "
-        "and give the model."
-    )
 
 
 def check_padding(collator: Any, processor: Any) -> None:

@@ -17,13 +17,8 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 from hf_kd_lambda.data.columns import forward_parameters
 from hf_kd_lambda.teacher.checks import check_columns
-from hf_kd_lambda.trainer.limits import (
-    check_problem,
-    check_saving,
-    check_strategy,
-    check_student_weights,
-    warn_of_blind_measurements,
-)
+from hf_kd_lambda.trainer.strategy_checks import check_saving, check_strategy, warn_of_blind_measurements
+from hf_kd_lambda.trainer.student_checks import check_problem, check_student_weights
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 

@@ -1,0 +1,57 @@
+"""A teacher by its name, as the trainer takes it."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+from transformers.trainer_utils import unwrap_peft_model
+
+from hf_kd_lambda.models.causal import is_causal
+from hf_kd_lambda.models.labels import MULTI_LABEL, load_classifier, own_label_names
+from hf_kd_lambda.models.protocol import is_multi_label
+from hf_kd_lambda.utils.paths import check_model_folder
+
+_AUTO_CLASSES: dict[str, Any] = {
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+    "ForImageClassification": AutoModelForImageClassification,
+}
+
+
+def load_teacher(teacher: Any, student: nn.Module) -> Any:
+    """The teacher; a Hub id or a folder is loaded, in fp32, as a model of the student's kind.
+
+    Args:
+        teacher: a model, a name or None.
+        student: the student, whose class decides that of the teacher.
+
+    Raises:
+        ValueError: there is no trained model of this name for the student's labels.
+        OSError: there is no such model.
+    """
+    if not isinstance(teacher, str | Path):
+        return teacher
+    name, model = str(teacher), cast(Any, unwrap_peft_model(student))
+    check_model_folder("teacher", name)
+    kind = next((suffix for suffix in _AUTO_CLASSES if suffix in type(model).__name__), None)
+    if kind is not None:
+        return load_classifier(
+            name,
+            own_label_names(model),
+            auto_class=_AUTO_CLASSES[kind],
+            problem_type=MULTI_LABEL if is_multi_label(model) else None,
+            require_head=True,
+        )
+    if is_causal(model):
+        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    raise ValueError(
+        f"teacher={name!r}: a {type(model).__name__} does not determine the class of its teacher: load the teacher "
+        "and give the model."
+    )
