@@ -310,6 +310,26 @@ def variants_table() -> str:
     return markdown_table(("what is wrong", "`trust`", *variants), rows)
 
 
+def machines_table() -> str:
+    """On which machine the runs of each seed were made, with the fixed weights and with `trust`."""
+    runs = _runs("compare_trust")
+    rows = []
+    for group in sorted(merit.groups(runs), key=lambda group: (group.task != "sst2", [*WRONG].index(group.regime))):
+        fixed: dict[int, Run] = {}
+        for rule in merit.fixed_rules(runs):
+            fixed |= merit.of_rule(runs, group, rule)
+        by_seed = (fixed, merit.of_rule(runs, group, "trust"))
+        machines = (", ".join(_machine(found[seed]) for seed in sorted(found)) for found in by_seed)
+        rows.append((group.task, WRONG[group.regime], *machines))
+    return markdown_table(("task", "what is wrong", "fixed weights", "`trust`"), rows)
+
+
+def _machine(run: Run) -> str:
+    if "AMX" in run.hardware.upper():
+        return "A"
+    return "B" if "AMD" in run.hardware else "C"
+
+
 def known_truth_table() -> str:
     """Mean scores of the best fixed weight, of `trust`, and of `trust` that knows what is right, over the same seeds."""
     runs, rows = _runs("compare_trust"), []
@@ -445,6 +465,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "memorised_labels": memorised_labels_table,
     "variants": variants_table,
     "known_truth": known_truth_table,
+    "machines": machines_table,
 }
 
 
