@@ -331,7 +331,7 @@ def _machine(run: Run) -> str:
 
 
 def known_truth_table() -> str:
-    """Mean scores of the best fixed weight, of `trust`, and of `trust` that knows what is right, over the same seeds."""
+    """Mean scores of the best fixed weight, of `trust`, and of `trust` that knows what is right; the same seeds."""
     runs, rows = _runs("compare_trust"), []
     known: dict[Group, dict[int, float]] = {}
     for line in _lines("known_truth"):
