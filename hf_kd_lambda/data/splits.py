@@ -54,8 +54,8 @@ def load_splits(
         alternatives: other columns; the first that the training examples all have replace `columns` which they lack.
 
     Returns:
-        In the order of SPLITS, those that there are; then TRANSFER_SET, without labels. Train is missing where all
-        training examples are unlabelled.
+        In the order of SPLITS, those that there are; then TRANSFER_SET, without labels. Train may be missing where
+        all training examples are unlabelled, or none are needed.
 
     Raises:
         ValueError: the dataset or a file cannot be loaded, a column is missing, or a split is missing or empty.
@@ -91,9 +91,6 @@ def load_splits(
         if len(source.rows) == 0:
             raise ValueError(f"the {name} split is empty.")
     uniform = {name: _uniform(sources[name], columns) for name in SPLITS if name in sources}
-    if not args.needs_train and "train" not in uniform:
-        first = next(iter(uniform.values()))
-        uniform = {"train": first, "validation": first, **uniform}
     return uniform if transfer is None else uniform | {TRANSFER_SET: transfer}
 
 
