@@ -15,6 +15,7 @@ from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.bundled import BUNDLED
 from hf_kd_lambda.data.classes import is_missing
 from hf_kd_lambda.data.files import check_table, columns_of_file, read_file
 from hf_kd_lambda.data.readers import TABLES
@@ -169,6 +170,8 @@ def _stored_splits(
     if folder.is_file():
         files = "train_file" if setting == "dataset" else "unlabelled_file"
         raise ValueError(f"{where} is a file, and a dataset is a folder or an id of the Hub: set {files}.")
+    if dataset in BUNDLED and not folder.is_dir():
+        raise ValueError(f"{where} has no data for this problem: give another dataset, or files.")
     if (folder / DATASET_STATE_JSON_FILENAME).is_file():  # written by `Dataset.save_to_disk`
         with _named(where):
             return {"train": _saved(folder)}
