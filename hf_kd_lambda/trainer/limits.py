@@ -1,4 +1,4 @@
-"""What cannot work is refused before training starts, with a message that names the fix."""
+"""What cannot work is refused before training starts, and what hardly works is warned of: messages name the fix."""
 
 from typing import Any
 
