@@ -9,6 +9,7 @@ _TEXTS, _TOKENS, _IMAGES = "text-classification", "token-classification", "image
 _QUESTIONS, _LANGUAGE = "question-answering", "text-generation"
 _PROBLEMS = (_TEXTS, _TOKENS, _IMAGES, _QUESTIONS, _LANGUAGE)
 _READ_BY = {
+    "task": (_TEXTS,),
     "text_column": (_TEXTS, _TOKENS, _QUESTIONS, _LANGUAGE),
     "text_pair_column": (_TEXTS, _QUESTIONS, _LANGUAGE),
     "image_column": (_IMAGES,),

@@ -36,7 +36,7 @@ def load_image_data(args: DataArguments, seed: int) -> TaskData:
             out of range. The message names the split, the row and the value.
         ModuleNotFoundError: a package that carries the images is not installed.
     """
-    for setting in ("train_file", "validation_file", "test_file", "unlabelled_file", "task"):
+    for setting in ("train_file", "validation_file", "test_file", "unlabelled_file"):
         if (value := getattr(args, setting)) is not None:
             fix = "unlabelled_dataset" if setting == "unlabelled_file" else "dataset"
             raise ValueError(f"{setting}={value!r} is for texts: leave it out, and set {fix} to a folder of images.")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hf_kd_lambda.data.columns import LABELS
-from hf_kd_lambda.data.soft_labels import check_shares, number_of_shares
+from hf_kd_lambda.data.soft_labels import as_soft_labels, number_of_shares
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import SHIFTED, UNLABELLED, next_labels
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, SPAN_LABELS, span_labels
@@ -71,19 +71,20 @@ def _with_spans(example: Any) -> Any:
 class UnlabelledExamples(LabelCollator):
     """Gives a label of -100, or NaN for regression, to examples whose label is None, so that a batch can be made.
 
-    Soft labels, a list of shares, are checked; where one of the batch is None, it is a list of NaN.
+    Soft labels, a list of shares, are checked and become floats; where one of the batch is None, it is a list of NaN.
 
     The KD loss alone learns from them: see `item_labels`.
 
     Args:
         collate: from examples to a batch.
-        missing: the label. If it is NaN, known labels that are integers become floats like it.
+        num_labels: the student's classes; 1 for regression, where integer labels become floats.
         is_token_level: whether each token has a label. All tokens of an unlabelled example then count.
     """
 
-    def __init__(self, collate: Callable[[list[Any]], Any], missing: float, is_token_level: bool) -> None:
+    def __init__(self, collate: Callable[[list[Any]], Any], num_labels: int, is_token_level: bool) -> None:
         super().__init__(collate)
-        self.missing = missing
+        self.num_labels = num_labels
+        self.missing = math.nan if num_labels == 1 else IGNORED
         self.is_token_level = is_token_level
 
     def __call__(self, examples: list[Any]) -> dict[str, Any]:
@@ -95,8 +96,8 @@ class UnlabelledExamples(LabelCollator):
         classes = 0 if self.is_token_level else max(map(number_of_shares, examples), default=0)
         missing = [math.nan] * classes if classes else self.missing
         batch = dict(self.collate([self._labelled(example, missing) for example in examples]))
-        if classes:
-            check_shares(batch.get("labels"))
+        if "labels" in batch and not self.is_token_level:
+            batch["labels"] = as_soft_labels(batch["labels"], self.num_labels)
         return batch
 
     def _labelled(self, example: Any, missing: Any) -> Any:

@@ -38,8 +38,6 @@ def load_texts(args: DataArguments, seed: int) -> TaskData:
         ValueError: a split or column is missing, a split is empty, a text is none, or a conversation has no answer of
             the assistant. The message names the split or file, the row and the value.
     """
-    if args.task is not None:
-        raise ValueError(f"task={args.task!r} is a classification, and problem is text-generation: leave task out.")
     for setting in ("unlabelled_file", "unlabelled_dataset"):
         if (value := getattr(args, setting)) is not None:
             raise ValueError(

@@ -32,14 +32,10 @@ def load_questions(args: DataArguments, seed: int) -> TaskData:
         a training example without a label.
 
     Raises:
-        ValueError: a setting is for another task; a split or column is missing; a split is empty; a question or a
+        ValueError: a split or column is missing; a split is empty; a question or a
             context is missing; an answer does not start where `answer_start` is. The message names the split or file,
             the row and the value.
     """
-    if args.task is not None:
-        raise ValueError(f"task={args.task!r} is for text-classification: leave it out of {args.problem}.")
-    if args.dataset == "quickstart":
-        raise ValueError("dataset='quickstart' has no questions: give another dataset, or files.")
     question = Column(args.text_column or "question", "text", "text_column")
     context = Column(args.text_pair_column or "context", "text_pair", "text_pair_column")
     name = args.label_column if args.label_column != "label" else "answers"

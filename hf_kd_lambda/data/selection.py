@@ -53,7 +53,7 @@ def select_examples(
     transfer = _numbered(splits[TRANSFER_SET], len(splits.get("train", ()))) if TRANSFER_SET in splits else None
     if "train" in chosen and transfer is None:
         _warn_of_unlabelled(chosen["train"], args)
-    held_out = "validation" not in chosen
+    held_out = "validation" not in chosen and ("train" in chosen or args.needs_train)
     if held_out:
         if "train" not in chosen:
             raise ValueError(f"{_source(args)} has neither a train nor a validation split: set validation_file.")
@@ -64,10 +64,10 @@ def select_examples(
             drawn = split.shuffle(seed) if name == "train" else _shuffled(split, limit)
             chosen[name] = drawn.select(range(min(limit, len(split))))
     if transfer is not None:
-        features = chosen["train" if "train" in chosen else "validation"].features
+        features = next(iter(chosen.values())).features
         transfer = transfer.add_column("label", [None] * len(transfer), feature=features["label"]).cast(features)
         chosen["train"] = concatenate_datasets([*([chosen["train"]] if "train" in chosen else []), transfer])
-    train_rows = chosen["train"][POSITION][:]
+    train_rows = chosen["train"][POSITION][:] if "train" in chosen else []
     return Selection(
         DatasetDict({name: chosen[name].remove_columns(POSITION) for name in SPLITS if name in chosen}),
         train_rows,

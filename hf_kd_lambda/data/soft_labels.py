@@ -17,21 +17,29 @@ def number_of_shares(example: Any) -> int:
     return next((len(label) for label in labels if isinstance(label, list)), 0)
 
 
-def check_shares(labels: Any) -> None:
-    """Refuse soft labels that are no distributions.
+def as_soft_labels(labels: Any, classes: int) -> Any:
+    """The labels of a batch; soft labels as floats, also if they are integers such as 1 and 0, and checked.
 
     Args:
-        labels: `[examples, classes]`; rows with NaN are of examples without a label. Other labels pass.
+        labels: soft labels are `[examples, classes]`; rows with NaN are of examples without a label. Others pass.
+        classes: the student's number of classes.
 
     Raises:
-        ValueError: names the first that is no distribution.
+        ValueError: names the first soft label that is no distribution.
     """
-    if not (isinstance(labels, Tensor) and labels.is_floating_point() and labels.dim() == 2 and labels.shape[1] > 1):
-        return
-    wrong = ((labels.sum(-1) - 1).abs() > SHARES_TOLERANCE) | (labels < 0).any(-1)  # no comparison is true of NaN
+    if not isinstance(labels, Tensor) or labels.dim() != 2:
+        return labels
+    shares = labels.float() if labels.shape[1] == classes and not labels.is_floating_point() else labels
+    if shares.is_floating_point() and shares.shape[1] > 1:
+        _check_shares(shares)
+    return shares
+
+
+def _check_shares(shares: Tensor) -> None:
+    wrong = ((shares.sum(-1) - 1).abs() > SHARES_TOLERANCE) | (shares < 0).any(-1)  # no comparison is true of NaN
     if wrong.any():
         raise ValueError(
-            f"soft labels {labels[wrong][0].tolist()} of an example are no distribution: give shares of the classes "
+            f"soft labels {shares[wrong][0].tolist()} of an example are no distribution: give shares of the classes "
             "that sum to 1. For several labels an example, set problem_type of the student's config to "
             "multi_label_classification."
         )

@@ -15,6 +15,7 @@ from datasets.exceptions import DatasetsError
 from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.bundled import BUNDLED
 from hf_kd_lambda.data.classes import is_missing
 from hf_kd_lambda.data.files import check_table, columns_of_file, read_file
 from hf_kd_lambda.data.readers import TABLES
@@ -54,8 +55,8 @@ def load_splits(
         alternatives: other columns; the first that the training examples all have replace `columns` which they lack.
 
     Returns:
-        In the order of SPLITS, those that there are; then TRANSFER_SET, without labels. Train is missing where all
-        training examples are unlabelled.
+        In the order of SPLITS, those that there are; then TRANSFER_SET, without labels. Train may be missing where
+        all training examples are unlabelled, or none are needed.
 
     Raises:
         ValueError: the dataset or a file cannot be loaded, a column is missing, or a split is missing or empty.
@@ -91,9 +92,6 @@ def load_splits(
         if len(source.rows) == 0:
             raise ValueError(f"the {name} split is empty.")
     uniform = {name: _uniform(sources[name], columns) for name in SPLITS if name in sources}
-    if not args.needs_train and "train" not in uniform:
-        first = next(iter(uniform.values()))
-        uniform = {"train": first, "validation": first, **uniform}
     return uniform if transfer is None else uniform | {TRANSFER_SET: transfer}
 
 
@@ -172,6 +170,8 @@ def _stored_splits(
     if folder.is_file():
         files = "train_file" if setting == "dataset" else "unlabelled_file"
         raise ValueError(f"{where} is a file, and a dataset is a folder or an id of the Hub: set {files}.")
+    if dataset in BUNDLED and not folder.is_dir():
+        raise ValueError(f"{where} has no data for this problem: give another dataset, or files.")
     if (folder / DATASET_STATE_JSON_FILENAME).is_file():  # written by `Dataset.save_to_disk`
         with _named(where):
             return {"train": _saved(folder)}

@@ -11,8 +11,9 @@ class TaskData:
     """Labelled examples of one task.
 
     Args:
-        splits: train, validation, perhaps test, for MNLI also validation_mismatched; with the columns text, perhaps
-            text_pair, and label (a class, or a float for a regression; see problem_type; None for no label).
+        splits: train, validation, perhaps test, for MNLI also validation_mismatched; to evaluate a model, those that
+            there are. Columns: text, perhaps text_pair, and label (a class, or a float for a regression; see
+            problem_type; None for no label).
         label_names: names of the classes in the order of the labels; None for a regression.
         task: GLUE task; None for own data.
         problem_type: `multi_label_classification`, where a label is 1, 0 or -100 for each name; `soft_labels`, where

@@ -25,14 +25,9 @@ def load_token_data(args: DataArguments, seed: int) -> TaskData:
         seed: draws the `max_train_samples` examples.
 
     Raises:
-        ValueError: a setting is for texts; a split or column is missing; a split is empty; words or labels are
+        ValueError: a split or column is missing; a split is empty; words or labels are
             missing; a label is out of range. The message names the split or file, the row and the value.
     """
-    for setting in ("task", "text_pair_column"):
-        if (value := getattr(args, setting)) is not None:
-            raise ValueError(f"{setting}={value!r} is for text-classification: leave it out of {args.problem}.")
-    if args.dataset == "quickstart":
-        raise ValueError("dataset='quickstart' has labels of texts, none of words: give another dataset, or files.")
     words = Column(args.text_column or "tokens", "words", "text_column")
     labels = Column(args.label_column, "label", "label_column")
     sources = load_splits(args, [words, labels], _FORMATS, {}, _FORMATS)

@@ -9,7 +9,6 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import INTEGRATION_TO_CALLBACK
-from transformers.trainer_utils import SaveStrategy
 from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
@@ -17,6 +16,7 @@ from hf_kd_lambda.data.selection import labelled
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.trainer.argument_ranges import check_training_arguments
 from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.config_defaults import reads_metric
 from hf_kd_lambda.utils.names import suggestion
 
 logger = logging.get_logger(__name__)
@@ -189,7 +189,6 @@ def _warn_of_settings_without_effect(models: ModelArguments, data: DataArguments
     }
     judges = config.lambda_rule == "trust" and config.cache_teacher
     targets = "galore" in config.optim.value or "apollo" in config.optim.value
-    best = config.load_best_model_at_end or config.save_strategy == SaveStrategy.BEST
     without_effect = {
         **_UNUSED,
         "teacher_dir": None if models.teacher_finetune else "teacher_finetune is false",
@@ -197,7 +196,7 @@ def _warn_of_settings_without_effect(models: ModelArguments, data: DataArguments
         "teacher_learning_rate": None if models.teacher_finetune else "teacher_finetune is false",
         "eval_steps": None if config.eval_strategy == "steps" else f"eval_strategy is {config.eval_strategy.value}",
         "save_steps": None if config.save_strategy == "steps" else f"save_strategy is {config.save_strategy.value}",
-        "metric_for_best_model": None if best else "load_best_model_at_end is false",
+        "metric_for_best_model": None if reads_metric(config) else "load_best_model_at_end is false",
         "label_quality": None if judges else "labels are judged with lambda_rule=trust and cached logits alone",
         "validation_share": None if data.validation_file is None else "validation_file is set",
         "dataset_config": None if data.dataset is not None else "dataset is not set",

@@ -73,20 +73,24 @@ def trained_size(optimizer: Optimizer) -> int:
 def checkpoints_kept(trainer: Trainer) -> int:
     """The most checkpoints that lie in the folder at once: one more than the limit, as the oldest is removed last."""
     args: Any = trainer.args
-    steps = optimizer_steps(trainer)
-    every = args.save_steps * steps if args.save_steps < 1 else args.save_steps
-    saved = {
-        SaveStrategy.NO: 0,
-        SaveStrategy.EPOCH: math.ceil(args.num_train_epochs),
-        SaveStrategy.STEPS: math.ceil(steps / every),
-        SaveStrategy.BEST: 1,
-    }[args.save_strategy]
+    epochs, *_, steps = _run_length(trainer)
+    strategy, every = args.save_strategy, args.save_steps
+    if strategy == SaveStrategy.BEST:  # at most at every evaluation
+        strategy, every = args.eval_strategy, args.eval_steps
+    saved = {"no": 0, "epoch": epochs}.get(strategy.value)
+    if saved is None:
+        saved = math.ceil(steps / (every * steps if every < 1 else every))
     return saved if args.save_total_limit is None else min(saved, args.save_total_limit + 1)
 
 
 def optimizer_steps(trainer: Trainer) -> int:
     """How many optimizer steps a run takes."""
-    return trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())[-1]
+    return int(_run_length(trainer)[-1])
+
+
+def _run_length(trainer: Trainer) -> Sequence[Any]:
+    """Epochs first and optimizer steps last, as `max_steps` or `num_train_epochs` has them."""
+    return trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -1,11 +1,13 @@
 """The quality of labels and teacher per example after a run: numbers, sentences and a table.
 
-Pure functions. A report shows, from the `LabelQuality` of a run:
+A report shows, from the `LabelQuality` of a run:
 
     summary = quality_summary(quality)        JSON values
     explain_quality(summary)                  two or three sentences
     quality_table(summary)                    Markdown, one row per class
     most_suspicious(quality, 30)              the examples whose labels are most likely wrong, as dictionaries
+
+`write_quality` writes all examples to a file.
 
 The model is that of `balancing.trust`. α and β are those of the run, estimated in the first pass over the data. The
 third annotator is the final student: it judges all examples in the same way, and it is the best student of the run. It
@@ -261,8 +263,8 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _share(value: float) -> str:
-    return "under 1 %" if value < 0.01 else f"about {100 * value:.0f} %"
+    return "under 1%" if value < 0.01 else f"about {value:.0%}"
 
 
 def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
+    return f"{value:.1%}"

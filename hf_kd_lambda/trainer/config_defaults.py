@@ -7,15 +7,20 @@ import os
 from typing import Any
 
 import torch
-from transformers.trainer_utils import SchedulerType
+from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from hf_kd_lambda.utils.hardware import multiplies_bf16, usable_cores
 
 
+def reads_metric(config: Any) -> bool:
+    """Whether a run compares its evaluations by `metric_for_best_model`."""
+    follows = config.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+    return bool(config.load_best_model_at_end or config.save_strategy == SaveStrategy.BEST or follows)
+
+
 def resolve_best_model(config: Any) -> None:
     """Choose in place the metric of the best model, if the settings do not."""
-    follows_metric = config.lr_scheduler_type in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
-    if (config.load_best_model_at_end or follows_metric) and config.metric_for_best_model is None:
+    if reads_metric(config) and config.metric_for_best_model is None:
         # Not the loss: its weights change from one evaluation to the next.
         config.metric_for_best_model = "task_loss"
     if str(config.metric_for_best_model).endswith("perplexity"):

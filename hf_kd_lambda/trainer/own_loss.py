@@ -42,7 +42,8 @@ def check_own_loss(
     that fails on these examples (both are warned of); and losses that are not returned as `loss`.
 
     Args:
-        student: on any device; nothing of it changes.
+        student: on any device. Only `problem_type` of its config changes: Transformers' `forward` sets it where it is
+            None, as in plain training.
         examples: training examples.
         collate: from examples to a batch.
         num_outputs: the student's number of outputs.

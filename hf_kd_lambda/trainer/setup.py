@@ -1,7 +1,6 @@
 """Before the first step: resolve arguments, validate models and data, build the collator."""
 
 import copy
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, cast
 
@@ -21,7 +20,6 @@ from hf_kd_lambda.data.columns import (
 )
 from hf_kd_lambda.data.label_collators import LabelSets, ShiftedLabels, SpanLabels, UnlabelledExamples
 from hf_kd_lambda.losses.class_weights import balanced_weights
-from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import with_labels
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK
 from hf_kd_lambda.losses.objective import Objective
@@ -202,8 +200,7 @@ def build_collator(
     elif is_multi_label(student):
         collate = LabelSets(collate, cast(Any, student).config.num_labels)
     else:
-        missing = math.nan if cast(Any, student).config.num_labels == 1 else IGNORED
-        collate = UnlabelledExamples(collate, missing, is_token_level(student))
+        collate = UnlabelledExamples(collate, cast(Any, student).config.num_labels, is_token_level(student))
     of_teacher = set() if teacher is None else forward_parameters(teacher)
     inputs = {ANSWER_MASK} | forward_parameters(student) | of_teacher
     return ColumnCollator(collate, inputs if drops_columns else None, of_teacher if drops_columns else None)

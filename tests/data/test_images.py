@@ -180,7 +180,7 @@ PIXELS = np.zeros((4, 4), dtype=np.uint8)
             r"train split, row 1 .counted from 0.: .* mode I;16, .* to 8 bits",
         ),
         ({}, unreadable(), r"train split, row 0 .counted from 0.: a\.png is no image"),
-        ({"task": "sst2"}, image_dataset(9), "task='sst2' is for texts"),
+        ({"test_file": "a.csv"}, image_dataset(9), "test_file='a.csv' is for texts"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

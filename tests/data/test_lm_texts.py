@@ -49,7 +49,6 @@ def test_another_column_and_fewer_texts(tmp_path):
         ({"suffix": "md"}, "is not one of .txt, .csv"),
         ({"train": "\n \n"}, "the train split has no text"),
         ({"text_column": "body"}, "train_file=.* has no column 'body', only text: set text_column"),
-        ({"task": "sst2"}, "task='sst2' is a classification"),
         (
             {"suffix": "json", "train": '{"text": 3}\n', "validation": '{"text": "a"}\n'},
             "train_file=.*, line, item or question 1: column 'text' holds 3, which is no text",

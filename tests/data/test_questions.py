@@ -125,8 +125,9 @@ def test_a_missing_column_names_its_setting(tmp_path):
 
 
 def test_settings_of_other_tasks_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="task='sst2' is for text-classification"):
-        load(tmp_path, ROWS, task="sst2")
+    for problem in ("question-answering", "token-classification", "text-generation", "image-classification"):
+        with pytest.raises(ValueError, match=f"task='sst2' is for text-classification, not {problem}: leave it out"):
+            DataArguments(train_file="a.csv", problem=problem, task="sst2")
     with pytest.raises(ValueError, match=r"train.csv' is not one of .json, .jsonl, .parquet"):
         load(tmp_path, ROWS, train_file=str(tmp_path / "train.csv"))
     with pytest.raises(ValueError, match="doc_stride=4 is for question-answering, not text-classification"):
@@ -135,5 +136,3 @@ def test_settings_of_other_tasks_are_refused(tmp_path):
         DataArguments(train_file="a.csv", problem="text-generation", label_column="answer")
     with pytest.raises(ValueError, match=r"augment=\['flip'\] is for image-classification, not question-answering"):
         load(tmp_path, ROWS, augment=["flip"])
-    with pytest.raises(ValueError, match="dataset='quickstart' has no questions"):
-        load_questions(DataArguments(problem="question-answering", dataset="quickstart"), seed=0)

@@ -10,6 +10,7 @@ from hf_kd_lambda.data.questions import load_questions
 from hf_kd_lambda.data.sources import Column
 from hf_kd_lambda.data.splits import load_splits
 from hf_kd_lambda.data.texts import load_task_data
+from hf_kd_lambda.tasks import TASKS
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +21,20 @@ def _own_cache(tmp_path, monkeypatch):
 def write(folder, name, content):
     (folder / name).write_text(content)
     return str(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("problem", "name"),
+    [
+        ("token-classification", "quickstart"),
+        ("question-answering", "quickstart"),
+        ("image-classification", "quickstart"),
+        ("text-classification", "digits"),
+    ],
+)
+def test_bundled_data_of_another_problem_are_refused(problem, name):
+    with pytest.raises(ValueError, match=f"dataset='{name}' has no data for this problem: give another dataset"):
+        TASKS[problem].load_data(DataArguments(problem=problem, dataset=name), seed=0)
 
 
 def test_a_dataset_whose_path_reads_as_a_pattern_is_refused(tmp_path):

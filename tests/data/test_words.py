@@ -151,8 +151,6 @@ def test_bad_rows_are_named(tmp_path, train, validation, message):
     [
         ({"text_column": "words"}, "train_file=.* has no column 'words', only tokens, label: set text_column"),
         ({"label_column": "ner_tags"}, "train_file=.* has no column 'ner_tags', only tokens, label: set label_column"),
-        ({"task": "sst2"}, "task='sst2' is for text-classification: leave it out of token-classification"),
-        ({"text_pair_column": "b"}, "text_pair_column='b' is for text-classification"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(tmp_path, settings, message):
@@ -174,11 +172,6 @@ def test_bad_files_are_named(tmp_path, name, content, message):
     files = {"train_file": str(tmp_path / name), "validation_file": write(tmp_path, "v.jsonl", dataset(ROWS))}
     with pytest.raises(ValueError, match=message):
         load_token_data(DataArguments(**files), seed=0)
-
-
-def test_labels_of_texts_are_refused():
-    with pytest.raises(ValueError, match="dataset='quickstart' has labels of texts, none of words"):
-        load_token_data(DataArguments(problem="token-classification", dataset="quickstart"), seed=0)
 
 
 def test_a_dataset_without_validation_split_can_be_given_one(tmp_path, monkeypatch):

@@ -124,6 +124,14 @@ def test_settings_without_effect_are_named(tmp_path, monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("scheduler", ["reduce_lr_on_plateau", "greedy"])
+def test_the_metric_that_sets_the_learning_rate_has_an_effect(tmp_path, monkeypatch, scheduler):
+    warnings = []
+    monkeypatch.setattr("hf_kd_lambda.jobs.checks.logger.warning", warnings.append)
+    job(settings(tmp_path, lr_scheduler_type=scheduler, load_best_model_at_end=False))
+    assert not warnings
+
+
 @pytest.mark.parametrize("evaluated", ["validation_file", "test_file"])
 def test_a_file_that_is_trained_and_evaluated_on_is_warned_of(tmp_path, monkeypatch, evaluated):
     warnings = []

@@ -35,7 +35,7 @@ def free(monkeypatch):
 
 def trainer(folder, **changed):
     saved = {"save_strategy": "steps", "save_steps": 2, "max_steps": 5, "optim": "adamw_torch"}
-    made = make_trainer(config(folder, **{**saved, **changed}), *models(), examples(24))
+    made = make_trainer(config(folder, **{**saved, **changed}), *models(), examples(24), eval_dataset=examples(8))
     made.create_optimizer()
     return made
 
@@ -77,6 +77,9 @@ def test_with_momentum_an_optimizer_has_one_moment():
     [
         ({"save_strategy": "no"}, 0),
         ({"save_strategy": "epoch", "max_steps": -1, "num_train_epochs": 2.5}, 3),
+        ({"save_strategy": "epoch", "max_steps": 20, "num_train_epochs": 1}, 7),
+        ({"save_strategy": "epoch", "max_steps": 2, "num_train_epochs": 3}, 1),
+        ({"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "kd_loss"}, 5),
         ({"save_steps": 0.25, "max_steps": 8}, 4),
         ({"max_steps": -1, "num_train_epochs": 4, **SMALL_BATCHES}, 12),
         (

@@ -11,7 +11,7 @@ from helpers.tiny_spans import span_bert
 
 from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.jobs import evaluate, onnx_export
-from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints, main
+from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints, evaluated_data, main
 from hf_kd_lambda.jobs.onnx_export import main as export
 from hf_kd_lambda.studies.comparison.plan import arguments
 
@@ -100,6 +100,14 @@ def test_a_split_of_a_folder_without_training_examples_is_evaluated(run, tmp_pat
     (tmp_path / "data" / "test.csv").write_text("text,label\ngood good a,praise\nbad bad d,praise\n")
     main([str(folder), str(tmp_path / "data"), "--json", str(tmp_path / "new.json")])
     assert json.loads((tmp_path / "new.json").read_text())["models"][0]["metrics"]["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(("splits", "asked"), [(["test"], "validation"), (["validation", "test"], "train")])
+def test_no_other_split_is_evaluated_than_the_one_asked_for(tmp_path, splits, asked):
+    for split in splits:
+        (tmp_path / f"{split}.csv").write_text("text,label\ngood good a,praise\nbad bad d,rant\n")
+    with pytest.raises(ValueError, match=f"split='{asked}' is not one of those with labels: {', '.join(splits)}."):
+        evaluated_data(EvaluatedData(dataset=str(tmp_path)), asked, str(tmp_path / "model"), seed=0)
 
 
 def test_nothing_is_retained_of_a_teacher_at_chance(run, tmp_path, capsys):

@@ -65,7 +65,7 @@ def test_the_card_names_settings_and_classes_as_the_user_did(facts):
     names = "\\>5, \\<5, C\\#, a\\|b, \\`x\\`, \\<script\\>alert(1)\\</script\\>"
     assert f"| labels | {names} |" in before
     assert "most of them labelled a\\|b; the teacher" in before
-    assert "| a\\|b | 1 | 60.0 % | \\>5 | 10.0 % |" in before
+    assert "| a\\|b | 1 | 60.0% | \\>5 | 10.0% |" in before
 
 
 class Cells(HTMLParser):

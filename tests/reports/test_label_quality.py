@@ -74,8 +74,8 @@ def test_a_summary_by_hand():
 def test_words_name_the_class_where_the_teacher_fails():
     words = explain_quality(quality_summary(small()))
     assert words.startswith(
-        "About 33 % of the labels look wrong, most of them labelled positive; the teacher is uninformative on about "
-        "27 % of the examples, most of them of class neutral."
+        "About 33% of the labels look wrong, most of them labelled positive; the teacher is uninformative on about "
+        "27% of the examples, most of them of class neutral."
     )
     assert "memorised" not in words
     assert "may have memorised" in explain_quality(quality_summary(small()), teacher_learned_them=True)

@@ -94,7 +94,7 @@ def test_the_page_is_one_file_that_says_what_the_scores_are(page):
     assert "differences of less than 6.0 points may be noise" in page
     assert "λ went from 0.5 to 2" in page
     assert "data:image/png;base64," in page
-    assert "About 5 % of the labels look wrong" in page
+    assert "About 5% of the labels look wrong" in page
     assert ">0.88</td>" in page
 
 

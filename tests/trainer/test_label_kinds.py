@@ -54,6 +54,16 @@ def test_labels_are_the_same_in_every_way_to_write_them(tmp_path):
     assert torch.equal(weights[0], weights[2])
 
 
+@pytest.mark.parametrize("form", [None, "torch"])
+def test_soft_labels_may_be_integers(tmp_path, form):
+    rows = [None if form is None and row % 7 == 0 else [row % 2, 0, 1 - row % 2] for row in range(STEPS * BATCH)]
+    weights = []
+    for labels in (rows, [row and [float(x) for x in row] for row in rows]):
+        args = config(tmp_path, lambda_rule="trust", cache_teacher=False)
+        weights.append(flat(train(args, *models(), with_labels(labels).with_format(form)).model))
+    assert torch.equal(*weights)
+
+
 def test_predictions_are_those_of_a_plain_trainer_and_agreement_is_label_by_label(tmp_path):
     teacher, student = models(**MULTI_LABEL)
     seen = []
@@ -81,13 +91,15 @@ def test_predictions_are_those_of_a_plain_trainer_and_agreement_is_label_by_labe
         (MULTI_LABEL, [[0.2, 0.8, 0.0]] * 8, "0.2 is neither 1 nor 0.*single_label_classification"),
         (MULTI_LABEL, [[0, 1]] * 8, "they are 2, the student's 3"),
         ({}, [[1.0, 1.0, 0.0]] * 8, "no distribution.*multi_label_classification"),
+        ({}, [[1, 1, 0]] * 8, "no distribution"),
         ({}, [[1.5, -0.5, 0.0]] * 8, "no distribution"),
         ({}, [[0.5, 0.5]] * 8, "need one label per item"),
     ],
 )
 def test_other_labels_are_refused(tmp_path, settings, labels, message):
-    with pytest.raises(ValueError, match=message):
-        train(config(tmp_path, cache_teacher=False), *models(**settings), with_labels(labels))
+    for data in (with_labels(labels), [*with_labels(labels)]):
+        with pytest.raises(ValueError, match=message):
+            train(config(tmp_path, cache_teacher=False), *models(**settings), data)
 
 
 def test_a_task_loss_of_ones_own_is_refused_with_several_labels(tmp_path):
