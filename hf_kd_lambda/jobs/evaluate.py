@@ -21,7 +21,6 @@ from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.command_line import ScreenParser, list_settings, with_lists
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.progress import print_wrapped
-from hf_kd_lambda.jobs.report import RESULTS
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.results import ModelReport, measure_model, results_table, score_notes, write_results
 from hf_kd_lambda.reports.sampling_error import standard_error
@@ -30,6 +29,7 @@ from hf_kd_lambda.tasks.task import Task
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.console import use_short_lines
 from hf_kd_lambda.utils.names import check_known
+from hf_kd_lambda.utils.run_files import RESULTS
 from hf_kd_lambda.utils.versions import versions
 
 logger = logging.get_logger(__name__)

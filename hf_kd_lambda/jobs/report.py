@@ -13,23 +13,15 @@ from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.progress import print_wrapped
 from hf_kd_lambda.reports.figure import plot_lambda
-from hf_kd_lambda.reports.label_quality import QUALITY_FILE, explain_quality
-from hf_kd_lambda.reports.model_card import (
-    CARD,
-    FIGURE,
-    CardFacts,
-    model_card,
-    origin_of,
-    training_examples,
-    without_folders,
-)
+from hf_kd_lambda.reports.label_quality import explain_quality
+from hf_kd_lambda.reports.model_card import CardFacts, model_card, origin_of, training_examples, without_folders
 from hf_kd_lambda.reports.page import as_html
 from hf_kd_lambda.reports.results import ModelReport, results_table, score_notes, write_results
-from hf_kd_lambda.reports.run_report import LAMBDA_IN_WORDS, REPORT, Differing, run_page
+from hf_kd_lambda.reports.run_report import LAMBDA_IN_WORDS, Differing, run_page
 from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
+from hf_kd_lambda.utils.run_files import CARD, FIGURE, QUALITY_FILE, REPORT, RESULTS
 from hf_kd_lambda.utils.versions import versions
 
-RESULTS = "results.json"
 _READING = (
     *("problem", "problem_type", "task", "text_column", "text_pair_column", "label_column", "label_columns"),
     *("label_separator", "image_column", "delimiter", "max_length", "doc_stride"),

@@ -40,7 +40,6 @@ from hf_kd_lambda.reports.memorised_labels import (
     explain_memorised,
 )
 
-QUALITY_FILE = "label_quality.parquet"
 _MOST = 0.5  # a class is named if it has at least this share of the findings
 _MORE_THAN_ITS_PART = 1.25  # and if that share is more than this factor times its share of the examples
 _LIMITS = """\

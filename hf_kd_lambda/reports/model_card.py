@@ -17,8 +17,8 @@ from hf_kd_lambda.reports.label_quality import explain_quality, quality_table
 from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, on_one_line
 from hf_kd_lambda.reports.results import ModelReport, markdown_table, score_meaning
 from hf_kd_lambda.reports.summary import explain_lambda
+from hf_kd_lambda.utils.run_files import FIGURE
 
-CARD, FIGURE = "README.md", "lambda.png"  # in the same folder: the card links the figure
 WITHOUT_LABEL = "train_unlabelled"  # in `CardFacts.examples`
 DEFAULT_TASK = "text-classification"  # the Hub's name of the default task
 TAGS = ("knowledge-distillation", "hf-kd-lambda")

@@ -13,7 +13,6 @@ from hf_kd_lambda.reports.page import Entry, Picture, Section, Table, text_entry
 from hf_kd_lambda.reports.results import score_notes, table_rows
 from hf_kd_lambda.reports.summary import explain_lambda
 
-REPORT = "report.html"
 MOST_EXAMPLES = 20
 LONGEST_TEXT = 300  # characters
 _DIFFERENCE = (
