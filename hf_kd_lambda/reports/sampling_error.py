@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from transformers import EvalPrediction
 
+from hf_kd_lambda.utils.first_output import first_output
+
 BOOTSTRAPS = 100
 
 
@@ -28,7 +30,7 @@ def standard_error(
     Returns:
         None for examples with several labels, and for a single example.
     """
-    predictions = predictions[0] if isinstance(predictions, tuple) else predictions
+    predictions = first_output(predictions)
     if not isinstance(labels, np.ndarray) or labels.ndim != 1 or len(labels) < 2:
         return None
     rng = np.random.default_rng(0)
