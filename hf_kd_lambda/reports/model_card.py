@@ -14,7 +14,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from hf_kd_lambda.reports.label_quality import explain_quality, quality_table
-from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, on_one_line
+from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, on_one_line, table_of
 from hf_kd_lambda.reports.results import ModelReport, markdown_table, score_meaning
 from hf_kd_lambda.reports.summary import explain_lambda
 from hf_kd_lambda.utils.run_files import FIGURE
@@ -205,7 +205,7 @@ def _summary(facts: CardFacts) -> str:
         "training examples": training_examples(facts.examples),
         "rule for λ": rule and code_span(rule),
     }
-    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items() if value)])
+    table = table_of([("", ""), *((name, value) for name, value in rows.items() if value)])
     return f"{SUMMARY}\n\n{table}"
 
 
@@ -258,8 +258,8 @@ def _results(facts: CardFacts) -> str:
         meaning = score_meaning(facts.reports)
         notes = f"Here {escaped(meaning)}. {latency}" if meaning else latency
         return f"{where}{markdown_table(facts.reports, facts.main_metric, facts.chance)}\n\n{notes}"
-    rows = [f"| {escaped(name)} | {value:.4g} |" for name, value in facts.metrics.items()]
-    return where + "\n".join(["| metric | value |", "|---|---|", *rows]) if rows else ""
+    rows = [(escaped(name), f"{value:.4g}") for name, value in facts.metrics.items()]
+    return where + table_of([("metric", "value"), *rows]) if rows else ""
 
 
 def _balance(facts: CardFacts) -> str:

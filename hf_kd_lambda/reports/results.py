@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hf_kd_lambda.reports.markdown import escaped
+from hf_kd_lambda.reports.markdown import escaped, table_of
 from hf_kd_lambda.utils.evaluation_mode import evaluation_mode
 from hf_kd_lambda.utils.hardware import count_threads
 from hf_kd_lambda.utils.paths import write_at_once
@@ -132,8 +132,8 @@ def results_table(reports: Sequence[ModelReport], main_metric: str, chance: floa
 
 def markdown_table(reports: Sequence[ModelReport], main_metric: str, chance: float = 0.0) -> str:
     """The values of `results_table` in Markdown, a line per model."""
-    head, *rows = ([escaped(cell) for cell in row] for row in table_rows(reports, main_metric, chance))
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---", *["---:"] * (len(head) - 1)], *rows])
+    rows = [[escaped(cell) for cell in row] for row in table_rows(reports, main_metric, chance)]
+    return table_of(rows, numbers=range(1, len(rows[0])))
 
 
 def standard_error_note(reports: Sequence[ModelReport]) -> str:
