@@ -22,7 +22,6 @@ from hf_kd_lambda.jobs.checks import (
     check_settings,
     check_tokens,
 )
-from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.disk_space import check_space
 from hf_kd_lambda.jobs.evaluate import classes_of, evaluate_model
 from hf_kd_lambda.jobs.finetune import finetune, train_on
@@ -48,6 +47,7 @@ from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
 from hf_kd_lambda.trainer.limits import check_saving
 from hf_kd_lambda.trainer.setup import class_weights
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
+from hf_kd_lambda.utils.log_keys import MAIN_METRIC
 from hf_kd_lambda.utils.names import check_known
 from hf_kd_lambda.utils.paths import check_path
 from hf_kd_lambda.utils.run_files import CARD, QUALITY_FILE, REPORT, RESULTS

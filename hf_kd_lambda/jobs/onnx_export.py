@@ -20,7 +20,6 @@ from transformers import AutoConfig, AutoProcessor, HfArgumentParser, PreTrained
 from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.columns import accepted_inputs
 from hf_kd_lambda.jobs.command_line import list_settings, with_lists
-from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.evaluate import evaluate_model, evaluated_data, settings_of_student
 from hf_kd_lambda.models.labels import label_permutation, own_label_names
 from hf_kd_lambda.models.loaded_forms import read_in_own_precision
@@ -73,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"{folder / ONNX}: its outputs differ from the model's by at most {difference:.1e}")
     split, reports = measure_forms(folder, data)
     where = f"On the {split} split:\n" if split else ""
-    print(f"{where}{results_table(reports, MAIN_METRIC)}")
+    print(f"{where}{results_table(reports)}")
     record_exports(folder, split, reports)
 
 
@@ -218,4 +217,4 @@ def record_exports(folder: Path, split: str | None, reports: Sequence[ModelRepor
     if card.exists():
         before = card.read_text(encoding="utf-8").split(SECTION)[0].rstrip("\n")
         where = f"On the {split} split, on {count_threads(reports[0].threads or 1)} of the CPU:\n\n" if split else ""
-        write_at_once(card, f"{before}\n{SECTION}\n{where}{markdown_table(reports, MAIN_METRIC)}\n")
+        write_at_once(card, f"{before}\n{SECTION}\n{where}{markdown_table(reports)}\n")

@@ -10,7 +10,6 @@ from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.arguments import ModelArguments
-from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.progress import print_wrapped
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.label_quality import explain_quality
@@ -62,9 +61,9 @@ def write_job_report(
         "settings": {name: without_folders(value) for name, value in settings.items()},
         "versions": versions(),
     }
-    write_results(folder / RESULTS, reports, MAIN_METRIC, figure, facts, card.chance)
+    write_results(folder / RESULTS, reports, figure, facts, card.chance)
     count = card.examples.get(split, 0)
-    print(f"\nOn the {split} split, {count:,} examples:\n\n{results_table(reports, MAIN_METRIC, card.chance)}\n")
+    print(f"\nOn the {split} split, {count:,} examples:\n\n{results_table(reports, card.chance)}\n")
     print_wrapped(score_notes(reports, history))
     print(f"Training examples: {training_examples(card.examples)}.\n")
     print_wrapped([LAMBDA_IN_WORDS, *explain_lambda(history).splitlines()])
@@ -123,7 +122,7 @@ def card_facts(
         num_processes: number of training processes.
         reports: reports of the compared models; the last is the student's.
         log_history: the entries of `trainer_state.json`.
-        chance: the main metric without knowledge.
+        chance: the score without knowledge.
         examples: number of examples of each split; as WITHOUT_LABEL, of those of train without a label.
         label_quality: see `quality_summary`; None where it was not estimated.
         loaded: the examples.
@@ -141,7 +140,6 @@ def card_facts(
         dataset_config=data.dataset_config or data.task if data.dataset else None,
         split=_split_on_the_hub(data, loaded.report_split),
         held_out=loaded.held_out and loaded.report_split == "validation",
-        main_metric=MAIN_METRIC,
         chance=chance,
         reports=reports,
         metrics=reports[-1].metrics,

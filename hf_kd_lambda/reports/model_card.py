@@ -95,8 +95,7 @@ class CardFacts:
         has_pairs: whether the student reads two texts.
         split: the split of the scores.
         held_out: whether its examples are of the training split, and no split of their own.
-        main_metric: the metric of `reports` by which models are compared.
-        chance: the main metric of a trivial prediction, see `ModelReport.retained`.
+        chance: the score of a trivial prediction, see `ModelReport.retained`.
         reports: size, speed and scores of the compared models.
         metrics: the student's scores.
         log_history: the entries of `trainer_state.json`.
@@ -117,7 +116,6 @@ class CardFacts:
     dataset_config: str | None = None
     split: str | None = None
     held_out: bool = False
-    main_metric: str = "score"
     chance: float = 0.0
     reports: Sequence[ModelReport] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -257,7 +255,7 @@ def _results(facts: CardFacts) -> str:
         latency = "Latency is the time of one forward with one example, on the machine that trained the student."
         meaning = score_meaning(facts.reports)
         notes = f"Here {escaped(meaning)}. {latency}" if meaning else latency
-        return f"{where}{markdown_table(facts.reports, facts.main_metric, facts.chance)}\n\n{notes}"
+        return f"{where}{markdown_table(facts.reports, facts.chance)}\n\n{notes}"
     rows = [(escaped(name), f"{value:.4g}") for name, value in facts.metrics.items()]
     return where + table_of([("metric", "value"), *rows]) if rows else ""
 
