@@ -14,7 +14,8 @@ from hf_kd_lambda.balancing.kd_split import KDSplit
 from hf_kd_lambda.balancing.moving_average import MovingAverage
 from hf_kd_lambda.balancing.number_trust import NumberReliabilities, Unit
 from hf_kd_lambda.balancing.reliabilities import Reliabilities
-from hf_kd_lambda.balancing.rules import MGDA, Rule, Weights, feasible_interval, loss_weights
+from hf_kd_lambda.balancing.rules import Rule, Weights, feasible_interval, loss_weights
+from hf_kd_lambda.balancing.rules.common_descent import MGDA
 from hf_kd_lambda.balancing.signal import Signal, bounded_signal
 from hf_kd_lambda.balancing.smoothness import Smoothness
 from hf_kd_lambda.balancing.teacher_signal import TeacherSignal

@@ -3,8 +3,8 @@
 from argparse import Namespace
 from collections.abc import Collection
 
-MAIN_METRIC = "score"
-"""The metric of every task by which the best student is chosen and models are compared."""
+from hf_kd_lambda.utils.log_keys import MAIN_METRIC
+
 SAVED_CHECKPOINTS = 2  # the last and the one before it, and in any case the best
 
 

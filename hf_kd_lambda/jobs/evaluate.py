@@ -19,9 +19,7 @@ from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX, accepted_inputs
 from hf_kd_lambda.data.selection import count_unlabelled
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.command_line import ScreenParser, list_settings, with_lists
-from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.progress import print_wrapped
-from hf_kd_lambda.jobs.report import RESULTS
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.results import ModelReport, measure_model, results_table, score_notes, write_results
 from hf_kd_lambda.reports.sampling_error import standard_error
@@ -30,6 +28,7 @@ from hf_kd_lambda.tasks.task import Task
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.console import use_short_lines
 from hf_kd_lambda.utils.names import check_known
+from hf_kd_lambda.utils.run_files import RESULTS
 from hf_kd_lambda.utils.versions import versions
 
 logger = logging.get_logger(__name__)
@@ -101,11 +100,11 @@ def main(argv: Sequence[str]) -> None:
     split, reports, chance = evaluate_checkpoints(
         checkpoints, data, values.split, values.batch_size, values.trust_remote_code
     )
-    print(f"On the {split} split:\n\n{results_table(reports, MAIN_METRIC, chance)}\n")
+    print(f"On the {split} split:\n\n{results_table(reports, chance)}\n")
     print_wrapped(score_notes(reports))
     if values.json:
         facts = {"checkpoints": checkpoints, "task": data.task, "split": split, "versions": versions()}
-        write_results(values.json, reports, MAIN_METRIC, None, facts, chance)
+        write_results(values.json, reports, None, facts, chance)
 
 
 def settings_of_student(folder: str | Path) -> dict[str, Any]:
@@ -174,7 +173,7 @@ def evaluate_model(
     output = trainer.predict(split)
     compute_metrics = problem.metrics(data, split)
     metrics = compute_metrics(EvalPrediction(output.predictions, output.label_ids))
-    error = standard_error(compute_metrics, output.predictions, output.label_ids, MAIN_METRIC)
+    error = standard_error(compute_metrics, output.predictions, output.label_ids)
     report = dataclasses.replace(measured, metrics=metrics, standard_error=error)
     return report, problem.compared(output, split)
 

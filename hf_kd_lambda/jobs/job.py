@@ -22,7 +22,6 @@ from hf_kd_lambda.jobs.checks import (
     check_settings,
     check_tokens,
 )
-from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.disk_space import check_space
 from hf_kd_lambda.jobs.evaluate import classes_of, evaluate_model
 from hf_kd_lambda.jobs.finetune import finetune, train_on
@@ -31,31 +30,27 @@ from hf_kd_lambda.jobs.identity import settings_of, student_identity, teacher_id
 from hf_kd_lambda.jobs.loading import ModelLoader
 from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.jobs.progress import stage
-from hf_kd_lambda.jobs.report import RESULTS, card_facts, write_job_report
+from hf_kd_lambda.jobs.report import card_facts, write_job_report
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 from hf_kd_lambda.jobs.trainer_checks import check_trainer
 from hf_kd_lambda.losses.class_weights import WeightedTaskLoss
 from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.labels import names_of_numbers, warn_if_at_chance
 from hf_kd_lambda.reports.agreement import teacher_agreement
-from hf_kd_lambda.reports.label_quality import (
-    QUALITY_FILE,
-    LabelQuality,
-    most_suspicious,
-    quality_summary,
-    write_quality,
-)
-from hf_kd_lambda.reports.model_card import CARD, WITHOUT_LABEL
+from hf_kd_lambda.reports.label_quality import LabelQuality, most_suspicious, quality_summary, write_quality
+from hf_kd_lambda.reports.model_card import WITHOUT_LABEL
 from hf_kd_lambda.reports.results import ModelReport
-from hf_kd_lambda.reports.run_report import REPORT, Differing, most_differing
+from hf_kd_lambda.reports.run_report import Differing, most_differing
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
 from hf_kd_lambda.trainer.setup import class_weights
 from hf_kd_lambda.trainer.strategy_checks import check_saving
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
+from hf_kd_lambda.utils.log_keys import MAIN_METRIC
 from hf_kd_lambda.utils.names import check_known
 from hf_kd_lambda.utils.paths import check_path
+from hf_kd_lambda.utils.run_files import CARD, QUALITY_FILE, REPORT, RESULTS
 
 logger = logging.get_logger(__name__)
 

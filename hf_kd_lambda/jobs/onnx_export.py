@@ -20,22 +20,19 @@ from transformers import AutoConfig, AutoProcessor, HfArgumentParser, PreTrained
 from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.columns import accepted_inputs
 from hf_kd_lambda.jobs.command_line import list_settings, with_lists
-from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.evaluate import evaluate_model, evaluated_data, settings_of_student
-from hf_kd_lambda.jobs.report import RESULTS
 from hf_kd_lambda.models.labels import label_permutation, own_label_names
 from hf_kd_lambda.models.loaded_forms import read_in_own_precision
 from hf_kd_lambda.models.onnx_file import quantise_onnx, require_onnx, run_by_onnx, write_onnx
 from hf_kd_lambda.models.padding import ensure_pad_token
 from hf_kd_lambda.reports.agreement import teacher_agreement
-from hf_kd_lambda.reports.model_card import CARD
 from hf_kd_lambda.reports.results import ModelReport, as_json, latency_ms, markdown_table, measure_model, results_table
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.hardware import count_threads
 from hf_kd_lambda.utils.paths import write_at_once
+from hf_kd_lambda.utils.run_files import CARD, ONNX, ONNX_INT8, RESULTS
 
-FULL, INT8 = "model.onnx", "model_int8.onnx"
-FILES = {"ONNX": FULL, "ONNX int8": INT8}
+FILES = {"ONNX": ONNX, "ONNX int8": ONNX_INT8}
 FORMS = ("fp32", "bf16", *FILES)
 TOLERANCE = 1e-4  # of outputs, relative to the largest above 1: rounding in fp32
 BATCH = 32  # examples of the larger batch that is timed
@@ -45,8 +42,8 @@ CHECKED = [["short"], ["a text of some length, twice as long as any other here",
 SECTION = "\n## Exported files\n"
 
 DESCRIPTION = f"""\
-Export a student to FOLDER/{FULL} and, with weights in int8, to FOLDER/{INT8}. Needs the [onnx] extra. The files are
-kept only if onnxruntime computes the model's outputs from {FULL}. Prints size and latency of both
+Export a student to FOLDER/{ONNX} and, with weights in int8, to FOLDER/{ONNX_INT8}. Needs the [onnx] extra. The files
+are kept only if onnxruntime computes the model's outputs from {ONNX}. Prints size and latency of both
 files, and of PyTorch in fp32 and bf16; with data settings, which are those of evaluate, also their scores. The table
 is added to the model card and to {RESULTS}."""
 
@@ -72,10 +69,10 @@ def main(argv: Sequence[str]) -> None:
         (data,) = fields.parse_args_into_dataclasses(words, look_for_args_file=False)
     folder = options.folder
     difference = export_onnx(folder)
-    print(f"{folder / FULL}: its outputs differ from the model's by at most {difference:.1e}")
+    print(f"{folder / ONNX}: its outputs differ from the model's by at most {difference:.1e}")
     split, reports = measure_forms(folder, data)
     where = f"On the {split} split:\n" if split else ""
-    print(f"{where}{results_table(reports, MAIN_METRIC)}")
+    print(f"{where}{results_table(reports)}")
     record_exports(folder, split, reports)
 
 
@@ -96,15 +93,15 @@ def export_onnx(folder: Path) -> float:
     require_onnx()
     model, processor = _load(folder)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        written = {name: Path(temporary) / name for name in (FULL, INT8)}
-        write_onnx(model, _example(model, processor, TRACED), written[FULL])
-        if others := [path.name for path in Path(temporary).iterdir() if path.name != FULL]:
+        written = {name: Path(temporary) / name for name in (ONNX, ONNX_INT8)}
+        write_onnx(model, _example(model, processor, TRACED), written[ONNX])
+        if others := [path.name for path in Path(temporary).iterdir() if path.name != ONNX]:
             raise ValueError(
                 f"a model of this size does not fit into one ONNX file (torch also wrote {', '.join(others)}), and "
                 "several are not supported."
             )
         expected = [_outputs(model, _example(model, processor, texts)) for texts in CHECKED]
-        by_file = run_by_onnx(model, written[FULL])
+        by_file = run_by_onnx(model, written[ONNX])
         found = [_outputs(by_file, _example(model, processor, texts)) for texts in CHECKED]
         pairs = [(a[name], b[name]) for a, b in zip(found, expected, strict=True) for name in a]
         difference = max((a - b).abs().max().item() for a, b in pairs)
@@ -114,7 +111,7 @@ def export_onnx(folder: Path) -> float:
                 f"the file's outputs differ from the model's by {difference:.2g}: a {type(model).__name__} cannot be "
                 "exported."
             )
-        quantise_onnx(written[FULL], written[INT8])
+        quantise_onnx(written[ONNX], written[ONNX_INT8])
         for name, path in written.items():
             os.replace(path, folder / name)
     return difference
@@ -220,4 +217,4 @@ def record_exports(folder: Path, split: str | None, reports: Sequence[ModelRepor
     if card.exists():
         before = card.read_text(encoding="utf-8").split(SECTION)[0].rstrip("\n")
         where = f"On the {split} split, on {count_threads(reports[0].threads or 1)} of the CPU:\n\n" if split else ""
-        write_at_once(card, f"{before}\n{SECTION}\n{where}{markdown_table(reports, MAIN_METRIC)}\n")
+        write_at_once(card, f"{before}\n{SECTION}\n{where}{markdown_table(reports)}\n")

@@ -10,26 +10,17 @@ from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.arguments import ModelArguments
-from hf_kd_lambda.jobs.defaults import MAIN_METRIC
 from hf_kd_lambda.jobs.progress import print_wrapped
 from hf_kd_lambda.reports.figure import plot_lambda
-from hf_kd_lambda.reports.label_quality import QUALITY_FILE, explain_quality
-from hf_kd_lambda.reports.model_card import (
-    CARD,
-    FIGURE,
-    CardFacts,
-    model_card,
-    origin_of,
-    training_examples,
-    without_folders,
-)
+from hf_kd_lambda.reports.label_quality import explain_quality
+from hf_kd_lambda.reports.model_card import CardFacts, model_card, origin_of, training_examples, without_folders
 from hf_kd_lambda.reports.page import as_html
 from hf_kd_lambda.reports.results import ModelReport, results_table, score_notes, write_results
-from hf_kd_lambda.reports.run_report import LAMBDA_IN_WORDS, REPORT, Differing, run_page
+from hf_kd_lambda.reports.run_report import LAMBDA_IN_WORDS, Differing, run_page
 from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
+from hf_kd_lambda.utils.run_files import CARD, FIGURE, QUALITY_FILE, REPORT, RESULTS
 from hf_kd_lambda.utils.versions import versions
 
-RESULTS = "results.json"
 _READING = (
     *("problem", "problem_type", "task", "text_column", "text_pair_column", "label_column", "label_columns"),
     *("label_separator", "image_column", "delimiter", "max_length", "doc_stride"),
@@ -70,9 +61,9 @@ def write_job_report(
         "settings": {name: without_folders(value) for name, value in settings.items()},
         "versions": versions(),
     }
-    write_results(folder / RESULTS, reports, MAIN_METRIC, figure, facts, card.chance)
+    write_results(folder / RESULTS, reports, figure, facts, card.chance)
     count = card.examples.get(split, 0)
-    print(f"\nOn the {split} split, {count:,} examples:\n\n{results_table(reports, MAIN_METRIC, card.chance)}\n")
+    print(f"\nOn the {split} split, {count:,} examples:\n\n{results_table(reports, card.chance)}\n")
     print_wrapped(score_notes(reports, history))
     print(f"Training examples: {training_examples(card.examples)}.\n")
     print_wrapped([LAMBDA_IN_WORDS, *explain_lambda(history).splitlines()])
@@ -131,7 +122,7 @@ def card_facts(
         num_processes: number of training processes.
         reports: reports of the compared models; the last is the student's.
         log_history: the entries of `trainer_state.json`.
-        chance: the main metric without knowledge.
+        chance: the score without knowledge.
         examples: number of examples of each split; as WITHOUT_LABEL, of those of train without a label.
         label_quality: see `quality_summary`; None where it was not estimated.
         loaded: the examples.
@@ -149,7 +140,6 @@ def card_facts(
         dataset_config=data.dataset_config or data.task if data.dataset else None,
         split=_split_on_the_hub(data, loaded.report_split),
         held_out=loaded.held_out and loaded.report_split == "validation",
-        main_metric=MAIN_METRIC,
         chance=chance,
         reports=reports,
         metrics=reports[-1].metrics,

@@ -33,7 +33,7 @@ from hf_kd_lambda.losses.functional.distributions import (
     squared_distance_from_uniform,
 )
 from hf_kd_lambda.losses.functional.labels import item_labels
-from hf_kd_lambda.reports.markdown import escaped
+from hf_kd_lambda.reports.markdown import escaped, table_of
 from hf_kd_lambda.reports.memorised_labels import (
     Agreement,
     Judged,
@@ -42,7 +42,6 @@ from hf_kd_lambda.reports.memorised_labels import (
     explain_memorised,
 )
 
-QUALITY_FILE = "label_quality.parquet"
 _MOST = 0.5  # a class is named if it has at least this share of the findings
 _MORE_THAN_ITS_PART = 1.25  # and if that share is more than this factor times its share of the examples
 _LIMITS = """\
@@ -202,15 +201,12 @@ def _mostly(summary: Mapping[str, Any], key: str, words: str) -> str:
 
 def quality_table(summary: Mapping[str, Any]) -> str:
     """A Markdown table with one row per class."""
-    head = (
-        "| label | examples | look wrong | teacher's alternative | teacher uninformative |\n|---|---:|---:|---|---:|"
-    )
-    rows = (
-        f"| {escaped(row['name'])} | {row['labelled']} | {_percent(row['wrong_labels'])} | "
-        f"{escaped(row['rather'] or '–')} | {_percent(row['uninformative_teacher'])} |"
-        for row in summary["classes"]
-    )
-    return "\n".join([head, *rows])
+    rows = [["label", "examples", "look wrong", "teacher's alternative", "teacher uninformative"]]
+    for row in summary["classes"]:
+        label, rather = escaped(row["name"]), escaped(row["rather"] or "–")
+        wrong, uninformative = _percent(row["wrong_labels"]), _percent(row["uninformative_teacher"])
+        rows.append([label, str(row["labelled"]), wrong, rather, uninformative])
+    return table_of(rows, numbers=(1, 2, 4))
 
 
 def most_suspicious(quality: LabelQuality, count: int = 30) -> list[dict[str, Any]]:

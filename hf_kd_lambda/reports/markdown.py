@@ -1,6 +1,7 @@
-"""Escapes foreign texts for Markdown, such as names of models, metrics and columns."""
+"""Tables in Markdown, and foreign texts escaped for it, such as names of models, metrics and columns."""
 
 import re
+from collections.abc import Container, Sequence
 
 # Characters of emphasis, code, links, tables, headings, formulas and HTML. Underscores inside a word, and brackets
 # without a following address, have no effect.
@@ -30,6 +31,13 @@ def code_block(text: str, language: str) -> str:
     """A text as a code block; its fence is longer than any fence in the text."""
     fence = "`" * max(3, _longest_run(text) + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def table_of(rows: Sequence[Sequence[str]], numbers: Container[int] = ()) -> str:
+    """A table of cells in Markdown, the head first; the columns whose indices are in `numbers` are right-aligned."""
+    head, *others = rows
+    rule = ["---:" if column in numbers else "---" for column in range(len(head))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *others))
 
 
 def _longest_run(text: str) -> int:

@@ -14,11 +14,11 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from hf_kd_lambda.reports.label_quality import explain_quality, quality_table
-from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, on_one_line
+from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, on_one_line, table_of
 from hf_kd_lambda.reports.results import ModelReport, markdown_table, score_meaning
 from hf_kd_lambda.reports.summary import explain_lambda
+from hf_kd_lambda.utils.run_files import FIGURE
 
-CARD, FIGURE = "README.md", "lambda.png"  # in the same folder: the card links the figure
 WITHOUT_LABEL = "train_unlabelled"  # in `CardFacts.examples`
 DEFAULT_TASK = "text-classification"  # the Hub's name of the default task
 TAGS = ("knowledge-distillation", "hf-kd-lambda")
@@ -95,8 +95,7 @@ class CardFacts:
         has_pairs: whether the student reads two texts.
         split: the split of the scores.
         held_out: whether its examples are of the training split, and no split of their own.
-        main_metric: the metric of `reports` by which models are compared.
-        chance: the main metric of a trivial prediction, see `ModelReport.retained`.
+        chance: the score of a trivial prediction, see `ModelReport.retained`.
         reports: size, speed and scores of the compared models.
         metrics: the student's scores.
         log_history: the entries of `trainer_state.json`.
@@ -117,7 +116,6 @@ class CardFacts:
     dataset_config: str | None = None
     split: str | None = None
     held_out: bool = False
-    main_metric: str = "score"
     chance: float = 0.0
     reports: Sequence[ModelReport] = ()
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -205,7 +203,7 @@ def _summary(facts: CardFacts) -> str:
         "training examples": training_examples(facts.examples),
         "rule for λ": rule and code_span(rule),
     }
-    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items() if value)])
+    table = table_of([("", ""), *((name, value) for name, value in rows.items() if value)])
     return f"{SUMMARY}\n\n{table}"
 
 
@@ -257,9 +255,9 @@ def _results(facts: CardFacts) -> str:
         latency = "Latency is the time of one forward with one example, on the machine that trained the student."
         meaning = score_meaning(facts.reports)
         notes = f"Here {escaped(meaning)}. {latency}" if meaning else latency
-        return f"{where}{markdown_table(facts.reports, facts.main_metric, facts.chance)}\n\n{notes}"
-    rows = [f"| {escaped(name)} | {value:.4g} |" for name, value in facts.metrics.items()]
-    return where + "\n".join(["| metric | value |", "|---|---|", *rows]) if rows else ""
+        return f"{where}{markdown_table(facts.reports, facts.chance)}\n\n{notes}"
+    rows = [(escaped(name), f"{value:.4g}") for name, value in facts.metrics.items()]
+    return where + table_of([("metric", "value"), *rows]) if rows else ""
 
 
 def _balance(facts: CardFacts) -> str:

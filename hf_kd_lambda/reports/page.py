@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from hf_kd_lambda.reports.markdown import escaped, on_one_line
+from hf_kd_lambda.reports.markdown import escaped, on_one_line, table_of
 
 NONE = "–"
 _TYPES = {".png": "image/png", ".svg": "image/svg+xml"}
@@ -86,9 +86,8 @@ def _markdown(section: Section, folder: Path, level: int = 1) -> list[str]:
         blocks = [f"<details><summary>{html.escape(on_one_line(section.title))}</summary>"]
     blocks += map(escaped, section.notes)
     if section.table and section.table.rows:
-        rows = [[escaped(name) for name in section.table.head], ["---"] * len(section.table.head)]
-        rows += [[_cell(entry) for entry in row] for row in section.table.rows]
-        blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+        rows = [[_cell(entry) for entry in row] for row in section.table.rows]
+        blocks.append(table_of([[escaped(name) for name in section.table.head], *rows]))
     for path, shown in section.pictures:
         blocks.append(f"![{escaped(shown)}]({path.with_suffix('.png').relative_to(folder).as_posix()})")
     for part in section.sections:

@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hf_kd_lambda.reports.markdown import escaped
+from hf_kd_lambda.reports.markdown import escaped, table_of
 from hf_kd_lambda.utils.evaluation_mode import evaluation_mode
 from hf_kd_lambda.utils.hardware import count_threads
+from hf_kd_lambda.utils.log_keys import MAIN_METRIC
 from hf_kd_lambda.utils.paths import write_at_once
 
 WARMUP_RUNS, ROUNDS, ROUND_RUNS = 5, 5, 6
 NO_SHARES = ("perplexity",)  # metrics that are not percentages
-NO_PARTS = ("score", "teacher_agreement", *NO_SHARES)  # metrics that are not part of a score
+NO_PARTS = (MAIN_METRIC, "teacher_agreement", *NO_SHARES)  # metrics that are not part of a score
 BETTER_TEACHER = (
     "A better teacher would help more: fine-tune it for longer (teacher_epochs, teacher_learning_rate), or choose "
     "another."
@@ -50,22 +51,18 @@ class ModelReport:
     standard_error: float | None = None
     """Standard error of the main metric over the examples; None if it was not computed."""
 
-    def retained(self, reports: Sequence["ModelReport"], main_metric: str, chance: float = 0.0) -> float | None:
+    def retained(self, reports: Sequence["ModelReport"], chance: float = 0.0) -> float | None:
         """The share of the teacher's score; above 1 if this model is better than the teacher.
 
         Args:
             reports: reports of the compared models.
-            main_metric: the metric to compare; higher is better.
-            chance: this metric of a constant prediction; 0 for a correlation.
+            chance: the score of a constant prediction; 0 for a correlation.
 
         Returns:
-            None if the share is meaningless: there is no teacher in `reports`, the teacher is not clearly above
-            chance, or the metric is in `NO_SHARES`.
+            None if the share is meaningless: `reports` has no teacher, or none clearly above chance.
         """
-        teacher = next((report.metrics[main_metric] for report in reports if report.name == "teacher"), math.nan)
-        if main_metric in NO_SHARES or not teacher > chance + CLEARLY_ABOVE_CHANCE:
-            return None
-        return self.metrics[main_metric] / teacher
+        teacher = next((report.metrics[MAIN_METRIC] for report in reports if report.name == "teacher"), math.nan)
+        return self.metrics[MAIN_METRIC] / teacher if teacher > chance + CLEARLY_ABOVE_CHANCE else None
 
 
 def score_meaning(reports: Sequence[ModelReport]) -> str:
@@ -75,8 +72,8 @@ def score_meaning(reports: Sequence[ModelReport]) -> str:
         reports: one or more compared models.
     """
     names = [name for name in reports[-1].metrics if name not in NO_PARTS and "loss" not in name]
-    models = [report.metrics for report in reports if {"score", *names} <= report.metrics.keys()]
-    scores = [metrics["score"] for metrics in models]
+    models = [report.metrics for report in reports if {MAIN_METRIC, *names} <= report.metrics.keys()]
+    scores = [metrics[MAIN_METRIC] for metrics in models]
     parts = {name: [metrics[name] for metrics in models] for name in names if models}
     same = [name for name, values in parts.items() if np.allclose(values, scores, rtol=0, atol=1e-9)]
     if same:
@@ -120,9 +117,9 @@ def _seconds(model: nn.Module, inputs: Mapping[str, Tensor], device: torch.devic
     return (time.perf_counter() - start) / runs
 
 
-def results_table(reports: Sequence[ModelReport], main_metric: str, chance: float = 0.0) -> str:
+def results_table(reports: Sequence[ModelReport], chance: float = 0.0) -> str:
     """An aligned table for the terminal: a column per model, the main metric first; `chance` as in `retained`."""
-    columns = table_rows(reports, main_metric, chance)
+    columns = table_rows(reports, chance)
     columns[0][0] = ""  # what is below are no models
     rows = list(zip(*columns, strict=True))
     widths = [max(map(len, column)) for column in columns]
@@ -130,10 +127,10 @@ def results_table(reports: Sequence[ModelReport], main_metric: str, chance: floa
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def markdown_table(reports: Sequence[ModelReport], main_metric: str, chance: float = 0.0) -> str:
+def markdown_table(reports: Sequence[ModelReport], chance: float = 0.0) -> str:
     """The values of `results_table` in Markdown, a line per model."""
-    head, *rows = ([escaped(cell) for cell in row] for row in table_rows(reports, main_metric, chance))
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---", *["---:"] * (len(head) - 1)], *rows])
+    rows = [[escaped(cell) for cell in row] for row in table_rows(reports, chance)]
+    return table_of(rows, numbers=range(1, len(rows[0])))
 
 
 def standard_error_note(reports: Sequence[ModelReport]) -> str:
@@ -174,7 +171,7 @@ def rising_score_note(log_history: Sequence[Mapping[str, float]]) -> str:
 
 def weak_teacher_note(reports: Sequence[ModelReport]) -> str:
     """A sentence if the teacher scores below another model by more than two standard errors; else empty."""
-    scores = {report.name: report.metrics.get("score", math.nan) for report in reports}
+    scores = {report.name: report.metrics.get(MAIN_METRIC, math.nan) for report in reports}
     errors = [report.standard_error for report in reports if report.standard_error is not None]
     best = max(scores, key=lambda name: scores[name])
     if not errors or not scores[best] - scores.get("teacher", math.nan) > 2 * max(errors):
@@ -182,9 +179,9 @@ def weak_teacher_note(reports: Sequence[ModelReport]) -> str:
     return f"The teacher scores below the {best}. {BETTER_TEACHER}"
 
 
-def table_rows(reports: Sequence[ModelReport], main_metric: str, chance: float) -> list[list[str]]:
+def table_rows(reports: Sequence[ModelReport], chance: float) -> list[list[str]]:
     """The head and a row for each model; arguments as for `results_table`."""
-    names = list(dict.fromkeys([main_metric, *(name for report in reports for name in report.metrics)]))
+    names = list(dict.fromkeys([MAIN_METRIC, *(name for report in reports for name in report.metrics)]))
     columns: dict[str, list[str]] = {"model": [report.name for report in reports]}
     for name in names:
         values = [report.metrics.get(name) for report in reports]
@@ -197,7 +194,7 @@ def table_rows(reports: Sequence[ModelReport], main_metric: str, chance: float) 
     if any(report.batch_latency_ms is not None for report in reports):
         columns["latency of 32 (ms)"] = [_number(report.batch_latency_ms) for report in reports]
     if any(report.name == "teacher" for report in reports):
-        columns["retained (%)"] = [_share(report.retained(reports, main_metric, chance)) for report in reports]
+        columns["retained (%)"] = [_share(report.retained(reports, chance)) for report in reports]
     return [list(columns), *map(list, zip(*columns.values(), strict=True))]
 
 
@@ -221,14 +218,13 @@ def _number(value: float | None) -> str:
 def write_results(
     path: Path,
     reports: Sequence[ModelReport],
-    main_metric: str,
     figure: Path | None,
     extra: Mapping[str, object],
     chance: float = 0.0,
 ) -> None:
     """Write the models and `extra` (task, versions) to results.json, atomically."""
-    models = [asdict(report) | {"retained": report.retained(reports, main_metric, chance)} for report in reports]
-    results = {**extra, "main_metric": main_metric, "models": models, "figure": figure.name if figure else None}
+    models = [asdict(report) | {"retained": report.retained(reports, chance)} for report in reports]
+    results = {**extra, "main_metric": MAIN_METRIC, "models": models, "figure": figure.name if figure else None}
     write_at_once(path, as_json(results))
 
 

@@ -13,7 +13,6 @@ from hf_kd_lambda.reports.page import Entry, Picture, Section, Table, text_entry
 from hf_kd_lambda.reports.results import score_notes, table_rows
 from hf_kd_lambda.reports.summary import explain_lambda
 
-REPORT = "report.html"
 MOST_EXAMPLES = 20
 LONGEST_TEXT = 300  # characters
 _DIFFERENCE = (
@@ -112,7 +111,7 @@ def run_page(
 
 
 def _scores(card: CardFacts, split: str) -> Section:
-    head, *rows = zip(*table_rows(card.reports, card.main_metric, card.chance), strict=True)
+    head, *rows = zip(*table_rows(card.reports, card.chance), strict=True)
     table = Table(["measure", *head[1:]], [[text_entry(row[0]), *map(_number, row[1:])] for row in rows])
     count = card.examples.get(split, 0)
     notes = [f"On the {split} split, {count:,} examples.", *score_notes(card.reports, card.log_history)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import model_info
 from transformers.dynamic_module_utils import get_relative_imports
 
-from hf_kd_lambda.reports.model_card import CARD, FIGURE
+from hf_kd_lambda.utils.run_files import CARD, FIGURE, ONNX, ONNX_INT8, RESULTS
 
 NEEDED = {
     "config.json": ("config.json", "adapter_config.json"),
@@ -23,8 +23,8 @@ STUDENT_FILES = (
     *("model.safetensors.index.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model"),
     *("tokenizer.model", "spm.model", "spm_char.model"),
-    *("bpe.codes", "chat_template.jinja", "generation_config.json", FIGURE, "results.json"),
-    *("model.onnx", "model_int8.onnx"),
+    *("bpe.codes", "chat_template.jinja", "generation_config.json"),
+    *(FIGURE, RESULTS, ONNX, ONNX_INT8),
 )
 LEFT_BY_OTHERS = (*STUDENT_FILES, "adapter_*")
 """Files that another student may have left in a repository, and with which this one would not be loaded as it is."""

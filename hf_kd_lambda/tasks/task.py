@@ -19,6 +19,7 @@ from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.models.from_scratch import model_from_scratch, with_tokens
 from hf_kd_lambda.models.labels import load_classifier
 from hf_kd_lambda.models.padding import ModelBatch, ensure_pad_token, padding_difference
+from hf_kd_lambda.utils.first_output import first_output
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
 Metrics = Callable[[EvalPrediction], dict[str, float]]
@@ -223,8 +224,7 @@ class Task(ABC):
             it predicts, `[items]`.
         """
         labels = np.asarray(output.label_ids)
-        # A model set to return more, say its hidden states, has its logits first.
-        logits = np.asarray(output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions)
+        logits = np.asarray(first_output(output.predictions))
         return torch.from_numpy(logits[labels != IGNORED] if labels.ndim > 1 else logits)
 
     @abstractmethod

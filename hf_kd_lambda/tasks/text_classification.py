@@ -28,6 +28,7 @@ from hf_kd_lambda.tasks.metrics.label_lists import (
 from hf_kd_lambda.tasks.same_tokens import cut_alike
 from hf_kd_lambda.tasks.task import Collator, Metrics
 from hf_kd_lambda.tasks.text_task import TextTask
+from hf_kd_lambda.utils.first_output import first_output
 
 
 class TextClassification(TextTask):
@@ -97,8 +98,7 @@ class TextClassification(TextTask):
         labels = torch.as_tensor(output.label_ids)
         if labels.dim() == 1:
             return super().compared(output, encoded)
-        given = output.predictions[0] if isinstance(output.predictions, tuple) else output.predictions
-        logits = logits_of_items(torch.as_tensor(given), {"labels": labels})
+        logits = logits_of_items(torch.as_tensor(first_output(output.predictions)), {"labels": labels})
         return logits[labels != IGNORED] if logits.dim() > 2 else logits
 
     def chance(self, data: TaskData) -> float:

@@ -17,6 +17,7 @@ from hf_kd_lambda.reports.memorised_labels import Judged
 from hf_kd_lambda.teacher.cache_format import cached_members
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 from hf_kd_lambda.utils.changed import changed
+from hf_kd_lambda.utils.first_output import first_output
 
 
 def can_judge(trainer: DistillationTrainer) -> bool:
@@ -66,8 +67,6 @@ def _outputs(trainer: DistillationTrainer, examples: Dataset) -> Judged:
     of_args = {"dataloader_drop_last": False, "prediction_loss_only": False, "eval_do_concat_batches": True}
     with changed(trainer, **of_trainer), changed(trainer.args, **of_args):
         output = trainer.predict(examples)
-    given = output.predictions
-    student = given[0] if isinstance(given, tuple) else given  # logits come first
     teacher = examples.select_columns([TEACHER_LOGITS]).with_format("torch")[:][TEACHER_LOGITS]
     labels = torch.full((len(examples),), IGNORED) if output.label_ids is None else torch.as_tensor(output.label_ids)
-    return Judged(torch.as_tensor(student), teacher.float(), item_labels(labels).task)
+    return Judged(torch.as_tensor(first_output(output.predictions)), teacher.float(), item_labels(labels).task)

@@ -39,7 +39,7 @@ from hf_kd_lambda.models.protocol import (
 )
 from hf_kd_lambda.models.teacher_by_name import load_teacher
 from hf_kd_lambda.reports.figure import plot_lambda
-from hf_kd_lambda.reports.model_card import CARD, FIGURE, model_card
+from hf_kd_lambda.reports.model_card import model_card
 from hf_kd_lambda.reports.student_files import LEFT_BY_OTHERS, NEEDED, files_to_push, matching, require_private
 from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
 from hf_kd_lambda.trainer import build_lambda, data_checks, setup, strategy_checks, student_checks
@@ -55,6 +55,7 @@ from hf_kd_lambda.trainer.padded_batches import check_padded_batches
 from hf_kd_lambda.trainer.remember_predictions import RememberPredictions
 from hf_kd_lambda.utils.allocator import keep_freed_memory
 from hf_kd_lambda.utils.compiler import allow_two_backwards
+from hf_kd_lambda.utils.run_files import CARD, FIGURE
 
 
 class DistillationTrainer(BaseTrainer):

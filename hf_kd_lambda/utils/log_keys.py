@@ -6,6 +6,8 @@ Training logs these keys; the figure, the summary and the docs use the definitio
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+MAIN_METRIC = "score"
+"""The metric of every task by which the best student is chosen and models are compared; higher is better."""
 TIMES = ("runtime", "per_second", "preparation_time")
 """Ends of the keys of an evaluation's times, which are no scores."""
 

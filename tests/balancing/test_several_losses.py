@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hf_kd_lambda.balancing.kd_split import KDSplit
-from hf_kd_lambda.balancing.rules import MGDA
+from hf_kd_lambda.balancing.rules.common_descent import MGDA
 from hf_kd_lambda.balancing.rules.several_losses import equal_lengths, min_norm
 from hf_kd_lambda.gradients.gram import Gram
 

@@ -8,18 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_kd_lambda.balancing.rules import (
-    DTO,
-    MGDA,
-    Adaptive,
-    Evidence,
-    GradNorm,
-    NormRatio,
-    PCGrad,
-    Rule,
-    Taylor2,
-    Weights,
-)
+from hf_kd_lambda.balancing.rules import Rule, Weights
+from hf_kd_lambda.balancing.rules.common_descent import MGDA, PCGrad
+from hf_kd_lambda.balancing.rules.norm_based import Adaptive, Evidence, GradNorm, NormRatio
+from hf_kd_lambda.balancing.rules.task_first import DTO, Taylor2
 from hf_kd_lambda.balancing.state import LambdaState, Measurement
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.utils.log_keys import LIMITS

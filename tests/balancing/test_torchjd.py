@@ -5,8 +5,8 @@ import warnings
 import pytest
 import torch
 
-from hf_kd_lambda.balancing import rules
 from hf_kd_lambda.balancing.rules import make_rule
+from hf_kd_lambda.balancing.rules.common_descent import CAGrad
 from hf_kd_lambda.gradients.gram import Gram
 
 aggregation = pytest.importorskip("torchjd.aggregation", reason="torchjd, the reference, is not installed")
@@ -52,7 +52,7 @@ REFERENCES = {
     "upgrad": (lambda: aggregation.UPGradWeighting(projector=without_regularization()), ROUNDING),
     "dual_proj": (lambda: aggregation.DualProjWeighting(projector=without_regularization()), ROUNDING),
     "aligned_mtl": (lambda: aggregation.AlignedMTLWeighting(), ROUNDING),
-    "cagrad": (lambda: aggregation.CAGradWeighting(c=rules.CAGrad.radius), 2e-4),
+    "cagrad": (lambda: aggregation.CAGradWeighting(c=CAGrad.radius), 2e-4),
 }
 FEWER = 150  # where the reference calls a conic solver, which takes most of the time of these tests
 

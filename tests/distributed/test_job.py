@@ -14,9 +14,9 @@ from helpers import small_jobs
 from helpers.processes import run_two_ranks
 from transformers import AutoModelForSequenceClassification
 
-from hf_kd_lambda.reports.label_quality import QUALITY_FILE
 from hf_kd_lambda.studies.comparison.plan import arguments
 from hf_kd_lambda.studies.comparison.run_results import read_runs
+from hf_kd_lambda.utils.run_files import QUALITY_FILE
 
 WORKER = Path(__file__).with_name("job_worker.py")
 BEST = {

@@ -30,8 +30,9 @@ from helpers.tiny_spans import padded_batches as span_batches
 from helpers.tiny_spans import partly_answered, span_losses, span_models
 from safetensors.torch import load_file
 
-from hf_kd_lambda.reports.label_quality import QUALITY_FILE, write_quality
+from hf_kd_lambda.reports.label_quality import write_quality
 from hf_kd_lambda.trainer.label_quality import label_quality
+from hf_kd_lambda.utils.run_files import QUALITY_FILE
 
 FSDP2 = {
     "fsdp": "full_shard auto_wrap",

@@ -27,8 +27,9 @@ from safetensors.torch import save_file
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from hf_kd_lambda.reports.label_quality import QUALITY_FILE, write_quality
+from hf_kd_lambda.reports.label_quality import write_quality
 from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
+from hf_kd_lambda.utils.run_files import QUALITY_FILE
 
 
 def make(student: str, args: Any) -> Any:

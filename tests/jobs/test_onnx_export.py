@@ -16,21 +16,12 @@ from helpers.tiny_spans import span_bert
 from hf_kd_lambda import cli
 from hf_kd_lambda.data.arguments import EvaluatedData
 from hf_kd_lambda.jobs import onnx_export
-from hf_kd_lambda.jobs.onnx_export import (
-    CARD,
-    FILES,
-    FORMS,
-    INT8,
-    RESULTS,
-    SECTION,
-    export_onnx,
-    measure_forms,
-    record_exports,
-)
+from hf_kd_lambda.jobs.onnx_export import FILES, FORMS, SECTION, export_onnx, measure_forms, record_exports
 from hf_kd_lambda.models.labels import set_labels
 from hf_kd_lambda.models.onnx_file import run_by_onnx
 from hf_kd_lambda.reports.results import ModelReport
 from hf_kd_lambda.studies.comparison.plan import arguments
+from hf_kd_lambda.utils.run_files import CARD, ONNX_INT8, RESULTS
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -58,7 +49,7 @@ def test_a_model_of_any_task_computes_the_same_by_onnxruntime(tmp_path, kind):
     save_checkpoint(model, tmp_path)
     assert export_onnx(tmp_path) < 1e-4
     if kind == "text":  # whose weights are most of the file
-        assert (tmp_path / INT8).stat().st_size < 0.4 * (tmp_path / FILES["ONNX"]).stat().st_size
+        assert (tmp_path / ONNX_INT8).stat().st_size < 0.4 * (tmp_path / FILES["ONNX"]).stat().st_size
     batches = [tiny_batch(size, length) for size, length in ((1, 4), (5, 12))]
     for batch in batches:
         batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
@@ -86,7 +77,7 @@ def test_a_job_exports_scores_sizes_and_latencies(tmp_path, capsys):
     assert exports[2]["metrics"]["agreement_with_fp32"] == 1
     assert exports[3]["metrics"]["agreement_with_fp32"] > 0.9
     assert exports[1]["megabytes"] == pytest.approx(exports[0]["megabytes"] / 2)
-    assert exports[3]["megabytes"] == (folder / INT8).stat().st_size / 1e6
+    assert exports[3]["megabytes"] == (folder / ONNX_INT8).stat().st_size / 1e6
     assert all(form["latency_ms"] > 0 and form["batch_latency_ms"] > 0 for form in exports)
     assert "ONNX int8" in printed
     record_exports(folder, "test", [ModelReport(**form) for form in exports])  # replaces the table

@@ -18,8 +18,8 @@ from hf_kd_lambda.reports.results import (
 )
 from hf_kd_lambda.utils.versions import versions
 
-TEACHER = ModelReport("teacher", {"accuracy": 0.9, "f1": 0.8}, 22_700_000, 90.8, 12.34)
-STUDENT = ModelReport("student with KD", {"accuracy": 0.855, "f1": 0.7}, 15_600_000, 62.4, 4.56)
+TEACHER = ModelReport("teacher", {"f1": 0.8, "score": 0.9}, 22_700_000, 90.8, 12.34)
+STUDENT = ModelReport("student with KD", {"f1": 0.7, "score": 0.855}, 15_600_000, 62.4, 4.56)
 
 
 @pytest.fixture
@@ -79,43 +79,42 @@ def test_forward_is_timed_in_eval_and_inference_mode_and_the_mode_is_restored(ex
 
 def test_retained_is_the_share_of_the_teachers_score():
     reports = [TEACHER, STUDENT]
-    assert TEACHER.retained(reports, "accuracy") == 1.0
-    assert STUDENT.retained(reports, "accuracy") == pytest.approx(0.95)
-    assert STUDENT.retained(reports, "f1") == pytest.approx(0.875)
+    assert TEACHER.retained(reports) == 1.0
+    assert STUDENT.retained(reports) == pytest.approx(0.95)
 
 
 @pytest.mark.parametrize("score", [0.0, -0.1, math.nan])
 def test_nothing_is_retained_of_a_teacher_without_a_positive_score(score):
-    teacher = ModelReport("teacher", {"matthews_correlation": score}, 1, 1.0, 1.0)
-    student = ModelReport("student with KD", {"matthews_correlation": 0.5}, 1, 1.0, 1.0)
-    assert student.retained([teacher, student], "matthews_correlation") is None
-    assert student.retained([student], "matthews_correlation") is None
+    teacher = ModelReport("teacher", {"score": score}, 1, 1.0, 1.0)
+    student = ModelReport("student with KD", {"score": 0.5}, 1, 1.0, 1.0)
+    assert student.retained([teacher, student]) is None
+    assert student.retained([student]) is None
 
 
 def test_results_table_is_aligned_and_in_percent():
-    assert results_table([TEACHER, STUDENT], "f1").splitlines() == [
+    assert results_table([TEACHER, STUDENT]).splitlines() == [
         "                teacher  student with KD",
         "----------------------------------------",
+        "score (%)          90.0             85.5",
         "f1 (%)             80.0             70.0",
-        "accuracy (%)       90.0             85.5",
         "parameters (M)     22.7             15.6",
         "size (MB)          90.8             62.4",
         "latency (ms)       12.3              4.6",
-        "retained (%)      100.0             87.5",
+        "retained (%)      100.0             95.0",
     ]
 
 
 def test_results_table_shows_a_dash_for_what_is_missing():
-    student = ModelReport("student with KD", {"accuracy": math.nan}, 1, 1.0, 1.0)
-    rows = results_table([TEACHER, student], "accuracy").splitlines()[2:]
+    student = ModelReport("student with KD", {"score": math.nan}, 1, 1.0, 1.0)
+    rows = results_table([TEACHER, student]).splitlines()[2:]
     assert [row.split()[-1] for row in rows] == ["–", "–", "0.0", "1.0", "1.0", "–"]
 
 
 def test_results_are_valid_json(tmp_path):
-    broken = ModelReport("student without KD", {"accuracy": math.nan, "f1": 0.1}, 1, 1.0, 1.0)
+    broken = ModelReport("student without KD", {"score": math.nan, "f1": 0.1}, 1, 1.0, 1.0)
     extra = {"task": "sst2", "versions": {"torch": "2.11"}, "loss": [math.inf, 1.0], "teacher_dir": tmp_path}
     path = tmp_path / "results.json"
-    write_results(path, [TEACHER, broken, STUDENT], "accuracy", tmp_path / "lambda.png", extra)
+    write_results(path, [TEACHER, broken, STUDENT], tmp_path / "lambda.png", extra)
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
@@ -123,7 +122,7 @@ def test_results_are_valid_json(tmp_path):
     results = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     assert results["models"][0] == {
         "name": "teacher",
-        "metrics": {"accuracy": 0.9, "f1": 0.8},
+        "metrics": {"score": 0.9, "f1": 0.8},
         "parameters": 22_700_000,
         "megabytes": 90.8,
         "latency_ms": 12.34,
@@ -132,10 +131,10 @@ def test_results_are_valid_json(tmp_path):
         "standard_error": None,
         "retained": 1.0,
     }
-    assert results["models"][1]["metrics"] == {"accuracy": None, "f1": 0.1}
+    assert results["models"][1]["metrics"] == {"score": None, "f1": 0.1}
     assert results["models"][1]["retained"] is None
     assert results["models"][2]["retained"] == pytest.approx(0.95)
-    assert results["main_metric"] == "accuracy"
+    assert results["main_metric"] == "score"
     assert results["figure"] == "lambda.png"
     assert results["task"] == "sst2"
     assert results["versions"] == {"torch": "2.11"}
@@ -145,26 +144,26 @@ def test_results_are_valid_json(tmp_path):
 
 def test_results_are_replaced_in_one_step(tmp_path, monkeypatch):
     path = tmp_path / "results.json"
-    write_results(path, [TEACHER], "accuracy", tmp_path / "lambda.png", {})
+    write_results(path, [TEACHER], tmp_path / "lambda.png", {})
     assert list(tmp_path.iterdir()) == [path], "no temporary file is left"
     before = path.read_text(encoding="utf-8")
 
     def killed(source, target):
-        assert json.loads(source.read_text(encoding="utf-8"))["main_metric"] == "f1", "complete before it replaces"
+        assert len(json.loads(source.read_text(encoding="utf-8"))["models"]) == 2, "complete before it replaces"
         assert source.parent == target.parent, "a rename across file systems is not atomic"
         raise KeyboardInterrupt
 
     monkeypatch.setattr("os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        write_results(path, [TEACHER, STUDENT], "f1", tmp_path / "lambda.png", {})
+        write_results(path, [TEACHER, STUDENT], tmp_path / "lambda.png", {})
     assert path.read_text(encoding="utf-8") == before
 
 
 def test_the_markdown_table_has_the_same_values_as_the_terminals():
-    head, rule, *rows = markdown_table([TEACHER, STUDENT], "f1").splitlines()
-    assert head == "| model | f1 (%) | accuracy (%) | parameters (M) | size (MB) | latency (ms) | retained (%) |"
+    head, rule, *rows = markdown_table([TEACHER, STUDENT]).splitlines()
+    assert head == "| model | score (%) | f1 (%) | parameters (M) | size (MB) | latency (ms) | retained (%) |"
     assert rule == "| --- | ---: | ---: | ---: | ---: | ---: | ---: |"
-    assert rows[1] == "| student with KD | 70.0 | 85.5 | 15.6 | 62.4 | 4.6 | 87.5 |"
+    assert rows[1] == "| student with KD | 85.5 | 70.0 | 15.6 | 62.4 | 4.6 | 95.0 |"
     assert len(rows) == 2
 
 
@@ -201,7 +200,7 @@ def test_a_teacher_below_another_model_by_more_than_noise_is_noted(teacher, note
 
 
 def test_results_without_a_figure_are_written_too(tmp_path):
-    write_results(tmp_path / "results.json", [TEACHER], "accuracy", None, {"versions": versions()})
+    write_results(tmp_path / "results.json", [TEACHER], None, {"versions": versions()})
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     assert results["figure"] is None
     assert results["versions"]["torch"] == torch.__version__
@@ -209,27 +208,22 @@ def test_results_without_a_figure_are_written_too(tmp_path):
 
 @pytest.mark.parametrize(("score", "chance"), [(0.03, 0.0), (0.6, 0.58), (0.5, 0.58), (math.nan, 0.0)])
 def test_nothing_is_retained_of_a_teacher_that_is_not_clearly_above_chance(score, chance):
-    teacher = ModelReport("teacher", {"accuracy": score}, 1, 1.0, 1.0)
-    assert STUDENT.retained([teacher, STUDENT], "accuracy", chance) is None
-    assert results_table([teacher, STUDENT], "accuracy", chance).splitlines()[-1].endswith("–")
-    assert STUDENT.retained([TEACHER, STUDENT], "accuracy", chance) == pytest.approx(0.95)
+    teacher = ModelReport("teacher", {"score": score}, 1, 1.0, 1.0)
+    assert STUDENT.retained([teacher, STUDENT], chance) is None
+    assert results_table([teacher, STUDENT], chance).splitlines()[-1].endswith("–")
+    assert STUDENT.retained([TEACHER, STUDENT], chance) == pytest.approx(0.95)
 
 
 def test_a_better_student_is_above_the_teacher_not_at_more_than_100_percent():
-    better = ModelReport("student with KD", {"accuracy": 0.945}, 1, 1.0, 1.0)
-    for table in (results_table([TEACHER, better], "accuracy"), markdown_table([TEACHER, better], "accuracy")):
+    better = ModelReport("student with KD", {"score": 0.945}, 1, 1.0, 1.0)
+    for table in (results_table([TEACHER, better]), markdown_table([TEACHER, better])):
         assert table.splitlines()[-1].rstrip(" |").endswith("above the teacher")
         assert "105" not in table
 
 
-def test_a_perplexity_has_no_share():
-    models = [ModelReport(name, {"perplexity": value}, 1, 1.0, 1.0) for name, value in (("teacher", 9.0), ("s", 20.0))]
-    assert models[1].retained(models, "perplexity") is None
-
-
 def test_names_of_metrics_cannot_break_the_markdown_table():
     report = ModelReport("teacher", {"score": 0.5, "a|b\n| <b>": 0.25}, 1, 1.0, 1.0)
-    head, rule, row = markdown_table([report], "score").splitlines()
+    head, rule, row = markdown_table([report]).splitlines()
     unescaped = [line.replace("\\|", "").count("|") for line in (head, rule, row)]
     assert len(set(unescaped)) == 1
     assert "<b>" not in head

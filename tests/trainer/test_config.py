@@ -7,7 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from hf_kd_lambda.balancing.rules import MGDA, RULES, Evidence, Fixed
+from hf_kd_lambda.balancing.rules import RULES
+from hf_kd_lambda.balancing.rules.common_descent import MGDA
+from hf_kd_lambda.balancing.rules.norm_based import Evidence
+from hf_kd_lambda.balancing.rules.schedules import Fixed
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.trainer.config import DistillationConfig

@@ -20,7 +20,8 @@ from helpers.small_runs import (
 
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.balancing.kd_split import KDSplit
-from hf_kd_lambda.balancing.rules import MGDA, Adaptive, Evidence, NormRatio, Trust
+from hf_kd_lambda.balancing.rules.common_descent import MGDA
+from hf_kd_lambda.balancing.rules.norm_based import Adaptive, Evidence, NormRatio, Trust
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.losses import functional as losses
 from hf_kd_lambda.losses.functional.labels import item_labels

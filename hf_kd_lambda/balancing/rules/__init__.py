@@ -9,50 +9,6 @@ with a = |g_T|², b = |g_D|², c = <g_T, g_D> (the linear terms of arXiv 2505.06
 """
 
 from hf_kd_lambda.balancing.rules.base import Rule, Weights, feasible_interval, loss_weights
-from hf_kd_lambda.balancing.rules.common_descent import MGDA, AlignedMTL, CAGrad, DualProj, PCGrad, UPGrad
-from hf_kd_lambda.balancing.rules.norm_based import (
-    IMTLG,
-    SNR,
-    Adaptive,
-    ConFIG,
-    Evidence,
-    GradNorm,
-    Nash,
-    NormRatio,
-    Trust,
-)
 from hf_kd_lambda.balancing.rules.registry import RULES, make_rule, rule_weights
-from hf_kd_lambda.balancing.rules.schedules import Cosine, Fixed, Linear, Step
-from hf_kd_lambda.balancing.rules.task_first import DTO, CosineGate, Taylor2
 
-__all__ = [
-    "DTO",
-    "IMTLG",
-    "MGDA",
-    "RULES",
-    "SNR",
-    "Adaptive",
-    "AlignedMTL",
-    "CAGrad",
-    "ConFIG",
-    "Cosine",
-    "CosineGate",
-    "DualProj",
-    "Evidence",
-    "Fixed",
-    "GradNorm",
-    "Linear",
-    "Nash",
-    "NormRatio",
-    "PCGrad",
-    "Rule",
-    "Step",
-    "Taylor2",
-    "Trust",
-    "UPGrad",
-    "Weights",
-    "feasible_interval",
-    "loss_weights",
-    "make_rule",
-    "rule_weights",
-]
+__all__ = ["RULES", "Rule", "Weights", "feasible_interval", "loss_weights", "make_rule", "rule_weights"]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hf_kd_lambda.balancing.rules import feasible_interval
 from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.reports.markdown import table_of
 from hf_kd_lambda.studies.probe.probe_figures import plot_errors, plot_parabolas
 from hf_kd_lambda.studies.probe.slopes import Slopes
 from hf_kd_lambda.studies.probe.sweep import CURVATURE, R_SQUARED, Sweep
@@ -107,7 +108,7 @@ def _points_table(sweeps: Mapping[str, Sweep]) -> str:
         low, high = feasible_interval(gram)
         numbers = [sweep.weights[1] / sweep.weights[0], *sweep.losses, *(entry.item() for entry in gram)]
         rows.append([stage, *(f"{number:.4g}" for number in numbers), *_shape(gram), f"{low:.3g} to {high:.3g}"])
-    return _markdown(rows)
+    return table_of(rows)
 
 
 def _holds(stage: str, sweep: Sweep) -> str:
@@ -121,7 +122,7 @@ def _sgd_table(sweeps: Mapping[str, Sweep]) -> str:
         metric = next(iter(sweep.products))
         errors = torch.cat([sweep.coefficient_errors(metric), sweep.change_errors(metric)[:, None]], dim=-1)
         rows += _by_rate(stage, sweep, errors)
-    return _markdown(rows)
+    return table_of(rows)
 
 
 def _adamw_table(sweeps: Mapping[str, Sweep]) -> str:
@@ -132,7 +133,7 @@ def _adamw_table(sweeps: Mapping[str, Sweep]) -> str:
         changes = [sweep.change_errors(metric, scaled=True) for metric in metrics]
         curvatures = [sweep.coefficient_errors(metric, scaled=True)[:, 2] for metric in metrics]
         rows += _by_rate(stage, sweep, torch.stack([*changes, *curvatures], dim=-1))
-    return _markdown(rows)
+    return table_of(rows)
 
 
 def _by_rate(stage: str, sweep: Sweep, errors: Tensor) -> TableRows:
@@ -153,7 +154,7 @@ def _slopes_table(stages: Mapping[str, Stage]) -> str:
             changes = [stage.adamw.change_errors(metric, scaled)[0].item() for scaled in (True, False)]
             of_slopes = [_percent(mean(errors)), _percent(max(errors)), f"×{ratio:.3f}", f"{cosine:.3f}"]
             rows.append([name, metric, *of_slopes, *map(_percent, changes)])
-    return _markdown(rows)
+    return table_of(rows)
 
 
 def _shape(gram: Gram) -> list[str]:
@@ -164,8 +165,3 @@ def _shape(gram: Gram) -> list[str]:
 def _percent(share: float) -> str:
     percent = 100 * share
     return f"{percent:.2g} %" if percent < 99.5 else f"{percent:.0f} %" if share < 10 else f"{share:.0f}-fold"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])

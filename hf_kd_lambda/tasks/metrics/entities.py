@@ -8,6 +8,7 @@ from transformers import EvalPrediction
 
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.tasks.metrics.glue import GlueMetric
+from hf_kd_lambda.utils.first_output import first_output
 
 
 def token_metrics_for(label_names: Sequence[str]) -> Callable[[EvalPrediction], dict[str, float]]:
@@ -22,8 +23,7 @@ def token_metrics_for(label_names: Sequence[str]) -> Callable[[EvalPrediction], 
     of_entities, metric = marks_entities(label_names), GlueMetric("classification")
 
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
-        outputs, labels = evaluation.predictions, evaluation.label_ids
-        predictions = (outputs[0] if isinstance(outputs, tuple) else outputs).argmax(axis=-1)
+        predictions, labels = first_output(evaluation.predictions).argmax(axis=-1), evaluation.label_ids
         labelled = labels != IGNORED
         if not of_entities:
             return metric.scores(predictions[labelled], labels[labelled])

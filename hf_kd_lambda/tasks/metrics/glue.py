@@ -11,6 +11,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from transformers import EvalPrediction
 
 from hf_kd_lambda.reports.agreement import correlation
+from hf_kd_lambda.utils.first_output import first_output
 
 Score = Callable[[np.ndarray, np.ndarray], float]
 
@@ -100,8 +101,7 @@ def compute_metrics_for(task: str | None, is_regression: bool) -> Callable[[Eval
     metric = GlueMetric(task or ("regression" if is_regression else "classification"))
 
     def compute_metrics(evaluation: EvalPrediction) -> dict[str, float]:
-        outputs = evaluation.predictions
-        logits = outputs[0] if isinstance(outputs, tuple) else outputs
+        logits = first_output(evaluation.predictions)
         predictions = logits.reshape(-1) if is_regression else logits.argmax(axis=-1)
         return metric.scores(predictions, evaluation.label_ids)
 

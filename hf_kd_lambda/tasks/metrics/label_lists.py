@@ -12,6 +12,7 @@ from hf_kd_lambda.losses.functional import task_loss
 from hf_kd_lambda.losses.functional.labels import item_labels
 from hf_kd_lambda.losses.functional.spans import logits_of_items
 from hf_kd_lambda.tasks.metrics.glue import compute_metrics_for
+from hf_kd_lambda.utils.first_output import first_output
 
 
 def multi_label_metrics(evaluation: EvalPrediction) -> dict[str, float]:
@@ -20,8 +21,7 @@ def multi_label_metrics(evaluation: EvalPrediction) -> dict[str, float]:
     Args:
         evaluation: logits `[texts, labels]`, and 1, 0 or a negative number, for missing, of each.
     """
-    outputs = evaluation.predictions
-    return f1_scores((outputs[0] if isinstance(outputs, tuple) else outputs) > 0, np.asarray(evaluation.label_ids))
+    return f1_scores(first_output(evaluation.predictions) > 0, np.asarray(evaluation.label_ids))
 
 
 def f1_scores(found: np.ndarray, labels: np.ndarray) -> dict[str, float]:

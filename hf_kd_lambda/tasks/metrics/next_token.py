@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import EvalPrediction
 
 from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.utils.first_output import first_output
 
 
 def next_token_predictions(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,7 +23,7 @@ def next_token_predictions(logits: Tensor | tuple[Tensor, ...], labels: Tensor) 
         The most probable token, and the log-probability of the label in nats: both `[examples, length]`, -100 and 0
         where there is no label or, as of the first position, no prediction.
     """
-    logits = logits[0] if isinstance(logits, tuple) else logits
+    logits = first_output(logits)
     tokens = labels.new_full(labels.shape, IGNORED)
     log_probabilities = logits.new_zeros(labels.shape, dtype=torch.float32)
     if labels.shape[1] > 1:
