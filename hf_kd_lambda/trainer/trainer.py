@@ -129,7 +129,8 @@ class DistillationTrainer(BaseTrainer):
         super().__init__(model, setup.own_arguments(args), **kwargs)
         self._pushes_saved = args.push_to_hub
         if args.push_to_hub:
-            self._make_repository(args.hub_token)
+            self.init_hf_repo()
+            self._refuse_public_repository(args.hub_token)
         self.label_names = self.label_names or ["labels"]  # the Trainer finds none if the student's forward has none
         # Models, settings and examples must fit each other before anything is trained.
         num_outputs = self._fit_models(model, teacher)
@@ -443,8 +444,9 @@ class DistillationTrainer(BaseTrainer):
         token = token or self.args.hub_token
         if private is not None:  # transformers 5.17's `init_hf_repo` does not take it
             self.args.hub_private_repo = private
-        if self.hub_model_id is None or private:
-            self._make_repository(token)
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token)
+        self._refuse_public_repository(token)
         self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
@@ -467,9 +469,8 @@ class DistillationTrainer(BaseTrainer):
             run_as_future=cast(Any, not blocking),
         )
 
-    def _make_repository(self, token: str | None) -> None:
-        """Make the repository, unless there is one; refuse one that is public if the student shall be private."""
-        self.init_hf_repo(token=token)
+    def _refuse_public_repository(self, token: str | None) -> None:
+        """Refuse a repository that is public if the student shall be private."""
         if self.args.hub_private_repo and self.is_world_process_zero():
             require_private(str(self.hub_model_id), token)
 

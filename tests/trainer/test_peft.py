@@ -148,7 +148,7 @@ def test_the_adapters_are_what_is_saved(tmp_path):
 def test_the_adapters_are_what_is_pushed(tmp_path, monkeypatch):
     pushes = []
     name = "me/student"
-    monkeypatch.setattr(DistillationTrainer, "init_hf_repo", lambda self, token: setattr(self, "hub_model_id", name))
+    monkeypatch.setattr(DistillationTrainer, "init_hf_repo", lambda self: setattr(self, "hub_model_id", name))
     monkeypatch.setattr("hf_kd_lambda.trainer.trainer.upload_folder", lambda **given: pushes.append(given))
     monkeypatch.setattr(DistillationTrainer, "create_model_card", lambda self, **facts: None)
     trainer = make_trainer(config(tmp_path, push_to_hub=True), *classifiers(), examples())
