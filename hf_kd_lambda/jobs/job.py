@@ -380,7 +380,7 @@ class DistillationJob:
             chance=self.problem.chance(self.data),
             examples=examples,
             loaded=self.data,
-            label_quality=None if quality is None else quality_summary(quality),
+            label_quality=None if quality is None else quality_summary(quality, self.models.teacher_finetune),
         )
         write_job_report(
             self.folder,

@@ -68,7 +68,7 @@ def write_job_report(
     print(f"Training examples: {training_examples(card.examples)}.\n")
     print_wrapped([LAMBDA_IN_WORDS, *explain_lambda(history).splitlines()])
     if card.label_quality is not None:
-        print_wrapped(["", f"Labels: {explain_quality(card.label_quality, card.teacher_finetuned)}"])
+        print_wrapped(["", f"Labels: {explain_quality(card.label_quality)}"])
     print(f"\nstudent: {folder}\nreport: {folder / REPORT}\nmodel card: {folder / CARD}")
     print(f"results: {folder / RESULTS}\nfigure of λ: {figure}")
     if card.label_quality is not None:

@@ -47,7 +47,7 @@ _MORE_THAN_ITS_PART = 1.25  # and if that share is more than this factor times i
 _LIMITS = """\
 This is an estimate. Errors that labels and teacher share cannot be detected."""
 _MEMORISED = """\
-The teacher was fine-tuned on these labels and may have memorised wrong ones, so more of them may be wrong."""
+The teacher was fine-tuned on these labels and may have memorised wrong ones."""
 
 
 class LabelQuality(NamedTuple):
@@ -120,17 +120,23 @@ def judge_labels(
     )
 
 
-def quality_summary(quality: LabelQuality) -> dict[str, Any]:
+def quality_summary(quality: LabelQuality, teacher_learned_them: bool = False) -> dict[str, Any]:
     """The findings in numbers: shares in [0, 1], over all examples and per class.
+
+    Args:
+        quality: the quality of the training examples.
+        teacher_learned_them: whether the teacher was fine-tuned on these labels.
 
     Returns:
         `examples`, `labelled`, `label_reliability`, `teacher_reliability`, `wrong_labels`, `uninformative_teacher` and
-        `teacher_is_uniform`;
+        `teacher_is_uniform`; `more_are_wrong`: whether `wrong_labels` is probably too small, because models may have
+        memorised wrong labels;
         a list `agreements`, see `agreement_summary`; `teacher_reliabilities` of several teachers; a list `classes`
         of `name`, `labelled`, `wrong_labels`, `uninformative_teacher` and `rather`: the most frequent teacher class
         among labels that are more likely wrong than right, or None.
     """
     labelled = quality.labels != IGNORED
+    have_memorised = any(agreement.has_memorised for agreement in quality.agreements)
     return {
         "examples": len(quality.labels),
         "labelled": int(labelled.sum()),
@@ -138,6 +144,7 @@ def quality_summary(quality: LabelQuality) -> dict[str, Any]:
         "teacher_reliability": quality.teacher_reliability,
         **({"teacher_reliabilities": [*quality.teachers]} if quality.teachers else {}),
         "wrong_labels": _mean(quality.wrong[labelled]),
+        "more_are_wrong": teacher_learned_them or have_memorised,
         "uninformative_teacher": _mean(1 - quality.teacher_trust),
         "teacher_is_uniform": quality.teacher_is_uniform,
         "agreements": [agreement_summary(agreement) for agreement in quality.agreements],
@@ -157,28 +164,31 @@ def _class_summary(quality: LabelQuality, index: int) -> dict[str, Any]:
     }
 
 
-def explain_quality(summary: Mapping[str, Any], teacher_learned_them: bool = False) -> str:
+def explain_quality(summary: Mapping[str, Any]) -> str:
     """The findings in sentences, as plain text.
 
     Args:
         summary: the result of `quality_summary`.
-        teacher_learned_them: whether the teacher was fine-tuned on these labels.
     """
-    wrong, uninformative = (
-        f"{_share(summary[key])} of the {of}{_mostly(summary, key, words)}"
-        for key, of, words in (
-            ("wrong_labels", "labels look wrong", "labelled"),
-            ("uninformative_teacher", "examples", "of class"),
-        )
-    )
-    wrong = wrong if summary["labelled"] else "no training example has a label"
-    of_teacher = f"the teacher is uninformative on {uninformative}"
+    wrong = "no training example has a label"
+    if summary["labelled"]:
+        wrong = f"{_wrong_labels(summary)}{_mostly(summary, 'wrong_labels', 'labelled')}"
+    mostly = _mostly(summary, "uninformative_teacher", "of class")
+    of_teacher = f"the teacher is uninformative on {_share(summary['uninformative_teacher'])} of the examples{mostly}"
     if summary.get("teacher_is_uniform"):
         of_teacher = "the teacher gives nearly the same probability to all classes, so that it tells nothing of them"
     found = f"{wrong[0].upper()}{wrong[1:]}; {of_teacher}."
-    memorised = explain_memorised(summary["agreements"]) or (_MEMORISED if teacher_learned_them else None)
+    memorised = explain_memorised(summary["agreements"]) or (_MEMORISED if summary["more_are_wrong"] else None)
     of_each = _explain_teachers(summary.get("teacher_reliabilities", []))
     return " ".join(filter(None, (found, of_each, memorised, _LIMITS)))
+
+
+def _wrong_labels(summary: Mapping[str, Any]) -> str:
+    """The share of wrong labels in words: a lower bound where models may have memorised some."""
+    share = summary["wrong_labels"]
+    if summary["more_are_wrong"]:
+        return f"at least {share:.{0 if share >= 0.01 else 1}%} of the labels look wrong, probably more"
+    return f"{_share(share)} of the labels look wrong"
 
 
 def _explain_teachers(reliabilities: Sequence[float]) -> str | None:

@@ -269,7 +269,7 @@ def _balance(facts: CardFacts) -> str:
 def _labels(facts: CardFacts) -> str:
     if facts.label_quality is None:
         return ""
-    words = escaped(explain_quality(facts.label_quality, facts.teacher_finetuned))
+    words = escaped(explain_quality(facts.label_quality))
     return f"In the training examples: {words}\n\n{quality_table(facts.label_quality)}"
 
 

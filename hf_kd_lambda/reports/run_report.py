@@ -153,7 +153,7 @@ def _labels(card: CardFacts, suspicious: Sequence[Mapping[str, Any]]) -> Section
     columns = ["row", "label", "teacher", "label_wrong", *(["text"] if "text" in next(iter(suspicious), {}) else [])]
     shown = [{**example, "text": _shortened(example.get("text", ""))} for example in suspicious]
     rows = [[_cell(example[name]) for name in columns] for example in shown]
-    notes = [explain_quality(card.label_quality or {}, card.teacher_finetuned)]
+    notes = [explain_quality(card.label_quality or {})]
     notes.append(
         "The training examples whose labels look wrong most, with the probability that the label is wrong. Rows are "
         "counted from 0. Check them by hand."

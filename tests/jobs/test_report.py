@@ -28,6 +28,7 @@ def facts():
         "labelled": 6,
         "wrong_labels": 0.1,
         "uninformative_teacher": 0.1,
+        "more_are_wrong": False,
         "agreements": [],
         "classes": [
             {

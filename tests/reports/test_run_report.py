@@ -38,6 +38,7 @@ FACTS = CardFacts(
         "teacher_reliability": 0.8,
         "wrong_labels": 0.05,
         "uninformative_teacher": 0.1,
+        "more_are_wrong": False,
         "agreements": [],
         "classes": [
             {"name": name, "labelled": 45, "wrong_labels": 0.05, "uninformative_teacher": 0.1, "rather": None}
