@@ -350,13 +350,12 @@ class DistillationJob:
     def _differing(self, student_logits: Tensor, teacher_logits: Tensor) -> list[Differing]:
         """The texts of the reported split on which student and teacher differ most; none of other problems."""
         split = self.data.splits[self.data.report_split]
-        if "text" not in split.column_names or "label" not in split.column_names:
+        texts = self._texts(split)
+        if not texts or "label" not in split.column_names:
             return []
-        texts, labels = split["text"][:], split["label"][:]
+        labels = split["label"][:]
         if not all(isinstance(label, int | float) for label in labels):  # several labels, or answers
             return []
-        if self.data.has_pairs:
-            texts = [" ‖ ".join(pair) for pair in zip(texts, split["text_pair"][:], strict=True)]
         return most_differing(texts, labels, student_logits, teacher_logits, self.data.label_names)
 
     def _write_report(
@@ -393,13 +392,24 @@ class DistillationJob:
         )
 
     def _suspicious(self, quality: LabelQuality) -> list[dict[str, Any]]:
-        """The training examples whose labels look wrong most, with their texts if these may be shown."""
-        train, rows = self.data.splits["train"], self.data.train_rows
-        shown = ["text"] if self.models.label_quality == "texts" and "text" in train.column_names else []
+        """The training examples whose labels look wrong most, with their texts."""
+        found = most_suspicious(quality)
+        rows = [example["row"] for example in found]
+        texts = self._texts(self.data.splits["train"].select(rows))
+        shown = [{"text": text} for text in texts] if texts else [{}] * len(found)
         return [
-            {**example, "row": rows[example["row"]], **{name: train[example["row"]][name] for name in shown}}
-            for example in most_suspicious(quality)
+            {**example, "row": self.data.train_rows[row], **text}
+            for example, row, text in zip(found, rows, shown, strict=True)
         ]
+
+    def _texts(self, examples: Dataset) -> list[str]:
+        """The text, or the pair of texts, of each example; empty for problems without them."""
+        if "text" not in examples.column_names:
+            return []
+        texts = examples["text"][:]
+        if self.data.has_pairs:
+            return [" ‖ ".join(pair) for pair in zip(texts, examples["text_pair"][:], strict=True)]
+        return texts
 
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
         """Arguments of a plain Trainer; only the distillation itself is reported to trackers."""

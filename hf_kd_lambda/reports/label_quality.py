@@ -5,7 +5,7 @@ A report shows, from the `LabelQuality` of a run:
     summary = quality_summary(quality)        JSON values
     explain_quality(summary)                  two or three sentences
     quality_table(summary)                    Markdown, one row per class
-    most_suspicious(quality, 30)              the examples whose labels are most likely wrong, as dictionaries
+    most_suspicious(quality, 30)              the examples whose labels look wrong most, as dictionaries
 
 `write_quality` writes all examples to a file.
 
@@ -44,6 +44,9 @@ from hf_kd_lambda.reports.memorised_labels import (
 
 _MOST = 0.5  # a class is named if it has at least this share of the findings
 _MORE_THAN_ITS_PART = 1.25  # and if that share is more than this factor times its share of the examples
+_LOOKS_WRONG = (
+    0.1  # least probability that a label is wrong from which an example is listed, whatever its teacher prefers
+)
 _LIMITS = """\
 This is an estimate. Errors that labels and teacher share cannot be detected."""
 _MEMORISED = """\
@@ -220,14 +223,17 @@ def quality_table(summary: Mapping[str, Any]) -> str:
 
 
 def most_suspicious(quality: LabelQuality, count: int = 30) -> list[dict[str, Any]]:
-    """The labelled examples whose label is most likely wrong, the most suspicious first.
+    """The examples whose label looks wrong, the most suspicious first; right labels are not listed to fill the list.
+
+    A label looks wrong if the teacher prefers another class, or if it is wrong with a probability of 0.1 or more.
 
     Returns:
         Dictionaries of `row` (counted from 0), the names of `label` and of the `teacher`'s class, `label_wrong` (the
         probability that the label is wrong), `label_trust` and `teacher_trust`.
     """
-    worst = np.argsort(-quality.wrong, kind="stable")[:count]
-    return [_example(quality, row) for row in worst.tolist() if quality.labels[row] != IGNORED]
+    found = (quality.labels != IGNORED) & ((quality.answers != quality.labels) | (quality.wrong >= _LOOKS_WRONG))
+    worst = np.argsort(-quality.wrong, kind="stable")
+    return [_example(quality, row) for row in worst[found[worst]][:count].tolist()]
 
 
 def _example(quality: LabelQuality, row: int) -> dict[str, Any]:

@@ -150,13 +150,15 @@ def _differing(differing: Sequence[Differing], is_regression: bool) -> Section:
 
 def _labels(card: CardFacts, suspicious: Sequence[Mapping[str, Any]]) -> Section:
     """What looks wrong with the labels, and the examples to look at first."""
-    columns = ["row", "label", "teacher", "label_wrong", *(["text"] if "text" in next(iter(suspicious), {}) else [])]
+    notes = [explain_quality(card.label_quality or {})]
+    if not suspicious:
+        return Section("Labels that look wrong", [*notes, "No single label looks wrong."])
+    columns = ["row", "label", "teacher", "label_wrong", *(["text"] if "text" in suspicious[0] else [])]
     shown = [{**example, "text": _shortened(example.get("text", ""))} for example in suspicious]
     rows = [[_cell(example[name]) for name in columns] for example in shown]
-    notes = [explain_quality(card.label_quality or {})]
     notes.append(
-        "The training examples whose labels look wrong most, with the probability that the label is wrong. Rows are "
-        "counted from 0. Check them by hand."
+        "The training examples whose labels look wrong most, with the probability that the label is wrong. Check them "
+        "by hand. Rows are counted from 0 without the header: row 0 is line 2 of a csv file."
     )
     return Section("Labels that look wrong", notes, Table([name.replace("_", " ") for name in columns], rows))
 

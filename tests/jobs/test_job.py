@@ -4,6 +4,7 @@ import json
 import signal
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,6 +14,7 @@ from helpers.tiny import save_checkpoint, tiny_bert
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, pipeline
 
+from hf_kd_lambda.reports.label_quality import LabelQuality
 from hf_kd_lambda.studies.comparison.plan import arguments
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +46,8 @@ def test_a_job_leaves_what_a_transformers_user_expects(tmp_path):
 def test_a_run_with_trust_tells_which_labels_look_wrong(tmp_path):
     given = settings(tmp_path, lambda_rule="trust", label_quality="texts", unlabelled_file=unlabelled_file(tmp_path))
     given["validation_file"] = None  # so that rows are held out
+    reviews = Path(given["train_file"])
+    reviews.write_text(reviews.read_text().replace("praise", "rant", 6))  # of two copies each
     run = job(given)
     assert run.student_settings == job({**given, "label_quality": "none"}).student_settings
     run.run()
@@ -60,10 +64,21 @@ def test_a_run_with_trust_tells_which_labels_look_wrong(tmp_path):
     card = (out / "README.md").read_text()
     assert "of the labels look wrong, probably more" in card
     _, section = (out / "report.html").read_text().split("<h2>Labels that look wrong</h2>")
-    assert section.partition("</table>")[0].count("<tr>") == 1 + 30  # its head, and the most suspicious examples
+    suspicious = rows[(rows["label"] != rows["teacher"]) & rows["label"].notna() | (rows["label_wrong"] >= 0.1)]
+    assert section.partition("</table>")[0].count("<tr>") == 1 + min(len(suspicious), 30) > 1  # a head, and these
     assert "The teacher was fine-tuned on these labels" in card
     job({**given, "label_quality": "none"}).run()
     assert not (out / "label_quality.parquet").exists()
+
+
+def test_examples_whose_labels_look_wrong_have_their_texts_by_default(tmp_path):
+    given = settings(tmp_path)
+    for pair, text in ((None, "best best b"), ("stars", "best best b ‖ 4.5")):
+        run = job({**given, "text_pair_column": pair})
+        count = len(run.data.splits["train"])
+        zeros, wrong = np.zeros(count, dtype=int), np.eye(count)[1]
+        found = run._suspicious(LabelQuality(zeros, zeros, wrong, wrong, wrong, 1.0, 1.0, run.data.label_names))
+        assert [(example["row"], example["text"]) for example in found] == [(1, text)]
 
 
 def unlabelled_texts():

@@ -150,9 +150,12 @@ def test_the_table_has_a_row_for_each_class_and_no_markup_of_names():
     assert table[2].startswith("| a\\|b | 2 |")
 
 
-def test_the_worst_labels_come_first_and_unlabelled_examples_never():
+def test_the_worst_labels_come_first_and_unlabelled_or_right_ones_never():
     found = most_suspicious(small(), 10)
-    assert [example["row"] for example in found] == [4, 1, 2, 0, 5]
+    assert [example["row"] for example in found] == [4, 1, 2]
+    assert [example["row"] for example in most_suspicious(small(), 1)] == [4]
+    certain = np.array([0.05, 0.75, 0.01, 0.0, 0.88, 0.3], dtype=np.float32)
+    assert [example["row"] for example in most_suspicious(small()._replace(wrong=certain), 10)] == [4, 1, 5, 2]
     assert found[0] == {
         "row": 4,
         "label": "positive",

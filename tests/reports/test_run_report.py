@@ -97,11 +97,21 @@ def test_the_page_is_one_file_that_says_what_the_scores_are(page):
     assert "data:image/png;base64," in page
     assert "About 5% of the labels look wrong" in page
     assert ">0.88</td>" in page
+    assert "row 0 is line 2 of a csv file" in page
 
 
 def test_texts_cannot_change_the_page_and_folders_are_left_out(page):
     assert "<b>one" not in page
     assert "/home/someone" not in page
+
+
+def test_a_run_whose_labels_look_right_has_no_table_of_them(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "lambda.png")
+    _, section = as_html(run_page(FACTS, "validation", tmp_path / "lambda.png")).split(
+        "<h2>Labels that look wrong</h2>"
+    )
+    assert "No single label looks wrong." in section.partition("<table>")[0]
+    assert "csv" not in section
 
 
 def test_a_run_without_texts_has_no_table_of_them(tmp_path):
