@@ -35,11 +35,11 @@ from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 from hf_kd_lambda.jobs.trainer_checks import check_trainer
 from hf_kd_lambda.losses.class_weights import WeightedTaskLoss
 from hf_kd_lambda.models.ensemble import members_of
-from hf_kd_lambda.models.labels import names_of_numbers, warn_if_at_chance
+from hf_kd_lambda.models.labels import names_of_numbers
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.label_quality import LabelQuality, most_suspicious, quality_summary, write_quality
 from hf_kd_lambda.reports.model_card import WITHOUT_LABEL
-from hf_kd_lambda.reports.results import ModelReport
+from hf_kd_lambda.reports.results import ModelReport, guessing_teacher_note
 from hf_kd_lambda.reports.run_report import Differing, most_differing
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.config import DistillationConfig
@@ -175,8 +175,9 @@ class DistillationJob:
             record_run(self.folder, self.student_settings, finished=False)
         teacher = self.load_teacher()
         report, teacher_logits = self._evaluate("teacher", teacher, self.loader.teacher_processor, self.teacher_tokens)
-        warn_if_at_chance(report.metrics[MAIN_METRIC], self.problem.chance(self.data))
         reports = [report]
+        if guesses := guessing_teacher_note(reports, self.problem.chance(self.data), self.settings):
+            logger.warning(guesses)
 
         set_seed(self.config.seed)
         student = self.load_student(teacher)
@@ -196,7 +197,7 @@ class DistillationJob:
         PartialState().wait_for_everyone()
         student_report, student_logits = self._evaluate_student("student with KD", self.folder, teacher_logits)
         reports.append(student_report)
-        quality = self._judge_labels(trainer)
+        quality = self._judge_labels(trainer, bool(guesses))
         if self.config.should_save:
             differing = self._differing(student_logits, teacher_logits)
             self._write_report(reports, trainer.state.log_history, differing, quality)
@@ -331,9 +332,9 @@ class DistillationJob:
         report.metrics["teacher_agreement"] = teacher_agreement(logits, teacher_logits)
         return report, logits
 
-    def _judge_labels(self, trainer: DistillationTrainer) -> LabelQuality | None:
+    def _judge_labels(self, trainer: DistillationTrainer, teacher_guesses: bool) -> LabelQuality | None:
         """How far the labels of the training examples can be trusted; None where it is not asked for or not known."""
-        if self.models.label_quality == "none" or not can_judge(trainer):
+        if self.models.label_quality == "none" or teacher_guesses or not can_judge(trainer):
             if self.config.should_save:
                 (self.folder / QUALITY_FILE).unlink(missing_ok=True)  # of an earlier run
             return None

@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_kd_lambda.reports.label_quality import explain_quality, quality_table
 from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, on_one_line, table_of
-from hf_kd_lambda.reports.results import ModelReport, markdown_table, score_meaning
+from hf_kd_lambda.reports.results import ModelReport, guessing_teacher_note, markdown_table, score_meaning
 from hf_kd_lambda.reports.summary import explain_lambda
 from hf_kd_lambda.utils.run_files import FIGURE
 
@@ -255,6 +255,8 @@ def _results(facts: CardFacts) -> str:
         latency = "Latency is the time of one forward with one example, on the machine that trained the student."
         meaning = score_meaning(facts.reports)
         notes = f"Here {escaped(meaning)}. {latency}" if meaning else latency
+        if of_teacher := guessing_teacher_note(facts.reports, facts.chance, facts.settings):
+            notes = f"{escaped(of_teacher)}\n\n{notes}"
         return f"{where}{markdown_table(facts.reports, facts.chance)}\n\n{notes}"
     rows = [(escaped(name), f"{value:.4g}") for name, value in facts.metrics.items()]
     return where + table_of([("metric", "value"), *rows]) if rows else ""

@@ -114,7 +114,8 @@ def _scores(card: CardFacts, split: str) -> Section:
     head, *rows = zip(*table_rows(card.reports, card.chance), strict=True)
     table = Table(["measure", *head[1:]], [[text_entry(row[0]), *map(_number, row[1:])] for row in rows])
     count = card.examples.get(split, 0)
-    notes = [f"On the {split} split, {count:,} examples.", *score_notes(card.reports, card.log_history)]
+    notes = [f"On the {split} split, {count:,} examples."]
+    notes += score_notes(card.reports, card.log_history, card.chance, card.settings)
     notes.append("Latency is the time of one forward with one example, on the machine of the run.")
     return Section("Scores, size and speed", notes, table)
 

@@ -7,7 +7,7 @@ import torch
 from helpers.pages import read_page
 from PIL import Image
 
-from hf_kd_lambda.reports.model_card import CardFacts
+from hf_kd_lambda.reports.model_card import CardFacts, model_card
 from hf_kd_lambda.reports.page import as_html
 from hf_kd_lambda.reports.results import ModelReport
 from hf_kd_lambda.reports.run_report import LONGEST_TEXT, most_differing, run_page
@@ -112,6 +112,13 @@ def test_a_run_whose_labels_look_right_has_no_table_of_them(tmp_path):
     )
     assert "No single label looks wrong." in section.partition("<table>")[0]
     assert "csv" not in section
+
+
+def test_a_teacher_that_guesses_is_named_in_the_page_and_the_card(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "lambda.png")
+    facts = replace(FACTS, chance=0.8)
+    for text in (as_html(run_page(facts, "validation", tmp_path / "lambda.png")), model_card(facts).text):
+        assert "The teacher scores 0.800, and a constant guess scores 0.800" in text
 
 
 def test_a_run_without_texts_has_no_table_of_them(tmp_path):
