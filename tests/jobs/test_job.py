@@ -164,12 +164,18 @@ def test_a_student_without_any_label_in_training(tmp_path):
             job({**given, setting: True, "output_dir": str(tmp_path / setting)}).check()
 
 
-def test_a_fine_tuned_teacher_is_reused(tmp_path):
-    job(settings(tmp_path)).run()
+def test_a_finished_run_is_evaluated_again_and_its_teacher_reused(tmp_path, caplog, capsys):
+    first = job(settings(tmp_path, save_strategy="epoch")).run()
     weights = tmp_path / "out" / "teacher" / "model.safetensors"
     written = weights.stat().st_mtime_ns
-    job(settings(tmp_path)).run()
+    assert "trained in" in capsys.readouterr().out
+    caplog.clear()
+    again = job(settings(tmp_path, save_strategy="epoch")).run()
+    assert [report.metrics for report in again] == [report.metrics for report in first]
     assert weights.stat().st_mtime_ns == written
+    assert "out is finished (checkpoint-12): its model is evaluated again. Choose another output_dir" in caplog.text
+    assert "resuming" not in caplog.text
+    assert "trained in" not in capsys.readouterr().out
 
 
 def test_what_was_drawn_before_does_not_change_the_teacher(tmp_path):
