@@ -151,7 +151,7 @@ def card_facts(
         labels=loaded.label_names or [],
         has_pairs=loaded.has_pairs,
         settings={key: value for key, value in settings.items() if key != "teacher_dir"},
-        command=f"hf-kd-lambda distill student.yaml{processes}",
+        command=f"hf-kd-lambda distill student.yaml --output_dir student{processes}",
         versions=versions(),
         pipeline_tag=data.problem,
     )

@@ -5,7 +5,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
 import yaml
@@ -276,8 +276,7 @@ def _labels(facts: CardFacts) -> str:
 
 
 def _training(facts: CardFacts) -> str:
-    given = {name: without_folders(value) for name, value in facts.settings.items() if value not in (None, [], {})}
-    plain = json.loads(json.dumps(given))  # converts enumerations to text for YAML
+    plain = shown_settings(facts.settings)
     settings = code_block(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), "yaml")
     folded = f"<details><summary>All settings</summary>\n\n{settings}\n\n</details>"
     parts = [folded] if plain else []
@@ -288,6 +287,12 @@ def _training(facts: CardFacts) -> str:
             f"Versions: {escaped(', '.join(f'{name} {version}' for name, version in facts.versions.items()))}."
         )
     return "\n\n".join(parts)
+
+
+def shown_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are given, as plain JSON values without folders: an enumeration is its text."""
+    given = {name: without_folders(value) for name, value in settings.items() if value not in (None, [], {})}
+    return cast(dict[str, Any], json.loads(json.dumps(given)))
 
 
 def without_folders(value: Any) -> Any:

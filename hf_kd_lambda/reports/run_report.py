@@ -1,5 +1,6 @@
 """report.html of a single run: scores, size and speed, what λ did, and where student and teacher differ."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_kd_lambda.reports.label_quality import explain_quality
-from hf_kd_lambda.reports.model_card import CardFacts, training_examples, without_folders
+from hf_kd_lambda.reports.model_card import CardFacts, shown_settings, training_examples
 from hf_kd_lambda.reports.page import Entry, Picture, Section, Table, text_entry
 from hf_kd_lambda.reports.results import score_notes, table_rows
 from hf_kd_lambda.reports.summary import explain_lambda
@@ -171,6 +172,9 @@ def _cell(value: Any) -> Entry:
 
 
 def _settings(settings: Mapping[str, Any]) -> Section:
-    given = {name: without_folders(value) for name, value in settings.items() if value not in (None, [], {})}
-    rows = [[text_entry(name), text_entry(str(value))] for name, value in sorted(given.items())]
+    shown = {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in shown_settings(settings).items()
+    }
+    rows = [[text_entry(name), text_entry(value)] for name, value in sorted(shown.items())]
     return Section("All settings", table=Table(["setting", "value"], rows), folded=True)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers.pages import read_page
 from PIL import Image
+from transformers import IntervalStrategy
 
 from hf_kd_lambda.reports.model_card import CardFacts, model_card
 from hf_kd_lambda.reports.page import as_html
@@ -15,6 +16,9 @@ from hf_kd_lambda.reports.run_report import LONGEST_TEXT, most_differing, run_pa
 NAMES = ["bad", "good"]
 STUDENT = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 1.0]])
 TEACHER = torch.tensor([[0.0, 0.0], [0.0, 9.0], [0.0, 3.0]])
+
+
+OTHERS = {"eval_strategy": IntervalStrategy.EPOCH, "freeze_embeddings": False, "alpha": 0.5, "columns": ["a", "b"]}
 
 
 def reports():
@@ -45,7 +49,7 @@ FACTS = CardFacts(
             for name in NAMES
         ],
     },
-    settings={"teacher": "/home/someone/bert", "lambda_rule": "evidence", "lora": None},
+    settings={"teacher": "/home/someone/bert", "lambda_rule": "evidence", "lora": None} | OTHERS,
 )
 SUSPICIOUS = [
     {
@@ -98,6 +102,11 @@ def test_the_page_is_one_file_that_says_what_the_scores_are(page):
     assert "About 5% of the labels look wrong" in page
     assert ">0.88</td>" in page
     assert "row 0 is line 2 of a csv file" in page
+
+
+def test_settings_are_shown_as_in_a_settings_file(page):
+    for value in ("epoch", "false", "0.5", '["a", "b"]'):
+        assert f">{value}</td>" in page
 
 
 def test_texts_cannot_change_the_page_and_folders_are_left_out(page):
