@@ -217,14 +217,14 @@ def test_a_student_is_made_of_layers_or_loaded(tmp_path):
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
     job(settings(tmp_path)).run()
-    with pytest.raises(ValueError, match="another temperature"):
+    with pytest.raises(ValueError, match="that differs in temperature"):
         job(settings(tmp_path, temperature=3.0)).check()
-    with pytest.raises(ValueError, match="another optim_args"):
+    with pytest.raises(ValueError, match="that differs in optim_args"):
         job(settings(tmp_path, optim_args="a=1")).check()
     record = tmp_path / "out" / "run.json"
     alone = record.read_text()
     record.write_text(alone.replace('"num_processes": 1', '"num_processes": 2'))
-    with pytest.raises(ValueError, match="another num_processes"):
+    with pytest.raises(ValueError, match="that differs in num_processes"):
         job(settings(tmp_path)).check()
     record.write_text(alone)
     again = settings(tmp_path)
@@ -232,7 +232,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     (tmp_path / "train.csv").write_text(
         rows.replace("praise", "other").replace("rant", "praise").replace("other", "rant")
     )
-    with pytest.raises(ValueError, match=r"output_dir=.* holds a run with another examples"):
+    with pytest.raises(ValueError, match=r"output_dir=.* holds a run that differs in examples:"):
         job(again).check()
 
 
