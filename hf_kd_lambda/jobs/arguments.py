@@ -116,7 +116,8 @@ class ModelArguments:
             "help": "With `lambda_rule: trust`, the default, and one label an example, write `label_quality.parquet`: "
             "for each training example its row, its label, the class that the teacher prefers, the probability that "
             "the label is wrong, and how far label and teacher can be trusted. It costs one forward pass over the "
-            "training and validation examples. `texts`: add the texts. `none`: leave it out. The file is never pushed."
+            "training and validation examples. `texts`: add the texts to it. `none`: write neither it nor a report on "
+            "labels. The file is never pushed."
         },
     )
 

@@ -10,6 +10,8 @@ from datasets import DatasetDict
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
+    PrinterCallback,
+    ProgressCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -52,9 +54,15 @@ def train_on(trainer: BaseTrainer) -> None:
     """
     folder = Path(str(trainer.args.output_dir))
     checkpoint = last_checkpoint(folder, with_best=trainer.args.load_best_model_at_end)
-    if checkpoint is not None:
+    if checkpoint is not None and _follow_checkpoint(trainer.args, checkpoint):
+        logger.warning(
+            f"the run in {folder} is finished ({checkpoint.name}): its model is evaluated again. Choose another "
+            "output_dir to train anew."
+        )
+        for shown in (PrinterCallback, ProgressCallback):  # they would show the speed of no steps
+            trainer.remove_callback(shown)
+    elif checkpoint is not None:
         logger.warning(f"resuming from {checkpoint}")
-        _follow_checkpoint(trainer.args, checkpoint)
     for callback in (WriteManifests, FindBest):
         trainer.add_callback(callback)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -71,14 +79,20 @@ def train_on(trainer: BaseTrainer) -> None:
     merge_adapters(trainer)
 
 
-def _follow_checkpoint(args: Any, checkpoint: Path) -> None:
-    """Take from a checkpoint what the arguments leave open: intervals in steps, and whether training has stopped."""
+def _follow_checkpoint(args: Any, checkpoint: Path) -> bool:
+    """Take from a checkpoint what the arguments leave open: intervals in steps, and whether training has stopped.
+
+    Returns:
+        Whether no step is left to train.
+    """
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     for name in ("logging_steps", "eval_steps", "save_steps"):
         if 0 < (getattr(args, name) or 0) < 1:
             setattr(args, name, getattr(state, name))
-    if has_stopped(args, state.log_history):
+    stopped = has_stopped(args, state.log_history)
+    if stopped:
         args.max_steps = state.global_step
+    return stopped or state.global_step >= state.max_steps
 
 
 def finetune(

@@ -35,11 +35,11 @@ from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 from hf_kd_lambda.jobs.trainer_checks import check_trainer
 from hf_kd_lambda.losses.class_weights import WeightedTaskLoss
 from hf_kd_lambda.models.ensemble import members_of
-from hf_kd_lambda.models.labels import names_of_numbers, warn_if_at_chance
+from hf_kd_lambda.models.labels import names_of_numbers
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.label_quality import LabelQuality, most_suspicious, quality_summary, write_quality
 from hf_kd_lambda.reports.model_card import WITHOUT_LABEL
-from hf_kd_lambda.reports.results import ModelReport
+from hf_kd_lambda.reports.results import ModelReport, guessing_teacher_note
 from hf_kd_lambda.reports.run_report import Differing, most_differing
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.config import DistillationConfig
@@ -175,8 +175,9 @@ class DistillationJob:
             record_run(self.folder, self.student_settings, finished=False)
         teacher = self.load_teacher()
         report, teacher_logits = self._evaluate("teacher", teacher, self.loader.teacher_processor, self.teacher_tokens)
-        warn_if_at_chance(report.metrics[MAIN_METRIC], self.problem.chance(self.data))
         reports = [report]
+        if guesses := guessing_teacher_note(reports, self.problem.chance(self.data), self.settings):
+            logger.warning(guesses)
 
         set_seed(self.config.seed)
         student = self.load_student(teacher)
@@ -196,7 +197,7 @@ class DistillationJob:
         PartialState().wait_for_everyone()
         student_report, student_logits = self._evaluate_student("student with KD", self.folder, teacher_logits)
         reports.append(student_report)
-        quality = self._judge_labels(trainer)
+        quality = self._judge_labels(trainer, bool(guesses))
         if self.config.should_save:
             differing = self._differing(student_logits, teacher_logits)
             self._write_report(reports, trainer.state.log_history, differing, quality)
@@ -331,9 +332,9 @@ class DistillationJob:
         report.metrics["teacher_agreement"] = teacher_agreement(logits, teacher_logits)
         return report, logits
 
-    def _judge_labels(self, trainer: DistillationTrainer) -> LabelQuality | None:
+    def _judge_labels(self, trainer: DistillationTrainer, teacher_guesses: bool) -> LabelQuality | None:
         """How far the labels of the training examples can be trusted; None where it is not asked for or not known."""
-        if self.models.label_quality == "none" or not can_judge(trainer):
+        if self.models.label_quality == "none" or teacher_guesses or not can_judge(trainer):
             if self.config.should_save:
                 (self.folder / QUALITY_FILE).unlink(missing_ok=True)  # of an earlier run
             return None
@@ -350,13 +351,12 @@ class DistillationJob:
     def _differing(self, student_logits: Tensor, teacher_logits: Tensor) -> list[Differing]:
         """The texts of the reported split on which student and teacher differ most; none of other problems."""
         split = self.data.splits[self.data.report_split]
-        if "text" not in split.column_names or "label" not in split.column_names:
+        texts = self._texts(split)
+        if not texts or "label" not in split.column_names:
             return []
-        texts, labels = split["text"][:], split["label"][:]
+        labels = split["label"][:]
         if not all(isinstance(label, int | float) for label in labels):  # several labels, or answers
             return []
-        if self.data.has_pairs:
-            texts = [" ‖ ".join(pair) for pair in zip(texts, split["text_pair"][:], strict=True)]
         return most_differing(texts, labels, student_logits, teacher_logits, self.data.label_names)
 
     def _write_report(
@@ -380,7 +380,7 @@ class DistillationJob:
             chance=self.problem.chance(self.data),
             examples=examples,
             loaded=self.data,
-            label_quality=None if quality is None else quality_summary(quality),
+            label_quality=None if quality is None else quality_summary(quality, self.models.teacher_finetune),
         )
         write_job_report(
             self.folder,
@@ -393,13 +393,24 @@ class DistillationJob:
         )
 
     def _suspicious(self, quality: LabelQuality) -> list[dict[str, Any]]:
-        """The training examples whose labels look wrong most, with their texts if these may be shown."""
-        train, rows = self.data.splits["train"], self.data.train_rows
-        shown = ["text"] if self.models.label_quality == "texts" and "text" in train.column_names else []
+        """The training examples whose labels look wrong most, with their texts."""
+        found = most_suspicious(quality)
+        rows = [example["row"] for example in found]
+        texts = self._texts(self.data.splits["train"].select(rows))
+        shown = [{"text": text} for text in texts] if texts else [{}] * len(found)
         return [
-            {**example, "row": rows[example["row"]], **{name: train[example["row"]][name] for name in shown}}
-            for example in most_suspicious(quality)
+            {**example, "row": self.data.train_rows[row], **text}
+            for example, row, text in zip(found, rows, shown, strict=True)
         ]
+
+    def _texts(self, examples: Dataset) -> list[str]:
+        """The text, or the pair of texts, of each example; empty for problems without them."""
+        if "text" not in examples.column_names:
+            return []
+        texts = examples["text"][:]
+        if self.data.has_pairs:
+            return [" ‖ ".join(pair) for pair in zip(texts, examples["text_pair"][:], strict=True)]
+        return texts
 
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
         """Arguments of a plain Trainer; only the distillation itself is reported to trackers."""

@@ -48,6 +48,7 @@ def write_job_report(
         suspicious: see `most_suspicious`.
     """
     reports, history = card.reports, [dict(entry) for entry in card.log_history]
+    notes = score_notes(reports, history, card.chance, settings)
     figure = plot_lambda(history, folder / FIGURE)
     model_card(card).save(folder / CARD)
     page = run_page(card, split, figure, differing, suspicious)
@@ -56,6 +57,7 @@ def write_job_report(
         "task": data.task,
         "split": split,
         "examples": dict(card.examples),
+        "notes": notes,
         "lambda": lambda_summary(history),
         **({} if card.label_quality is None else {"label_quality": card.label_quality}),
         "settings": {name: without_folders(value) for name, value in settings.items()},
@@ -64,11 +66,11 @@ def write_job_report(
     write_results(folder / RESULTS, reports, figure, facts, card.chance)
     count = card.examples.get(split, 0)
     print(f"\nOn the {split} split, {count:,} examples:\n\n{results_table(reports, card.chance)}\n")
-    print_wrapped(score_notes(reports, history))
+    print_wrapped(notes)
     print(f"Training examples: {training_examples(card.examples)}.\n")
     print_wrapped([LAMBDA_IN_WORDS, *explain_lambda(history).splitlines()])
     if card.label_quality is not None:
-        print_wrapped(["", f"Labels: {explain_quality(card.label_quality, card.teacher_finetuned)}"])
+        print_wrapped(["", f"Labels: {explain_quality(card.label_quality)}"])
     print(f"\nstudent: {folder}\nreport: {folder / REPORT}\nmodel card: {folder / CARD}")
     print(f"results: {folder / RESULTS}\nfigure of λ: {figure}")
     if card.label_quality is not None:
@@ -149,7 +151,7 @@ def card_facts(
         labels=loaded.label_names or [],
         has_pairs=loaded.has_pairs,
         settings={key: value for key, value in settings.items() if key != "teacher_dir"},
-        command=f"hf-kd-lambda distill student.yaml{processes}",
+        command=f"hf-kd-lambda distill student.yaml --output_dir student{processes}",
         versions=versions(),
         pipeline_tag=data.problem,
     )

@@ -102,7 +102,7 @@ def claim_folder(setting: str, folder: Path, settings: Mapping[str, Any], writes
     changed = sorted(name for name in compared if earlier.get(name) != now.get(name))
     if changed:
         raise ValueError(
-            f"{setting}={str(folder)!r} holds a run with another {', '.join(changed)}: choose another {setting}, "
+            f"{setting}={str(folder)!r} holds a run that differs in {', '.join(changed)}: choose another {setting}, "
             "or remove that run."
         )
     if record["finished"] and has_manifest(folder) and (reason := damage(folder)):

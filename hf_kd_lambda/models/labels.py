@@ -24,8 +24,6 @@ from hf_kd_lambda.models.size import check_depth, check_size
 
 logger = logging.get_logger(__name__)
 
-CHANCE_MARGIN = 0.02  # a guessing teacher may be slightly above the majority share
-
 
 class OtherLabelsError(ValueError):
     """A classifier was trained for another problem or other labels; the message adds a fix to the difference."""
@@ -257,24 +255,6 @@ def permute_head(model: PreTrainedModel, permutation: list[int]) -> None:
 def freeze(model: PreTrainedModel) -> PreTrainedModel:
     """Set a model to evaluation mode with frozen parameters, and return it."""
     return model.eval().requires_grad_(False)
-
-
-def warn_if_at_chance(score: float, chance: float) -> bool:
-    """Warn if a teacher is not better than chance, and return whether it is at chance.
-
-    Args:
-        score: the teacher's.
-        chance: the score of a constant prediction; 0 for a correlation.
-    """
-    if score > chance + CHANCE_MARGIN:
-        return False
-    logger.warning(
-        "The teacher scores %.3f, but chance is %.3f: it was not fine-tuned for this task, or fine-tuning failed. Set "
-        "teacher_finetune: true, or raise teacher_epochs or teacher_learning_rate, or choose another teacher.",
-        score,
-        chance,
-    )
-    return True
 
 
 def _problem_type(label_names: list[str] | None, problem_type: str | None) -> str:

@@ -5,7 +5,7 @@ A report shows, from the `LabelQuality` of a run:
     summary = quality_summary(quality)        JSON values
     explain_quality(summary)                  two or three sentences
     quality_table(summary)                    Markdown, one row per class
-    most_suspicious(quality, 30)              the examples whose labels are most likely wrong, as dictionaries
+    most_suspicious(quality, 30)              the examples whose labels look wrong most, as dictionaries
 
 `write_quality` writes all examples to a file.
 
@@ -44,10 +44,13 @@ from hf_kd_lambda.reports.memorised_labels import (
 
 _MOST = 0.5  # a class is named if it has at least this share of the findings
 _MORE_THAN_ITS_PART = 1.25  # and if that share is more than this factor times its share of the examples
+_LOOKS_WRONG = (
+    0.1  # least probability that a label is wrong from which an example is listed, whatever its teacher prefers
+)
 _LIMITS = """\
 This is an estimate. Errors that labels and teacher share cannot be detected."""
 _MEMORISED = """\
-The teacher was fine-tuned on these labels and may have memorised wrong ones, so more of them may be wrong."""
+The teacher was fine-tuned on these labels and may have memorised wrong ones."""
 
 
 class LabelQuality(NamedTuple):
@@ -120,17 +123,23 @@ def judge_labels(
     )
 
 
-def quality_summary(quality: LabelQuality) -> dict[str, Any]:
+def quality_summary(quality: LabelQuality, teacher_learned_them: bool = False) -> dict[str, Any]:
     """The findings in numbers: shares in [0, 1], over all examples and per class.
+
+    Args:
+        quality: the quality of the training examples.
+        teacher_learned_them: whether the teacher was fine-tuned on these labels.
 
     Returns:
         `examples`, `labelled`, `label_reliability`, `teacher_reliability`, `wrong_labels`, `uninformative_teacher` and
-        `teacher_is_uniform`;
+        `teacher_is_uniform`; `more_are_wrong`: whether `wrong_labels` is probably too small, because models may have
+        memorised wrong labels;
         a list `agreements`, see `agreement_summary`; `teacher_reliabilities` of several teachers; a list `classes`
         of `name`, `labelled`, `wrong_labels`, `uninformative_teacher` and `rather`: the most frequent teacher class
         among labels that are more likely wrong than right, or None.
     """
     labelled = quality.labels != IGNORED
+    have_memorised = any(agreement.has_memorised for agreement in quality.agreements)
     return {
         "examples": len(quality.labels),
         "labelled": int(labelled.sum()),
@@ -138,6 +147,7 @@ def quality_summary(quality: LabelQuality) -> dict[str, Any]:
         "teacher_reliability": quality.teacher_reliability,
         **({"teacher_reliabilities": [*quality.teachers]} if quality.teachers else {}),
         "wrong_labels": _mean(quality.wrong[labelled]),
+        "more_are_wrong": teacher_learned_them or have_memorised,
         "uninformative_teacher": _mean(1 - quality.teacher_trust),
         "teacher_is_uniform": quality.teacher_is_uniform,
         "agreements": [agreement_summary(agreement) for agreement in quality.agreements],
@@ -157,28 +167,31 @@ def _class_summary(quality: LabelQuality, index: int) -> dict[str, Any]:
     }
 
 
-def explain_quality(summary: Mapping[str, Any], teacher_learned_them: bool = False) -> str:
+def explain_quality(summary: Mapping[str, Any]) -> str:
     """The findings in sentences, as plain text.
 
     Args:
         summary: the result of `quality_summary`.
-        teacher_learned_them: whether the teacher was fine-tuned on these labels.
     """
-    wrong, uninformative = (
-        f"{_share(summary[key])} of the {of}{_mostly(summary, key, words)}"
-        for key, of, words in (
-            ("wrong_labels", "labels look wrong", "labelled"),
-            ("uninformative_teacher", "examples", "of class"),
-        )
-    )
-    wrong = wrong if summary["labelled"] else "no training example has a label"
-    of_teacher = f"the teacher is uninformative on {uninformative}"
+    wrong = "no training example has a label"
+    if summary["labelled"]:
+        wrong = f"{_wrong_labels(summary)}{_mostly(summary, 'wrong_labels', 'labelled')}"
+    mostly = _mostly(summary, "uninformative_teacher", "of class")
+    of_teacher = f"the teacher is uninformative on {_share(summary['uninformative_teacher'])} of the examples{mostly}"
     if summary.get("teacher_is_uniform"):
         of_teacher = "the teacher gives nearly the same probability to all classes, so that it tells nothing of them"
     found = f"{wrong[0].upper()}{wrong[1:]}; {of_teacher}."
-    memorised = explain_memorised(summary["agreements"]) or (_MEMORISED if teacher_learned_them else None)
+    memorised = explain_memorised(summary["agreements"]) or (_MEMORISED if summary["more_are_wrong"] else None)
     of_each = _explain_teachers(summary.get("teacher_reliabilities", []))
     return " ".join(filter(None, (found, of_each, memorised, _LIMITS)))
+
+
+def _wrong_labels(summary: Mapping[str, Any]) -> str:
+    """The share of wrong labels in words: a lower bound where models may have memorised some."""
+    share = summary["wrong_labels"]
+    if summary["more_are_wrong"]:
+        return f"at least {share:.{0 if share >= 0.01 else 1}%} of the labels look wrong, probably more"
+    return f"{_share(share)} of the labels look wrong"
 
 
 def _explain_teachers(reliabilities: Sequence[float]) -> str | None:
@@ -210,14 +223,17 @@ def quality_table(summary: Mapping[str, Any]) -> str:
 
 
 def most_suspicious(quality: LabelQuality, count: int = 30) -> list[dict[str, Any]]:
-    """The labelled examples whose label is most likely wrong, the most suspicious first.
+    """The examples whose label looks wrong, the most suspicious first; right labels are not listed to fill the list.
+
+    A label looks wrong if the teacher prefers another class, or if it is wrong with a probability of 0.1 or more.
 
     Returns:
         Dictionaries of `row` (counted from 0), the names of `label` and of the `teacher`'s class, `label_wrong` (the
         probability that the label is wrong), `label_trust` and `teacher_trust`.
     """
-    worst = np.argsort(-quality.wrong, kind="stable")[:count]
-    return [_example(quality, row) for row in worst.tolist() if quality.labels[row] != IGNORED]
+    found = (quality.labels != IGNORED) & ((quality.answers != quality.labels) | (quality.wrong >= _LOOKS_WRONG))
+    worst = np.argsort(-quality.wrong, kind="stable")
+    return [_example(quality, row) for row in worst[found[worst]][:count].tolist()]
 
 
 def _example(quality: LabelQuality, row: int) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def agreement_summary(agreement: Agreement) -> dict[str, Any]:
 
 
 def explain_memorised(found: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why the share of wrong labels may be too small, in two sentences; None if no model has memorised labels.
+    """Why the share of wrong labels is probably too small, in two sentences; None if no model has memorised labels.
 
     Args:
         found: summaries of teacher and student, see `agreement_summary`.
@@ -99,7 +99,4 @@ def explain_memorised(found: Sequence[Mapping[str, Any]]) -> str | None:
         for model in models
     )
     words = "; ".join([f"{first[0].upper()}{first[1:]}", *others])
-    return (
-        f"{words}. So training labels were memorised, and wrong ones among them do not look wrong: the share above is "
-        "probably too small."
-    )
+    return f"{words}. So training labels were memorised, and wrong ones among them do not look wrong."

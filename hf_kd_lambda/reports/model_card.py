@@ -5,7 +5,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
 import yaml
@@ -15,7 +15,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_kd_lambda.reports.label_quality import explain_quality, quality_table
 from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, on_one_line, table_of
-from hf_kd_lambda.reports.results import ModelReport, markdown_table, score_meaning
+from hf_kd_lambda.reports.results import ModelReport, guessing_teacher_note, markdown_table, score_meaning
 from hf_kd_lambda.reports.summary import explain_lambda
 from hf_kd_lambda.utils.run_files import FIGURE
 
@@ -255,6 +255,8 @@ def _results(facts: CardFacts) -> str:
         latency = "Latency is the time of one forward with one example, on the machine that trained the student."
         meaning = score_meaning(facts.reports)
         notes = f"Here {escaped(meaning)}. {latency}" if meaning else latency
+        if of_teacher := guessing_teacher_note(facts.reports, facts.chance, facts.settings):
+            notes = f"{escaped(of_teacher)}\n\n{notes}"
         return f"{where}{markdown_table(facts.reports, facts.chance)}\n\n{notes}"
     rows = [(escaped(name), f"{value:.4g}") for name, value in facts.metrics.items()]
     return where + table_of([("metric", "value"), *rows]) if rows else ""
@@ -269,13 +271,12 @@ def _balance(facts: CardFacts) -> str:
 def _labels(facts: CardFacts) -> str:
     if facts.label_quality is None:
         return ""
-    words = escaped(explain_quality(facts.label_quality, facts.teacher_finetuned))
+    words = escaped(explain_quality(facts.label_quality))
     return f"In the training examples: {words}\n\n{quality_table(facts.label_quality)}"
 
 
 def _training(facts: CardFacts) -> str:
-    given = {name: without_folders(value) for name, value in facts.settings.items() if value not in (None, [], {})}
-    plain = json.loads(json.dumps(given))  # converts enumerations to text for YAML
+    plain = shown_settings(facts.settings)
     settings = code_block(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), "yaml")
     folded = f"<details><summary>All settings</summary>\n\n{settings}\n\n</details>"
     parts = [folded] if plain else []
@@ -286,6 +287,12 @@ def _training(facts: CardFacts) -> str:
             f"Versions: {escaped(', '.join(f'{name} {version}' for name, version in facts.versions.items()))}."
         )
     return "\n\n".join(parts)
+
+
+def shown_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that are given, as plain JSON values without folders: an enumeration is its text."""
+    given = {name: without_folders(value) for name, value in settings.items() if value not in (None, [], {})}
+    return cast(dict[str, Any], json.loads(json.dumps(given)))
 
 
 def without_folders(value: Any) -> Any:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ BETTER_TEACHER = (
     "another."
 )
 STILL_RISING = 0.01  # gain of a run's last evaluation over all earlier ones, for which longer training is advised
+AT_CHANCE = 0.02  # by which the score of a teacher that guesses may be above that of a constant guess
 CLEARLY_ABOVE_CHANCE = 0.05  # with a smaller lead of the teacher, the share of its score would be noise
 
 
@@ -145,16 +148,46 @@ def standard_error_note(reports: Sequence[ModelReport]) -> str:
     )
 
 
-def score_notes(reports: Sequence[ModelReport], log_history: Sequence[Mapping[str, float]] = ()) -> list[str]:
+def score_notes(
+    reports: Sequence[ModelReport],
+    log_history: Sequence[Mapping[str, float]] = (),
+    chance: float = -math.inf,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> list[str]:
     """Sentences on what the score is, how exact it is, and what would raise it, as far as that is known.
 
     Args:
         reports: reports of the compared models; the last is the student's.
         log_history: the entries of the student's `trainer_state.json`.
+        chance, settings: see `guessing_teacher_note`.
     """
     meaning = score_meaning(reports)
-    notes = [f"{meaning.capitalize()}." if meaning else "", standard_error_note(reports), weak_teacher_note(reports)]
+    of_teacher = guessing_teacher_note(reports, chance, settings) or weak_teacher_note(reports)
+    notes = [f"{meaning.capitalize()}." if meaning else "", standard_error_note(reports), of_teacher]
     return list(filter(None, [*notes, rising_score_note(log_history)]))
+
+
+def guessing_teacher_note(reports: Sequence[ModelReport], chance: float, settings: Mapping[str, Any]) -> str:
+    """What to change if the teacher scores no better than a constant guess; else empty.
+
+    Args:
+        reports: reports of the compared models.
+        chance: the score of a constant guess; 0 for a correlation.
+        settings: of the run; those of the teacher's fine-tuning are used.
+    """
+    score = next((report.metrics[MAIN_METRIC] for report in reports if report.name == "teacher"), math.inf)
+    if score > chance + AT_CHANCE:
+        return ""
+    fix = "it was not fine-tuned for this task. Set teacher_finetune: true"
+    if settings.get("teacher_finetune"):
+        fix = (
+            "fine-tuning did not help. Raise teacher_epochs (now {teacher_epochs:g}) or teacher_learning_rate (now "
+            "{teacher_learning_rate:g})"
+        ).format(**settings)
+    return (
+        f"The teacher scores {score:.3f}, and a constant guess scores {chance:.3f}: {fix}, or choose another teacher. "
+        "Labels are not judged by such a teacher."
+    )
 
 
 def rising_score_note(log_history: Sequence[Mapping[str, float]]) -> str:

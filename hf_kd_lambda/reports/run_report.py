@@ -1,5 +1,6 @@
 """report.html of a single run: scores, size and speed, what λ did, and where student and teacher differ."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_kd_lambda.reports.label_quality import explain_quality
-from hf_kd_lambda.reports.model_card import CardFacts, training_examples, without_folders
+from hf_kd_lambda.reports.model_card import CardFacts, shown_settings, training_examples
 from hf_kd_lambda.reports.page import Entry, Picture, Section, Table, text_entry
 from hf_kd_lambda.reports.results import score_notes, table_rows
 from hf_kd_lambda.reports.summary import explain_lambda
@@ -114,7 +115,8 @@ def _scores(card: CardFacts, split: str) -> Section:
     head, *rows = zip(*table_rows(card.reports, card.chance), strict=True)
     table = Table(["measure", *head[1:]], [[text_entry(row[0]), *map(_number, row[1:])] for row in rows])
     count = card.examples.get(split, 0)
-    notes = [f"On the {split} split, {count:,} examples.", *score_notes(card.reports, card.log_history)]
+    notes = [f"On the {split} split, {count:,} examples."]
+    notes += score_notes(card.reports, card.log_history, card.chance, card.settings)
     notes.append("Latency is the time of one forward with one example, on the machine of the run.")
     return Section("Scores, size and speed", notes, table)
 
@@ -150,13 +152,15 @@ def _differing(differing: Sequence[Differing], is_regression: bool) -> Section:
 
 def _labels(card: CardFacts, suspicious: Sequence[Mapping[str, Any]]) -> Section:
     """What looks wrong with the labels, and the examples to look at first."""
-    columns = ["row", "label", "teacher", "label_wrong", *(["text"] if "text" in next(iter(suspicious), {}) else [])]
+    notes = [explain_quality(card.label_quality or {})]
+    if not suspicious:
+        return Section("Labels that look wrong", [*notes, "No single label looks wrong."])
+    columns = ["row", "label", "teacher", "label_wrong", *(["text"] if "text" in suspicious[0] else [])]
     shown = [{**example, "text": _shortened(example.get("text", ""))} for example in suspicious]
     rows = [[_cell(example[name]) for name in columns] for example in shown]
-    notes = [explain_quality(card.label_quality or {}, card.teacher_finetuned)]
     notes.append(
-        "The training examples whose labels look wrong most, with the probability that the label is wrong. Rows are "
-        "counted from 0. Check them by hand."
+        "The training examples whose labels look wrong most, with the probability that the label is wrong. Check them "
+        "by hand. Rows are counted from 0 without the header: row 0 is line 2 of a csv file."
     )
     return Section("Labels that look wrong", notes, Table([name.replace("_", " ") for name in columns], rows))
 
@@ -168,6 +172,9 @@ def _cell(value: Any) -> Entry:
 
 
 def _settings(settings: Mapping[str, Any]) -> Section:
-    given = {name: without_folders(value) for name, value in settings.items() if value not in (None, [], {})}
-    rows = [[text_entry(name), text_entry(str(value))] for name, value in sorted(given.items())]
+    shown = {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in shown_settings(settings).items()
+    }
+    rows = [[text_entry(name), text_entry(value)] for name, value in sorted(shown.items())]
     return Section("All settings", table=Table(["setting", "value"], rows), folded=True)

@@ -80,10 +80,10 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
     )
     trust = (
         "By estimate, {label_reliability:.0%} of the labels and {teacher_reliability:.0%} of the teacher's outputs "
-        "are informative, not guesses."
+        "are informative; the others are guesses, some of which are right."
     )
     if teachers := summary.get("teachers"):
-        trust += f" By teacher, these are {', '.join(f'{share:.0%}' for share in teachers)}."
+        trust += f" By teacher, {', '.join(f'{share:.0%}' for share in teachers)} of the outputs are informative."
     texts = {("snr_task", "snr_kd"): noise, ("odds",): odds, ("label_reliability", "teacher_reliability"): trust}
     lines.append(" ".join(text.format(**summary) for keys, text in texts.items() if summary.keys() >= {*keys}))
     return "\n".join(filter(None, lines))

@@ -140,6 +140,10 @@ class TeacherOutputs:
             progress=progress,
         )
         cached = [self._cached(dataset, cache) for dataset in datasets]
+        made = [new for old, new in zip(datasets, cached, strict=True) if new is not old]
+        for examples in [new for new in made if TEACHER_LOGITS in new.column_names][:1]:  # one warning is enough
+            config = getattr(members_of(cast(PreTrainedModel, self.teacher))[0], "config", None)
+            warn_of_uninformative(examples, getattr(config, "problem_type", None) == MULTI_LABEL)
         if self.are_all_cached(cached):
             self._move_to(torch.device("cpu"))
         return cached
@@ -161,6 +165,4 @@ class TeacherOutputs:
             return examples
         if TEACHER_LOGITS in cached.column_names:
             check_finite_logits(cached)
-            config = getattr(members_of(cast(PreTrainedModel, self.teacher))[0], "config", None)
-            warn_of_uninformative(cached, getattr(config, "problem_type", None) == MULTI_LABEL)
         return cached

@@ -42,7 +42,7 @@ LIMITS = {
     "ceiling": Limit(
         "lambda_ceiling",
         "at lambda_max",
-        "without this limit the rule would set λ higher, at which a student need not score higher",
+        "this is normal if the teacher looks much more reliable than the labels, and a higher lambda_max may not help",
     ),
     "held": Limit(
         "lambda_held",

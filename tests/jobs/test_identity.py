@@ -31,7 +31,7 @@ def test_a_model_replaced_in_its_folder_is_another_run(teacher, tmp_path, who):
     (tmp_path / "out" / "config.json").touch()
     assert claim_folder("output_dir", tmp_path / "out", identity(**given))
     save_checkpoint(tiny_bert(layers=1), Path(teacher))
-    with pytest.raises(ValueError, match=f"a run with another content of {who}: choose another output_dir"):
+    with pytest.raises(ValueError, match=f"a run that differs in content of {who}: choose another output_dir"):
         claim_folder("output_dir", tmp_path / "out", identity(**given))
 
 

@@ -4,6 +4,7 @@ import json
 import signal
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,6 +14,7 @@ from helpers.tiny import save_checkpoint, tiny_bert
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, pipeline
 
+from hf_kd_lambda.reports.label_quality import LabelQuality
 from hf_kd_lambda.studies.comparison.plan import arguments
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +46,8 @@ def test_a_job_leaves_what_a_transformers_user_expects(tmp_path):
 def test_a_run_with_trust_tells_which_labels_look_wrong(tmp_path):
     given = settings(tmp_path, lambda_rule="trust", label_quality="texts", unlabelled_file=unlabelled_file(tmp_path))
     given["validation_file"] = None  # so that rows are held out
+    reviews = Path(given["train_file"])
+    reviews.write_text(reviews.read_text().replace("praise", "rant", 6))  # of two copies each
     run = job(given)
     assert run.student_settings == job({**given, "label_quality": "none"}).student_settings
     run.run()
@@ -58,12 +62,35 @@ def test_a_run_with_trust_tells_which_labels_look_wrong(tmp_path):
     assert (found["examples"], found["labelled"], len(found["classes"])) == (89, 65, 3)
     assert found["uninformative_teacher"] == pytest.approx(1 - rows["teacher_trust"].mean(), abs=1e-5)
     card = (out / "README.md").read_text()
-    assert "of the labels look wrong" in card
+    assert "of the labels look wrong, probably more" in card
     _, section = (out / "report.html").read_text().split("<h2>Labels that look wrong</h2>")
-    assert section.partition("</table>")[0].count("<tr>") == 1 + 30  # its head, and the most suspicious examples
+    suspicious = rows[(rows["label"] != rows["teacher"]) & rows["label"].notna() | (rows["label_wrong"] >= 0.1)]
+    assert section.partition("</table>")[0].count("<tr>") == 1 + min(len(suspicious), 30) > 1  # a head, and these
     assert "The teacher was fine-tuned on these labels" in card
     job({**given, "label_quality": "none"}).run()
     assert not (out / "label_quality.parquet").exists()
+
+
+def test_no_label_is_judged_by_a_teacher_that_guesses(tmp_path, caplog, capsys):
+    job(settings(tmp_path, teacher_learning_rate=1e-9, teacher_epochs=1, num_train_epochs=1)).run()
+    out, words = tmp_path / "out", "and a constant guess scores 0."
+    assert not (out / "label_quality.parquet").exists()
+    assert words in caplog.text
+    notes = " ".join(json.loads((out / "results.json").read_text())["notes"])
+    printed = " ".join(capsys.readouterr().out.partition("On the test split")[2].split())
+    for text in (printed, (out / "README.md").read_text(), (out / "report.html").read_text(), notes):
+        assert words in text
+        assert "look wrong" not in text
+
+
+def test_examples_whose_labels_look_wrong_have_their_texts_by_default(tmp_path):
+    given = settings(tmp_path)
+    for pair, text in ((None, "best best b"), ("stars", "best best b ‖ 4.5")):
+        run = job({**given, "text_pair_column": pair})
+        count = len(run.data.splits["train"])
+        zeros, wrong = np.zeros(count, dtype=int), np.eye(count)[1]
+        found = run._suspicious(LabelQuality(zeros, zeros, wrong, wrong, wrong, 1.0, 1.0, run.data.label_names))
+        assert [(example["row"], example["text"]) for example in found] == [(1, text)]
 
 
 def unlabelled_texts():
@@ -137,12 +164,18 @@ def test_a_student_without_any_label_in_training(tmp_path):
             job({**given, setting: True, "output_dir": str(tmp_path / setting)}).check()
 
 
-def test_a_fine_tuned_teacher_is_reused(tmp_path):
-    job(settings(tmp_path)).run()
+def test_a_finished_run_is_evaluated_again_and_its_teacher_reused(tmp_path, caplog, capsys):
+    first = job(settings(tmp_path, save_strategy="epoch")).run()
     weights = tmp_path / "out" / "teacher" / "model.safetensors"
     written = weights.stat().st_mtime_ns
-    job(settings(tmp_path)).run()
+    assert "trained in" in capsys.readouterr().out
+    caplog.clear()
+    again = job(settings(tmp_path, save_strategy="epoch")).run()
+    assert [report.metrics for report in again] == [report.metrics for report in first]
     assert weights.stat().st_mtime_ns == written
+    assert "out is finished (checkpoint-12): its model is evaluated again. Choose another output_dir" in caplog.text
+    assert "resuming" not in caplog.text
+    assert "trained in" not in capsys.readouterr().out
 
 
 def test_what_was_drawn_before_does_not_change_the_teacher(tmp_path):
@@ -184,14 +217,14 @@ def test_a_student_is_made_of_layers_or_loaded(tmp_path):
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
     job(settings(tmp_path)).run()
-    with pytest.raises(ValueError, match="another temperature"):
+    with pytest.raises(ValueError, match="that differs in temperature"):
         job(settings(tmp_path, temperature=3.0)).check()
-    with pytest.raises(ValueError, match="another optim_args"):
+    with pytest.raises(ValueError, match="that differs in optim_args"):
         job(settings(tmp_path, optim_args="a=1")).check()
     record = tmp_path / "out" / "run.json"
     alone = record.read_text()
     record.write_text(alone.replace('"num_processes": 1', '"num_processes": 2'))
-    with pytest.raises(ValueError, match="another num_processes"):
+    with pytest.raises(ValueError, match="that differs in num_processes"):
         job(settings(tmp_path)).check()
     record.write_text(alone)
     again = settings(tmp_path)
@@ -199,7 +232,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
     (tmp_path / "train.csv").write_text(
         rows.replace("praise", "other").replace("rant", "praise").replace("other", "rant")
     )
-    with pytest.raises(ValueError, match=r"output_dir=.* holds a run with another examples"):
+    with pytest.raises(ValueError, match=r"output_dir=.* holds a run that differs in examples:"):
         job(again).check()
 
 

@@ -1,5 +1,6 @@
 """Facts of a job for its card."""
 
+import json
 from html.parser import HTMLParser
 
 import pytest
@@ -28,6 +29,7 @@ def facts():
         "labelled": 6,
         "wrong_labels": 0.1,
         "uninformative_teacher": 0.1,
+        "more_are_wrong": False,
         "agreements": [],
         "classes": [
             {
@@ -60,6 +62,7 @@ def test_the_card_names_settings_and_classes_as_the_user_did(facts):
     text = model_card(facts).text
     *_, before, block, after = text.split("````")
     assert yaml.safe_load(block.removeprefix("yaml\n")) == SETTINGS
+    assert "hf-kd-lambda distill student.yaml --output_dir student\n" in text
     assert before.endswith("<details><summary>All settings</summary>\n\n")
     assert after.startswith("\n\n</details>")
     names = "\\>5, \\<5, C\\#, a\\|b, \\`x\\`, \\<script\\>alert(1)\\</script\\>"
@@ -89,7 +92,7 @@ def test_the_page_names_settings_and_classes_as_the_user_did(facts, tmp_path):
     page = Cells(as_html(run_page(facts, "validation", tmp_path / "lambda.png", suspicious=suspicious)))
     assert page.tags.count("script") == 1, "that of the page"
     assert "i" not in page.tags
-    assert {*LABELS, *SETTINGS, str(LABELS), "|"} <= {*page.texts}
+    assert {*LABELS, *SETTINGS, json.dumps(LABELS), "|"} <= {*page.texts}
     assert any("most of them labelled a|b; the teacher" in text for text in page.texts)
 
 

@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 import transformers
@@ -20,7 +18,6 @@ from hf_kd_lambda.models.labels import (
     names_of_numbers,
     permute_head,
     set_labels,
-    warn_if_at_chance,
 )
 
 NAMES = ["negative", "neutral", "positive"]
@@ -225,9 +222,3 @@ def test_freeze():
     assert freeze(model) is model
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
-
-
-@pytest.mark.parametrize(("score", "at_chance"), [(0.5, True), (0.56, True), (0.9, False), (math.nan, True)])
-def test_warn_if_at_chance(score, at_chance, warnings):
-    assert warn_if_at_chance(score, chance=0.55) is at_chance
-    assert len(warnings) == at_chance

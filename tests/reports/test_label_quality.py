@@ -78,7 +78,17 @@ def test_words_name_the_class_where_the_teacher_fails():
         "27% of the examples, most of them of class neutral."
     )
     assert "memorised" not in words
-    assert "may have memorised" in explain_quality(quality_summary(small()), teacher_learned_them=True)
+
+
+@pytest.mark.parametrize(("factor", "share"), [(1, "33%"), (0.01, "0.3%")])
+def test_the_share_is_a_lower_bound_where_the_teacher_learned_these_labels(factor, share):
+    found = small()._replace(wrong=small().wrong * factor)
+    summary = quality_summary(found, teacher_learned_them=True)
+    words = explain_quality(summary)
+    assert words.startswith(f"At least {share} of the labels look wrong, probably more")
+    assert "may have memorised wrong ones. This is an estimate." in words
+    assert summary["more_are_wrong"]
+    assert not quality_summary(found)["more_are_wrong"]
 
 
 def test_words_are_plain_text():
@@ -92,6 +102,7 @@ def test_words_say_so_where_the_share_is_too_small():
         agreements=[Agreement("teacher", 0.97, 0.88, 900, 400), Agreement("student", 0.9, 0.9, 900, 400)]
     )
     summary = quality_summary(found)
+    assert summary["more_are_wrong"]
     assert summary["agreements"][0] == {
         "model": "teacher",
         "training": 0.97,
@@ -102,9 +113,12 @@ def test_words_say_so_where_the_share_is_too_small():
     }
     assert [model["has_memorised"] for model in summary["agreements"]] == [True, False]
     for teacher_learned_them in (False, True):
-        words = explain_quality(summary, teacher_learned_them)
+        words = explain_quality(quality_summary(found, teacher_learned_them))
+        assert words.startswith(
+            "At least 33% of the labels look wrong, probably more, most of them labelled positive;"
+        )
         assert "The teacher agrees with 97% of the training labels, but with only 88% of the validation" in words
-        assert "the share above is probably too small. This is an estimate." in words
+        assert "wrong ones among them do not look wrong. This is an estimate." in words
         assert "may have memorised" not in words
 
 
@@ -136,9 +150,12 @@ def test_the_table_has_a_row_for_each_class_and_no_markup_of_names():
     assert table[2].startswith("| a\\|b | 2 |")
 
 
-def test_the_worst_labels_come_first_and_unlabelled_examples_never():
+def test_the_worst_labels_come_first_and_unlabelled_or_right_ones_never():
     found = most_suspicious(small(), 10)
-    assert [example["row"] for example in found] == [4, 1, 2, 0, 5]
+    assert [example["row"] for example in found] == [4, 1, 2]
+    assert [example["row"] for example in most_suspicious(small(), 1)] == [4]
+    certain = np.array([0.05, 0.75, 0.01, 0.0, 0.88, 0.3], dtype=np.float32)
+    assert [example["row"] for example in most_suspicious(small()._replace(wrong=certain), 10)] == [4, 1, 5, 2]
     assert found[0] == {
         "row": 4,
         "label": "positive",

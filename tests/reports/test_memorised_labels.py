@@ -60,7 +60,7 @@ def test_words_name_who_has_memorised():
     words = explain_memorised([agreement_summary(model) for model in (teacher, student)])
     assert words == (
         "The teacher agrees with 97% of the training labels, but with only 88% of the validation labels. So training "
-        "labels were memorised, and wrong ones among them do not look wrong: the share above is probably too small."
+        "labels were memorised, and wrong ones among them do not look wrong."
     )
     both = [agreement_summary(model) for model in (teacher, student._replace(validation=0.5))]
     assert "labels; the student agrees with 90% of" in explain_memorised(both)

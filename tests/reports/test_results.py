@@ -199,6 +199,21 @@ def test_a_teacher_below_another_model_by_more_than_noise_is_noted(teacher, note
     assert ("The teacher scores below the student without KD." in " ".join(score_notes([teacher, student]))) == noted
 
 
+@pytest.mark.parametrize(("score", "guesses"), [(0.5, True), (0.56, True), (0.9, False), (math.nan, True)])
+def test_a_teacher_that_guesses_is_noted_with_what_to_change(score, guesses):
+    teacher = ModelReport("teacher", {"score": score}, 1, 1.0, 1.0, standard_error=0.02)
+    notes = " ".join(score_notes([teacher, STUDENT], chance=0.55))
+    found = (
+        f"The teacher scores {score:.3f}, and a constant guess scores 0.550: it was not fine-tuned for this task. Set"
+    )
+    assert (found in notes) == guesses
+    assert "The teacher scores below" not in notes
+    finetuned = {"teacher_finetune": True, "teacher_epochs": 1.0, "teacher_learning_rate": 1e-5}
+    notes = " ".join(score_notes([teacher, STUDENT], chance=0.55, settings=finetuned))
+    assert ("Raise teacher_epochs (now 1) or teacher_learning_rate (now 1e-05), or choose" in notes) == guesses
+    assert "teacher_finetune" not in notes
+
+
 def test_results_without_a_figure_are_written_too(tmp_path):
     write_results(tmp_path / "results.json", [TEACHER], None, {"versions": versions()})
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))

@@ -1,13 +1,15 @@
 """report.html of a run, from plain facts."""
 
 from dataclasses import replace
+from html import unescape
 
 import pytest
 import torch
 from helpers.pages import read_page
 from PIL import Image
+from transformers import IntervalStrategy
 
-from hf_kd_lambda.reports.model_card import CardFacts
+from hf_kd_lambda.reports.model_card import CardFacts, model_card
 from hf_kd_lambda.reports.page import as_html
 from hf_kd_lambda.reports.results import ModelReport
 from hf_kd_lambda.reports.run_report import LONGEST_TEXT, most_differing, run_page
@@ -15,6 +17,9 @@ from hf_kd_lambda.reports.run_report import LONGEST_TEXT, most_differing, run_pa
 NAMES = ["bad", "good"]
 STUDENT = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 1.0]])
 TEACHER = torch.tensor([[0.0, 0.0], [0.0, 9.0], [0.0, 3.0]])
+
+
+OTHERS = {"eval_strategy": IntervalStrategy.EPOCH, "freeze_embeddings": False, "alpha": 0.5, "columns": ["a", "b"]}
 
 
 def reports():
@@ -38,13 +43,14 @@ FACTS = CardFacts(
         "teacher_reliability": 0.8,
         "wrong_labels": 0.05,
         "uninformative_teacher": 0.1,
+        "more_are_wrong": False,
         "agreements": [],
         "classes": [
             {"name": name, "labelled": 45, "wrong_labels": 0.05, "uninformative_teacher": 0.1, "rather": None}
             for name in NAMES
         ],
     },
-    settings={"teacher": "/home/someone/bert", "lambda_rule": "evidence", "lora": None},
+    settings={"teacher": "/home/someone/bert", "lambda_rule": "evidence", "lora": None} | OTHERS,
 )
 SUSPICIOUS = [
     {
@@ -96,11 +102,33 @@ def test_the_page_is_one_file_that_says_what_the_scores_are(page):
     assert "data:image/png;base64," in page
     assert "About 5% of the labels look wrong" in page
     assert ">0.88</td>" in page
+    assert "row 0 is line 2 of a csv file" in page
+
+
+def test_settings_are_shown_as_in_a_settings_file(page):
+    for value in ("epoch", "false", "0.5", '["a", "b"]'):
+        assert f">{value}</td>" in unescape(page)
 
 
 def test_texts_cannot_change_the_page_and_folders_are_left_out(page):
     assert "<b>one" not in page
     assert "/home/someone" not in page
+
+
+def test_a_run_whose_labels_look_right_has_no_table_of_them(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "lambda.png")
+    _, section = as_html(run_page(FACTS, "validation", tmp_path / "lambda.png")).split(
+        "<h2>Labels that look wrong</h2>"
+    )
+    assert "No single label looks wrong." in section.partition("<table>")[0]
+    assert "csv" not in section
+
+
+def test_a_teacher_that_guesses_is_named_in_the_page_and_the_card(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "lambda.png")
+    facts = replace(FACTS, chance=0.8)
+    for text in (as_html(run_page(facts, "validation", tmp_path / "lambda.png")), model_card(facts).text):
+        assert "The teacher scores 0.800, and a constant guess scores 0.800" in text
 
 
 def test_a_run_without_texts_has_no_table_of_them(tmp_path):

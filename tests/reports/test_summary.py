@@ -65,7 +65,7 @@ def test_explanation_of_a_history_says_what_limited_lambda_and_what_to_do():
         ("clipped", "norm_ratio"),
         ("slowed", "lambda_max_change"),
         ("floor", "the rule would set λ lower"),
-        ("ceiling", "the rule would set λ higher"),
+        ("ceiling", "a higher lambda_max may not help"),
         ("held", "memorised"),
         ("skipped", "learning_rate"),
     ],
@@ -132,13 +132,16 @@ def test_reliabilities_are_told_where_they_were_logged():
     log = [entry(step, 1.0, label_reliability=0.8, teacher_reliability=step / 4) for step in (1, 2)]
     summary = lambda_summary(log)
     assert (summary["label_reliability"], summary["teacher_reliability"]) == (0.8, 0.5)
-    words = "By estimate, 80% of the labels and 50% of the teacher's outputs are informative, not guesses."
+    words = (
+        "By estimate, 80% of the labels and 50% of the teacher's outputs are informative; the others are guesses, "
+        "some of which are right."
+    )
     assert explain_lambda(log).splitlines()[-1] == words
     assert "teachers" not in summary
     reliabilities = {"teacher_reliability_10": 0.1, "teacher_reliability_9": 0.9}
     log = [{**one, **reliabilities} for one in log]
     assert lambda_summary(log)["teachers"] == [0.9, 0.1]
-    assert explain_lambda(log).splitlines()[-1] == f"{words} By teacher, these are 90%, 10%."
+    assert explain_lambda(log).splitlines()[-1] == f"{words} By teacher, 90%, 10% of the outputs are informative."
 
 
 def test_everything_at_once_takes_no_more_than_six_lines():
@@ -194,13 +197,13 @@ SURE = {"evidence_teacher": 30.0, "evidence_label": 12.0, "odds": 2.0, "grad_nor
 )
 def test_a_teacher_without_information_is_named_where_lambda_is_at_its_maximum(logged, reason):
     text = explain_lambda([entry(step, 10.0, **CEILING, **logged) for step in (1, 2)])
-    assert "would set λ higher" not in text
+    assert "this is normal" not in text
     assert "check the teacher" in text
     assert reason in text
 
 
 def test_a_limit_is_stated_without_advice_where_the_teacher_is_informative():
     text = explain_lambda([entry(step, 10.0, **CEILING, **SURE) for step in (1, 2)])
-    assert "without this limit the rule would set λ higher" in text
+    assert "λ was mostly at lambda_max: this is normal if the teacher looks much more reliable than the labels" in text
     assert "raise" not in text
     assert "check the teacher" not in text

@@ -134,8 +134,8 @@ def _check_same(earlier: Run, now: Run, file: Path) -> None:
     changed = sorted(name for name, value in earlier.settings.items() if now.settings.get(name) != value)
     if changed:
         raise ValueError(
-            f"output_dir: {file} has {', '.join(map(str, earlier.cell))} with another {', '.join(changed)}: choose "
-            "another output_dir, or remove these lines."
+            f"output_dir: {file} has {', '.join(map(str, earlier.cell))}, which differs in {', '.join(changed)}: "
+            "choose another output_dir, or remove these lines."
         )
 
 

@@ -80,7 +80,9 @@ def test_a_killed_comparison_goes_on_where_it_was(comparison):
 def test_runs_of_other_settings_are_not_mixed_in(comparison):
     compare(comparison.restricted_to(rules=["half"], regimes=["clean"], seeds=[0]))
     changed = dataclasses.replace(comparison, settings={}, regimes={"clean": {"learning_rate": 5e-3}})
-    with pytest.raises(ValueError, match="reviews, clean, half, 0 with another learning_rate: choose another output"):
+    with pytest.raises(
+        ValueError, match="reviews, clean, half, 0, which differs in learning_rate: choose another output"
+    ):
         compare(changed.restricted_to(rules=["half"], seeds=[1]))
 
 
@@ -89,14 +91,16 @@ def test_runs_of_another_number_of_processes_are_not_mixed_in(comparison):
     compare(part)
     file = Path(comparison.output_dir) / "results.jsonl"
     file.write_text(file.read_text().replace('"num_processes": 1', '"num_processes": 2'))
-    with pytest.raises(ValueError, match="half, 0 with another num_processes: choose another output_dir"):
+    with pytest.raises(ValueError, match="half, 0, which differs in num_processes: choose another output_dir"):
         compare(part)
 
 
 def test_runs_of_other_evaluations_or_another_teacher_are_not_mixed_in(comparison, monkeypatch):
     part = comparison.restricted_to(rules=["half"], regimes=["clean"])
     compare(part.restricted_to(seeds=[0]))
-    with pytest.raises(ValueError, match="reviews, clean, half, 0 with another evaluations: choose another output"):
+    with pytest.raises(
+        ValueError, match="reviews, clean, half, 0, which differs in evaluations: choose another output"
+    ):
         compare(dataclasses.replace(part, evaluations=2))
     own = runs_of(comparison)[Cell("reviews", "clean", "half", 0)].teacher_score
     monkeypatch.setattr(TaskRuns, "teacher_score", own - 0.01)
@@ -113,7 +117,7 @@ def test_runs_on_other_examples_are_not_mixed_in(comparison, split):
     changed = Path(comparison.output_dir) / examples.name
     changed.write_text("\n".join([*lines[:-1], lines[-1].replace("worst", "dull")]) + "\n")
     tasks = {"reviews": part.tasks["reviews"] | {f"{split}_file": str(changed)}}
-    with pytest.raises(ValueError, match=f"half, 0 with another {split} examples"):
+    with pytest.raises(ValueError, match=f"half, 0, which differs in {split} examples"):
         compare(dataclasses.replace(part, tasks=tasks))
 
 
