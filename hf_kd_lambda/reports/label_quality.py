@@ -44,9 +44,7 @@ from hf_kd_lambda.reports.memorised_labels import (
 
 _MOST = 0.5  # a class is named if it has at least this share of the findings
 _MORE_THAN_ITS_PART = 1.25  # and if that share is more than this factor times its share of the examples
-_LOOKS_WRONG = (
-    0.1  # least probability that a label is wrong from which an example is listed, whatever its teacher prefers
-)
+_LOOKS_WRONG = 0.1  # an example is listed from this probability on, whatever class the teacher prefers
 _LIMITS = """\
 This is an estimate. Errors that labels and teacher share cannot be detected."""
 _MEMORISED = """\
