@@ -73,6 +73,7 @@ class Classes:
 
     def index(self, label: object) -> int | None:
         """The output of a label, None where it is no class; where a name is a number, numbers are names."""
+        label = as_integer(label)
         if self._takes_indices and isinstance(label, int) and not isinstance(label, bool):
             return label if 0 <= label < len(self.names) else None
         if not isinstance(label, str | int):
@@ -95,6 +96,11 @@ class Classes:
         names_are_indices = all(name == str(index) or not _is_number(name) for index, name in enumerate(self.names))
         classes = f"classes 0 to {len(self.names) - 1}" if names_are_indices else f"{len(self.names)} classes"
         return ValueError(f"{where}: label {reprlib.repr(label)} is not one of the {classes} ({names}).")
+
+
+def as_integer(label: Any) -> Any:
+    """A whole number that is a float, as pandas writes integers where some are missing, as an integer."""
+    return int(label) if isinstance(label, float) and label.is_integer() else label
 
 
 def find_classes(

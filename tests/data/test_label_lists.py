@@ -235,9 +235,10 @@ def test_names_with_other_separators_pass_where_some_texts_have_several(tmp_path
     ("settings", "message"),
     [
         ({"label_columns": ["a", "b"]}, r"label_columns=\['a', 'b'\]: set problem_type"),
+        ({"label_columns": ["a", "b"], "problem_type": "regression"}, r"label_columns=\['a', 'b'\]: set problem_type"),
         (
-            {"problem_type": "regression"},
-            "problem_type='regression' is not one of multi_label_classi",
+            {"problem_type": "ranking"},
+            "problem_type='ranking' is not one of multi_label_classi",
         ),
         ({"problem_type": SOFT, "task": "sst2"}, "problem_type='soft_labels' is for text-classification of own data"),
         ({"problem_type": MULTI, "problem": "token-classification"}, "is for text-classification"),

@@ -321,11 +321,27 @@ def test_blank_labels_of_a_jsonl_are_missing(tmp_path):
     assert data.splits["train"]["label"][:4] == [1, 0, None, None]
 
 
-@pytest.mark.parametrize("labels", [[0.0, 1.0], [0.0, 1.0, 2.0]])
-def test_whole_numbers_from_0_on_may_be_classes(tmp_path, labels, caplog):
-    rows = [{"text": f"text {label}", "label": label} for label in labels * 10]
-    assert load_files(tmp_path, rows, rows, suffix=".parquet").is_regression
-    assert "all labels are whole numbers, such as 0.0, which are read as those of a regression" in caplog.text
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_whole_numbers_from_0_on_are_classes_or_numbers_as_problem_type_says(tmp_path, suffix):
+    floats = [{"text": f"text {i}", "label": [0.0, 1.0, 2.0, None][i % 4]} for i in range(40)]
+    integers = [{"text": f"text {i}", "label": i % 3} for i in range(40)]
+    message = "the labels of the train split are 0.0 to 2.0, .*: set problem_type to single_label_classification or"
+    with pytest.raises(ValueError, match=message):
+        load_files(tmp_path, floats, integers, suffix)
+    assert load_files(tmp_path, floats, integers, suffix, problem_type="regression").is_regression
+    data = load_files(tmp_path, floats, integers, suffix, problem_type="single_label_classification")
+    assert data.label_names == ["0", "1", "2"]
+    assert data.splits["train"]["label"][:4] == [0, 1, 2, None]
+    evaluated = load_files(tmp_path, integers, [floats[1]], suffix).splits["validation"]
+    assert evaluated["label"][:] == [1]
+
+
+def test_other_numbers_are_a_regression_and_no_classes(tmp_path):
+    rows = [{"text": f"text {i}", "label": i % 5 + 1.0} for i in range(40)]
+    assert load_files(tmp_path, rows, rows).is_regression
+    halves = [{"text": row["text"], "label": row["label"] / 2} for row in rows]
+    with pytest.raises(ValueError, match=r"problem_type='single_label_classification': the label 0\.5 of the train"):
+        load_files(tmp_path, halves, halves, problem_type="single_label_classification")
 
 
 def test_labels_that_are_mostly_different_are_named(tmp_path, caplog):
