@@ -18,8 +18,10 @@ from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED
 from hf_kd_lambda.data.classes import is_missing
 from hf_kd_lambda.data.files import check_table, columns_of_file, read_file
+from hf_kd_lambda.data.label_collators import is_unknown
 from hf_kd_lambda.data.readers import TABLES
 from hf_kd_lambda.data.sources import ROW, Column, Source, label_names, require_columns
+from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 
 logger = logging.get_logger(__name__)
 
@@ -44,7 +46,7 @@ def load_splits(
 ) -> dict[str, Source]:
     """The named columns of all splits, with their uniform names; a file replaces the split of a dataset.
 
-    A test split whose labels are kept secret is left out.
+    A test split whose labels are kept secret is left out, and so are examples for evaluation without a label.
 
     Args:
         args: name the dataset and the files.
@@ -59,7 +61,8 @@ def load_splits(
         all training examples are unlabelled, or none are needed.
 
     Raises:
-        ValueError: the dataset or a file cannot be loaded, a column is missing, or a split is missing or empty.
+        ValueError: the dataset or a file cannot be loaded, a column is missing, or a split is missing or empty, or
+            has no labels.
     """
     _check_apart(columns)
     known = [column for layout in (columns, *alternatives) for column in layout]
@@ -87,10 +90,10 @@ def load_splits(
             )
         require_columns("the test split", columns, stored["test"].column_names)
         raise ValueError("no example of the test split has a label, which evaluation needs.")
-    sources = {name: _without_minus_one(name, source, columns) for name, source in sources.items()}
     for name, source in sources.items():
         if len(source.rows) == 0:
             raise ValueError(f"the {name} split is empty.")
+    sources = {name: _without_unlabelled(name, source, columns, args) for name, source in sources.items()}
     uniform = {name: _uniform(sources[name], columns) for name in SPLITS if name in sources}
     return uniform if transfer is None else uniform | {TRANSFER_SET: transfer}
 
@@ -257,22 +260,47 @@ def _is_given(label: Any) -> bool:
     return label not in (-1, "") and not is_missing(label)
 
 
-def _without_minus_one(name: str, source: Source, columns: Sequence[Column]) -> Source:
-    """Without the class -1, which on the Hub stands for no label: None in train, and left out of other splits."""
+def _without_unlabelled(name: str, source: Source, columns: Sequence[Column], args: DataArguments) -> Source:
+    """Without the examples that have no label, which evaluation needs; of train they stay, and a warning counts them.
+
+    Raises:
+        ValueError: no example for evaluation has a label.
+    """
+    names = label_names(columns)
+    source = _without_minus_one(source, names)
+    labels = zip(*(source.rows[column][:] for column in names), strict=True)
+    missing = [row for row, values in enumerate(labels) if _is_unlabelled(values)]
+    if not missing:
+        return source
+    rows, where = source.rows, source.where(*missing)
+    hint = " A text to which no label applies has the list []." if args.problem_type == MULTI_LABEL else ""
+    if name == "train":
+        if args.needs_train and args.unlabelled_file is None and args.unlabelled_dataset is None:
+            logger.warning(
+                f"{where}: {len(missing)} of {len(rows)} training examples have no label, so that the KD loss alone "
+                f"learns from them. If that is not intended, add their labels or delete the rows.{hint}"
+            )
+        return source
+    if len(missing) == len(rows):
+        raise ValueError(f"{source.name}: no example has a label, which evaluation needs.{hint}")
+    logger.warning(f"{where}: {len(missing)} of {len(rows)} examples have no label, and are left out.{hint}")
+    numbered = rows if ROW in rows.column_names else rows.add_column(ROW, np.arange(len(rows)))
+    return source._replace(rows=numbered.select(sorted({*range(len(rows))} - {*missing})))
+
+
+def _is_unlabelled(values: Sequence[Any]) -> bool:
+    """Whether an example has no label, in one column or in any of several."""
+    return is_missing(values[0]) if len(values) == 1 else all(map(is_unknown, values))
+
+
+def _without_minus_one(source: Source, names: Sequence[str]) -> Source:
+    """With None for the class -1, which on the Hub stands for no label."""
     rows = source.rows
-    for label in label_names(columns):
+    for label in names:
         feature = rows.features.get(label)
-        if not isinstance(feature, ClassLabel) or -1 not in (labels := rows[label][:]):
-            continue
-        if name == "train":
+        if isinstance(feature, ClassLabel) and -1 in (labels := rows[label][:]):
             given = [None if value == -1 else value for value in labels]
             rows = rows.remove_columns(label).add_column(label, given, feature=feature)
-            continue
-        logger.warning(
-            f"{source.name}: {labels.count(-1)} of {len(rows)} examples have no label (-1), and are left out."
-        )
-        numbered = rows if ROW in rows.column_names else rows.add_column(ROW, np.arange(len(rows)))
-        rows = numbered.select([row for row, value in enumerate(labels) if value != -1])
     return source._replace(rows=rows)
 
 

@@ -137,11 +137,6 @@ def _check_label(name: str, source: Source, label: Column) -> None:
     if name == TRANSFER_SET:
         return
     check_values(source, label, lambda value: is_missing(value) or _is_label(value), kind)
-    if name == "train":
-        return
-    for row, value in enumerate(source.rows[label.uniform][:]):
-        if is_missing(value):
-            raise ValueError(f"{source.where(row)}: there is no label, which evaluation needs: leave out the row.")
 
 
 def _check_decimals(source: Source, label: Column) -> None:

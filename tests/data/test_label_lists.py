@@ -165,7 +165,7 @@ def test_texts_with_the_rarest_label_are_held_out_too(tmp_path):
         ('text,label\nt,"{1,0,1}"\n', {}, "row 2 .* an index is there twice: .*label_columns"),
         ('text,label\nt,joy\nt,"{joy,fear}"\n', {}, r"row 3 .*: it is no list such as \['a', 'b'\]"),
         ("text,label\nt,joy\nt,joy;fear\n", {}, "row 3 .*no text has several labels: set label_separator to ';'"),
-        ([{"text": "a", "label": None}], {}, "line 1: there is no label, which evaluation needs.*the list"),
+        ([{"text": "a", "label": None}], {}, r"no example has a label.* has the list \[\]"),
     ],
 )
 def test_wrong_labels_are_named_by_file_and_row(tmp_path, content, settings, message):

@@ -231,7 +231,7 @@ def test_quickstart_is_loaded_by_its_name(monkeypatch):
         (ROWS[:1], ROWS, "every label of the train split is 1"),
         ([*ROWS, {"text": None, "label": 0}], ROWS, "train_file=.*, line 4: column 'text' holds None"),
         ([{"text": 5, "label": 0}], ROWS, "train_file=.*, line 1: column 'text' holds 5, which is no text"),
-        (ROWS, [*ROWS, {"text": "a", "label": None}], "validation_file=.*, line 4: there is no label, which eval"),
+        (ROWS, [{"text": "a", "label": None}], "validation_file=.*: no example has a label, which evaluation needs"),
         ([{"text": "a", "label": 0.5}], [{"text": "a", "label": "x"}], "line 1: label 'x' is no number"),
         ([{"text": "a", "label": [0, 1]}], ROWS, r"line 1: column 'label' holds \[0, 1\], which is no label"),
         (ROWS, [{"text": "a", "label": 0.5}], "line 1: label 0.5 is not one of the classes"),
@@ -244,25 +244,21 @@ def test_bad_rows_are_named(tmp_path, train, validation, message):
         load_files(tmp_path, train, validation)
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (np.nan, "validation_file=.*, row 1 .counted from 0.: there is no label, which evaluation needs"),
-        (np.inf, "train_file=.*, row 1 .counted from 0.: column 'label' holds inf"),
-    ],
-)
-def test_labels_that_are_not_finite_are_named(tmp_path, value, message):
-    rows = [{"text": "a", "label": 0.5}, {"text": "b", "label": value}]
-    with pytest.raises(ValueError, match=message):
+def test_labels_that_are_not_finite_are_named(tmp_path):
+    rows = [{"text": "a", "label": 0.5}, {"text": "b", "label": np.inf}]
+    with pytest.raises(ValueError, match=r"train_file=.*, row 1 .counted from 0.: column 'label' holds inf"):
         load_files(tmp_path, rows, rows, ".parquet")
 
 
-def test_a_csv_row_for_evaluation_without_a_label_is_named(tmp_path):
-    (tmp_path / "train.csv").write_text("text,label\na,0\nb,\nc,1\n")
+def test_rows_without_a_label_are_named_and_left_out_of_an_evaluation(tmp_path, caplog):
+    (tmp_path / "train.csv").write_text("text,label\na,0\nb,\nc,1\n" + "d,\n" * 9)
     path = str(tmp_path / "train.csv")
-    where = r"validation_file=.*, row 3 \(the header is row 1\)"
-    with pytest.raises(ValueError, match=f"{where}: there is no label, which evaluation needs: leave out the row"):
-        load_task_data(DataArguments(train_file=path, validation_file=path), seed=0)
+    data = load_task_data(DataArguments(train_file=path, validation_file=path), seed=0)
+    assert data.splits["validation"][:] == {"text": ["a", "c"], "label": [0, 1]}
+    assert len(data.splits["train"]) == 12
+    where = "row 3, 5, 6, 7, 8, … (the header is row 1): 10 of 12"
+    assert f"validation_file={path!r}, {where} examples have no label, and are left out" in caplog.text
+    assert f"train_file={path!r}, {where} training examples have no label, so that the KD loss" in caplog.text
 
 
 def test_an_empty_split_is_named(monkeypatch):

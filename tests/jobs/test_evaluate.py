@@ -206,7 +206,7 @@ ANSWERS = [
         ("question-answering", span_bert, ANSWERS, "answers"),
     ],
 )
-def test_training_examples_without_a_label_are_left_out(tmp_path, caplog, problem, model, rows, column):
+def test_examples_without_a_label_are_left_out(tmp_path, caplog, problem, model, rows, column):
     checkpoint = save_checkpoint(model(layers=1), tmp_path / "model")
 
     def write(name, rows):
@@ -217,9 +217,10 @@ def test_training_examples_without_a_label_are_left_out(tmp_path, caplog, proble
     partly = write("partly.jsonl", [*rows[:1], {**rows[0], column: None}, *rows[1:], {**rows[0], column: None}])
     none = write("none.jsonl", [{**rows[0], column: None}])
 
-    def scores(path):
-        data = EvaluatedData(problem=problem, train_file=path, validation_file=whole)
-        return evaluate_checkpoints({"model": checkpoint}, data, "train", 64)[1][0].metrics
+    def scores(path, split="train"):
+        files = {"validation_file": whole, f"{split}_file": path}
+        data = EvaluatedData(problem=problem, **files)
+        return evaluate_checkpoints({"model": checkpoint}, data, split, 64)[1][0].metrics
 
     expected = scores(whole)
     assert "are left out" not in caplog.text
@@ -227,6 +228,10 @@ def test_training_examples_without_a_label_are_left_out(tmp_path, caplog, proble
     assert f"2 of {len(rows) + 2} examples of the train split have no label and are left out." in caplog.text
     with pytest.raises(ValueError, match="no example of the train split has a label"):
         scores(none)
+    assert scores(partly, "test") == pytest.approx(expected, nan_ok=True)
+    assert f"line 2, {len(rows) + 2}: 2 of {len(rows) + 2} examples have no label, and are left out." in caplog.text
+    with pytest.raises(ValueError, match=r"test_file='.*none\.jsonl': no example has a label"):
+        scores(none, "test")
 
 
 @pytest.mark.parametrize(
