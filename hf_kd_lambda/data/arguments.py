@@ -1,5 +1,6 @@
 """Which examples a job reads. The `help` of a field is the only place where it is documented."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
@@ -190,6 +191,11 @@ class DataArguments:
         """Names of the classes if they do not come from the data; none for a regression. None: from the data."""
         return None
 
+    @property
+    def columns_of_run(self) -> Mapping[str, str]:
+        """Columns by their settings that replace those of this class where the data has them."""
+        return {}
+
     def __post_init__(self) -> None:
         self.teacher_classes: list[str] = []
         """Classes of a trained teacher, since a small file may lack some of them."""
@@ -265,10 +271,12 @@ class EvaluatedData(DataArguments):
     Attributes:
         model_classes: names of the model's classes, none for a regression.
         are_all_new: whether `dataset` is a folder of examples that no model was trained on.
+        model_columns: columns of the model's run, by their settings.
     """
 
     model_classes: list[str] | None = field(default=None, init=False)
     are_all_new: bool = field(default=False, init=False)
+    model_columns: Mapping[str, str] = field(default_factory=dict, init=False)
 
     @property
     def needs_train(self) -> bool:
@@ -284,6 +292,11 @@ class EvaluatedData(DataArguments):
     def known_classes(self) -> list[str] | None:
         """The model's, since a file may lack some of them."""
         return self.model_classes
+
+    @property
+    def columns_of_run(self) -> Mapping[str, str]:
+        """The model's, since other data may have others."""
+        return self.model_columns
 
     def _check_sources(self) -> None:
         sources = ("dataset", "train_file", "validation_file", "test_file")

@@ -66,6 +66,7 @@ def load_splits(
     """
     _check_apart(columns)
     known = [column for layout in (columns, *alternatives) for column in layout]
+    known += [_of_run(column, args) for column in known]
     config = args.dataset_config or args.task
     stored = _stored_splits("dataset", args.dataset, config, bundled, known, args.delimiter)
     if stored.keys() == {"train"}:
@@ -103,12 +104,13 @@ def _chosen(
 ) -> Sequence[Column]:
     """The first layout that the training examples have; the first of all where their columns are not known yet.
 
-    If no training examples are needed, the first split that there is decides.
+    If no training examples are needed, the first split that there is decides. Columns of the model's run replace those
+    of a layout where the examples have them.
 
     Raises:
         ValueError: they have none.
     """
-    if len(layouts) == 1:
+    if len(layouts) == 1 and not args.columns_of_run:
         return layouts[0]
     files = {name: path for name in FILE_SPLITS if (path := getattr(args, f"{name}_file")) is not None}
     given = (name for name in SPLITS if name in files or name in stored)
@@ -117,14 +119,21 @@ def _chosen(
         source, found = f"{first}_file={files[first]!r}", columns_of_file(files[first], args.delimiter)
     else:
         source, found = f"the {first} split", stored[first].column_names if first in stored else ()
+    layouts = [
+        [own if (own := _of_run(column, args)).name in found else column for column in columns] for columns in layouts
+    ]
     chosen = next((columns for columns in layouts if {column.name for column in columns} <= set(found)), None)
-    if chosen is None and found:
+    if chosen is None and found and len(layouts) > 1:
         ways = "; ".join(" and ".join(column.name for column in columns) for columns in layouts)
         raise ValueError(
             f"{source} has the columns {', '.join(found)}, and needs those of one of these layouts: {ways}. Rename "
             "them, or set text_column (and text_pair_column for a completion)."
         )
     return chosen or layouts[0]
+
+
+def _of_run(column: Column, args: DataArguments) -> Column:
+    return column._replace(name=args.columns_of_run.get(column.setting, column.name))
 
 
 def _unlabelled(
