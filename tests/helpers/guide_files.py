@@ -15,7 +15,7 @@ def write_guide_files(folder: Path) -> None:
     set_seed(0)
     names = list(WORDS)
     labels = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
-    save_checkpoint(tiny_bert(**labels), folder / "my-teacher")
+    save_checkpoint(tiny_bert(problem_type="single_label_classification", **labels), folder / "my-teacher")
     save_checkpoint(span_bert(), folder / "my-reader")
     tiny_lm().save_pretrained(folder / "my-language-model")
     text_tokenizer().save_pretrained(folder / "my-language-model")
