@@ -70,6 +70,8 @@ def require_columns(source: str, columns: Iterable[Column], found: Sequence[str]
     missing = [column for column in columns if column.name not in found]
     if missing:
         hint = " Or set delimiter: the header is one field." if other_delimiter(found) else ""
+        if all(column.is_label for column in missing):
+            hint += " Evaluation needs labels; training examples without any are for unlabelled_file."
         names = " and no column ".join(repr(column.name) for column in missing)
         settings = " and ".join(dict.fromkeys(column.setting for column in missing))
         raise ValueError(

@@ -236,7 +236,7 @@ def test_quickstart_is_loaded_by_its_name(monkeypatch):
         ([{"text": "a", "label": [0, 1]}], ROWS, r"line 1: column 'label' holds \[0, 1\], which is no label"),
         (ROWS, [{"text": "a", "label": 0.5}], "line 1: label 0.5 is not one of the classes"),
         ([{"words": "a", "label": 0}], ROWS, "train_file=.* has no column 'text', only words, label: set text_column"),
-        (ROWS, [{"text": "a", "class": 0}], "validation_file=.* has no column 'label', only text, class"),
+        (ROWS, [{"text": "a", "class": 0}], "only text, class: set label_column. Evaluation needs labels; training"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, train, validation, message):
