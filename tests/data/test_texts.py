@@ -286,6 +286,7 @@ def test_a_dataset_without_validation_split_can_be_given_one(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("train.xlsx", "a", "train.xlsx' is not one of .csv, .* Save it as csv, or pandas.read_excel"),
         ("train.txt", "a", "train_file='.*train.txt' is not one of .csv, .tsv, .json, .jsonl, .parquet"),
         ("train.csv", None, "train_file='.*train.csv' does not exist"),
         ("train.jsonl", "{broken", "train_file='.*train.jsonl', line 1: it is no valid JSON"),
