@@ -1,10 +1,12 @@
 """Which examples a job reads. The `help` of a field is the only place where it is documented."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 
 SOFT_LABELS = "soft_labels"
+SINGLE_LABEL, REGRESSION = "single_label_classification", "regression"
 _TEXTS, _TOKENS, _IMAGES = "text-classification", "token-classification", "image-classification"
 _QUESTIONS, _LANGUAGE = "question-answering", "text-generation"
 _PROBLEMS = (_TEXTS, _TOKENS, _IMAGES, _QUESTIONS, _LANGUAGE)
@@ -129,21 +131,22 @@ class DataArguments:
         default=None,
         metadata={
             "help": "For text-classification: `multi_label_classification` for several labels of a text, or "
-            "`soft_labels` for the share of each class. Default: one class, or a number, for each text."
+            "`soft_labels` for the share of each class; `single_label_classification` or `regression` if the labels "
+            "are 0.0, 1.0, ..., which may be classes or numbers. Default: one class, or a number, for each text."
         },
     )
     label_columns: list[str] | None = field(
         default=None,
         metadata={
-            "help": "With `problem_type`, instead of `label_column`: a column for each label, which has 1, 0, or "
-            "nothing where that is unknown; or for each class, with its share."
+            "help": "For several labels or soft labels, instead of `label_column`: a column for each label, which has "
+            "1, 0, or nothing where that is unknown; or for each class, with its share."
         },
     )
     label_separator: str = field(
         default=",",
         metadata={
-            "help": "With `problem_type`, what is between the labels in a text in `label_column`. "
-            "Lists such as `['a', 'b']` are read too."
+            "help": "For several labels or soft labels, what is between them in a text in `label_column`. Lists such "
+            "as `['a', 'b']` are read too."
         },
     )
     max_length: int = field(
@@ -179,9 +182,19 @@ class DataArguments:
         return "train"
 
     @property
+    def has_label_lists(self) -> bool:
+        """Whether a label is a list: several labels, or the share of each class."""
+        return self.problem_type in (MULTI_LABEL, SOFT_LABELS)
+
+    @property
     def known_classes(self) -> list[str] | None:
         """Names of the classes if they do not come from the data; none for a regression. None: from the data."""
         return None
+
+    @property
+    def columns_of_run(self) -> Mapping[str, str]:
+        """Columns by their settings that replace those of this class where the data has them."""
+        return {}
 
     def __post_init__(self) -> None:
         self.teacher_classes: list[str] = []
@@ -212,15 +225,15 @@ class DataArguments:
 
     def _check_labels(self) -> None:
         """Refuse settings of lists of labels where there are none."""
-        given = f"problem_type={self.problem_type!r}"
+        given, known = f"problem_type={self.problem_type!r}", (MULTI_LABEL, SOFT_LABELS, SINGLE_LABEL, REGRESSION)
+        if self.problem_type not in (None, *known):
+            raise ValueError(f"{given} is not one of {', '.join(known)}: leave it out for one label a text.")
+        if self.label_columns is not None and not self.has_label_lists:
+            raise ValueError(
+                f"label_columns={self.label_columns}: set problem_type to {MULTI_LABEL} or {SOFT_LABELS}, too."
+            )
         if self.problem_type is None:
-            if self.label_columns is not None:
-                raise ValueError(
-                    f"label_columns={self.label_columns}: set problem_type to {MULTI_LABEL} or {SOFT_LABELS}, too."
-                )
             return
-        if self.problem_type not in (MULTI_LABEL, SOFT_LABELS):
-            raise ValueError(f"{given} is not one of {MULTI_LABEL}, {SOFT_LABELS}: leave it out for one label a text.")
         if self.problem != "text-classification" or self.task is not None:
             raise ValueError(f"{given} is for text-classification of own data: leave it out, or problem and task.")
         names = self.label_columns
@@ -258,10 +271,12 @@ class EvaluatedData(DataArguments):
     Attributes:
         model_classes: names of the model's classes, none for a regression.
         are_all_new: whether `dataset` is a folder of examples that no model was trained on.
+        model_columns: columns of the model's run, by their settings.
     """
 
     model_classes: list[str] | None = field(default=None, init=False)
     are_all_new: bool = field(default=False, init=False)
+    model_columns: Mapping[str, str] = field(default_factory=dict, init=False)
 
     @property
     def needs_train(self) -> bool:
@@ -277,6 +292,11 @@ class EvaluatedData(DataArguments):
     def known_classes(self) -> list[str] | None:
         """The model's, since a file may lack some of them."""
         return self.model_classes
+
+    @property
+    def columns_of_run(self) -> Mapping[str, str]:
+        """The model's, since other data may have others."""
+        return self.model_columns
 
     def _check_sources(self) -> None:
         sources = ("dataset", "train_file", "validation_file", "test_file")

@@ -3,6 +3,7 @@
 import math
 import reprlib
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +15,7 @@ from transformers.utils import logging
 from hf_kd_lambda.data.file_types import MISSING_LABELS
 from hf_kd_lambda.data.sources import Source
 from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.utils.names import closest_name
 
 logger = logging.get_logger(__name__)
 
@@ -73,6 +75,7 @@ class Classes:
 
     def index(self, label: object) -> int | None:
         """The output of a label, None where it is no class; where a name is a number, numbers are names."""
+        label = as_integer(label)
         if self._takes_indices and isinstance(label, int) and not isinstance(label, bool):
             return label if 0 <= label < len(self.names) else None
         if not isinstance(label, str | int):
@@ -94,7 +97,13 @@ class Classes:
             return ValueError(f"{where}: label {label!r} is a number, the train split's are names: {names}.")
         names_are_indices = all(name == str(index) or not _is_number(name) for index, name in enumerate(self.names))
         classes = f"classes 0 to {len(self.names) - 1}" if names_are_indices else f"{len(self.names)} classes"
-        return ValueError(f"{where}: label {reprlib.repr(label)} is not one of the {classes} ({names}).")
+        meant = _meant(str(label), self.names) or "."
+        return ValueError(f"{where}: label {reprlib.repr(label)} is not one of the {classes} ({names}){meant}")
+
+
+def as_integer(label: Any) -> Any:
+    """A whole number that is a float, as pandas writes integers where some are missing, as an integer."""
+    return int(label) if isinstance(label, float) and label.is_integer() else label
 
 
 def find_classes(
@@ -115,7 +124,7 @@ def find_classes(
         None for floats, which are a regression.
 
     Raises:
-        ValueError: there is one class alone, or integers that are not 0 to n-1.
+        ValueError: there is one class alone, integers are not 0 to n-1, or a teacher knows most names, not all.
     """
     if isinstance(feature, ClassLabel):
         return Classes(list(feature.names), are_integers=True)
@@ -128,6 +137,8 @@ def find_classes(
         missing = [name for name in of_teacher if name not in found]
         logger.warning(f"no training example has the label {', '.join(missing)}, which the teacher knows.")
         return Classes([*of_teacher], are_integers=False)
+    if all(isinstance(label, str) for label in found):
+        _check_few_unknown(labels, of_teacher)
     if len(found) == 1:
         raise ValueError(
             f"every label of the train split is {next(iter(found))!r}: a classifier needs two classes or more."
@@ -148,6 +159,25 @@ def find_classes(
             "them so, or use names. Scores with a point, such as 4.0, are a regression."
         )
     return Classes([str(label) for label in sorted(found)], are_integers=True)
+
+
+def _check_few_unknown(labels: Sequence[str], of_teacher: Sequence[str]) -> None:
+    """Refuse names that a trained teacher does not know while it knows most: they are often misspelt."""
+    known = {name.casefold() for name in of_teacher}
+    unknown = Counter(label for label in labels if label.casefold() not in known)
+    if not unknown or 2 * len(unknown) >= len(set(labels)):
+        return
+    shown = "; ".join(
+        f"{name!r} ({count} of {len(labels)} labels)" + _meant(name, of_teacher) for name, count in unknown.items()
+    )
+    raise ValueError(
+        f"the teacher has no class {shown}. Correct the labels, or fine-tune the teacher with teacher_finetune: true."
+    )
+
+
+def _meant(name: str, known: Sequence[str]) -> str:
+    closest = closest_name(name, known)
+    return "" if closest is None else f", did you mean {closest!r}?"
 
 
 def _check_distinct(names: Sequence[str]) -> None:

@@ -15,6 +15,8 @@ from hf_kd_lambda.data.readers import READERS, TABLES, RowError, duplicate
 from hf_kd_lambda.data.sources import ROW, Column, Source, label_names, require_columns
 from hf_kd_lambda.utils.fingerprint import file_digest
 
+_SPREADSHEETS = (".xls", ".xlsx", ".ods")
+
 
 def read_file(
     setting: str, path: str, formats: Iterable[str], columns: Sequence[Column], delimiter: str | None = None
@@ -35,7 +37,8 @@ def read_file(
     """
     name, suffix = f"{setting}={path!r}", Path(path).suffix.lower()
     if suffix not in formats:
-        raise ValueError(f"{name} is not one of {', '.join(formats)}.")
+        fix = " Save it as csv, or pandas.read_excel(...).to_csv(...)." if suffix in _SPREADSHEETS else ""
+        raise ValueError(f"{name} is not one of {', '.join(formats)}.{fix}")
     if not Path(path).is_file():
         raise ValueError(f"{name} does not exist, or is no file.")
     counted = READERS[suffix][1]

@@ -15,7 +15,7 @@ from hf_kd_lambda.data.bundled import BUNDLED_IMAGES
 from hf_kd_lambda.data.classes import encode_labels, find_classes, known_labels
 from hf_kd_lambda.data.selection import select_examples
 from hf_kd_lambda.data.sources import Column, Source
-from hf_kd_lambda.data.splits import TRANSFER_SET, load_splits
+from hf_kd_lambda.data.splits import load_splits
 from hf_kd_lambda.data.task_data import TaskData
 
 _AT_ONCE = 64  # images that are decoded together
@@ -58,17 +58,15 @@ def load_image_data(args: DataArguments, seed: int) -> TaskData:
 
 
 def _with_images(source: Source, name: str, args: DataArguments) -> Source:
-    """Images, with their bytes, and labels, after a check that each row has both."""
+    """Images, with their bytes, after a check that each row has one."""
     split, feature = source.rows, source.rows.features["image"]
     if not isinstance(feature, Image):
         raise ValueError(
             f"column {args.image_column!r} of the {name} split holds {feature}, no images: set image_column."
         )
     stored = split.with_format("arrow")
-    for column in ("image",) if name in ("train", TRANSFER_SET) else ("image", "label"):
-        row = pc.index(pc.is_null(stored[:][column]), True).as_py()
-        if row >= 0:
-            raise ValueError(f"{source.where(row)}: there is no {column}.")
+    if (row := pc.index(pc.is_null(stored[:]["image"]), True).as_py()) >= 0:
+        raise ValueError(f"{source.where(row)}: there is no image.")
     if pc.struct_field(stored[:]["image"], "bytes").null_count:
         # Files are read into the data: paths would show neither their content nor whether it has changed.
         try:

@@ -49,12 +49,12 @@ def encode_label_lists(sources: Mapping[str, Source], args: DataArguments) -> La
         args: `problem_type`, `label_columns`, `label_separator`, `known_classes`, `teacher_classes`.
 
     Raises:
-        ValueError: a label is missing in a split for evaluation, or is none; names file and row.
+        ValueError: a label is none; names file and row.
     """
     encode: Callable[[list[Any]], list[Any]]
     label_columns = columns_of_labels(args)
     labelled = {name: source for name, source in sources.items() if label_columns[0].uniform in source.rows.features}
-    raw = {name: _lists(source, label_columns, args, may_miss=name == "train") for name, source in labelled.items()}
+    raw = {name: _lists(source, label_columns, args) for name, source in labelled.items()}
     if args.problem_type == SOFT_LABELS:
         names = args.label_columns or _numbered(labelled, raw)
         encode, kind = partial(_shares, classes=len(names)), Value("float32")
@@ -78,27 +78,20 @@ def _named(source: Source, index: int, encode: Callable[[Any], list[Any]], row: 
         raise ValueError(f"{source.where(index)}: labels {reprlib.repr(row)}: {error}") from None
 
 
-def _lists(source: Source, columns: list[Column], args: DataArguments, may_miss: bool) -> list[list[Any] | None]:
+def _lists(source: Source, columns: list[Column], args: DataArguments) -> list[list[Any] | None]:
     """The labels of each row as a list; None where there is none.
 
     Raises:
-        ValueError: there is none in a split for evaluation; a value is no list of labels.
+        ValueError: a value is no list of labels.
     """
     if len(columns) > 1:
         values = zip(*(source.rows[column.uniform][:] for column in columns), strict=True)
-        lists = [None if all(map(is_unknown, row)) else list(row) for row in values]
-    else:
-        parse = partial(_parsed, separator=args.label_separator, are_shares=args.problem_type == SOFT_LABELS)
-        lists = [
-            None if is_missing(value) else _named(source, index, parse, value)
-            for index, value in enumerate(labels_of(source, _BY_NAME))
-        ]
-    if None in lists and not may_miss:
-        raise ValueError(
-            f"{source.where(lists.index(None))}: there is no label, which evaluation needs. A text to which no label "
-            "applies has the list []."
-        )
-    return lists
+        return [None if all(map(is_unknown, row)) else list(row) for row in values]
+    parse = partial(_parsed, separator=args.label_separator, are_shares=args.problem_type == SOFT_LABELS)
+    return [
+        None if is_missing(value) else _named(source, index, parse, value)
+        for index, value in enumerate(labels_of(source, _BY_NAME))
+    ]
 
 
 def _parsed(value: Any, separator: str, are_shares: bool) -> list[Any]:

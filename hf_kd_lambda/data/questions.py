@@ -45,7 +45,7 @@ def load_questions(args: DataArguments, seed: int) -> TaskData:
         for column in (question, context):
             check_values(source, column, lambda value: is_text(value) and bool(value.strip()), "text")
         if split != TRANSFER_SET:
-            _check_answers(source, answers, may_miss=split == "train")
+            _check_answers(source, answers)
     splits = {split: _uniform(source.rows) for split, source in sources.items()}
     labels = splits["train"]["label"][:] if "train" in splits else []
     strata = [None if label is None else bool(label["text"]) for label in labels]
@@ -64,9 +64,9 @@ def _known_fields(row: dict[str, Any]) -> dict[str, Any]:
     return row if label is None else {**row, "label": {name: label[name] for name in _ANSWERS}}
 
 
-def _check_answers(source: Source, column: Column, may_miss: bool) -> None:
+def _check_answers(source: Source, column: Column) -> None:
     for row, example in enumerate(source.rows):
-        if may_miss and example["label"] is None:
+        if example["label"] is None:
             continue
         try:
             check_shape(example["label"], _ANSWERS)

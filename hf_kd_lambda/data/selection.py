@@ -51,8 +51,6 @@ def select_examples(
     """
     chosen = {name: _numbered(split) for name, split in splits.items() if name != TRANSFER_SET}
     transfer = _numbered(splits[TRANSFER_SET], len(splits.get("train", ()))) if TRANSFER_SET in splits else None
-    if "train" in chosen and transfer is None:
-        _warn_of_unlabelled(chosen["train"], args)
     held_out = "validation" not in chosen and ("train" in chosen or args.needs_train)
     if held_out:
         if "train" not in chosen:
@@ -124,14 +122,6 @@ def _has_label(label: Any) -> bool:
     if isinstance(label, list):
         return any(map(_has_label, label))
     return label not in ((IGNORED,) if isinstance(label, float) else (IGNORED, UNLABELLED)) and label == label
-
-
-def _warn_of_unlabelled(train: Dataset, args: DataArguments) -> None:
-    if missing := count_unlabelled(train):
-        logger.warning(
-            f"{_source(args)}: {missing} of {len(train)} training examples have no label, so that the KD loss alone "
-            "learns from them. If that is not intended, add their labels or delete the rows."
-        )
 
 
 def _source(args: DataArguments) -> str:

@@ -10,6 +10,7 @@ ROW = "__row__"
 """Column of a row's number as a file's readers count: see `Source`."""
 POSITION = "__position__"
 """Column of a row's number in its file or split, counted from 0 without a header, where other rows were left out."""
+NAMED_ROWS = 5  # more rows than these are not named in a message
 
 
 class Column(NamedTuple):
@@ -47,10 +48,12 @@ class Source(NamedTuple):
     name: str
     counted: str = "row {} (counted from 0)"
 
-    def where(self, index: int) -> str:
-        """The place of a row, for messages."""
-        number = self.rows[ROW][index] if ROW in self.rows.column_names else index
-        return f"{self.name}, {self.counted.format(number)}"
+    def where(self, *rows: int) -> str:
+        """The place of a row, or of the first of several, for messages."""
+        shown = rows[:NAMED_ROWS]
+        numbers = self.rows.select(shown)[ROW][:] if ROW in self.rows.column_names else shown
+        listed = ", ".join(map(str, numbers)) + (", …" if len(rows) > NAMED_ROWS else "")
+        return f"{self.name}, {self.counted.format(listed)}"
 
 
 def require_columns(source: str, columns: Iterable[Column], found: Sequence[str]) -> None:
@@ -67,6 +70,8 @@ def require_columns(source: str, columns: Iterable[Column], found: Sequence[str]
     missing = [column for column in columns if column.name not in found]
     if missing:
         hint = " Or set delimiter: the header is one field." if other_delimiter(found) else ""
+        if all(column.is_label for column in missing):
+            hint += " Evaluation needs labels; training examples without any are for unlabelled_file."
         names = " and no column ".join(repr(column.name) for column in missing)
         settings = " and ".join(dict.fromkeys(column.setting for column in missing))
         raise ValueError(

@@ -71,19 +71,22 @@ def _inputs_of(split: Dataset) -> list[tuple[Any, ...]]:
     return [row for row in rows if any(row)]
 
 
-def _classes_of(split: Dataset) -> list[int]:
-    """All classes of all labels; of lists of numbers for each class, those of at least half."""
-    labels, are_of_words = split["label"][:], "words" in split.column_names
-    lists = [label if isinstance(label, list) else [label] for label in labels if label is not None]
-    if are_of_words or not isinstance(split.features["label"], List):
-        return [label for row in lists for label in row]
-    return [index for row in lists for index, value in enumerate(row) if value >= 0.5]
+def _classes_of(split: Dataset) -> list[int | None]:
+    """All classes of all labels; of soft labels the one of the largest share, None where several have it."""
+    labels, kind = [label for label in split["label"][:] if label is not None], split.features["label"]
+    if "words" in split.column_names:
+        return [label for row in labels for label in row]
+    if not isinstance(kind, List):
+        return labels
+    if "float" in kind.feature.dtype:
+        return [None if row.count(max(row)) > 1 else row.index(max(row)) for row in labels]
+    return [index for row in labels for index, value in enumerate(row) if value == 1]
 
 
-def _count_classes(labels: Sequence[int], names: Sequence[str]) -> str:
+def _count_classes(labels: Sequence[int | None], names: Sequence[str]) -> str:
     counts = Counter(labels)
+    tied = f", {counts[None]} tied" if None in counts else ""
+    numbers = [counts[index] for index in range(len(names))]
     if len(names) > NAMED_CLASSES:
-        return (
-            f"{len(names)} classes of {min(counts[i] for i in range(len(names)))} to {max(counts.values(), default=0)}"
-        )
-    return ", ".join(f"{name} {counts[index]}" for index, name in enumerate(names))
+        return f"{len(names)} classes of {min(numbers)} to {max(numbers)}{tied}"
+    return ", ".join(f"{name} {count}" for name, count in zip(names, numbers, strict=True)) + tied

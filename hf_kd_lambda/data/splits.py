@@ -18,8 +18,10 @@ from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED
 from hf_kd_lambda.data.classes import is_missing
 from hf_kd_lambda.data.files import check_table, columns_of_file, read_file
+from hf_kd_lambda.data.label_collators import is_unknown
 from hf_kd_lambda.data.readers import TABLES
 from hf_kd_lambda.data.sources import ROW, Column, Source, label_names, require_columns
+from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 
 logger = logging.get_logger(__name__)
 
@@ -44,7 +46,7 @@ def load_splits(
 ) -> dict[str, Source]:
     """The named columns of all splits, with their uniform names; a file replaces the split of a dataset.
 
-    A test split whose labels are kept secret is left out.
+    A test split whose labels are kept secret is left out, and so are examples for evaluation without a label.
 
     Args:
         args: name the dataset and the files.
@@ -59,10 +61,12 @@ def load_splits(
         all training examples are unlabelled, or none are needed.
 
     Raises:
-        ValueError: the dataset or a file cannot be loaded, a column is missing, or a split is missing or empty.
+        ValueError: the dataset or a file cannot be loaded, a column is missing, or a split is missing or empty, or
+            has no labels.
     """
     _check_apart(columns)
     known = [column for layout in (columns, *alternatives) for column in layout]
+    known += [_of_run(column, args) for column in known]
     config = args.dataset_config or args.task
     stored = _stored_splits("dataset", args.dataset, config, bundled, known, args.delimiter)
     if stored.keys() == {"train"}:
@@ -87,10 +91,10 @@ def load_splits(
             )
         require_columns("the test split", columns, stored["test"].column_names)
         raise ValueError("no example of the test split has a label, which evaluation needs.")
-    sources = {name: _without_minus_one(name, source, columns) for name, source in sources.items()}
     for name, source in sources.items():
         if len(source.rows) == 0:
             raise ValueError(f"the {name} split is empty.")
+    sources = {name: _without_unlabelled(name, source, columns, args) for name, source in sources.items()}
     uniform = {name: _uniform(sources[name], columns) for name in SPLITS if name in sources}
     return uniform if transfer is None else uniform | {TRANSFER_SET: transfer}
 
@@ -100,12 +104,13 @@ def _chosen(
 ) -> Sequence[Column]:
     """The first layout that the training examples have; the first of all where their columns are not known yet.
 
-    If no training examples are needed, the first split that there is decides.
+    If no training examples are needed, the first split that there is decides. Columns of the model's run replace those
+    of a layout where the examples have them.
 
     Raises:
         ValueError: they have none.
     """
-    if len(layouts) == 1:
+    if len(layouts) == 1 and not args.columns_of_run:
         return layouts[0]
     files = {name: path for name in FILE_SPLITS if (path := getattr(args, f"{name}_file")) is not None}
     given = (name for name in SPLITS if name in files or name in stored)
@@ -114,14 +119,21 @@ def _chosen(
         source, found = f"{first}_file={files[first]!r}", columns_of_file(files[first], args.delimiter)
     else:
         source, found = f"the {first} split", stored[first].column_names if first in stored else ()
+    layouts = [
+        [own if (own := _of_run(column, args)).name in found else column for column in columns] for columns in layouts
+    ]
     chosen = next((columns for columns in layouts if {column.name for column in columns} <= set(found)), None)
-    if chosen is None and found:
+    if chosen is None and found and len(layouts) > 1:
         ways = "; ".join(" and ".join(column.name for column in columns) for columns in layouts)
         raise ValueError(
             f"{source} has the columns {', '.join(found)}, and needs those of one of these layouts: {ways}. Rename "
             "them, or set text_column (and text_pair_column for a completion)."
         )
     return chosen or layouts[0]
+
+
+def _of_run(column: Column, args: DataArguments) -> Column:
+    return column._replace(name=args.columns_of_run.get(column.setting, column.name))
 
 
 def _unlabelled(
@@ -257,22 +269,47 @@ def _is_given(label: Any) -> bool:
     return label not in (-1, "") and not is_missing(label)
 
 
-def _without_minus_one(name: str, source: Source, columns: Sequence[Column]) -> Source:
-    """Without the class -1, which on the Hub stands for no label: None in train, and left out of other splits."""
+def _without_unlabelled(name: str, source: Source, columns: Sequence[Column], args: DataArguments) -> Source:
+    """Without the examples that have no label, which evaluation needs; of train they stay, and a warning counts them.
+
+    Raises:
+        ValueError: no example for evaluation has a label.
+    """
+    names = label_names(columns)
+    source = _without_minus_one(source, names)
+    labels = zip(*(source.rows[column][:] for column in names), strict=True)
+    missing = [row for row, values in enumerate(labels) if _is_unlabelled(values)]
+    if not missing:
+        return source
+    rows, where = source.rows, source.where(*missing)
+    hint = " A text to which no label applies has the list []." if args.problem_type == MULTI_LABEL else ""
+    if name == "train":
+        if args.needs_train and args.unlabelled_file is None and args.unlabelled_dataset is None:
+            logger.warning(
+                f"{where}: {len(missing)} of {len(rows)} training examples have no label, so that the KD loss alone "
+                f"learns from them. If that is not intended, add their labels or delete the rows.{hint}"
+            )
+        return source
+    if len(missing) == len(rows):
+        raise ValueError(f"{source.name}: no example has a label, which evaluation needs.{hint}")
+    logger.warning(f"{where}: {len(missing)} of {len(rows)} examples have no label, and are left out.{hint}")
+    numbered = rows if ROW in rows.column_names else rows.add_column(ROW, np.arange(len(rows)))
+    return source._replace(rows=numbered.select(sorted({*range(len(rows))} - {*missing})))
+
+
+def _is_unlabelled(values: Sequence[Any]) -> bool:
+    """Whether an example has no label, in one column or in any of several."""
+    return is_missing(values[0]) if len(values) == 1 else all(map(is_unknown, values))
+
+
+def _without_minus_one(source: Source, names: Sequence[str]) -> Source:
+    """With None for the class -1, which on the Hub stands for no label."""
     rows = source.rows
-    for label in label_names(columns):
+    for label in names:
         feature = rows.features.get(label)
-        if not isinstance(feature, ClassLabel) or -1 not in (labels := rows[label][:]):
-            continue
-        if name == "train":
+        if isinstance(feature, ClassLabel) and -1 in (labels := rows[label][:]):
             given = [None if value == -1 else value for value in labels]
             rows = rows.remove_columns(label).add_column(label, given, feature=feature)
-            continue
-        logger.warning(
-            f"{source.name}: {labels.count(-1)} of {len(rows)} examples have no label (-1), and are left out."
-        )
-        numbered = rows if ROW in rows.column_names else rows.add_column(ROW, np.arange(len(rows)))
-        rows = numbered.select([row for row, value in enumerate(labels) if value != -1])
     return source._replace(rows=rows)
 
 

@@ -1,7 +1,7 @@
 """Labelled texts from the Hub, a folder or files, checked and with uniform columns; and their tokens."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from hf_kd_lambda.data import bundled
-from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.arguments import REGRESSION, SINGLE_LABEL, DataArguments
 from hf_kd_lambda.data.classes import (
-    NAMED_CLASSES,
+    as_integer,
     encode_labels,
     find_classes,
     is_missing,
@@ -78,7 +78,7 @@ def load_task_data(args: DataArguments, seed: int) -> TaskData:
             check_values(source, column, is_text, "text")
     if TRANSFER_SET in sources:
         sources[TRANSFER_SET] = _without_blank_lines(sources[TRANSFER_SET])
-    if args.problem_type is not None:
+    if args.has_label_lists:
         return _with_label_lists(sources, args, seed)
     for name, source in sources.items():
         _check_label(name, source, *labels)
@@ -95,14 +95,16 @@ def _with_label_lists(sources: Mapping[str, Source], args: DataArguments, seed: 
 
 def _with_one_label(sources: Mapping[str, Source], args: DataArguments, glue: GlueTask | None, seed: int) -> TaskData:
     labels, feature = known_labels(sources)
-    is_regression = glue is not None and glue.label_names is None
+    is_regression = args.problem_type == REGRESSION or (glue is not None and glue.label_names is None)
+    if args.problem_type == SINGLE_LABEL:
+        labels = [as_integer(label) for label in labels]
     classes = (
         None
         if is_regression
         else find_classes(labels, feature, glue.label_names if glue else args.known_classes, args.teacher_classes)
     )
-    if classes is None:
-        _warn_of_whole_numbers(sources.get("train"), labels)
+    if classes is None and not is_regression:
+        _check_whole_numbers(args, sources, labels)
     encoded = {name: encode_labels(source, classes) for name, source in sources.items()}
     strata = None if classes is None or "train" not in encoded else encoded["train"]["label"][:]
     names = None if classes is None else classes.names
@@ -135,11 +137,6 @@ def _check_label(name: str, source: Source, label: Column) -> None:
     if name == TRANSFER_SET:
         return
     check_values(source, label, lambda value: is_missing(value) or _is_label(value), kind)
-    if name == "train":
-        return
-    for row, value in enumerate(source.rows[label.uniform][:]):
-        if is_missing(value):
-            raise ValueError(f"{source.where(row)}: there is no label, which evaluation needs: leave out the row.")
 
 
 def _check_decimals(source: Source, label: Column) -> None:
@@ -159,16 +156,29 @@ def _is_number(text: str) -> bool:
     return kind_of_cell(text) in ("int64", "float64")
 
 
-def _warn_of_whole_numbers(train: Source | None, labels: list[Any]) -> None:
-    """Pandas writes integers as floats where some are or were missing, which would make a regression of classes."""
-    if train is None or not all(isinstance(label, float) and label.is_integer() for label in labels):
+def _check_whole_numbers(args: DataArguments, sources: Mapping[str, Source], labels: Sequence[Any]) -> None:
+    """Refuse floats that may be classes: pandas writes integers as floats where some are or were missing.
+
+    Args:
+        args: `problem_type` and `known_classes` settle it.
+        sources: splits, of which train may have missing labels.
+        labels: those that are not missing.
+    """
+    if args.problem_type == SINGLE_LABEL:
+        wrong = next(label for label in labels if isinstance(label, float))
+        raise ValueError(f"problem_type={SINGLE_LABEL!r}: the label {wrong!r} of the train split is no class.")
+    if args.known_classes is not None or not all(label.is_integer() for label in labels):
         return
-    are_missing, found = any(map(is_missing, train.rows["label"][:])), set(labels)
-    if are_missing or (len(found) <= NAMED_CLASSES and found == set(range(len(found)))):
-        others = "some labels are missing, and all others" if are_missing else "all labels"
+    if len(found := set(labels)) > 1 and found == set(range(len(found))):
+        raise ValueError(
+            f"the labels of the train split are 0.0 to {len(found) - 1:.1f}, which may be classes or numbers: set "
+            f"problem_type to {SINGLE_LABEL} or to {REGRESSION}."
+        )
+    if "train" in sources and any(map(is_missing, sources["train"].rows["label"][:])):
         logger.warning(
-            f"{train.name}: {others} are whole numbers, such as {labels[0]!r}, which are read as those of a "
-            "regression. For classes, write integers or names (pandas: astype('Int64'))."
+            f"{sources['train'].name}: some labels are missing, and all others are whole numbers, such as "
+            f"{labels[0]!r}, which are read as those of a regression. For classes, write integers or names (pandas: "
+            "astype('Int64'))."
         )
 
 

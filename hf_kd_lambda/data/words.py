@@ -51,14 +51,11 @@ def load_token_data(args: DataArguments, seed: int) -> TaskData:
 
 
 def _check_values(name: str, source: Source, words: Column, labels: Column) -> None:
-    """Refuse rows without words, or without a label for each; in training, all may be missing."""
+    """Refuse rows without words, or without a label for each; all may be missing."""
     check_values(source, words, lambda value: _are_all(value, str), "list of words")
     if name == TRANSFER_SET:
         return
-    may_miss = name == "train"
-    check_values(
-        source, labels, lambda value: (may_miss and value is None) or _are_all(value, int | str), "list of labels"
-    )
+    check_values(source, labels, lambda value: value is None or _are_all(value, int | str), "list of labels")
     for row, (own_words, own_labels) in enumerate(zip(source.rows["words"][:], source.rows["label"][:], strict=True)):
         if own_labels is not None and len(own_words) != len(own_labels):
             raise ValueError(

@@ -1,5 +1,6 @@
 """How good, how large and how fast models are on a split, and how far they agree with a teacher."""
 
+import argparse
 import copy
 import dataclasses
 import json
@@ -18,7 +19,7 @@ from hf_kd_lambda.data.bundled import resolve_checkpoint
 from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX, accepted_inputs
 from hf_kd_lambda.data.selection import count_unlabelled
 from hf_kd_lambda.data.task_data import TaskData
-from hf_kd_lambda.jobs.command_line import ScreenParser, list_settings, with_lists
+from hf_kd_lambda.jobs.command_line import ScreenParser, list_settings, options_of, with_lists
 from hf_kd_lambda.jobs.progress import print_wrapped
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.results import ModelReport, measure_model, results_table, score_notes, write_results
@@ -35,16 +36,12 @@ logger = logging.get_logger(__name__)
 
 DESCRIPTION = """\
 Evaluate a saved model on a file, or on any split of a dataset: scores, parameters, size and latency. The folder of a
-student brings its problem, max_length and text_pair_column."""
-_OF_STUDENT = ("problem", "problem_type", "text_pair_column", "max_length", "doc_stride")
-_GROUPS = {
-    "What": {
-        "teacher": "Hub id or folder: also evaluate this model, and the agreement of both",
-        "split": "train, validation or test; default: test if it has labels, else validation",
-        "json": "write the results to this file, too",
-        "batch_size": "examples of one forward",
-        "trust_remote_code": "run modelling code of a Hub repository",
-    },
+student brings its problem, max_length and columns."""
+_OF_STUDENT = (
+    *("problem", "problem_type", "text_pair_column", "label_columns", "label_separator", "max_length", "doc_stride"),
+)
+_COLUMNS = ("text_column", "label_column", "image_column")
+DATA_GROUP = {
     "Data, as for distill": {
         "dataset": "Hub id or folder, instead of DATA",
         "test_file": "csv, tsv, json, jsonl or parquet, instead of DATA",
@@ -55,6 +52,16 @@ _GROUPS = {
         "problem": "text-, image-, token-classification, ...",
         "max_length": "tokens to which texts are truncated",
     },
+}
+_GROUPS = {
+    "What": {
+        "teacher": "Hub id or folder: also evaluate this model, and the agreement of both",
+        "split": "train, validation or test; default: test if it has labels, else validation",
+        "json": "write the results to this file, too",
+        "batch_size": "examples of one forward",
+        "trust_remote_code": "run modelling code of a Hub repository",
+    },
+    **DATA_GROUP,
 }
 
 
@@ -76,23 +83,12 @@ def main(argv: Sequence[str]) -> None:
         description=DESCRIPTION,
     )
     parser.add_argument("model", metavar="MODEL", help="Hub id or folder")
-    parser.add_argument("data", metavar="DATA", nargs="?", help="file or folder of examples")
     parser.add_argument("--split", help="train, validation or test; default: test if it has labels, else validation")
     parser.add_argument("--teacher", metavar="CHECKPOINT", help="compare with this model")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     parser.add_argument("--batch_size", type=int, default=32, help="examples of one forward")
     parser.add_argument("--trust_remote_code", action="store_true", help="run modelling code of a Hub repository")
-    parser.check_names(argv)
-    words = with_lists(argv, list_settings(get_type_hints(EvaluatedData)))
-    parser.set_defaults(**settings_of_student(parser.parse_args(words).model))
-    values = parser.parse_args(words)
-    if values.data is not None:
-        setting = "dataset" if Path(values.data).is_dir() else "test_file"
-        if (other := getattr(values, setting)) is not None:
-            raise ValueError(f"DATA={values.data!r} and {setting}={other!r}: give one of them.")
-        setattr(values, setting, values.data)
-    (data,) = parser.parse_dict(vars(values), allow_extra_keys=True)
-    data.are_all_new = values.data is not None
+    values, data = with_data(parser, argv)
     if values.json and (values.json.is_dir() or not values.json.parent.is_dir()):
         raise ValueError(f"json={str(values.json)!r} is a folder, or in a folder that does not exist: name a file.")
     checkpoints = {"teacher": values.teacher} if values.teacher else {}
@@ -107,19 +103,47 @@ def main(argv: Sequence[str]) -> None:
         write_results(values.json, reports, None, facts, chance)
 
 
-def settings_of_student(folder: str | Path) -> dict[str, Any]:
-    """The settings of a student's run without which it would read examples in another way than it has learned.
-
-    Names of columns are not among them, as other files may have others, except that of the second text of a pair.
+def with_data(parser: ScreenParser, argv: Sequence[str]) -> tuple[argparse.Namespace, EvaluatedData]:
+    """The arguments of a command on a model and on data, for which the run of a student gives defaults.
 
     Args:
-        folder: with `results.json`; there are no settings of another model.
+        parser: of the command, with the argument `model` and the fields of `EvaluatedData`.
+        argv: the command line.
+
+    Raises:
+        ValueError: an argument is unknown, wrong or missing.
     """
+    parser.add_argument("data", metavar="DATA", nargs="?", help="file or folder of examples")
+    parser.check_names(argv)
+    words = with_lists(argv, list_settings(get_type_hints(EvaluatedData)))
+    given = {name.replace("-", "_") for name in options_of(argv)}
+    recorded = recorded_settings(parser.parse_args(words).model)
+    left_out = {"label_columns"} if "label_column" in given else set()
+    parser.set_defaults(**{name: recorded[name] for name in _OF_STUDENT if name in recorded.keys() - left_out})
+    values = parser.parse_args(words)
+    if values.data is not None:
+        setting = "dataset" if Path(values.data).is_dir() else "test_file"
+        if (other := getattr(values, setting)) is not None:
+            raise ValueError(f"DATA={values.data!r} and {setting}={other!r}: give one of them.")
+        setattr(values, setting, values.data)
+    (data,) = parser.parse_dict(vars(values), allow_extra_keys=True)
+    data.are_all_new = values.data is not None
+    data.model_columns = {name: recorded[name] for name in _COLUMNS if name in recorded.keys() - given}
+    return values, data
+
+
+def recorded_settings(folder: str | Path) -> dict[str, Any]:
+    """The settings of a student's run that are not the defaults; none of another model.
+
+    Args:
+        folder: with `results.json`.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(DataArguments)}
     try:
         recorded = dict(json.loads((Path(folder) / RESULTS).read_text(encoding="utf-8"))["settings"])
     except (OSError, ValueError, TypeError, KeyError):
         return {}
-    return {name: recorded[name] for name in _OF_STUDENT if recorded.get(name) is not None}
+    return {name: recorded[name] for name in defaults if recorded.get(name, defaults[name]) != defaults[name]}
 
 
 def evaluate_model(

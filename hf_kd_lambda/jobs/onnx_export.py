@@ -1,6 +1,5 @@
 """The command `export`: a student as ONNX files, in fp32 and in int8, for runtimes without PyTorch."""
 
-import argparse
 import copy
 import dataclasses
 import json
@@ -8,19 +7,19 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, cast
 
 import numpy as np
 import torch
 import transformers
 from PIL import Image
 from torch import Tensor
-from transformers import AutoConfig, AutoProcessor, HfArgumentParser, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.columns import accepted_inputs
-from hf_kd_lambda.jobs.command_line import list_settings, with_lists
-from hf_kd_lambda.jobs.evaluate import evaluate_model, evaluated_data, settings_of_student
+from hf_kd_lambda.jobs.command_line import ScreenParser
+from hf_kd_lambda.jobs.evaluate import DATA_GROUP, evaluate_model, evaluated_data, with_data
 from hf_kd_lambda.models.labels import label_permutation, own_label_names
 from hf_kd_lambda.models.loaded_forms import read_in_own_precision
 from hf_kd_lambda.models.onnx_file import quantise_onnx, require_onnx, run_by_onnx, write_onnx
@@ -44,30 +43,31 @@ SECTION = "\n## Exported files\n"
 DESCRIPTION = f"""\
 Export a student to FOLDER/{ONNX} and, with weights in int8, to FOLDER/{ONNX_INT8}. Needs the [onnx] extra. The files
 are kept only if onnxruntime computes the model's outputs from {ONNX}. Prints size and latency of both
-files, and of PyTorch in fp32 and bf16; with data settings, which are those of evaluate, also their scores. The table
-is added to the model card and to {RESULTS}."""
+files, and of PyTorch in fp32 and bf16; with data, which is given as for evaluate, also their scores. The table is
+added to the model card and to {RESULTS}."""
 
 
 def main(argv: Sequence[str]) -> None:
     """The command `export`.
 
     Args:
-        argv: the folder, then data settings.
+        argv: the command line.
 
     Raises:
         OSError: the model cannot be loaded.
-        ValueError, ModuleNotFoundError: see `export_onnx` and `measure_forms`.
+        ValueError, ModuleNotFoundError: see `with_data`, `export_onnx` and `measure_forms`.
     """
-    parser = argparse.ArgumentParser(prog="hf-kd-lambda export", description=DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="with a model and its tokenizer")
-    options, rest = parser.parse_known_args(argv)
-    data = None
-    if rest:
-        fields = HfArgumentParser(EvaluatedData, prog="hf-kd-lambda export FOLDER", allow_abbrev=False)
-        fields.set_defaults(**settings_of_student(options.folder))
-        words = with_lists(rest, list_settings(get_type_hints(EvaluatedData)))
-        (data,) = fields.parse_args_into_dataclasses(words, look_for_args_file=False)
-    folder = options.folder
+    parser = ScreenParser(
+        (EvaluatedData,),
+        DATA_GROUP,
+        "--help-all shows all arguments.",
+        prog="hf-kd-lambda export",
+        usage="%(prog)s FOLDER [DATA] [--setting value ...]",
+        description=DESCRIPTION,
+    )
+    parser.add_argument("model", metavar="FOLDER", help="with a model and its tokenizer")
+    values, data = with_data(parser, argv) if len(argv) > 1 else (parser.parse_args(argv), None)
+    folder = Path(values.model)
     difference = export_onnx(folder)
     print(f"{folder / ONNX}: its outputs differ from the model's by at most {difference:.1e}")
     split, reports = measure_forms(folder, data)

@@ -1,6 +1,5 @@
 """What a finished job leaves to read: the figure of λ, the model card, results.json and the text of the terminal."""
 
-import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,10 +20,8 @@ from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
 from hf_kd_lambda.utils.run_files import CARD, FIGURE, QUALITY_FILE, REPORT, RESULTS
 from hf_kd_lambda.utils.versions import versions
 
-_READING = (
-    *("problem", "problem_type", "task", "text_column", "text_pair_column", "label_column", "label_columns"),
-    *("label_separator", "image_column", "delimiter", "max_length", "doc_stride"),
-)
+_NOT_OF_RUN = ("task", "delimiter")
+"""Settings for reading examples that `evaluate` does not take from the folder of a run."""
 
 
 def write_job_report(
@@ -83,16 +80,11 @@ def next_steps(folder: Path, data: DataArguments, trusts_code: bool = False) -> 
 
     Args:
         folder: the student's.
-        data: as given; settings for reading examples are repeated.
+        data: as given.
         trusts_code: whether the student needs code of its repository, which cannot be exported.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(DataArguments)}
-    changed = {name: getattr(data, name) for name in _READING if getattr(data, name) != defaults[name]}
-    options = [
-        word
-        for name, value in changed.items()
-        for word in (f"--{name}", *map(str, value if isinstance(value, list) else [value]))
-    ]
+    given = {name: getattr(data, name) for name in _NOT_OF_RUN}
+    options = [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
     options += ["--trust_remote_code"] * trusts_code
     commands = {
         shlex.join(["evaluate", str(folder), "NEW_EXAMPLES", *options]): "evaluate it on other examples",

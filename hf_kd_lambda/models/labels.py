@@ -28,9 +28,9 @@ logger = logging.get_logger(__name__)
 class OtherLabelsError(ValueError):
     """A classifier was trained for another problem or other labels; the message adds a fix to the difference."""
 
-    def __init__(self, difference: str) -> None:
-        fix = "Use a checkpoint for this task, or fine-tune the teacher first with teacher_finetune: true."
-        super().__init__(f"{difference}. {fix}")
+    def __init__(self, difference: str, in_python: str = "") -> None:
+        fix = "Use a checkpoint for this task, or fine-tune the teacher first with teacher_finetune: true"
+        super().__init__(f"{difference}. {fix}{in_python}.")
         self.difference = difference
 
 
@@ -171,7 +171,10 @@ def label_permutation(
     who = _name(teacher)
     problem = _problem_type(label_names, problem_type)
     if teacher.config.problem_type not in (None, problem):
-        raise OtherLabelsError(f"{who} was trained for {teacher.config.problem_type}, but the data is for {problem}")
+        raise OtherLabelsError(
+            f"{who} was trained for {teacher.config.problem_type}, but the data is for {problem}",
+            in_python=f" (in Python: load it with problem_type={problem!r} and train it)",
+        )
     own_names = _own_names(teacher)
     if len(own_names) != (1 if label_names is None else len(label_names)):
         raise OtherLabelsError(

@@ -50,6 +50,15 @@ def test_a_file_that_lacks_some_of_the_teachers_classes_has_these(labels, names,
     assert ("no training example has the label pos" in caplog.text) == (names[0] == "pos")
 
 
+def test_a_misspelt_label_is_named_with_the_teachers_class():
+    labels, teacher = ["Bug", "feature", "billing"] * 30 + ["bugg", "other"], ["bug", "feature", "billing"]
+    message = r"has no class 'bugg' \(1 of 92 labels\), did you mean 'bug'\?; 'other' \(1 of 92 labels\)\. Correct"
+    with pytest.raises(ValueError, match=message):
+        find_classes(labels, None, of_teacher=teacher)
+    with pytest.raises(ValueError, match=r"line 1: label 'bugg' is not one of .*, did you mean 'bug'\?$"):
+        raise find_classes(teacher, None).refuse("line 1", "bugg")
+
+
 def test_classes_have_one_order_whatever_the_format(tmp_path):
     """The same labels, as cells, as texts and as integers, and each format validated by each other."""
     labels = [str(i) for i in range(11)]
@@ -117,11 +126,11 @@ def test_names_that_look_the_same_are_refused():
 
 
 @pytest.mark.parametrize("missing", ["-100", "-100.0"])
-def test_a_missing_label_for_evaluation_is_refused_however_it_is_written(tmp_path, missing):
+def test_a_missing_label_for_evaluation_is_left_out_however_it_is_written(tmp_path, missing):
     train = write(tmp_path, "a.csv", "text,label\na,0.5\nb,1.5\n")
     validation = write(tmp_path, "b.csv", f"text,label\na,0.5\nb,{missing}\n")
-    with pytest.raises(ValueError, match=r"validation_file='.*b\.csv', row 3"):
-        load_task_data(DataArguments(train_file=train, validation_file=validation), seed=0)
+    data = load_task_data(DataArguments(train_file=train, validation_file=validation), seed=0)
+    assert data.splits["validation"]["label"][:] == [0.5]
 
 
 def test_names_in_a_message_are_few():

@@ -165,7 +165,7 @@ def test_texts_with_the_rarest_label_are_held_out_too(tmp_path):
         ('text,label\nt,"{1,0,1}"\n', {}, "row 2 .* an index is there twice: .*label_columns"),
         ('text,label\nt,joy\nt,"{joy,fear}"\n', {}, r"row 3 .*: it is no list such as \['a', 'b'\]"),
         ("text,label\nt,joy\nt,joy;fear\n", {}, "row 3 .*no text has several labels: set label_separator to ';'"),
-        ([{"text": "a", "label": None}], {}, "line 1: there is no label, which evaluation needs.*the list"),
+        ([{"text": "a", "label": None}], {}, r"no example has a label.* has the list \[\]"),
     ],
 )
 def test_wrong_labels_are_named_by_file_and_row(tmp_path, content, settings, message):
@@ -235,9 +235,10 @@ def test_names_with_other_separators_pass_where_some_texts_have_several(tmp_path
     ("settings", "message"),
     [
         ({"label_columns": ["a", "b"]}, r"label_columns=\['a', 'b'\]: set problem_type"),
+        ({"label_columns": ["a", "b"], "problem_type": "regression"}, r"label_columns=\['a', 'b'\]: set problem_type"),
         (
-            {"problem_type": "regression"},
-            "problem_type='regression' is not one of multi_label_classi",
+            {"problem_type": "ranking"},
+            "problem_type='ranking' is not one of multi_label_classi",
         ),
         ({"problem_type": SOFT, "task": "sst2"}, "problem_type='soft_labels' is for text-classification of own data"),
         ({"problem_type": MULTI, "problem": "token-classification"}, "is for text-classification"),

@@ -195,9 +195,9 @@ def test_the_text_nan_is_no_label_in_any_format(tmp_path, suffix):
 
 
 def test_integers_that_pandas_made_floats_are_pointed_out(tmp_path, caplog):
-    rows = "".join(f"t{i},{i % 3}.0\n" for i in range(40))
+    rows = "".join(f"t{i},{i % 3 + 1}.0\n" for i in range(40))
     load_task_data(DataArguments(train_file=write(tmp_path, "a.csv", f"text,label\n{rows}a,\n")), seed=0)
-    assert "all others are whole numbers, such as 0.0, which are read as those of a regression" in caplog.text
+    assert "all others are whole numbers, such as 1.0, which are read as those of a regression" in caplog.text
 
 
 def test_numbers_of_a_regression_may_be_missing(tmp_path):

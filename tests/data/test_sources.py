@@ -21,13 +21,17 @@ def test_a_value_is_refused_by_its_row_column_and_kind():
 
 
 def test_a_missing_column_names_its_setting_and_a_header_of_one_field_the_delimiter():
-    with pytest.raises(ValueError, match=r"the split has no column 'grade', only body, x: set label_column\.$"):
+    with pytest.raises(
+        ValueError, match=r"the split has no column 'grade', only body, x: set label_column\. Evaluation needs labels"
+    ):
         require_columns("the split", [TEXT, LABEL], ["body", "x"])
     both = r"has no column 'body' and no column 'grade', only x, y: set text_column and label_column\.$"
     with pytest.raises(ValueError, match=both):
         require_columns("the split", [TEXT, LABEL], ["x", "y"])
     two_labels = [LABEL, Column("b", "label.1", LABEL.setting)]
-    with pytest.raises(ValueError, match=r"no column 'grade' and no column 'b', only body: set label_column\.$"):
+    with pytest.raises(
+        ValueError, match=r"no column 'grade' and no column 'b', only body: set label_column\. Evaluation"
+    ):
         require_columns("the split", two_labels, ["body"])
     with pytest.raises(ValueError, match=r"set text_column\. Or set delimiter"):
         require_columns("the split", [TEXT], ["body;grade"])

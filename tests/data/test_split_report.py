@@ -19,6 +19,13 @@ from hf_kd_lambda.data.split_report import describe_split, report_splits
         ({"text": ["a"], "text_pair": [""], "label": [0.5]}, None, 0, "s: 1 example, 1 empty text"),
         ({"words": [["a", "b"]], "label": [[0, 1]]}, ["O", "B"], 0, "s: 1 example (O 1, B 1)"),
         ({"label": [0, 0, 1]}, [str(i) for i in range(99)], 0, "s: 3 examples (99 classes of 0 to 2)"),
+        (
+            {"label": [[0.5, 0.5, 0], [0.4, 0.3, 0.3], [0, 0, 1.0], None]},
+            [*"abc"],
+            0,
+            "s: 4 examples (a 1, b 0, c 1, 1 tied), 1 without a label",
+        ),
+        ({"label": [[1, 1], [0, 1], [0, -100]]}, [*"ab"], 0, "s: 3 examples (a 1, b 2)"),
         ({"label": [None]}, [str(i) for i in range(99)], 0, "s: 1 example (99 classes of 0 to 0), 1 without a label"),
     ],
 )

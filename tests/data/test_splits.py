@@ -105,7 +105,7 @@ def test_a_class_of_minus_one_is_no_label(tmp_path, caplog):
     data = load_task_data(DataArguments(dataset=str(tmp_path / "own")), seed=0)
     assert data.splits["train"]["label"][:] == [1, None, 0, 1]
     assert data.splits["validation"][:] == {"text": ["a", "c", "d"], "label": [1, 0, 1]}
-    assert "validation split: 1 of 4 examples have no label (-1), and are left out" in caplog.text
+    assert "validation split, row 1 (counted from 0): 1 of 4 examples have no label, and are left out" in caplog.text
     Dataset.from_dict({**rows, "text": ["a", "b", "c", None]}, features=features).to_parquet(tmp_path / "dev.parquet")
     with pytest.raises(ValueError, match=r"row 3 .counted from 0.: column 'text' holds None"):
         load_task_data(DataArguments(dataset=str(tmp_path / "own"), test_file=str(tmp_path / "dev.parquet")), seed=0)

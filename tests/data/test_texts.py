@@ -231,12 +231,12 @@ def test_quickstart_is_loaded_by_its_name(monkeypatch):
         (ROWS[:1], ROWS, "every label of the train split is 1"),
         ([*ROWS, {"text": None, "label": 0}], ROWS, "train_file=.*, line 4: column 'text' holds None"),
         ([{"text": 5, "label": 0}], ROWS, "train_file=.*, line 1: column 'text' holds 5, which is no text"),
-        (ROWS, [*ROWS, {"text": "a", "label": None}], "validation_file=.*, line 4: there is no label, which eval"),
+        (ROWS, [{"text": "a", "label": None}], "validation_file=.*: no example has a label, which evaluation needs"),
         ([{"text": "a", "label": 0.5}], [{"text": "a", "label": "x"}], "line 1: label 'x' is no number"),
         ([{"text": "a", "label": [0, 1]}], ROWS, r"line 1: column 'label' holds \[0, 1\], which is no label"),
         (ROWS, [{"text": "a", "label": 0.5}], "line 1: label 0.5 is not one of the classes"),
         ([{"words": "a", "label": 0}], ROWS, "train_file=.* has no column 'text', only words, label: set text_column"),
-        (ROWS, [{"text": "a", "class": 0}], "validation_file=.* has no column 'label', only text, class"),
+        (ROWS, [{"text": "a", "class": 0}], "only text, class: set label_column. Evaluation needs labels; training"),
     ],
 )
 def test_bad_rows_are_named(tmp_path, train, validation, message):
@@ -244,25 +244,21 @@ def test_bad_rows_are_named(tmp_path, train, validation, message):
         load_files(tmp_path, train, validation)
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (np.nan, "validation_file=.*, row 1 .counted from 0.: there is no label, which evaluation needs"),
-        (np.inf, "train_file=.*, row 1 .counted from 0.: column 'label' holds inf"),
-    ],
-)
-def test_labels_that_are_not_finite_are_named(tmp_path, value, message):
-    rows = [{"text": "a", "label": 0.5}, {"text": "b", "label": value}]
-    with pytest.raises(ValueError, match=message):
+def test_labels_that_are_not_finite_are_named(tmp_path):
+    rows = [{"text": "a", "label": 0.5}, {"text": "b", "label": np.inf}]
+    with pytest.raises(ValueError, match=r"train_file=.*, row 1 .counted from 0.: column 'label' holds inf"):
         load_files(tmp_path, rows, rows, ".parquet")
 
 
-def test_a_csv_row_for_evaluation_without_a_label_is_named(tmp_path):
-    (tmp_path / "train.csv").write_text("text,label\na,0\nb,\nc,1\n")
+def test_rows_without_a_label_are_named_and_left_out_of_an_evaluation(tmp_path, caplog):
+    (tmp_path / "train.csv").write_text("text,label\na,0\nb,\nc,1\n" + "d,\n" * 9)
     path = str(tmp_path / "train.csv")
-    where = r"validation_file=.*, row 3 \(the header is row 1\)"
-    with pytest.raises(ValueError, match=f"{where}: there is no label, which evaluation needs: leave out the row"):
-        load_task_data(DataArguments(train_file=path, validation_file=path), seed=0)
+    data = load_task_data(DataArguments(train_file=path, validation_file=path), seed=0)
+    assert data.splits["validation"][:] == {"text": ["a", "c"], "label": [0, 1]}
+    assert len(data.splits["train"]) == 12
+    where = "row 3, 5, 6, 7, 8, … (the header is row 1): 10 of 12"
+    assert f"validation_file={path!r}, {where} examples have no label, and are left out" in caplog.text
+    assert f"train_file={path!r}, {where} training examples have no label, so that the KD loss" in caplog.text
 
 
 def test_an_empty_split_is_named(monkeypatch):
@@ -290,6 +286,7 @@ def test_a_dataset_without_validation_split_can_be_given_one(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("train.xlsx", "a", "train.xlsx' is not one of .csv, .* Save it as csv, or pandas.read_excel"),
         ("train.txt", "a", "train_file='.*train.txt' is not one of .csv, .tsv, .json, .jsonl, .parquet"),
         ("train.csv", None, "train_file='.*train.csv' does not exist"),
         ("train.jsonl", "{broken", "train_file='.*train.jsonl', line 1: it is no valid JSON"),
@@ -321,11 +318,27 @@ def test_blank_labels_of_a_jsonl_are_missing(tmp_path):
     assert data.splits["train"]["label"][:4] == [1, 0, None, None]
 
 
-@pytest.mark.parametrize("labels", [[0.0, 1.0], [0.0, 1.0, 2.0]])
-def test_whole_numbers_from_0_on_may_be_classes(tmp_path, labels, caplog):
-    rows = [{"text": f"text {label}", "label": label} for label in labels * 10]
-    assert load_files(tmp_path, rows, rows, suffix=".parquet").is_regression
-    assert "all labels are whole numbers, such as 0.0, which are read as those of a regression" in caplog.text
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_whole_numbers_from_0_on_are_classes_or_numbers_as_problem_type_says(tmp_path, suffix):
+    floats = [{"text": f"text {i}", "label": [0.0, 1.0, 2.0, None][i % 4]} for i in range(40)]
+    integers = [{"text": f"text {i}", "label": i % 3} for i in range(40)]
+    message = "the labels of the train split are 0.0 to 2.0, .*: set problem_type to single_label_classification or"
+    with pytest.raises(ValueError, match=message):
+        load_files(tmp_path, floats, integers, suffix)
+    assert load_files(tmp_path, floats, integers, suffix, problem_type="regression").is_regression
+    data = load_files(tmp_path, floats, integers, suffix, problem_type="single_label_classification")
+    assert data.label_names == ["0", "1", "2"]
+    assert data.splits["train"]["label"][:4] == [0, 1, 2, None]
+    evaluated = load_files(tmp_path, integers, [floats[1]], suffix).splits["validation"]
+    assert evaluated["label"][:] == [1]
+
+
+def test_other_numbers_are_a_regression_and_no_classes(tmp_path):
+    rows = [{"text": f"text {i}", "label": i % 5 + 1.0} for i in range(40)]
+    assert load_files(tmp_path, rows, rows).is_regression
+    halves = [{"text": row["text"], "label": row["label"] / 2} for row in rows]
+    with pytest.raises(ValueError, match=r"problem_type='single_label_classification': the label 0\.5 of the train"):
+        load_files(tmp_path, halves, halves, problem_type="single_label_classification")
 
 
 def test_labels_that_are_mostly_different_are_named(tmp_path, caplog):

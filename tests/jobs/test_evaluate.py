@@ -85,8 +85,7 @@ def test_a_csv_with_some_of_the_classes_is_evaluated(run, tmp_path, capsys, capl
     folder, _, _ = run
     rows = ["review,kind", "good good a,praise", "best good b,praise", "bad worst c,rant", "bad dull d,rant"]
     (tmp_path / "new.csv").write_text("\n".join(rows) + "\n")
-    columns = ["--text_column", "review", "--label_column", "kind"]
-    main([str(folder), str(tmp_path / "new.csv"), *columns, "--json", str(tmp_path / "new.json")])
+    main([str(folder), str(tmp_path / "new.csv"), "--json", str(tmp_path / "new.json")])  # with the columns of the run
     assert "On the test split:" in capsys.readouterr().out
     assert "test: 4 examples (praise 2, rant 2, shrug 0)" in caplog.text
     assert "train" not in caplog.text
@@ -100,6 +99,46 @@ def test_a_split_of_a_folder_without_training_examples_is_evaluated(run, tmp_pat
     (tmp_path / "data" / "test.csv").write_text("text,label\ngood good a,praise\nbad bad d,praise\n")
     main([str(folder), str(tmp_path / "data"), "--json", str(tmp_path / "new.json")])
     assert json.loads((tmp_path / "new.json").read_text())["models"][0]["metrics"]["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "labels"),
+    [
+        (["a.csv"], ["rant", "praise"]),
+        (["--dataset", "a"], ["rant", "praise"]),
+        (["a.csv", "--label_column", "label"], ["praise", "shrug"]),
+    ],
+)
+def test_columns_of_the_run_are_read_where_the_data_has_them(run, tmp_path, monkeypatch, given, labels):
+    rows = "text,kind,label\ngood good a,rant,praise\nbad bad d,praise,shrug\n"
+    (tmp_path / "a").mkdir()
+    for file in ("a.csv", "a/test.csv"):
+        (tmp_path / file).write_text(rows)
+    found = []
+    monkeypatch.setattr(
+        evaluate, "evaluate_checkpoints", lambda checkpoints, data, *others: found.append(data) or 1 / 0
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ZeroDivisionError):
+        main([str(run[0]), *given])
+    _, data, split = evaluated_data(found[0], None, str(run[0]), seed=0)
+    rows = data.splits[split]
+    assert [data.label_names[label] for label in rows["label"]] == labels
+    assert rows["text"][0] == "good good a"
+
+
+def test_columns_of_labels_of_the_run_are_defaults(tmp_path):
+    recorded = {
+        "problem_type": "multi_label_classification",
+        "label_columns": ["joy", "fear"],
+        "label_column": "label",
+    }
+    (tmp_path / "results.json").write_text(json.dumps({"settings": recorded}))
+    for given, expected in (([], ["joy", "fear"]), (["--label_column", "moods"], None)):
+        parser = evaluate.ScreenParser((EvaluatedData,), {})
+        parser.add_argument("model")
+        _, data = evaluate.with_data(parser, [str(tmp_path), "a.csv", *given])
+        assert (data.label_columns, data.problem_type) == (expected, recorded["problem_type"])
 
 
 @pytest.mark.parametrize(("splits", "asked"), [(["test"], "validation"), (["validation", "test"], "train")])
@@ -170,7 +209,7 @@ def test_a_student_reads_as_it_has_learned_to(tmp_path, monkeypatch, given, expe
 @pytest.mark.parametrize("content", ["{broken", "[]", '{"settings": null}', "{}"])
 def test_results_of_something_else_are_not_read(tmp_path, content):
     (tmp_path / "results.json").write_text(content)
-    assert evaluate.settings_of_student(tmp_path) == evaluate.settings_of_student("org/model") == {}
+    assert evaluate.recorded_settings(tmp_path) == evaluate.recorded_settings("org/model") == {}
 
 
 def test_columns_of_labels_are_separated_as_for_distill(tmp_path, capsys):
@@ -206,7 +245,7 @@ ANSWERS = [
         ("question-answering", span_bert, ANSWERS, "answers"),
     ],
 )
-def test_training_examples_without_a_label_are_left_out(tmp_path, caplog, problem, model, rows, column):
+def test_examples_without_a_label_are_left_out(tmp_path, caplog, problem, model, rows, column):
     checkpoint = save_checkpoint(model(layers=1), tmp_path / "model")
 
     def write(name, rows):
@@ -217,9 +256,10 @@ def test_training_examples_without_a_label_are_left_out(tmp_path, caplog, proble
     partly = write("partly.jsonl", [*rows[:1], {**rows[0], column: None}, *rows[1:], {**rows[0], column: None}])
     none = write("none.jsonl", [{**rows[0], column: None}])
 
-    def scores(path):
-        data = EvaluatedData(problem=problem, train_file=path, validation_file=whole)
-        return evaluate_checkpoints({"model": checkpoint}, data, "train", 64)[1][0].metrics
+    def scores(path, split="train"):
+        files = {"validation_file": whole, f"{split}_file": path}
+        data = EvaluatedData(problem=problem, **files)
+        return evaluate_checkpoints({"model": checkpoint}, data, split, 64)[1][0].metrics
 
     expected = scores(whole)
     assert "are left out" not in caplog.text
@@ -227,6 +267,10 @@ def test_training_examples_without_a_label_are_left_out(tmp_path, caplog, proble
     assert f"2 of {len(rows) + 2} examples of the train split have no label and are left out." in caplog.text
     with pytest.raises(ValueError, match="no example of the train split has a label"):
         scores(none)
+    assert scores(partly, "test") == pytest.approx(expected, nan_ok=True)
+    assert f"line 2, {len(rows) + 2}: 2 of {len(rows) + 2} examples have no label, and are left out." in caplog.text
+    with pytest.raises(ValueError, match=r"test_file='.*none\.jsonl': no example has a label"):
+        scores(none, "test")
 
 
 @pytest.mark.parametrize(

@@ -121,8 +121,12 @@ def test_data_settings_are_those_of_evaluate(tmp_path, student, capsys):
     set_labels(student.config, ["praise", "shrug", "rant"])
     save_checkpoint(student, tmp_path)
     data = write_csv(tmp_path, ["rant"] * len(TEXTS))
-    cli.main(["export", str(tmp_path), *arguments(data)])
-    assert "On the test split" in capsys.readouterr().out
+    for given in (arguments(data), [data["test_file"]]):
+        cli.main(["export", str(tmp_path), *given])
+        assert "On the test split" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["export", "--help"])
+    assert "--label_column" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("columns", [["toxic,mild"], ["toxic", "mild"]])

@@ -96,16 +96,15 @@ def test_the_page_names_settings_and_classes_as_the_user_did(facts, tmp_path):
     assert any("most of them labelled a|b; the teacher" in text for text in page.texts)
 
 
-def test_commands_for_a_finished_student_read_examples_as_the_job_did(tmp_path):
+def test_commands_for_a_finished_student_repeat_what_its_folder_does_not_say(tmp_path):
     labels = {"problem_type": "multi_label_classification", "label_columns": ["joy", "fear"], "max_length": 64}
     _, evaluate, _, push, _, export = next_steps(tmp_path, DataArguments(train_file="a.csv", **labels)).splitlines()
-    options = "--problem_type multi_label_classification --label_columns joy fear --max_length 64"
-    assert evaluate == f"  hf-kd-lambda evaluate {tmp_path} NEW_EXAMPLES {options}"
+    assert evaluate == f"  hf-kd-lambda evaluate {tmp_path} NEW_EXAMPLES"
     assert f"hf-kd-lambda push {tmp_path}" in push
-    data = DataArguments(problem="question-answering", train_file="a.json", doc_stride=8)
-    assert "--problem question-answering --doc_stride 8" in next_steps(tmp_path, data)
+    data = DataArguments(train_file="a.csv", task="sst2", text_column="review", delimiter=";")
+    assert "NEW_EXAMPLES --task sst2 --delimiter ';'\n" in next_steps(tmp_path, data)
     assert f"hf-kd-lambda export {tmp_path}" in export
     assert "export" in next_steps(tmp_path, data)
     of_own_code = next_steps(tmp_path, data, trusts_code=True)
-    assert "--doc_stride 8 --trust_remote_code" in of_own_code
+    assert "--delimiter ';' --trust_remote_code" in of_own_code
     assert "export" not in of_own_code

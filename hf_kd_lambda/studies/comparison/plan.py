@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from hf_kd_lambda.data.arguments import DataArguments
+from hf_kd_lambda.data.arguments import SINGLE_LABEL, DataArguments
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.command_line import list_settings
 from hf_kd_lambda.jobs.parser import Settings, parse
@@ -164,7 +164,7 @@ def _require_one_label(regime: str, data: DataArguments) -> None:
     if data.problem not in ONE_ITEM:
         raise ValueError(f"problem={data.problem!r} cannot be compared, only {' and '.join(ONE_ITEM)}.")
     for setting in ("unlabelled_file", "unlabelled_dataset", "problem_type"):
-        if (value := getattr(data, setting)) is not None and regime != "clean":
+        if (value := getattr(data, setting)) not in (None, SINGLE_LABEL) and regime != "clean":
             raise ValueError(f"{setting}={value!r} is for the regime clean: others need one label for each example.")
 
 

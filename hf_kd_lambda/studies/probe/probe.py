@@ -93,7 +93,7 @@ def _check_losses(data: DataArguments, config: DistillationConfig) -> None:
     """
     refused = {
         f"problem_type={data.problem_type!r}: probe a run with one class, or a number, for each text.": (
-            data.problem_type is not None
+            data.has_label_lists
         ),
         f"kd_losses={config.kd_losses}: leave it out, for the default KD loss.": (
             config.kd_losses not in (None, {"soft_targets": 1.0})

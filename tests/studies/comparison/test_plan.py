@@ -90,8 +90,17 @@ def test_a_folder_stands_in_for_glue_and_for_nothing_else(tmp_path):
         ),
         ({"rules": {"odd": {"lambda_rule": "adaptiv"}}}, "films, clean, odd: .*did you mean 'adaptive'"),
         (
-            {"settings": {"problem": "question-answering"}},
-            "films, clean, half: problem='question-answering' cannot be compared, only text-classification and image",
+            {
+                "tasks": {
+                    "own": {
+                        "teacher": "t",
+                        "student_layers": [0],
+                        "train_file": "a.json",
+                        "problem": "question-answering",
+                    }
+                }
+            },
+            "own, clean, half: problem='question-answering' cannot be compared, only text-classification and image",
         ),
         ({"settings": {"learning_rat": 1}}, "films, clean, half: unknown setting 'learning_rat'"),
         ({"settings": [1]}, r"^settings: \[1\] must be a mapping"),
@@ -174,3 +183,13 @@ def test_regimes_that_change_labels_need_one_for_each_example(tmp_path, given):
     load_comparison(written(tmp_path, tasks={"own": task}))
     with pytest.raises(ValueError, match=r"own, noisy_labels, half: .* is for the regime clean"):
         load_comparison(written(tmp_path, tasks={"own": task}, regimes={"clean": None, "noisy_labels": None}))
+
+
+def test_a_comparison_of_noisy_labels_may_say_that_numbers_are_classes(tmp_path):
+    task = {
+        "teacher": "t",
+        "student_layers": [0],
+        "train_file": "b.csv",
+        "problem_type": "single_label_classification",
+    }
+    load_comparison(written(tmp_path, tasks={"own": task}, regimes={"noisy_labels": None}))
