@@ -96,7 +96,7 @@ def test_another_run_is_refused_by_the_names_of_its_settings(tmp_path, content):
     record_run(tmp_path, SETTINGS, finished=False)
     others = {**SETTINGS, "temperature": 3.0, "new": 1}
     del others["student_layers"]
-    with pytest.raises(ValueError, match="another new, student_layers, temperature: choose another teacher_dir"):
+    with pytest.raises(ValueError, match="differs in new, student_layers, temperature: choose another teacher_dir"):
         claim_folder("teacher_dir", tmp_path, others)
 
 

@@ -135,7 +135,7 @@ def test_a_teacher_from_scratch_is_reused_and_does_not_depend_on_the_check(tmp_p
     other.check()
     other.run()
     assert_same_weights(weights, tmp_path / "checked" / "teacher" / "model.safetensors")
-    with pytest.raises(ValueError, match="another teacher_architecture"):
+    with pytest.raises(ValueError, match="differs in teacher_architecture"):
         job({**given, "teacher_architecture": json.dumps({**WIDE, "embedding_size": 4})}).check()
 
 
@@ -370,7 +370,7 @@ def test_an_augmented_job_is_the_same_each_time(tmp_path):
 def test_an_augmented_teacher_is_another_one(tmp_path):
     given = image_settings(tmp_path, teacher_dir=str(tmp_path / "taught"), **BRIEF)
     job(given).run()
-    with pytest.raises(ValueError, match=r"teacher_dir.*another augment"):
+    with pytest.raises(ValueError, match=r"teacher_dir.*differs in augment"):
         job({**given, "augment": ["flip"], "output_dir": str(tmp_path / "other")}).check()
 
 
