@@ -311,17 +311,22 @@ def variants_table() -> str:
 
 
 def machines_table() -> str:
-    """On which machine the runs of each seed were made, with the fixed weights and with `trust`."""
+    """On which machines the runs of each seed were made, with the fixed weights and with `trust`."""
     runs = _runs("compare_trust")
     rows = []
     for group in sorted(merit.groups(runs), key=lambda group: (group.task != "sst2", [*WRONG].index(group.regime))):
-        fixed: dict[int, Run] = {}
-        for rule in merit.fixed_rules(runs):
-            fixed |= merit.of_rule(runs, group, rule)
-        by_seed = (fixed, merit.of_rule(runs, group, "trust"))
-        machines = (", ".join(_machine(found[seed]) for seed in sorted(found)) for found in by_seed)
+        fixed = [run for rule in merit.fixed_rules(runs) for run in _runs_of(runs, group, rule)]
+        machines = map(_machines, (fixed, _runs_of(runs, group, "trust")))
         rows.append((group.task, WRONG[group.regime], *machines))
     return markdown_table(("task", "what is wrong", "fixed weights", "`trust`"), rows)
+
+
+def _machines(runs: Sequence[Run]) -> str:
+    """The machine of each seed, or all machines that made runs of it."""
+    by_seed: dict[int, set[str]] = {}
+    for run in runs:
+        by_seed.setdefault(run.seed, set()).add(_machine(run))
+    return ", ".join("/".join(sorted(by_seed[seed])) for seed in sorted(by_seed))
 
 
 def _machine(run: Run) -> str:

@@ -57,7 +57,7 @@ def train_on(trainer: BaseTrainer) -> None:
     if checkpoint is not None and _follow_checkpoint(trainer.args, checkpoint):
         logger.warning(
             f"the run in {folder} is finished ({checkpoint.name}): its model is evaluated again. Choose another "
-            "output_dir to train anew."
+            "output_dir to train again."
         )
         for shown in (PrinterCallback, ProgressCallback):  # they would show the speed of no steps
             trainer.remove_callback(shown)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 import sys
@@ -72,6 +73,22 @@ def test_the_table_of_two_machines_compares_runs_of_the_same_seed(monkeypatch):
     assert row == f"| {wrong} | fixed 0.5 | 80.00 (1) | 81.00 (1) | 85.00 (1) |"
     assert empty == ""
     assert means.endswith("the weights on AMD minus those on Intel +1.00; `trust` minus the weights on AMD +4.00.")
+
+
+def test_the_table_of_machines_names_all_that_made_runs_of_a_seed(monkeypatch):
+    made_on = {
+        ("low", 0): "Intel Xeon, amx_bf16, 1 thread",
+        ("high", 0): "Intel Xeon 2.80GHz, 1 thread",
+        ("low", 1): "AMD EPYC, 1 thread",
+        ("trust", 1): "Intel Xeon 2.80GHz, 1 thread",
+    }
+    runs = [
+        dataclasses.replace(made_up_run(*cell, 0.8, task="sst2", regime="both"), hardware=hardware)
+        for cell, hardware in made_on.items()
+    ]
+    monkeypatch.setattr(result_tables, "_runs", lambda comparison: runs)
+    *_, row = result_tables.machines_table().splitlines()
+    assert row.endswith(" | A/C, B | C |")
 
 
 def test_the_summary_of_the_base_model_has_scores_without_kd_and_with_trust(monkeypatch):
