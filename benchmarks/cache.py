@@ -172,7 +172,7 @@ def table(rows: Sequence[Mapping[str, float]]) -> str:
 
 
 def main() -> None:
-    """Measure and write cache.json and cache.md."""
+    """Measure, write cache.json and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="numbers of examples")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/cache"))
@@ -187,7 +187,6 @@ def main() -> None:
         for count in args.counts:
             rows.append(measure(count, Path(root)))
             (args.output / "cache.json").write_text(json.dumps(rows, indent=1) + "\n")
-            (args.output / "cache.md").write_text(table(rows))
             print(table(rows), flush=True)
 
 

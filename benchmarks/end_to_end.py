@@ -132,7 +132,7 @@ def table(folder: Path) -> str:
             f"| {label} | {len(times)} | {seconds} | {ratios} "
             f"| {statistics.fmean(scores):.1f} ({', '.join(f'{score:.1f}' for score in scores)}) | {used:.0%} |"
         )
-    return "\n".join(rows)
+    return "\n".join(rows) + "\n"
 
 
 def _ratio(ours: dict[int, dict[str, Any]], timed: dict[int, dict[str, Any]]) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 from scipy.optimize import lsq_linear
 
 from benchmarks.steps import StepSetting, measure, measure_alone
+from hf_kd_lambda.utils.hardware import hardware
 
 
 class Grid(NamedTuple):
@@ -63,7 +64,7 @@ class Cost(NamedTuple):
 
 
 def measure_grid(folder: Path, rounds: int, size: str = "small", clock: str = "seconds") -> None:
-    """Measure one axis after the other, and write `grid.json`, `grid.md` and `grid.png`.
+    """Measure one axis after the other, write `grid.json` and `grid.png`, and print the tables.
 
     Args:
         folder: for the files.
@@ -74,13 +75,18 @@ def measure_grid(folder: Path, rounds: int, size: str = "small", clock: str = "s
     folder.mkdir(parents=True, exist_ok=True)
     grid = GRIDS[size]
     measured = {setting: cost_of(measure(setting, rounds), clock) for setting in grid.settings()}
-    (folder / "grid.json").write_text(json.dumps([_record(cost) for cost in measured.values()], indent=1) + "\n")
     ranks = cost_of(measure_alone(grid.centre, rounds, TWO_RANKS), clock) if size == "small" else None
-    model = fit(measured.values())
-    text = tables(grid, measured, ranks, model)
-    (folder / "grid.md").write_text(text)
-    plot(grid, measured, model, folder / "grid.png")
-    print(text)
+    record = {
+        "size": size,
+        "hardware": hardware(),
+        "clock": clock,
+        "rounds": rounds,
+        "costs": [cost_record(cost) for cost in measured.values()],
+        "two_ranks": ranks and cost_record(ranks),
+    }
+    (folder / "grid.json").write_text(json.dumps(record, indent=1) + "\n")
+    plot(grid, measured, fit(measured.values()), folder / "grid.png")
+    print(tables(record))
 
 
 def cost_of(measured: dict[str, Any], clock: str = "seconds") -> Cost:
@@ -119,21 +125,25 @@ def _units(setting: StepSetting, measures: bool) -> np.ndarray:
     return np.array([work, work * setting.length, 1.0, float(measures)])
 
 
-def tables(grid: Grid, measured: Mapping[StepSetting, Cost], ranks: Cost | None, model: Model) -> str:
-    """Markdown: one table an axis, one of two ranks if they were measured, and the model's constants."""
+def tables(record: Mapping[str, Any]) -> str:
+    """Markdown of a `grid.json`: one table an axis, one of two ranks if they were measured, the model's constants."""
+    grid, ranks = GRIDS[record["size"]], record["two_ranks"] and _cost(record["two_ranks"])
+    costs = [_cost(cost) for cost in record["costs"]]
+    measured = {cost.setting: cost for cost in costs}
+    model = fit(costs)
     lines = []
     for axis, values in grid.axes.items():
-        costs = [measured[replace(grid.centre, **{axis: value})] for value in values]
-        lines += _head(axis) + [f"| {value} {_row(cost, model)}" for value, cost in zip(values, costs, strict=True)]
+        rows = ((value, measured[replace(grid.centre, **{axis: value})]) for value in values)
+        lines += _head(axis) + [f"| {value} {_row(cost, model)}" for value, cost in rows]
         lines.append("")
     if ranks is not None:
         lines += _head("ranks")
         lines += [f"| 1 {_row(measured[grid.centre], model)}", f"| 2, a core each {_row(ranks, model)}", ""]
-    errors = [abs(model.ratio(cost.setting) / cost.ratio - 1) for cost in measured.values()]
+    errors = [abs(model.ratio(cost.setting) / cost.ratio - 1) for cost in costs]
     lines.append(
         f"α = {1e6 * model.alpha:.2f} µs a token and layer, β = {1e9 * model.beta:.1f} ns more for each token of the "
         f"example, p = {1e3 * model.step:.0f} ms, q = {1e3 * model.measuring:.0f} ms; largest error of the predicted "
-        f"ratio, of one rank: {max(errors):.1%}."
+        f"ratio, of one rank: {max(errors):.1%}. Measured on {record['hardware']}."
     )
     return "\n".join(lines) + "\n"
 
@@ -148,8 +158,14 @@ def _row(cost: Cost, model: Model) -> str:
     return f"| {cost.fixed:.3f} | {cost.measuring:.3f} | {cost.ratio:.2f} | {predicted:.2f} | {error:+.1%} |"
 
 
-def _record(cost: Cost) -> dict[str, Any]:
+def cost_record(cost: Cost) -> dict[str, Any]:
+    """A cost as `grid.json` has it."""
     return {**asdict(cost.setting), "fixed_s": cost.fixed, "measuring_s": cost.measuring}
+
+
+def _cost(record: Mapping[str, Any]) -> Cost:
+    setting = {name: value for name, value in record.items() if name not in ("fixed_s", "measuring_s")}
+    return Cost(StepSetting(**setting), record["fixed_s"], record["measuring_s"])
 
 
 def plot(grid: Grid, measured: Mapping[StepSetting, Cost], model: Model, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""CPU milliseconds of a step that belong to the rule: `python -m benchmarks.rule_cost`.
+"""CPU milliseconds of a step that belong to the rule: `python -m benchmarks.rule_cost --json FILE`.
 
 These are the calls of the `Balancer` and of λ's state, without the backward pass and the Gram matrix of a measuring
 step: votes or trust of a batch, its counts, and setting λ. The student has 3 layers of MiniLM's width. There are as
@@ -7,9 +7,11 @@ steps, one thread.
 """
 
 import argparse
+import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 from unittest.mock import patch
@@ -20,6 +22,7 @@ from transformers import BertConfig, BertForSequenceClassification, TrainerCallb
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer
 from hf_kd_lambda.balancing.state import LambdaState
+from hf_kd_lambda.utils.hardware import hardware
 
 RULES = ("adaptive", "evidence", "trust")
 BATCH, LENGTH, CLASSES, STEPS, WARMUP = 32, 14, 3, 60, 10
@@ -96,16 +99,36 @@ def measure(rule: str) -> Clock:
     return clock
 
 
+def epochs(rule: str) -> list[dict[str, Any]]:
+    """Mean CPU milliseconds of a step, and of its calls of the rule, in both epochs."""
+    clock = measure(rule)
+    rows = []
+    for epoch, steps in (("first", slice(WARMUP, STEPS)), ("second", slice(STEPS, None))):
+        step, calls = (1000 * fmean(seconds[steps]) for seconds in (clock.steps, clock.calls))
+        rows.append({"rule": rule, "epoch": epoch, "step_ms": step, "rule_ms": calls})
+    return rows
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Markdown, a row for each rule and epoch."""
+    lines = ["| rule | epoch | step, ms | rule, ms | share |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| `{row['rule']}` | {row['epoch']} | {row['step_ms']:.0f} | {row['rule_ms']:.2f} "
+        f"| {row['rule_ms'] / row['step_ms']:.1%} |"
+        for row in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
-    """Print a table."""
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    """Print a table, and write its figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True)
+    file = parser.parse_args().json
     torch.set_num_threads(1)
-    print("| rule | epoch | step, ms | rule, ms | share |\n| --- | --- | --- | --- | --- |")
-    for rule in RULES:
-        clock = measure(rule)
-        for epoch, steps in (("first", slice(WARMUP, STEPS)), ("second", slice(STEPS, None))):
-            step, calls = (1000 * fmean(seconds[steps]) for seconds in (clock.steps, clock.calls))
-            print(f"| {rule} | {epoch} | {step:.0f} | {calls:.2f} | {calls / step:.1%} |")
+    rows = [row for rule in RULES for row in epochs(rule)]
+    file.write_text(json.dumps({"hardware": hardware(), "rows": rows}, indent=1) + "\n")
+    print(table(rows))
 
 
 if __name__ == "__main__":

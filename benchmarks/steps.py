@@ -28,6 +28,7 @@ from transformers.hf_argparser import string_to_bool
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer, student_from_layers
 from hf_kd_lambda.trainer.config import Precision
+from hf_kd_lambda.utils.hardware import hardware
 
 KINDS = ("online_measuring", "online_fixed", "cached_measuring", "cached_fixed")
 WARMUP_ROUNDS = 2
@@ -191,9 +192,7 @@ def summary(measured: dict[str, Any], interval: int) -> dict[str, Any]:
     peaks = {kind: statistics.median(values) for kind, values in measured["peak_mb"].items() if values}
     return {
         **measured["setting"],
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"CPU, {torch.get_num_threads()} threads",
+        "hardware": hardware(),
         "torch": torch.__version__,
         "rounds": len(ratios),
         **{f"{kind}_s": value for kind, value in seconds.items()},

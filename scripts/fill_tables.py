@@ -6,12 +6,13 @@ They stand between `<!-- table: NAME -->` and `<!-- end -->`. `tests/docs` check
 import re
 from pathlib import Path
 
+import cost_tables
 import docs_tables
 import result_tables
 
 ROOT = Path(__file__).parents[1]
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-TABLES = docs_tables.TABLES | result_tables.TABLES
+TABLES = cost_tables.TABLES | docs_tables.TABLES | result_tables.TABLES
 
 
 def marked_files() -> list[Path]:

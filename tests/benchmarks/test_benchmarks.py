@@ -7,7 +7,7 @@ import pytest
 from helpers.small_runs import config
 
 from benchmarks.end_to_end import Line, table
-from benchmarks.grid import BASE, SMALL, Cost, Model, cost_of, fit, tables
+from benchmarks.grid import BASE, SMALL, Cost, Model, cost_of, cost_record, fit, tables
 from benchmarks.interval import SCHEDULES, WhileMoving, error, every, replay
 from benchmarks.steps import KINDS, StepSetting, mean_step, measure, summary
 
@@ -65,11 +65,14 @@ def test_the_cost_model_finds_the_constants_and_predicts_the_ratios(costs):
 
 @pytest.mark.parametrize("has_ranks", [True, False])
 def test_the_tables_have_a_row_for_each_setting(grid, costs, has_ranks):
-    true, measured = costs
-    text = tables(grid, measured, measured[grid.centre] if has_ranks else None, true)
+    _, measured = costs
+    records = {setting: cost_record(cost) for setting, cost in measured.items()}
+    ranks = records[grid.centre] if has_ranks else None
+    size = "small" if grid is SMALL else "base"
+    text = tables({"size": size, "hardware": "one machine", "costs": [*records.values()], "two_ranks": ranks})
     assert text.count("+0.0%") + text.count("-0.0%") == sum(map(len, grid.axes.values())) + 2 * has_ranks
     assert ("| 2, a core each" in text) == has_ranks
-    assert "largest error of the predicted ratio, of one rank: 0.0%" in text
+    assert "largest error of the predicted ratio, of one rank: 0.0%. Measured on one machine." in text
 
 
 def test_a_cost_is_the_median_of_either_clock():

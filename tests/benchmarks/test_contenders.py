@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import step_profile  # noqa: E402
 from benchmarks.contenders import ours, plain  # noqa: E402
 from benchmarks.contenders.__main__ import main  # noqa: E402
 from benchmarks.contenders.task import Task, adamw, prepare, schedule  # noqa: E402
@@ -167,3 +168,14 @@ def test_unsupported_settings_of_a_contender_are_refused(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main()
     assert "textbrewer supports neither bf16" in capsys.readouterr().err
+
+
+def test_a_profile_counts_padding_and_the_shares_of_operations(task):
+    record = step_profile.measure(dataclasses.replace(task, grouped=True), profiled=8)
+    shares = record["shares"].values()
+    assert record["shares"]["matrix products"] > 0
+    assert sum(shares) < 1
+    assert 0 < record["padding"] <= record["random_padding"] < 1
+    assert 0 < record["fetching"] < 1
+    titles = [line.split(" | ")[0].strip("| ") for line in step_profile.table(record).splitlines()[2:-2]]
+    assert sorted(titles, key=lambda title: -record["shares"][title]) == titles
