@@ -41,6 +41,7 @@ from hf_kd_lambda.models.teacher_by_name import load_teacher
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.model_card import model_card
 from hf_kd_lambda.reports.student_files import LEFT_BY_OTHERS, NEEDED, files_to_push, matching, require_private
+from hf_kd_lambda.teacher.checks import check_collator
 from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
 from hf_kd_lambda.trainer import build_lambda, data_checks, setup, strategy_checks, student_checks
 from hf_kd_lambda.trainer.base_trainer import BaseTrainer
@@ -200,6 +201,8 @@ class DistillationTrainer(BaseTrainer):
             are_lists = token_level or is_causal(model)
             data_checks.check_given_labels(self._datasets(), num_outputs, are_lists, problem_type, names)
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, drops_columns)
+        for dataset in self._datasets():
+            check_collator(dataset, self.data_collator, teacher)
         if trains and not has_own_loss:
             data_checks.warn_without_labels(self.train_dataset, self.data_collator, model)
         if trains and not has_own_loss and self.label_smoother is None:
