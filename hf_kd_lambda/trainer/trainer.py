@@ -327,7 +327,11 @@ class DistillationTrainer(BaseTrainer):
     # A run
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train as `Trainer.train` does; a run that is interrupted leaves no half-done step and no signal handler."""
+        """Train as `Trainer.train` does; a run that is interrupted leaves no half-done step and no signal handler.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM ended training, and a checkpoint is saved.
+        """
         if self.args.device.type == "cpu":
             keep_freed_memory()
         allow_two_backwards()
