@@ -17,13 +17,14 @@ from hf_kd_lambda.data.columns import CLASS_LABELS, LABELS, flattened
 from hf_kd_lambda.data.soft_labels import SHARES_TOLERANCE
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import UNLABELLED
+from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, SPAN_LABELS
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.labels import MULTI_LABEL, permutation_of
 from hf_kd_lambda.trainer.config import DistillationConfig
 
 logger = logging.get_logger(__name__)
 
-_READ = ("labels", "start_positions", "end_positions")  # of a batch, by the losses
+_READ = ("labels", *SPAN_LABELS)  # of a batch, by the losses
 
 
 def check_padding(collator: Any, processor: Any) -> None:
@@ -86,7 +87,8 @@ def warn_without_labels(examples: Any, collate: Callable[[list[Any]], dict[str, 
         ValueError: it is one, and has none.
     """
     first = next(iter(examples), None)
-    if first is not None and not set(_READ) & collate([first]).keys():
+    missing = [] if first is None else _missing_labels(collate([first]))
+    if missing:
         columns = ", ".join(map(str, first)) if isinstance(first, Mapping) else type(first).__name__
         if is_causal(student):
             raise ValueError(
@@ -95,8 +97,13 @@ def warn_without_labels(examples: Any, collate: Callable[[list[Any]], dict[str, 
             )
         logger.warning(
             f"train_dataset gives no labels ({columns}), so that the student learns from the teacher alone. If that "
-            "is not intended, name the column of labels 'labels'."
+            f"is not intended, rename the labels to {' and '.join(map(repr, missing))}."
         )
+
+
+def _missing_labels(batch: Mapping[str, Any]) -> list[str]:
+    """The columns of labels that a batch lacks; for answers, `labels` are there in any case, made of two others."""
+    return [name for name in (SPAN_LABELS if ANSWER_MASK in batch else ("labels",)) if name not in batch]
 
 
 def check_evaluation(
@@ -121,7 +128,7 @@ def check_evaluation(
             "fill no batch, and dataloader_drop_last=True drops the rest: lower it."
         )
     decides = str(args.metric_for_best_model).removeprefix("eval_") == "task_loss" and not has_own_loss
-    if decides and not (_have_known_labels(examples) and set(_READ) & collate([examples[0]]).keys()):
+    if decides and not (_have_known_labels(examples) and not _missing_labels(collate([examples[0]]))):
         raise ValueError(
             f"metric_for_best_model={args.metric_for_best_model!r}: eval_dataset has no label: give it labels, or "
             "set metric_for_best_model to kd_loss."
