@@ -14,7 +14,7 @@ from transformers import (
 from transformers.utils import logging
 
 from hf_kd_lambda.data.columns import CLASS_LABELS, LABELS, flattened
-from hf_kd_lambda.data.soft_labels import SHARES_TOLERANCE
+from hf_kd_lambda.data.soft_labels import NO_SHARES, are_no_shares
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import UNLABELLED
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, SPAN_LABELS
@@ -196,6 +196,11 @@ def _check_class_order(column: str, feature: Any, names: Sequence[str]) -> None:
 
 def _check_lists(column: str, values: pa.Array, num_outputs: int, are_sets: bool) -> None:
     """Several labels of an example, 1, 0 or missing for each; or soft labels, a share of each class."""
+    if num_outputs == 1:
+        raise ValueError(
+            f"column {column!r} holds lists, but the student has one output, for a regression: give each example a "
+            "number, not a list of one number."
+        )
     rows, numbers = flattened(values)
     if not (pa.types.is_integer(numbers.type) or pa.types.is_floating(numbers.type)):
         return
@@ -208,13 +213,13 @@ def _check_lists(column: str, values: pa.Array, num_outputs: int, are_sets: bool
     given = found.reshape(-1, num_outputs)
     if are_sets:
         known = ~(np.isnan(given) | np.isin(given, (IGNORED, UNLABELLED)))
-        wrong, needed = known & ~np.isin(given, (0, 1)), "1, 0 or missing (None, NaN, -100) for each label"
+        wrong = (known & ~np.isin(given, (0, 1))).any(1)
     else:
-        wrong = (given < 0) | (np.abs(given.sum(1, keepdims=True) - 1) > SHARES_TOLERANCE)
-        needed = "shares of the classes, at least 0, that sum to 1"
+        wrong = are_no_shares(given)
     if wrong.any():
-        index = int(wrong.any(1).argmax())
-        raise ValueError(f"{_place(column, rows[index * num_outputs])}: {given[index].tolist()} are not {needed}.")
+        index = int(wrong.argmax())
+        problem = "are not 1, 0 or missing (None, NaN, -100) for each label." if are_sets else NO_SHARES
+        raise ValueError(f"{_place(column, rows[index * num_outputs])}: {given[index].tolist()} {problem}")
 
 
 def _place(column: str, row: int) -> str:
