@@ -156,7 +156,7 @@ class DistillationTrainer(BaseTrainer):
         self._student_inputs = forward_parameters(model)
         names = build_lambda.lambda_names(self.args, model, objective)
         kind = build_lambda.lambda_kind(self.args, names, objective.weights, shares)
-        unit = build_lambda.label_unit(classes, self.train_dataset)
+        unit = build_lambda.label_unit(self.args, classes, self.train_dataset)
         self.balancer = build_lambda.build_balancer(self.args, names, kind, classes, unit)
         self._remembered = RememberPredictions(self.balancer, 0 if is_multi_label(model) else classes)
         self.add_callback(self._remembered)
