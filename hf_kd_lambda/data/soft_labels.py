@@ -9,7 +9,7 @@ from hf_kd_lambda.data.columns import LABELS
 
 SHARES_TOLERANCE = 1e-3
 """How far from 1 the sum of the shares may be, which may be rounded to three digits."""
-NO_SHARES = (
+NO_DISTRIBUTION = (
     "are no distribution: give shares of the classes that sum to 1. For several labels an example, set problem_type "
     "of the student's config to multi_label_classification."
 )
@@ -42,7 +42,7 @@ def as_soft_labels(batch: Mapping[str, Any], classes: int) -> Any:
             return labels
         labels = labels.float()
     if labels.shape[1] > 1 and (wrong := are_no_shares(labels)).any():
-        raise ValueError(f"soft labels {labels[wrong][0].tolist()} of an example {NO_SHARES}")
+        raise ValueError(f"soft labels {labels[wrong][0].tolist()} of an example {NO_DISTRIBUTION}")
     return labels
 
 

@@ -14,7 +14,7 @@ from transformers import (
 from transformers.utils import logging
 
 from hf_kd_lambda.data.columns import CLASS_LABELS, LABELS, flattened
-from hf_kd_lambda.data.soft_labels import NO_SHARES, are_no_shares
+from hf_kd_lambda.data.soft_labels import NO_DISTRIBUTION, are_no_shares
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import UNLABELLED
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, SPAN_LABELS
@@ -218,7 +218,7 @@ def _check_lists(column: str, values: pa.Array, num_outputs: int, are_sets: bool
         wrong = are_no_shares(given)
     if wrong.any():
         index = int(wrong.argmax())
-        problem = "are not 1, 0 or missing (None, NaN, -100) for each label." if are_sets else NO_SHARES
+        problem = "are not 1, 0 or missing (None, NaN, -100) for each label." if are_sets else NO_DISTRIBUTION
         raise ValueError(f"{_place(column, rows[index * num_outputs])}: {given[index].tolist()} {problem}")
 
 
