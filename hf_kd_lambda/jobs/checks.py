@@ -61,11 +61,6 @@ def check_settings(models: ModelArguments, data: DataArguments, config: Distilla
         )
     if config.load_best_model_at_end and config.eval_strategy == "no":
         raise ValueError("load_best_model_at_end=True needs evaluations: set eval_strategy to epoch or steps.")
-    if config.lambda_rule != "fixed" and config.kd_weight != DistillationConfig.kd_weight:
-        raise ValueError(
-            f"kd_weight={config.kd_weight} is for lambda_rule='fixed', and lambda_rule={config.lambda_rule!r} sets λ "
-            "itself: leave kd_weight out, or set lambda_rule to fixed."
-        )
     _check_trackers(config)
     _check_checkpointing(config)
     _warn_of_settings_without_effect(models, data, config)

@@ -117,11 +117,9 @@ def lambda_state(
         classes: see `item_classes`.
         unit: see `label_unit`.
     """
-    weight = args.kd_weight
-    convex = weight / (1 - weight) if weight < 1 else args.lambda_max
     return LambdaState(
         args.rule,
-        initial=weight if args.lambda_form == "additive" else convex,
+        initial=1.0,
         decay=args.gram_decay,
         bounds=(args.lambda_min, args.lambda_max),
         max_change=args.lambda_max_change,

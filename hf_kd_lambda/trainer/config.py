@@ -89,9 +89,8 @@ class DistillationConfig(TrainingArguments):
     kd_weight: float = field(
         default=0.5,
         metadata={
-            "help": "Weight of the KD loss for the `fixed` rule. In Python, also of other rules before their first "
-            "measurement. In [0, 1], and the task loss weighs 1 − kd_weight; with `additive`: ≥ 0, "
-            "in addition to weight 1 of the task loss."
+            "help": "Weight of the KD loss for the `fixed` rule. In [0, 1], and the task loss weighs 1 − kd_weight; "
+            "with `additive`: ≥ 0, in addition to weight 1 of the task loss."
         },
     )
     lambda_kappa: float = field(

@@ -72,6 +72,8 @@ def test_what_is_out_of_range_is_named_with_its_value(tmp_path, settings, messag
         ({"lambda_rule": "fixed", "lambda_rule_kwargs": {"form": "raw"}}, "form is no part of it, set lambda_form"),
         ({"lambda_rule": "fixed", "lambda_rule_kwargs": {"kd_weight": 0.1}}, "set kd_weight itself"),
         ({"lambda_rule": "linear", "lambda_form": "additive"}, "lambda_form='additive' .*'linear', a schedule"),
+        ({"kd_weight": 0.9}, r"kd_weight=0\.9 is for lambda_rule='fixed', and lambda_rule='trust' sets λ itself"),
+        ({"kd_weight": 0.9, "lambda_rule": "linear"}, r"kd_weight=0\.9 is for .* lambda_rule='linear' sets λ itself"),
         (
             {"lambda_rule": "taylor2", "lambda_interval": 2},
             "lambda_rule='taylor2' compares .* set lambda_interval to 1",
@@ -101,9 +103,9 @@ def test_the_rule_takes_its_hyper_parameters_from_the_settings(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"kd_weight": 0.0},
-        {"kd_weight": 1.0},
-        {"kd_weight": 30.0, "lambda_form": "additive"},
+        {"kd_weight": 0.0, "lambda_rule": "fixed"},
+        {"kd_weight": 1.0, "lambda_rule": "fixed"},
+        {"kd_weight": 30.0, "lambda_rule": "fixed", "lambda_form": "additive"},
         {"gram_decay": 0.0},
         {"lambda_min": 1.0, "lambda_max": 1.0},
     ],
