@@ -1,5 +1,6 @@
 """How a run trains and balances. The `help` of a field is the only place where it is documented."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -261,6 +262,12 @@ class DistillationConfig(TrainingArguments):
         """A copy with the token, which `copy.copy` would otherwise take from the pickled state."""
         copied = object.__new__(type(self))
         copied.__dict__.update(self.__dict__)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DistillationConfig":
+        """The same, of all settings."""
+        copied = copy.copy(self)
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
         return copied
 
     @property

@@ -55,6 +55,7 @@ from hf_kd_lambda.trainer.own_loss import check_own_loss
 from hf_kd_lambda.trainer.padded_batches import check_padded_batches
 from hf_kd_lambda.trainer.remember_predictions import RememberPredictions
 from hf_kd_lambda.utils.allocator import keep_freed_memory
+from hf_kd_lambda.utils.changed import changed
 from hf_kd_lambda.utils.compiler import allow_two_backwards
 from hf_kd_lambda.utils.run_files import CARD, FIGURE
 
@@ -107,7 +108,7 @@ class DistillationTrainer(BaseTrainer):
     _finite: FiniteLosses
     _finite_gram: FiniteLosses
     _step_record: StepRecord
-    _evaluation_record: EvaluationRecord
+    _evaluation_record: EvaluationRecord | None = None
 
     def __init__(
         self,
@@ -299,11 +300,11 @@ class DistillationTrainer(BaseTrainer):
         else:
             teacher = teacher.mixed(self.balancer.teacher_weights)
         losses = self._objective(outputs, teacher, inputs, items, counts, self.balancer.kd_weights, weights)
-        if not model.training:
+        if not model.training and self._evaluation_record is not None:
             gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()
             self._evaluation_record.add(outputs.logits, teacher.logits, items.kd, values, items.counts, gather)
-            if has_label_sets(given, inputs.get("labels")):
-                outputs["logits"] = given  # predictions are Transformers'
+        if not model.training and has_label_sets(given, inputs.get("labels")):
+            outputs["logits"] = given  # predictions are Transformers'
         return outputs, losses, cut
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
@@ -389,7 +390,7 @@ class DistillationTrainer(BaseTrainer):
 
         With several ranks, what pads the last batch counts in the losses, as in the Trainer's own; in nothing else.
         """
-        self._evaluation_record = EvaluationRecord(self._objective.names)
+        record = EvaluationRecord(self._objective.names)
         student_config = cast(Any, self.model).config
         if ignore_keys is None:
             # The Trainer's own default: a decoder's keys and values, whose name depends on the version.
@@ -398,8 +399,10 @@ class DistillationTrainer(BaseTrainer):
         asked = [name for name in self._objective.needs if not gives(student_config, name)]
         stacked = ["logits"] if answers_questions(cast(nn.Module, self.model)) else []  # predictions are Transformers'
         ignore_keys = [*ignore_keys, PROJECTED, *asked, *stacked]
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        own = {f"{metric_key_prefix}_{name}": value for name, value in self._evaluation_record.metrics().items()}
+        loop = super().evaluation_loop
+        with changed(self, _evaluation_record=record):
+            output = loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        own = {f"{metric_key_prefix}_{name}": value for name, value in record.metrics().items()}
         return output._replace(metrics=(output.metrics or {}) | own)
 
     def prediction_step(

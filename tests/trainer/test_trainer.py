@@ -577,6 +577,15 @@ def test_before_training_evaluation_weighs_both_losses_alike(tmp_path):
     assert metrics["eval_loss"] == pytest.approx(weighted, rel=1e-5)
 
 
+def test_the_loss_of_a_batch_needs_no_evaluation(tmp_path):
+    trainer = make_trainer(config(tmp_path), *models(), examples())
+    (batch,) = batches(examples(8))
+    loss, outputs = trainer.compute_loss(trainer.model.eval(), batch, return_outputs=True)
+    assert outputs.logits.shape == (8, 3)
+    assert trainer.prediction_step(trainer.model, batch, False)[0] == pytest.approx(loss.item())
+    assert trainer.evaluate(examples(8))["eval_loss"] == pytest.approx(loss.item(), rel=1e-5)
+
+
 def test_labels_that_are_unknown_can_still_be_predicted(tmp_path):
     trainer = make_trainer(config(tmp_path), *models(), examples())
     output = trainer.predict(examples(8).remove_columns("labels"))
