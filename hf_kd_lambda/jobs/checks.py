@@ -31,8 +31,10 @@ _UNUSED = {
     "do_train": "a job always trains",
     "do_predict": "a job evaluates on the reported split at its end",
 }
-_OF_MEASUREMENTS = ("lambda_min", "lambda_max", "lambda_max_change", "lambda_interval")
-_OF_MEASUREMENTS += ("gram_decay", "gram_metric", "gram_estimator")
+_OF_MEASUREMENTS = (
+    *("lambda_min", "lambda_max", "lambda_max_change", "lambda_interval"),
+    *("gram_decay", "gram_metric", "gram_estimator"),
+)
 
 
 def check_settings(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.data.columns import KEPT, LABELS, TEACHER_PREFIX
+from hf_kd_lambda.data.columns import ADDED_COLUMNS, LABELS, TEACHER_PREFIX
 
 
 def row_digests(batch: Mapping[str, Any]) -> list[bytes]:
@@ -17,7 +17,7 @@ def row_digests(batch: Mapping[str, Any]) -> list[bytes]:
         batch: tensors `[rows, ...]` by name. From tensors `[rows, length, ...]`, padding is removed by their
             `attention_mask`; `teacher_*` inputs have their own mask.
     """
-    names = sorted(n for n, value in batch.items() if isinstance(value, Tensor) and n not in (*KEPT, *LABELS))
+    names = sorted(n for n, value in batch.items() if isinstance(value, Tensor) and n not in (*ADDED_COLUMNS, *LABELS))
     digests = [0] * len(batch[names[0]]) if names else []
     for name in names:
         # In NumPy: indexing row by row takes torch 13 times as long.

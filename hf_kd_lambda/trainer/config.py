@@ -15,6 +15,7 @@ from hf_kd_lambda.trainer.config_checks import (
     check_choices,
     check_early_stopping,
     check_kernels,
+    check_precision,
     check_ranges,
     check_rule,
     check_split,
@@ -185,8 +186,8 @@ class DistillationConfig(TrainingArguments):
         default="auto",
         metadata={
             "help": "Autocast of training. `auto`: bf16 where the accelerator or the processor (AMX, AVX-512, Arm) "
-            "multiplies it in hardware, else fp32. `bf16` or `fp16` of TrainingArguments and the launcher's "
-            "`--mixed_precision` win over it."
+            "multiplies it in hardware, else fp32. `bf16` or `fp16` of TrainingArguments win over `auto`, and the "
+            "launcher's `--mixed_precision` over all."
         },
     )
 
@@ -243,6 +244,7 @@ class DistillationConfig(TrainingArguments):
         check_training_arguments(self)
         check_ranges(self)
         check_choices(self, _CHOICES)
+        check_precision(self)
         check_rule(self)
         check_kernels(self)
         check_split(self)

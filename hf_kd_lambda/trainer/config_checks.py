@@ -44,6 +44,20 @@ def check_choices(config: Any, choices: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}={getattr(config, name)!r} is not one of {', '.join(map(str, admitted))}.")
 
 
+def check_precision(config: Any) -> None:
+    """Refuse two settings that name different precisions.
+
+    Raises:
+        ValueError: names both settings and the fix.
+    """
+    for name in ("bf16", "fp16"):
+        if getattr(config, name) and config.precision not in ("auto", name):
+            raise ValueError(
+                f"precision={config.precision!r}, {name}=True: they differ: leave {name} out, or set it to False in a "
+                "copy of a config."
+            )
+
+
 def check_rule(config: Any) -> None:
     """Refuse hyper-parameters that the rule does not have, and settings that exclude the rule.
 

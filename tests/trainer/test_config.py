@@ -189,13 +189,22 @@ def bf16_units(monkeypatch):
         ({"precision": "fp16"}, True, "fp16"),
         ({"bf16": True}, False, "bf16"),
         ({"fp16": True}, True, "fp16"),
-        ({"bf16": True, "precision": "fp32"}, True, "bf16"),
+        ({"bf16": True, "precision": "bf16"}, True, "bf16"),
     ],
 )
 def test_autocast_of_training(tmp_path, bf16_units, settings, units, expected):
     bf16_units(units)
     args = make(tmp_path, **settings)
     assert {"no": (False, False), "bf16": (False, True), "fp16": (True, False)}[expected] == (args.fp16, args.bf16)
+
+
+def test_a_copy_with_another_precision_than_it_has_is_refused(tmp_path, bf16_units):
+    bf16_units(True)
+    args = make(tmp_path)
+    assert args.bf16
+    with pytest.raises(ValueError, match="precision='fp32', bf16=True: they differ: leave bf16 out, or set it to Fal"):
+        dataclasses.replace(args, precision="fp32")
+    assert dataclasses.replace(args, precision="fp32", bf16=False).autocast == "fp32"
 
 
 @pytest.mark.parametrize("launched_with", ["bf16", "fp16"])
