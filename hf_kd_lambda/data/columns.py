@@ -16,7 +16,7 @@ TEACHER_LOGITS = "teacher_logits"
 TEACHER_OUTPUTS = "teacher_outputs"
 TEACHER_INPUTS_DIGEST = "teacher_inputs_digest"
 EXAMPLE_ROW = "hf_kd_lambda_row"
-KEPT = (TEACHER_LOGITS, TEACHER_OUTPUTS, TEACHER_INPUTS_DIGEST, EXAMPLE_ROW)
+ADDED_COLUMNS = (TEACHER_LOGITS, TEACHER_OUTPUTS, TEACHER_INPUTS_DIGEST, EXAMPLE_ROW)
 """Outputs of the teacher, see `CacheFormat`, a digest of the inputs that they were computed from, and the example's
 position in the training data."""
 CLASS_LABELS = ("labels", "label", "label_ids")
@@ -83,7 +83,7 @@ def own_inputs(columns: Collection[str], accepted: Collection[str]) -> list[str]
 
 def prefixed(columns: Collection[str]) -> list[str]:
     """The columns whose names begin with `teacher_`, without its outputs."""
-    return [column for column in columns if column.startswith(TEACHER_PREFIX) and column not in KEPT]
+    return [column for column in columns if column.startswith(TEACHER_PREFIX) and column not in ADDED_COLUMNS]
 
 
 def teacher_inputs(batch: Mapping[str, Any], accepted: Collection[str]) -> dict[str, Any]:

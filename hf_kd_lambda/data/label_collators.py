@@ -97,7 +97,7 @@ class UnlabelledExamples(LabelCollator):
         missing = [math.nan] * classes if classes else self.missing
         batch = dict(self.collate([self._labelled(example, missing) for example in examples]))
         if "labels" in batch and not self.is_token_level:
-            batch["labels"] = as_soft_labels(batch["labels"], self.num_labels)
+            batch["labels"] = as_soft_labels(batch, self.num_labels)
         return batch
 
     def _labelled(self, example: Any, missing: Any) -> Any:

@@ -31,6 +31,10 @@ _UNUSED = {
     "do_train": "a job always trains",
     "do_predict": "a job evaluates on the reported split at its end",
 }
+_OF_MEASUREMENTS = (
+    *("lambda_min", "lambda_max", "lambda_max_change", "lambda_interval"),
+    *("gram_decay", "gram_metric", "gram_estimator"),
+)
 
 
 def check_settings(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> None:
@@ -61,11 +65,6 @@ def check_settings(models: ModelArguments, data: DataArguments, config: Distilla
         )
     if config.load_best_model_at_end and config.eval_strategy == "no":
         raise ValueError("load_best_model_at_end=True needs evaluations: set eval_strategy to epoch or steps.")
-    if config.lambda_rule != "fixed" and config.kd_weight != DistillationConfig.kd_weight:
-        raise ValueError(
-            f"kd_weight={config.kd_weight} is for lambda_rule='fixed', and lambda_rule={config.lambda_rule!r} sets λ "
-            "itself: leave kd_weight out, or set lambda_rule to fixed."
-        )
     _check_trackers(config)
     _check_checkpointing(config)
     _warn_of_settings_without_effect(models, data, config)
@@ -189,6 +188,8 @@ def _warn_of_settings_without_effect(models: ModelArguments, data: DataArguments
     }
     judges = config.lambda_rule == "trust" and config.cache_teacher
     targets = "galore" in config.optim.value or "apollo" in config.optim.value
+    keeps_best = config.save_total_limit is not None and config.eval_strategy != "no"
+    fixed = None if config.rule.measures else f"lambda_rule is {config.lambda_rule}"
     without_effect = {
         **_UNUSED,
         "teacher_dir": None if models.teacher_finetune else "teacher_finetune is false",
@@ -196,12 +197,14 @@ def _warn_of_settings_without_effect(models: ModelArguments, data: DataArguments
         "teacher_learning_rate": None if models.teacher_finetune else "teacher_finetune is false",
         "eval_steps": None if config.eval_strategy == "steps" else f"eval_strategy is {config.eval_strategy.value}",
         "save_steps": None if config.save_strategy == "steps" else f"save_strategy is {config.save_strategy.value}",
-        "metric_for_best_model": None if reads_metric(config) else "load_best_model_at_end is false",
+        "metric_for_best_model": None if reads_metric(config) or keeps_best else "load_best_model_at_end is false",
         "label_quality": None if judges else "labels are judged with lambda_rule=trust and cached logits alone",
         "validation_share": None if data.validation_file is None else "validation_file is set",
         "dataset_config": None if data.dataset is not None else "dataset is not set",
         "hub_model_id": None if config.push_to_hub else "push_to_hub is false",
         "optim_target_modules": None if targets else f"optim={config.optim.value} has none",
+        **dict.fromkeys(_OF_MEASUREMENTS, fixed),
+        "lambda_kappa": None if hasattr(config.rule, "kappa") else f"lambda_rule is {config.lambda_rule}",
         "dataloader_prefetch_factor": None if config.dataloader_num_workers else "dataloader_num_workers is 0",
     }
     for name, reason in without_effect.items():

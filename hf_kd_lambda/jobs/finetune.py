@@ -65,12 +65,14 @@ def train_on(trainer: BaseTrainer) -> None:
         logger.warning(f"resuming from {checkpoint}")
     for callback in (WriteManifests, FindBest):
         trainer.add_callback(callback)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    # The first process to end makes the launcher stop others, which still save; or it goes on to remove checkpoints of
-    # which others, with load_best_model_at_end, still read the best.
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except (KeyboardInterrupt, SystemExit):
+        if trainer.signal_received is None:
+            raise
+        raise TrainingStoppedError(trainer.signal_received, str(folder)) from None
+    # The first process to end removes checkpoints of which others, with load_best_model_at_end, still read the best.
     PartialState().wait_for_everyone()
-    if trainer.signal_received is not None:
-        raise TrainingStoppedError(trainer.signal_received, str(folder))
     if trainer.state.global_step == 0:
         raise ValueError(
             f"num_train_epochs={trainer.args.num_train_epochs}, max_steps={trainer.args.max_steps}: no step was "

@@ -3,12 +3,14 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import chain
+from numbers import Integral
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hf_kd_lambda.losses.functional import IGNORED, task_loss
+from hf_kd_lambda.losses.functional.labels import UNLABELLED
 
 
 def balanced_weights(labels: Iterable[Any], num_classes: int) -> Tensor:
@@ -24,13 +26,16 @@ def balanced_weights(labels: Iterable[Any], num_classes: int) -> Tensor:
         `[num_classes]`, float32.
 
     Raises:
-        ValueError: a label is a float (soft labels).
+        ValueError: a label is no class.
     """
     of_items = chain.from_iterable(label if isinstance(label, list) else [label] for label in labels)
     found = Counter(item for item in of_items if item is not None)
     for item in found:
-        if isinstance(item, float):
-            raise ValueError(f"class_weights needs class indices as labels, but one is {item!r}: leave it out.")
+        if not isinstance(item, Integral) or item not in (*range(num_classes), IGNORED, UNLABELLED):
+            raise ValueError(
+                f"class_weights counts labels from 0 to {num_classes - 1}, but one is {item!r}: give the classes as "
+                "integers, or leave class_weights out."
+            )
     counts = torch.tensor([found[index] for index in range(num_classes)], dtype=torch.float64)
     present = counts > 0
     weights = counts.sum() / (present.sum().clamp(min=1) * counts.clamp(min=1))

@@ -171,9 +171,14 @@ def label_permutation(
     who = _name(teacher)
     problem = _problem_type(label_names, problem_type)
     if teacher.config.problem_type not in (None, problem):
+        in_python = f"load it with problem_type={problem!r} and train it"
+        if teacher.config.problem_type == MULTI_LABEL:
+            in_python = (
+                f"if an example can have several labels, set problem_type={MULTI_LABEL!r} in the student's config"
+            )
         raise OtherLabelsError(
             f"{who} was trained for {teacher.config.problem_type}, but the data is for {problem}",
-            in_python=f" (in Python: load it with problem_type={problem!r} and train it)",
+            in_python=f" (in Python: {in_python})",
         )
     own_names = _own_names(teacher)
     if len(own_names) != (1 if label_names is None else len(label_names)):

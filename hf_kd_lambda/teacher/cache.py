@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from transformers.utils import logging
 
 from hf_kd_lambda.data.columns import LABELS, TEACHER_INPUTS_DIGEST, TEACHER_PREFIX, joined, token_counts
 from hf_kd_lambda.teacher.cache_file import CacheUnavailableError, Rows, load_outputs, save_outputs
-from hf_kd_lambda.teacher.row_digest import row_digests
+from hf_kd_lambda.teacher.row_digest import collated, row_digests
 from hf_kd_lambda.utils.fingerprint import batch_digest, examples_digest, fingerprint
 
 logger = logging.get_logger(__name__)
@@ -125,7 +126,8 @@ class TeacherCache:
         rounds = -(-len(batches) // ranks)
         share += batches[:1] * (rounds - len(share))  # every rank takes part in the last gather
         # With its own generator, so that it does not advance the global one, which training uses.
-        loader = DataLoader(examples, batch_sampler=share, collate_fn=self._collate, generator=torch.Generator())
+        collate = partial(collated, self.collate)
+        loader = DataLoader(examples, batch_sampler=share, collate_fn=collate, generator=torch.Generator())
         shows = self.progress and self.accelerator.is_local_main_process
         bar = tqdm(loader, desc="Teacher's outputs", disable=not shows)
         outputs = (rows for batch, digests in bar for rows in gather_object([self._rows(batch, digests)]))
@@ -151,21 +153,10 @@ class TeacherCache:
                 return str(error)
         return None
 
-    def _collate(self, examples: list[Any]) -> tuple[dict[str, Any], list[bytes]]:
-        """A batch and the digests of its rows; no digests if its rows are not the examples.
-
-        The rows are the examples if the same examples in reverse order give the same rows in reverse order. To collate
-        every example alone, as is done with the probes, would take longer than a small teacher's forward.
-        """
-        batch, reverse = self.collate(examples), self.collate(examples[::-1])
-        digests = row_digests(batch)
-        is_same = len(digests) == len(examples) and digests == row_digests(reverse)[::-1]
-        return batch, digests if is_same else []  # no error here, because all ranks must take part in all gathers
-
     def _rows(self, batch: dict[str, Any], digests: list[bytes]) -> Rows:
         """The output columns of a batch; none if its rows are not the examples."""
         if not digests:
-            return {}
+            return {}  # no error here, because all ranks must take part in all gathers
         return self.predict(batch) | {TEACHER_INPUTS_DIGEST: [*digests]}
 
 

@@ -1,6 +1,7 @@
 """Checks before training that the teacher matches the student and the data."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from hf_kd_lambda.data.columns import (
     TEACHER_LOGITS,
     TEACHER_OUTPUTS,
     TEACHER_PREFIX,
+    column_names,
     flattened,
     forward_parameters,
     own_inputs,
@@ -25,8 +27,11 @@ from hf_kd_lambda.losses.functional.distributions import LEAST_DISTANCE, squared
 from hf_kd_lambda.losses.functional.label_sets import logits_of_labels
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.protocol import answers_questions, is_token_level
+from hf_kd_lambda.teacher.row_digest import collated, row_digests
 
 logger = logging.get_logger(__name__)
+
+_COLLATED = 16  # examples, of which a collator that sorts by length hardly finds all equally long
 
 
 def check_apart(teacher: nn.Module, student: nn.Module) -> None:
@@ -120,6 +125,40 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
             f"the teacher's vocabulary has {sizes[0]} tokens, the student's {sizes[1]}, so they cannot use the same "
             "input_ids: tokenise for the teacher too, into columns teacher_input_ids and so on, "
             "and give data_collator=DistillationCollator(tokenizer, teacher_tokenizer)."
+        )
+
+
+def check_collator(
+    examples: Any, collate: Callable[[list[Any]], dict[str, Any]], teacher: PreTrainedModel | None
+) -> None:
+    """Check that a collator keeps the teacher's own inputs, and the order of rows whose teacher logits are given.
+
+    A collator that changes examples at random passes, as its order cannot be seen.
+
+    Args:
+        examples: a dataset.
+        collate: makes a batch of them.
+        teacher: None if there is none.
+
+    Raises:
+        ValueError: it drops all own inputs, so that the teacher would get the student's; or it changes the order.
+    """
+    columns, accepted = column_names(examples), set() if teacher is None else forward_parameters(teacher)
+    own = own_inputs(columns, accepted)
+    if not own and TEACHER_LOGITS not in columns:
+        return
+    few = list(islice(examples, _COLLATED))
+    batch, digests = collated(collate, few)
+    if own and not own_inputs(batch, accepted):
+        raise ValueError(
+            f"data_collator drops the columns {', '.join(own)}, so that the teacher would get the student's inputs: "
+            "let it keep them, as DistillationCollator(tokenizer, teacher_tokenizer) does, or remove them from the "
+            "dataset."
+        )
+    if TEACHER_LOGITS in columns and not digests and row_digests(batch) == row_digests(collate(few)):
+        raise ValueError(
+            f"data_collator sorts, drops or merges rows, so the batch does not match the column {TEACHER_LOGITS}: let "
+            "it return one row for each example, in the same order."
         )
 
 

@@ -8,8 +8,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from hf_kd_lambda.data.columns import (
+    ADDED_COLUMNS,
     EXAMPLE_ROW,
-    KEPT,
     LABELS,
     TEACHER_INPUTS_DIGEST,
     TEACHER_LOGITS,
@@ -74,7 +74,7 @@ class ColumnCollator:
             )
 
     def _collated(self, example: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in example.items() if name not in KEPT and self._is_kept(name)}
+        return {name: value for name, value in example.items() if name not in ADDED_COLUMNS and self._is_kept(name)}
 
     def _is_kept(self, name: str) -> bool:
         if self.kept is None or name in self.kept or name in LABELS:

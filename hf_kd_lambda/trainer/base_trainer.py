@@ -18,7 +18,7 @@ from hf_kd_lambda.trainer.early_stopping import EarlyStopping
 from hf_kd_lambda.trainer.epoch_order import EpochOrder
 from hf_kd_lambda.trainer.finite_losses import FiniteWeights
 from hf_kd_lambda.trainer.sampling import lengths_to_group
-from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal
+from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, interruption
 from hf_kd_lambda.utils.changed import changed
 
 _IN_ORDER = {"train_sampling_strategy": "sequential", "dataloader_in_order": True}
@@ -42,7 +42,7 @@ class BaseTrainer(Trainer):
 
     @property
     def signal_received(self) -> signal.Signals | None:
-        """The signal that ended training early; None if it ran to its end."""
+        """The signal that ended training early, with a checkpoint; None if there was none."""
         return self._save_on_signal.received
 
     @property
@@ -51,11 +51,20 @@ class BaseTrainer(Trainer):
         return self.state.global_step >= self.state.max_steps
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
-        """As the Trainer's; also a training that fails leaves no signal handler."""
+        """As the Trainer's; also a training that fails leaves no signal handler.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C ended training, and a checkpoint is saved.
+            SystemExit: SIGTERM did.
+        """
         try:
-            return super().train(*args, **kwargs)
+            output = super().train(*args, **kwargs)
         finally:
             self._save_on_signal.restore_handlers()
+        if self.signal_received is not None:
+            self.accelerator.wait_for_everyone()  # the first process to end makes the launcher stop others, which save
+            raise interruption(self.signal_received)
+        return output
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """As the Trainer's, and none after the last step."""

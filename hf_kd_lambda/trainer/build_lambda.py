@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import nn
 
@@ -32,17 +33,21 @@ def item_classes(model: nn.Module, num_outputs: int) -> int:
     return 2 if is_multi_label(model) else num_outputs
 
 
-def label_unit(classes: int, examples: Any) -> Unit | None:
+def label_unit(args: DistillationConfig, classes: int, examples: Any) -> Unit | None:
     """The unit in which `trust` measures the numbers of a regression; None of others, and where labels are not known.
 
     Args:
+        args: settings of the run.
         classes: see `item_classes`.
         examples: the training examples.
     """
     columns = label_columns(examples)
-    if classes != 1 or len(columns) != 1:
+    if "trust_ratio" not in args.rule.needs or classes != 1 or len(columns) != 1:
         return None
-    labels = np.array(examples.with_format(None)[columns[0]][:], dtype=float)
+    numbers = examples.select_columns(columns).with_format("arrow")[:][columns[0]]
+    if not (pa.types.is_integer(numbers.type) or pa.types.is_floating(numbers.type)):
+        return None  # a collator makes numbers of them
+    labels = numbers.cast(pa.float64()).to_numpy()
     known = labels[np.isfinite(labels) & (labels != IGNORED)]
     return unit_of(known) if len(known) else None
 
@@ -112,11 +117,9 @@ def lambda_state(
         classes: see `item_classes`.
         unit: see `label_unit`.
     """
-    weight = args.kd_weight
-    convex = weight / (1 - weight) if weight < 1 else args.lambda_max
     return LambdaState(
         args.rule,
-        initial=weight if args.lambda_form == "additive" else convex,
+        initial=1.0,
         decay=args.gram_decay,
         bounds=(args.lambda_min, args.lambda_max),
         max_change=args.lambda_max_change,

@@ -1,5 +1,6 @@
 """How a run trains and balances. The `help` of a field is the only place where it is documented."""
 
+import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -14,6 +15,7 @@ from hf_kd_lambda.trainer.config_checks import (
     check_choices,
     check_early_stopping,
     check_kernels,
+    check_precision,
     check_ranges,
     check_rule,
     check_split,
@@ -89,9 +91,8 @@ class DistillationConfig(TrainingArguments):
     kd_weight: float = field(
         default=0.5,
         metadata={
-            "help": "Weight of the KD loss for the `fixed` rule. In Python, also of other rules before their first "
-            "measurement. In [0, 1], and the task loss weighs 1 − kd_weight; with `additive`: ≥ 0, "
-            "in addition to weight 1 of the task loss."
+            "help": "Weight of the KD loss for the `fixed` rule. In [0, 1], and the task loss weighs 1 − kd_weight; "
+            "with `additive`: ≥ 0, in addition to weight 1 of the task loss."
         },
     )
     lambda_kappa: float = field(
@@ -185,8 +186,8 @@ class DistillationConfig(TrainingArguments):
         default="auto",
         metadata={
             "help": "Autocast of training. `auto`: bf16 where the accelerator or the processor (AMX, AVX-512, Arm) "
-            "multiplies it in hardware, else fp32. `bf16` or `fp16` of TrainingArguments and the launcher's "
-            "`--mixed_precision` win over it."
+            "multiplies it in hardware, else fp32. `bf16` or `fp16` of TrainingArguments win over `auto`, and the "
+            "launcher's `--mixed_precision` over all."
         },
     )
 
@@ -243,6 +244,7 @@ class DistillationConfig(TrainingArguments):
         check_training_arguments(self)
         check_ranges(self)
         check_choices(self, _CHOICES)
+        check_precision(self)
         check_rule(self)
         check_kernels(self)
         check_split(self)
@@ -262,6 +264,12 @@ class DistillationConfig(TrainingArguments):
         """A copy with the token, which `copy.copy` would otherwise take from the pickled state."""
         copied = object.__new__(type(self))
         copied.__dict__.update(self.__dict__)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DistillationConfig":
+        """The same, of all settings."""
+        copied = copy.copy(self)
+        copied.__dict__ = copy.deepcopy(self.__dict__, memo)
         return copied
 
     @property

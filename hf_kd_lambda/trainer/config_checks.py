@@ -44,6 +44,20 @@ def check_choices(config: Any, choices: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}={getattr(config, name)!r} is not one of {', '.join(map(str, admitted))}.")
 
 
+def check_precision(config: Any) -> None:
+    """Refuse two settings that name different precisions.
+
+    Raises:
+        ValueError: names both settings and the fix.
+    """
+    for name in ("bf16", "fp16"):
+        if getattr(config, name) and config.precision not in ("auto", name):
+            raise ValueError(
+                f"precision={config.precision!r}, {name}=True: they differ: leave {name} out, or set it to False in a "
+                "copy of a config."
+            )
+
+
 def check_rule(config: Any) -> None:
     """Refuse hyper-parameters that the rule does not have, and settings that exclude the rule.
 
@@ -64,10 +78,10 @@ def check_rule(config: Any) -> None:
             f"lambda_form='additive' does not go with lambda_rule={config.lambda_rule!r}, a schedule of weights "
             "that add up to one: set lambda_form to convex or sum_two."
         )
-    if not rule.measures and config.lambda_rule != "fixed" and config.kd_weight != type(config).kd_weight:
+    if config.lambda_rule != "fixed" and config.kd_weight != type(config).kd_weight:
         raise ValueError(
-            f"kd_weight={config.kd_weight} does not go with lambda_rule={config.lambda_rule!r}, a schedule that sets "
-            "all weights itself: leave it out, or set lambda_rule to fixed."
+            f"kd_weight={config.kd_weight} is for lambda_rule='fixed', and lambda_rule={config.lambda_rule!r} sets λ "
+            "itself: leave kd_weight out, or set lambda_rule to fixed."
         )
     if "smoothness" in rule.needs and config.interval > 1:
         raise ValueError(

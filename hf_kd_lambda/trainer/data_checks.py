@@ -14,16 +14,17 @@ from transformers import (
 from transformers.utils import logging
 
 from hf_kd_lambda.data.columns import CLASS_LABELS, LABELS, flattened
-from hf_kd_lambda.data.soft_labels import SHARES_TOLERANCE
+from hf_kd_lambda.data.soft_labels import NO_DISTRIBUTION, are_no_shares
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import UNLABELLED
+from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, SPAN_LABELS
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.labels import MULTI_LABEL, permutation_of
 from hf_kd_lambda.trainer.config import DistillationConfig
 
 logger = logging.get_logger(__name__)
 
-_READ = ("labels", "start_positions", "end_positions")  # of a batch, by the losses
+_READ = ("labels", *SPAN_LABELS)  # of a batch, by the losses
 
 
 def check_padding(collator: Any, processor: Any) -> None:
@@ -86,7 +87,8 @@ def warn_without_labels(examples: Any, collate: Callable[[list[Any]], dict[str, 
         ValueError: it is one, and has none.
     """
     first = next(iter(examples), None)
-    if first is not None and not set(_READ) & collate([first]).keys():
+    missing = [] if first is None else _missing_labels(collate([first]))
+    if missing:
         columns = ", ".join(map(str, first)) if isinstance(first, Mapping) else type(first).__name__
         if is_causal(student):
             raise ValueError(
@@ -95,8 +97,13 @@ def warn_without_labels(examples: Any, collate: Callable[[list[Any]], dict[str, 
             )
         logger.warning(
             f"train_dataset gives no labels ({columns}), so that the student learns from the teacher alone. If that "
-            "is not intended, name the column of labels 'labels'."
+            f"is not intended, rename the labels to {' and '.join(map(repr, missing))}."
         )
+
+
+def _missing_labels(batch: Mapping[str, Any]) -> list[str]:
+    """The columns of labels that a batch lacks; for answers, `labels` are there in any case, made of two others."""
+    return [name for name in (SPAN_LABELS if ANSWER_MASK in batch else ("labels",)) if name not in batch]
 
 
 def check_evaluation(
@@ -121,7 +128,7 @@ def check_evaluation(
             "fill no batch, and dataloader_drop_last=True drops the rest: lower it."
         )
     decides = str(args.metric_for_best_model).removeprefix("eval_") == "task_loss" and not has_own_loss
-    if decides and not (_have_known_labels(examples) and set(_READ) & collate([examples[0]]).keys()):
+    if decides and not (_have_known_labels(examples) and not _missing_labels(collate([examples[0]]))):
         raise ValueError(
             f"metric_for_best_model={args.metric_for_best_model!r}: eval_dataset has no label: give it labels, or "
             "set metric_for_best_model to kd_loss."
@@ -189,6 +196,11 @@ def _check_class_order(column: str, feature: Any, names: Sequence[str]) -> None:
 
 def _check_lists(column: str, values: pa.Array, num_outputs: int, are_sets: bool) -> None:
     """Several labels of an example, 1, 0 or missing for each; or soft labels, a share of each class."""
+    if num_outputs == 1:
+        raise ValueError(
+            f"column {column!r} holds lists, but the student has one output, for a regression: give each example a "
+            "number, not a list of one number."
+        )
     rows, numbers = flattened(values)
     if not (pa.types.is_integer(numbers.type) or pa.types.is_floating(numbers.type)):
         return
@@ -201,13 +213,13 @@ def _check_lists(column: str, values: pa.Array, num_outputs: int, are_sets: bool
     given = found.reshape(-1, num_outputs)
     if are_sets:
         known = ~(np.isnan(given) | np.isin(given, (IGNORED, UNLABELLED)))
-        wrong, needed = known & ~np.isin(given, (0, 1)), "1, 0 or missing (None, NaN, -100) for each label"
+        wrong = (known & ~np.isin(given, (0, 1))).any(1)
     else:
-        wrong = (given < 0) | (np.abs(given.sum(1, keepdims=True) - 1) > SHARES_TOLERANCE)
-        needed = "shares of the classes, at least 0, that sum to 1"
+        wrong = are_no_shares(given)
     if wrong.any():
-        index = int(wrong.any(1).argmax())
-        raise ValueError(f"{_place(column, rows[index * num_outputs])}: {given[index].tolist()} are not {needed}.")
+        index = int(wrong.argmax())
+        problem = "are not 1, 0 or missing (None, NaN, -100) for each label." if are_sets else NO_DISTRIBUTION
+        raise ValueError(f"{_place(column, rows[index * num_outputs])}: {given[index].tolist()} {problem}")
 
 
 def _place(column: str, row: int) -> str:

@@ -21,7 +21,7 @@ class SaveOnSignal(TrainerCallback):
     signal after the last evaluation ends nothing, since training has ended.
 
     Attributes:
-        received: the signal that ended training, or None.
+        received: the signal that ended training with a checkpoint, or None.
     """
 
     def __init__(self) -> None:
@@ -44,6 +44,7 @@ class SaveOnSignal(TrainerCallback):
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal:
+            self.received = None
             self.restore_handlers()
             raise KeyboardInterrupt(number)
         self._signal = signal.Signals(number)
@@ -96,3 +97,8 @@ class SaveOnSignal(TrainerCallback):
         """Give both signals back to whom they belonged; nothing if that is done already."""
         while self._previous:
             signal.signal(*self._previous.popitem())
+
+
+def interruption(received: signal.Signals) -> BaseException:
+    """What a signal that ended training raises: what Ctrl-C always does, or the end of the program on SIGTERM."""
+    return KeyboardInterrupt() if received is signal.SIGINT else SystemExit(128 + received)

@@ -41,6 +41,7 @@ from hf_kd_lambda.models.teacher_by_name import load_teacher
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.model_card import model_card
 from hf_kd_lambda.reports.student_files import LEFT_BY_OTHERS, NEEDED, files_to_push, matching, require_private
+from hf_kd_lambda.teacher.checks import check_collator
 from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
 from hf_kd_lambda.trainer import build_lambda, data_checks, setup, strategy_checks, student_checks
 from hf_kd_lambda.trainer.base_trainer import BaseTrainer
@@ -54,6 +55,7 @@ from hf_kd_lambda.trainer.own_loss import check_own_loss
 from hf_kd_lambda.trainer.padded_batches import check_padded_batches
 from hf_kd_lambda.trainer.remember_predictions import RememberPredictions
 from hf_kd_lambda.utils.allocator import keep_freed_memory
+from hf_kd_lambda.utils.changed import changed
 from hf_kd_lambda.utils.compiler import allow_two_backwards
 from hf_kd_lambda.utils.run_files import CARD, FIGURE
 
@@ -106,7 +108,7 @@ class DistillationTrainer(BaseTrainer):
     _finite: FiniteLosses
     _finite_gram: FiniteLosses
     _step_record: StepRecord
-    _evaluation_record: EvaluationRecord
+    _evaluation_record: EvaluationRecord | None = None
 
     def __init__(
         self,
@@ -155,7 +157,7 @@ class DistillationTrainer(BaseTrainer):
         self._student_inputs = forward_parameters(model)
         names = build_lambda.lambda_names(self.args, model, objective)
         kind = build_lambda.lambda_kind(self.args, names, objective.weights, shares)
-        unit = build_lambda.label_unit(classes, self.train_dataset)
+        unit = build_lambda.label_unit(self.args, classes, self.train_dataset)
         self.balancer = build_lambda.build_balancer(self.args, names, kind, classes, unit)
         self._remembered = RememberPredictions(self.balancer, 0 if is_multi_label(model) else classes)
         self.add_callback(self._remembered)
@@ -200,6 +202,8 @@ class DistillationTrainer(BaseTrainer):
             are_lists = token_level or is_causal(model)
             data_checks.check_given_labels(self._datasets(), num_outputs, are_lists, problem_type, names)
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, drops_columns)
+        for dataset in self._datasets():
+            check_collator(dataset, self.data_collator, teacher)
         if trains and not has_own_loss:
             data_checks.warn_without_labels(self.train_dataset, self.data_collator, model)
         if trains and not has_own_loss and self.label_smoother is None:
@@ -296,11 +300,11 @@ class DistillationTrainer(BaseTrainer):
         else:
             teacher = teacher.mixed(self.balancer.teacher_weights)
         losses = self._objective(outputs, teacher, inputs, items, counts, self.balancer.kd_weights, weights)
-        if not model.training:
+        if not model.training and self._evaluation_record is not None:
             gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()
             self._evaluation_record.add(outputs.logits, teacher.logits, items.kd, values, items.counts, gather)
-            if has_label_sets(given, inputs.get("labels")):
-                outputs["logits"] = given  # predictions are Transformers'
+        if not model.training and has_label_sets(given, inputs.get("labels")):
+            outputs["logits"] = given  # predictions are Transformers'
         return outputs, losses, cut
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
@@ -324,7 +328,11 @@ class DistillationTrainer(BaseTrainer):
     # A run
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train as `Trainer.train` does; a run that is interrupted leaves no half-done step and no signal handler."""
+        """Train as `Trainer.train` does; a run that is interrupted leaves no half-done step and no signal handler.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM ended training, and a checkpoint is saved.
+        """
         if self.args.device.type == "cpu":
             keep_freed_memory()
         allow_two_backwards()
@@ -382,7 +390,7 @@ class DistillationTrainer(BaseTrainer):
 
         With several ranks, what pads the last batch counts in the losses, as in the Trainer's own; in nothing else.
         """
-        self._evaluation_record = EvaluationRecord(self._objective.names)
+        record = EvaluationRecord(self._objective.names)
         student_config = cast(Any, self.model).config
         if ignore_keys is None:
             # The Trainer's own default: a decoder's keys and values, whose name depends on the version.
@@ -391,8 +399,10 @@ class DistillationTrainer(BaseTrainer):
         asked = [name for name in self._objective.needs if not gives(student_config, name)]
         stacked = ["logits"] if answers_questions(cast(nn.Module, self.model)) else []  # predictions are Transformers'
         ignore_keys = [*ignore_keys, PROJECTED, *asked, *stacked]
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        own = {f"{metric_key_prefix}_{name}": value for name, value in self._evaluation_record.metrics().items()}
+        loop = super().evaluation_loop
+        with changed(self, _evaluation_record=record):
+            output = loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        own = {f"{metric_key_prefix}_{name}": value for name, value in record.metrics().items()}
         return output._replace(metrics=(output.metrics or {}) | own)
 
     def prediction_step(

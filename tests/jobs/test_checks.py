@@ -76,7 +76,6 @@ def test_a_damaged_teacher_is_not_reused(tmp_path):
     ("changed", "message"),
     [
         ({"kd_weight": 0.9}, r"kd_weight=0\.9 is for lambda_rule='fixed', and lambda_rule='trust' sets λ itself"),
-        ({"kd_weight": 0.9, "lambda_rule": "linear"}, "kd_weight=0.9 does not go with lambda_rule='linear'"),
         ({"report_to": "dvclive"}, "report_to='dvclive' is not installed .*pip install dvclive, or set report_to to"),
         ({"report_to": "wandbb"}, "report_to='wandbb' is no tracker: did you mean 'wandb'"),
         (
@@ -124,11 +123,35 @@ def test_settings_without_effect_are_named(tmp_path, monkeypatch):
     ]
 
 
-@pytest.mark.parametrize("scheduler", ["reduce_lr_on_plateau", "greedy"])
-def test_the_metric_that_sets_the_learning_rate_has_an_effect(tmp_path, monkeypatch, scheduler):
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"lambda_rule": "fixed", "lambda_max": 2.0, "gram_metric": "adam"}, "lambda_rule is fixed"),
+        ({"lambda_rule": "linear", "lambda_interval": 4}, "lambda_rule is linear"),
+        ({"lambda_rule": "mgda", "lambda_kappa": 2.0}, "lambda_rule is mgda"),
+    ],
+)
+def test_settings_of_lambda_that_the_rule_does_not_read_are_named(tmp_path, monkeypatch, given, reason):
     warnings = []
     monkeypatch.setattr("hf_kd_lambda.jobs.checks.logger.warning", warnings.append)
-    job(settings(tmp_path, lr_scheduler_type=scheduler, load_best_model_at_end=False))
+    job(settings(tmp_path, **given))
+    del given["lambda_rule"]
+    assert warnings == [f"{name}={value!r} has no effect: {reason}." for name, value in given.items()]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"lr_scheduler_type": "reduce_lr_on_plateau"},
+        {"lr_scheduler_type": "greedy"},
+        {"metric_for_best_model": "score", "save_total_limit": 1},
+    ],
+    ids=["learning rate", "greedy", "checkpoint that is kept"],
+)
+def test_the_metric_that_decides_something_has_an_effect(tmp_path, monkeypatch, given):
+    warnings = []
+    monkeypatch.setattr("hf_kd_lambda.jobs.checks.logger.warning", warnings.append)
+    job(settings(tmp_path, load_best_model_at_end=False, **given))
     assert not warnings
 
 

@@ -234,6 +234,7 @@ def test_the_token_of_a_config_is_not_pickled(tmp_path):
     torch.save(config, tmp_path / "training_args.bin")
     assert TOKEN.encode() not in (tmp_path / "training_args.bin").read_bytes()
     assert copy.copy(config).hub_token == TOKEN  # the trainer's own copy, which pushes
+    assert copy.deepcopy(config).hub_token == TOKEN
 
 
 def test_a_repository_that_cannot_be_made_is_refused_before_training(tmp_path, monkeypatch):

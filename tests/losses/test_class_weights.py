@@ -35,7 +35,13 @@ def test_both_losses_weigh_the_items_alike():
     torch.testing.assert_close(found, expected)
 
 
-def test_items_without_a_label_are_not_counted_and_shares_are_refused():
+def test_items_without_a_label_are_not_counted():
     assert balanced_weights([[0, -100], [-101, 1], None, -100], 2).tolist() == [1.0, 1.0]
-    with pytest.raises(ValueError, match=r"class_weights needs class indices as labels, but one is 0\.2"):
-        balanced_weights([[0.2, 0.8]], 2)
+
+
+@pytest.mark.parametrize("labels", [[[0.2, 0.8]], ["good", "bad"], [1, 2], [0, -1]])
+def test_labels_that_are_no_classes_are_refused(labels):
+    with pytest.raises(
+        ValueError, match=r"class_weights counts labels from 0 to 1, but one is .*: give the classes as"
+    ):
+        balanced_weights(labels, 2)

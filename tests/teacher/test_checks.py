@@ -13,10 +13,13 @@ from transformers import (
     DataCollatorWithPadding,
     DistilBertConfig,
     DistilBertForSequenceClassification,
+    default_data_collator,
 )
 
+from hf_kd_lambda.data.collators import DistillationCollator
 from hf_kd_lambda.data.columns import EXAMPLE_ROW
-from hf_kd_lambda.teacher.checks import check_columns, check_logit_lengths
+from hf_kd_lambda.teacher.checks import check_collator, check_columns, check_logit_lengths
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 OWN = {"teacher_name": "large", "teacher_score": 0.5, "teacher_id": 3, "teacher_labels": 1}
 
@@ -86,6 +89,38 @@ def test_own_inputs_without_the_main_one_are_refused(tmp_path):
     data = with_columns(examples(8), teacher_attention_mask=[1] * 10)
     with pytest.raises(ValueError, match=r"columns teacher_attention_mask are .* but teacher_input_ids is missing"):
         make_trainer(config(tmp_path), *models(), data)
+
+
+@pytest.mark.parametrize("split", ["train_dataset", "eval_dataset"])
+def test_a_collator_that_drops_the_teachers_own_inputs_is_refused(tmp_path, split):
+    teacher, student = tiny_bert(num_labels=3, vocab_size=120, layers=1), tiny_bert(num_labels=3, layers=1)
+    args = {"teacher": teacher, split: with_columns(examples(8), teacher_input_ids=[7, 8])}
+    with pytest.raises(ValueError, match=r"data_collator drops the columns teacher_input_ids, .*DistillationCollator"):
+        DistillationTrainer(student, config(tmp_path), data_collator=DistillationCollator(tiny_tokenizer()), **args)
+    both = DistillationCollator(tiny_tokenizer(), tiny_tokenizer())
+    DistillationTrainer(student, config(tmp_path), data_collator=both, **args)
+
+
+def by_first_token(rows):
+    return default_data_collator(sorted(rows, key=lambda row: row["input_ids"][0]))
+
+
+def first_half(rows):
+    return default_data_collator(rows[: -(-len(rows) // 2)])
+
+
+@pytest.mark.parametrize("collate", [by_first_token, first_half])
+def test_a_collator_whose_rows_do_not_match_given_logits_is_refused(tmp_path, collate):
+    data = with_columns(examples(8), teacher_logits=[1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match=r"data_collator sorts, drops or merges rows, .* the column teacher_logits"):
+        make_trainer(config(tmp_path), None, models()[1], data, data_collator=collate)
+
+
+def test_a_collator_that_augments_at_random_may_have_given_logits():
+    def augment(rows):
+        return {"pixel_values": torch.rand(len(rows), 2)}
+
+    check_collator(with_columns(examples(8), teacher_logits=[1.0, 2.0, 3.0]), augment, None)
 
 
 ROW = [1.0, 2.0, 3.0]

@@ -74,7 +74,10 @@ def test_a_signal_to_the_whole_group_ends_with_a_checkpoint(tmp_path, number):
     args = config(tmp_path, dataloader_num_workers=2, num_train_epochs=9, save_strategy="epoch")
     data = examples(9 * 8)
     trainer = BaseTrainer(tiny_bert(3), args, train_dataset=data, callbacks=[SignalAll(number)])
-    trainer.train()
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as stop:
+        trainer.train()
+    assert stop.type is (KeyboardInterrupt if number is signal.SIGINT else SystemExit)
+    assert stop.type is KeyboardInterrupt or stop.value.code == 128 + number
     assert trainer.signal_received is number
     assert (tmp_path / f"checkpoint-{trainer.state.global_step}" / "model.safetensors").is_file()
     assert trainer.state.global_step < 9

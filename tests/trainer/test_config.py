@@ -72,6 +72,8 @@ def test_what_is_out_of_range_is_named_with_its_value(tmp_path, settings, messag
         ({"lambda_rule": "fixed", "lambda_rule_kwargs": {"form": "raw"}}, "form is no part of it, set lambda_form"),
         ({"lambda_rule": "fixed", "lambda_rule_kwargs": {"kd_weight": 0.1}}, "set kd_weight itself"),
         ({"lambda_rule": "linear", "lambda_form": "additive"}, "lambda_form='additive' .*'linear', a schedule"),
+        ({"kd_weight": 0.9}, r"kd_weight=0\.9 is for lambda_rule='fixed', and lambda_rule='trust' sets λ itself"),
+        ({"kd_weight": 0.9, "lambda_rule": "linear"}, r"kd_weight=0\.9 is for .* lambda_rule='linear' sets λ itself"),
         (
             {"lambda_rule": "taylor2", "lambda_interval": 2},
             "lambda_rule='taylor2' compares .* set lambda_interval to 1",
@@ -101,9 +103,9 @@ def test_the_rule_takes_its_hyper_parameters_from_the_settings(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"kd_weight": 0.0},
-        {"kd_weight": 1.0},
-        {"kd_weight": 30.0, "lambda_form": "additive"},
+        {"kd_weight": 0.0, "lambda_rule": "fixed"},
+        {"kd_weight": 1.0, "lambda_rule": "fixed"},
+        {"kd_weight": 30.0, "lambda_rule": "fixed", "lambda_form": "additive"},
         {"gram_decay": 0.0},
         {"lambda_min": 1.0, "lambda_max": 1.0},
     ],
@@ -187,13 +189,22 @@ def bf16_units(monkeypatch):
         ({"precision": "fp16"}, True, "fp16"),
         ({"bf16": True}, False, "bf16"),
         ({"fp16": True}, True, "fp16"),
-        ({"bf16": True, "precision": "fp32"}, True, "bf16"),
+        ({"bf16": True, "precision": "bf16"}, True, "bf16"),
     ],
 )
 def test_autocast_of_training(tmp_path, bf16_units, settings, units, expected):
     bf16_units(units)
     args = make(tmp_path, **settings)
     assert {"no": (False, False), "bf16": (False, True), "fp16": (True, False)}[expected] == (args.fp16, args.bf16)
+
+
+def test_a_copy_with_another_precision_than_it_has_is_refused(tmp_path, bf16_units):
+    bf16_units(True)
+    args = make(tmp_path)
+    assert args.bf16
+    with pytest.raises(ValueError, match="precision='fp32', bf16=True: they differ: leave bf16 out, or set it to Fal"):
+        dataclasses.replace(args, precision="fp32")
+    assert dataclasses.replace(args, precision="fp32", bf16=False).autocast == "fp32"
 
 
 @pytest.mark.parametrize("launched_with", ["bf16", "fp16"])

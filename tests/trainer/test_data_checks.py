@@ -46,15 +46,20 @@ NAN = float("nan")
         (
             labels(None, [0.5, 0.5], None, [0.5, 0.4]),
             None,
-            r"example 3 .*: \[0.5, 0.4\] are not shares",
+            r"example 3 .*: \[0.5, 0.4\] are no distribution.* set problem_type of .* to multi_label_classification",
         ),
-        (labels([0.5, 0.5], [1.5, -0.5]), None, "example 1 .* at least 0, that sum to 1"),
+        (labels([0.5, 0.5], [1.5, -0.5]), None, "example 1 .*: give shares of the classes that sum to 1"),
         (labels([0.2, 0.3, 0.5]), None, "example 0 .*: 3 labels of an example, the student has 2"),
     ],
 )
 def test_lists_of_labels_that_cannot_be_learned_are_refused(dataset, problem_type, message):
     with pytest.raises(ValueError, match=f"column 'labels', {message}"):
         check_given_labels([dataset], 2, problem_type=problem_type)
+
+
+def test_a_list_with_the_number_of_a_regression_is_refused():
+    with pytest.raises(ValueError, match=r"column 'labels' holds lists, .* give each example a number, not a list"):
+        check_given_labels([labels([3.5], [2.0])], 1)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,29 @@
 """Several labels an example, and soft labels: both losses, λ and evaluation against the plain loop."""
 
 import copy
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers import reference
 from helpers.label_kinds import KINDS, MULTI_LABEL, forward, label_sets, with_labels
-from helpers.small_runs import BATCH, STEPS, assert_same_run, config, flat, logged, make_trainer, models, train
+from helpers.small_runs import (
+    BATCH,
+    STEPS,
+    assert_same_run,
+    config,
+    examples,
+    flat,
+    logged,
+    make_trainer,
+    models,
+    train,
+)
+from helpers.tiny import tiny_bert
+from torch import nn
 from torch.utils.data import DataLoader
-from transformers import BertForSequenceClassification, default_data_collator
+from transformers import BertForSequenceClassification, BertModel, BertPreTrainedModel, default_data_collator
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,6 +76,27 @@ def test_soft_labels_may_be_integers(tmp_path, form):
         args = config(tmp_path, lambda_rule="trust", cache_teacher=False)
         weights.append(flat(train(args, *models(), with_labels(labels).with_format(form)).model))
     assert torch.equal(*weights)
+
+
+class Tagger(BertPreTrainedModel):
+    """A classifier of tokens whose name does not say so."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(self, input_ids=None, attention_mask=None):
+        return self.classifier(self.bert(input_ids, attention_mask).last_hidden_state)
+
+
+def test_classes_of_as_many_tokens_are_no_soft_labels(tmp_path):
+    tokens = examples(8)["input_ids"]  # 10 of each
+    data = examples(8).remove_columns("labels").add_column("labels", [[token % 10 for token in row] for row in tokens])
+    sizes = tiny_bert(10, layers=1).config
+    trainer = train(config(tmp_path), Tagger(sizes), Tagger(sizes), data)
+    assert logged(trainer.state.log_history, "task_loss")[0] == pytest.approx(math.log(10), rel=0.1)
 
 
 def test_predictions_are_those_of_a_plain_trainer_and_agreement_is_label_by_label(tmp_path):

@@ -23,15 +23,6 @@ def checkpoint(args, names=()):
     return LambdaCheckpoint.of(build_balancer(args, names, kind), kind)
 
 
-@pytest.mark.parametrize(
-    ("form", "weight", "expected"),
-    [("convex", 0.5, 1.0), ("convex", 0.75, 3.0), ("convex", 1, 8.0), ("convex", 0, 0.2), ("additive", 2, 2.0)],
-)
-def test_lambda_starts_from_kd_weight(tmp_path, form, weight, expected):
-    args = config(tmp_path, lambda_form=form, kd_weight=weight, lambda_min=0.2, lambda_max=8.0)
-    assert checkpoint(args).lambda_state.lambda_.item() == pytest.approx(expected)
-
-
 def test_settings_of_the_run_reach_the_state(tmp_path):
     settings = {"lambda_rule": "norm_ratio", "lambda_kappa": 2.0, "gram_decay": 0.0, "lambda_max_change": 0.1}
     state = checkpoint(config(tmp_path, **settings)).lambda_state

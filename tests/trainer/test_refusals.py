@@ -61,6 +61,13 @@ def test_a_teacher_with_the_labels_in_another_order_is_permuted(tmp_path):
     assert trainer.teacher.config.id2label == trainer.model.config.id2label
 
 
+def test_a_student_that_does_not_say_that_it_has_several_labels_is_told_how(tmp_path):
+    teacher = tiny_bert(3, layers=1, problem_type="multi_label_classification")
+    message = r"set problem_type='multi_label_classification' in the student's config\)"
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, teacher, tiny_bert(3, layers=1))
+
+
 def test_several_labels_of_one_output_are_refused():
     student = tiny_bert(1, layers=1, problem_type="multi_label_classification")
     with pytest.raises(ValueError, match="problem_type='multi_label_classification' needs two labels or more"):

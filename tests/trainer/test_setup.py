@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from helpers.tiny import tiny_bert
-from transformers import BertConfig, TrainingArguments
+from transformers import BertConfig, TrainingArguments, default_data_collator
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer
 from hf_kd_lambda.trainer.setup import check_arguments, own_arguments
@@ -47,6 +47,17 @@ def test_a_plain_module_with_a_configuration_is_a_student(tmp_path):
     before = student.embeddings.weight.detach().clone()
     trainer.train()
     assert not torch.equal(before, student.embeddings.weight)
+
+
+def test_a_collator_may_make_numbers_of_texts(tmp_path):
+    def collate(rows):
+        return default_data_collator([{**row, "label": float(row["label"] == "good")} for row in rows])
+
+    data = Dataset.from_dict({"input_ids": [[1, 2, 3], [4, 5, 6]] * 4, "label": ["good", "bad"] * 4})
+    args = DistillationConfig(str(tmp_path), report_to="none", use_cpu=True)
+    models = [tiny_bert(num_labels=1, layers=1) for _ in range(2)]
+    trainer = DistillationTrainer(models[0], args, teacher=models[1], train_dataset=data, data_collator=collate)
+    assert trainer.lambda_state.trust.unit is None
 
 
 class WithStates(Plain):

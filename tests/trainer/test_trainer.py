@@ -104,7 +104,7 @@ def test_regression_equals_reference(tmp_path):
     ("args", "settings", "different_lambdas"),
     [
         ({"lambda_rule": "norm_ratio"}, {"rule": "norm_ratio"}, 4),
-        ({"lambda_form": "additive", "kd_weight": 1.0}, {"form": "additive"}, 4),
+        ({"lambda_form": "additive"}, {"form": "additive"}, 4),
         ({"max_grad_norm": 1.0}, {"max_grad_norm": 1.0}, 4),
         ({"lambda_interval": 3}, {"interval": 3}, 2),
         ({"lambda_max_change": 0.01}, {"max_change": 0.01}, 4),
@@ -570,11 +570,20 @@ def test_evaluation_during_training_leaves_training_as_it_is(tmp_path):
     assert len(logged(evaluated.state.log_history, "eval_teacher_agreement")) == STEPS
 
 
-def test_before_training_evaluation_weighs_as_kd_weight_says(tmp_path):
-    trainer = make_trainer(config(tmp_path, kd_weight=0.75), *models(), examples())
+def test_before_training_evaluation_weighs_both_losses_alike(tmp_path):
+    trainer = make_trainer(config(tmp_path), *models(), examples())
     metrics = trainer.evaluate(examples(8))
-    weighted = 0.25 * metrics["eval_task_loss"] + 0.75 * metrics["eval_kd_loss"]
+    weighted = 0.5 * metrics["eval_task_loss"] + 0.5 * metrics["eval_kd_loss"]
     assert metrics["eval_loss"] == pytest.approx(weighted, rel=1e-5)
+
+
+def test_the_loss_of_a_batch_needs_no_evaluation(tmp_path):
+    trainer = make_trainer(config(tmp_path), *models(), examples())
+    (batch,) = batches(examples(8))
+    loss, outputs = trainer.compute_loss(trainer.model.eval(), batch, return_outputs=True)
+    assert outputs.logits.shape == (8, 3)
+    assert trainer.prediction_step(trainer.model, batch, False)[0] == pytest.approx(loss.item())
+    assert trainer.evaluate(examples(8))["eval_loss"] == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_labels_that_are_unknown_can_still_be_predicted(tmp_path):

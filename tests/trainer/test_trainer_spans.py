@@ -84,6 +84,16 @@ def test_windows_without_an_answer_train_through_kd_alone(tmp_path):
     assert logged(trainer.state.log_history, "kd_loss")[0] > 0
 
 
+def test_windows_whose_labels_have_other_names_are_warned_of_or_refused(tmp_path, caplog):
+    data = windows(BATCH).rename_column("start_positions", "start_position")
+    span_trainer(tmp_path, *span_models(), data)
+    assert "train_dataset gives no labels" in caplog.text
+    assert "rename the labels to 'start_positions'." in caplog.text
+    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
+    with pytest.raises(ValueError, match="metric_for_best_model='task_loss': eval_dataset has no label"):
+        span_trainer(tmp_path, *span_models(), kwargs={"eval_dataset": data}, **best)
+
+
 def test_evaluation_gives_the_predictions_and_labels_of_transformers(tmp_path):
     teacher, student = span_models()
     data = windows(BATCH)

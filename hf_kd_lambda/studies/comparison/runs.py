@@ -23,7 +23,7 @@ from transformers import (
     set_seed,
 )
 
-from hf_kd_lambda.data.columns import KEPT, TEACHER_LOGITS, TEACHER_OUTPUTS, token_counts
+from hf_kd_lambda.data.columns import ADDED_COLUMNS, TEACHER_LOGITS, TEACHER_OUTPUTS, token_counts
 from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.identity import digest
 from hf_kd_lambda.jobs.job import DistillationJob
@@ -115,7 +115,7 @@ class TaskRuns:
         if cell.regime not in LEARNED_BY_TEACHER:
             return CellSupervision(self.teacher, train, self.teacher_score)
         folder = self.job.teacher_folder
-        inputs = train.select_columns([name for name in train.column_names if name not in KEPT])
+        inputs = train.select_columns([name for name in train.column_names if name not in ADDED_COLUMNS])
         job = self.job.with_examples(inputs, folder.with_name(f"{folder.name}_{cell.regime}_{cell.seed}"))
         teacher = job.load_teacher()
         taught, evaluated = self._with_logits(job, teacher)
