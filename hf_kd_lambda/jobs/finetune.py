@@ -26,6 +26,7 @@ from hf_kd_lambda.jobs.run_folder import last_checkpoint, record_run, remove_che
 from hf_kd_lambda.models.adapters import merge_adapters
 from hf_kd_lambda.trainer.base_trainer import BaseTrainer
 from hf_kd_lambda.trainer.early_stopping import has_stopped
+from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 from hf_kd_lambda.trainer.sampling import sampling_strategy
 
 logger = logging.get_logger(__name__)
@@ -93,6 +94,28 @@ def _follow_checkpoint(args: Any, checkpoint: Path) -> bool:
     if stopped:
         args.max_steps = state.global_step
     return stopped or state.global_step >= state.max_steps
+
+
+def load_state(trainer: BaseTrainer, folder: Path) -> None:
+    """Give the trainer of a finished student the state in which its training ended: its log, and that of λ.
+
+    Raises:
+        ValueError: it is missing or damaged.
+    """
+    file = folder / TRAINER_STATE_NAME
+    try:
+        trainer.state = TrainerState.load_from_json(str(file))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"output_dir={str(folder)!r} holds a finished student, whose {file.name} cannot be read ({error}): choose "
+            "another output_dir, or remove that run."
+        ) from error
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, LambdaCheckpoint):
+            callback.on_train_begin(trainer.args, trainer.state, trainer.control)
+    logger.warning(
+        f"the run in {folder} is finished: its student is evaluated again. Choose another output_dir to train again."
+    )
 
 
 def finetune(

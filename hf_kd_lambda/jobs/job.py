@@ -24,7 +24,7 @@ from hf_kd_lambda.jobs.checks import (
 )
 from hf_kd_lambda.jobs.disk_space import check_space
 from hf_kd_lambda.jobs.evaluate import classes_of, evaluate_model
-from hf_kd_lambda.jobs.finetune import finetune, train_on
+from hf_kd_lambda.jobs.finetune import finetune, load_state, train_on
 from hf_kd_lambda.jobs.hub import make_repository, push_student, repository_of
 from hf_kd_lambda.jobs.identity import settings_of, student_identity, teacher_identity
 from hf_kd_lambda.jobs.loading import ModelLoader
@@ -170,8 +170,8 @@ class DistillationJob:
             return self._run()
 
     def _run(self) -> list[ModelReport]:
-        self._claim_folders()
-        if self.config.should_save:
+        finished = self._claim_folders()
+        if self.config.should_save and not finished:
             record_run(self.folder, self.student_settings, finished=False)
         teacher = self.load_teacher()
         report, teacher_logits = self._evaluate("teacher", teacher, self.loader.teacher_processor, self.teacher_tokens)
@@ -184,16 +184,21 @@ class DistillationJob:
         if self.models.student_without_kd:
             self.train_without_kd(copy.deepcopy(student))
             reports.append(self._evaluate_student("student without KD", self.baseline_folder, teacher_logits)[0])
+        if finished:
+            student = self.loader.from_folder("output_dir", self.folder)
         trainer = self.make_trainer(teacher, student)
         if trainer.args.cache_teacher:
             with stage("caching the teacher's outputs") as caching:
                 caching.examples = len(self.tokens["train"]) + len(self.tokens["validation"])
                 if trainer.cache_teacher():
                     trainer.teacher = teacher = None
-        with stage("training the student"):
-            train_on(trainer)
-            trainer.save_model()
-            trainer.save_state()
+        if finished:
+            load_state(trainer, self.folder)
+        else:
+            with stage("training the student"):
+                train_on(trainer)
+                trainer.save_model()
+                trainer.save_state()
         PartialState().wait_for_everyone()
         student_report, student_logits = self._evaluate_student("student with KD", self.folder, teacher_logits)
         reports.append(student_report)
@@ -271,12 +276,14 @@ class DistillationJob:
             preprocess_logits_for_metrics=self.problem.preprocess_logits,
         )
 
-    def _claim_folders(self) -> None:
-        claim_folder("output_dir", self.folder, self.student_settings, writes=(CARD, REPORT, RESULTS))
+    def _claim_folders(self) -> bool:
+        """Check that the job may write into its folders; whether its student is finished."""
+        finished = claim_folder("output_dir", self.folder, self.student_settings, writes=(CARD, REPORT, RESULTS))
         if self.models.student_without_kd:
             claim_folder("output_dir", self.baseline_folder, self.student_settings)
         if self.models.teacher_finetune:
             claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings)
+        return finished
 
     def _finetune_teacher(self) -> None:
         set_seed(self.config.seed)  # else its new weights would depend on what was drawn before, by checks too
