@@ -421,6 +421,6 @@ class DistillationJob:
 
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
         """Arguments of a plain Trainer; only the distillation itself is reported to trackers."""
-        plain: dict[str, Any] = {"report_to": "none", "remove_unused_columns": True}
+        plain: dict[str, Any] = {"report_to": "none", "remove_unused_columns": True, "prediction_loss_only": False}
         plain |= {"metric_for_best_model": MAIN_METRIC, "greater_is_better": True}
         return dataclasses.replace(cast(Any, self.config), output_dir=str(folder), **plain, **settings)

@@ -318,3 +318,12 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
     ]
     assert histories[0] == histories[1]
     assert len(histories[0]) == 12
+
+
+def test_evaluations_without_predictions_are_those_of_the_distillation_alone(tmp_path):
+    best = {"metric_for_best_model": "task_loss", "load_best_model_at_end": True, "save_strategy": "epoch"}
+    run = job(settings(tmp_path, teacher_epochs=1, prediction_loss_only=True, student_without_kd=True, **best))
+    teacher = run.load_teacher()
+    run.train_without_kd(run.load_student(teacher))
+    for folder in (run.teacher_folder, run.baseline_folder):
+        assert "eval_score" in (folder / "trainer_state.json").read_text()
