@@ -18,6 +18,7 @@ from hf_kd_lambda.data.selection import count_unlabelled, labelled
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.checks import (
     check_folders,
+    check_label_smoothing,
     check_labels,
     check_settings,
     check_tokens,
@@ -137,6 +138,7 @@ class DistillationJob:
 
     def _check(self) -> None:
         check_labels(self.models, self.config, self.tokens["train"])
+        check_label_smoothing(self.models, self.config, self.tokens["train"])
         teacher = self.loader.teacher(new_head=self.models.teacher_finetune)
         student = self.load_student(teacher)
         for who, model, processor, tokens in (
@@ -243,7 +245,10 @@ class DistillationJob:
         return other
 
     def train_without_kd(self, student: PreTrainedModel) -> None:
-        """Train a student on the task loss alone, in all else like the distillation, unless that was done before."""
+        """Train a student on the task loss alone, unless that was done before.
+
+        All else is as in the distillation, but that the main metric, `score`, chooses its best checkpoint.
+        """
         if not claim_folder("output_dir", self.baseline_folder, self.student_settings):
             args = self._plain_arguments(self.baseline_folder)
             with stage("training the student without the teacher"):
@@ -315,7 +320,8 @@ class DistillationJob:
             compute_metrics=self.problem.metrics(self.data, tokens["validation"]),
             settings=identity,
             preprocess_logits=self.problem.preprocess_logits,
-            compute_loss=self._weighted_loss(model) or self.problem.task_loss(self.data),
+            compute_loss=self._weighted_loss(model)
+            or self.problem.task_loss(self.data, self.config.label_smoothing_factor),
         )
 
     def _weighted_loss(self, model: PreTrainedModel) -> WeightedTaskLoss | None:
