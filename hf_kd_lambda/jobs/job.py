@@ -121,7 +121,7 @@ class DistillationJob:
     def teacher_settings(self) -> dict[str, Any]:
         """Everything that decides the fine-tuned teacher."""
         train, validation = (labelled(self.teacher_tokens[name]) for name in ("train", "validation"))
-        return teacher_identity(self.settings, self.data.label_names, train, validation)
+        return teacher_identity(self.settings, self.config.world_size, self.data.label_names, train, validation)
 
     def check(self) -> None:
         """Refuse now what could only fail after hours of training: folders, models, labels, strategy.
