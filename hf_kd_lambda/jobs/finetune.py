@@ -21,6 +21,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from hf_kd_lambda.jobs.errors import TrainingStoppedError
+from hf_kd_lambda.jobs.evaluate import keep_whole
 from hf_kd_lambda.jobs.manifest import WriteManifests, write_manifest
 from hf_kd_lambda.jobs.run_folder import last_checkpoint, record_run, remove_checkpoints
 from hf_kd_lambda.models.adapters import merge_adapters
@@ -113,6 +114,7 @@ def load_state(trainer: BaseTrainer, folder: Path) -> None:
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, LambdaCheckpoint):
             callback.on_train_begin(trainer.args, trainer.state, trainer.control)
+    keep_whole(trainer)
     logger.warning(
         f"the run in {folder} is finished: its student is evaluated again. Choose another output_dir to train again."
     )
