@@ -27,8 +27,10 @@ from hf_kd_lambda.jobs.run_folder import last_checkpoint, record_run, remove_che
 from hf_kd_lambda.models.adapters import merge_adapters
 from hf_kd_lambda.trainer.base_trainer import BaseTrainer
 from hf_kd_lambda.trainer.early_stopping import has_stopped
+from hf_kd_lambda.trainer.label_quality import can_judge
 from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 from hf_kd_lambda.trainer.sampling import sampling_strategy
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -97,8 +99,8 @@ def _follow_checkpoint(args: Any, checkpoint: Path) -> bool:
     return stopped or state.global_step >= state.max_steps
 
 
-def load_state(trainer: BaseTrainer, folder: Path) -> None:
-    """Give the trainer of a finished student the state in which its training ended: its log, and that of λ.
+def load_state(trainer: DistillationTrainer, folder: Path) -> None:
+    """Give the trainer of a finished student the state in which its training ended: its log, and λ's to judge labels.
 
     Raises:
         ValueError: it is missing or damaged.
@@ -111,9 +113,9 @@ def load_state(trainer: BaseTrainer, folder: Path) -> None:
             f"output_dir={str(folder)!r} holds a finished student, whose {file.name} cannot be read ({error}): choose "
             "another output_dir, or remove that run."
         ) from error
-    for callback in trainer.callback_handler.callbacks:
-        if isinstance(callback, LambdaCheckpoint):
-            callback.on_train_begin(trainer.args, trainer.state, trainer.control)
+    if can_judge(trainer):
+        of_lambda = next(found for found in trainer.callback_handler.callbacks if isinstance(found, LambdaCheckpoint))
+        of_lambda.on_train_begin(trainer.args, trainer.state, trainer.control)
     keep_whole(trainer)
     logger.warning(
         f"the run in {folder} is finished: its student is evaluated again. Choose another output_dir to train again."

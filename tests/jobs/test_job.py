@@ -327,3 +327,10 @@ def test_evaluations_without_predictions_are_those_of_the_distillation_alone(tmp
     run.train_without_kd(run.load_student(teacher))
     for folder in (run.teacher_folder, run.baseline_folder):
         assert "eval_score" in (folder / "trainer_state.json").read_text()
+
+
+def test_a_finished_student_with_merged_adapters_has_other_layers_with_a_lambda(tmp_path):
+    changed = {"lambda_rule": "adaptive", "lambda_scope": "layer", "teacher_epochs": 1, "num_train_epochs": 1}
+    given = settings(tmp_path, lora={"r": 2}, **changed)
+    first, again = (job(given).run()[-1].metrics for _ in range(2))
+    assert again == first
