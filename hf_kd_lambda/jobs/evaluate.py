@@ -188,7 +188,9 @@ def evaluate_model(
         compute_loss_func=problem.task_loss(data),
     )
     use_short_lines(trainer)
-    keep_whole(trainer)
+    if trainer.is_fsdp_enabled:  # it shards a model only together with its optimizer; this model is whole
+        trainer.is_fsdp_enabled = False
+        model.to(args.device)
     example = collator([{name: x for name, x in split[0].items() if not name.startswith(TEACHER_PREFIX)}])
     inputs = accepted_inputs(model, example)
     measured = measure_model(name, model, {}, inputs)
@@ -198,13 +200,6 @@ def evaluate_model(
     error = standard_error(compute_metrics, output.predictions, output.label_ids)
     report = dataclasses.replace(measured, metrics=metrics, standard_error=error)
     return report, problem.compared(output, split)
-
-
-def keep_whole(trainer: Trainer) -> None:
-    """Let a trainer predict without training: FSDP2 shards a model only together with its optimizer."""
-    if trainer.is_fsdp_enabled:
-        trainer.is_fsdp_enabled = False
-        cast(PreTrainedModel, trainer.model).to(trainer.args.device)
 
 
 def evaluate_checkpoints(

@@ -21,7 +21,6 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 from hf_kd_lambda.jobs.errors import TrainingStoppedError
-from hf_kd_lambda.jobs.evaluate import keep_whole
 from hf_kd_lambda.jobs.manifest import WriteManifests, write_manifest
 from hf_kd_lambda.jobs.run_folder import last_checkpoint, record_run, remove_checkpoints
 from hf_kd_lambda.models.adapters import merge_adapters
@@ -99,11 +98,16 @@ def _follow_checkpoint(args: Any, checkpoint: Path) -> bool:
     return stopped or state.global_step >= state.max_steps
 
 
-def load_state(trainer: DistillationTrainer, folder: Path) -> None:
-    """Give the trainer of a finished student the state in which its training ended: its log, and λ's to judge labels.
+def load_finished(trainer: DistillationTrainer, student: PreTrainedModel, folder: Path) -> None:
+    """Bring a trainer to where its training ended: the student, the log, and the state of λ if it judges labels.
+
+    Args:
+        trainer: as before training.
+        student: the finished one.
+        folder: the student's.
 
     Raises:
-        ValueError: it is missing or damaged.
+        ValueError: the state is missing or damaged.
     """
     file = folder / TRAINER_STATE_NAME
     try:
@@ -113,10 +117,11 @@ def load_state(trainer: DistillationTrainer, folder: Path) -> None:
             f"output_dir={str(folder)!r} holds a finished student, whose {file.name} cannot be read ({error}): choose "
             "another output_dir, or remove that run."
         ) from error
+    trainer.is_fsdp_enabled = False  # it would shard the model, which it can only together with an optimizer
+    trainer.model = student.to(trainer.args.device)
     if can_judge(trainer):
         of_lambda = next(found for found in trainer.callback_handler.callbacks if isinstance(found, LambdaCheckpoint))
         of_lambda.on_train_begin(trainer.args, trainer.state, trainer.control)
-    keep_whole(trainer)
     logger.warning(
         f"the run in {folder} is finished: its student is evaluated again. Choose another output_dir to train again."
     )

@@ -25,7 +25,7 @@ from hf_kd_lambda.jobs.checks import (
 )
 from hf_kd_lambda.jobs.disk_space import check_space
 from hf_kd_lambda.jobs.evaluate import classes_of, evaluate_model
-from hf_kd_lambda.jobs.finetune import finetune, load_state, train_on
+from hf_kd_lambda.jobs.finetune import finetune, load_finished, train_on
 from hf_kd_lambda.jobs.hub import make_repository, push_student, repository_of
 from hf_kd_lambda.jobs.identity import settings_of, student_identity, teacher_identity
 from hf_kd_lambda.jobs.loading import ModelLoader
@@ -186,8 +186,6 @@ class DistillationJob:
         if self.models.student_without_kd:
             self.train_without_kd(copy.deepcopy(student))
             reports.append(self._evaluate_student("student without KD", self.baseline_folder, teacher_logits)[0])
-        if finished:
-            student = self.loader.from_folder("output_dir", self.folder)
         trainer = self.make_trainer(teacher, student)
         if trainer.args.cache_teacher:
             with stage("caching the teacher's outputs") as caching:
@@ -195,7 +193,7 @@ class DistillationJob:
                 if trainer.cache_teacher():
                     trainer.teacher = teacher = None
         if finished:
-            load_state(trainer, self.folder)
+            load_finished(trainer, self.loader.from_folder("output_dir", self.folder), self.folder)
         else:
             with stage("training the student"):
                 train_on(trainer)

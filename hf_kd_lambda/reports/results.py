@@ -190,7 +190,7 @@ def _better_than_guesses(settings: Mapping[str, Any]) -> str:
             "fine-tuning did not help. Raise teacher_epochs (now {teacher_epochs:g}) or teacher_learning_rate (now "
             "{teacher_learning_rate:g}), or choose another teacher"
         ).format(**settings)
-    fixes = {
+    fixes: dict[type, str] = {
         str: "Set teacher_finetune: true, or choose another teacher",
         list: "Fine-tune each of the teachers in a run of its own, or choose others",
     }

@@ -14,7 +14,7 @@ from helpers.tiny import save_checkpoint, tiny_bert
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from hf_kd_lambda.jobs.finetune import load_state
+from hf_kd_lambda.jobs.finetune import load_finished
 from hf_kd_lambda.jobs.hub import student_files
 from hf_kd_lambda.reports.label_quality import LabelQuality
 from hf_kd_lambda.studies.comparison.plan import arguments
@@ -195,7 +195,7 @@ def test_a_finished_run_without_checkpoints_is_evaluated_again_and_no_model_trai
 
 def test_a_finished_run_whose_state_is_gone_is_refused_instead_of_trained(tmp_path):
     with pytest.raises(ValueError, match=r"holds a finished student, whose trainer_state.json cannot be read .*:"):
-        load_state(None, tmp_path)
+        load_finished(None, None, tmp_path)
 
 
 def test_what_was_drawn_before_does_not_change_the_teacher(tmp_path):
@@ -330,7 +330,6 @@ def test_evaluations_without_predictions_are_those_of_the_distillation_alone(tmp
 
 
 def test_a_finished_student_with_merged_adapters_has_other_layers_with_a_lambda(tmp_path):
-    changed = {"lambda_rule": "adaptive", "lambda_scope": "layer", "teacher_epochs": 1, "num_train_epochs": 1}
-    given = settings(tmp_path, lora={"r": 2}, **changed)
+    given = settings(tmp_path, lora={"r": 2}, lambda_scope="layer", num_train_epochs=1)
     first, again = (job(given).run()[-1].metrics for _ in range(2))
     assert again == first
