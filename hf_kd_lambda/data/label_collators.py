@@ -152,10 +152,10 @@ class LabelSets(LabelCollator):
             raise ValueError(
                 f"labels={labels} of an example: they are {len(values)}, the student's {self.num_labels}."
             )
-        return [UNLABELLED if is_unknown(value) else _code(value, labels) for value in values]
+        return [UNLABELLED if _is_unknown(value) else _code(value, labels) for value in values]
 
 
-def is_unknown(value: Any) -> bool:
+def _is_unknown(value: Any) -> bool:
     """Whether one of several labels is missing: None, NaN, -100 or -101."""
     return value is None or value in (IGNORED, UNLABELLED) or bool(value != value)
 

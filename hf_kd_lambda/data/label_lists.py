@@ -12,7 +12,6 @@ from datasets import Dataset, List, Value
 
 from hf_kd_lambda.data.arguments import SOFT_LABELS, DataArguments
 from hf_kd_lambda.data.classes import Classes, find_classes, is_missing, labels_of
-from hf_kd_lambda.data.label_collators import is_unknown
 from hf_kd_lambda.data.soft_labels import SHARES_TOLERANCE
 from hf_kd_lambda.data.sources import Column, Source
 from hf_kd_lambda.losses.functional import IGNORED
@@ -86,7 +85,7 @@ def _lists(source: Source, columns: list[Column], args: DataArguments) -> list[l
     """
     if len(columns) > 1:
         values = zip(*(source.rows[column.uniform][:] for column in columns), strict=True)
-        return [None if all(map(is_unknown, row)) else list(row) for row in values]
+        return [None if all(map(is_missing, row)) else list(row) for row in values]
     parse = partial(_parsed, separator=args.label_separator, are_shares=args.problem_type == SOFT_LABELS)
     return [
         None if is_missing(value) else _named(source, index, parse, value)
@@ -132,17 +131,12 @@ def _check_members(labels: list[Any]) -> None:
         )
 
 
-def _of_text(text: str) -> Any:
-    """What stands for 1, 0 or nothing in a column of texts."""
-    return _AS_PANDAS_WRITES.get(text, text) if text.strip() else None
-
-
 def _present_or_absent(row: list[Any]) -> list[int]:
-    values: list[Any] = [_of_text(value) if isinstance(value, str) else value for value in row]
+    values = [_AS_PANDAS_WRITES.get(value, value) if isinstance(value, str) else value for value in row]
     for value in values:
-        if not is_unknown(value) and value not in (0, 1):
+        if not is_missing(value) and value not in (0, 1):
             raise ValueError(f"{value!r} is neither 1 nor 0.")
-    return [IGNORED if is_unknown(value) else int(value) for value in values]
+    return [IGNORED if is_missing(value) else int(value) for value in values]
 
 
 def _members(row: list[Any], classes: Classes) -> list[int]:

@@ -18,7 +18,6 @@ from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED
 from hf_kd_lambda.data.classes import is_missing
 from hf_kd_lambda.data.files import check_table, columns_of_file, read_file
-from hf_kd_lambda.data.label_collators import is_unknown
 from hf_kd_lambda.data.readers import TABLES
 from hf_kd_lambda.data.sources import ROW, Column, Source, label_names, require_columns
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
@@ -266,7 +265,7 @@ def _is_given(label: Any) -> bool:
         return any(label.values())
     if isinstance(label, list):
         return any(map(_is_given, label))
-    return label not in (-1, "") and not is_missing(label)
+    return label != -1 and not is_missing(label)
 
 
 def _without_unlabelled(name: str, source: Source, columns: Sequence[Column], args: DataArguments) -> Source:
@@ -278,7 +277,7 @@ def _without_unlabelled(name: str, source: Source, columns: Sequence[Column], ar
     names = label_names(columns)
     source = _without_minus_one(source, names)
     labels = zip(*(source.rows[column][:] for column in names), strict=True)
-    missing = [row for row, values in enumerate(labels) if _is_unlabelled(values)]
+    missing = [row for row, values in enumerate(labels) if all(map(is_missing, values))]
     if not missing:
         return source
     rows, where = source.rows, source.where(*missing)
@@ -295,11 +294,6 @@ def _without_unlabelled(name: str, source: Source, columns: Sequence[Column], ar
     logger.warning(f"{where}: {len(missing)} of {len(rows)} examples have no label, and are left out.{hint}")
     numbered = rows if ROW in rows.column_names else rows.add_column(ROW, np.arange(len(rows)))
     return source._replace(rows=numbered.select(sorted({*range(len(rows))} - {*missing})))
-
-
-def _is_unlabelled(values: Sequence[Any]) -> bool:
-    """Whether an example has no label, in one column or in any of several."""
-    return is_missing(values[0]) if len(values) == 1 else all(map(is_unknown, values))
 
 
 def _without_minus_one(source: Source, names: Sequence[str]) -> Source:

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, Value
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import INTEGRATION_TO_CALLBACK
 from transformers.utils import logging
@@ -177,6 +177,29 @@ def check_labels(models: ModelArguments, config: DistillationConfig, examples: D
             raise ValueError(
                 f"{setting} learns from labels alone, and no training example has a label: give labels, or leave it "
                 "out."
+            )
+
+
+def check_label_smoothing(models: ModelArguments, config: DistillationConfig, examples: Dataset) -> None:
+    """Refuse label smoothing that has no effect on one of the models.
+
+    Args:
+        models, config: as given.
+        examples: encoded.
+
+    Raises:
+        ValueError: names the setting and the fix.
+    """
+    if not config.label_smoothing_factor:
+        return
+    given, labels = f"label_smoothing_factor={config.label_smoothing_factor}", examples.features.get("labels")
+    if isinstance(labels, Value) and labels.dtype.startswith("float"):
+        raise ValueError(f"{given} smooths classes, and the labels are numbers: leave it out.")
+    for setting in ("teacher_finetune", "student_without_kd"):
+        if labels is None and getattr(models, setting):  # answers
+            raise ValueError(
+                f"{given} does not smooth the loss of {setting}=True, which is Transformers' own for answers: leave "
+                "one of them out."
             )
 
 

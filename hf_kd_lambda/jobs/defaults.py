@@ -3,7 +3,11 @@
 from argparse import Namespace
 from collections.abc import Collection
 
+from transformers.utils import logging
+
 from hf_kd_lambda.utils.log_keys import MAIN_METRIC
+
+logger = logging.get_logger(__name__)
 
 SAVED_CHECKPOINTS = 2  # the last and the one before it, and in any case the best
 
@@ -30,13 +34,19 @@ def resolve_defaults(values: Namespace, given: Collection[str]) -> None:
             values.eval_steps = values.save_steps
         fill("save_steps", values.eval_steps)
     fill("save_total_limit", SAVED_CHECKPOINTS)
-    fill("load_best_model_at_end", _evaluates_what_it_saves(values))
+    fill("load_best_model_at_end", _saves_what_it_evaluates(values))
+    in_steps = values.save_strategy == values.eval_strategy == "steps"
+    if in_steps and not values.load_best_model_at_end and "load_best_model_at_end" not in given:
+        logger.warning(
+            f"save_steps={values.save_steps} differs from eval_steps={values.eval_steps}, so that the last student is "
+            "kept, as the best may not be saved: set both to the same number."
+        )
     if values.load_best_model_at_end or values.save_strategy == "best":
         fill("metric_for_best_model", MAIN_METRIC)
 
 
-def _evaluates_what_it_saves(values: Namespace) -> bool:
-    """Whether each checkpoint has a score."""
+def _saves_what_it_evaluates(values: Namespace) -> bool:
+    """Whether each evaluation has a checkpoint: the Trainer finds the best one only if that was saved."""
     if values.eval_strategy == values.save_strategy == "steps":
         return values.save_steps == values.eval_steps
     return values.eval_strategy == values.save_strategy != "no"

@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
         checkpoints, data, values.split, values.batch_size, values.trust_remote_code
     )
     print(f"On the {split} split:\n\n{results_table(reports, chance)}\n")
-    print_wrapped(score_notes(reports))
+    print_wrapped(score_notes(reports, chance=chance))
     if values.json:
         facts = {"checkpoints": checkpoints, "task": data.task, "split": split, "versions": versions()}
         write_results(values.json, reports, None, facts, chance)

@@ -26,7 +26,10 @@ from hf_kd_lambda.jobs.run_folder import last_checkpoint, record_run, remove_che
 from hf_kd_lambda.models.adapters import merge_adapters
 from hf_kd_lambda.trainer.base_trainer import BaseTrainer
 from hf_kd_lambda.trainer.early_stopping import has_stopped
+from hf_kd_lambda.trainer.label_quality import can_judge
+from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 from hf_kd_lambda.trainer.sampling import sampling_strategy
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -95,6 +98,35 @@ def _follow_checkpoint(args: Any, checkpoint: Path) -> bool:
     if stopped:
         args.max_steps = state.global_step
     return stopped or state.global_step >= state.max_steps
+
+
+def load_finished(trainer: DistillationTrainer, student: PreTrainedModel, folder: Path) -> None:
+    """Bring a trainer to where its training ended: the student, the log, and the state of λ if it judges labels.
+
+    Args:
+        trainer: as before training.
+        student: the finished one.
+        folder: the student's.
+
+    Raises:
+        ValueError: the state is missing or damaged.
+    """
+    file = folder / TRAINER_STATE_NAME
+    try:
+        trainer.state = TrainerState.load_from_json(str(file))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"output_dir={str(folder)!r} holds a finished student, whose {file.name} cannot be read ({error}): choose "
+            "another output_dir, or remove that run."
+        ) from error
+    trainer.is_fsdp_enabled = False  # it would shard the model, which it can only together with an optimizer
+    trainer.model = student.to(trainer.args.device)
+    if can_judge(trainer):
+        of_lambda = next(found for found in trainer.callback_handler.callbacks if isinstance(found, LambdaCheckpoint))
+        of_lambda.on_train_begin(trainer.args, trainer.state, trainer.control)
+    logger.warning(
+        f"the run in {folder} is finished: its student is evaluated again. Choose another output_dir to train again."
+    )
 
 
 def finetune(

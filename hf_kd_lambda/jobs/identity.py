@@ -14,6 +14,7 @@ from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.fingerprint import examples_digest, file_digest, fingerprint
+from hf_kd_lambda.utils.log_keys import MAIN_METRIC
 
 # The fields of TrainingArguments that decide the trained weights.
 OPTIMISATION = [
@@ -21,10 +22,10 @@ OPTIMISATION = [
     *("gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "optim"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "max_grad_norm", "label_smoothing_factor"),
     *("neftune_noise_alpha", "optim_args", "dataloader_drop_last", "train_sampling_strategy"),
-    *("load_best_model_at_end", "metric_for_best_model"),
+    *("load_best_model_at_end", "metric_for_best_model", "optim_target_modules", "average_tokens_across_devices"),
 ]
 # These decide them too where load_best_model_at_end is set.
-EVALUATION = ["greater_is_better", "eval_strategy", "eval_steps", "save_strategy", "save_steps"]
+EVALUATION = ["greater_is_better", "eval_strategy", "eval_steps", "save_strategy", "save_steps", "eval_delay"]
 # Settings of DistillationConfig that change where outputs lie, not what they are.
 _CACHING = {"cache_teacher", "teacher_cache_dir"}
 _AT_ONCE = 1000  # examples
@@ -60,9 +61,12 @@ def settings_of(models: ModelArguments, data: DataArguments, config: Distillatio
 
 
 # Settings of which a run that does not set them has no record, like runs of versions without them.
-_RECORDED_IF_SET = {"freeze_embeddings"}
+_RECORDED_IF_SET = {"freeze_embeddings", "optim_target_modules", "eval_delay"}
 
-CONTENTS = {"content of teacher", "content of student", "label_names", "validation examples", "evaluation of teacher"}
+RECORDED_LATER = {
+    *("content of teacher", "content of student", "label_names", "validation examples", "evaluation of teacher"),
+    *("precision", "num_processes", "average_tokens_across_devices"),
+}
 """Parts of an identity that are compared only with a run that recorded them, since earlier ones did not."""
 
 
@@ -70,13 +74,8 @@ def student_identity(
     settings: Mapping[str, Any], num_processes: int, label_names: list[str] | None, tokens: Mapping[str, Dataset]
 ) -> dict[str, Any]:
     """What decides the student: settings, number of processes, encoded examples, and what folders of models hold."""
-    decisive = {
-        name: value
-        for name, value in settings.items()
-        if name not in _IN_EXAMPLES and (value or name not in _RECORDED_IF_SET)
-    }
     return {
-        **decisive,
+        **_recorded({name: value for name, value in settings.items() if name not in _IN_EXAMPLES}),
         "num_processes": num_processes,
         "label_names": label_names,
         "examples": digest(tokens["train"]),
@@ -86,15 +85,21 @@ def student_identity(
 
 
 def teacher_identity(
-    settings: Mapping[str, Any], label_names: list[str] | None, examples: Dataset, validation: Dataset
+    settings: Mapping[str, Any],
+    num_processes: int,
+    label_names: list[str] | None,
+    examples: Dataset,
+    validation: Dataset,
 ) -> dict[str, Any]:
-    """What decides the fine-tuned teacher, which has a learning rate and a number of epochs of its own."""
+    """What decides the fine-tuned teacher, which has a learning rate, epochs and a metric of its own."""
     of_student = ("learning_rate", "num_train_epochs", "max_steps")
     own = ["teacher", "teacher_architecture", "teacher_epochs", "teacher_learning_rate", "augment"]
-    own += ["class_weights", "early_stopping_patience"]
+    own += ["class_weights", "early_stopping_patience", "precision"]
     kept = {name: settings[name] for name in [*own, *OPTIMISATION] if name not in of_student}
     return {
-        **kept,
+        **_recorded(kept),
+        "metric_for_best_model": MAIN_METRIC if settings["load_best_model_at_end"] else None,
+        "num_processes": num_processes,
         "label_names": label_names,
         "examples": digest(examples),
         "content of teacher": content(settings["teacher"]),
@@ -106,7 +111,12 @@ def _choice(settings: Mapping[str, Any], validation: Dataset) -> dict[str, Any] 
     """What decides which of its checkpoints a teacher is; None if it is the last."""
     if not settings["load_best_model_at_end"]:
         return None
-    return {**{name: settings[name] for name in EVALUATION}, "validation examples": digest(validation)}
+    compared = _recorded({name: settings[name] for name in EVALUATION})
+    return {**compared, "greater_is_better": True, "validation examples": digest(validation)}
+
+
+def _recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value or name not in _RECORDED_IF_SET}
 
 
 def content(checkpoints: str | list[str] | None) -> list[str]:

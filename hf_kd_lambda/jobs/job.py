@@ -18,13 +18,14 @@ from hf_kd_lambda.data.selection import count_unlabelled, labelled
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.checks import (
     check_folders,
+    check_label_smoothing,
     check_labels,
     check_settings,
     check_tokens,
 )
 from hf_kd_lambda.jobs.disk_space import check_space
 from hf_kd_lambda.jobs.evaluate import classes_of, evaluate_model
-from hf_kd_lambda.jobs.finetune import finetune, train_on
+from hf_kd_lambda.jobs.finetune import finetune, load_finished, train_on
 from hf_kd_lambda.jobs.hub import make_repository, push_student, repository_of
 from hf_kd_lambda.jobs.identity import settings_of, student_identity, teacher_identity
 from hf_kd_lambda.jobs.loading import ModelLoader
@@ -120,7 +121,7 @@ class DistillationJob:
     def teacher_settings(self) -> dict[str, Any]:
         """Everything that decides the fine-tuned teacher."""
         train, validation = (labelled(self.teacher_tokens[name]) for name in ("train", "validation"))
-        return teacher_identity(self.settings, self.data.label_names, train, validation)
+        return teacher_identity(self.settings, self.config.world_size, self.data.label_names, train, validation)
 
     def check(self) -> None:
         """Refuse now what could only fail after hours of training: folders, models, labels, strategy.
@@ -137,6 +138,7 @@ class DistillationJob:
 
     def _check(self) -> None:
         check_labels(self.models, self.config, self.tokens["train"])
+        check_label_smoothing(self.models, self.config, self.tokens["train"])
         teacher = self.loader.teacher(new_head=self.models.teacher_finetune)
         student = self.load_student(teacher)
         for who, model, processor, tokens in (
@@ -170,8 +172,8 @@ class DistillationJob:
             return self._run()
 
     def _run(self) -> list[ModelReport]:
-        self._claim_folders()
-        if self.config.should_save:
+        finished = self._claim_folders()
+        if self.config.should_save and not finished:
             record_run(self.folder, self.student_settings, finished=False)
         teacher = self.load_teacher()
         report, teacher_logits = self._evaluate("teacher", teacher, self.loader.teacher_processor, self.teacher_tokens)
@@ -190,10 +192,13 @@ class DistillationJob:
                 caching.examples = len(self.tokens["train"]) + len(self.tokens["validation"])
                 if trainer.cache_teacher():
                     trainer.teacher = teacher = None
-        with stage("training the student"):
-            train_on(trainer)
-            trainer.save_model()
-            trainer.save_state()
+        if finished:
+            load_finished(trainer, self.loader.from_folder("output_dir", self.folder), self.folder)
+        else:
+            with stage("training the student"):
+                train_on(trainer)
+                trainer.save_model()
+                trainer.save_state()
         PartialState().wait_for_everyone()
         student_report, student_logits = self._evaluate_student("student with KD", self.folder, teacher_logits)
         reports.append(student_report)
@@ -238,7 +243,10 @@ class DistillationJob:
         return other
 
     def train_without_kd(self, student: PreTrainedModel) -> None:
-        """Train a student on the task loss alone, in all else like the distillation, unless that was done before."""
+        """Train a student on the task loss alone, unless that was done before.
+
+        All else is as in the distillation, but that the main metric, `score`, chooses its best checkpoint.
+        """
         if not claim_folder("output_dir", self.baseline_folder, self.student_settings):
             args = self._plain_arguments(self.baseline_folder)
             with stage("training the student without the teacher"):
@@ -271,12 +279,14 @@ class DistillationJob:
             preprocess_logits_for_metrics=self.problem.preprocess_logits,
         )
 
-    def _claim_folders(self) -> None:
-        claim_folder("output_dir", self.folder, self.student_settings, writes=(CARD, REPORT, RESULTS))
+    def _claim_folders(self) -> bool:
+        """Check that the job may write into its folders; whether its student is finished."""
+        finished = claim_folder("output_dir", self.folder, self.student_settings, writes=(CARD, REPORT, RESULTS))
         if self.models.student_without_kd:
             claim_folder("output_dir", self.baseline_folder, self.student_settings)
         if self.models.teacher_finetune:
             claim_folder("teacher_dir", self.teacher_folder, self.teacher_settings)
+        return finished
 
     def _finetune_teacher(self) -> None:
         set_seed(self.config.seed)  # else its new weights would depend on what was drawn before, by checks too
@@ -308,7 +318,8 @@ class DistillationJob:
             compute_metrics=self.problem.metrics(self.data, tokens["validation"]),
             settings=identity,
             preprocess_logits=self.problem.preprocess_logits,
-            compute_loss=self._weighted_loss(model) or self.problem.task_loss(self.data),
+            compute_loss=self._weighted_loss(model)
+            or self.problem.task_loss(self.data, self.config.label_smoothing_factor),
         )
 
     def _weighted_loss(self, model: PreTrainedModel) -> WeightedTaskLoss | None:
@@ -414,6 +425,6 @@ class DistillationJob:
 
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
         """Arguments of a plain Trainer; only the distillation itself is reported to trackers."""
-        plain: dict[str, Any] = {"report_to": "none", "remove_unused_columns": True}
+        plain: dict[str, Any] = {"report_to": "none", "remove_unused_columns": True, "prediction_loss_only": False}
         plain |= {"metric_for_best_model": MAIN_METRIC, "greater_is_better": True}
         return dataclasses.replace(cast(Any, self.config), output_dir=str(folder), **plain, **settings)

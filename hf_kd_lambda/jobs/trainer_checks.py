@@ -12,7 +12,7 @@ from hf_kd_lambda.utils.hardware import memory
 
 logger = logging.get_logger(__name__)
 
-FEW_TOKENS = 8  # examples of an evaluation that only shows the names of its metrics
+FEW_EVALUATED = 8  # examples of an evaluation that only shows the names of its metrics
 
 
 def check_trainer(trainer: DistillationTrainer) -> None:
@@ -104,7 +104,7 @@ def _check_best_metric(trainer: DistillationTrainer) -> None:
     metric = config.metric_for_best_model
     if metric is None or trainer.accelerator.is_fsdp2:  # which would shard the model that is to be thrown away
         return
-    count = max(FEW_TOKENS, config.eval_batch_size if config.dataloader_drop_last else 0) * config.world_size
+    count = max(FEW_EVALUATED, config.eval_batch_size if config.dataloader_drop_last else 0) * config.world_size
     few = trainer.eval_dataset.select(range(min(len(trainer.eval_dataset), count)))
     trainer.remove_callback(ProgressCallback)  # whose bar an error would follow on the same line
     metrics = trainer.evaluation_loop(trainer.get_eval_dataloader(few), "check").metrics or {}

@@ -173,21 +173,29 @@ def guessing_teacher_note(reports: Sequence[ModelReport], chance: float, setting
     Args:
         reports: reports of the compared models.
         chance: the score of a constant guess; 0 for a correlation.
-        settings: of the run; those of the teacher's fine-tuning are used.
+        settings: of the run, of which those of the teacher are used; empty without a run.
     """
     score = next((report.metrics[MAIN_METRIC] for report in reports if report.name == "teacher"), math.inf)
     if score > chance + AT_CHANCE:
         return ""
-    fix = "it was not fine-tuned for this task. Set teacher_finetune: true"
+    not_judged = " Labels are not judged by such a teacher." if settings else ""
+    found = f"The teacher scores {score:.3f}, and a constant guess scores {chance:.3f}"
+    return f"{found}: {_better_than_guesses(settings)}.{not_judged}"
+
+
+def _better_than_guesses(settings: Mapping[str, Any]) -> str:
+    """Why a teacher guesses, and what to change."""
     if settings.get("teacher_finetune"):
-        fix = (
+        return (
             "fine-tuning did not help. Raise teacher_epochs (now {teacher_epochs:g}) or teacher_learning_rate (now "
-            "{teacher_learning_rate:g})"
+            "{teacher_learning_rate:g}), or choose another teacher"
         ).format(**settings)
-    return (
-        f"The teacher scores {score:.3f}, and a constant guess scores {chance:.3f}: {fix}, or choose another teacher. "
-        "Labels are not judged by such a teacher."
-    )
+    fixes: dict[type, str] = {
+        str: "Set teacher_finetune: true, or choose another teacher",
+        list: "Fine-tune each of the teachers in a run of its own, or choose others",
+    }
+    fix = fixes.get(type(settings.get("teacher")), "Choose another teacher")
+    return f"it was not fine-tuned for this task. {fix}"
 
 
 def rising_score_note(log_history: Sequence[Mapping[str, float]]) -> str:

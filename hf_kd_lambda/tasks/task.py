@@ -204,7 +204,7 @@ class Task(ABC):
             encoded: the examples of the split that is predicted, in the order of the predictions.
         """
 
-    def task_loss(self, data: TaskData) -> Callable[..., Tensor] | None:
+    def task_loss(self, data: TaskData, label_smoothing: float = 0.0) -> Callable[..., Tensor] | None:
         """`compute_loss_func` of a plain Trainer, for labels that a model's own loss does not take; None for that."""
         return None
 

@@ -1,6 +1,7 @@
 """A class, or a number, for each text or pair of texts."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -89,8 +90,10 @@ class TextClassification(TextTask):
             return soft_label_metrics
         return compute_metrics_for(data.task, data.is_regression)
 
-    def task_loss(self, data: TaskData) -> Callable[..., Tensor] | None:
-        """Binary cross-entropy of the known labels for several labels; cross-entropy for soft labels."""
+    def task_loss(self, data: TaskData, label_smoothing: float = 0.0) -> Callable[..., Tensor] | None:
+        """Binary cross-entropy of the known labels for several labels, not smoothed; cross-entropy for soft labels."""
+        if data.problem_type == SOFT_LABELS:
+            return partial(label_list_loss, label_smoothing=label_smoothing)
         return None if data.problem_type is None else label_list_loss
 
     def compared(self, output: PredictionOutput, encoded: Dataset) -> Tensor:

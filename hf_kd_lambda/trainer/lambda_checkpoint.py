@@ -81,3 +81,9 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
         """End the first pass, as the student has been trained on all examples, unless training was stopped in it."""
         if not (control.should_training_stop and (state.epoch or 0) < 1):
             self.balancer.end_first_pass()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep λ's last state for `Trainer.save_state`, which writes that of the last checkpoint."""
+        state.stateful_callbacks[type(self).__name__] = self.state()

@@ -123,6 +123,14 @@ def test_some_or_all_labels_of_a_text_may_be_missing(tmp_path, caplog):
     assert line == "train: 3 examples (a 1, b 0), 1 without a label"
 
 
+@pytest.mark.parametrize("missing", ["", " ", "nan", "-100", None])
+def test_a_text_without_any_label_is_left_out_of_evaluation_however_it_is_written(tmp_path, missing):
+    rows = [{"text": "t0", "a": "True", "b": missing}, {"text": "t1", "a": missing, "b": missing}]
+    known = [{"text": "t2", "a": "False", "b": "True"}]
+    data = load(tmp_path, "a.jsonl", known, validation=known + rows, label_columns=["a", "b"])
+    assert labels_of(data, "validation") == [[0, 1], [1, -100]]
+
+
 def test_columns_of_booleans_are_read_as_pandas_writes_them(tmp_path):
     content = "text,a,b\nt0,True,False\nt1,False,True\nt2,,True\n"
     data = load(

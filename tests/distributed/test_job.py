@@ -40,6 +40,11 @@ def test_a_sharded_job_ends_with_whole_models(tmp_path):
     assert min(scores(tmp_path / "out")) > 0.5, "a third of the reviews is of each kind"
     student = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")
     assert student.config.num_hidden_layers == 2
+    first = scores(tmp_path / "out")
+    result = run_two_ranks(WORKER, "distill", *arguments(given), JOB_WORKER="shard")  # which only evaluates
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert "is finished: its student is evaluated again" in result.stderr
+    assert scores(tmp_path / "out") == first
     judged = pd.read_parquet(tmp_path / "out" / QUALITY_FILE)
     assert judged["row"].tolist() == list(range(72))
     assert judged["label"].tolist() == pd.read_csv(given["train_file"])["kind"].tolist()

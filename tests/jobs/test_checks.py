@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from helpers.small_jobs import job, settings, text_settings, token_settings
+from helpers.small_jobs import job, question_settings, settings, text_settings, token_settings
 
-from hf_kd_lambda.jobs.checks import check_folders, check_labels
+from hf_kd_lambda.jobs.checks import check_folders, check_label_smoothing, check_labels
 from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.jobs.manifest import write_manifest
 from hf_kd_lambda.jobs.parser import parse
@@ -107,6 +107,30 @@ def test_what_checkpointing_takes_passes(tmp_path, given):
 def test_checkpoints_that_cannot_be_used_are_named(tmp_path, changed, message):
     with pytest.raises((ValueError, OSError), match=message):
         job(settings(tmp_path, **changed)).check()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda folder: settings(folder, label_column="stars"), "smooths classes, and the labels are numbers"),
+        (question_settings, "does not smooth the loss of teacher_finetune=True, .*: leave one of them out"),
+        (
+            lambda folder: question_settings(folder, teacher_finetune=False, student_without_kd=True),
+            "does not smooth the loss of student_without_kd=True",
+        ),
+    ],
+)
+def test_label_smoothing_that_does_not_reach_every_model_is_refused(tmp_path, given, message):
+    with pytest.raises(ValueError, match=rf"^label_smoothing_factor=0\.1 {message}"):
+        job({**given(tmp_path), "label_smoothing_factor": 0.1}).check()
+
+
+@pytest.mark.parametrize(
+    "given", [settings, token_settings, lambda folder: question_settings(folder, teacher_finetune=False)]
+)
+def test_label_smoothing_that_reaches_every_model_passes(tmp_path, given):
+    run = job({**given(tmp_path), "label_smoothing_factor": 0.1})
+    check_label_smoothing(run.models, run.config, run.tokens["train"])
 
 
 def test_settings_without_effect_are_named(tmp_path, monkeypatch):

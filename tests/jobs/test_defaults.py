@@ -22,6 +22,7 @@ def config_of(**settings):
         ({"save_steps": 7}, ("epoch", "steps", False, None)),
         ({"eval_steps": 5}, ("steps", "steps", True, "score")),
         ({"eval_steps": 5, "save_steps": 7}, ("steps", "steps", False, None)),
+        ({"eval_steps": 5, "save_steps": 10}, ("steps", "steps", False, None)),
         ({"eval_strategy": "steps"}, ("steps", "steps", True, "score")),
         ({"eval_strategy": "steps", "save_steps": 7}, ("steps", "steps", True, "score")),
         ({"load_best_model_at_end": False}, ("epoch", "epoch", False, None)),
@@ -32,6 +33,14 @@ def test_evaluation_and_saving_follow_each_other(settings, expected):
     assert tuple(getattr(config, name) for name in NAMES) == expected
     if settings.get("eval_steps") and "save_steps" not in settings:
         assert config.save_steps == settings["eval_steps"]
+
+
+def test_a_run_that_keeps_the_last_student_because_of_its_steps_says_so(caplog):
+    config_of(eval_steps=5, save_steps=5)
+    config_of(eval_steps=5, save_steps=10, load_best_model_at_end=False)
+    assert not caplog.text
+    config_of(eval_steps=5, save_steps=10)
+    assert "save_steps=10.0 differs from eval_steps=5.0, so that the last student is kept" in caplog.text
 
 
 def test_a_run_has_about_fifty_log_entries_and_one_at_once():

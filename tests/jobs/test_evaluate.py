@@ -81,6 +81,16 @@ def test_the_script_prints_a_table_and_writes_json(run):
     assert written["checkpoints"] == {"teacher": str(folder / "teacher"), "model": str(folder)}
 
 
+def test_a_teacher_that_guesses_is_named(run, tmp_path, capsys):
+    folder, data, _ = run
+    names = dict(enumerate(["praise", "rant", "shrug"]))
+    untrained = save_checkpoint(tiny_bert(3, id2label=names), tmp_path / "teacher")
+    main([str(folder), *arguments(data), "--teacher", untrained])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "it was not fine-tuned for this task. Choose another teacher." in printed
+    assert "not judged" not in printed
+
+
 def test_a_csv_with_some_of_the_classes_is_evaluated(run, tmp_path, capsys, caplog):
     folder, _, _ = run
     rows = ["review,kind", "good good a,praise", "best good b,praise", "bad worst c,rant", "bad dull d,rant"]

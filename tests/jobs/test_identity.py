@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, Features, List, Value
+from helpers.small_jobs import job, settings
 from helpers.tiny import save_checkpoint, tiny_bert
 
-from hf_kd_lambda.jobs.identity import CONTENTS, content, digest, student_identity
+from hf_kd_lambda.jobs.identity import RECORDED_LATER, content, digest, student_identity
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 
 TOKENS = Dataset.from_dict({"input_ids": [[1, 2], [3]], "labels": [0, 1]})
@@ -37,7 +38,7 @@ def test_a_model_replaced_in_its_folder_is_another_run(teacher, tmp_path, who):
 
 def test_a_run_that_recorded_no_contents_goes_on(teacher, tmp_path):
     now = identity(teacher)
-    record_run(tmp_path, {name: value for name, value in now.items() if name not in CONTENTS}, finished=False)
+    record_run(tmp_path, {name: value for name, value in now.items() if name not in RECORDED_LATER}, finished=False)
     (tmp_path / "checkpoint-1").mkdir()
     assert not claim_folder("output_dir", tmp_path, now)
 
@@ -54,6 +55,47 @@ def test_names_of_classes_and_examples_that_choose_the_best_checkpoint_count():
     assert identity("hub/a") != identity("hub/a", names=("no", "maybe"))
     assert identity("hub/a") != identity("hub/a", validation=OTHERS)
     assert identity("hub/a", best=False) == identity("hub/a", validation=OTHERS, best=False)
+
+
+BEST = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+
+
+@pytest.fixture
+def identities(tmp_path):
+    """Those of the student and of the teacher of a job with these settings."""
+
+    def of(**changed):
+        run = job(settings(tmp_path, **BEST, **changed))
+        return {"student": run.student_settings, "teacher": run.teacher_settings}
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("changed", "of_student", "of_teacher"),
+    [
+        ({"metric_for_best_model": "task_loss"}, {"greater_is_better", "metric_for_best_model"}, set()),
+        ({"eval_delay": 1}, {"eval_delay"}, {"evaluation of teacher"}),
+        ({"optim_target_modules": "all-linear"}, {"optim_target_modules"}, {"optim_target_modules"}),
+        ({"average_tokens_across_devices": False}, *[{"average_tokens_across_devices"}] * 2),
+        ({"precision": "bf16"}, {"precision"}, {"precision"}),
+    ],
+)
+def test_settings_that_decide_a_model_are_compared_and_no_others(identities, changed, of_student, of_teacher):
+    before, now = identities(), identities(**changed)
+    for who, named in {"student": of_student, "teacher": of_teacher}.items():
+        either = before[who].keys() | now[who].keys()
+        assert {name for name in either if before[who].get(name) != now[who].get(name)} == named
+
+
+def test_a_teacher_of_other_processes_is_another_one_unless_they_were_not_recorded(identities, tmp_path):
+    now = identities()["teacher"]
+    (tmp_path / "config.json").touch()
+    record_run(tmp_path, now | {"num_processes": 2}, finished=True)
+    with pytest.raises(ValueError, match="a run that differs in num_processes: choose another teacher_dir"):
+        claim_folder("teacher_dir", tmp_path, now)
+    record_run(tmp_path, {name: value for name, value in now.items() if name not in RECORDED_LATER}, finished=True)
+    assert claim_folder("teacher_dir", tmp_path, now)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5])

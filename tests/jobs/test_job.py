@@ -14,6 +14,8 @@ from helpers.tiny import save_checkpoint, tiny_bert
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, pipeline
 
+from hf_kd_lambda.jobs.finetune import load_finished
+from hf_kd_lambda.jobs.hub import student_files
 from hf_kd_lambda.reports.label_quality import LabelQuality
 from hf_kd_lambda.studies.comparison.plan import arguments
 
@@ -164,18 +166,36 @@ def test_a_student_without_any_label_in_training(tmp_path):
             job({**given, setting: True, "output_dir": str(tmp_path / setting)}).check()
 
 
-def test_a_finished_run_is_evaluated_again_and_its_teacher_reused(tmp_path, caplog, capsys):
-    first = job(settings(tmp_path, save_strategy="epoch")).run()
-    weights = tmp_path / "out" / "teacher" / "model.safetensors"
-    written = weights.stat().st_mtime_ns
+def test_a_finished_run_without_checkpoints_is_evaluated_again_and_no_model_trained(
+    tmp_path, caplog, capsys, monkeypatch
+):
+    out, given = tmp_path / "out", settings(tmp_path, student_without_kd=True)
+    first = job(given).run()
+    written = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    results = json.loads((out / "results.json").read_text())
+    assert len(written) == 3
+    assert not [*out.glob("checkpoint-*")]
     assert "trained in" in capsys.readouterr().out
     caplog.clear()
-    again = job(settings(tmp_path, save_strategy="epoch")).run()
+    again = job(given).run()
     assert [report.metrics for report in again] == [report.metrics for report in first]
-    assert weights.stat().st_mtime_ns == written
-    assert "out is finished (checkpoint-12): its model is evaluated again. Choose another output_dir" in caplog.text
-    assert "resuming" not in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == written
+    repeated = json.loads((out / "results.json").read_text())
+    assert [repeated[name] for name in ("lambda", "label_quality")] == [
+        results[name] for name in ("lambda", "label_quality")
+    ]
+    assert "out is finished: its student is evaluated again. Choose another output_dir" in caplog.text
     assert "trained in" not in capsys.readouterr().out
+
+    monkeypatch.setattr("hf_kd_lambda.jobs.job.evaluate_model", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        job(given).run()
+    assert student_files(out)  # can be pushed
+
+
+def test_a_finished_run_whose_state_is_gone_is_refused_instead_of_trained(tmp_path):
+    with pytest.raises(ValueError, match=r"holds a finished student, whose trainer_state.json cannot be read .*:"):
+        load_finished(None, None, tmp_path)
 
 
 def test_what_was_drawn_before_does_not_change_the_teacher(tmp_path):
@@ -298,3 +318,18 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path):
     ]
     assert histories[0] == histories[1]
     assert len(histories[0]) == 12
+
+
+def test_evaluations_without_predictions_are_those_of_the_distillation_alone(tmp_path):
+    best = {"metric_for_best_model": "task_loss", "load_best_model_at_end": True, "save_strategy": "epoch"}
+    run = job(settings(tmp_path, teacher_epochs=1, prediction_loss_only=True, student_without_kd=True, **best))
+    teacher = run.load_teacher()
+    run.train_without_kd(run.load_student(teacher))
+    for folder in (run.teacher_folder, run.baseline_folder):
+        assert "eval_score" in (folder / "trainer_state.json").read_text()
+
+
+def test_a_finished_student_with_merged_adapters_has_other_layers_with_a_lambda(tmp_path):
+    given = settings(tmp_path, lora={"r": 2}, lambda_scope="layer", num_train_epochs=1)
+    first, again = (job(given).run()[-1].metrics for _ in range(2))
+    assert again == first

@@ -202,11 +202,14 @@ def test_a_teacher_below_another_model_by_more_than_noise_is_noted(teacher, note
 @pytest.mark.parametrize(("score", "guesses"), [(0.5, True), (0.56, True), (0.9, False), (math.nan, True)])
 def test_a_teacher_that_guesses_is_noted_with_what_to_change(score, guesses):
     teacher = ModelReport("teacher", {"score": score}, 1, 1.0, 1.0, standard_error=0.02)
-    notes = " ".join(score_notes([teacher, STUDENT], chance=0.55))
-    found = (
-        f"The teacher scores {score:.3f}, and a constant guess scores 0.550: it was not fine-tuned for this task. Set"
-    )
-    assert (found in notes) == guesses
+    found = f"The teacher scores {score:.3f}, and a constant guess scores 0.550: it was not fine-tuned for this task. "
+    for settings, fix in (
+        ({"teacher": "bert"}, "Set teacher_finetune: true, or choose another teacher. Labels are not judged"),
+        ({"teacher": ["a", "b"]}, "Fine-tune each of the teachers in a run of its own, or choose others. Labels"),
+        ({}, "Choose another teacher."),
+    ):
+        notes = " ".join(score_notes([teacher, STUDENT], chance=0.55, settings=settings))
+        assert (found + fix in notes) == guesses
     assert "The teacher scores below" not in notes
     finetuned = {"teacher_finetune": True, "teacher_epochs": 1.0, "teacher_learning_rate": 1e-5}
     notes = " ".join(score_notes([teacher, STUDENT], chance=0.55, settings=finetuned))

@@ -27,7 +27,7 @@ from hf_kd_lambda.studies.comparison.tables import (
 
 FIGURES = "figures"
 SCORES = (
-    "Mean scores over seeds, in points, with their 95 % bootstrap interval over seeds, which is too narrow for few of "
+    "Mean scores over seeds, in points, with their 95% bootstrap interval over seeds, which is too narrow for few of "
     "them: with two or three it goes from the lowest score to the highest. Bold: the highest of a column.",
 )
 NOISE = (
@@ -41,22 +41,22 @@ REGRET = (
     "points, over the seeds that both have. A negative regret means that the rule beats every fixed weight. The "
     "regret of a fixed weight is the loss from choosing it without a sweep. The best of several noisy means is biased "
     "upwards, so the regret of the other rules is rather too high than too low.",
-    "In brackets: the 95 % bootstrap interval of the mean over tasks and regimes. Sweep cost: the seconds of all runs "
+    "In brackets: the 95% bootstrap interval of the mean over tasks and regimes. Sweep cost: the seconds of all runs "
     "with fixed weights divided by those of one run of the rule, mean over pairs of the same seed, hardware and "
     "precision.",
 )
 POOLED = (
     "The column's score minus the row's, in points, over the seeds that both have: the mean over tasks and regimes, "
-    "its 95 % bootstrap interval, which is too narrow for few of them, and their number.",
+    "its 95% bootstrap interval, which is too narrow for few of them, and their number.",
     f"The row “{TUNED}” shows the benefit of tuning for a new run: for each seed of a task and regime, it is the "
     "fixed weight with the highest mean score at the other seeds. Unlike ★ and regret, it is not chosen on the seed "
     "that is compared.",
 )
 BY_TASK = (
     "Scores are means ± standard deviations over seeds, in points. ★: the best fixed weight; Δ: the mean paired "
-    "difference to it, its 95 % bootstrap interval, which is too narrow for few seeds, and the number of pairs. "
+    "difference to it, its 95% bootstrap interval, which is too narrow for few seeds, and the number of pairs. "
     "λ: the geometric mean of all values above 0. Conflict: the share of measurements with a negative inner product "
-    "of the gradients. To 99 %: the median over seeds until an evaluation reaches 99 % of the mean score of ★, and "
+    "of the gradients. To 99%: the median over seeds until an evaluation reaches 99% of the mean score of ★, and "
     "its ratio to that of ★; – for seconds on different hardware or in different precisions.",
 )
 

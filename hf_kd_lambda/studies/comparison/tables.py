@@ -153,7 +153,7 @@ def group_table(runs: Sequence[Run], group: Group) -> Table:
     best = merit.best_fixed(runs, group)
     rows = [_group_row(runs, group, rule, best) for rule in merit.rules(runs) if merit.of_rule(runs, group, rule)]
     head = ["rule", "score", "seeds", "Δ to ★", "agreement", "λ", "conflict", "s / step"]
-    return Table([*head, "steps to 99 %", "÷ ★", "s to 99 %", "÷ ★"], rows)
+    return Table([*head, "steps to 99%", "÷ ★", "s to 99%", "÷ ★"], rows)
 
 
 def _group_row(runs: Sequence[Run], group: Group, rule: str, best: dict[int, Run]) -> list[Entry]:
@@ -178,7 +178,7 @@ def _group_row(runs: Sequence[Run], group: Group, rule: str, best: dict[int, Run
 
 
 def _reach(ours: Sequence[Run], best: Sequence[Run]) -> list[Entry]:
-    """Steps and seconds to 99 % of the best fixed rule's score, each with its ratio to that rule's."""
+    """Steps and seconds to 99% of the best fixed rule's score, each with its ratio to that rule's."""
     if not best:
         return [Entry()] * 4
     score = merit.mean_points(best)
@@ -233,7 +233,7 @@ def _number(value: float | None, form: str = "", sign: str = "") -> Entry:
 
 
 def _percent(share: float | None, form: str) -> Entry:
-    return Entry() if share is None else Entry(f"{100 * share:{form}} %", share)
+    return Entry() if share is None else Entry(f"{100 * share:{form}}%", share)
 
 
 def _difference(difference: merit.Difference | None, with_pairs: bool = False) -> Entry:

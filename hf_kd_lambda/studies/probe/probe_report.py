@@ -164,4 +164,4 @@ def _shape(gram: Gram) -> list[str]:
 
 def _percent(share: float) -> str:
     percent = 100 * share
-    return f"{percent:.2g} %" if percent < 99.5 else f"{percent:.0f} %" if share < 10 else f"{share:.0f}-fold"
+    return f"{percent:.2g}%" if percent < 99.5 else f"{percent:.0f}%" if share < 10 else f"{share:.0f}-fold"

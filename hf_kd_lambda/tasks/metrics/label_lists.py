@@ -51,7 +51,10 @@ def soft_label_metrics(evaluation: EvalPrediction) -> dict[str, float]:
 
 
 def label_list_loss(
-    outputs: Mapping[str, Any], labels: Tensor, num_items_in_batch: Tensor | int | None = None
+    outputs: Mapping[str, Any],
+    labels: Tensor,
+    num_items_in_batch: Tensor | int | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """The task loss of lists of labels, as `compute_loss_func` of a plain Trainer.
 
@@ -59,10 +62,11 @@ def label_list_loss(
         outputs: with logits `[texts, labels]`.
         labels: `[texts, labels]`: 1, 0 or -100 in integers, or shares in floats.
         num_items_in_batch: number of labels that are not -100; None for those of this batch.
+        label_smoothing: see `task_loss`.
     """
     items = item_labels(labels)
     count = items.counts[0].clamp(min=1)
     if num_items_in_batch is not None:  # of soft labels, the Trainer counts each share
         count = torch.as_tensor(num_items_in_batch) / (1 if items.shares is None else labels.shape[-1])
     logits = logits_of_items(outputs["logits"], {"labels": labels})
-    return task_loss(logits, items.task, count, shares=items.shares)
+    return task_loss(logits, items.task, count, label_smoothing, shares=items.shares)

@@ -72,9 +72,9 @@ def test_page_holds_each_group(tmp_path):
     assert "The teacher scores 90.00." in page
     best = row(page, "t, r", "high ★")
     # 99 % of 75.5 is reached at the last step by seed 1, which scores 76, and by seed 0, which scores 75.
-    assert best[1:] == ["75.50 ± 0.71", "2", "–", "80.0 %", "1", "–", "1", "10", "×1.00", "1", "×1.00"]
+    assert best[1:] == ["75.50 ± 0.71", "2", "–", "80.0%", "1", "–", "1", "10", "×1.00", "1", "×1.00"]
     ours = row(page, "t, r", "adaptive")
-    assert ours[1:7] == ["74.50 ± 0.71", "2", "-1.00 [-1.00, -1.00] (2)", "80.0 %", "2", "50 %"]
+    assert ours[1:7] == ["74.50 ± 0.71", "2", "-1.00 [-1.00, -1.00] (2)", "80.0%", "2", "50%"]
     assert ours[8:] == ["– (1 of 2)", "–", "– (1 of 2)", "–"]
     assert row(page, "u, s", "low ★")[1] == "75.50 ± 0.71"
 

@@ -83,7 +83,7 @@ def test_the_page_says_how_far_the_prediction_holds(tmp_path):
     assert "- early: up to η = 1.0e-03" in page
     assert "| early | 1 | 0.5 | 0.25 | 1 | 2 | -0.5 | -0.354 | 0.707 | 0.25 to 2 |" in page
     assert "Slopes are means over 8 batches" in page
-    assert "| early | Euclidean | 39 % | 39 % | ×2.000 | 0.177 |" in page
+    assert "| early | Euclidean | 39% | 39% | ×2.000 | 0.177 |" in page
     pictures = [line.split("](")[1].rstrip(")") for line in page.splitlines() if line.startswith("![")]
     assert sorted(pictures) == sorted(path.name for path in folder.glob("*.png"))
     assert len(pictures) == 3

@@ -4,9 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from datasets import DatasetDict
 from sklearn.metrics import f1_score
 from transformers import EvalPrediction
 
+from hf_kd_lambda.data.task_data import TaskData
+from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.tasks.metrics.label_lists import label_list_loss, multi_label_metrics, soft_label_metrics
 
 
@@ -47,3 +50,14 @@ def test_the_loss_of_a_plain_trainer():
     shares = torch.tensor([[0.2, 0.3, 0.5]] * 6)
     for items in (None, 18):  # as the Trainer counts them
         torch.testing.assert_close(label_list_loss({"logits": logits}, shares, items), F.cross_entropy(logits, shares))
+
+
+def test_soft_labels_are_smoothed_and_several_labels_are_not():
+    logits, shares = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([[0.2, 0.3, 0.5]] * 6)
+    of_shares, of_sets = (
+        TASKS["text-classification"].task_loss(TaskData(DatasetDict(), ["a", "b", "c"], None, problem_type), 0.2)
+        for problem_type in ("soft_labels", "multi_label_classification")
+    )
+    expected = F.cross_entropy(logits, shares, label_smoothing=0.2)
+    torch.testing.assert_close(of_shares({"logits": logits}, shares), expected)
+    assert of_sets is label_list_loss
