@@ -12,7 +12,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from hf_kd_lambda.data.file_types import check_shape, column_type, kind_of, kind_of_cell, label_of_cell
 from hf_kd_lambda.data.readers import READERS, TABLES, RowError, duplicate
-from hf_kd_lambda.data.sources import ROW, Column, Source, label_names, require_columns
+from hf_kd_lambda.data.sources import POSITION, ROW, Column, Source, label_names, require_columns
 from hf_kd_lambda.utils.fingerprint import file_digest
 
 _SPREADSHEETS = (".xls", ".xlsx", ".ods")
@@ -62,10 +62,10 @@ def columns_of_file(path: str, delimiter: str | None = None) -> Collection[str]:
     if suffix not in READERS:
         return ()
     try:
-        _, row = next(READERS[suffix][0](path, delimiter or ("\t" if suffix == ".tsv" else ",")), (0, {}))
+        rows = READERS[suffix][0](path, delimiter or ("\t" if suffix == ".tsv" else ","))
+        return next((row.keys() for _, row in rows if row), ())
     except (OSError, RowError, pa.ArrowException):
         return ()
-    return row.keys()
 
 
 def check_table(source: str, path: str) -> None:
@@ -120,7 +120,7 @@ def _features(name: str, path: str, suffix: str, separator: str, columns: Sequen
     if is_empty:
         raise ValueError(f"{name} is empty: it has no rows.")
     require_columns(name, columns, found)
-    return Features({ROW: Value("int64"), **types})
+    return Features({ROW: Value("int64"), POSITION: Value("int64"), **types})
 
 
 def _kinds(column: Column, is_table: bool) -> Callable[[Any], str]:
@@ -140,8 +140,11 @@ def _examples(
     path: str, suffix: str, separator: str, labels: Sequence[str], features: Features, digest: str
 ) -> Iterator[dict[str, Any]]:
     """The rows; the digest is of what the path holds and of the version that reads it, under which they are stored."""
-    for number, row in READERS[suffix][0](path, separator):
-        values = {column: row.get(column) for column in features if column != ROW}
-        for label in labels if suffix in TABLES else ():
+    is_table = suffix in TABLES
+    for position, (number, row) in enumerate(READERS[suffix][0](path, separator)):
+        if is_table and not row:
+            continue
+        values = {column: row.get(column) for column in features if column not in (ROW, POSITION)}
+        for label in labels if is_table else ():
             values[label] = label_of_cell(str(values[label]), features[label].dtype)
-        yield {ROW: number, **values}
+        yield {ROW: number, POSITION: position, **values}

@@ -10,7 +10,7 @@ from hf_kd_lambda.data import bundled
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.completions import ASSISTANT
 from hf_kd_lambda.data.selection import select_examples
-from hf_kd_lambda.data.sources import ROW, Column, Source, check_values, is_text
+from hf_kd_lambda.data.sources import POSITION, ROW, Column, Source, check_values, is_text
 from hf_kd_lambda.data.splits import load_splits
 from hf_kd_lambda.data.task_data import TaskData
 
@@ -66,7 +66,7 @@ def _layouts(args: DataArguments) -> list[list[Column]]:
 
 def _examples(source: Source, name: str, layouts: Sequence[Sequence[Column]]) -> Dataset:
     """Those that have something to learn."""
-    found = set(source.rows.column_names) - {ROW}
+    found = set(source.rows.column_names) - {ROW, POSITION}
     columns = next(layout for layout in layouts if {column.uniform for column in layout} == found)
     for column in columns:
         if column.feature is None:

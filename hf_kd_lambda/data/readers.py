@@ -55,13 +55,15 @@ def duplicate(names: Iterable[str]) -> str | None:
 
 
 def _table_rows(path: str, separator: str) -> Iterator[Row]:
-    """Rows of a csv or tsv, counted as a spreadsheet does."""
+    """Rows of a csv or tsv, counted as a spreadsheet does; those that hold only separators without a cell."""
     csv.field_size_limit(2**31 - 1)  # the default refuses texts of more than 131,072 characters
     header: list[str] | None = None
     number = 0
     try:
         for number, cells in enumerate(csv.reader(_lines(path, ""), delimiter=separator, strict=True), 1):
             if not any(cell.strip() for cell in cells):  # spreadsheets write separators for blank rows
+                if header is not None and len(cells) > 1:
+                    yield number, {}
                 continue
             if separator == "\t" and any(separator in cell and {*cell} & {*"\r\n"} for cell in cells):
                 raise RowError(number, _SWALLOWED)

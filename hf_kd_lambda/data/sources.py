@@ -9,7 +9,8 @@ from datasets import Dataset
 ROW = "__row__"
 """Column of a row's number as a file's readers count: see `Source`."""
 POSITION = "__position__"
-"""Column of a row's number in its file or split, counted from 0 without a header, where other rows were left out."""
+"""Column of a row's number in its file or split, counted from 0 without a header, as pandas does: rows that hold only
+separators count, empty lines of a csv do not."""
 NAMED_ROWS = 5  # more rows than these are not named in a message
 
 
@@ -39,7 +40,7 @@ class Source(NamedTuple):
     """The rows of a split, and how messages name them.
 
     Attributes:
-        rows: from a file, with the column ROW.
+        rows: from a file, with the columns ROW and POSITION.
         name: name of the split or file.
         counted: how a row is numbered.
     """

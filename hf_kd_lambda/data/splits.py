@@ -19,7 +19,7 @@ from hf_kd_lambda.data.bundled import BUNDLED
 from hf_kd_lambda.data.classes import is_missing
 from hf_kd_lambda.data.files import check_table, columns_of_file, read_file
 from hf_kd_lambda.data.readers import TABLES
-from hf_kd_lambda.data.sources import ROW, Column, Source, label_names, require_columns
+from hf_kd_lambda.data.sources import POSITION, ROW, Column, Source, label_names, require_columns
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 
 logger = logging.get_logger(__name__)
@@ -235,7 +235,7 @@ def _joined_tables(where: str, paths: Sequence[str], columns: Iterable[Column], 
     for path in paths:
         names = [name for name in columns_of_file(path, separator) if name]
         found = [known.get(name, Column(name, "", "")) for name in names]
-        part = read_file(f"{where}: file", path, TABLES, found, separator).rows.remove_columns(ROW)
+        part = read_file(f"{where}: file", path, TABLES, found, separator).rows.remove_columns([ROW, POSITION])
         if parts and part.features != parts[0].features:
             raise ValueError(f"{where}: the columns of {path} differ in name or type from those of {paths[0]}.")
         parts.append(part)
@@ -309,5 +309,5 @@ def _without_minus_one(source: Source, names: Sequence[str]) -> Source:
 
 def _uniform(source: Source, columns: Sequence[Column]) -> Source:
     names = {column.name: column.uniform for column in columns}
-    others = [name for name in source.rows.column_names if name not in names and name != ROW]
+    others = [name for name in source.rows.column_names if name not in {*names, ROW, POSITION}]
     return source._replace(rows=source.rows.remove_columns(others).rename_columns(names))

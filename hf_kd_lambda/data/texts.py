@@ -125,7 +125,9 @@ def glue_task(task: str | None) -> GlueTask | None:
 
 def _without_blank_lines(source: Source) -> Source:
     """Unlabelled texts but those without a word, such as the last line of a txt."""
-    rows = source.rows.add_column(POSITION, np.arange(len(source.rows)))
+    rows = source.rows
+    if POSITION not in rows.column_names:
+        rows = rows.add_column(POSITION, np.arange(len(rows)))
     rows = rows.filter(lambda text: bool(text.strip()), input_columns="text")
     if len(rows) == 0:
         raise ValueError(f"{source.name} has no text.")

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
 from helpers.tiny_images import image_dataset
@@ -93,6 +94,17 @@ def test_a_validation_split_is_left_as_it_is():
     chosen = select_examples({"train": split, "validation": split}, DataArguments(dataset="d"), 0, [0, 1, 0])
     assert [len(part) for part in chosen.splits.values()] == [3, 3]
     assert chosen.train_rows == [0, 1, 2]
+
+
+def test_rows_are_numbered_as_pandas_does_also_where_some_hold_only_separators(tmp_path):
+    content = "text;label\n;\ngood;pos\n\n ; \nbad;neg\n  \nfine;pos\n;\nworse;neg\n"
+    path, more = write(tmp_path, "a.csv", content), write(tmp_path, "b.csv", "text\nmore\n")
+    args = DataArguments(train_file=path, validation_file=path, unlabelled_file=more, delimiter=";")
+    data = load_task_data(args, seed=0)
+    texts = pd.concat([pd.read_csv(path, sep=";")["text"], pd.read_csv(more)["text"]], ignore_index=True)
+    assert (
+        texts[data.train_rows].tolist() == data.splits["train"]["text"][:] == ["good", "bad", "fine", "worse", "more"]
+    )
 
 
 # --- transfer sets
