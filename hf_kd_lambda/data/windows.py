@@ -139,7 +139,8 @@ def _tokens_of(label: Label, starts: Sequence[int], ends: Sequence[int]) -> tupl
     context = [position for position, start in enumerate(starts) if start != OUTSIDE]
     if not label["text"] or not context:
         return None
-    start, end = label["answer_start"][0], label["answer_start"][0] + len(label["text"][0])
+    answer, start = label["text"][0], label["answer_start"][0]
+    start, end = start + len(answer) - len(answer.lstrip()), start + len(answer.rstrip())  # no token holds the spaces
     if starts[context[0]] > start or ends[context[-1]] < end:
         return None
     first = max(position for position in context if starts[position] <= start)

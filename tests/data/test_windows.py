@@ -68,6 +68,15 @@ def test_an_answer_within_a_word_is_its_tokens():
     assert answer_of(window) == ["x", "##y"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "tokens"),
+    [("very ", ["very"]), (" very", ["very"]), (" a dull ", ["a", "dull"]), (" not \n", ["not"]), (" the", ["the"])],
+)
+def test_spaces_around_an_answer_belong_to_no_token(answer, tokens):
+    (window, _) = cut(answer, context=f" {CONTEXT} \n")
+    assert answer_of(window) == tokens
+
+
 def test_an_unanswerable_question_points_at_cls(caplog):
     assert all(answer_of(window) == ["[CLS]"] for window in cut())
     assert "train: 2 questions, 2 unanswerable, in 2 windows of up to 32 tokens" in caplog.text
