@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from hf_kd_lambda.data.columns import ADDED_COLUMNS, TEACHER_LOGITS, TEACHER_OUTPUTS, token_counts
+from hf_kd_lambda.data.selection import count_unlabelled
 from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.identity import digest
 from hf_kd_lambda.jobs.job import DistillationJob
@@ -79,9 +80,15 @@ class TaskRuns:
         self.comparison = comparison
         self.task = task
         self.job = DistillationJob(*comparison.parse(task))
-        for regime in NEEDS_CLASSES:
-            if self.job.data.num_labels == 1 and any(cell[:2] == (task, regime) for cell in comparison.cells()):
+        unlabelled = count_unlabelled(self.job.data.splits["train"])
+        for regime in dict.fromkeys(cell.regime for cell in comparison.cells() if cell.task == task):
+            if regime in NEEDS_CLASSES and self.job.data.num_labels == 1:
                 raise ValueError(f"{task}: {regime} needs classes, but the task is a regression: add it to `skipped`.")
+            if regime != clean.__name__ and unlabelled:
+                raise ValueError(
+                    f"{task}: {regime} needs one label for each example, but {unlabelled} of the training examples "
+                    "have none: add labels, delete these examples, or add it to `skipped`."
+                )
 
     @cached_property
     def _digests(self) -> dict[str, str]:

@@ -261,6 +261,23 @@ def test_a_regime_that_needs_classes_is_refused_for_a_regression_before_a_teache
     assert TaskRuns(skipping, "scores").job.data.num_labels == 1
 
 
+@pytest.mark.parametrize("regime", ["noisy_labels", "few_labels"])
+def test_examples_without_a_label_are_for_the_regime_clean(tmp_path, regime):
+    settings = small_jobs.settings(tmp_path)
+    with open(settings["train_file"], "a") as file:
+        file.write("a film,,3.0\n")
+    comparison = Comparison(
+        output_dir=str(tmp_path / "comparison"),
+        tasks={"reviews": settings},
+        rules={"half": RULES["half"]},
+        regimes={"clean": {}, regime: {}},
+    )
+    message = f"reviews: {regime} needs one label for each example, but 1 of the training examples have none: add"
+    with pytest.raises(ValueError, match=message):
+        compare(comparison)
+    TaskRuns(dataclasses.replace(comparison, skipped={"reviews": [regime]}), "reviews")
+
+
 def test_images_are_compared_by_their_feature_maps(tmp_path):
     images = tiny_images.image_settings(tmp_path, output_dir=None)
     comparison = Comparison(
