@@ -80,7 +80,7 @@ class Classes:
             return label if 0 <= label < len(self.names) else None
         if not isinstance(label, str | int):
             return None
-        return self._indices.get(str(label))
+        return self._indices.get(str(label), self._folded.get(str(label).casefold()))
 
     @cached_property
     def _takes_indices(self) -> bool:
@@ -89,6 +89,13 @@ class Classes:
     @cached_property
     def _indices(self) -> dict[str, int]:
         return {name: index for index, name in enumerate(self.names)}
+
+    @cached_property
+    def _folded(self) -> dict[str, int]:
+        """Outputs of the names in lower case; none of names that differ in case alone."""
+        folded = [name.casefold() for name in self.names]
+        count = Counter(folded)
+        return {name: index for index, name in enumerate(folded) if count[name] == 1}
 
     def refuse(self, where: str, label: object) -> ValueError:
         """The error of a label that is not one of the classes."""
@@ -112,13 +119,13 @@ def find_classes(
     """The classes of the train split.
 
     Their names are those of the dataset, those that are known, or the labels in their order, which is that of the
-    numbers where all are numbers.
+    numbers where all are numbers. Those of a model that has these and others, in any case of letters, go first.
 
     Args:
         labels: labels of the train split, none missing.
         feature: their type.
         known: names of the task or of a saved model; none for a regression. None: from the labels.
-        of_teacher: names of a trained teacher's classes, which are taken if the labels are names of some of them.
+        of_teacher: names of a trained teacher's classes.
 
     Returns:
         None for floats, which are a regression.
@@ -126,17 +133,19 @@ def find_classes(
     Raises:
         ValueError: there is one class alone, integers are not 0 to n-1, or a teacher knows most names, not all.
     """
-    if isinstance(feature, ClassLabel):
+    has_names = isinstance(feature, ClassLabel)
+    found = set(feature.names if has_names else labels)
+    if known is not None and (not has_names or _are_some_of(found, known)):
+        return Classes(list(known), are_integers=not has_names) if known else None
+    if known is None and all(type(label) in (str, int) for label in found) and _are_some_of(found, of_teacher):
+        folded = {str(label).casefold() for label in found}
+        missing = [name for name in of_teacher if name.casefold() not in folded]
+        logger.warning(f"no training example has the label {', '.join(missing)}, which the teacher knows.")
+        return Classes([*of_teacher], are_integers=not any(isinstance(label, str) for label in found))
+    if has_names:
         return Classes(list(feature.names), are_integers=True)
-    if known is not None:
-        return Classes(list(known), are_integers=True) if known else None
-    found = set(labels)
     if any(isinstance(label, float) for label in found):
         return None
-    if all(isinstance(label, str) for label in found) and found < set(of_teacher):
-        missing = [name for name in of_teacher if name not in found]
-        logger.warning(f"no training example has the label {', '.join(missing)}, which the teacher knows.")
-        return Classes([*of_teacher], are_integers=False)
     if all(isinstance(label, str) for label in found):
         _check_few_unknown(labels, of_teacher)
     if len(found) == 1:
@@ -152,13 +161,19 @@ def find_classes(
                 "look whether label_column is right. Numbers for a regression have no other characters, as in 3.5."
             )
         return Classes(names, are_integers=False)
-    if found != set(range(len(found))):
+    if found != set(range(len(found))) and {*map(str, found)} != {*of_teacher}:
         listed = ", ".join(map(str, sorted(found)[:NAMED_CLASSES])) + (", …" if len(found) > NAMED_CLASSES else "")
         raise ValueError(
             f"the labels of the train split are {listed}: integer labels must be 0 to n-1, each at least once. Number "
             "them so, or use names. Scores with a point, such as 4.0, are a regression."
         )
     return Classes([str(label) for label in sorted(found)], are_integers=True)
+
+
+def _are_some_of(labels: Iterable[object], names: Sequence[str]) -> bool:
+    """Whether these are some of the names of a model's classes, in any case of letters, and not all."""
+    own, others = (Counter(str(label).casefold() for label in given) for given in (labels, names))
+    return own < others
 
 
 def _check_few_unknown(labels: Sequence[str], of_teacher: Sequence[str]) -> None:

@@ -40,14 +40,41 @@ def test_names_that_are_numbers_are_in_the_order_of_the_numbers(labels, names):
         (["neu", "neg"], ["pos", "neu", "neg"]),
         (["neg"], ["pos", "neu", "neg"]),
         (["neg", "neu", "pos"], ["neg", "neu", "pos"]),
+        (["Neg", "NEU"], ["pos", "neu", "neg"]),
+        (["neg", "Neg"], ["Neg", "neg"]),
         (["neg", "other"], ["neg", "other"]),
         ([0, 1], ["0", "1"]),
     ],
-    ids=["some", "one", "all", "others", "integers"],
+    ids=["some", "one", "all", "other case", "two cases", "others", "integers"],
 )
 def test_a_file_that_lacks_some_of_the_teachers_classes_has_these(labels, names, caplog):
     assert find_classes(labels, None, of_teacher=["pos", "neu", "neg"]).names == names
     assert ("no training example has the label pos" in caplog.text) == (names[0] == "pos")
+
+
+@pytest.mark.parametrize("model", [{"known": ["bird", "Cat", "dog"]}, {"of_teacher": ["bird", "Cat", "dog"]}])
+def test_a_dataset_that_lacks_some_of_the_models_classes_has_these(model):
+    feature = ClassLabel(names=["cat", "dog"])
+    stored = Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}).cast_column("label", feature)
+    classes = find_classes(stored["label"][:], stored.features["label"], **model)
+    assert classes.names == ["bird", "Cat", "dog"]
+    assert encode_labels(Source(stored, "train split"), classes)["label"][:] == [2, 1]
+    assert classes.index(0) is None, "integers of another file would be indices of either names"
+    assert find_classes([0], ClassLabel(names=["cat", "cow"]), **model).names == ["cat", "cow"]
+
+
+@pytest.mark.parametrize("labels", [[1, 2, 3, 4, 5], [5, 2]])
+def test_integers_that_are_names_of_the_teachers_classes_stand_for_them(labels):
+    classes = find_classes(labels, Value("int64"), of_teacher=["1", "2", "3", "4", "5"])
+    assert classes.names == ["1", "2", "3", "4", "5"]
+    assert [classes.index(label) for label in (1, 5, "2", 0)] == [0, 4, 1, None]
+    with pytest.raises(ValueError, match="integer labels must be 0 to n-1"):
+        find_classes([1, 6], Value("int64"), of_teacher=["1", "2", "3", "4", "5"])
+
+
+def test_case_is_ignored_unless_classes_differ_in_it():
+    classes = find_classes(["Good", "good", "Bad"], None)
+    assert [classes.index(name) for name in ("bad", "Good", "good", "GOOD")] == [0, 1, 2, None]
 
 
 def test_a_misspelt_label_is_named_with_the_teachers_class():
