@@ -57,7 +57,7 @@ def write_job_report(
         "notes": notes,
         "lambda": lambda_summary(history),
         **({} if card.label_quality is None else {"label_quality": card.label_quality}),
-        "settings": {name: without_folders(value) for name, value in settings.items()},
+        "settings": without_folders(settings),
         "versions": versions(),
     }
     write_results(folder / RESULTS, reports, figure, facts, card.chance)

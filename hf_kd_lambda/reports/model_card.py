@@ -291,20 +291,28 @@ def _training(facts: CardFacts) -> str:
 
 def shown_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that are given, as plain JSON values without folders: an enumeration is its text."""
-    given = {name: without_folders(value) for name, value in settings.items() if value not in (None, [], {})}
+    given = without_folders({name: value for name, value in settings.items() if value not in (None, [], {})})
     return cast(dict[str, Any], json.loads(json.dumps(given)))
 
 
-def without_folders(value: Any) -> Any:
-    """A setting for the card: absolute paths are shortened to the last part, because readers lack the folders.
+def without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings for readers, who lack the folders: absolute paths are shortened to the last part.
 
     Args:
-        value: a JSON value. Paths in lists and mappings, keys among them, are shortened too.
+        settings: JSON values. Paths in lists and mappings, keys among them, are shortened too.
     """
+    return {name: value if name.endswith(_NO_PATHS) else _shortened(value) for name, value in settings.items()}
+
+
+_NO_PATHS = ("_column", "_columns", "_separator", "delimiter")
+"""Ends of the names of settings whose values may begin like a path, and are none."""
+
+
+def _shortened(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {without_folders(key): without_folders(item) for key, item in value.items()}
+        return {_shortened(key): _shortened(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [without_folders(item) for item in value]
+        return [_shortened(item) for item in value]
     return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
 
 

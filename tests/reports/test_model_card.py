@@ -124,7 +124,12 @@ def test_settings_name_no_folders_of_this_machine(tmp_path):
 
 @pytest.mark.parametrize("value", [None, True, 0.5, "owner/name", "data/train.csv", [], {}])
 def test_other_settings_are_shown_as_they_are(value):
-    assert without_folders(value) == value
+    assert without_folders({"setting": value}) == {"setting": value}
+
+
+def test_columns_and_separators_are_no_paths():
+    settings = {"label_separator": "/", "delimiter": "/", "label_column": "/kind", "label_columns": ["/a", "/b"]}
+    assert without_folders(settings) == settings
 
 
 def test_a_student_of_its_teachers_layers_has_one_base(tmp_path):
