@@ -14,6 +14,8 @@ _MISSING_WORDS = ("na", "n/a", "#n/a", "null", "none", "nil", r"\n", "?", "-")
 """Words that other programs write for a missing number, in lower case. Among names they are names."""
 _MISSING_WORD = "word for a missing number"
 _INTEGER = re.compile(r"[+-]?\d{1,18}")
+_CODE = re.compile(r"[+-]?0\d+")
+"""A name, such as that of an area: its zeros would be lost."""
 _FLOAT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
 _PARSED: dict[str, Callable[[str], Any]] = {"string": str, "int64": int, "float64": float}
 
@@ -45,6 +47,8 @@ def kind_of_cell(value: str | None) -> str:
     if value is None or value.strip() in MISSING_LABELS:
         return "null"
     cell = value.strip()
+    if _CODE.fullmatch(cell):
+        return "string"
     if _INTEGER.fullmatch(cell):
         return "int64"
     if _FLOAT.fullmatch(cell):

@@ -75,6 +75,9 @@ def test_texts_stay_texts(tmp_path):
         (["x", "nan"], ["x", None]),
         (["1_0", "2"], ["1_0", "2"]),
         (["9" * 30, "1"], [1e30, 1.0]),
+        (["0012", "450"], ["0012", "450"]),
+        (["00", "0.5"], ["00", "0.5"]),
+        (["0", "-0", "10"], [0, 0, 10]),
     ],
 )
 def test_labels_of_a_csv_are_numbers_where_all_are(tmp_path, cells, labels):
