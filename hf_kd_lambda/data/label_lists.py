@@ -19,7 +19,7 @@ from hf_kd_lambda.losses.functional import IGNORED
 _SEPARATORS = ",;|"
 _BRACKETS = ("[", "(", "{")
 _WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
-_AS_PANDAS_WRITES = {"True": 1, "False": 0}
+_TRUTH_VALUES = {"true": 1, "false": 0}  # pandas writes True, spreadsheets TRUE
 _BY_NAME = Classes([], are_integers=True)
 """Has no name in common with a dataset, so that `labels_of` gives the names of its labels in place of indices."""
 
@@ -132,7 +132,7 @@ def _check_members(labels: list[Any]) -> None:
 
 
 def _present_or_absent(row: list[Any]) -> list[int]:
-    values = [_AS_PANDAS_WRITES.get(value, value) if isinstance(value, str) else value for value in row]
+    values = [_TRUTH_VALUES.get(value.lower(), value) if isinstance(value, str) else value for value in row]
     for value in values:
         if not is_missing(value) and value not in (0, 1):
             raise ValueError(f"{value!r} is neither 1 nor 0.")

@@ -131,8 +131,10 @@ def test_a_text_without_any_label_is_left_out_of_evaluation_however_it_is_writte
     assert labels_of(data, "validation") == [[0, 1], [1, -100]]
 
 
-def test_columns_of_booleans_are_read_as_pandas_writes_them(tmp_path):
-    content = "text,a,b\nt0,True,False\nt1,False,True\nt2,,True\n"
+@pytest.mark.parametrize("written", [str, str.upper, str.lower], ids=["pandas", "a spreadsheet", "json"])
+def test_columns_of_booleans_are_read_however_they_are_written(tmp_path, written):
+    values = [f"t0,{written('True')},{written('False')}", f"t1,{written('False')},{written('True')}"]
+    content = "\n".join(["text,a,b", *values, f"t2,,{written('True')}"]) + "\n"
     data = load(
         tmp_path, "a.csv", content, validation="text,a,b\nt0,1,0\n", label_columns=["a", "b"], text_column="text"
     )
