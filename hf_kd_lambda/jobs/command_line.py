@@ -129,8 +129,10 @@ def members_of_type(hint: Any) -> tuple[Any, ...]:
 
 
 def split_list(text: str, hint: Any = list[str]) -> list[str]:
-    """Items of `a b,c` or `[a b, c]`, which may have spaces in them; numbers also of `0 5`."""
-    marks = r"[\s,\[\]]" if is_list_of_numbers(hint) else r"[,\[\]]"
+    """Items of `a b,c` or `[a b, c]`, which may have spaces and brackets in them; numbers also of `0 5`."""
+    if text.startswith("["):
+        text = text.removeprefix("[").removesuffix("]")
+    marks = r"[\s,\[\]]" if is_list_of_numbers(hint) else ","
     return [expand_home(item.strip()) for item in re.split(marks, text) if item.strip()]
 
 
@@ -159,10 +161,11 @@ def with_lists(argv: Sequence[str], lists: Mapping[str, Any]) -> list[str]:
 
 def _items(given: list[str], hint: Any) -> list[str]:
     """Items of a list in one word or in several, of which each may be a name with a comma in it."""
-    is_one_text = any(word.startswith("[") or word.endswith((",", "]")) for word in given)
+    text = ",".join(given)
+    is_one_text = (text.startswith("[") and text.endswith("]")) or any(word.endswith(",") for word in given)
     if len(given) > 1 and not is_one_text and not is_list_of_numbers(hint):
         return given
-    return [item for word in given for item in split_list(word, hint)]
+    return split_list(text, hint)
 
 
 def list_settings(types: Mapping[str, Any]) -> dict[str, Any]:

@@ -301,6 +301,14 @@ def test_texts_of_a_list_may_have_spaces(config, words):
     assert parse([config(), "--teacher", "[my models/a, b]"])[0].teacher == ["my models/a", "b"]
 
 
+def test_texts_of_a_list_may_have_brackets(config):
+    problem, names = ["--problem_type", "multi_label_classification"], ["Anger [0-1]", "Joy [0-1]"]
+    for words in (names, [", ".join(names)], [f"[{', '.join(names)}]"], [f"[{names[0]},", f"{names[1]}]"]):
+        assert parse([config(task=None), "--label_columns", *words, *problem])[1].label_columns == names
+    lines = [f"label_columns: {', '.join(names)}", "problem_type: multi_label_classification"]
+    assert parse([config(*lines, task=None)])[1].label_columns == names
+
+
 def test_layers_of_a_file_without_brackets(config):
     assert parse([config("student_layers: 0, 5", student=None)])[0].student_layers == [0, 5]
 
