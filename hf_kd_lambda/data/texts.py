@@ -124,13 +124,16 @@ def glue_task(task: str | None) -> GlueTask | None:
 
 
 def _without_blank_lines(source: Source) -> Source:
-    """Unlabelled texts but those without a word, such as the last line of a txt."""
+    """Unlabelled texts or pairs but those without a word, such as the last line of a txt."""
     rows = source.rows
     if POSITION not in rows.column_names:
         rows = rows.add_column(POSITION, np.arange(len(rows)))
-    rows = rows.filter(lambda text: bool(text.strip()), input_columns="text")
+    inputs = [name for name in ("text", "text_pair") if name in rows.column_names]
+    rows = rows.filter(lambda *texts: any(map(str.strip, texts)), input_columns=inputs)
     if len(rows) == 0:
         raise ValueError(f"{source.name} has no text.")
+    if left_out := len(source.rows) - len(rows):
+        logger.warning(f"{source.name}: {left_out} examples are empty and left out.")
     return source._replace(rows=rows)
 
 

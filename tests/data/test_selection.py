@@ -139,6 +139,17 @@ def test_an_unlabelled_file_comes_last_in_train_whatever_its_labels(tmp_path, na
     assert len(data.splits["validation"]) == 4
 
 
+def test_unlabelled_examples_are_left_out_if_all_their_texts_are_blank(tmp_path, caplog):
+    train = write(tmp_path, "train.csv", "text,other,label\na,b,pos\nc,d,neg\n")
+    more = write(tmp_path, "more.csv", 'text,other\n,u0\nu1, \n" ",""\nu2,u3\n')
+    args = DataArguments(train_file=train, validation_file=train, unlabelled_file=more, text_pair_column="other")
+    data = load_task_data(args, seed=0)
+    assert data.splits["train"]["text_pair"][2:] == ["u0", " ", "u3"]
+    lines = write(tmp_path, "more.txt", "u\n\n \n")
+    load_task_data(DataArguments(train_file=train, validation_file=train, unlabelled_file=lines), seed=0)
+    assert f"unlabelled_file='{lines}': 2 examples are empty and left out." in caplog.text
+
+
 def test_an_unlabelled_dataset_is_a_split_of_that_name_or_train(tmp_path, monkeypatch):
     texts = Dataset.from_dict({"text": ["u0", "u1"], "label": [-1, -1]})
     stored = {"org/a": DatasetDict({"train": texts.select([0]), "unsupervised": texts}), "org/b": {"train": texts}}
