@@ -57,6 +57,10 @@ def select_examples(
         if "train" not in chosen:
             raise ValueError(f"{_source(args)} has neither a train nor a validation split: set validation_file.")
         chosen |= _hold_out(chosen["train"], args, strata)
+    elif args.validation_share != DataArguments.validation_share and args.validation_file is None:
+        logger.warning(
+            f"validation_share={args.validation_share} has no effect: {_source(args)} has a validation split."
+        )
     for name, split in chosen.items():
         limit = args.max_train_samples if name == "train" else args.max_eval_samples
         if limit is not None:

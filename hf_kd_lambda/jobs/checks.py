@@ -213,6 +213,7 @@ def _warn_of_settings_without_effect(models: ModelArguments, data: DataArguments
     targets = "galore" in config.optim.value or "apollo" in config.optim.value
     keeps_best = config.save_total_limit is not None and config.eval_strategy != "no"
     fixed = None if config.rule.measures else f"lambda_rule is {config.lambda_rule}"
+    one_label = None if data.has_label_lists else f"problem_type is {data.problem_type}, with one label for each text"
     without_effect = {
         **_UNUSED,
         "teacher_dir": None if models.teacher_finetune else "teacher_finetune is false",
@@ -223,6 +224,7 @@ def _warn_of_settings_without_effect(models: ModelArguments, data: DataArguments
         "metric_for_best_model": None if reads_metric(config) or keeps_best else "load_best_model_at_end is false",
         "label_quality": None if judges else "labels are judged with lambda_rule=trust and cached logits alone",
         "validation_share": None if data.validation_file is None else "validation_file is set",
+        "label_separator": "label_columns is set" if data.label_columns is not None else one_label,
         "dataset_config": None if data.dataset is not None else "dataset is not set",
         "hub_model_id": None if config.push_to_hub else "push_to_hub is false",
         "optim_target_modules": None if targets else f"optim={config.optim.value} has none",

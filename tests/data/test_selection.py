@@ -89,11 +89,15 @@ def test_texts_and_words_without_validation_are_parted(tmp_path):
     assert [len(split) for split in data.splits.values()] == [36, 4]
 
 
-def test_a_validation_split_is_left_as_it_is():
+def test_a_validation_split_is_left_as_it_is(caplog):
     split = Dataset.from_dict({"text": ["a", "b", "c"], "label": [0, 1, 0]})
-    chosen = select_examples({"train": split, "validation": split}, DataArguments(dataset="d"), 0, [0, 1, 0])
-    assert [len(part) for part in chosen.splits.values()] == [3, 3]
-    assert chosen.train_rows == [0, 1, 2]
+    for share in (DataArguments.validation_share, 0.2):
+        args = DataArguments(dataset="d", validation_share=share)
+        chosen = select_examples({"train": split, "validation": split}, args, 0, [0, 1, 0])
+        assert [len(part) for part in chosen.splits.values()] == [3, 3]
+        assert chosen.train_rows == [0, 1, 2]
+        warning = f"validation_share={share} has no effect: dataset='d' has a validation split."
+        assert (warning in caplog.text) == (share == 0.2)
 
 
 def test_rows_are_numbered_as_pandas_does_also_where_some_hold_only_separators(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 from helpers.small_jobs import job, question_settings, settings, text_settings, token_settings
 
-from hf_kd_lambda.jobs.checks import check_folders, check_label_smoothing, check_labels
+from hf_kd_lambda.jobs.checks import check_folders, check_label_smoothing, check_labels, check_settings
 from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.jobs.manifest import write_manifest
 from hf_kd_lambda.jobs.parser import parse
@@ -145,6 +145,21 @@ def test_settings_without_effect_are_named(tmp_path, monkeypatch):
         "validation_share=0.2 has no effect: validation_file is set.",
         "hub_model_id='a/b' has no effect: push_to_hub is false.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({}, "problem_type is None, with one label for each text"),
+        ({"problem_type": "soft_labels", "label_columns": ["a", "b"]}, "label_columns is set"),
+        ({"problem_type": "soft_labels"}, None),
+    ],
+)
+def test_a_separator_that_is_not_read_is_named(tmp_path, monkeypatch, given, reason):
+    warnings = []
+    monkeypatch.setattr("hf_kd_lambda.jobs.checks.logger.warning", warnings.append)
+    check_settings(*parse(arguments(settings(tmp_path, label_column=None, label_separator=";", **given))))
+    assert warnings == ([f"label_separator=';' has no effect: {reason}."] if reason else [])
 
 
 @pytest.mark.parametrize(
