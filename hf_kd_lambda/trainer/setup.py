@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
+from hf_kd_lambda.data.collators import TOKEN_INPUTS
 from hf_kd_lambda.data.columns import (
     CLASS_LABELS,
     TEACHER_LOGITS,
@@ -201,7 +202,8 @@ def build_collator(
         collate = LabelSets(collate, cast(Any, student).config.num_labels)
     else:
         collate = UnlabelledExamples(collate, cast(Any, student).config.num_labels, is_token_level(student))
-    of_teacher = set() if teacher is None else forward_parameters(teacher)
+    # Without a teacher too, a collator may pad its tokens, and digests of cached outputs are of them.
+    of_teacher = forward_parameters(student) | TOKEN_INPUTS if teacher is None else forward_parameters(teacher)
     inputs = {ANSWER_MASK} | forward_parameters(student) | of_teacher
     return ColumnCollator(collate, inputs if drops_columns else None, of_teacher if drops_columns else None)
 

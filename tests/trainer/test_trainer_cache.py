@@ -17,6 +17,7 @@ from transformers import (
     default_data_collator,
 )
 
+from hf_kd_lambda.data.collators import DistillationCollator
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
@@ -106,6 +107,21 @@ def test_a_teacher_with_a_tokenizer_of_its_own_is_cached(tmp_path):
     cached, calls = run(cached_config(tmp_path))
     assert_same_training(cached, online)
     assert calls == [False] * STEPS
+
+
+def test_logits_cached_for_another_tokenizer_are_used_without_the_teacher(tmp_path):
+    columns = {"input_ids": [7, 8, 9], "attention_mask": [1, 1, 1], "token_type_ids": [0, 0, 0]}
+    data = examples()
+    for name, values in columns.items():
+        data = data.add_column(f"teacher_{name}", [values] * len(data))
+    collator = DistillationCollator(tiny_tokenizer(), tiny_tokenizer())
+    runs = []
+    for teacher_is_given in (True, False):
+        teacher, student = models()
+        given = teacher if teacher_is_given else None
+        runs.append(train(cached_config(tmp_path), given, student, data, data_collator=collator))
+        data = runs[0].train_dataset
+    assert_same_training(*runs)
 
 
 # --- when the teacher is asked
