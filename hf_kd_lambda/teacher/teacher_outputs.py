@@ -83,6 +83,10 @@ class TeacherOutputs:
         members = () if TEACHER_LOGITS in batch else outputs.get("member_logits", ())
         return TeacherBatch(logits, inner=inner, members=members)
 
+    def can_be_had(self, batch: Collection[str]) -> bool:
+        """Whether there is a teacher for a batch, or its columns have the teacher's outputs."""
+        return self.teacher is not None or self.are_cached(batch)
+
     def are_cached(self, columns: Collection[str]) -> bool:
         """Whether the columns contain all needed teacher outputs."""
         return self.cache_format is not None and set(self.cache_format.columns) <= set(columns)

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_kd_lambda.balancing.state import LambdaState
-from hf_kd_lambda.data.columns import EXAMPLE_ROW, forward_parameters
+from hf_kd_lambda.data.columns import EXAMPLE_ROW, column_names, forward_parameters, own_inputs
 from hf_kd_lambda.gradients.cut import Cut, cut_outputs
 from hf_kd_lambda.losses.functional.label_sets import has_label_sets
 from hf_kd_lambda.losses.functional.labels import item_labels, targets
@@ -155,6 +155,8 @@ class DistillationTrainer(BaseTrainer):
         of_teacher = objective.needs | ({"member_logits"} if shares else set())
         self._teacher_outputs = TeacherOutputs(teacher, self.accelerator, of_teacher, cache_format)
         self._student_inputs = forward_parameters(model)
+        of_datasets = [own_inputs(column_names(dataset), self._teacher_outputs.inputs) for dataset in self._datasets()]
+        self._own_inputs = set().union(*of_datasets)
         names = build_lambda.lambda_names(self.args, model, objective)
         kind = build_lambda.lambda_kind(self.args, names, objective.weights, shares)
         unit = build_lambda.label_unit(self.args, classes, self.train_dataset)
@@ -208,7 +210,7 @@ class DistillationTrainer(BaseTrainer):
             data_checks.warn_without_labels(self.train_dataset, self.data_collator, model)
         if trains and not has_own_loss and self.label_smoother is None:
             check_own_loss(model, self.train_dataset, self.data_collator, num_outputs, token_level)
-        data_checks.check_evaluation(self.args, self.eval_dataset, self.data_collator, has_own_loss)
+        data_checks.check_evaluation(self.args, self.eval_dataset, self.data_collator, model, has_own_loss)
         if trains and not is_causal(model):
             check_padded_batches(model, teacher, self.train_dataset, self.data_collator)
 
@@ -412,10 +414,22 @@ class DistillationTrainer(BaseTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """As the Trainer's, which runs the student alone if labels are missing: on the columns that it takes."""
-        if any(inputs.get(name) is None for name in self.label_names):
+        """As the Trainer's; an example without labels has the KD loss alone, and no labels are returned.
+
+        The student runs alone, on the columns that it takes, if labels are missing that a loss cannot do without, or
+        what the teacher needs.
+        """
+        if all(inputs.get(name) is not None for name in self.label_names):
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        student = cast(nn.Module, self.model)
+        needs_labels = self.compute_loss_func is not None or is_causal(student)
+        if needs_labels or not self._teacher_outputs.can_be_had(inputs) or not self._own_inputs <= inputs.keys():
             inputs = {name: value for name, value in inputs.items() if name in self._student_inputs}
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = setup.training_batch(inputs, student)
+        with changed(self, label_names=["labels"]):
+            loss, logits, _ = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        return loss, logits, None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the student; checkpoints also get its projections, and the predictions that `trust` judges by."""

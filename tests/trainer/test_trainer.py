@@ -588,9 +588,22 @@ def test_the_loss_of_a_batch_needs_no_evaluation(tmp_path):
 
 def test_labels_that_are_unknown_can_still_be_predicted(tmp_path):
     trainer = make_trainer(config(tmp_path), *models(), examples())
-    output = trainer.predict(examples(8).remove_columns("labels"))
-    assert output.predictions.shape == (8, 3)
-    assert "test_kd_loss" not in output.metrics
+    output, labelled = trainer.predict(examples(8).remove_columns("labels")), trainer.predict(examples(8))
+    assert output.predictions == pytest.approx(labelled.predictions)
+    assert output.label_ids is None
+    for name in ("test_kd_loss", "test_teacher_agreement"):
+        assert output.metrics[name] == pytest.approx(labelled.metrics[name])
+    assert "test_task_loss" not in output.metrics
+
+
+def test_without_labels_the_student_alone_predicts_where_the_teachers_outputs_cannot_be_had(tmp_path):
+    unlabelled = examples(8).remove_columns("labels")
+    own = examples(8).add_column("teacher_input_ids", [[7, 8]] * 8)
+    given = examples(8).add_column("teacher_logits", [[0.0, 1.0, 2.0]] * 8)
+    for teacher, data in ((models()[0], own), (None, given)):
+        output = make_trainer(config(tmp_path), teacher, models()[1], data).predict(unlabelled)
+        assert output.predictions.shape == (8, 3)
+        assert "test_kd_loss" not in output.metrics
 
 
 class Unlabelled(nn.Module):

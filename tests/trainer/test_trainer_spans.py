@@ -94,6 +94,16 @@ def test_windows_whose_labels_have_other_names_are_warned_of_or_refused(tmp_path
         span_trainer(tmp_path, *span_models(), kwargs={"eval_dataset": data}, **best)
 
 
+def test_windows_without_positions_are_evaluated_by_the_kd_loss(tmp_path):
+    data = windows(BATCH)
+    trainer = span_trainer(tmp_path, *span_models(), data)
+    labelled = trainer.predict(data)
+    found = trainer.predict(data.remove_columns(["start_positions", "end_positions"]))
+    assert found.metrics["test_kd_loss"] == pytest.approx(labelled.metrics["test_kd_loss"])
+    assert [logits.shape for logits in found.predictions] == [logits.shape for logits in labelled.predictions]
+    assert found.label_ids is None
+
+
 def test_evaluation_gives_the_predictions_and_labels_of_transformers(tmp_path):
     teacher, student = span_models()
     data = windows(BATCH)
