@@ -240,6 +240,18 @@ def test_compute_loss_func_is_the_task_loss(tmp_path, loss, accumulation):
     assert_equals_reference(tmp_path, teacher, student, args=args, settings=settings, compute_loss_func=loss)
 
 
+def test_a_task_loss_in_float64_is_the_same(tmp_path):
+    def in_float64(outputs, labels, num_items_in_batch):
+        return F.cross_entropy(outputs.logits.double(), labels, reduction="sum") / num_items_in_batch
+
+    args = config(tmp_path, lambda_interval=2, max_steps=2)
+    losses = [
+        logged(train(args, *models(), examples(), compute_loss_func=loss).state.log_history, "task_loss")
+        for loss in (None, in_float64)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_label_smoothing_is_part_of_the_task_loss(tmp_path):
     settings = {"task_loss": lambda outputs, labels: F.cross_entropy(outputs.logits, labels, label_smoothing=0.2)}
     assert_equals_reference(tmp_path, *models(), args={"label_smoothing_factor": 0.2}, settings=settings)
