@@ -49,6 +49,8 @@ NAN = float("nan")
             r"example 3 .*: \[0.5, 0.4\] are no distribution.* set problem_type of .* to multi_label_classification",
         ),
         (labels([0.5, 0.5], [1.5, -0.5]), None, "example 1 .*: give shares of the classes that sum to 1"),
+        (labels(None, [NAN, 1.0]), None, r"example 1 .*: \[nan, 1.0\] are no distribution"),
+        (labels([0.5, None]), None, r"example 0 .*: \[0.5, nan\] are no distribution"),
         (labels([0.2, 0.3, 0.5]), None, "example 0 .*: 3 labels of an example, the student has 2"),
     ],
 )

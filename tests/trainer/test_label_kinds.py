@@ -128,6 +128,7 @@ def test_predictions_are_those_of_a_plain_trainer_and_agreement_is_label_by_labe
         ({}, [[1.0, 1.0, 0.0]] * 8, "no distribution.*multi_label_classification"),
         ({}, [[1, 1, 0]] * 8, "no distribution"),
         ({}, [[1.5, -0.5, 0.0]] * 8, "no distribution"),
+        ({}, [[0.5, math.nan, 0.5]] * 8, "no distribution"),
         ({}, [[0.5, 0.5]] * 8, "need one label per item"),
     ],
 )
