@@ -169,7 +169,9 @@ class DistillationTrainer(BaseTrainer):
         # and must not divide by the accumulation steps again.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
-        self._begin_step_records()
+        self._step_record = StepRecord(objective.names, self.args.device)
+        self.add_callback(self._step_record)
+        self._begin_steps()
 
     def _fit_models(self, model: nn.Module, teacher: PreTrainedModel | None) -> int:
         """Check the settings, fit both models to each other, and return the number of the student's outputs."""
@@ -346,7 +348,7 @@ class DistillationTrainer(BaseTrainer):
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
-            self._begin_step_records()
+            self._begin_steps()
             self.balancer.drop_counts()
 
     def cache_teacher(self) -> bool:
@@ -534,10 +536,9 @@ class DistillationTrainer(BaseTrainer):
         evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
         return [dataset for dataset in (self.train_dataset, *evaluated) if dataset is not None]
 
-    def _begin_step_records(self) -> None:
+    def _begin_steps(self) -> None:
         self._step = None
         self._finite, self._finite_gram = FiniteLosses(), FiniteLosses()
-        self._step_record = StepRecord(self._objective.names, self.args.device)
 
 
 def _shares(inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
