@@ -202,7 +202,7 @@ class DistillationTrainer(BaseTrainer):
         token_level, trains = is_token_level(model), self.train_dataset is not None
         has_own_loss = self.compute_loss_func is not None
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
-        if not has_own_collator and not has_own_loss:
+        if not (has_own_collator or has_own_loss or answers_questions(model)):
             names, problem_type = own_label_names(cast(Any, model)) or [], cast(Any, model).config.problem_type
             are_lists = token_level or is_causal(model)
             data_checks.check_given_labels(self._datasets(), num_outputs, are_lists, problem_type, names)

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 from helpers import reference
-from helpers.small_runs import BATCH, LEARNING_RATE, assert_same_run, flat, logged
-from helpers.tiny import tiny_bert
+from helpers.small_runs import BATCH, LEARNING_RATE, assert_same_run, config, flat, logged
+from helpers.tiny import tiny_bert, tiny_tokenizer
 from helpers.tiny_spans import (
     padded_batches,
     span_losses,
@@ -82,6 +82,19 @@ def test_windows_without_an_answer_train_through_kd_alone(tmp_path):
     trainer.train()
     assert logged(trainer.state.log_history, "task_loss") == [0.0]
     assert logged(trainer.state.log_history, "kd_loss")[0] > 0
+
+
+def test_a_column_of_classes_that_answers_do_not_read_may_be_there(tmp_path):
+    data = windows().remove_columns("answer_mask").filter(lambda row: len(row["input_ids"]) == 12)
+    teacher, student = span_models()
+    args = config(tmp_path, max_steps=1, cache_teacher=False)
+    given = {"teacher": teacher, "processing_class": tiny_tokenizer()}
+    weights = []
+    for examples in (data, data.add_column("label", [9] * len(data))):
+        trainer = DistillationTrainer(copy.deepcopy(student), args, train_dataset=examples, **given)
+        trainer.train()
+        weights.append(flat(trainer.model))
+    assert torch.equal(*weights)
 
 
 def test_windows_whose_labels_have_other_names_are_warned_of_or_refused(tmp_path, caplog):
