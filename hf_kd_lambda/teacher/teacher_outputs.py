@@ -76,8 +76,9 @@ class TeacherOutputs:
         if self.cache_format is not None and self.cache_format.is_in_batch(batch):
             return self.cache_format.batch(batch)
         if self.teacher is None:
-            columns = ", ".join((TEACHER_LOGITS,) if self.cache_format is None else self.cache_format.columns)
-            raise ValueError(f"teacher is None, and the examples have no {columns} for these settings: give either.")
+            columns = (TEACHER_LOGITS,) if self.cache_format is None else self.cache_format.columns
+            absent = [name for name in columns if name not in batch] or [f"{TEACHER_OUTPUTS} for these settings"]
+            raise ValueError(f"the examples have no column {', '.join(absent)}, and teacher is None: give one of them.")
         self._move_to(self.accelerator.device)
         with self.accelerator.autocast():
             outputs = self.teacher(**teacher_inputs(batch, self.inputs), **forward_flags(self.needs))
