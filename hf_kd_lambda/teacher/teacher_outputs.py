@@ -78,7 +78,8 @@ class TeacherOutputs:
         if self.teacher is None:
             columns = (TEACHER_LOGITS,) if self.cache_format is None else self.cache_format.columns
             absent = [name for name in columns if name not in batch] or [f"{TEACHER_OUTPUTS} for these settings"]
-            raise ValueError(f"the examples have no column {', '.join(absent)}, and teacher is None: give one of them.")
+            named = ", ".join(absent)
+            raise ValueError(f"the examples have no column {named}, and teacher is None: give one of them.")
         self._move_to(self.accelerator.device)
         with self.accelerator.autocast():
             outputs = self.teacher(**teacher_inputs(batch, self.inputs), **forward_flags(self.needs))

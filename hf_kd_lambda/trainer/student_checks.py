@@ -67,7 +67,7 @@ def check_class_weights(
         raise ValueError(f"class_weights={args.class_weights!r} does not reach compute_loss_func: leave either out.")
 
 
-def check_label_smoothing(args: DistillationConfig, num_outputs: int, has_own_task_loss: bool) -> None:
+def check_smoothing(args: DistillationConfig, num_outputs: int, has_own_task_loss: bool) -> None:
     """Refuse label smoothing where there are no classes, or where the task loss is the user's own.
 
     Raises:

@@ -186,7 +186,7 @@ class DistillationTrainer(BaseTrainer):
         setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
         strategy_checks.check_trust(self.args, has_own_task_loss)
         student_checks.check_class_weights(self.args, model, num_outputs, has_own_task_loss)
-        student_checks.check_label_smoothing(self.args, num_outputs, has_own_task_loss)
+        student_checks.check_smoothing(self.args, num_outputs, has_own_task_loss)
         strategy_checks.warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2, is_adam)
         return num_outputs
 
