@@ -26,7 +26,7 @@ def as_soft_labels(batch: Mapping[str, Any], classes: int) -> Any:
     """The labels of a batch; soft labels as floats, also if they are integers 1 and 0, and checked.
 
     Args:
-        batch: with `labels`. Soft labels are `[examples, classes]`; rows with NaN are of examples without a label.
+        batch: with `labels`. Soft labels are `[examples, classes]`; rows of NaN are of examples without a label.
             Others pass, also the classes of as many tokens.
         classes: the student's number of classes.
 
@@ -47,5 +47,7 @@ def as_soft_labels(batch: Mapping[str, Any], classes: int) -> Any:
 
 
 def are_no_shares(rows: Any) -> Any:
-    """Which rows of a tensor or an array `[examples, classes]` are no distribution; rows with NaN pass."""
-    return (abs(rows.sum(-1) - 1) > SHARES_TOLERANCE) | (rows < 0).any(-1)  # no comparison is true of NaN
+    """Which rows of a tensor or an array `[examples, classes]` are no distribution; rows of NaN alone pass."""
+    missing = rows != rows
+    partly = missing.any(-1) & ~missing.all(-1)
+    return partly | (abs(rows.sum(-1) - 1) > SHARES_TOLERANCE) | (rows < 0).any(-1)  # no comparison is true of NaN

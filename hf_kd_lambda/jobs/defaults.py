@@ -36,11 +36,14 @@ def resolve_defaults(values: Namespace, given: Collection[str]) -> None:
     fill("save_total_limit", SAVED_CHECKPOINTS)
     fill("load_best_model_at_end", _saves_what_it_evaluates(values))
     in_steps = values.save_strategy == values.eval_strategy == "steps"
-    if in_steps and not values.load_best_model_at_end and "load_best_model_at_end" not in given:
-        logger.warning(
-            f"save_steps={values.save_steps} differs from eval_steps={values.eval_steps}, so that the last student is "
-            "kept, as the best may not be saved: set both to the same number."
-        )
+    if in_steps and values.save_steps != values.eval_steps:
+        differs = f"save_steps={values.save_steps} differs from eval_steps={values.eval_steps}, so that"
+        if values.load_best_model_at_end:
+            logger.warning(f"{differs} the best student may not be saved, nor kept: set both to the same number.")
+        elif "load_best_model_at_end" not in given:
+            logger.warning(
+                f"{differs} the last student is kept, as the best may not be saved: set both to the same number."
+            )
     if values.load_best_model_at_end or values.save_strategy == "best":
         fill("metric_for_best_model", MAIN_METRIC)
 

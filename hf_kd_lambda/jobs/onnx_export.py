@@ -24,6 +24,7 @@ from hf_kd_lambda.models.labels import label_permutation, own_label_names
 from hf_kd_lambda.models.loaded_forms import read_in_own_precision
 from hf_kd_lambda.models.onnx_file import quantise_onnx, require_onnx, run_by_onnx, write_onnx
 from hf_kd_lambda.models.padding import ensure_pad_token
+from hf_kd_lambda.models.protocol import text_config
 from hf_kd_lambda.reports.agreement import teacher_agreement
 from hf_kd_lambda.reports.results import ModelReport, as_json, latency_ms, markdown_table, measure_model, results_table
 from hf_kd_lambda.trainer.config import DistillationConfig
@@ -162,7 +163,7 @@ def _load(folder: Path) -> tuple[PreTrainedModel, Any]:
     if not hasattr(transformers, name):
         raise ValueError(f"{folder}: its config.json names no model class of Transformers, but {name!r}.")
     model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32).eval()
-    model.config.use_cache = False  # keys and values are for generation
+    text_config(model).use_cache = False  # keys and values are for generation
     return model, AutoProcessor.from_pretrained(folder)
 
 

@@ -125,7 +125,7 @@ class Objective:
         """
         num_task, num_kd = _divisors(items, num_items)
         loss_inputs = self.loss_inputs(student, teacher, inputs, items, num_kd, item_weights.kd)
-        parts = [loss(loss_inputs) for loss in self.kd_losses.values()]
+        parts = [loss(loss_inputs).float() for loss in self.kd_losses.values()]
         weights = self.weights if kd_weights is None else kd_weights
         kd = torch.stack([weight * part for weight, part in zip(weights, parts, strict=True)]).sum()
         task = self._task_loss(student, inputs, items, num_task, item_weights.task)
@@ -173,7 +173,7 @@ class Objective:
     ) -> Tensor:
         if self.own_task_loss is not None:
             labels = inputs["labels"] if SHIFTED in inputs or items.shares is not None else items.task
-            return self.own_task_loss(student, labels, num_items_in_batch=num_items)
+            return self.own_task_loss(student, labels, num_items_in_batch=num_items).float()
 
         def loss(logits: Tensor, weights: Tensor | None, shares: Tensor | None, labels: Tensor) -> Tensor:
             return task_loss(logits, labels, num_items, self.label_smoothing, weights, shares)

@@ -91,11 +91,7 @@ def load_classifier(
                 f"{checkpoint!r} has no trained output layer, so that it would only guess: choose a checkpoint that "
                 "was trained for these labels, or fine-tune it first, in a job with teacher_finetune: true."
             )
-        logger.warning(
-            "%r has no trained classification head and gets a new one. A student may start like this, but a teacher "
-            "would only guess: fine-tune it first with teacher_finetune: true.",
-            checkpoint,
-        )
+        logger.warning("%r has no trained classification head: the student gets a new one.", checkpoint)
         return load_classifier(checkpoint, label_names, trust_remote_code, True, auto_class, problem_type, dtype)
     try:
         align_labels(model, label_names, problem_type)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kd_lambda.models.loaded_forms import HALF_DTYPES, is_quantised
-from hf_kd_lambda.models.protocol import as_model_output, model_device
+from hf_kd_lambda.models.protocol import as_model_output, model_device, text_config
 from hf_kd_lambda.utils.evaluation_mode import evaluation_mode
 
 _TOLERANCE = 1e-3  # of logits, relative to the largest above 1: far above rounding in float32
@@ -41,7 +41,7 @@ def align_pad_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
         ValueError: the tokenizer has no padding token, or the model has no embedding for it.
     """
     ensure_pad_token(tokenizer)
-    config, pad = model.config.get_text_config(), tokenizer.pad_token_id
+    config, pad = text_config(model), tokenizer.pad_token_id
     size = getattr(config, "vocab_size", None)
     if size is not None and pad >= size:
         who = getattr(model, "name_or_path", None) or type(model).__name__

@@ -22,6 +22,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto import modeling_auto
 from transformers.trainer_utils import unwrap_peft_model
@@ -136,6 +137,17 @@ def model_config(model: nn.Module) -> Any | None:
     """A model's configuration; None for a plain module, even if it has another attribute `config`."""
     config = getattr(model, "config", None)
     return config if hasattr(config, "num_labels") else None
+
+
+def text_config(model: nn.Module) -> Any:
+    """The part of a model's configuration that is about texts, all if it reads nothing else; None without one."""
+    config = getattr(model, "config", None)
+    return config.get_text_config() if isinstance(config, PreTrainedConfig) else config
+
+
+def vocabulary_size(model: nn.Module) -> int | None:
+    """The number of tokens that a model has embeddings for, by its configuration; None if that does not tell."""
+    return getattr(text_config(model), "vocab_size", None)
 
 
 def model_device(model: nn.Module) -> torch.device:

@@ -1,10 +1,11 @@
 """Embeddings of one tokenizer that are padded to different sizes."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from transformers import PreTrainedModel
 from transformers.utils import logging
+
+from hf_kd_lambda.models.protocol import vocabulary_size
 
 logger = logging.get_logger(__name__)
 
@@ -19,8 +20,7 @@ def align_vocabularies(models: Sequence[PreTrainedModel], tokens: int) -> None:
         models: teachers and student.
         tokens: number of tokens of their tokenizer; if a model has fewer, nothing is changed.
     """
-    configs: list[Any] = [model.config for model in models]
-    sizes: list[int] = [getattr(config, "vocab_size", 0) for config in configs]
+    sizes = [vocabulary_size(model) or 0 for model in models]
     if min(sizes) == max(sizes) or min(sizes) < tokens:
         return
     for model, size in zip(models, sizes, strict=True):

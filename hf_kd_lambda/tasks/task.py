@@ -19,6 +19,7 @@ from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.models.from_scratch import model_from_scratch, with_tokens
 from hf_kd_lambda.models.labels import load_classifier
 from hf_kd_lambda.models.padding import ModelBatch, ensure_pad_token, padding_difference
+from hf_kd_lambda.models.protocol import vocabulary_size
 from hf_kd_lambda.utils.first_output import first_output
 
 Collator = Callable[[list[dict[str, Any]]], dict[str, Any]]
@@ -78,8 +79,8 @@ class Task(ABC):
         Raises:
             ValueError: there is no such model, or it has another vocabulary.
         """
-        config = None if teacher is None else teacher.config
-        fields = with_tokens(setting, architecture, processor, getattr(config, "vocab_size", len(processor)))
+        size = None if teacher is None else vocabulary_size(teacher)
+        fields = with_tokens(setting, architecture, processor, size or len(processor))
         return model_from_scratch(setting, fields, data.label_names, self.auto_class, data.problem_type)
 
     def new_processor(

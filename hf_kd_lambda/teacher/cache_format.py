@@ -14,7 +14,7 @@ from hf_kd_lambda.teacher.cache_file import Rows
 from hf_kd_lambda.teacher.collator import packed, unpacked
 
 HALF = torch.finfo(torch.half)
-_SHARES = "shares"
+_SHARES, _TOP, _INDICES = "shares", "top_log_probs", "top_indices"
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,22 @@ class CacheFormat:
             return (TEACHER_OUTPUTS,)
         return (TEACHER_LOGITS, TEACHER_OUTPUTS) if any(self.hidden_states) or self.shares else (TEACHER_LOGITS,)
 
+    @property
+    def names(self) -> set[str]:
+        """Names of the tensors in `teacher_outputs`."""
+        names = {_hidden(index) for index, is_cached in enumerate(self.hidden_states) if is_cached}
+        names |= {_member(index) for index in range(len(self.shares))}
+        return names | ({_TOP, _INDICES} if self.top_logits is not None else set())
+
+    def is_in(self, examples: Any) -> bool:
+        """Whether a dataset has all of these outputs, by its first row; of a stream, whether it has the columns."""
+        has_columns = set(self.columns) <= set(column_names(examples))
+        return has_columns and (not isinstance(examples, Dataset) or self.names <= _first_outputs(examples).keys())
+
+    def is_in_batch(self, batch: Mapping[str, Any]) -> bool:
+        """Whether a batch has all of these outputs."""
+        return set(self.columns) <= batch.keys() and self.names <= batch.get(TEACHER_OUTPUTS, {}).keys()
+
     def rows(self, outputs: TeacherBatch, attention_mask: Tensor | None) -> Rows:
         """The columns to cache: one row per example, without padding.
 
@@ -66,7 +82,7 @@ class CacheFormat:
             attention_mask: `[examples, length]`, 0 at padding; None without padding.
         """
         tensors = {
-            f"hidden_states.{index}": outputs.inner["hidden_states"][index].clamp(HALF.min, HALF.max).half()
+            _hidden(index): outputs.inner["hidden_states"][index].clamp(HALF.min, HALF.max).half()
             for index, is_cached in enumerate(self.hidden_states)
             if is_cached
         }
@@ -79,7 +95,7 @@ class CacheFormat:
             columns[TEACHER_LOGITS] = [*_rows(logits, attention_mask)]
         else:
             top, indices = (logits / self.temperature).log_softmax(-1).topk(self.top_logits, dim=-1)
-            tensors |= {"top_log_probs": top.clamp(min=HALF.min).half(), "top_indices": indices.int()}
+            tensors |= {_TOP: top.clamp(min=HALF.min).half(), _INDICES: indices.int()}
         if tensors:
             rows = {name: _rows(values, attention_mask) for name, values in tensors.items()}
             columns[TEACHER_OUTPUTS] = [
@@ -92,12 +108,11 @@ class CacheFormat:
         cached = columns.get(TEACHER_OUTPUTS, {})
         inner: dict[str, Any] = {}
         if any(self.hidden_states):
-            names = [f"hidden_states.{index}" for index in range(len(self.hidden_states))]
-            inner["hidden_states"] = tuple(cached.get(name) for name in names)
+            inner["hidden_states"] = tuple(cached.get(_hidden(index)) for index in range(len(self.hidden_states)))
         if self.top_logits is None:
             members = tuple(cached[_member(index)] for index in range(len(self.shares)))
             return TeacherBatch(columns[TEACHER_LOGITS], inner=inner, members=members)
-        top_k = TopLogits(cached["top_log_probs"], cached["top_indices"], self.classes, self.temperature)
+        top_k = TopLogits(cached[_TOP], cached[_INDICES], self.classes, self.temperature)
         return TeacherBatch(None, top_k, inner)
 
 
@@ -118,9 +133,7 @@ def shares_in(examples: Any) -> list[float] | None:
     Args:
         examples: a dataset; one without random access stores none.
     """
-    if TEACHER_OUTPUTS not in column_names(examples) or not isinstance(examples, Dataset) or not len(examples):
-        return None
-    shares = unpacked(examples.with_format(None)[0][TEACHER_OUTPUTS]).get(_SHARES)
+    shares = _first_outputs(examples).get(_SHARES)
     return None if shares is None else shares.tolist()
 
 
@@ -128,6 +141,17 @@ def cached_members(examples: Dataset) -> list[Tensor]:
     """Logits `[examples, classes]` of each of several teachers, from a dataset that stores them; see `shares_in`."""
     rows = [unpacked(row) for row in examples.with_format(None)[TEACHER_OUTPUTS][:]]
     return [torch.stack([row[_member(index)] for row in rows]) for index in range(len(rows[0][_SHARES]))]
+
+
+def _first_outputs(examples: Any) -> dict[str, Tensor]:
+    """The `teacher_outputs` of the first row of a dataset; none of one without them, or without random access."""
+    if TEACHER_OUTPUTS not in column_names(examples) or not isinstance(examples, Dataset) or not len(examples):
+        return {}
+    return unpacked(examples.with_format(None)[0][TEACHER_OUTPUTS])
+
+
+def _hidden(index: int) -> str:
+    return f"hidden_states.{index}"
 
 
 def _member(index: int) -> str:

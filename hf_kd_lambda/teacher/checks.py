@@ -26,7 +26,7 @@ from hf_kd_lambda.data.columns import (
 from hf_kd_lambda.losses.functional.distributions import LEAST_DISTANCE, squared_distance_from_uniform
 from hf_kd_lambda.losses.functional.label_sets import logits_of_labels
 from hf_kd_lambda.models.causal import is_causal
-from hf_kd_lambda.models.protocol import answers_questions, is_token_level
+from hf_kd_lambda.models.protocol import answers_questions, is_token_level, vocabulary_size
 from hf_kd_lambda.teacher.row_digest import collated, row_digests
 
 logger = logging.get_logger(__name__)
@@ -59,8 +59,7 @@ def check_next_tokens(teacher: PreTrainedModel, student: nn.Module) -> None:
             f"the student, a {type(student).__name__}, is a causal language model, but the teacher, a "
             f"{type(teacher).__name__}, is not: use a causal language model as teacher."
         )
-    configs: list[Any] = [teacher.config, student.config]
-    sizes = [config.vocab_size for config in configs]
+    sizes = [vocabulary_size(teacher), vocabulary_size(student)]
     if sizes[0] != sizes[1]:
         raise ValueError(
             f"the teacher's vocabulary has {sizes[0]} tokens, the student's {sizes[1]}, but KD losses compare their "
@@ -119,12 +118,14 @@ def check_columns(columns: Collection[str], teacher: PreTrainedModel | None, stu
             )
     # For some image models, `vocab_size` is the size of a codebook.
     read_tokens = all(getattr(model, "main_input_name", "input_ids") == "input_ids" for model in (teacher, student))
-    sizes = [getattr(getattr(model, "config", None), "vocab_size", None) for model in (teacher, student)]
-    if read_tokens and None not in sizes and sizes[0] != sizes[1] and not own:
+    of_teacher, of_student = vocabulary_size(teacher), vocabulary_size(student)
+    if read_tokens and of_teacher and of_student and of_teacher != of_student and not own:
+        larger, size = ("teacher", of_student) if of_teacher > of_student else ("student", of_teacher)
         raise ValueError(
-            f"the teacher's vocabulary has {sizes[0]} tokens, the student's {sizes[1]}, so they cannot use the same "
-            "input_ids: tokenise for the teacher too, into columns teacher_input_ids and so on, "
-            "and give data_collator=DistillationCollator(tokenizer, teacher_tokenizer)."
+            f"the teacher's vocabulary has {of_teacher} tokens, the student's {of_student}, so they cannot use the "
+            "same input_ids: tokenise for the teacher too, into columns teacher_input_ids and so on, and give "
+            "data_collator=DistillationCollator(tokenizer, teacher_tokenizer). If only the padding of their "
+            f"embeddings differs, call {larger}.resize_token_embeddings({size}) instead."
         )
 
 

@@ -1,6 +1,6 @@
 """The teacher's outputs for a batch: from cached columns if the examples have them, else from a teacher forward."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -9,7 +9,13 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from hf_kd_lambda.data.columns import TEACHER_LOGITS, column_names, forward_parameters, teacher_inputs
+from hf_kd_lambda.data.columns import (
+    TEACHER_LOGITS,
+    TEACHER_OUTPUTS,
+    column_names,
+    forward_parameters,
+    teacher_inputs,
+)
 from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.models.ensemble import members_of, teacher_digest
@@ -67,12 +73,13 @@ class TeacherOutputs:
         Raises:
             ValueError: the batch has no logits, and there is no teacher.
         """
-        if self.cache_format is not None and self.are_cached(batch):
+        if self.cache_format is not None and self.cache_format.is_in_batch(batch):
             return self.cache_format.batch(batch)
         if self.teacher is None:
             columns = (TEACHER_LOGITS,) if self.cache_format is None else self.cache_format.columns
-            missing = ", ".join(name for name in columns if name not in batch)
-            raise ValueError(f"the examples have no column {missing}, and teacher is None: give one of them.")
+            absent = [name for name in columns if name not in batch] or [f"{TEACHER_OUTPUTS} for these settings"]
+            named = ", ".join(absent)
+            raise ValueError(f"the examples have no column {named}, and teacher is None: give one of them.")
         self._move_to(self.accelerator.device)
         with self.accelerator.autocast():
             outputs = self.teacher(**teacher_inputs(batch, self.inputs), **forward_flags(self.needs))
@@ -83,13 +90,14 @@ class TeacherOutputs:
         members = () if TEACHER_LOGITS in batch else outputs.get("member_logits", ())
         return TeacherBatch(logits, inner=inner, members=members)
 
-    def are_cached(self, columns: Collection[str]) -> bool:
-        """Whether the columns contain all needed teacher outputs."""
-        return self.cache_format is not None and set(self.cache_format.columns) <= set(columns)
+    def can_be_had(self, batch: Mapping[str, Any]) -> bool:
+        """Whether there is a teacher for a batch, or its columns have the teacher's outputs."""
+        return self.teacher is not None or (self.cache_format is not None and self.cache_format.is_in_batch(batch))
 
     def are_all_cached(self, datasets: Iterable[Any]) -> bool:
-        """Whether all datasets have them; None counts as one that has."""
-        return all(self.are_cached(column_names(dataset)) for dataset in datasets if dataset is not None)
+        """Whether all datasets have all needed teacher outputs; None counts as one that has."""
+        cached = self.cache_format
+        return cached is not None and all(cached.is_in(dataset) for dataset in datasets if dataset is not None)
 
     def add_to(
         self,
@@ -139,7 +147,10 @@ class TeacherOutputs:
             accelerator=self.accelerator,
             progress=progress,
         )
-        cached = [self._cached(dataset, cache) for dataset in datasets]
+        cached = [
+            dataset if dataset is None or cache_format.is_in(dataset) else self._cached(dataset, cache)
+            for dataset in datasets
+        ]
         made = [new for old, new in zip(datasets, cached, strict=True) if new is not old]
         for examples in [new for new in made if TEACHER_LOGITS in new.column_names][:1]:  # one warning is enough
             config = getattr(members_of(cast(PreTrainedModel, self.teacher))[0], "config", None)
@@ -156,10 +167,9 @@ class TeacherOutputs:
                 member.to(device)
 
     def _cached(self, examples: Any, cache: TeacherCache) -> Any:
-        if examples is None or self.are_cached(column_names(examples)):
-            return examples
+        others = [TEACHER_OUTPUTS] if TEACHER_OUTPUTS in column_names(examples) else []  # for other settings
         try:
-            cached = cache.add_to(examples)
+            cached = cache.add_to(examples.remove_columns(others) if others else examples)
         except CacheUnavailableError as reason:
             logger.warning(f"cache_teacher: the teacher runs at each step for these examples, because {reason}.")
             return examples

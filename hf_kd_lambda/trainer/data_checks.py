@@ -25,6 +25,7 @@ from hf_kd_lambda.trainer.config import DistillationConfig
 logger = logging.get_logger(__name__)
 
 _READ = ("labels", *SPAN_LABELS)  # of a batch, by the losses
+_WITH_ANY_LABELS = ("loss", "kd_loss", "teacher_agreement")  # metrics that batches without labels may have, too
 
 
 def check_padding(collator: Any, processor: Any) -> None:
@@ -107,14 +108,19 @@ def _missing_labels(batch: Mapping[str, Any]) -> list[str]:
 
 
 def check_evaluation(
-    args: DistillationConfig, examples: Any, collate: Callable[[list[Any]], dict[str, Any]], has_own_loss: bool
+    args: DistillationConfig,
+    examples: Any,
+    collate: Callable[[list[Any]], dict[str, Any]],
+    student: nn.Module,
+    has_own_loss: bool,
 ) -> None:
-    """Refuse evaluations in training that have no batch, or no labels where the task loss decides.
+    """Refuse evaluations in training that have no batch, or not the labels that the deciding metric needs.
 
     Args:
         args: settings of the run.
         examples: for evaluation; only those of type `datasets.Dataset` are checked.
         collate: makes a batch of them.
+        student: a language model is not evaluated without labels.
         has_own_loss: whether the task loss is the user's, who knows which labels it needs.
 
     Raises:
@@ -127,12 +133,16 @@ def check_evaluation(
             f"per_device_eval_batch_size={args.per_device_eval_batch_size}: the {len(examples)} validation examples "
             "fill no batch, and dataloader_drop_last=True drops the rest: lower it."
         )
-    decides = str(args.metric_for_best_model).removeprefix("eval_") == "task_loss" and not has_own_loss
-    if decides and not (_have_known_labels(examples) and not _missing_labels(collate([examples[0]]))):
-        raise ValueError(
-            f"metric_for_best_model={args.metric_for_best_model!r}: eval_dataset has no label: give it labels, or "
-            "set metric_for_best_model to kd_loss."
-        )
+    metric = str(args.metric_for_best_model).removeprefix("eval_")
+    needs_labels = has_own_loss or is_causal(student)
+    if metric not in ("task_loss", *(_WITH_ANY_LABELS if needs_labels else ())):
+        return
+    if not _missing_labels(collate([examples[0]])) and (has_own_loss or _have_known_labels(examples)):
+        return
+    fix = "" if needs_labels else ", or set metric_for_best_model to kd_loss"
+    raise ValueError(
+        f"metric_for_best_model={args.metric_for_best_model!r}: eval_dataset has no label: give it labels{fix}."
+    )
 
 
 def _have_known_labels(examples: Dataset) -> bool:

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.gradients.gram import Gram
@@ -12,8 +14,10 @@ from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.reports.agreement import teacher_agreement
 
 
-class StepRecord:
+class StepRecord(TrainerCallback):
     """Losses of the steps since the last log, and the gradients that were last measured.
+
+    They begin anew with each training, also where `auto_find_batch_size` begins it again.
 
     Attributes:
         gram: Gram matrix of the last measurement, over all parameters; None before the first.
@@ -24,10 +28,20 @@ class StepRecord:
     """
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
-        self.gram: Gram | None = None
         self._names = names
-        self._losses = torch.zeros(len(names), device=device)
+        self._device = device
+        self._begin()
+
+    def _begin(self) -> None:
+        self.gram: Gram | None = None
+        self._losses = torch.zeros(len(self._names), device=self._device)
         self._steps = 0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin anew."""
+        self._begin()
 
     def add(self, losses: Tensor, ends_step: bool) -> None:
         """Note the losses, `[names]`, of a micro-batch, or of all of a step."""

@@ -22,7 +22,7 @@ from hf_kd_lambda.models.intermediate_outputs import (
     forward_flags,
 )
 from hf_kd_lambda.models.projections import add_projections
-from hf_kd_lambda.models.protocol import as_model_output, model_device
+from hf_kd_lambda.models.protocol import as_model_output, model_device, vocabulary_size
 from hf_kd_lambda.trainer.student_checks import check_projections
 from hf_kd_lambda.utils.evaluation_mode import evaluation_mode
 
@@ -88,7 +88,7 @@ def prepare_models(
 
 def _are_same_tokens(batch: dict[str, Any], student: PreTrainedModel, teacher: PreTrainedModel) -> bool:
     """Whether the teacher's own tokens are the student's, as where only DistilBERT's lack `token_type_ids`."""
-    of_one_size = student.config.vocab_size == teacher.config.vocab_size
+    of_one_size = vocabulary_size(student) == vocabulary_size(teacher)
     return of_one_size and torch.equal(batch["input_ids"], batch["teacher_input_ids"])
 
 

@@ -28,7 +28,15 @@ from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.ensemble import Ensemble, members_of
 from hf_kd_lambda.models.labels import align_labels, own_label_names
 from hf_kd_lambda.models.padding import align_pad_token
-from hf_kd_lambda.models.protocol import answers_questions, check_model, is_multi_label, is_token_level, model_config
+from hf_kd_lambda.models.protocol import (
+    answers_questions,
+    check_model,
+    is_multi_label,
+    is_token_level,
+    model_config,
+    text_config,
+    vocabulary_size,
+)
 from hf_kd_lambda.teacher.cache_format import CacheFormat
 from hf_kd_lambda.teacher.checks import (
     check_apart,
@@ -133,12 +141,12 @@ def align_models(student: Any, teacher: PreTrainedModel | None) -> int:
         check_apart(member, student)
         if causal:
             check_next_tokens(member, student)
-            member.config.use_cache = False  # keys and values are for generation
+            text_config(member).use_cache = False  # keys and values are for generation
         elif finds_spans:
             check_spans(member, student)
         elif model_config(member) is not None:  # a plain module has its classes in the order of the student's labels
             align_labels(member, own_label_names(student), student.config.problem_type)
-    return student.config.vocab_size if causal else 2 if finds_spans else student.config.num_labels
+    return cast(int, vocabulary_size(student)) if causal else 2 if finds_spans else student.config.num_labels
 
 
 def resolve_arguments(

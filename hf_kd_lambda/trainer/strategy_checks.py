@@ -108,11 +108,13 @@ def steps_with_adam(args: DistillationConfig, optimizer: Optimizer | None, given
     Args:
         args: settings of the run, whose `optim` counts where neither of the following is given.
         optimizer: the caller's optimizer.
-        given: class and arguments of one (`optimizer_cls_and_kwargs`).
+        given: class, or function that makes one, and arguments (`optimizer_cls_and_kwargs`).
     """
     if optimizer is not None:
         return isinstance(getattr(optimizer, "optimizer", optimizer), Adam)
-    return args.optim in ADAM_OPTIMIZERS if given is None else issubclass(given[0], Adam)
+    if given is None:
+        return args.optim in ADAM_OPTIMIZERS
+    return isinstance(given[0], type) and issubclass(given[0], Adam)
 
 
 def check_metric(args: DistillationConfig, is_adam: bool) -> None:

@@ -67,6 +67,19 @@ def check_class_weights(
         raise ValueError(f"class_weights={args.class_weights!r} does not reach compute_loss_func: leave either out.")
 
 
+def check_smoothing(args: DistillationConfig, num_outputs: int, has_own_task_loss: bool) -> None:
+    """Refuse label smoothing where there are no classes, or where the task loss is the user's own.
+
+    Raises:
+        ValueError: names the setting and the fix.
+    """
+    given = f"label_smoothing_factor={args.label_smoothing_factor}"
+    if args.label_smoothing_factor and has_own_task_loss:
+        raise ValueError(f"{given} does not reach compute_loss_func: leave either out.")
+    if args.label_smoothing_factor and num_outputs == 1:
+        raise ValueError(f"{given} smooths classes, and the labels are numbers: leave it out.")
+
+
 def check_top_logits(args: DistillationConfig, student: nn.Module, num_outputs: int) -> None:
     """Check that `cache_top_logits` fits the student, and that a language model caches hidden states only with it.
 

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_kd_lambda.balancing.state import LambdaState
-from hf_kd_lambda.data.columns import EXAMPLE_ROW, forward_parameters
+from hf_kd_lambda.data.columns import EXAMPLE_ROW, column_names, forward_parameters, own_inputs
 from hf_kd_lambda.gradients.cut import Cut, cut_outputs
 from hf_kd_lambda.losses.functional.label_sets import has_label_sets
 from hf_kd_lambda.losses.functional.labels import item_labels, targets
@@ -155,6 +155,8 @@ class DistillationTrainer(BaseTrainer):
         of_teacher = objective.needs | ({"member_logits"} if shares else set())
         self._teacher_outputs = TeacherOutputs(teacher, self.accelerator, of_teacher, cache_format)
         self._student_inputs = forward_parameters(model)
+        of_datasets = [own_inputs(column_names(dataset), self._teacher_outputs.inputs) for dataset in self._datasets()]
+        self._own_inputs = set().union(*of_datasets)
         names = build_lambda.lambda_names(self.args, model, objective)
         kind = build_lambda.lambda_kind(self.args, names, objective.weights, shares)
         unit = build_lambda.label_unit(self.args, classes, self.train_dataset)
@@ -167,7 +169,9 @@ class DistillationTrainer(BaseTrainer):
         # and must not divide by the accumulation steps again.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
-        self._begin_step_records()
+        self._step_record = StepRecord(objective.names, self.args.device)
+        self.add_callback(self._step_record)
+        self._begin_steps()
 
     def _fit_models(self, model: nn.Module, teacher: PreTrainedModel | None) -> int:
         """Check the settings, fit both models to each other, and return the number of the student's outputs."""
@@ -182,6 +186,7 @@ class DistillationTrainer(BaseTrainer):
         setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
         strategy_checks.check_trust(self.args, has_own_task_loss)
         student_checks.check_class_weights(self.args, model, num_outputs, has_own_task_loss)
+        student_checks.check_smoothing(self.args, num_outputs, has_own_task_loss)
         strategy_checks.warn_of_blind_measurements(self.args, num_outputs, self.accelerator.is_fsdp2, is_adam)
         return num_outputs
 
@@ -197,7 +202,7 @@ class DistillationTrainer(BaseTrainer):
         token_level, trains = is_token_level(model), self.train_dataset is not None
         has_own_loss = self.compute_loss_func is not None
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
-        if not has_own_collator and not has_own_loss:
+        if not (has_own_collator or has_own_loss or answers_questions(model)):
             names, problem_type = own_label_names(cast(Any, model)) or [], cast(Any, model).config.problem_type
             are_lists = token_level or is_causal(model)
             data_checks.check_given_labels(self._datasets(), num_outputs, are_lists, problem_type, names)
@@ -208,7 +213,7 @@ class DistillationTrainer(BaseTrainer):
             data_checks.warn_without_labels(self.train_dataset, self.data_collator, model)
         if trains and not has_own_loss and self.label_smoother is None:
             check_own_loss(model, self.train_dataset, self.data_collator, num_outputs, token_level)
-        data_checks.check_evaluation(self.args, self.eval_dataset, self.data_collator, has_own_loss)
+        data_checks.check_evaluation(self.args, self.eval_dataset, self.data_collator, model, has_own_loss)
         if trains and not is_causal(model):
             check_padded_batches(model, teacher, self.train_dataset, self.data_collator)
 
@@ -343,7 +348,7 @@ class DistillationTrainer(BaseTrainer):
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
-            self._begin_step_records()
+            self._begin_steps()
             self.balancer.drop_counts()
 
     def cache_teacher(self) -> bool:
@@ -412,10 +417,22 @@ class DistillationTrainer(BaseTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Any, Any]:
-        """As the Trainer's, which runs the student alone if labels are missing: on the columns that it takes."""
-        if any(inputs.get(name) is None for name in self.label_names):
+        """As the Trainer's; an example without labels has the KD loss alone, and no labels are returned.
+
+        The student runs alone, on the columns that it takes, if labels are missing that a loss cannot do without, or
+        what the teacher needs.
+        """
+        if all(inputs.get(name) is not None for name in self.label_names):
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        student = cast(nn.Module, self.model)
+        needs_labels = self.compute_loss_func is not None or is_causal(student)
+        if needs_labels or not self._teacher_outputs.can_be_had(inputs) or not self._own_inputs <= inputs.keys():
             inputs = {name: value for name, value in inputs.items() if name in self._student_inputs}
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = setup.training_batch(inputs, student)
+        with changed(self, label_names=["labels"]):
+            loss, logits, _ = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        return loss, logits, None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the student; checkpoints also get its projections, and the predictions that `trust` judges by."""
@@ -519,10 +536,9 @@ class DistillationTrainer(BaseTrainer):
         evaluated = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
         return [dataset for dataset in (self.train_dataset, *evaluated) if dataset is not None]
 
-    def _begin_step_records(self) -> None:
+    def _begin_steps(self) -> None:
         self._step = None
         self._finite, self._finite_gram = FiniteLosses(), FiniteLosses()
-        self._step_record = StepRecord(self._objective.names, self.args.device)
 
 
 def _shares(inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:

@@ -59,6 +59,14 @@ def test_rows_have_the_gram_matrix_and_the_sum_of_dense_gradients(batches):
         torch.testing.assert_close(found.grad, expected.grad)
 
 
+def test_gradients_that_are_scaled_by_the_frequency_of_a_token_stay_dense():
+    model = Tagger()
+    model.embedding.scale_grad_by_freq = True
+    with embedding_rows(model):
+        model(TOKENS).logits.sum().backward()
+    assert not model.embedding.weight.grad.is_sparse
+
+
 def test_a_loss_that_reaches_no_embedding_adds_nothing_to_its_rows():
     model = Tagger()
     pair = GradientPair(model.parameters())

@@ -43,6 +43,13 @@ def test_a_run_that_keeps_the_last_student_because_of_its_steps_says_so(caplog):
     assert "save_steps=10.0 differs from eval_steps=5.0, so that the last student is kept" in caplog.text
 
 
+def test_a_run_that_may_lose_the_best_student_says_so(caplog):
+    config_of(eval_steps=5, save_steps=5, load_best_model_at_end=True)
+    assert not caplog.text
+    config_of(eval_steps=5, save_steps=10, load_best_model_at_end=True)
+    assert "save_steps=10.0 differs from eval_steps=5.0, so that the best student may not be saved" in caplog.text
+
+
 def test_a_run_has_about_fifty_log_entries_and_one_at_once():
     config = config_of()
     assert (config.logging_steps, config.logging_first_step) == (0.02, True)

@@ -71,6 +71,15 @@ def test_a_column_of_that_name_does_not_hide_another_vocabulary():
     check_columns(["input_ids", "labels", "teacher_name", "teacher_input_ids"], teacher, student)
 
 
+def test_the_larger_of_two_vocabularies_can_be_cut_by_the_call_that_is_named(tmp_path):
+    for sizes, larger in (({"teacher": 120, "student": 95}, "teacher"), ({"teacher": 95, "student": 120}, "student")):
+        models = {name: tiny_bert(layers=1, vocab_size=size) for name, size in sizes.items()}
+        with pytest.raises(ValueError, match=rf"If only the padding .* call {larger}.resize_token_embeddings\(95\)"):
+            check_columns(["input_ids"], **models)
+        models[larger].resize_token_embeddings(95)
+        check_columns(["input_ids"], **models)
+
+
 @pytest.mark.parametrize("left", ["teacher_inputs_digest", EXAMPLE_ROW])
 def test_what_is_left_of_removed_outputs_does_not_hide_another_vocabulary(left):
     with pytest.raises(ValueError, match="the teacher's vocabulary has 120 tokens"):

@@ -51,6 +51,14 @@ def test_a_quantised_teacher_is_cached_by_its_weights(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_outputs_for_other_settings_are_refused_where_there_is_no_teacher():
+    outputs = TeacherOutputs(None, Accelerator(cpu=True), (), CacheFormat(top_logits=2, classes=3))
+    batch = {"teacher_outputs": {"hidden_states.1": torch.zeros(2, 4)}}
+    assert not outputs.can_be_had(batch)
+    with pytest.raises(ValueError, match="have no column teacher_outputs for these settings, and teacher is None"):
+        outputs(batch)
+
+
 def test_every_teacher_is_moved_but_those_that_were_placed(monkeypatch):
     members = [tiny_bert(layers=1) for _ in range(3)]
     members[1].hf_device_map = {"bert": 0, "classifier": 1}

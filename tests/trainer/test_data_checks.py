@@ -49,6 +49,8 @@ NAN = float("nan")
             r"example 3 .*: \[0.5, 0.4\] are no distribution.* set problem_type of .* to multi_label_classification",
         ),
         (labels([0.5, 0.5], [1.5, -0.5]), None, "example 1 .*: give shares of the classes that sum to 1"),
+        (labels(None, [NAN, 1.0]), None, r"example 1 .*: \[nan, 1.0\] are no distribution"),
+        (labels([0.5, None]), None, r"example 0 .*: \[0.5, nan\] are no distribution"),
         (labels([0.2, 0.3, 0.5]), None, "example 0 .*: 3 labels of an example, the student has 2"),
     ],
 )
@@ -199,6 +201,19 @@ def test_the_task_loss_does_not_choose_the_best_student_where_no_label_is_known(
     one_known = Dataset.from_dict({**rows, column: [*unknown[:3], 1]}, features=train.features)
     args = DistillationConfig(str(tmp_path), use_cpu=True, **best)
     DistillationTrainer(tiny_bert(num_labels=3), args, **{**models, "eval_dataset": one_known})
+
+
+def test_the_advice_chooses_the_best_student_without_a_column_of_labels(tmp_path):
+    train = Dataset.from_dict({"input_ids": [[1, 2, 3]] * 4, "labels": [0, 1, 2, 0]})
+    models = {"teacher": tiny_bert(), "train_dataset": train, "eval_dataset": train.remove_columns("labels")}
+    best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch", "report_to": "none"}
+    best |= {"metric_for_best_model": "kd_loss", "num_train_epochs": 1, "use_cpu": True}
+    trainer = DistillationTrainer(tiny_bert(), DistillationConfig(str(tmp_path), **best), **models)
+    trainer.train()
+    assert trainer.state.best_metric > 0
+    args = DistillationConfig(str(tmp_path), lambda_rule="adaptive", **best)
+    with pytest.raises(ValueError, match=r"='kd_loss': eval_dataset has no label: give it labels\."):
+        DistillationTrainer(tiny_bert(), args, compute_loss_func=lambda *args, **kwargs: 0, **models)
 
 
 def test_an_evaluation_without_a_batch_is_refused(tmp_path):

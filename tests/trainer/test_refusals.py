@@ -90,6 +90,19 @@ def test_class_weights_are_refused_with_a_task_loss_of_ones_own(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("num_labels", "own_loss", "message"),
+    [
+        (1, None, "smooths classes, and the labels are numbers: leave it out"),
+        (3, lambda *outputs: None, "does not reach compute_loss_func: leave either out"),
+    ],
+)
+def test_label_smoothing_that_would_do_nothing_is_refused(tmp_path, num_labels, own_loss, message):
+    args = config(tmp_path, label_smoothing_factor=0.1)
+    with pytest.raises(ValueError, match=f"label_smoothing_factor=0.1 {message}"):
+        make_trainer(args, *models(num_labels), examples(num_labels=num_labels), compute_loss_func=own_loss)
+
+
+@pytest.mark.parametrize(
     ("data", "message"),
     [
         (examples().remove_columns("labels"), "counts the labels of train_dataset, which must be a datasets.Dataset"),

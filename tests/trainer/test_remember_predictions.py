@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from helpers.small_runs import config, examples, flat, make_trainer, models, train
+from helpers.small_runs import config, examples, flat, logged, make_trainer, models, train
 from safetensors.torch import load_file, save_file
 from transformers import TrainerState
 
@@ -245,6 +245,23 @@ def test_a_run_that_begins_again_with_smaller_batches_counts_nothing_twice(cache
     assert not left
     assert trainer.balancer.past.past[:, -1].tolist() == [EPOCHS] * len(examples())
     assert trainer.lambda_state.trust.seen == 2 * 8 + len(examples()), "items of two whole steps, and of an epoch"
+
+
+def test_a_run_that_begins_again_logs_nothing_of_its_first_steps(tmp_path):
+    settings = {"learning_rate": 0.0, "logging_steps": 3, "max_steps": 3, "cache_teacher": False}
+    left, backward = [None, None, RuntimeError("CUDA out of memory.")], MeasuringStep.backward
+
+    def fails_once(self, *args):
+        if left and (error := left.pop(0)):
+            raise error
+        backward(self, *args)
+
+    with patch.object(MeasuringStep, "backward", fails_once):
+        again = train(config(tmp_path, **settings, auto_find_batch_size=True), *models(), examples())
+    size = {"per_device_train_batch_size": again._train_batch_size}
+    plain = train(config(tmp_path, **settings, **size), *models(), examples())
+    for name in ("task_loss", "kd_loss"):
+        assert logged(again.state.log_history, name) == pytest.approx(logged(plain.state.log_history, name))
 
 
 def test_a_stream_with_given_logits_trains_and_remembers_nothing(tmp_path):

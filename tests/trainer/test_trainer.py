@@ -240,6 +240,18 @@ def test_compute_loss_func_is_the_task_loss(tmp_path, loss, accumulation):
     assert_equals_reference(tmp_path, teacher, student, args=args, settings=settings, compute_loss_func=loss)
 
 
+def test_a_task_loss_in_float64_is_the_same(tmp_path):
+    def in_float64(outputs, labels, num_items_in_batch):
+        return F.cross_entropy(outputs.logits.double(), labels, reduction="sum") / num_items_in_batch
+
+    args = config(tmp_path, lambda_interval=2, max_steps=2)
+    losses = [
+        logged(train(args, *models(), examples(), compute_loss_func=loss).state.log_history, "task_loss")
+        for loss in (None, in_float64)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_label_smoothing_is_part_of_the_task_loss(tmp_path):
     settings = {"task_loss": lambda outputs, labels: F.cross_entropy(outputs.logits, labels, label_smoothing=0.2)}
     assert_equals_reference(tmp_path, *models(), args={"label_smoothing_factor": 0.2}, settings=settings)
@@ -588,9 +600,22 @@ def test_the_loss_of_a_batch_needs_no_evaluation(tmp_path):
 
 def test_labels_that_are_unknown_can_still_be_predicted(tmp_path):
     trainer = make_trainer(config(tmp_path), *models(), examples())
-    output = trainer.predict(examples(8).remove_columns("labels"))
-    assert output.predictions.shape == (8, 3)
-    assert "test_kd_loss" not in output.metrics
+    output, labelled = trainer.predict(examples(8).remove_columns("labels")), trainer.predict(examples(8))
+    assert output.predictions == pytest.approx(labelled.predictions)
+    assert output.label_ids is None
+    for name in ("test_kd_loss", "test_teacher_agreement"):
+        assert output.metrics[name] == pytest.approx(labelled.metrics[name])
+    assert "test_task_loss" not in output.metrics
+
+
+def test_without_labels_the_student_alone_predicts_where_the_teachers_outputs_cannot_be_had(tmp_path):
+    unlabelled = examples(8).remove_columns("labels")
+    own = examples(8).add_column("teacher_input_ids", [[7, 8]] * 8)
+    given = examples(8).add_column("teacher_logits", [[0.0, 1.0, 2.0]] * 8)
+    for teacher, data in ((models()[0], own), (None, given)):
+        output = make_trainer(config(tmp_path), teacher, models()[1], data).predict(unlabelled)
+        assert output.predictions.shape == (8, 3)
+        assert "test_kd_loss" not in output.metrics
 
 
 class Unlabelled(nn.Module):

@@ -71,6 +71,22 @@ def test_kept_hidden_states_train_as_the_teacher_does(tmp_path):
     assert_near(later, kept, rel=1e-6)
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_outputs_that_were_kept_for_other_losses_are_not_taken_for_those_needed(tmp_path, cached):
+    def trainer(data, layers, **settings):
+        losses = {"hidden_mse": {"layers": layers}}
+        return make_trainer(config(tmp_path, kd_losses=losses, max_steps=2, **settings), *models(), data)
+
+    kept = kept_in(tmp_path, cache_hidden_states=True)
+    first = trainer(examples(), [[0, 1]], **kept)
+    assert first.cache_teacher()
+    again, calls = run(trainer(first.train_dataset, [[0, 3]], **(kept if cached else {"cache_teacher": False})))
+    online, _ = run(trainer(examples(), [[0, 3]], cache_teacher=False))
+    assert (True in calls) != cached
+    losses = [logged(trainer.state.log_history, "kd_loss") for trainer in (again, online)]
+    assert losses[0] == pytest.approx(losses[1], rel=FP16)
+
+
 def test_feature_maps_are_kept_as_well(tmp_path):
     def trained(**settings):
         args = config(tmp_path, kd_losses={"feature_mse": 1.0}, **settings)

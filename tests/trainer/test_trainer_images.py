@@ -58,7 +58,7 @@ def test_a_cnn_equals_reference(tmp_path):
 
 def test_feature_maps_of_a_teacher_in_half_precision_are_compared(tmp_path):
     teacher, student = pair()
-    args = config(tmp_path, kd_losses={"feature_mse": 1.0}, bf16=True)
+    args = config(tmp_path, kd_losses={"feature_mse": 1.0}, precision="bf16")
     trainer = train_trainer(args, teacher.to(torch.bfloat16), student, tensors(COUNT))
     assert all(loss > 0 for loss in logged(trainer.state.log_history, "kd_loss"))
 

@@ -9,6 +9,8 @@ from helpers import reference
 from helpers.small_runs import BATCH, LEARNING_RATE, assert_same_run, config, flat, logged
 from helpers.tiny import tiny_bert
 from helpers.tiny_lm import (
+    GROUPED,
+    SIZES,
     language_models,
     lm_trainer,
     next_token_losses,
@@ -17,10 +19,11 @@ from helpers.tiny_lm import (
     text_tokenizer,
     tiny_lm,
 )
-from transformers import DataCollatorForLanguageModeling
+from transformers import DataCollatorForLanguageModeling, Gemma3Config, Gemma3ForConditionalGeneration
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from hf_kd_lambda.balancing.votes import TeacherVotes, soft_votes
+from hf_kd_lambda.models.vocabulary import align_vocabularies
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 MODEL_TYPES = ["llama", "gpt2"]
@@ -207,6 +210,20 @@ def test_evaluation_weighs_tokens_alike_in_batches_of_any_size(tmp_path):
     agreement = (ours == theirs)[labels != -100].float().mean()
     for name, value in (("task_loss", task), ("kd_loss", kd), ("teacher_agreement", agreement)):
         assert metrics[f"eval_{name}"] == pytest.approx(value.item(), rel=1e-5)
+
+
+def test_a_model_of_texts_and_images_teaches_one_of_texts(tmp_path):
+    images = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    texts = {**SIZES, **GROUPED, "num_hidden_layers": 1, "vocab_size": SIZES["vocab_size"] + 8}
+    sizes = Gemma3Config(text_config=texts, vision_config={**images, "image_size": 14, "patch_size": 14})
+    teacher = Gemma3ForConditionalGeneration(sizes)
+    with pytest.raises(ValueError, match=r"teacher.resize_token_embeddings\(95\)"):
+        lm_trainer(tmp_path, teacher, tiny_lm())
+    align_vocabularies([teacher, tiny_lm()], tokens=95)
+    trainer = lm_trainer(tmp_path, teacher, tiny_lm(), max_steps=1, lambda_rule="trust")
+    trainer.train()
+    assert not teacher.config.text_config.use_cache
+    assert logged(trainer.state.log_history, "kd_loss")[0] > 0
 
 
 # --- refusals

@@ -157,6 +157,13 @@ def test_adams_metric_needs_adam_before_training(tmp_path, optim, given):
         make_trainer(config(tmp_path, gram_metric="adam", optim=optim), teacher, student, examples(), **kwargs)
 
 
+def test_a_function_that_makes_an_optimizer_is_not_taken_for_adam(tmp_path):
+    given = {"optimizer_cls_and_kwargs": (lambda *args, **kwargs: torch.optim.AdamW(*args, **kwargs), {"lr": 0.1})}
+    make_trainer(config(tmp_path), *models(), examples(), **given)
+    with pytest.raises(ValueError, match="gram_metric='adam' needs"):
+        make_trainer(config(tmp_path, gram_metric="adam"), *models(), examples(), **given)
+
+
 @pytest.mark.parametrize("given", ["class", "optimizers"])
 def test_the_optimizer_that_is_given_counts_and_not_optim(tmp_path, given):
     teacher, student = models()

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 from helpers import reference
-from helpers.small_runs import BATCH, LEARNING_RATE, assert_same_run, flat, logged
-from helpers.tiny import tiny_bert
+from helpers.small_runs import BATCH, LEARNING_RATE, assert_same_run, config, flat, logged
+from helpers.tiny import tiny_bert, tiny_tokenizer
 from helpers.tiny_spans import (
     padded_batches,
     span_losses,
@@ -84,6 +84,19 @@ def test_windows_without_an_answer_train_through_kd_alone(tmp_path):
     assert logged(trainer.state.log_history, "kd_loss")[0] > 0
 
 
+def test_a_column_of_classes_that_answers_do_not_read_may_be_there(tmp_path):
+    data = windows().remove_columns("answer_mask").filter(lambda row: len(row["input_ids"]) == 12)
+    teacher, student = span_models()
+    args = config(tmp_path, max_steps=1, cache_teacher=False)
+    given = {"teacher": teacher, "processing_class": tiny_tokenizer()}
+    weights = []
+    for examples in (data, data.add_column("label", [9] * len(data))):
+        trainer = DistillationTrainer(copy.deepcopy(student), args, train_dataset=examples, **given)
+        trainer.train()
+        weights.append(flat(trainer.model))
+    assert torch.equal(*weights)
+
+
 def test_windows_whose_labels_have_other_names_are_warned_of_or_refused(tmp_path, caplog):
     data = windows(BATCH).rename_column("start_positions", "start_position")
     span_trainer(tmp_path, *span_models(), data)
@@ -92,6 +105,16 @@ def test_windows_whose_labels_have_other_names_are_warned_of_or_refused(tmp_path
     best = {"load_best_model_at_end": True, "eval_strategy": "epoch", "save_strategy": "epoch"}
     with pytest.raises(ValueError, match="metric_for_best_model='task_loss': eval_dataset has no label"):
         span_trainer(tmp_path, *span_models(), kwargs={"eval_dataset": data}, **best)
+
+
+def test_windows_without_positions_are_evaluated_by_the_kd_loss(tmp_path):
+    data = windows(BATCH)
+    trainer = span_trainer(tmp_path, *span_models(), data)
+    labelled = trainer.predict(data)
+    found = trainer.predict(data.remove_columns(["start_positions", "end_positions"]))
+    assert found.metrics["test_kd_loss"] == pytest.approx(labelled.metrics["test_kd_loss"])
+    assert [logits.shape for logits in found.predictions] == [logits.shape for logits in labelled.predictions]
+    assert found.label_ids is None
 
 
 def test_evaluation_gives_the_predictions_and_labels_of_transformers(tmp_path):

@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 from helpers.small_runs import (
     BATCH,
+    NO_DROPOUT,
     assert_same_run,
     config,
     examples,
@@ -18,6 +19,8 @@ from helpers.small_runs import (
     reference_run,
     train,
 )
+from helpers.tiny import SIZES
+from transformers import BertConfig, BertForTokenClassification
 
 from hf_kd_lambda.losses.functional.labels import UNLABELLED, item_labels
 
@@ -91,6 +94,18 @@ def test_layers_are_compared_without_labels_too(tmp_path):
     data = examples().remove_columns("labels")
     trainer = train(config(tmp_path, lambda_rule="fixed", kd_losses=losses), *models(), data)
     assert logged(trainer.state.log_history, "kd_loss/hidden_mse")[-1] > 0
+
+
+def test_tokens_without_a_mask_and_labels_are_all_learned(tmp_path):
+    config_of = BertConfig(**SIZES, num_labels=3, num_hidden_layers=1, **NO_DROPOUT)
+    teacher, student = BertForTokenClassification(config_of), BertForTokenClassification(config_of)
+    weights = []
+    for columns in ("labels", ["labels", "attention_mask"]):
+        args = config(tmp_path, max_steps=1, cache_teacher=False)
+        data = examples().remove_columns(columns)
+        weights.append(flat(train(args, teacher, copy.deepcopy(student), data).model))
+    assert torch.equal(*weights)
+    assert not torch.equal(weights[0], flat(student))
 
 
 def test_evaluation_counts_the_items_of_each_loss(tmp_path):

@@ -62,13 +62,14 @@ def with_labels(batch: Mapping[str, Any], is_token_level: bool, label_sets: int 
 
     Args:
         batch: tensors `[examples, ...]` by name.
-        is_token_level: whether items are tokens. Then every attended token is an item.
+        is_token_level: whether items are tokens. Then every attended token is an item; without a mask, every token.
         label_sets: number of labels of which an example has several; 0 if it has one.
     """
     if SHIFTED in batch or batch.get("labels") is not None:
         return dict(batch)
     if is_token_level:
-        labels = torch.where(batch["attention_mask"].bool(), UNLABELLED, IGNORED)
+        attended = batch.get("attention_mask", torch.ones_like(batch["input_ids"]))
+        labels = torch.where(attended.bool(), UNLABELLED, IGNORED)
     else:
         first = next(value for value in batch.values() if isinstance(value, Tensor))
         shape, missing = ((len(first), label_sets), UNLABELLED) if label_sets else ((len(first),), IGNORED)
