@@ -138,8 +138,8 @@ class DataArguments:
     label_columns: list[str] | None = field(
         default=None,
         metadata={
-            "help": "For several labels or soft labels, instead of `label_column`: a column for each label, which has "
-            "1, 0, or nothing where that is unknown; or for each class, with its share."
+            "help": "Instead of `label_column`. For several labels: a column for each label, with 1, 0, or nothing if "
+            "unknown. For soft labels: a column for each class, with its share."
         },
     )
     label_separator: str = field(

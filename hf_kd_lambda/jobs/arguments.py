@@ -35,7 +35,7 @@ class ModelArguments:
     teacher_architecture: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Instead of `teacher`, of images: a new model, which `teacher_finetune` trains, for example "
+            "help": "For images, instead of `teacher`: a new model, which `teacher_finetune` trains, for example "
             "`{model_type: resnet, num_channels: 1, depths: [1, 1], hidden_sizes: [16, 32]}`, with fields of the "
             "configuration of any image classifier of Transformers, and `image_size`, by default the model's or the "
             "images' own."
@@ -67,8 +67,8 @@ class ModelArguments:
     lora: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Train adapters of the student alone (LoRA, with the [peft] extra), which are merged into it at "
-            "the end: fields of `peft.LoraConfig`, for example `{r: 16, target_modules: [q_proj, v_proj]}`. Default: "
+            "help": "Train only adapters of the student (LoRA, needs the [peft] extra), which are merged into it at "
+            "the end. Fields of `peft.LoraConfig`, for example `{r: 16, target_modules: [q_proj, v_proj]}`. Default: "
             "train all of it."
         },
     )

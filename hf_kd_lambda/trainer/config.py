@@ -82,17 +82,17 @@ class DistillationConfig(TrainingArguments):
     lambda_form: LambdaForm = field(
         default="convex",
         metadata={
-            "help": "Length of the step: what the weights of both losses, whose ratio is λ, add up to. `convex`: one, "
-            "so that no λ makes the step longer than the longer of the two gradients. `sum_two`: two, as "
-            "in task_loss + kd_loss. `additive`: 1 + λ, as in task_loss + λ·kd_loss. `raw`: as in the rule's "
-            "paper; a λ that a bound limits keeps this sum."
+            "help": "Sum of the weights of both losses, which sets the length of the step; their ratio is λ. "
+            "`convex`: 1, so the step is never longer than the longer of the two gradients. `sum_two`: 2, as in "
+            "task_loss + kd_loss. `additive`: 1 + λ, as in task_loss + λ·kd_loss. `raw`: as in the rule's paper; a λ "
+            "that a bound limits keeps this sum."
         },
     )
     kd_weight: float = field(
         default=0.5,
         metadata={
-            "help": "Weight of the KD loss for the `fixed` rule. In [0, 1], and the task loss weighs 1 − kd_weight; "
-            "with `additive`: ≥ 0, in addition to weight 1 of the task loss."
+            "help": "Weight of the KD loss for the `fixed` rule; refused with others. In [0, 1], and the task loss "
+            "weighs 1 − kd_weight; with `additive`: ≥ 0, in addition to weight 1 of the task loss."
         },
     )
     lambda_kappa: float = field(
