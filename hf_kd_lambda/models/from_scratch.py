@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from hf_kd_lambda.models.labels import set_labels
 from hf_kd_lambda.models.size import check_size
@@ -25,7 +32,8 @@ def config_of(setting: str, architecture: Mapping[str, Any]) -> PreTrainedConfig
         fields = dict(architecture)
         model_type = fields.pop("model_type", None)
         check_known(model_type, CONFIG_MAPPING, "model_type")
-        known = [*AutoConfig.for_model(model_type).to_dict(), "image_size"]
+        default = AutoConfig.for_model(model_type)
+        known = [*default.to_dict(), *default.attribute_map, "image_size"]
         for name in fields:
             check_known(name, known, f"field of {model_type}")
         return AutoConfig.for_model(model_type, **fields)
@@ -69,7 +77,7 @@ def model_from_scratch(
 
     Args:
         setting, architecture: see `config_of`.
-        label_names: names of the outputs, in order; None for regression.
+        label_names: names of the outputs, in order; None for regression. A language model has none.
         auto_class: Transformers' auto class for the task.
         problem_type: see `load_classifier`.
 
@@ -77,7 +85,8 @@ def model_from_scratch(
         ValueError: the architecture is invalid or has no model for the task.
     """
     config = config_of(setting, architecture)
-    set_labels(config, label_names, problem_type)
+    if auto_class is not AutoModelForCausalLM:
+        set_labels(config, label_names, problem_type)
     config.architectures = []  # otherwise auto classes choose the first of several (DeiT)
     try:
         check_size(config, auto_class)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import model_info
 from transformers.dynamic_module_utils import get_relative_imports
+from transformers.utils import CHAT_TEMPLATE_DIR
 
 from hf_kd_lambda.utils.run_files import CARD, FIGURE, ONNX, ONNX_INT8, RESULTS
 
@@ -23,7 +24,7 @@ STUDENT_FILES = (
     *("model.safetensors.index.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model"),
     *("tokenizer.model", "spm.model", "spm_char.model"),
-    *("bpe.codes", "chat_template.jinja", "generation_config.json"),
+    *("bpe.codes", "chat_template.jinja", f"{CHAT_TEMPLATE_DIR}/*.jinja", "generation_config.json"),
     *(FIGURE, RESULTS, ONNX, ONNX_INT8),
 )
 LEFT_BY_OTHERS = (*STUDENT_FILES, "adapter_*")
@@ -33,8 +34,9 @@ _CONFIGURATIONS = ("config.json", "tokenizer_config.json", "preprocessor_config.
 
 
 def files_to_push(folder: Path) -> list[str]:
-    """Names of a student's files, all directly in its folder; of its modules those that it needs."""
-    names = (path.name for path in folder.iterdir() if path.is_file())
+    """A student's files in its folder, by their paths there; of its modules those that it needs."""
+    files = (path for path in (*folder.iterdir(), *(folder / CHAT_TEMPLATE_DIR).glob("*")) if path.is_file())
+    names = (path.relative_to(folder).as_posix() for path in files)
     return sorted({*matching(names, STUDENT_FILES), *_own_code(folder)})
 
 

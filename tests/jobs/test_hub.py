@@ -251,8 +251,9 @@ def test_only_files_of_the_student_are_pushed(finished):
     (finished / "run.json").write_text('{"finished": true, "settings": {}}')
     (finished / "label_quality.parquet").touch()
     assert set(student_files(finished)) == STUDENT
-    of_others = {"generation_config.json", "chat_template.jinja"}
-    for name in of_others:
+    of_others = {"generation_config.json", "chat_template.jinja", "additional_chat_templates/tool_use.jinja"}
+    (finished / "additional_chat_templates").mkdir()
+    for name in (*of_others, "additional_chat_templates/notes.txt"):
         (finished / name).touch()
     assert set(student_files(finished)) == STUDENT | of_others
 

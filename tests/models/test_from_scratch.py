@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers.tiny import VOCABULARY, tiny_tokenizer
 from helpers.tiny_images import MOBILENET, NAMES, NARROW, VIT, WIDE
-from transformers import AutoModelForImageClassification
+from transformers import AutoModelForCausalLM, AutoModelForImageClassification
 
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.parser import parse
@@ -27,6 +27,16 @@ def test_a_model_has_the_fields_and_the_labels(architecture):
     assert made.config.problem_type == "single_label_classification"
     side = architecture["image_size"]
     assert made.eval()(torch.zeros(2, 1, side, side)).logits.shape == (2, 3)
+
+
+def test_fields_may_have_the_names_that_all_models_share():
+    assert config_of("student_architecture", {"model_type": "distilbert", "num_hidden_layers": 2}).n_layers == 2
+
+
+def test_a_language_model_has_no_labels():
+    fields = {"model_type": "gpt2", "n_layer": 1, "n_head": 1, "n_embd": 4, "vocab_size": 8}
+    made = model_from_scratch("student_architecture", fields, None, AutoModelForCausalLM)
+    assert made.config.problem_type is None
 
 
 def test_the_seed_draws_the_weights():

@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.columns import TEACHER_PREFIX, accepted_inputs
+from hf_kd_lambda.data.selection import labelled
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse
@@ -80,9 +81,8 @@ def probed_job(models: ModelArguments, data: DataArguments, config: Distillation
     folder = str(Path(str(config.output_dir)) / "probe")
     saved = {"save_strategy": "steps", "save_steps": SAVED, "save_total_limit": None, "save_only_model": False}
     evaluated = {"eval_strategy": "steps", "eval_steps": SAVED}  # load_best_model_at_end needs the same steps
-    return DistillationJob(
-        models, data, dataclasses.replace(cast(Any, config), output_dir=folder, **saved, **evaluated)
-    )
+    own = {**saved, **evaluated, "output_dir": folder, "push_to_hub": False}
+    return DistillationJob(models, data, dataclasses.replace(cast(Any, config), **own))
 
 
 def _check_losses(data: DataArguments, config: DistillationConfig) -> None:
@@ -177,8 +177,8 @@ def adam_products(optimizer: Adam, gradients: Gradients, weights: tuple[float, f
 def batch(
     job: DistillationJob, student: PreTrainedModel, teacher: PreTrainedModel, index: int
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Inputs of the student, logits of the teacher and labels of a training batch, drawn by the seed."""
-    tokens, size = job.tokens["train"], job.config.per_device_train_batch_size
+    """Inputs of the student, logits of the teacher and labels of a batch of labelled examples, drawn by the seed."""
+    tokens, size = labelled(job.tokens["train"]), job.config.per_device_train_batch_size
     generator = torch.Generator().manual_seed(job.config.seed)
     chosen = torch.randperm(len(tokens), generator=generator).roll(-index * size)[:size].tolist()
     collator = job.problem.collator(job.loader.student_processor, job.loader.own_processor)

@@ -1,6 +1,7 @@
 """Figures of the probe."""
 
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from hf_kd_lambda.studies.probe.updates import gram_of
 
 CHANGES = {"ΔL_T / η": TASK_COLOR, "ΔL_D / η": KD_COLOR, "Δ(L_T + λ·L_D) / η": LAMBDA_COLOR}
 STAGE_MARKERS = ("o", "x", "+")  # of the first whole decades of the learning rate
-STAGE_COLORS = ("#56B4E9", "#0072B2", "#000000")
+STAGE_COLORS = ("#56B4E9", "#0072B2", "#000000", "#E69F00", "#009E73", "#CC79A7")
 STYLES = ("-", "-.", "--", ":")  # of the metrics
 SMALLEST_DRAWN = 1e-16  # on a logarithmic axis
 
@@ -96,7 +97,7 @@ def plot_errors(sgd: Mapping[str, Sweep], adamw: Mapping[str, Sweep], path: Path
 def _draw_errors(panels: list[Axes], sweeps: Mapping[str, Sweep], scaled: bool) -> None:
     fit, curvature, change = panels
     last = list(sweeps)[-1]
-    for (stage, sweep), color in zip(sweeps.items(), STAGE_COLORS, strict=False):
+    for (stage, sweep), color in zip(sweeps.items(), cycle(STAGE_COLORS), strict=False):
         rates = sweep.learning_rates
         misfit = (1 - sweep.fit().r_squared[:, 2]).clamp(min=SMALLEST_DRAWN)
         fit.plot(rates, misfit, color=color, marker=".", label=stage)

@@ -5,7 +5,7 @@ from helpers.small_jobs import question_settings, settings
 
 from hf_kd_lambda.jobs.parser import parse
 from hf_kd_lambda.studies.comparison.plan import arguments
-from hf_kd_lambda.studies.probe.probe import chosen_checkpoints, probed_job
+from hf_kd_lambda.studies.probe.probe import batch, chosen_checkpoints, probed_job
 
 
 def test_a_run_of_another_task_is_refused_before_it_trains(tmp_path):
@@ -49,3 +49,17 @@ def test_a_run_without_checkpoints_cannot_be_probed(tmp_path):
 @pytest.mark.parametrize("changed", [{}, {"kd_losses": {"soft_targets": 1}}])
 def test_a_run_with_the_losses_of_the_probe_is_accepted(tmp_path, changed):
     assert probed_job(*parse(arguments(settings(tmp_path, lambda_rule="adaptive", **changed))))
+
+
+def test_a_probe_pushes_nothing(tmp_path):
+    given = settings(tmp_path, lambda_rule="adaptive", push_to_hub=True, hub_model_id="me/student")
+    assert probed_job(*parse(arguments(given))).repository is None
+
+
+def test_a_probe_steps_on_labelled_examples(tmp_path):
+    (tmp_path / "more.csv").write_text("review\n" + "a film\n" * 200)
+    given = settings(tmp_path, lambda_rule="adaptive", unlabelled_file=str(tmp_path / "more.csv"))
+    job = probed_job(*parse(arguments(given)))
+    teacher = job.loader.teacher(new_head=True)
+    _, _, labels = batch(job, job.load_student(teacher), teacher, 0)
+    assert (labels >= 0).all()

@@ -72,6 +72,14 @@ def test_errors_are_drawn_over_the_learning_rate(tmp_path, figures):
     assert [line.get_label() for line in of_adamw.lines[:2]] == ["Adam", "Euclidean"]
 
 
+def test_errors_of_every_stage_are_drawn(tmp_path, figures):
+    stages = [f"step {step}" for step in range(10, 90, 10)]
+    sgd = {stage: made_up_sweep() for stage in stages}
+    adamw = {stage: made_up_sweep(("Adam", "Euclidean")) for stage in stages}
+    probe_figures.plot_errors(sgd, adamw, tmp_path / "e.png", "E")
+    assert len(figures[0].axes[0].lines) == len(stages) + 1  # and a line of the threshold
+
+
 def test_the_page_says_how_far_the_prediction_holds(tmp_path):
     measured = torch.tensor([[2, -1], [-1, 16]], dtype=torch.double)
     adamw = made_up_sweep(("Adam", "Euclidean"))
