@@ -66,7 +66,9 @@ def test_adapters_make_small_checkpoints_of_a_student_that_is_saved_whole(tmp_pa
     whole = check_space(tmp_path, made) - adapters - optimizer_size(made.optimizer)
     train_on(made)
     made.save_model()
-    sizes = [(tmp_path / name).stat().st_size for name in ("model.safetensors", "checkpoint-1/adapter_model.safetensors")]
+    sizes = [
+        (tmp_path / name).stat().st_size for name in ("model.safetensors", "checkpoint-1/adapter_model.safetensors")
+    ]
     assert sizes == pytest.approx([whole, adapters], abs=10_000)
     assert whole > 5 * adapters
 
