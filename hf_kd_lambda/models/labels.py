@@ -80,7 +80,7 @@ def load_classifier(
             ignore_mismatched_sizes=new_head,
             output_loading_info=True,
         )
-    name, head = _output_layer(model)
+    name, head = output_layer(model)
     _check_complete(checkpoint, model, info, new_head or f"{name}.weight" in info["missing_keys"])
     if new_head:
         head.reset_parameters()
@@ -235,7 +235,7 @@ def permute_head(model: PreTrainedModel, permutation: list[int]) -> None:
     Raises:
         ValueError: the head is quantised or has adapters of its own, or the model has none or two.
     """
-    name, head = _output_layer(model)
+    name, head = output_layer(model)
     saved = [other for other, _ in model.named_modules() if other.rpartition(".")[0] == name.rpartition(".")[0]]
     if "lora_" in name or (".modules_to_save." in name and len(saved) > 1):
         raise ValueError(
@@ -294,7 +294,7 @@ def _are_generic(names: Sequence[str]) -> bool:
     return [*names] in (indices, [f"LABEL_{index}" for index in indices])
 
 
-def _output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
+def output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
     """Name and module of the output layer: the last linear layer of the right size outside the encoder.
 
     Raises:
