@@ -35,8 +35,8 @@ def check_space(folder: Path, trainer: DistillationTrainer) -> int:
     Raises:
         ValueError: names the folder, the space needed and the space that is free.
     """
-    student = weights_size(trainer.model)
-    checkpoint = student + optimizer_size(trainer.optimizer) + trainer.predictions_size
+    student = _bytes(trainer.model.parameters())  # with adapters too, which are merged into it
+    checkpoint = weights_size(trainer.model) + optimizer_size(trainer.optimizer) + trainer.predictions_size
     kept = checkpoints_kept(trainer)
     needed = student + kept * checkpoint
     free = shutil.disk_usage(folder).free + _size_of_run(folder)
@@ -54,7 +54,7 @@ def check_space(folder: Path, trainer: DistillationTrainer) -> int:
 
 
 def weights_size(model: nn.Module) -> int:
-    """Bytes of the weights that are saved, of a model with adapters these alone."""
+    """Bytes of the weights in a checkpoint, of a model with adapters these alone."""
     adapters = unwrap_peft_model(model) is not model
     return _bytes(parameter for parameter in model.parameters() if parameter.requires_grad or not adapters)
 

@@ -193,9 +193,9 @@ def _example(model: PreTrainedModel, processor: Any, texts: Sequence[str]) -> di
         ensure_pad_token(processor)
         batch = processor(list(texts), padding=True, return_tensors="pt")
     else:
-        grey = getattr(model.config, "num_channels", 3) == 1
-        pixels = np.random.default_rng(0).integers(0, 256, (len(texts), 64, 64) if grey else (len(texts), 64, 64, 3))
-        images = [Image.fromarray(values) for values in pixels.astype(np.uint8)]
+        channels = getattr(model.config, "num_channels", 3)
+        pixels = np.random.default_rng(0).integers(0, 256, (len(texts), 64, 64, channels))
+        images = [Image.fromarray(values.squeeze()) for values in pixels.astype(np.uint8)]
         batch = processor(images=images, return_tensors="pt")
     return accepted_inputs(model, batch)
 

@@ -145,6 +145,7 @@ def card_facts(
         settings={key: value for key, value in settings.items() if key != "teacher_dir"},
         command=f"hf-kd-lambda distill student.yaml --output_dir student{processes}",
         versions=versions(),
+        own_code=models.trust_remote_code,
         pipeline_tag=data.problem,
     )
 

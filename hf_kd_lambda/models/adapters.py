@@ -6,13 +6,14 @@ from typing import Any
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import unwrap_peft_model
 
-# PEFT's task types; with one, it also trains the head. There is none for image classification.
-LORA_DEFAULTS: dict[str, dict[str, Any]] = {
-    "text-classification": {"task_type": "SEQ_CLS"},
-    "token-classification": {"task_type": "TOKEN_CLS"},
-    "question-answering": {"task_type": "QUESTION_ANS"},
-    "text-generation": {"task_type": "CAUSAL_LM"},
-    "image-classification": {"modules_to_save": ["classifier"]},
+from hf_kd_lambda.models.labels import output_layer
+
+# PEFT's task types. There is none for image classification.
+TASK_TYPES = {
+    "text-classification": "SEQ_CLS",
+    "token-classification": "TOKEN_CLS",
+    "question-answering": "QUESTION_ANS",
+    "text-generation": "CAUSAL_LM",
 }
 
 
@@ -26,14 +27,17 @@ def add_adapters(model: PreTrainedModel, lora: Mapping[str, Any], problem: str) 
 
     Raises:
         ModuleNotFoundError: the [peft] extra is not installed.
-        ValueError: a field is unknown, or no module matches `target_modules`.
+        ValueError: a field is unknown, no module matches `target_modules`, or a classifier has no output layer.
     """
     try:
         import peft
     except ImportError:
         raise ModuleNotFoundError('lora needs PEFT: pip install "hf-kd-lambda[peft]"') from None
+    # PEFT itself finds only heads that are called classifier or score.
+    heads = [output_layer(model)[0].partition(".")[0]] if problem.endswith("classification") else []
     try:
-        config = peft.LoraConfig(**{**LORA_DEFAULTS[problem], **lora})
+        trained = [*(lora.get("modules_to_save") or []), *heads]
+        config = peft.LoraConfig(**{"task_type": TASK_TYPES.get(problem), **lora, "modules_to_save": trained or None})
         return peft.get_peft_model(model, config)
     except (TypeError, ValueError) as error:
         raise ValueError(f"lora={dict(lora)}: {error}") from None

@@ -80,9 +80,10 @@ def load_classifier(
             ignore_mismatched_sizes=new_head,
             output_loading_info=True,
         )
-    name, head = _output_layer(model)
+    name, head = output_layer(model)
     _check_complete(checkpoint, model, info, new_head or f"{name}.weight" in info["missing_keys"])
     if new_head:
+        _check_one_head(model)
         head.reset_parameters()
         return model
     if f"{name}.weight" in info["missing_keys"]:
@@ -235,7 +236,8 @@ def permute_head(model: PreTrainedModel, permutation: list[int]) -> None:
     Raises:
         ValueError: the head is quantised or has adapters of its own, or the model has none or two.
     """
-    name, head = _output_layer(model)
+    _check_one_head(model)
+    name, head = output_layer(model)
     saved = [other for other, _ in model.named_modules() if other.rpartition(".")[0] == name.rpartition(".")[0]]
     if "lora_" in name or (".modules_to_save." in name and len(saved) > 1):
         raise ValueError(
@@ -294,18 +296,12 @@ def _are_generic(names: Sequence[str]) -> bool:
     return [*names] in (indices, [f"LABEL_{index}" for index in indices])
 
 
-def _output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
+def output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
     """Name and module of the output layer: the last linear layer of the right size outside the encoder.
 
     Raises:
-        ValueError: there is none, or the model averages two, as DeiT's and LeViT's that were distilled do.
+        ValueError: there is none.
     """
-    kind = type(model).__name__
-    if kind.endswith("WithTeacher"):
-        raise ValueError(
-            f"{_name(model)} is a {kind}, which has two heads, of which one would not get the labels of the data: "
-            f"take a checkpoint of a {kind.removesuffix('WithTeacher')}, which has one."
-        )
     layers = [
         (name, module)
         for name, module in model.named_modules()
@@ -315,7 +311,17 @@ def _output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
     ]
     if not layers:
         raise ValueError(
-            f"{kind} has no linear layer with {model.config.num_labels} outputs after its encoder, so "
+            f"{type(model).__name__} has no linear layer with {model.config.num_labels} outputs after its encoder, so "
             "it is not supported as teacher or student: choose another architecture."
         )
     return layers[-1]
+
+
+def _check_one_head(model: PreTrainedModel) -> None:
+    """Refuse to change the labels of a model that averages two heads: SwiftFormer, and distilled DeiTs and LeViTs."""
+    kind = type(model).__name__
+    if kind.endswith("WithTeacher") or hasattr(model, "dist_head"):
+        raise ValueError(
+            f"{_name(model)} is a {kind}, which has two heads, of which one would not get the labels of the data: "
+            "take a model with one, or one that was trained for these labels in their order."
+        )

@@ -104,6 +104,7 @@ class CardFacts:
         settings: hyper-parameters, as JSON values.
         command: the command that trains with these settings in `student.yaml`.
         versions: versions of the packages.
+        own_code: whether the student is loaded with modules of its repository.
         pipeline_tag, language, license, tags: for the metadata.
     """
 
@@ -127,6 +128,7 @@ class CardFacts:
     settings: Mapping[str, Any] = field(default_factory=dict)
     command: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    own_code: bool = False
     pipeline_tag: str = DEFAULT_TASK
     language: str | None = None
     license: str | None = None
@@ -232,9 +234,10 @@ def _usage(facts: CardFacts) -> str:
     call, example = _CALLS[facts.pipeline_tag]
     example = _PAIR if facts.has_pairs else example
     name = on_one_line(facts.name)
+    trusted = ", trust_remote_code=True" * facts.own_code
     code = f"""from transformers import pipeline
 
-{call} = pipeline({facts.pipeline_tag!r}, model={(name if "/" in name else f"path/to/{name}")!r})
+{call} = pipeline({facts.pipeline_tag!r}, model={(name if "/" in name else f"path/to/{name}")!r}{trusted})
 print({call}({example}))"""
     return code_block(code, "python")
 

@@ -40,7 +40,8 @@ def facts_of_trainer(
     args, history = cast(Any, trainer.args), trainer.state.log_history
     own = {field.name for field in dataclasses.fields(DistillationConfig)}
     own -= {field.name for field in dataclasses.fields(TrainingArguments)}
-    student = finetuned_from or getattr(trainer.accelerator.unwrap_model(trainer.model), "name_or_path", None)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    student = finetuned_from or getattr(model, "name_or_path", None)
     return CardFacts(
         name=model_name or Path(str(args.output_dir)).resolve().name,
         teachers=[origin_of(teacher, BUNDLED) for teacher in teachers],
@@ -52,6 +53,7 @@ def facts_of_trainer(
         log_history=history,
         settings={name: getattr(args, name) for name in sorted(own)} | extract_hyperparameters_from_trainer(trainer),
         versions=versions(),
+        own_code=bool(getattr(model.config, "auto_map", None)),
         pipeline_tag=next(iter(_listed(tasks)), "text-generation" if is_causal(trainer.model) else DEFAULT_TASK),
         language=language,
         license=license,

@@ -20,6 +20,7 @@ from hf_kd_lambda.jobs.disk_space import (
 )
 from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.models.adapters import add_adapters
 from hf_kd_lambda.studies.comparison.plan import arguments
 from hf_kd_lambda.trainer.remember_predictions import PAST_PREDICTIONS
 
@@ -53,6 +54,23 @@ def test_a_checkpoint_takes_what_was_estimated(tmp_path, optim, moments):
     states = torch.load(tmp_path / "checkpoint-4" / "optimizer.pt")["state"].values()
     tensors = [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
     assert sum(tensor.nbytes for tensor in tensors if tensor.dim()) == optimizer
+
+
+def test_adapters_make_small_checkpoints_of_a_student_that_is_saved_whole(tmp_path):
+    pytest.importorskip("peft")
+    teacher, student = models()
+    student = add_adapters(student, {"r": 2, "target_modules": ["query"]}, "text-classification")
+    made = make_trainer(config(tmp_path, max_steps=1, save_strategy="epoch"), teacher, student, examples(8))
+    made.create_optimizer()
+    adapters = weights_size(made.model)
+    whole = check_space(tmp_path, made) - adapters - optimizer_size(made.optimizer)
+    train_on(made)
+    made.save_model()
+    sizes = [
+        (tmp_path / name).stat().st_size for name in ("model.safetensors", "checkpoint-1/adapter_model.safetensors")
+    ]
+    assert sizes == pytest.approx([whole, adapters], abs=10_000)
+    assert whole > 5 * adapters
 
 
 @pytest.mark.parametrize("is_cached", [False, True])

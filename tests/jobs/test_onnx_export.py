@@ -147,9 +147,10 @@ def test_damaged_results_are_named(tmp_path):
         record_exports(tmp_path, None, [])
 
 
-def test_images_are_measured_without_data(tmp_path):
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_are_measured_without_data(tmp_path, channels):
     torch.manual_seed(0)
-    save_image_checkpoint(tiny_classifier(VIT), tmp_path)
+    save_image_checkpoint(tiny_classifier(VIT, num_channels=channels), tmp_path, channels=channels)
     export_onnx(tmp_path)
     split, reports = measure_forms(tmp_path, None)
     assert split is None

@@ -44,7 +44,7 @@ def facts():
     }
     return card_facts(
         name="student",
-        models=ModelArguments(teacher="owner/teacher", student="owner/student"),
+        models=ModelArguments(teacher="owner/teacher", student="owner/student", trust_remote_code=True),
         data=DataArguments(train_file="a.csv", label_separator="|"),
         settings={**SETTINGS, "teacher_dir": "teachers"},
         num_processes=1,
@@ -60,6 +60,7 @@ def facts():
 def test_the_card_names_settings_and_classes_as_the_user_did(facts):
     assert facts.labels == LABELS
     text = model_card(facts).text
+    assert "model='path/to/student', trust_remote_code=True)" in text
     *_, before, block, after = text.split("````")
     assert yaml.safe_load(block.removeprefix("yaml\n")) == SETTINGS
     assert "hf-kd-lambda distill student.yaml --output_dir student\n" in text

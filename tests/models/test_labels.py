@@ -4,6 +4,7 @@ import transformers
 from helpers.tiny import SIZES, save_checkpoint, tiny_batch, tiny_bert
 from transformers import (
     AutoConfig,
+    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     BertForMaskedLM,
     PreTrainedConfig,
@@ -209,17 +210,40 @@ def test_permute_head_needs_an_output_layer():
         permute_head(model, [0, 2, 1])
 
 
-@pytest.mark.parametrize("kind", ["DeiTForImageClassification", "LevitForImageClassification"])
-def test_a_model_of_two_heads_keeps_them_in_their_order(kind):
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    config = AutoConfig.for_model("levit") if kind.startswith("Levit") else AutoConfig.for_model("deit", **sizes)
+OF_TWO_HEADS = {
+    "DeiTForImageClassificationWithTeacher": {
+        "model_type": "deit",
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
+    "LevitForImageClassificationWithTeacher": {"model_type": "levit"},
+    "SwiftFormerForImageClassification": {"model_type": "swiftformer", "depths": [1] * 4, "embed_dims": [8] * 4},
+}
+
+
+def of_two_heads(kind):
+    config = AutoConfig.for_model(**OF_TWO_HEADS[kind])
     set_labels(config, NAMES)
-    model = getattr(transformers, f"{kind}WithTeacher")(config)
+    return getattr(transformers, kind)(config)
+
+
+@pytest.mark.parametrize("kind", OF_TWO_HEADS)
+def test_a_model_of_two_heads_keeps_them_in_their_order(kind):
+    model = of_two_heads(kind)
     before = [parameter.clone() for parameter in model.parameters()]
     align_labels(model, NAMES)  # the same order needs no change
-    with pytest.raises(ValueError, match=f"{kind}WithTeacher, which has two heads.* a checkpoint of a {kind}, "):
+    with pytest.raises(ValueError, match=f"{kind}, which has two heads.*: take a model with one"):
         align_labels(model, NAMES[::-1])
     assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_a_model_of_two_heads_gets_no_new_one(tmp_path):
+    of_two_heads("SwiftFormerForImageClassification").save_pretrained(tmp_path)
+    load_classifier(str(tmp_path), NAMES, auto_class=AutoModelForImageClassification)
+    with pytest.raises(ValueError, match="SwiftFormerForImageClassification, which has two heads"):
+        load_classifier(str(tmp_path), ["cat", "dog"], auto_class=AutoModelForImageClassification)
 
 
 def test_freeze():

@@ -190,6 +190,11 @@ def test_the_text_compares_explains_and_repeats(tmp_path):
     assert settings == {"task": "sst2", "lambda_rule": "adaptive", "temperature": 20.0}
 
 
+def test_a_student_with_code_of_its_own_is_shown_as_it_is_loaded(tmp_path):
+    text = saved(replace(FACTS, own_code=True), tmp_path).text
+    assert "pipeline('text-classification', model='tester/sst2-student', trust_remote_code=True)" in text
+
+
 def test_a_card_of_nothing_but_a_name_claims_nothing(tmp_path):
     card = saved(CardFacts("bare"), tmp_path)
     assert "# bare" in card.text

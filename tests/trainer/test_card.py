@@ -73,6 +73,13 @@ def test_a_trainer_that_did_not_train_yet_has_a_card(tmp_path):
     assert "## Results" not in card.text
 
 
+@pytest.mark.parametrize("auto_map", [{}, {"AutoModelForSequenceClassification": "own.Classifier"}])
+def test_a_card_shows_whether_its_student_has_code_of_its_own(tmp_path, auto_map):
+    trainer = make_trainer(config(tmp_path), *models(), examples(8))
+    trainer.model.config.auto_map = auto_map
+    assert facts_of_trainer(trainer, []).own_code is bool(auto_map)
+
+
 @pytest.mark.parametrize(("evaluates_again", "expected"), [(False, 0.9), (True, 0.4)])
 def test_a_card_has_the_scores_of_the_checkpoint_that_was_loaded(tmp_path, evaluates_again, expected):
     args = config(tmp_path, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)

@@ -25,7 +25,7 @@ from helpers.small_runs import (
 from helpers.tiny_images import VIT, tiny_classifier
 from helpers.tiny_lm import language_models, lm_trainer, next_token_losses, padded_batches, rows
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from hf_kd_lambda.models.adapters import add_adapters
 from hf_kd_lambda.models.labels import permute_head
@@ -261,6 +261,15 @@ def test_the_head_of_a_classifier_is_trained_with_the_adapters(problem):
     with_head = add_adapters(student, {"target_modules": targets}, problem)
     assert any("classifier" in name for name in trainable(with_head))
     assert all("lora" in name or "classifier" in name for name in trainable(with_head))
+
+
+@pytest.mark.parametrize("fields", [{}, {"modules_to_save": ["layer_2"]}])
+def test_a_head_of_any_name_is_trained_with_the_adapters(fields):
+    sizes = {"vocab_size": 50, "d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 16}
+    student = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("xlnet", **sizes))
+    trained = trainable(add_adapters(student, {"target_modules": ["layer_1"], **fields}, "text-classification"))
+    heads = {name.split(".modules_to_save")[0].rpartition(".")[2] for name in trained if "lora" not in name}
+    assert heads == {"logits_proj", *fields.get("modules_to_save", [])}
 
 
 @pytest.mark.parametrize(
