@@ -282,7 +282,7 @@ def main() -> None:
     rounds, file = options.pop("rounds"), options.pop("json")
     measured = measure(StepSetting(**options), rounds)
     if os.environ.get("RANK", "0") == "0":
-        file.write_text(json.dumps(measured) + "\n")
+        file.write_text(json.dumps(measured | {"hardware": hardware()}) + "\n")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,14 @@ def _step_cell(record: Mapping[str, Any], name: str) -> str:
     return f"{value:.3f}" if low is None else f"{value:.3f} ({low:.2f}–{high:.2f})"
 
 
+def two_ranks_table() -> str:
+    """Steps of two ranks, a core each, that exchange the rows of embeddings alone."""
+    record = _record(BENCHMARKS / "results" / "two_ranks.json")
+    _, fixed, measuring = grid.cost_of(record)
+    head = ["two ranks, a core each", "fixed step, s", "measuring step, s", "ratio"]
+    return markdown_table(head, [[record["hardware"], f"{fixed:.3f}", f"{measuring:.3f}", f"{measuring / fixed:.2f}"]])
+
+
 def _record(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
@@ -55,6 +63,7 @@ def _grid(name: str) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "steps": steps_table,
+    "two_ranks": two_ranks_table,
     "profile": lambda: step_profile.table(_record(BENCHMARKS / "results" / "profile.json")),
     "rule_cost": lambda: rule_cost.table(_record(BENCHMARKS / "results" / "rule_cost.json")["rows"]),
     "three_epochs": lambda: end_to_end.table(BENCHMARKS / "results" / "three_epochs"),

@@ -406,9 +406,9 @@ def base_forms_table() -> str:
 
 
 def base_summary_table() -> str:
-    """Size, speed and scores of the teacher of BERT-base's size and of its students with `trust`."""
+    """Size, speed and scores of the teacher of BERT-base's size and of its students, on tasks with runs of `trust`."""
     runs, models = _runs("base"), _base_models()
-    teachers = _base_teachers(runs)
+    teachers = _base_teachers([run for run in runs if run.rule == "trust"])
     rows = []
     for name, title in BASE_NAMES.items():
         own = models[name]["forms"]["fp32"]
