@@ -50,8 +50,10 @@ def select_examples(
         ValueError: no example can be held out.
     """
     chosen = {name: _numbered(split) for name, split in splits.items() if name != TRANSFER_SET}
-    before = max(chosen["train"][POSITION][:], default=-1) + 1 if "train" in chosen else 0
-    transfer = _numbered(splits[TRANSFER_SET], before) if TRANSFER_SET in splits else None
+    transfer = None
+    if TRANSFER_SET in splits:
+        positions = chosen["train"][POSITION][:] if "train" in chosen else []
+        transfer = _numbered(splits[TRANSFER_SET], max(positions, default=-1) + 1)
     held_out = "validation" not in chosen and ("train" in chosen or args.needs_train)
     if held_out:
         if "train" not in chosen:

@@ -36,7 +36,7 @@ def resolve_defaults(values: Namespace, given: Collection[str]) -> None:
     fill("save_total_limit", SAVED_CHECKPOINTS)
     fill("load_best_model_at_end", _saves_what_it_evaluates(values))
     in_steps = values.save_strategy == values.eval_strategy == "steps"
-    if in_steps and values.save_steps != values.eval_steps:
+    if in_steps and not _saves_what_it_evaluates(values):
         differs = f"save_steps={values.save_steps} differs from eval_steps={values.eval_steps}, so that"
         if values.load_best_model_at_end:
             logger.warning(f"{differs} the best student may not be saved, nor kept: set both to the same number.")

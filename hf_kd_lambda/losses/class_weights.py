@@ -30,8 +30,9 @@ def balanced_weights(labels: Iterable[Any], num_classes: int) -> Tensor:
     """
     of_items = chain.from_iterable(label if isinstance(label, list) else [label] for label in labels)
     found = Counter(item for item in of_items if item is not None)
+    known = {*range(num_classes), IGNORED, UNLABELLED}
     for item in found:
-        if not isinstance(item, Integral) or item not in (*range(num_classes), IGNORED, UNLABELLED):
+        if not isinstance(item, Integral) or item not in known:
             raise ValueError(
                 f"class_weights counts labels from 0 to {num_classes - 1}, but one is {item!r}: give the classes as "
                 "integers, or leave class_weights out."

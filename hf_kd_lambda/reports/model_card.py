@@ -32,6 +32,8 @@ HUB_METRICS = {
     "pearson": "pearsonr",
     "spearmanr": "spearmanr",
 }
+_NO_PATHS = ("_column", "_columns", "_separator", "delimiter")
+"""Ends of the names of settings whose values may begin like a path, and are none."""
 # A call of the student, by the Hub's name of the task: what its pipeline is called, and what it reads.
 _CALLS = {
     "text-classification": ("classify", "'A text to classify.'"),
@@ -305,10 +307,6 @@ def without_folders(settings: Mapping[str, Any]) -> dict[str, Any]:
         settings: JSON values. Paths in lists and mappings, keys among them, are shortened too.
     """
     return {name: value if name.endswith(_NO_PATHS) else _shortened(value) for name, value in settings.items()}
-
-
-_NO_PATHS = ("_column", "_columns", "_separator", "delimiter")
-"""Ends of the names of settings whose values may begin like a path, and are none."""
 
 
 def _shortened(value: Any) -> Any:

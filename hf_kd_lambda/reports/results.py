@@ -190,11 +190,11 @@ def _better_than_guesses(settings: Mapping[str, Any]) -> str:
             "fine-tuning did not help. Raise teacher_epochs (now {teacher_epochs:g}) or teacher_learning_rate (now "
             "{teacher_learning_rate:g}), or choose another teacher"
         ).format(**settings)
-    fixes: dict[type, str] = {
-        str: "Set teacher_finetune: true, or choose another teacher",
-        list: "Fine-tune each of the teachers in a run of its own, or choose others",
-    }
-    fix = fixes.get(type(settings.get("teacher")), "Choose another teacher")
+    teacher, fix = settings.get("teacher"), "Choose another teacher"
+    if isinstance(teacher, str):
+        fix = "Set teacher_finetune: true, or choose another teacher"
+    elif isinstance(teacher, list):
+        fix = "Fine-tune each of the teachers in a run of its own, or choose others"
     return f"it was not fine-tuned for this task. {fix}"
 
 

@@ -17,7 +17,7 @@ from hf_kd_lambda.reports.agreement import teacher_agreement
 class StepRecord(TrainerCallback):
     """Losses of the steps since the last log, and the gradients that were last measured.
 
-    They begin anew with each training, also where `auto_find_batch_size` begins it again.
+    They are emptied whenever training begins, also where `auto_find_batch_size` begins it again.
 
     Attributes:
         gram: Gram matrix of the last measurement, over all parameters; None before the first.
@@ -40,7 +40,7 @@ class StepRecord(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin anew."""
+        """Forget those of an earlier training."""
         self._begin()
 
     def add(self, losses: Tensor, ends_step: bool) -> None:

@@ -1,6 +1,7 @@
 """Which predictions `trust` judges by from the second epoch on, and that they survive in checkpoints."""
 
 import copy
+from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -232,7 +233,9 @@ def test_predictions_are_written_before_a_checkpoint_counts_as_complete(cached, 
     assert found == [True] * EPOCHS
 
 
-def test_a_run_that_begins_again_with_smaller_batches_counts_nothing_twice(cached, tmp_path):
+@contextmanager
+def third_step_out_of_memory():
+    """The third measuring step fails once, for want of memory, which must happen."""
     left, backward = [None, None, RuntimeError("CUDA out of memory.")], MeasuringStep.backward
 
     def fails_once(self, *args):
@@ -241,22 +244,20 @@ def test_a_run_that_begins_again_with_smaller_batches_counts_nothing_twice(cache
         backward(self, *args)
 
     with patch.object(MeasuringStep, "backward", fails_once):
-        trainer = train(config(tmp_path, **cached, auto_find_batch_size=True), *models(), examples())
+        yield
     assert not left
+
+
+def test_a_run_that_begins_again_with_smaller_batches_counts_nothing_twice(cached, tmp_path):
+    with third_step_out_of_memory():
+        trainer = train(config(tmp_path, **cached, auto_find_batch_size=True), *models(), examples())
     assert trainer.balancer.past.past[:, -1].tolist() == [EPOCHS] * len(examples())
     assert trainer.lambda_state.trust.seen == 2 * 8 + len(examples()), "items of two whole steps, and of an epoch"
 
 
 def test_a_run_that_begins_again_logs_nothing_of_its_first_steps(tmp_path):
     settings = {"learning_rate": 0.0, "logging_steps": 3, "max_steps": 3, "cache_teacher": False}
-    left, backward = [None, None, RuntimeError("CUDA out of memory.")], MeasuringStep.backward
-
-    def fails_once(self, *args):
-        if left and (error := left.pop(0)):
-            raise error
-        backward(self, *args)
-
-    with patch.object(MeasuringStep, "backward", fails_once):
+    with third_step_out_of_memory():
         again = train(config(tmp_path, **settings, auto_find_batch_size=True), *models(), examples())
     size = {"per_device_train_batch_size": again._train_batch_size}
     plain = train(config(tmp_path, **settings, **size), *models(), examples())
