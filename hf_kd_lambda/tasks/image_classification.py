@@ -9,6 +9,7 @@ from transformers import AutoModelForImageClassification, PreTrainedModel
 
 # From its own module: in some versions, the one that `transformers` exports needs torchvision, though Pillow suffices.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.utils import logging
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.classes import with_numbers_for_missing
@@ -20,6 +21,10 @@ from hf_kd_lambda.models.from_scratch import config_of, model_from_scratch
 from hf_kd_lambda.tasks.metrics.glue import compute_metrics_for, score_of_one_class
 from hf_kd_lambda.tasks.task import Collator, Metrics, Task
 from hf_kd_lambda.utils.names import check_known
+
+logger = logging.get_logger(__name__)
+
+LARGE_SIDE = 256  # pixels; vision models usually read 224
 
 
 class ImageClassification(Task):
@@ -43,9 +48,14 @@ class ImageClassification(Task):
         self, setting: str, architecture: Mapping[str, Any], data: TaskData, teachers: Any | None
     ) -> Any:
         """See `image_processor_for`; the student has its own, of its size and channels."""
-        config = config_of(setting, architecture)
+        config, example = config_of(setting, architecture), data.splits["train"][0]["image"]
+        if not getattr(config, "image_size", None) and max(example.size) > LARGE_SIDE:
+            logger.warning(
+                f"{setting} has no image_size, so that every image is resized to {example.height} × {example.width} "
+                "(height × width), the size of the first training image: set image_size, for example to 224."
+            )
         try:
-            return image_processor_for(config, data.splits["train"][0]["image"])
+            return image_processor_for(config, example)
         except ValueError as error:
             raise ValueError(f"{setting}={dict(architecture)}: {error}") from None
 

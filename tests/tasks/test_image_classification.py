@@ -20,6 +20,7 @@ from helpers.tiny_images import (
     save_image_checkpoint,
     tensors,
     tiny_classifier,
+    write_image_folder,
 )
 from huggingface_hub import ModelCard, metadata_load
 from safetensors.torch import load_file
@@ -385,6 +386,15 @@ def refused(folder, message, **settings):
 
 def test_an_unknown_augmentation(tmp_path):
     refused(tmp_path, "unknown augment 'rotate'", augment=["rotate"])
+
+
+@pytest.mark.parametrize("side", [300, 16])
+def test_large_images_without_a_size_of_the_model_are_warned_of(tmp_path, caplog, side):
+    folder = write_image_folder(tmp_path / "photos", side, ("train", "validation"))
+    student = json.dumps({name: value for name, value in NARROW.items() if name != "image_size"})
+    job(image_settings(tmp_path, dataset=folder, student_architecture=student)).check()
+    words = "student_architecture has no image_size, so that every image is resized to 300 × 300"
+    assert caplog.text.count(words) == (side == 300)
 
 
 def test_an_unknown_architecture(tmp_path):
