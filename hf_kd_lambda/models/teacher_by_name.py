@@ -13,15 +13,15 @@ from transformers import (
 )
 from transformers.trainer_utils import unwrap_peft_model
 
-from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.labels import MULTI_LABEL, load_classifier, own_label_names
+from hf_kd_lambda.models.model_task import task_of_model
 from hf_kd_lambda.models.protocol import is_multi_label
 from hf_kd_lambda.utils.paths import check_model_folder
 
 _AUTO_CLASSES: dict[str, Any] = {
-    "ForSequenceClassification": AutoModelForSequenceClassification,
-    "ForTokenClassification": AutoModelForTokenClassification,
-    "ForImageClassification": AutoModelForImageClassification,
+    "text-classification": AutoModelForSequenceClassification,
+    "token-classification": AutoModelForTokenClassification,
+    "image-classification": AutoModelForImageClassification,
 }
 
 
@@ -40,17 +40,17 @@ def load_teacher(teacher: Any, student: nn.Module) -> Any:
         return teacher
     name, model = str(teacher), cast(Any, unwrap_peft_model(student))
     check_model_folder("teacher", name)
-    kind = next((suffix for suffix in _AUTO_CLASSES if suffix in type(model).__name__), None)
-    if kind is not None:
+    task = task_of_model(model)
+    if task == "text-generation":
+        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    if task in _AUTO_CLASSES:
         return load_classifier(
             name,
             own_label_names(model),
-            auto_class=_AUTO_CLASSES[kind],
+            auto_class=_AUTO_CLASSES[task],
             problem_type=MULTI_LABEL if is_multi_label(model) else None,
             require_head=True,
         )
-    if is_causal(model):
-        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
     raise ValueError(
         f"teacher={name!r}: a {type(model).__name__} does not determine the class of its teacher: load the teacher "
         "and give the model."

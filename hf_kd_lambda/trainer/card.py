@@ -9,7 +9,7 @@ from transformers import Trainer, TrainingArguments
 from transformers.modelcard import extract_hyperparameters_from_trainer
 
 from hf_kd_lambda.data.bundled import BUNDLED
-from hf_kd_lambda.models.causal import is_causal
+from hf_kd_lambda.models.model_task import task_of_model
 from hf_kd_lambda.reports.model_card import DEFAULT_TASK, CardFacts, origin_of
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.utils.log_keys import TIMES
@@ -54,7 +54,7 @@ def facts_of_trainer(
         settings={name: getattr(args, name) for name in sorted(own)} | extract_hyperparameters_from_trainer(trainer),
         versions=versions(),
         own_code=bool(getattr(model.config, "auto_map", None)),
-        pipeline_tag=next(iter(_listed(tasks)), "text-generation" if is_causal(trainer.model) else DEFAULT_TASK),
+        pipeline_tag=next(iter(_listed(tasks)), task_of_model(model) or DEFAULT_TASK),
         language=language,
         license=license,
         tags=_listed(tags),

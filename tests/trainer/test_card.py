@@ -5,14 +5,19 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.small_jobs import job, settings
+from datasets import Dataset
+from helpers.small_jobs import job, settings, token_bert
 from helpers.small_runs import config, examples, make_trainer, models
+from helpers.tiny import tiny_bert
+from helpers.tiny_images import WIDE, tiny_classifier
+from helpers.tiny_spans import span_bert
 from huggingface_hub import ModelCard
 from transformers import EvalPrediction
 
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse
 from hf_kd_lambda.trainer.card import facts_of_trainer
+from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 PATHS = ("teacher", "train_file", "validation_file", "test_file")
 
@@ -71,6 +76,22 @@ def test_a_trainer_that_did_not_train_yet_has_a_card(tmp_path):
     card = ModelCard.load(tmp_path / "README.md")
     assert "# untrained\n" in card.text
     assert "## Results" not in card.text
+
+
+@pytest.mark.parametrize(
+    ("student", "task"),
+    [
+        (lambda: tiny_bert(3), "text-classification"),
+        (token_bert, "token-classification"),
+        (span_bert, "question-answering"),
+        (lambda: tiny_classifier(WIDE), "image-classification"),
+    ],
+)
+def test_a_card_has_the_task_of_its_student(tmp_path, student, task):
+    data = Dataset.from_dict({"input_ids": [[2, 5, 3]] * 2, "labels": [0, 1]})
+    trainer = DistillationTrainer(student(), config(tmp_path), teacher=student(), train_dataset=data)
+    trainer.create_model_card()
+    assert ModelCard.load(tmp_path / "README.md").data.pipeline_tag == task
 
 
 @pytest.mark.parametrize("auto_map", [{}, {"AutoModelForSequenceClassification": "own.Classifier"}])
