@@ -2,7 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-# A version known to work, installed first because the others would pull in the newest. Set the build for your GPU here.
+# A version known to work, installed first because the others would pull in the newest; a torch that is there stays. Set
+# the build for your GPU here.
 TORCH ?= torch==2.13.0
 # All tests take one thread of the CPU. Files stay whole, as their tests share trained models, and in their order: sorted
 # by the number of tests, the files with few and long ones (distributed, jobs) would be the last.
@@ -31,6 +32,6 @@ docs: $(VENV)/docs
 # An environment with the extra of this name; the file itself only marks that it is complete.
 $(VENV)/quickstart $(VENV)/test $(VENV)/docs $(VENV)-lowest/test: pyproject.toml
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install "$(TORCH)"
+	$(@D)/bin/python -c "import torch" 2>/dev/null || $(@D)/bin/pip install "$(TORCH)"
 	$(@D)/bin/pip install --editable ".[$(@F)]"
 	touch $@
