@@ -63,7 +63,8 @@ def check_strategy(args: DistillationConfig, accelerator: Accelerator) -> None:
             getattr(plugin, "cpu_offload", None), CPUOffloadPolicy
         ),
         f"{args.n_gpu} GPUs in one process mean DataParallel, which hides the gradients of its replicas: start one "
-        "process a GPU with `accelerate launch`, or set CUDA_VISIBLE_DEVICES to one.": args.n_gpu > 1,
+        f"process a GPU with `accelerate launch`, or `hf-kd-lambda distill` with --num_processes {args.n_gpu}; or set "
+        "CUDA_VISIBLE_DEVICES=0 to train on one.": args.n_gpu > 1,
         "gradient_checkpointing_kwargs={'use_reentrant': True} allows one backward pass only: set use_reentrant to "
         "False.": bool(args.gradient_checkpointing and checkpointing.get("use_reentrant")),
         f"parallelism_config cuts tensors or sequences into parts ({parallel}), of which no rank has whole gradients: "

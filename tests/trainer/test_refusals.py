@@ -217,7 +217,9 @@ def test_fsdp_that_accelerate_would_not_start_is_refused(tmp_path):
 def test_data_parallel_is_refused(tmp_path):
     args = config(tmp_path)
     args._n_gpu = 2
-    with pytest.raises(ValueError, match=r"^2 GPUs in one process .*accelerate launch.*CUDA_VISIBLE_DEVICES"):
+    with pytest.raises(
+        ValueError, match=r"^2 GPUs in one process .*accelerate launch.*--num_processes 2.*CUDA_VISIBLE_DEVICES=0"
+    ):
         check_strategy(args, Accelerator())
 
 
