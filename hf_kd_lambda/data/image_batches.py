@@ -48,7 +48,7 @@ class Augmentation:
 
     Args:
         kinds: names in AUGMENTATIONS. `crop`: the image moved by up to an eighth of height and width, black beyond its
-            edges. `flip`: left and right exchanged in every second one.
+            edges. `flip`: left and right exchanged with probability 0.5.
         seed: a seed that changes with the epoch, as in `EpochOrder`.
     """
 

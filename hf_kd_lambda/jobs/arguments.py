@@ -10,7 +10,7 @@ from hf_kd_lambda.utils.mappings import as_mapping
 
 TeacherDtype = Literal["fp32", "bf16", "fp16", "auto"]
 LabelQualityFile = Literal["none", "rows", "texts"]
-_ARCHITECTURE = '{"model_type": "resnet", "depths": [1, 1], "hidden_sizes": [16, 32]}'
+_ARCHITECTURE = '{"model_type": "resnet", "image_size": 224, "depths": [1, 1], "hidden_sizes": [16, 32]}'
 
 
 @dataclass
@@ -22,7 +22,8 @@ class ModelArguments:
         metadata={
             "help": "Teacher: a Hub id, a folder, or `quickstart` for the encoder of the [quickstart] extra, "
             "which needs no network. A list, `[a, b]`, for several teachers, whose logits are averaged; "
-            "with `lambda_rule: trust`, the default, each teacher is also weighed on each item."
+            "with `lambda_rule: trust`, the default, each teacher is also weighed on each item (an example, a token "
+            "or a label)."
         },
     )
     teacher_weights: dict[str, Any] | str | None = field(
@@ -36,9 +37,9 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "For images, instead of `teacher`: a new model, which `teacher_finetune` trains, for example "
-            "`{model_type: resnet, num_channels: 1, depths: [1, 1], hidden_sizes: [16, 32]}`, with fields of the "
-            "configuration of any image classifier of Transformers, and `image_size`, by default the model's or the "
-            "images' own."
+            "`{model_type: resnet, image_size: 224, depths: [1, 1], hidden_sizes: [16, 32]}`, with fields of the "
+            "configuration of any image classifier of Transformers. All images are resized to `image_size`: by "
+            "default the model's own, or, for models without one such as ResNet, the size of the first training image."
         },
     )
     student: str | None = field(
@@ -50,9 +51,9 @@ class ModelArguments:
     student_architecture: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Student: a new model, as in `teacher_architecture`; of texts for example `{model_type: "
-            "distilbert, n_layers: 2, dim: 192, n_heads: 4, hidden_dim: 768}`, which reads the teacher's tokens and "
-            "has its `vocab_size`."
+            "help": "Student: a new model with random weights, see `teacher_architecture`. For texts, for example "
+            "`{model_type: distilbert, n_layers: 2, dim: 192, n_heads: 4, hidden_dim: 768}`: it uses the teacher's "
+            "tokenizer and `vocab_size`."
         },
     )
     student_layers: list[int] | None = field(
@@ -84,18 +85,22 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Precision of the teacher's weights: `fp32`, `bf16`, `fp16`, or `auto` for the checkpoint's. "
-            "Fine-tuning is in fp32. Default: fp32."
+            "For fine-tuning, the weights are in fp32. Default: fp32."
         },
     )
     teacher_finetune: bool = field(
         default=False,
         metadata={
-            "help": "Fine-tune the teacher on the task first. The fine-tuned teacher is saved in `teacher_dir` and "
-            "reused while these settings stay the same."
+            "help": "Fine-tune the teacher on the task first, for `teacher_epochs` with `teacher_learning_rate`. All "
+            "other training settings, such as batch size, warm-up, seed and precision, are those of the run."
         },
     )
     teacher_dir: str | None = field(
-        default=None, metadata={"help": "Where the fine-tuned teacher is saved. Default: `<output_dir>/teacher`."}
+        default=None,
+        metadata={
+            "help": "Where the fine-tuned teacher is saved. A later run that fine-tunes it with the same settings and "
+            "examples reuses it; with others, it is refused. Default: `<output_dir>/teacher`."
+        },
     )
     teacher_epochs: float = field(default=3.0, metadata={"help": "Epochs of the teacher's fine-tuning."})
     teacher_learning_rate: float = field(

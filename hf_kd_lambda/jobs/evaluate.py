@@ -41,6 +41,9 @@ _OF_STUDENT = (
     *("problem", "problem_type", "text_pair_column", "label_columns", "label_separator", "max_length", "doc_stride"),
 )
 _COLUMNS = ("text_column", "label_column", "image_column")
+_SPLIT_HELP = (
+    "train, validation or test, or validation_mismatched of MNLI; default: test if it has labels, else validation"
+)
 DATA_GROUP = {
     "Data, as for distill": {
         "dataset": "Hub id or folder, instead of DATA",
@@ -56,7 +59,7 @@ DATA_GROUP = {
 _GROUPS = {
     "What": {
         "teacher": "Hub id or folder: also evaluate this model, and the agreement of both",
-        "split": "train, validation or test; default: test if it has labels, else validation",
+        "split": _SPLIT_HELP,
         "json": "write the results to this file, too",
         "batch_size": "examples of one forward",
         "trust_remote_code": "run modelling code of a Hub repository",
@@ -83,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
         description=DESCRIPTION,
     )
     parser.add_argument("model", metavar="MODEL", help="Hub id or folder")
-    parser.add_argument("--split", help="train, validation or test; default: test if it has labels, else validation")
+    parser.add_argument("--split", help=_SPLIT_HELP)
     parser.add_argument("--teacher", metavar="CHECKPOINT", help="compare with this model")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     parser.add_argument("--batch_size", type=int, default=32, help="examples of one forward")

@@ -21,7 +21,7 @@ class Ensemble(nn.Module):
     (arXiv 1503.02531, section 1) name for the soft targets of an ensemble. It is taken because it commutes with the
     temperature, which the arithmetic mean of probabilities does not, and because it is the mean of a regression too.
 
-    All members read the same inputs, of which each gets those that its `forward` names. An ensemble returns logits
+    All members get the same batch, and each only the columns that its `forward` takes. An ensemble returns logits
     alone: KD losses that compare hidden states or attention maps need a single teacher.
 
     Args:

@@ -66,12 +66,12 @@ class DistillationConfig(TrainingArguments):
         default="trust",
         metadata={
             "help": "How λ, the ratio of the KD loss's weight to the task loss's, is set while training. "
-            "`trust`: for each item κ√(a/b), with a and b the squared gradient norms of the task loss and the KD "
-            "loss, times the probability that the teacher is informative on it, divided by that of its label; for "
-            "classes times up to 4, the more reliable the teacher is. Not with `compute_loss_func`, which has no "
-            "losses of single items. "
-            "`evidence`: κ√(a/b), times the square of the odds that the student gives to the teacher where it and the "
-            "label differ, on examples that are new to the student. "
+            "`trust`: for each item (an example, a token or a label) κ√(a/b), with a and b the squared gradient norms "
+            "of the task loss and the KD loss, times the probability that the teacher is informative on it, divided "
+            "by that of its label; for classes times up to 4, the more reliable the teacher is. Not with "
+            "`compute_loss_func`, which has no losses of single items. "
+            "`evidence`: κ√(a/b) times odds²; the odds say how much more often the student agrees with the teacher "
+            "than with the label, on new examples where the two differ. "
             "`adaptive`: κ√(a/b), clipped into the interval in which neither loss increases "
             "to first order. `fixed`: from `kd_weight`, never changed. All rules: docs/reference/rules.md."
         },
@@ -124,9 +124,9 @@ class DistillationConfig(TrainingArguments):
     lambda_interval: int | None = field(
         default=None,
         metadata={
-            "help": "Measure λ every this many optimizer steps and keep it in between, where a step then costs one "
-            "ordinary backward pass. Default: 8, at which students scored the same as at 1, with "
-            "`adaptive` (docs/benchmarks/cost.md), but 1 where rule or scope need both gradients at each step."
+            "help": "Measure λ at every n-th optimizer step. Other steps cost one ordinary backward pass. Default: 8, "
+            "at which students scored the same as at 1, with `adaptive` (docs/benchmarks/cost.md); 1 for `taylor2` "
+            "and for `lambda_scope: layer`."
         },
     )
     gram_metric: GramMetric = field(
@@ -215,8 +215,8 @@ class DistillationConfig(TrainingArguments):
     logging_steps: float = field(
         default=0.02,
         metadata={
-            "help": "Steps from one log entry to the next; below 1 a share of all steps, so that any run has about 50 "
-            "entries; then `eval_steps` defaults to `save_steps`."
+            "help": "Steps between log entries; below 1, a share of all steps. The default gives about 50 entries. "
+            "With a share, `eval_steps` defaults to `save_steps`."
         },
     )
     logging_first_step: bool = field(default=True, metadata={"help": "Log the first step, too."})

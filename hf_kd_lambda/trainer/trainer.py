@@ -64,8 +64,8 @@ class DistillationTrainer(BaseTrainer):
     """A `Trainer` whose loss is w_task·task_loss + w_kd·kd_loss, with weights set from the gradients of both.
 
     On a measuring step (every `lambda_interval` optimizer steps) the two losses of one student forward are
-    backpropagated apart, both gradients averaged over ranks, and λ taken from their Gram matrix (arXiv 2505.06270);
-    w_task·g_task + w_kd·g_kd is then what is clipped and stepped along. Other steps, and all steps of a rule that
+    backpropagated separately, both gradients are averaged over ranks, and λ is computed from their Gram matrix (arXiv
+    2505.06270); the step is along w_task·g_task + w_kd·g_kd, after clipping. Other steps, and all steps of a rule that
     measures nothing, are the Trainer's own with one backward pass.
 
     Columns named `teacher_*` (say `teacher_input_ids`, for a teacher with its own tokenizer) go to the teacher without
@@ -81,17 +81,17 @@ class DistillationTrainer(BaseTrainer):
     With `problem_type="multi_label_classification"` in the student's config, `labels` are 1, 0 or missing (None, NaN,
     -100) for each label. Labels in floats, one for each class, are soft labels: the shares of the classes.
 
-    `compute_loss_func(outputs, labels, num_items_in_batch)`, if given, is the task loss. It must depend on the student
-    through `outputs` alone. There is one label for each item. It needs another rule than `trust`, the default. If the
-    labels are not class indices, although there are several classes, it needs another rule than `evidence`, too.
+    `compute_loss_func(outputs, labels, num_items_in_batch)`, if given, is the task loss. It must use the student only
+    through `outputs`, and needs one label for each item. Set `lambda_rule="evidence"`, or `"adaptive"` if the labels
+    are not class indices: the default, `trust`, needs a loss for each item.
 
     Args:
         model: the student.
         args: see `DistillationConfig`.
         teacher: predicts the soft targets: a model, a Hub id or folder to load it from, or several models as one
             `Ensemble`. It is frozen and put into eval mode; if its labels are the student's in another order, its
-            outputs are permuted. None where every dataset has a column `teacher_logits`, in the order of the student's
-            labels; for tokens with a row for each, special ones too.
+            outputs are permuted. None if every dataset has a column `teacher_logits`: logits in the order of the
+            student's labels; for token classifiers one row for each token, special tokens included.
         kwargs: see `Trainer`.
 
     Raises:
@@ -333,7 +333,7 @@ class DistillationTrainer(BaseTrainer):
     # A run
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
-        """Train as `Trainer.train` does; a run that is interrupted leaves no half-done step and no signal handler.
+        """Train as `Trainer.train` does; after an interruption, no half-finished step and no signal handler remain.
 
         Raises:
             KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM ended training, and a checkpoint is saved.
@@ -446,7 +446,10 @@ class DistillationTrainer(BaseTrainer):
             self.push_to_hub(commit_message="Model save")
 
     def create_model_card(self, language: str | None = None, **facts: Any) -> None:
-        """Write the student's model card and the figure of λ into its folder; arguments as for `Trainer`'s own."""
+        """Write the student's model card and the figure of λ into its folder; arguments as for `Trainer`'s own.
+
+        The card's task is that of the student's class, unless `tasks` names another.
+        """
         if self.is_world_process_zero():
             folder = Path(str(self.args.output_dir))
             plot_lambda(self.state.log_history, folder / FIGURE)

@@ -31,7 +31,7 @@ LIMITS = {
     "clipped": Limit(
         "lambda_clipped",
         "clipped, so that neither loss increases",
-        "the rule proposed a λ at which one loss increases; norm_ratio never does",
+        "the rule proposed a λ at which one loss increases; with adaptive, set lambda_kappa closer to 1",
     ),
     "slowed": Limit(
         "lambda_slowed",
