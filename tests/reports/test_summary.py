@@ -62,7 +62,7 @@ def test_explanation_of_a_history_says_what_limited_lambda_and_what_to_do():
 @pytest.mark.parametrize(
     ("limit", "setting"),
     [
-        ("clipped", "norm_ratio"),
+        ("clipped", "set lambda_kappa closer to 1"),
         ("slowed", "lambda_max_change"),
         ("floor", "the rule would set λ lower"),
         ("ceiling", "a higher lambda_max may not help"),
