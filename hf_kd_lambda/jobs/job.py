@@ -229,19 +229,6 @@ class DistillationJob:
         """The student before distillation: see `ModelLoader.student`."""
         return self.loader.student(teacher)
 
-    def with_examples(self, train: Dataset, teacher_folder: Path) -> "DistillationJob":
-        """This job with other training examples.
-
-        Args:
-            train: encoded, without outputs of a teacher.
-            teacher_folder: folder of the teacher that is fine-tuned on them.
-        """
-        other = copy.copy(self)
-        for name in ("teacher_tokens", "student_settings", "teacher_settings"):
-            other.__dict__.pop(name, None)
-        other.tokens, other.teacher_folder = DatasetDict({**self.tokens, "train": train}), teacher_folder
-        return other
-
     def train_without_kd(self, student: PreTrainedModel) -> None:
         """Train a student on the task loss alone, unless that was done before.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
@@ -80,6 +80,7 @@ class TaskRuns:
         self.comparison = comparison
         self.task = task
         self.job = DistillationJob(*comparison.parse(task))
+        self._unused_job = copy.copy(self.job)  # in which no property is cached
         unlabelled = count_unlabelled(self.job.data.splits["train"])
         for regime in dict.fromkeys(cell.regime for cell in comparison.cells() if cell.task == task):
             if regime in NEEDS_CLASSES and self.job.data.num_labels == 1:
@@ -123,7 +124,9 @@ class TaskRuns:
             return CellSupervision(self.teacher, train, self.teacher_score)
         folder = self.job.teacher_folder
         inputs = train.select_columns([name for name in train.column_names if name not in ADDED_COLUMNS])
-        job = self.job.with_examples(inputs, folder.with_name(f"{folder.name}_{cell.regime}_{cell.seed}"))
+        job = copy.copy(self._unused_job)
+        job.tokens = DatasetDict({**self.job.tokens, "train": inputs})
+        job.teacher_folder = folder.with_name(f"{folder.name}_{cell.regime}_{cell.seed}")
         teacher = job.load_teacher()
         taught, evaluated = self._with_logits(job, teacher)
         return CellSupervision(teacher, taught, self._score(evaluated))
