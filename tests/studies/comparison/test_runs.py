@@ -108,6 +108,19 @@ def test_runs_of_other_evaluations_or_another_teacher_are_not_mixed_in(compariso
         compare(part)
 
 
+def test_a_setting_that_a_run_does_not_record_was_at_its_default(comparison):
+    part = comparison.restricted_to(rules=["half"], regimes=["clean"], seeds=[0])
+    compare(part)
+    file = Path(comparison.output_dir) / FILE
+    written = file.read_text().replace('"freeze_embeddings": false, ', "").replace('"num_processes": 1', '"old": null')
+    assert len(written) < len(file.read_text()) - 30
+    file.write_text(written)
+    compare(part)
+    assert file.read_text() == written
+    with pytest.raises(ValueError, match="half, 0, which differs in freeze_embeddings: choose another output_dir"):
+        compare(dataclasses.replace(part, settings={"freeze_embeddings": True}))
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_runs_on_other_examples_are_not_mixed_in(comparison, split):
     part = comparison.restricted_to(rules=["half"], regimes=["clean"], seeds=[0])
