@@ -26,7 +26,7 @@ from transformers import (
 from hf_kd_lambda.data.columns import ADDED_COLUMNS, TEACHER_LOGITS, TEACHER_OUTPUTS, token_counts
 from hf_kd_lambda.data.selection import count_unlabelled
 from hf_kd_lambda.jobs.finetune import train_on
-from hf_kd_lambda.jobs.identity import digest
+from hf_kd_lambda.jobs.identity import content, digest
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.reports.sampling_error import standard_error
 from hf_kd_lambda.studies.comparison.plan import GLUE, Comparison
@@ -92,10 +92,11 @@ class TaskRuns:
                 )
 
     @cached_property
-    def _digests(self) -> dict[str, str]:
-        """Of the examples, so that runs on other ones are not joined with these."""
-        splits = ("train", self.job.data.report_split)
-        return {f"{split} examples": digest(self.job.tokens[split]) for split in splits}
+    def _digests(self) -> dict[str, Any]:
+        """Of examples and models, so that runs on other ones are not joined with these."""
+        job = self.job
+        examples = {f"{split} examples": digest(job.tokens[split]) for split in ("train", job.data.report_split)}
+        return examples | {f"content of {who}": content(job.settings[who]) for who in ("teacher", "student")}
 
     @cached_property
     def teacher(self) -> PreTrainedModel:
