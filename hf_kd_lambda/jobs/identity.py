@@ -1,8 +1,9 @@
 """Settings and examples that decide the result of a run, by which its folder is recognised."""
 
-import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,97 +27,81 @@ OPTIMISATION = [
 ]
 # These decide them too where load_best_model_at_end is set.
 EVALUATION = ["greater_is_better", "eval_strategy", "eval_steps", "save_strategy", "save_steps", "eval_delay"]
-# Settings of DistillationConfig that change where outputs lie, not what they are.
-_CACHING = {"cache_teacher", "teacher_cache_dir"}
+NOT_COMPARED = {
+    *("label_quality", "max_eval_samples", "student_without_kd", "test_file"),  # decide what is reported
+    "teacher_dir",  # decides where the teacher lies, which has a record of its own
+    # Decide the examples alone, whose digests are compared.
+    *("delimiter", "doc_stride", "label_columns", "label_separator", "validation_file", "validation_share"),
+    *("unlabelled_dataset", "unlabelled_file"),
+    "evaluation of teacher",  # where earlier records have the settings of EVALUATION
+}
+"""Parts of a record in which a run may differ from the one in its folder."""
+
+_DEFAULTS = {
+    field.name: field.default for kind in (ModelArguments, DataArguments, DistillationConfig) for field in fields(kind)
+}
 _AT_ONCE = 1000  # examples
-
-# Settings of a job that change what is reported of a run.
-_REPORTING = {"label_quality"}
-
 _MODEL_FILES = ("config.json", "adapter_config.json", "*.safetensors", "pytorch_model*.bin")
 
-# Settings that decide the examples alone, whose digest is compared; a run of version 0.1.0 does not name them.
-_IN_EXAMPLES = {
-    "delimiter",
-    "validation_share",
-    "doc_stride",
-    "unlabelled_file",
-    "unlabelled_dataset",
-    "label_columns",
-    "label_separator",
-}
+
+def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> set[str]:
+    """The parts in which two records of runs differ.
+
+    A setting that a record does not name did not exist when it was written: its default is meant. All else, such as
+    digests, is compared only with a record that has it.
+
+    Args:
+        earlier: as read from JSON.
+        now: JSON values.
+    """
+    now = json.loads(json.dumps(now))
+    names = earlier.keys() | (now.keys() & _DEFAULTS.keys())
+    return {name for name in names if _value(earlier, name) != _value(now, name)}
+
+
+def _value(record: Mapping[str, Any], name: str) -> Any:
+    return record.get(name, _DEFAULTS.get(name))
 
 
 def settings_of(models: ModelArguments, data: DataArguments, config: DistillationConfig) -> dict[str, Any]:
-    """All settings that decide the student."""
-    own = {field.name for field in dataclasses.fields(DistillationConfig)}
-    own -= {field.name for field in dataclasses.fields(transformers.TrainingArguments)} | _CACHING
+    """All settings that decide the student or what is reported."""
+    own = {field.name for field in fields(DistillationConfig)}
+    own -= {field.name for field in fields(transformers.TrainingArguments)} | {"cache_teacher", "teacher_cache_dir"}
     evaluation = EVALUATION if config.load_best_model_at_end else []
     training = {name: getattr(config, name) for name in sorted(own) + OPTIMISATION + evaluation}
     training["precision"] = config.autocast
     if config.lambda_rule == "trust" and not config.cache_teacher:
         training["cache_teacher"] = False  # then no predictions of earlier epochs are remembered
-    given = {**dataclasses.asdict(models), **dataclasses.asdict(data)}
-    return {name: value for name, value in given.items() if name not in _REPORTING} | training
+    return {**asdict(models), **asdict(data), **training}
 
 
-# Settings of which a run that does not set them has no record, like runs of versions without them.
-_RECORDED_IF_SET = {"freeze_embeddings", "optim_target_modules", "eval_delay"}
-
-RECORDED_LATER = {
-    *("content of teacher", "content of student", "label_names", "validation examples", "evaluation of teacher"),
-    *("precision", "num_processes", "average_tokens_across_devices"),
-}
-"""Parts of an identity that are compared only with a run that recorded them, since earlier ones did not."""
-
-
-def student_identity(
-    settings: Mapping[str, Any], num_processes: int, label_names: list[str] | None, tokens: Mapping[str, Dataset]
-) -> dict[str, Any]:
-    """What decides the student: settings, number of processes, encoded examples, and what folders of models hold."""
-    return {
-        **_recorded({name: value for name, value in settings.items() if name not in _IN_EXAMPLES}),
-        "num_processes": num_processes,
-        "label_names": label_names,
-        "examples": digest(tokens["train"]),
-        "validation examples": digest(tokens["validation"]) if settings["load_best_model_at_end"] else None,
-        **{f"content of {who}": content(settings[who]) for who in ("teacher", "student")},
-    }
+def teacher_settings_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that decide the fine-tuned teacher, which has a learning rate, epochs and a metric of its own."""
+    best = settings["load_best_model_at_end"]
+    own = ["teacher", "teacher_architecture", "teacher_epochs", "teacher_learning_rate", "augment"]
+    own += ["class_weights", "early_stopping_patience", "precision"]
+    of_student = ("learning_rate", "num_train_epochs", "max_steps")
+    own += [name for name in OPTIMISATION + (EVALUATION if best else []) if name not in of_student]
+    metric = {"metric_for_best_model": MAIN_METRIC if best else None, "greater_is_better": True if best else None}
+    return {name: settings[name] for name in own} | metric
 
 
-def teacher_identity(
+def identity(
     settings: Mapping[str, Any],
     num_processes: int,
     label_names: list[str] | None,
-    examples: Dataset,
+    train: Dataset,
     validation: Dataset,
 ) -> dict[str, Any]:
-    """What decides the fine-tuned teacher, which has a learning rate, epochs and a metric of its own."""
-    of_student = ("learning_rate", "num_train_epochs", "max_steps")
-    own = ["teacher", "teacher_architecture", "teacher_epochs", "teacher_learning_rate", "augment"]
-    own += ["class_weights", "early_stopping_patience", "precision"]
-    kept = {name: settings[name] for name in [*own, *OPTIMISATION] if name not in of_student}
+    """What decides a model: settings, number of processes, encoded examples, and what folders of models hold."""
     return {
-        **_recorded(kept),
-        "metric_for_best_model": MAIN_METRIC if settings["load_best_model_at_end"] else None,
+        **settings,
         "num_processes": num_processes,
         "label_names": label_names,
-        "examples": digest(examples),
-        "content of teacher": content(settings["teacher"]),
-        "evaluation of teacher": _choice(settings, validation),
+        "examples": digest(train),
+        "validation examples": digest(validation) if settings["load_best_model_at_end"] else None,
+        **{f"content of {who}": content(settings[who]) for who in ("teacher", "student") if who in settings},
     }
-
-
-def _choice(settings: Mapping[str, Any], validation: Dataset) -> dict[str, Any] | None:
-    """What decides which of its checkpoints a teacher is; None if it is the last."""
-    if not settings["load_best_model_at_end"]:
-        return None
-    compared = _recorded({name: settings[name] for name in EVALUATION})
-    return {**compared, "greater_is_better": True, "validation examples": digest(validation)}
-
-
-def _recorded(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if value or name not in _RECORDED_IF_SET}
 
 
 def content(checkpoints: str | list[str] | None) -> list[str]:

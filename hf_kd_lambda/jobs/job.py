@@ -27,7 +27,7 @@ from hf_kd_lambda.jobs.disk_space import check_space
 from hf_kd_lambda.jobs.evaluate import classes_of, evaluate_model
 from hf_kd_lambda.jobs.finetune import finetune, load_finished, train_on
 from hf_kd_lambda.jobs.hub import make_repository, push_student, repository_of
-from hf_kd_lambda.jobs.identity import settings_of, student_identity, teacher_identity
+from hf_kd_lambda.jobs.identity import identity, settings_of, teacher_settings_of
 from hf_kd_lambda.jobs.loading import ModelLoader
 from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.jobs.progress import stage
@@ -114,14 +114,17 @@ class DistillationJob:
 
     @cached_property
     def student_settings(self) -> dict[str, Any]:
-        """Everything that decides the student; `claim_folder` compares it."""
-        return student_identity(self.settings, self.config.world_size, self.data.label_names, self.tokens)
+        """What decides the student, and what is reported: `claim_folder` compares the former."""
+        return self._identity(self.settings, self.tokens["train"], self.tokens["validation"])
 
     @cached_property
     def teacher_settings(self) -> dict[str, Any]:
         """Everything that decides the fine-tuned teacher."""
         train, validation = (labelled(self.teacher_tokens[name]) for name in ("train", "validation"))
-        return teacher_identity(self.settings, self.config.world_size, self.data.label_names, train, validation)
+        return self._identity(teacher_settings_of(self.settings), train, validation)
+
+    def _identity(self, settings: dict[str, Any], train: Dataset, validation: Dataset) -> dict[str, Any]:
+        return identity(settings, self.config.world_size, self.data.label_names, train, validation)
 
     def check(self) -> None:
         """Refuse now what could only fail after hours of training: folders, models, labels, strategy.
@@ -228,19 +231,6 @@ class DistillationJob:
     def load_student(self, teacher: PreTrainedModel) -> PreTrainedModel:
         """The student before distillation: see `ModelLoader.student`."""
         return self.loader.student(teacher)
-
-    def with_examples(self, train: Dataset, teacher_folder: Path) -> "DistillationJob":
-        """This job with other training examples.
-
-        Args:
-            train: encoded, without outputs of a teacher.
-            teacher_folder: folder of the teacher that is fine-tuned on them.
-        """
-        other = copy.copy(self)
-        for name in ("teacher_tokens", "student_settings", "teacher_settings"):
-            other.__dict__.pop(name, None)
-        other.tokens, other.teacher_folder = DatasetDict({**self.tokens, "train": train}), teacher_folder
-        return other
 
     def train_without_kd(self, student: PreTrainedModel) -> None:
         """Train a student on the task loss alone, unless that was done before.

@@ -11,7 +11,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.utils import CONFIG_NAME, logging
 
-from hf_kd_lambda.jobs.identity import RECORDED_LATER
+from hf_kd_lambda.jobs.identity import NOT_COMPARED, differences
 from hf_kd_lambda.jobs.manifest import damage, has_manifest
 from hf_kd_lambda.utils.paths import write_at_once
 
@@ -97,9 +97,8 @@ def claim_folder(setting: str, folder: Path, settings: Mapping[str, Any], writes
         return False
     if record is None:
         raise ValueError(f"{setting}={str(folder)!r} holds a model of unknown origin: choose another {setting}.")
-    now, earlier = json.loads(json.dumps(settings)), record["settings"]
-    compared = earlier.keys() | now.keys() - RECORDED_LATER
-    changed = sorted(name for name in compared if earlier.get(name) != now.get(name))
+    earlier = record["settings"] | (record["settings"].get("evaluation of teacher") or {})
+    changed = sorted(differences(earlier, settings) - NOT_COMPARED)
     if changed:
         raise ValueError(
             f"{setting}={str(folder)!r} holds a run that differs in {', '.join(changed)}: choose another {setting}, "

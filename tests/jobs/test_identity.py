@@ -1,5 +1,6 @@
 """What tells whether a folder belongs to a run, apart from the settings."""
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from datasets import Dataset, Features, List, Value
 from helpers.small_jobs import job, settings
 from helpers.tiny import save_checkpoint, tiny_bert
 
-from hf_kd_lambda.jobs.identity import RECORDED_LATER, content, digest, student_identity
+from hf_kd_lambda.jobs import identity as records
+from hf_kd_lambda.jobs.identity import EVALUATION, content, digest
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 
 TOKENS = Dataset.from_dict({"input_ids": [[1, 2], [3]], "labels": [0, 1]})
@@ -17,7 +19,7 @@ OTHERS = Dataset.from_dict({"input_ids": [[1, 2], [4]], "labels": [0, 1]})
 
 def identity(teacher, student=None, names=("no", "yes"), validation=TOKENS, best=True):
     settings = {"teacher": teacher, "student": student, "load_best_model_at_end": best}
-    return student_identity(settings, 1, list(names), {"train": TOKENS, "validation": validation})
+    return records.identity(settings, 1, list(names), TOKENS, validation)
 
 
 @pytest.fixture
@@ -34,13 +36,6 @@ def test_a_model_replaced_in_its_folder_is_another_run(teacher, tmp_path, who):
     save_checkpoint(tiny_bert(layers=1), Path(teacher))
     with pytest.raises(ValueError, match=f"a run that differs in content of {who}: choose another output_dir"):
         claim_folder("output_dir", tmp_path / "out", identity(**given))
-
-
-def test_a_run_that_recorded_no_contents_goes_on(teacher, tmp_path):
-    now = identity(teacher)
-    record_run(tmp_path, {name: value for name, value in now.items() if name not in RECORDED_LATER}, finished=False)
-    (tmp_path / "checkpoint-1").mkdir()
-    assert not claim_folder("output_dir", tmp_path, now)
 
 
 def test_contents_are_those_of_every_teacher_and_not_of_other_files(teacher, tmp_path):
@@ -75,27 +70,47 @@ def identities(tmp_path):
     ("changed", "of_student", "of_teacher"),
     [
         ({"metric_for_best_model": "task_loss"}, {"greater_is_better", "metric_for_best_model"}, set()),
-        ({"eval_delay": 1}, {"eval_delay"}, {"evaluation of teacher"}),
+        ({"eval_delay": 1}, {"eval_delay"}, {"eval_delay"}),
+        ({"max_eval_samples": 9}, *[{"validation examples"}] * 2),
+        ({"freeze_embeddings": True}, {"freeze_embeddings"}, set()),
+        ({"lambda_rule": "trust", "cache_teacher": False}, {"cache_teacher"}, set()),
+        ({"student_without_kd": True, "teacher_dir": "runs/teacher"}, set(), set()),
         ({"optim_target_modules": "all-linear"}, {"optim_target_modules"}, {"optim_target_modules"}),
         ({"average_tokens_across_devices": False}, *[{"average_tokens_across_devices"}] * 2),
         ({"precision": "bf16"}, {"precision"}, {"precision"}),
     ],
 )
-def test_settings_that_decide_a_model_are_compared_and_no_others(identities, changed, of_student, of_teacher):
+def test_settings_that_decide_a_model_are_compared_and_no_others(
+    identities, tmp_path, changed, of_student, of_teacher
+):
+    (tmp_path / "config.json").touch()
     before, now = identities(), identities(**changed)
     for who, named in {"student": of_student, "teacher": of_teacher}.items():
-        either = before[who].keys() | now[who].keys()
-        assert {name for name in either if before[who].get(name) != now[who].get(name)} == named
+        for earlier in (before[who], as_recorded_before(before[who])):
+            record_run(tmp_path, earlier, finished=True)
+            refused = pytest.raises(
+                ValueError, match=f"a run that differs in {', '.join(sorted(named))}: choose another"
+            )
+            with refused if named else contextlib.nullcontext():
+                assert claim_folder("output_dir", tmp_path, now[who])
 
 
-def test_a_teacher_of_other_processes_is_another_one_unless_they_were_not_recorded(identities, tmp_path):
+def as_recorded_before(record):
+    """Without some settings at their defaults, and with what chose the best teacher in a mapping of its own."""
+    not_recorded = ("freeze_embeddings", "optim_target_modules", "eval_delay")
+    earlier = {name: value for name, value in record.items() if value or name not in not_recorded}
+    if "student" in record:
+        return earlier
+    names = [name for name in (*EVALUATION, "validation examples") if name in earlier]
+    return earlier | {"evaluation of teacher": {name: earlier.pop(name) for name in names}}
+
+
+def test_a_teacher_of_other_processes_is_another_one(identities, tmp_path):
     now = identities()["teacher"]
     (tmp_path / "config.json").touch()
     record_run(tmp_path, now | {"num_processes": 2}, finished=True)
     with pytest.raises(ValueError, match="a run that differs in num_processes: choose another teacher_dir"):
         claim_folder("teacher_dir", tmp_path, now)
-    record_run(tmp_path, {name: value for name, value in now.items() if name not in RECORDED_LATER}, finished=True)
-    assert claim_folder("teacher_dir", tmp_path, now)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5])

@@ -51,7 +51,6 @@ def test_a_run_with_trust_tells_which_labels_look_wrong(tmp_path):
     reviews = Path(given["train_file"])
     reviews.write_text(reviews.read_text().replace("praise", "rant", 6))  # of two copies each
     run = job(given)
-    assert run.student_settings == job({**given, "label_quality": "none"}).student_settings
     run.run()
     out, train = tmp_path / "out", run.data.splits["train"]
     rows = pd.read_parquet(out / "label_quality.parquet")
@@ -137,7 +136,7 @@ def test_a_teacher_that_other_examples_chose_is_another_teacher(tmp_path):
     lines = Path(given["validation_file"]).read_text().splitlines(keepends=True)
     other.write_text("".join(lines[:-3]))
     first, second = (job(kind).teacher_settings for kind in (given, {**given, "validation_file": str(other)}))
-    assert [name for name in first if first[name] != second[name]] == ["evaluation of teacher"]
+    assert [name for name in first if first[name] != second[name]] == ["validation examples"]
     last = {"load_best_model_at_end": False}
     first, second = (job(kind | last).teacher_settings for kind in (given, {**given, "validation_file": str(other)}))
     assert first == second
@@ -196,6 +195,25 @@ def test_a_finished_run_without_checkpoints_is_evaluated_again_and_no_model_trai
 def test_a_finished_run_whose_state_is_gone_is_refused_instead_of_trained(tmp_path):
     with pytest.raises(ValueError, match=r"holds a finished student, whose trainer_state.json cannot be read .*:"):
         load_finished(None, None, tmp_path)
+
+
+def test_a_finished_student_is_reported_in_other_ways_without_being_trained_again(tmp_path, capsys):
+    given = settings(tmp_path)
+    job(given).run()
+    trained = (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns
+    other = tmp_path / "other.csv"
+    other.write_text("".join(Path(given["test_file"]).read_text().splitlines(keepends=True)[:-5]))
+    changed = {**given, "test_file": str(other), "student_without_kd": True}
+    capsys.readouterr()
+    reports = job(changed).run()
+    assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == trained
+    assert "On the test split, 31 examples" in capsys.readouterr().out
+    in_one = job({**changed, "output_dir": str(tmp_path / "in_one")}).run()
+    assert [(report.name, report.metrics) for report in reports] == [
+        (report.name, report.metrics) for report in in_one
+    ]
+    assert [report.name for report in reports] == ["teacher", "student without KD", "student with KD"]
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["settings"]["test_file"] == "other.csv"
 
 
 def test_what_was_drawn_before_does_not_change_the_teacher(tmp_path):

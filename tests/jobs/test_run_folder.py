@@ -94,9 +94,9 @@ def test_what_was_never_trained_does_not_hold_a_folder(tmp_path):
 def test_another_run_is_refused_by_the_names_of_its_settings(tmp_path, content):
     make_checkpoint(tmp_path, 10) if content == "checkpoint" else (tmp_path / "config.json").touch()
     record_run(tmp_path, SETTINGS, finished=False)
-    others = {**SETTINGS, "temperature": 3.0, "new": 1}
+    others = {**SETTINGS, "temperature": 3.0, "max_length": 64}
     del others["student_layers"]
-    with pytest.raises(ValueError, match="differs in new, student_layers, temperature: choose another teacher_dir"):
+    with pytest.raises(ValueError, match="differs in max_length, student_layers, temperature: choose another"):
         claim_folder("teacher_dir", tmp_path, others)
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hf_kd_lambda.jobs.errors import TrainingStoppedError
+from hf_kd_lambda.jobs.identity import differences
 from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.studies.comparison.comparison_report import scores_and_files, write_comparison_report
 from hf_kd_lambda.studies.comparison.plan import Comparison, load_comparison
@@ -130,9 +131,7 @@ def compare(comparison: Comparison) -> int:
 
 
 def _check_same(earlier: Run, now: Run, file: Path) -> None:
-    # A setting that did not exist at that time did not affect the run.
-    changed = sorted(name for name, value in earlier.settings.items() if now.settings.get(name) != value)
-    if changed:
+    if changed := sorted(differences(earlier.settings, now.settings)):
         raise ValueError(
             f"output_dir: {file} has {', '.join(map(str, earlier.cell))}, which differs in {', '.join(changed)}: "
             "choose another output_dir, or remove these lines."

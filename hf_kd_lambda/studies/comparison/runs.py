@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
@@ -26,7 +26,7 @@ from transformers import (
 from hf_kd_lambda.data.columns import ADDED_COLUMNS, TEACHER_LOGITS, TEACHER_OUTPUTS, token_counts
 from hf_kd_lambda.data.selection import count_unlabelled
 from hf_kd_lambda.jobs.finetune import train_on
-from hf_kd_lambda.jobs.identity import digest
+from hf_kd_lambda.jobs.identity import content, digest
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.reports.sampling_error import standard_error
 from hf_kd_lambda.studies.comparison.plan import GLUE, Comparison
@@ -80,6 +80,7 @@ class TaskRuns:
         self.comparison = comparison
         self.task = task
         self.job = DistillationJob(*comparison.parse(task))
+        self._unused_job = copy.copy(self.job)  # in which no property is cached
         unlabelled = count_unlabelled(self.job.data.splits["train"])
         for regime in dict.fromkeys(cell.regime for cell in comparison.cells() if cell.task == task):
             if regime in NEEDS_CLASSES and self.job.data.num_labels == 1:
@@ -91,10 +92,11 @@ class TaskRuns:
                 )
 
     @cached_property
-    def _digests(self) -> dict[str, str]:
-        """Of the examples, so that runs on other ones are not joined with these."""
-        splits = ("train", self.job.data.report_split)
-        return {f"{split} examples": digest(self.job.tokens[split]) for split in splits}
+    def _digests(self) -> dict[str, Any]:
+        """Of examples and models, so that runs on other ones are not joined with these."""
+        job = self.job
+        examples = {f"{split} examples": digest(job.tokens[split]) for split in ("train", job.data.report_split)}
+        return examples | {f"content of {who}": content(job.settings[who]) for who in ("teacher", "student")}
 
     @cached_property
     def teacher(self) -> PreTrainedModel:
@@ -123,7 +125,9 @@ class TaskRuns:
             return CellSupervision(self.teacher, train, self.teacher_score)
         folder = self.job.teacher_folder
         inputs = train.select_columns([name for name in train.column_names if name not in ADDED_COLUMNS])
-        job = self.job.with_examples(inputs, folder.with_name(f"{folder.name}_{cell.regime}_{cell.seed}"))
+        job = copy.copy(self._unused_job)
+        job.tokens = DatasetDict({**self.job.tokens, "train": inputs})
+        job.teacher_folder = folder.with_name(f"{folder.name}_{cell.regime}_{cell.seed}")
         teacher = job.load_teacher()
         taught, evaluated = self._with_logits(job, teacher)
         return CellSupervision(teacher, taught, self._score(evaluated))

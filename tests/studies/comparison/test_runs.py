@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from helpers import small_jobs, tiny_images
 from helpers.compared_runs import made_up_run
+from helpers.tiny import save_checkpoint, tiny_bert
 
 from hf_kd_lambda.jobs.finetune import TrainingStoppedError
 from hf_kd_lambda.jobs.lock import locked
@@ -106,6 +108,34 @@ def test_runs_of_other_evaluations_or_another_teacher_are_not_mixed_in(compariso
     monkeypatch.setattr(TaskRuns, "teacher_score", own - 0.01)
     with pytest.raises(ValueError, match=rf"that scores {100 * own:.2f}, .* scores {100 * own - 1:.2f}: restore"):
         compare(part)
+
+
+def test_a_setting_that_a_run_does_not_record_was_at_its_default(comparison):
+    part = comparison.restricted_to(rules=["half"], regimes=["clean"], seeds=[0])
+    compare(part)
+    file = Path(comparison.output_dir) / FILE
+    written = file.read_text().replace('"freeze_embeddings": false, ', "").replace('"num_processes": 1', '"old": null')
+    assert len(written) < len(file.read_text()) - 30
+    file.write_text(written)
+    compare(part)
+    assert file.read_text() == written
+    with pytest.raises(ValueError, match="half, 0, which differs in freeze_embeddings: choose another output_dir"):
+        compare(dataclasses.replace(part, settings={"freeze_embeddings": True}))
+
+
+@pytest.mark.parametrize("who", ["teacher", "student"])
+def test_runs_of_a_model_that_was_replaced_in_its_folder_are_not_mixed_in(comparison, tmp_path, who):
+    settings = small_jobs.settings(tmp_path)
+    model = Path(settings["teacher"])
+    if who == "student":
+        model = shutil.copytree(model, tmp_path / "student")
+        settings |= {"student": str(model), "student_layers": None}
+    changed = dataclasses.replace(comparison, tasks={"reviews": settings})
+    part = changed.restricted_to(rules=["half"], regimes=["clean"], seeds=[0])
+    compare(part)
+    save_checkpoint(tiny_bert(num_labels=2), model)
+    with pytest.raises(ValueError, match=f"half, 0, which differs in content of {who}: choose another output_dir"):
+        compare(part.restricted_to(seeds=[1]))
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
