@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import hf_kd_lambda
+
 PACKAGE = Path(__file__).parents[1] / "hf_kd_lambda"
 LEVELS = [
     {"utils"},
@@ -135,3 +137,7 @@ def test_no_two_things_share_a_name():
         for name in public_names(path):
             owners.setdefault(name, []).append(str(path.relative_to(PACKAGE)))
     assert {name: places for name, places in owners.items() if len(places) > 1} == {}
+
+
+def test_tab_completion_shows_the_public_names():
+    assert {*hf_kd_lambda.__all__, "__version__"} <= {*dir(hf_kd_lambda)}

@@ -132,7 +132,8 @@ class DataArguments:
         metadata={
             "help": "For text-classification: `multi_label_classification` for several labels of a text, or "
             "`soft_labels` for the share of each class; `single_label_classification` or `regression` if the labels "
-            "are 0.0, 1.0, ..., which may be classes or numbers. Default: one class, or a number, for each text."
+            "are 0.0, 1.0, ..., or whole numbers some of which are missing. Default: one class, or a number, for "
+            "each text."
         },
     )
     label_columns: list[str] | None = field(

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from hf_kd_lambda.data import bundled
 from hf_kd_lambda.data.arguments import REGRESSION, SINGLE_LABEL, DataArguments
 from hf_kd_lambda.data.classes import (
+    NAMED_CLASSES,
     as_integer,
     encode_labels,
     find_classes,
@@ -180,10 +181,11 @@ def _check_whole_numbers(args: DataArguments, sources: Mapping[str, Source], lab
             f"problem_type to {SINGLE_LABEL} or to {REGRESSION}."
         )
     if "train" in sources and any(map(is_missing, sources["train"].rows["label"][:])):
-        logger.warning(
-            f"{sources['train'].name}: some labels are missing, and all others are whole numbers, such as "
-            f"{labels[0]!r}, which are read as those of a regression. For classes, write integers or names (pandas: "
-            "astype('Int64'))."
+        listed = ", ".join(map(str, sorted(found)[:NAMED_CLASSES])) + (", …" if len(found) > NAMED_CLASSES else "")
+        raise ValueError(
+            f"{sources['train'].name}: some labels are missing, and the others are {listed}, which may be classes or "
+            f"numbers. For numbers, set problem_type to {REGRESSION}. For classes, write names, or integers from 0 on "
+            f"and set it to {SINGLE_LABEL}."
         )
 
 

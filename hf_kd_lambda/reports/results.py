@@ -235,7 +235,7 @@ def table_rows(reports: Sequence[ModelReport], chance: float) -> list[list[str]]
     if any(report.batch_latency_ms is not None for report in reports):
         columns["latency of 32 (ms)"] = [_number(report.batch_latency_ms) for report in reports]
     if any(report.name == "teacher" for report in reports):
-        columns["retained (%)"] = [_share(report.retained(reports, chance)) for report in reports]
+        columns["of teacher's score (%)"] = [_share(report.retained(reports, chance)) for report in reports]
     return [list(columns), *map(list, zip(*columns.values(), strict=True))]
 
 

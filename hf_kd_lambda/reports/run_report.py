@@ -162,7 +162,8 @@ def _labels(card: CardFacts, suspicious: Sequence[Mapping[str, Any]]) -> Section
         "The training examples whose labels look wrong most, with the probability that the label is wrong. Check them "
         "by hand. Rows are counted from 0 without the header: row 0 is line 2 of a csv file."
     )
-    return Section("Labels that look wrong", notes, Table([name.replace("_", " ") for name in columns], rows))
+    heads = ["probability" if name == "label_wrong" else name for name in columns]
+    return Section("Labels that look wrong", notes, Table(heads, rows))
 
 
 def _cell(value: Any) -> Entry:

@@ -103,7 +103,8 @@ def _course(summary: Mapping[str, Any]) -> str:
     if summary["min"] == summary["max"]:
         return f"λ stayed at {summary['last']:.2g}, which gives {share}"
     course = (
-        "λ went from {first:.2g} to {last:.2g} (median {median:.2g}, between {min:.2g} and {max:.2g}), which gives "
+        "λ went from {first:.2g} to {last:.2g} (median {median:.2g}, smallest {min:.2g}, largest {max:.2g}), which "
+        "gives "
     )
     return course.format(**summary) + share
 

@@ -221,10 +221,14 @@ def test_the_text_nan_is_no_label_in_any_format(tmp_path, suffix):
     assert data.splits["train"]["label"][:].count(None) == 1
 
 
-def test_integers_that_pandas_made_floats_are_pointed_out(tmp_path, caplog):
+def test_integers_that_pandas_made_floats_are_classes_or_numbers(tmp_path):
     rows = "".join(f"t{i},{i % 3 + 1}.0\n" for i in range(40))
-    load_task_data(DataArguments(train_file=write(tmp_path, "a.csv", f"text,label\n{rows}a,\n")), seed=0)
-    assert "all others are whole numbers, such as 1.0, which are read as those of a regression" in caplog.text
+    path = write(tmp_path, "a.csv", f"text,label\n{rows}a,\n")
+    with pytest.raises(ValueError, match=r"some labels are missing, and the others are 1\.0, 2\.0, 3\.0, which"):
+        load_task_data(DataArguments(train_file=path), seed=0)
+    data = load_task_data(DataArguments(train_file=path, problem_type="regression"), seed=0)
+    assert data.is_regression
+    assert data.splits["train"]["label"][:].count(None) == 1
 
 
 def test_numbers_of_a_regression_may_be_missing(tmp_path):

@@ -175,7 +175,7 @@ def test_the_text_compares_explains_and_repeats(tmp_path):
     assert student["parameters (M)"] == "28.8"
     assert student["size (MB)"] == "115.1"
     assert student["latency (ms)"] == "3.1"
-    assert student["retained (%)"] == "76.2"
+    assert student["of teacher's score (%)"] == "76.2"
     assert "(lambda.png)" in text, "relative, so that it shows wherever the card lies"
     assert "λ went from 0.5 to 2" in text
     assert FACTS.command in text

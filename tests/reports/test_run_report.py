@@ -102,6 +102,7 @@ def test_the_page_is_one_file_that_says_what_the_scores_are(page):
     assert "data:image/png;base64," in page
     assert "About 5% of the labels look wrong" in page
     assert ">0.88</td>" in page
+    assert ">probability</button>" in page
     assert "row 0 is line 2 of a csv file" in page
 
 

@@ -49,8 +49,8 @@ def test_summary_of_a_history_weighs_each_log_by_the_steps_that_it_covers():
 
 def test_explanation_of_a_history_says_what_limited_lambda_and_what_to_do():
     assert explain_lambda(HISTORY).splitlines() == [
-        "λ went from 1.9 to 0.4 (median 1.1, between 0.4 and 1.9), which gives the KD loss 29% of the weight of both "
-        "losses.",
+        "λ went from 1.9 to 0.4 (median 1.1, smallest 0.4, largest 1.9), which gives the KD loss 29% of the weight "
+        "of both losses.",
         "In 10% of the measurements the losses conflicted: a step along one gradient increases the other loss.",
         "λ was set by the rule alone in 60% of the measurements, slowed by lambda_max_change in 25%, "
         "at lambda_min in 15%.",
