@@ -24,6 +24,10 @@ COMMANDS = {
 }
 """Module and summary of each sub-command. Modules are imported when called, since they take seconds to import."""
 TRACEBACK = "--traceback"
+IN_PYTHON = (
+    "label new examples in Python, with the lines in the README.md of the student's folder; for a csv file, see "
+    "docs/guides/own_texts.md, After the run."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -45,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         logging.getLogger("hf_kd_lambda").setLevel(logging.ERROR)  # which the main process warns of, too
     with ending_in_one_line(with_traceback):
         name, *rest = arguments
+        if name == "predict":
+            raise ValueError(f"unknown command 'predict': {IN_PYTHON}")
         check_known(name, COMMANDS, "command")
         if os.environ.get("RANK", "0") == "0":
             print(f"hf-kd-lambda {name}: loading PyTorch and Transformers ...", file=sys.stderr, flush=True)

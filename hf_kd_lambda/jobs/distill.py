@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
         launch(num_processes, argv)
         return
     models, data, config = parse(argv)
-    logger.warning(f"training in {config.autocast} on {hardware(config.use_cpu)}")
+    logger.warning(f"training in {config.autocast} on {hardware(config.use_cpu)}, output_dir: {config.output_dir}")
     job = DistillationJob(models, data, config)
     try:
         job.check()

@@ -29,6 +29,7 @@ from hf_kd_lambda.tasks.task import Task
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.console import use_short_lines
 from hf_kd_lambda.utils.names import check_known
+from hf_kd_lambda.utils.paths import check_model_folder
 from hf_kd_lambda.utils.run_files import RESULTS
 from hf_kd_lambda.utils.versions import versions
 
@@ -234,6 +235,8 @@ def evaluate_checkpoints(
     with tempfile.TemporaryDirectory() as folder:
         args = DistillationConfig(output_dir=folder, per_device_eval_batch_size=batch_size, report_to="none")
         last = list(checkpoints.values())[-1]
+        for name, checkpoint in checkpoints.items():
+            check_model_folder(name, checkpoint)
         problem, data, split = evaluated_data(data_args, split, last, args.seed, trust_remote_code)
         reports: list[ModelReport] = []
         logits: dict[str, Tensor] = {}

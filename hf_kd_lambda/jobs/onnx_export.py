@@ -40,6 +40,7 @@ TRACED = ["one text", "and another one, which is longer"]
 # Batches of other sizes and lengths than the one that is traced, and with padding.
 CHECKED = [["short"], ["a text of some length, twice as long as any other here", "a b c", "x"]]
 SECTION = "\n## Exported files\n"
+NEXT_SECTION = "\n## Limits\n"  # of the card
 
 DESCRIPTION = f"""\
 Export a student to FOLDER/{ONNX} and, with weights in int8, to FOLDER/{ONNX_INT8}. Needs the [onnx] extra. The files
@@ -70,11 +71,13 @@ def main(argv: Sequence[str]) -> None:
     values, data = with_data(parser, argv) if len(argv) > 1 else (parser.parse_args(argv), None)
     folder = Path(values.model)
     difference = export_onnx(folder)
-    print(f"{folder / ONNX}: its outputs differ from the model's by at most {difference:.1e}")
     split, reports = measure_forms(folder, data)
     where = f"On the {split} split:\n" if split else ""
     print(f"{where}{results_table(reports)}")
-    record_exports(folder, split, reports)
+    changed = record_exports(folder, split, reports)
+    print(f"\nONNX: {folder / ONNX} (its outputs are the model's, up to {difference:.1e})")
+    print(f"ONNX with weights in int8: {folder / ONNX_INT8}")
+    print("".join(f"table added to {path}\n" for path in changed), end="")
 
 
 def export_onnx(folder: Path) -> float:
@@ -205,8 +208,8 @@ def _outputs(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> dict[str, T
     return {name: value for name, value in model(**batch).items() if name.endswith("logits")}
 
 
-def record_exports(folder: Path, split: str | None, reports: Sequence[ModelReport]) -> None:
-    """Add the table to a run's results and model card, where there are such files."""
+def record_exports(folder: Path, split: str | None, reports: Sequence[ModelReport]) -> list[Path]:
+    """Add the table to a run's results and model card, where there are such files; these are returned."""
     results, card = folder / RESULTS, folder / CARD
     if results.exists():
         try:
@@ -216,6 +219,14 @@ def record_exports(folder: Path, split: str | None, reports: Sequence[ModelRepor
         written["exports"] = {"split": split, "models": [dataclasses.asdict(report) for report in reports]}
         write_at_once(results, as_json(written))
     if card.exists():
-        before = card.read_text(encoding="utf-8").split(SECTION)[0].rstrip("\n")
+        before, mark, after = card.read_text(encoding="utf-8").partition(NEXT_SECTION)
+        before = before.split(SECTION)[0].rstrip("\n")
+        named = [
+            dataclasses.replace(report, name=f"{report.name}: {FILES[report.name]}")
+            if report.name in FILES
+            else report
+            for report in reports
+        ]
         where = f"On the {split} split, on {count_threads(reports[0].threads or 1)} of the CPU:\n\n" if split else ""
-        write_at_once(card, f"{before}\n{SECTION}\n{where}{markdown_table(reports)}\n")
+        write_at_once(card, f"{before}\n{SECTION}\n{where}{markdown_table(named)}\n{mark}{after}")
+    return [path for path in (results, card) if path.exists()]

@@ -12,7 +12,7 @@ from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.progress import print_wrapped
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.label_quality import explain_quality
-from hf_kd_lambda.reports.model_card import CardFacts, model_card, origin_of, training_examples, without_folders
+from hf_kd_lambda.reports.model_card import CALLS, CardFacts, model_card, origin_of, training_examples, without_folders
 from hf_kd_lambda.reports.page import as_html
 from hf_kd_lambda.reports.results import ModelReport, results_table, score_notes, write_results
 from hf_kd_lambda.reports.run_report import LAMBDA_IN_WORDS, Differing, run_page
@@ -86,12 +86,13 @@ def next_steps(folder: Path, data: DataArguments, trusts_code: bool = False) -> 
     given = {name: getattr(data, name) for name in _NOT_OF_RUN}
     options = [word for name, value in given.items() if value is not None for word in (f"--{name}", value)]
     options += ["--trust_remote_code"] * trusts_code
+    lines = [f"  # label new examples, in Python: the lines are in\n  {folder / CARD}"] * (data.problem in CALLS)
     commands = {
         shlex.join(["evaluate", str(folder), "NEW_EXAMPLES", *options]): "evaluate it on other examples",
         shlex.join(["push", str(folder), f"YOUR_NAME/{folder.resolve().name}"]): "push it to the Hub",
         **({} if trusts_code else {shlex.join(["export", str(folder)]): "export it to ONNX"}),
     }
-    return "\n".join(f"  # {what}\n  hf-kd-lambda {command}" for command, what in commands.items())
+    return "\n".join([*lines, *(f"  # {what}\n  hf-kd-lambda {command}" for command, what in commands.items())])
 
 
 def card_facts(

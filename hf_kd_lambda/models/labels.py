@@ -24,13 +24,15 @@ from hf_kd_lambda.models.size import check_depth, check_size
 
 logger = logging.get_logger(__name__)
 
+LIKE_TEACHER = "Load the student with the teacher's labels: num_labels and id2label as in teacher.config"
+
 
 class OtherLabelsError(ValueError):
     """A classifier was trained for another problem or other labels; the message adds a fix to the difference."""
 
-    def __init__(self, difference: str, in_python: str = "") -> None:
+    def __init__(self, difference: str, whose: str, in_python: str) -> None:
         fix = "Use a checkpoint for this task, or fine-tune the teacher first with teacher_finetune: true"
-        super().__init__(f"{difference}. {fix}{in_python}.")
+        super().__init__(f"{difference}. {fix if whose == 'data' else in_python}.")
         self.difference = difference
 
 
@@ -43,6 +45,7 @@ def load_classifier(
     problem_type: str | None = None,
     dtype: torch.dtype | str = torch.float32,
     require_head: bool = False,
+    whose: str = "data",
 ) -> PreTrainedModel:
     """Load a classifier whose outputs are in the data's order.
 
@@ -56,6 +59,7 @@ def load_classifier(
         problem_type: `MULTI_LABEL` for several labels per example; None for one class, or a number.
         dtype: type of the weights; `auto` for the checkpoint's.
         require_head: Refuse a checkpoint without an output layer of its own for these labels: it would only guess.
+        whose: see `align_labels`.
 
     Raises:
         OSError: the checkpoint does not exist.
@@ -65,7 +69,7 @@ def load_classifier(
         config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
     except OSError as error:
         raise OSError(
-            f"cannot load teacher or student {checkpoint!r}, as a folder or from the Hub: {error}"
+            f"cannot load {checkpoint!r}: there is no such folder, and no such model was found on the Hub: {error}"
         ) from error
     check_depth(config)
     if new_head:
@@ -95,7 +99,7 @@ def load_classifier(
         logger.warning("%r has no trained classification head: the student gets a new one.", checkpoint)
         return load_classifier(checkpoint, label_names, trust_remote_code, True, auto_class, problem_type, dtype)
     try:
-        align_labels(model, label_names, problem_type)
+        align_labels(model, label_names, problem_type, whose)
     except OtherLabelsError as error:
         if require_head:
             raise
@@ -137,17 +141,20 @@ def _check_complete(checkpoint: str, model: PreTrainedModel, info: Mapping[str, 
         )
 
 
-def align_labels(model: PreTrainedModel, label_names: list[str] | None, problem_type: str | None = None) -> None:
+def align_labels(
+    model: PreTrainedModel, label_names: list[str] | None, problem_type: str | None = None, whose: str = "data"
+) -> None:
     """Reorder a classifier's outputs and label names to the data's order, in place.
 
     Args:
         model: the classifier.
         label_names, problem_type: from the data, see `load_classifier`.
+        whose: whose names these are, `data` or `student`, for messages.
 
     Raises:
         ValueError: see `label_permutation`.
     """
-    permutation = label_permutation(model, label_names, problem_type)
+    permutation = label_permutation(model, label_names, problem_type, whose)
     if permutation is not None:
         permute_head(model, permutation)
     keep_own = label_names is not None and _are_generic(label_names)
@@ -155,7 +162,7 @@ def align_labels(model: PreTrainedModel, label_names: list[str] | None, problem_
 
 
 def label_permutation(
-    teacher: PreTrainedModel, label_names: list[str] | None, problem_type: str | None = None
+    teacher: PreTrainedModel, label_names: list[str] | None, problem_type: str | None = None, whose: str = "data"
 ) -> list[int] | None:
     """The teacher's output column for each label of the data; None if the order is already the same.
 
@@ -168,28 +175,32 @@ def label_permutation(
     who = _name(teacher)
     problem = _problem_type(label_names, problem_type)
     if teacher.config.problem_type not in (None, problem):
-        in_python = f"load it with problem_type={problem!r} and train it"
+        in_python = f"Load it with problem_type={problem!r} and train it"
         if teacher.config.problem_type == MULTI_LABEL:
             in_python = (
-                f"if an example can have several labels, set problem_type={MULTI_LABEL!r} in the student's config"
+                f"If an example can have several labels, set problem_type={MULTI_LABEL!r} in the student's config"
             )
         raise OtherLabelsError(
-            f"{who} was trained for {teacher.config.problem_type}, but the data is for {problem}",
-            in_python=f" (in Python: {in_python})",
+            f"{who} was trained for {teacher.config.problem_type}, but the {whose} is for {problem}", whose, in_python
         )
     own_names = _own_names(teacher)
     if len(own_names) != (1 if label_names is None else len(label_names)):
         raise OtherLabelsError(
-            f"{who} has {len(own_names)} output(s), {own_names}; the data needs {label_names or 'one, for regression'}"
+            f"{who} has {len(own_names)} output(s), {own_names}; the {whose} needs "
+            f"{label_names or 'one, for regression'}",
+            whose,
+            LIKE_TEACHER,
         )
     if label_names is None or own_names == label_names:
         return None
     permutation = permutation_of(own_names, label_names)
     if permutation is None:
         if _are_generic(own_names) or _are_generic(label_names):
-            logger.warning("%s has the labels %s, the data %s: assuming the same order.", who, own_names, label_names)
+            logger.warning(
+                "%s has the labels %s, the %s %s: assuming the same order.", who, own_names, whose, label_names
+            )
             return None
-        raise OtherLabelsError(f"{who} has the labels {own_names}, the data {label_names}")
+        raise OtherLabelsError(f"{who} has the labels {own_names}, the {whose} {label_names}", whose, LIKE_TEACHER)
     return None if permutation == list(range(len(own_names))) else permutation
 
 

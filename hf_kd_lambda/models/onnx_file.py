@@ -1,7 +1,10 @@
 """Models as ONNX files: written, quantised to int8, and run by onnxruntime."""
 
 import functools
-from collections.abc import Mapping, Sequence
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +48,18 @@ def write_onnx(model: PreTrainedModel, example: Mapping[str, Tensor], path: Path
     free = torch.export.Dim.DYNAMIC
     shapes = {name: {0: free, 1: free} if value.shape == texts else {0: free} for name, value in example.items()}
     try:
-        torch.onnx.export(
-            model,
-            kwargs=dict(example),
-            f=path,
-            input_names=list(example),
-            output_names=[name for name in ONNX_OUTPUTS if name in outputs],
-            dynamic_shapes=shapes,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+        with _without_others_warnings():
+            torch.onnx.export(
+                model,
+                kwargs=dict(example),
+                f=path,
+                input_names=list(example),
+                output_names=[name for name in ONNX_OUTPUTS if name in outputs],
+                dynamic_shapes=shapes,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
     except torch.onnx.OnnxExporterError as error:
         raise ValueError(f"a {type(model).__name__} cannot be exported: {error}") from error
 
@@ -64,7 +68,21 @@ def quantise_onnx(path: Path, quantised: Path) -> None:
     """Write a copy of an ONNX file with weights in int8; activations are quantised at each forward."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(path, quantised, weight_type=QuantType.QInt8)
+    with _without_others_warnings():
+        quantize_dynamic(path, quantised, weight_type=QuantType.QInt8)
+
+
+@contextmanager
+def _without_others_warnings() -> Iterator[None]:
+    """Without warnings of torch and onnxruntime, such as of packages that we do not need, or of their own code."""
+    root, silent = logging.getLogger(), logging.NullHandler()
+    root.addHandler(silent)  # else onnxruntime's advice sets up the root logger, which then repeats what we log
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        root.removeHandler(silent)
 
 
 def run_by_onnx(model: PreTrainedModel, path: Path, order: Sequence[int] | None = None) -> PreTrainedModel:

@@ -50,6 +50,7 @@ def load_teacher(teacher: Any, student: nn.Module) -> Any:
             auto_class=_AUTO_CLASSES[task],
             problem_type=MULTI_LABEL if is_multi_label(model) else None,
             require_head=True,
+            whose="student",
         )
     raise ValueError(
         f"teacher={name!r}: a {type(model).__name__} does not determine the class of its teacher: load the teacher "

@@ -35,7 +35,7 @@ HUB_METRICS = {
 _NO_PATHS = ("_column", "_columns", "_separator", "delimiter")
 """Ends of the names of settings whose values may begin like a path, and are none."""
 # A call of the student, by the Hub's name of the task: what its pipeline is called, and what it reads.
-_CALLS = {
+CALLS = {
     "text-classification": ("classify", "'A text to classify.'"),
     "token-classification": ("tag", "'A sentence whose words are labelled.'"),
     "image-classification": ("classify", "'picture.png'"),
@@ -231,9 +231,9 @@ def _class_names(facts: CardFacts) -> str:
 
 def _usage(facts: CardFacts) -> str:
     """Code that loads the student and calls it; empty for a task without a pipeline, or where nothing was trained."""
-    if facts.pipeline_tag not in _CALLS or not (facts.log_history or facts.reports):
+    if facts.pipeline_tag not in CALLS or not (facts.log_history or facts.reports):
         return ""
-    call, example = _CALLS[facts.pipeline_tag]
+    call, example = CALLS[facts.pipeline_tag]
     example = _PAIR if facts.has_pairs else example
     name = on_one_line(facts.name)
     trusted = ", trust_remote_code=True" * facts.own_code

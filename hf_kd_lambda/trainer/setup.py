@@ -145,7 +145,7 @@ def align_models(student: Any, teacher: PreTrainedModel | None) -> int:
         elif finds_spans:
             check_spans(member, student)
         elif model_config(member) is not None:  # a plain module has its classes in the order of the student's labels
-            align_labels(member, own_label_names(student), student.config.problem_type)
+            align_labels(member, own_label_names(student), student.config.problem_type, "student")
     return cast(int, vocabulary_size(student)) if causal else 2 if finds_spans else student.config.num_labels
 
 

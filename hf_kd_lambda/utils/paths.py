@@ -39,6 +39,8 @@ def check_path(setting: str, path: str | None) -> None:
 def check_model_folder(setting: str, checkpoint: str) -> None:
     """Refuse a name that cannot be an id of the Hub, which is `name` or `namespace/name`, and is no folder either.
 
+    Nor may it be `folder/name` of a folder that exists here: that is a misspelt path, and the Hub would be asked long.
+
     Args:
         setting: setting with the model, for the message.
         checkpoint: its value.
@@ -49,3 +51,9 @@ def check_model_folder(setting: str, checkpoint: str) -> None:
     is_path = checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
     if is_path and not Path(checkpoint).is_dir():
         raise OSError(f"{setting}={checkpoint!r}: there is no such folder.")
+    parent, slash, name = checkpoint.rstrip("/").partition("/")
+    if slash and Path(parent).is_dir() and not Path(checkpoint).is_dir():
+        raise OSError(
+            f"{setting}={checkpoint!r}: the folder {parent} has no folder {name}. If you mean a model of the Hub, run "
+            f"the command where there is no folder {parent}."
+        )

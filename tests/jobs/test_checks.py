@@ -100,7 +100,7 @@ def test_what_checkpointing_takes_passes(tmp_path, given):
     ("changed", "message"),
     [
         ({"teacher_finetune": False, "teacher": "quickstart"}, "teacher='quickstart': .* has no trained output layer"),
-        ({"teacher": "runs/absent"}, "teacher='runs/absent': there is no such folder, and no model of this name"),
+        ({"teacher": "org/absent"}, "teacher='org/absent': there is no such folder, and no model of this name"),
         ({"student": "./absent", "student_layers": None}, r"student='./absent': there is no such folder\."),
     ],
 )

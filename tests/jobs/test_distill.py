@@ -12,13 +12,13 @@ from hf_kd_lambda.jobs import distill
 @pytest.mark.parametrize("use_cpu", [True, False])
 def test_the_device_that_trains_is_named(monkeypatch, use_cpu):
     warnings: list[str] = []
-    config = SimpleNamespace(world_size=1, use_cpu=use_cpu, autocast="bf16")
+    config = SimpleNamespace(world_size=1, use_cpu=use_cpu, autocast="bf16", output_dir="out")
     monkeypatch.setattr(distill, "parse", lambda argv: (None, None, config))
     monkeypatch.setattr(distill, "hardware", lambda use_cpu: f"the {'CPU' if use_cpu else 'GPU'}")
     monkeypatch.setattr(distill, "DistillationJob", MagicMock())
     monkeypatch.setattr(distill.logger, "warning", warnings.append)
     distill.main([])
-    assert warnings == [f"training in bf16 on the {'CPU' if use_cpu else 'GPU'}"]
+    assert warnings == [f"training in bf16 on the {'CPU' if use_cpu else 'GPU'}, output_dir: out"]
 
 
 @pytest.mark.parametrize(

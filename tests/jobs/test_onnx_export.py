@@ -21,7 +21,7 @@ from hf_kd_lambda.models.labels import set_labels
 from hf_kd_lambda.models.onnx_file import run_by_onnx
 from hf_kd_lambda.reports.results import ModelReport
 from hf_kd_lambda.studies.comparison.plan import arguments
-from hf_kd_lambda.utils.run_files import CARD, ONNX_INT8, RESULTS
+from hf_kd_lambda.utils.run_files import CARD, ONNX, ONNX_INT8, RESULTS
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -68,8 +68,11 @@ def test_a_job_exports_scores_sizes_and_latencies(tmp_path, capsys):
     folder = tmp_path / "out"
     models = json.loads((folder / RESULTS).read_text())["models"]
     names = ("train_file", "validation_file", "test_file", "text_column", "label_column", "max_length")
+    capsys.readouterr()
     cli.main(["export", str(folder), *arguments({name: given[name] for name in names})])
-    printed = capsys.readouterr().out
+    printed, log = capsys.readouterr()
+    for others in ("torchvision", "FutureWarning", "pre-processing", "WARNING:"):
+        assert others not in log
     exports = json.loads((folder / RESULTS).read_text())["exports"]["models"]
     assert [form["name"] for form in exports] == [*FORMS]
     assert exports[0]["metrics"]["score"] == pytest.approx(models[-1]["metrics"]["score"], abs=0.02)
@@ -79,10 +82,12 @@ def test_a_job_exports_scores_sizes_and_latencies(tmp_path, capsys):
     assert exports[1]["megabytes"] == pytest.approx(exports[0]["megabytes"] / 2)
     assert exports[3]["megabytes"] == (folder / ONNX_INT8).stat().st_size / 1e6
     assert all(form["latency_ms"] > 0 and form["batch_latency_ms"] > 0 for form in exports)
-    assert "ONNX int8" in printed
+    for name in (ONNX, ONNX_INT8, CARD, RESULTS):
+        assert str(folder / name) in printed
     record_exports(folder, "test", [ModelReport(**form) for form in exports])  # replaces the table
     card = (folder / CARD).read_text()
-    assert card.count(SECTION) == card.count("| ONNX int8 |") == 1
+    assert card.count(SECTION) == card.count("int8.onnx |") == 1
+    assert card.index("| ONNX int8") < card.index("## Limits") < card.index("## Citation")
 
 
 TEXTS = [f"{a} {b} film" for a, b in product(("bad", "best", "dull", "good", "great"), repeat=2)]

@@ -99,7 +99,10 @@ def test_the_page_names_settings_and_classes_as_the_user_did(facts, tmp_path):
 
 def test_commands_for_a_finished_student_repeat_what_its_folder_does_not_say(tmp_path):
     labels = {"problem_type": "multi_label_classification", "label_columns": ["joy", "fear"], "max_length": 64}
-    _, evaluate, _, push, _, export = next_steps(tmp_path, DataArguments(train_file="a.csv", **labels)).splitlines()
+    _, card, *commands = next_steps(tmp_path, DataArguments(train_file="a.csv", **labels)).splitlines()
+    _, evaluate, _, push, _, export = commands
+    assert card == f"  {tmp_path / 'README.md'}"
+    assert "README.md" not in next_steps(tmp_path, DataArguments(train_file="a.json", problem="question-answering"))
     assert evaluate == f"  hf-kd-lambda evaluate {tmp_path} NEW_EXAMPLES"
     assert f"hf-kd-lambda push {tmp_path}" in push
     data = DataArguments(train_file="a.csv", task="sst2", text_column="review", delimiter=";")
