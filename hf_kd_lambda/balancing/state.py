@@ -35,8 +35,8 @@ class Measurement(NamedTuple):
     """Entries `[]`, or `[groups]` if every group of parameters has its own λ."""
     losses: Tensor
     """`[2]`: task_loss and kd_loss."""
-    norms: Tensor | None = None
-    """`[2]` or `[2, groups]`: a and b with noise, if `gram` is unbiased; None if `gram` includes the noise."""
+    norms: Tensor
+    """`[2]` or `[2, groups]`: a and b with noise; those of `gram`, if it includes the noise."""
 
 
 def _reliabilities(classes: int, teachers: Sequence[float] | None, unit: Unit | None) -> Reliabilities:
@@ -130,8 +130,7 @@ class LambdaState:
     def update(self, measured: Measurement) -> None:
         """Set λ from a measurement. It is only counted if it is not finite or a gradient vanishes."""
         self.to(measured.losses.device)
-        entries = torch.stack(measured.gram)
-        norms = entries[:2] if measured.norms is None else measured.norms
+        entries, norms = torch.stack(measured.gram), measured.norms
         finite = entries.isfinite().all() & norms.isfinite().all()
         usable = finite & (norms > SMALLEST_SQUARED_NORM).all(dim=0)
         first = self.grams.is_empty
