@@ -87,7 +87,7 @@ class LambdaState:
         self.form = form
         self.lambda_ = torch.full(shape, initial, dtype=torch.float32).clamp(*bounds)
         self.total = torch.ones(shape)
-        self.grams = MovingAverage(5, shape, decay)
+        self.grams = MovingAverage(5, shape, decay)  # a, b and c, without noise if estimated; a and b with noise
         self.losses = MovingAverage(2, (), decay)
         self.first_losses = torch.ones(2)
         self.skipped = torch.zeros((), dtype=torch.int32)
@@ -116,8 +116,8 @@ class LambdaState:
     @property
     def signal(self) -> Signal:
         """The averaged Gram matrix without noise, and its share of signal, which is 1 if noise is not estimated."""
-        *entries, task, kd = self.grams.value
-        return bounded_signal(Gram(*entries), Gram(task, kd, entries[2]))
+        task, kd, dot, *norms = self.grams.value
+        return bounded_signal(Gram(task, kd, dot), torch.stack(norms))
 
     @property
     def signal_to_noise(self) -> Tensor:
@@ -158,9 +158,7 @@ class LambdaState:
         """Set λ and the sum of weights where `usable`; return what limited λ, as indices of `LIMIT_NAMES`."""
         signal = self.signal
         weights: Weights = self.rule(signal.gram, **self._needs(signal))
-        factor = self.skipped.new_ones((), dtype=torch.float32)
-        if self.teacher_signal is not None:
-            factor = self.teacher_signal.factor
+        factor = torch.ones_like(weights.task) if self.teacher_signal is None else self.teacher_signal.factor
         proposed = factor * weights.kd / weights.task
         low, high = self.lambda_ / self.max_factor, self.lambda_ * self.max_factor
         slowed = torch.where(first, proposed, torch.minimum(torch.maximum(proposed, low), high))
