@@ -59,7 +59,7 @@ class SampledGradientPair(GradientPair):
         """No, because samples are measured before the weights of the step are known."""
         return False
 
-    def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor, shares: Tensor | None = None) -> None:
+    def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor, *, shares: Tensor | None = None) -> None:
         """Backpropagate both losses of one micro-batch through the student, and free its graph.
 
         Args:
@@ -68,6 +68,8 @@ class SampledGradientPair(GradientPair):
         """
         task_seeds, kd_seeds = cut.seeds(task_loss), cut.seeds(kd_loss)
         nothing: list[Tensor | None] = [None] * len(self.parameters)
+        # From here on, the sums so far are in `task_sums` and `kd_grads`, the micro-batch's g_T^k and g_D^k in
+        # `task_grads` and `.grad`.
         task_sums = self._swap(nothing)
         cut.backward(task_seeds, retain_graph=True)
         task_grads = self._swap(nothing)

@@ -14,7 +14,8 @@ from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 
 
 def gram(a, b, c=0.0):
-    return Measurement(Gram(torch.tensor(a), torch.tensor(b), torch.tensor(c)), torch.ones(2))
+    entries = torch.tensor([a, b, c])
+    return Measurement(Gram(*entries), torch.ones(2), norms=entries[:2])
 
 
 def checkpoint(args, names=()):
