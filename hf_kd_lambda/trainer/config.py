@@ -140,8 +140,8 @@ class DistillationConfig(TrainingArguments):
         default="biased",
         metadata={
             "help": "`unbiased`: leave the noise of the batch out of a, b and c, estimated from the micro-batches of "
-            "an optimizer step, of which there must be two or more over accumulation and ranks. Needs memory for one "
-            "more gradient. `biased`: leave the noise in."
+            "an optimizer step, of which there must be two or more over accumulation and ranks. Needs memory for two "
+            "more gradients. `biased`: leave the noise in."
         },
     )
     lambda_scope: LambdaScope = field(
