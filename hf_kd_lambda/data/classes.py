@@ -47,7 +47,10 @@ def known_labels(sources: Mapping[str, Source]) -> tuple[list[Any], Any]:
             labels = [label for label in source.rows["label"][:] if not is_missing(label)]
             if labels:
                 return labels, source.rows.features["label"]
-    raise ValueError("no example has a label: training needs none, but evaluation does: set validation_file.")
+    raise ValueError(
+        "no example has a label: training needs none, but evaluation does: set validation_file, or a dataset with a "
+        "validation split."
+    )
 
 
 def with_numbers_for_missing(split: Dataset, num_labels: int) -> Dataset:
