@@ -154,7 +154,7 @@ def _of_model(names: Sequence[str], found: set[Any]) -> Classes:
     _check_unique(names)
     classes = _numbered(names)
     if classes.by_position and any(_position(as_integer(label), names) is not None for label in found):
-        logger.warning(f"the labels of the data are numbers, and taken in the order of the model: {in_order(names)}.")
+        logger.warning(f"the labels of the data are numbers, and taken in this order: {in_order(names)}.")
     return classes
 
 

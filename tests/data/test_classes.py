@@ -139,7 +139,7 @@ def test_numbers_are_indices_of_a_models_names_however_they_are_written(labels, 
     """As in the job that trained it, whose classes 0 and 1 got the names of its teacher."""
     classes = find_classes(labels, None, known=["NEGATIVE", "POSITIVE"])
     assert [classes.index(label) for label in labels] == [1, 0]
-    order = "the labels of the data are numbers, and taken in the order of the model: 0 is NEGATIVE, 1 is POSITIVE."
+    order = "the labels of the data are numbers, and taken in this order: 0 is NEGATIVE, 1 is POSITIVE."
     assert order in caplog.text
     assert [classes.index(label) for label in (2, "2", -1, "-1", True)] == [None] * 5
 
