@@ -18,7 +18,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_kd_lambda.balancing.state import LambdaState
-from hf_kd_lambda.data.columns import EXAMPLE_ROW, column_names, forward_parameters, own_inputs
+from hf_kd_lambda.data.columns import EXAMPLE_ROW, forward_parameters
 from hf_kd_lambda.gradients.cut import Cut, cut_outputs
 from hf_kd_lambda.losses.functional.label_sets import has_label_sets
 from hf_kd_lambda.losses.functional.labels import item_labels, targets
@@ -137,7 +137,9 @@ class DistillationTrainer(BaseTrainer):
         # Models, settings and examples must fit each other before anything is trained.
         num_outputs = self._fit_models(model, teacher)
         own_collator = kwargs.get("data_collator")
-        self._fit_examples(model, teacher, num_outputs, own_collator is not None, args.remove_unused_columns)
+        own_columns = self._fit_examples(
+            model, teacher, num_outputs, own_collator is not None, args.remove_unused_columns
+        )
         # Losses, the teacher's outputs that they need, and λ.
         self._objective = objective = Objective(
             self.args.kd_losses_for(num_outputs),
@@ -153,10 +155,8 @@ class DistillationTrainer(BaseTrainer):
         shares = build_lambda.teacher_shares(self.args, teacher, self._datasets(), classes)
         cache_format = setup.cache_format(self.args, objective.needs, hidden_states, num_outputs, shares)
         of_teacher = objective.needs | ({"member_logits"} if shares else set())
-        self._teacher_outputs = TeacherOutputs(teacher, self.accelerator, of_teacher, cache_format)
+        self._teacher_outputs = TeacherOutputs(teacher, self.accelerator, of_teacher, cache_format, own_columns)
         self._student_inputs = forward_parameters(model)
-        of_datasets = [own_inputs(column_names(dataset), self._teacher_outputs.inputs) for dataset in self._datasets()]
-        self._own_inputs = set().union(*of_datasets)
         names = build_lambda.lambda_names(self.args, model, objective)
         kind = build_lambda.lambda_kind(self.args, names, objective.weights, shares)
         unit = build_lambda.label_unit(self.args, classes, self.train_dataset)
@@ -182,7 +182,6 @@ class DistillationTrainer(BaseTrainer):
         student_checks.check_problem(cast(Any, model).config, has_own_task_loss)
         data_checks.check_padding(self.data_collator, self.processing_class)
         num_outputs = setup.align_models(model, teacher)
-        setup.align_padding(model, teacher, self.processing_class, self._datasets())
         setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
         strategy_checks.check_trust(self.args, has_own_task_loss)
         student_checks.check_class_weights(self.args, model, num_outputs, has_own_task_loss)
@@ -197,8 +196,12 @@ class DistillationTrainer(BaseTrainer):
         num_outputs: int,
         has_own_collator: bool,
         drops_columns: bool,
-    ) -> None:
-        """Check the examples, make the collator of both models, and try it where there are training examples."""
+    ) -> list[str]:
+        """Check the examples, make the collator of both models, and try both where there are training examples.
+
+        Returns:
+            The columns that go to the teacher alone.
+        """
         token_level, trains = is_token_level(model), self.train_dataset is not None
         has_own_loss = self.compute_loss_func is not None
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
@@ -209,6 +212,8 @@ class DistillationTrainer(BaseTrainer):
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, drops_columns)
         for dataset in self._datasets():
             check_collator(dataset, self.data_collator, teacher)
+        own_columns = setup.teacher_columns(self._datasets(), self.data_collator, teacher)
+        setup.align_padding(model, teacher, self.processing_class, bool(own_columns))
         if trains and not has_own_loss:
             data_checks.warn_without_labels(self.train_dataset, self.data_collator, model)
         if trains and not has_own_loss and self.label_smoother is None:
@@ -216,6 +221,7 @@ class DistillationTrainer(BaseTrainer):
         data_checks.check_evaluation(self.args, self.eval_dataset, self.data_collator, model, has_own_loss)
         if trains and not is_causal(model):
             check_padded_batches(model, teacher, self.train_dataset, self.data_collator)
+        return own_columns
 
     # One optimizer step
 
@@ -419,14 +425,15 @@ class DistillationTrainer(BaseTrainer):
     ) -> tuple[Tensor | None, Any, Any]:
         """As the Trainer's; an example without labels has the KD loss alone, and no labels are returned.
 
-        The student runs alone, on the columns that it takes, if labels are missing that a loss cannot do without, or
-        what the teacher needs.
+        Without labels, the student runs alone, on the columns that it takes, if a loss cannot do without them, or if
+        what the teacher needs is missing.
         """
-        if all(inputs.get(name) is not None for name in self.label_names):
+        has_labels = all(inputs.get(name) is not None for name in self.label_names)
+        if has_labels:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         student = cast(nn.Module, self.model)
         needs_labels = self.compute_loss_func is not None or is_causal(student)
-        if needs_labels or not self._teacher_outputs.can_be_had(inputs) or not self._own_inputs <= inputs.keys():
+        if needs_labels or not self._teacher_outputs.can_be_had(inputs):
             inputs = {name: value for name, value in inputs.items() if name in self._student_inputs}
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = setup.training_batch(inputs, student)
