@@ -325,9 +325,9 @@ class DistillationTrainer(BaseTrainer):
         """
         if self.has_ended:
             return [], None
-        model = cast(nn.Module, self.model)
         # Not by the Trainer's method: it also counts labels over the ranks, and only on ranks whose batch has some.
-        batches = [setup.training_batch(batch, model) for batch in itertools.islice(epoch_iterator, num_batches)]
+        student = self._student
+        batches = [setup.training_batch(batch, student) for batch in itertools.islice(epoch_iterator, num_batches)]
         if not batches:
             return batches, None
         counts = torch.stack([item_labels(targets(batch)).counts for batch in batches]).sum(0).to(device)
@@ -402,13 +402,13 @@ class DistillationTrainer(BaseTrainer):
         With several ranks, what pads the last batch counts in the losses, as in the Trainer's own; in nothing else.
         """
         record = EvaluationRecord(self._objective.names)
-        student_config = cast(Any, self.model).config
+        student_config = cast(Any, self._student).config
         if ignore_keys is None:
             # The Trainer's own default: a decoder's keys and values, whose name depends on the version.
             ignore_keys = getattr(student_config, "keys_to_ignore_at_inference", ["past_key_values", "cache"])
         # Outputs that only the losses asked for would be gathered over a whole evaluation.
         asked = [name for name in self._objective.needs if not gives(student_config, name)]
-        stacked = ["logits"] if answers_questions(cast(nn.Module, self.model)) else []  # predictions are Transformers'
+        stacked = ["logits"] if answers_questions(self._student) else []  # predictions are Transformers'
         ignore_keys = [*ignore_keys, PROJECTED, *asked, *stacked]
         loop = super().evaluation_loop
         with changed(self, _evaluation_record=record):
@@ -431,12 +431,11 @@ class DistillationTrainer(BaseTrainer):
         has_labels = all(inputs.get(name) is not None for name in self.label_names)
         if has_labels:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        student = cast(nn.Module, self.model)
-        needs_labels = self.compute_loss_func is not None or is_causal(student)
+        needs_labels = self.compute_loss_func is not None or is_causal(self._student)
         if needs_labels or not self._teacher_outputs.can_be_had(inputs):
             inputs = {name: value for name, value in inputs.items() if name in self._student_inputs}
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        inputs = setup.training_batch(inputs, student)
+        inputs = setup.training_batch(inputs, self._student)
         with changed(self, label_names=["labels"]):
             loss, logits, _ = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         return loss, logits, None
@@ -521,6 +520,11 @@ class DistillationTrainer(BaseTrainer):
     @teacher.setter
     def teacher(self, teacher: None) -> None:
         self._teacher_outputs.teacher = teacher
+
+    @property
+    def _student(self) -> nn.Module:
+        """The student without the wrapper of `torch.compile`, which hides its kind: with FSDP2, `model` has it."""
+        return cast(nn.Module, getattr(self.model, "_orig_mod", self.model))
 
     @property
     def lambda_state(self) -> LambdaState | None:
