@@ -23,7 +23,7 @@ from hf_kd_lambda.gradients.cut import Cut, cut_outputs
 from hf_kd_lambda.losses.functional.label_sets import has_label_sets
 from hf_kd_lambda.losses.functional.labels import item_labels, targets
 from hf_kd_lambda.losses.functional.spans import logits_of_items
-from hf_kd_lambda.losses.objective import NO_WEIGHTS, BatchLosses, Objective
+from hf_kd_lambda.losses.objective import BatchLosses, Objective
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.intermediate_outputs import forward_flags, gives
@@ -246,7 +246,7 @@ class DistillationTrainer(BaseTrainer):
         step, self._step = self._step or MeasuringStep(model, optimizer, self.accelerator, self.args), None
         with step.local_gradients(), self.compute_loss_context_manager():
             # Forward of student and teacher; the losses' graph is cut from the student's at its outputs.
-            _, losses, cut = self._forward(model, inputs, num_items_in_batch, cuts_graph=True)
+            _, losses, cut = self._training_losses(model, inputs, num_items_in_batch, cuts_graph=True)
             # Two backward passes: one of each loss, from the cut through the student.
             shares = _shares(inputs, num_items_in_batch) if self.args.gram_estimator == "unbiased" else None
             step.backward(cast(Cut, cut), losses, shares)
@@ -273,50 +273,59 @@ class DistillationTrainer(BaseTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, SequenceClassifierOutput]:
         """The weighted loss with the weights in force: what non-measuring steps descend and evaluation reports."""
-        outputs, losses, _ = self._forward(model, inputs, num_items_in_batch)
         if model.training:
+            outputs, losses, _ = self._training_losses(model, inputs, num_items_in_batch)
             self._step_record.add(losses.stacked().detach(), ends_step=self.accelerator.sync_gradients)
+        else:  # where the Trainer counts labels alone, not the items of both losses
+            outputs, losses = self._evaluation_losses(model, inputs)
         loss = torch.dot(losses.stacked()[:2], torch.stack(self.loss_weights))
         return (loss, outputs) if return_outputs else loss
 
-    def _forward(
+    def _training_losses(
         self,
         model: nn.Module,
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None,
         cuts_graph: bool = False,
     ) -> tuple[SequenceClassifierOutput, BatchLosses, Cut | None]:
-        """Both models on a micro-batch, and its losses; in training the balancer sees both, in evaluation the record.
+        """Both models on a micro-batch, which the balancer sees, and its losses.
 
         Args:
             model: the student as Accelerate wraps it.
             inputs: on the training device.
-            num_items_in_batch: items of the whole optimizer step, as the Trainer counts them; None in evaluation.
+            num_items_in_batch: items of the whole optimizer step, as the Trainer counts them; None for the batch's.
             cuts_graph: whether the losses' graph ends at the student's outputs.
         """
-        accepted = {name: value for name, value in inputs.items() if name in self._student_inputs}
-        outputs = model(**accepted, **forward_flags(self._objective.needs))
-        outputs, cut = as_model_output(outputs, model, "student"), None
-        given = outputs.logits
-        outputs["logits"] = logits_of_items(given, inputs)
+        outputs, cut = self._student_outputs(model, inputs), None
+        outputs["logits"] = logits_of_items(outputs.logits, inputs)
         if cuts_graph:
             outputs, cut = cut_outputs(outputs)
         teacher, items = self._teacher_outputs(inputs), self._objective.items(outputs, inputs)
-        # In evaluation the Trainer counts labels alone.
-        counts = items.counts if num_items_in_batch is None or not model.training else num_items_in_batch
-        weights = NO_WEIGHTS
-        if model.training:
-            rows = inputs.get(EXAMPLE_ROW)
-            teacher, weights = self.balancer.observe(outputs.logits.detach(), teacher, items, rows)
-        else:
-            teacher = teacher.mixed(self.balancer.teacher_weights)
-        losses = self._objective(outputs, teacher, inputs, items, counts, self.balancer.kd_weights, weights)
-        if not model.training and self._evaluation_record is not None:
+        teacher, weights = self.balancer.observe(outputs.logits.detach(), teacher, items, inputs.get(EXAMPLE_ROW))
+        kd_weights = self.balancer.kd_weights
+        losses = self._objective(outputs, teacher, inputs, items, num_items_in_batch, kd_weights, weights)
+        return outputs, losses, cut
+
+    def _evaluation_losses(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[SequenceClassifierOutput, BatchLosses]:
+        """Both models on a batch, and its losses, which the record of an evaluation gets; arguments as in training."""
+        outputs = self._student_outputs(model, inputs)
+        given = outputs.logits
+        outputs["logits"] = logits_of_items(given, inputs)
+        teacher, items = self._teacher_outputs(inputs), self._objective.items(outputs, inputs)
+        teacher = teacher.mixed(self.balancer.teacher_weights)
+        losses = self._objective(outputs, teacher, inputs, items, kd_weights=self.balancer.kd_weights)
+        if self._evaluation_record is not None:
             gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()
             self._evaluation_record.add(outputs.logits, teacher.logits, items.kd, values, items.counts, gather)
-        if not model.training and has_label_sets(given, inputs.get("labels")):
+        if has_label_sets(given, inputs.get("labels")):
             outputs["logits"] = given  # predictions are Transformers'
-        return outputs, losses, cut
+        return outputs, losses
+
+    def _student_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
+        accepted = {name: value for name, value in inputs.items() if name in self._student_inputs}
+        return as_model_output(model(**accepted, **forward_flags(self._objective.needs)), model, "student")
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The micro-batches of an optimizer step, and `[2]`: what sums over the items of both losses are divided by.
