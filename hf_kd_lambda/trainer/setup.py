@@ -109,15 +109,29 @@ def unwrapped_student(model: nn.Module) -> nn.Module:
     return model
 
 
-def teacher_columns(datasets: Sequence[Any], collate: Collate, teacher: PreTrainedModel | None) -> list[str]:
+def teacher_columns(
+    datasets: Sequence[Any], collate: Collate, student: nn.Module, teacher: PreTrainedModel | None
+) -> list[str]:
     """The columns that go to the teacher alone, in batches of the first example of each dataset: see `own_inputs`.
 
     The names of a dataset's columns would not do: streams may not know them, and a collator may add some.
+
+    Raises:
+        ValueError: see `check_columns`, which `check_datasets` calls for datasets that know their columns.
     """
-    if teacher is None:
-        return []
-    batches = [collate(rows) for dataset in datasets if (rows := first_examples(dataset, 1))]
-    return sorted({name for batch in batches for name in own_inputs(batch.keys(), forward_parameters(teacher))})
+    accepted = set() if teacher is None else forward_parameters(teacher)
+    own: set[str] = set()
+    for dataset in datasets:
+        for batch in [collate([example]) for example in first_examples(dataset, 1)]:
+            if not column_names(dataset):
+                _check_columns(batch.keys(), teacher, student)
+            own |= {*own_inputs(batch.keys(), accepted)}
+    return sorted(own)
+
+
+def _check_columns(columns: Collection[str], teacher: PreTrainedModel | None, student: nn.Module) -> None:
+    for member in [None] if teacher is None else members_of(teacher):
+        check_columns(columns, cast(PreTrainedModel | None, member), student)
 
 
 def align_padding(
@@ -186,8 +200,7 @@ def check_datasets(
         if not is_stream and not len(dataset):
             raise ValueError("train_dataset or eval_dataset has no examples: give one with examples, or None.")
         if columns := column_names(dataset):
-            for member in [None] if teacher is None else members_of(teacher):
-                check_columns(columns, cast(PreTrainedModel | None, member), student)
+            _check_columns(columns, teacher, student)
             if TEACHER_LOGITS in columns and not is_stream:
                 check_teacher_logits(dataset[0], num_outputs)
             if TEACHER_LOGITS in columns and isinstance(dataset, Dataset):

@@ -212,7 +212,7 @@ class DistillationTrainer(BaseTrainer):
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, drops_columns)
         for dataset in self._datasets():
             check_collator(dataset, self.data_collator, teacher)
-        own_columns = setup.teacher_columns(self._datasets(), self.data_collator, teacher)
+        own_columns = setup.teacher_columns(self._datasets(), self.data_collator, model, teacher)
         setup.align_padding(model, teacher, self.processing_class, bool(own_columns))
         if trains and not has_own_loss:
             data_checks.warn_without_labels(self.train_dataset, self.data_collator, model)
