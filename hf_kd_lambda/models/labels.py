@@ -5,7 +5,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from logging import LogRecord
 from typing import Any
 
@@ -21,6 +20,7 @@ from transformers.utils import logging
 
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.models.size import check_depth, check_size
+from hf_kd_lambda.utils.names import in_order
 
 logger = logging.get_logger(__name__)
 
@@ -167,7 +167,8 @@ def label_permutation(
     """The teacher's output column for each label of the data; None if the order is already the same.
 
     Names are compared case-insensitively. If one side has only generic names (`LABEL_0` or `0`) that the other lacks,
-    the same order is assumed, with a warning.
+    the same order is assumed, with a warning; but not of a teacher whose names are other numbers, such as 1 to 5: a
+    number of the data could then be a name or a place.
 
     Raises:
         OtherLabelsError: the teacher has another problem type, number of labels or set of labels.
@@ -195,12 +196,15 @@ def label_permutation(
         return None
     permutation = permutation_of(own_names, label_names)
     if permutation is None:
-        if _are_generic(own_names) or _are_generic(label_names):
+        if _are_generic(own_names) or (_are_generic(label_names) and not any(map(_is_integer, own_names))):
             logger.warning(
                 "%s has the labels %s, the %s %s: assuming the same order.", who, own_names, whose, label_names
             )
             return None
-        raise OtherLabelsError(f"{who} has the labels {own_names}, the {whose} {label_names}", whose, LIKE_TEACHER)
+        in_data = whose == "data" and _are_generic(label_names)
+        fix = ": if they mean the same classes, write the model's in the data" if in_data else ""
+        message = f"{who} has the labels {own_names}, the {whose} {label_names}{fix}"
+        raise OtherLabelsError(message, whose, LIKE_TEACHER)
     return None if permutation == list(range(len(own_names))) else permutation
 
 
@@ -208,6 +212,7 @@ def names_of_numbers(label_names: list[str] | None, of_teachers: Iterable[Sequen
     """The names of the classes; where they are only numbers, those that the first teacher with others has for them.
 
     All models are then brought into the order of these names; else each would take its own order for the numbers'.
+    Names that are other numbers are left to `label_permutation`.
 
     Args:
         label_names: from the data, see `load_classifier`.
@@ -216,9 +221,11 @@ def names_of_numbers(label_names: list[str] | None, of_teachers: Iterable[Sequen
     if label_names is None or not _are_generic(label_names):
         return label_names
     for names in of_teachers:
-        if len(names) == len(label_names) and not _are_generic(names) and permutation_of(names, label_names) is None:
-            meant = ", ".join(f"{label} is {name}" for label, name in islice(zip(label_names, names, strict=True), 12))
-            logger.warning("the labels of the data are numbers, and taken in the order of the teacher: %s.", meant)
+        if len(names) != len(label_names) or any(map(_is_integer, names)) or _are_generic(names):
+            continue
+        if permutation_of(names, label_names) is None:
+            order = in_order(names)
+            logger.warning("the labels of the data are numbers, and taken in the order of the teacher: %s.", order)
             return [*names]
     return label_names
 
@@ -300,6 +307,10 @@ def _name(model: PreTrainedModel) -> str:
 
 def _own_names(model: PreTrainedModel) -> list[str]:
     return [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
+
+
+def _is_integer(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()
 
 
 def _are_generic(names: Sequence[str]) -> bool:

@@ -103,7 +103,7 @@ def test_a_head_for_other_labels_is_replaced_with_a_warning_or_refused(tmp_path,
 
 
 def test_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(OSError, match=r"teacher or student .*no_such_folder"):
+    with pytest.raises(OSError, match=r"cannot load .*no_such_folder': there is no such folder"):
         load_classifier(str(tmp_path / "no_such_folder"), NAMES)
 
 
@@ -146,6 +146,8 @@ def test_generic_names_are_taken_in_order_with_a_warning(own_names, label_names,
         (["0", "1"], [["LABEL_0", "LABEL_1"], ["no", "yes"], ["yes", "no"]], ["no", "yes"]),
         (["LABEL_0", "LABEL_1"], [["no", "yes"]], ["no", "yes"]),
         (["0", "1"], [["1", "0"]], ["0", "1"]),
+        (["0", "1"], [["1", "2"]], ["0", "1"]),
+        (["LABEL_0", "LABEL_1"], [["LABEL_1", "LABEL_0"]], ["LABEL_0", "LABEL_1"]),
         (["0", "1", "2"], [["no", "yes"], []], ["0", "1", "2"]),
         (["bad", "good"], [["no", "yes"]], ["bad", "good"]),
         (None, [["no", "yes"]], None),
@@ -170,12 +172,13 @@ def test_a_plain_module_with_a_configuration_is_named_by_its_class(warnings):
         (named_bert("no", "maybe", "yes"), NAMES, r"\['no', 'maybe', 'yes'\].*\['negative', .*teacher_finetune: true"),
         (named_bert("no", "no", "yes"), ["no", "yes", "yes"], r"\['no', 'no', 'yes'\]"),
         (named_bert("no", "yes"), NAMES, r"2 output\(s\), \['no', 'yes'\].*\['negative', 'neutral', 'positive'\]"),
+        (named_bert("1", "2", "3"), ["0", "1", "2"], r"\['1', '2', '3'\], the data \['0', '1', '2'\]: .* write the"),
         (named_bert("score"), NAMES, r"1 output\(s\)"),
         (named_bert("no", "yes"), None, "needs one, for regression"),
         (
             named_bert("no", problem_type="regression"),
             ["no"],
-            "trained for regression.* Python: load it with problem_type=",
+            "trained for regression, but the data is for single_label_classification. Use a",
         ),
         (named_bert("no", "yes", problem_type="multi_label_classification"), ["no", "yes"], "multi_label"),
     ],
