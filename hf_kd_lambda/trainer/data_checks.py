@@ -10,10 +10,12 @@ from torch import nn
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedTokenizerBase,
+    default_data_collator,
 )
 from transformers.utils import logging
 
 from hf_kd_lambda.data.columns import CLASS_LABELS, LABELS, flattened
+from hf_kd_lambda.data.first_examples import first_examples
 from hf_kd_lambda.data.soft_labels import NO_DISTRIBUTION, are_no_shares
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.functional.labels import UNLABELLED
@@ -24,6 +26,7 @@ from hf_kd_lambda.trainer.config import DistillationConfig
 
 logger = logging.get_logger(__name__)
 
+_TRIED = 16  # examples whose lengths are compared
 _READ = ("labels", *SPAN_LABELS)  # of a batch, by the losses
 _WITH_ANY_LABELS = ("loss", "kd_loss", "teacher_agreement")  # metrics that batches without labels may have, too
 
@@ -40,6 +43,27 @@ def check_padding(collator: Any, processor: Any) -> None:
             f"processing_class: the tokenizer {processor.name_or_path!r} has no pad_token, so that it cannot pad a "
             "batch: set tokenizer.pad_token = tokenizer.eos_token before you tokenise."
         )
+
+
+def check_lengths(collator: Any, datasets: Sequence[Any]) -> None:
+    """Refuse tokens of several lengths where no collator pads them.
+
+    Raises:
+        ValueError: the Trainer's collator without a processing_class would have to make a batch of them.
+    """
+    if collator is not default_data_collator:
+        return
+    for dataset in datasets:
+        rows = [
+            row["input_ids"]
+            for row in first_examples(dataset, _TRIED)
+            if isinstance(row, Mapping) and "input_ids" in row
+        ]
+        if len(lengths := {len(row) for row in rows if hasattr(row, "__len__")}) > 1:
+            raise ValueError(
+                f"the examples have input_ids of several lengths, such as {min(lengths)} and {max(lengths)}, and "
+                "nothing pads them: give processing_class=tokenizer, or a data_collator that pads."
+            )
 
 
 def check_given_data(args: DistillationConfig, train: Any, evaluated: Any) -> None:

@@ -181,6 +181,7 @@ class DistillationTrainer(BaseTrainer):
         strategy_checks.check_metric(self.args, is_adam)
         student_checks.check_problem(cast(Any, model).config, has_own_task_loss)
         data_checks.check_padding(self.data_collator, self.processing_class)
+        data_checks.check_lengths(self.data_collator, self._datasets())
         num_outputs = setup.align_models(model, teacher)
         setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
         strategy_checks.check_trust(self.args, has_own_task_loss)

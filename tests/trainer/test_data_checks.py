@@ -232,3 +232,14 @@ def test_texts_of_a_teacher_that_is_not_there_do_not_reach_the_collator(tmp_path
     args = DistillationConfig(str(tmp_path), use_cpu=True, report_to="none")
     trainer = DistillationTrainer(tiny_bert(num_labels=3), args, train_dataset=data, processing_class=tiny_tokenizer())
     assert trainer.train().metrics["train_loss"] > 0
+
+
+def test_tokens_of_several_lengths_need_a_collator_that_pads(tmp_path):
+    data = Dataset.from_dict({"input_ids": [[2, 5, 3], [2, 6, 7, 3]], "labels": [0, 1]})
+    models = {"model": tiny_bert(num_labels=2, layers=1), "teacher": tiny_bert(num_labels=2, layers=1)}
+    args = DistillationConfig(str(tmp_path), report_to="none")
+    with pytest.raises(
+        ValueError, match="input_ids of several lengths, such as 3 and 4, and nothing pads them: give pro"
+    ):
+        DistillationTrainer(**models, args=args, train_dataset=data)
+    DistillationTrainer(**models, args=args, train_dataset=data, processing_class=tiny_tokenizer())
