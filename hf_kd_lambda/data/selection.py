@@ -141,7 +141,7 @@ def _source(args: DataArguments) -> str:
 def _hold_out(train: Dataset, args: DataArguments, strata: Sequence[Hashable] | None) -> dict[str, Dataset]:
     labels = train["label"][:] if "label" in train.column_names else [0] * len(train)
     one_stratum = [None if label is None else 0 for label in labels]
-    held_out = held_out_rows(one_stratum if strata is None else strata, args.validation_share)
+    held_out = _held_out_texts(train, one_stratum if strata is None else strata, args.validation_share)
     source, count = _source(args), len(train) - count_unlabelled(train)
     if not held_out:
         raise ValueError(
@@ -154,6 +154,29 @@ def _hold_out(train: Dataset, args: DataArguments, strata: Sequence[Hashable] | 
         f"(validation_share={args.validation_share}{'' if strata is None else ', the same of each class'})."
     )
     return {"train": train.select(kept), "validation": train.select(held_out)}
+
+
+def _held_out_texts(train: Dataset, strata: Sequence[Hashable], share: float) -> list[int]:
+    """`held_out_rows`, with all rows of a text: in train, it would make scores too high.
+
+    A text that also has no label stays in train, and so does every text where none can be held out whole.
+    """
+    texts = texts_of(train) or [*range(len(train))]
+    first = {text: -1 for text, stratum in zip(texts, strata, strict=True) if stratum is None}
+    once = [
+        stratum if stratum is not None and first.setdefault(texts[row], row) == row else None
+        for row, stratum in enumerate(strata)
+    ]
+    drawn = {texts[row] for row in held_out_rows(once, share)}
+    return [row for row, text in enumerate(texts) if text in drawn] or held_out_rows(strata, share)
+
+
+def texts_of(split: Dataset) -> list[Any]:
+    """The text, or the pair or list of texts, of each example; empty if there are no such columns."""
+    columns = [split[column][:] for column in ("text", "text_pair", "words") if column in split.column_names]
+    return [
+        tuple(tuple(part) if isinstance(part, list) else part for part in row) for row in zip(*columns, strict=True)
+    ]
 
 
 def held_out_rows(strata: Sequence[Hashable], share: float) -> list[int]:

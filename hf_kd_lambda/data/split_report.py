@@ -8,7 +8,7 @@ from datasets import Dataset, List
 from transformers.utils import logging
 
 from hf_kd_lambda.data.classes import NAMED_CLASSES
-from hf_kd_lambda.data.selection import count_unlabelled
+from hf_kd_lambda.data.selection import count_unlabelled, texts_of
 
 logger = logging.get_logger(__name__)
 
@@ -58,17 +58,13 @@ def describe_split(
     if cut:
         parts.append(f"{cut} truncated to {max_length} tokens")
     if shared:
-        parts.append(f"{shared} also in train")
+        parts.append(f"{shared} also in train, so that scores are too high")
     return f"{name}: {', '.join(parts)}"
 
 
 def _inputs_of(split: Dataset) -> list[tuple[Any, ...]]:
     """The texts or words of each example that has any."""
-    columns = [split[column][:] for column in ("text", "text_pair", "words") if column in split.column_names]
-    rows = (
-        tuple(tuple(part) if isinstance(part, list) else part for part in row) for row in zip(*columns, strict=True)
-    )
-    return [row for row in rows if any(row)]
+    return [row for row in texts_of(split) if any(row)]
 
 
 def _classes_of(split: Dataset) -> list[int | None]:

@@ -73,6 +73,17 @@ def test_a_file_alone_is_parted_whatever_the_seed_and_the_limits(tmp_path, caplo
     assert len(half.splits["validation"]) == 100
 
 
+def test_all_rows_of_a_text_are_on_one_side(tmp_path):
+    rows = "".join(f"t{i % 50},{'ab'[i % 3 == 0]}\n" for i in range(100)) + "".join(f"t{i},\n" for i in range(25))
+    data = load_task_data(DataArguments(train_file=write(tmp_path, "a.csv", "text,label\n" + rows)), seed=0)
+    train, validation = data.splits.values()
+    assert not texts_of(train) & texts_of(validation)
+    assert len(texts_of(validation)) == 2, "a tenth of the texts that have a label in every row"
+    assert len(validation) == 4
+    path = write(tmp_path, "b.csv", "text,label\n" + "t0,a\nt1,b\n" * 20)
+    assert len(load_task_data(DataArguments(train_file=path), seed=0).splits["validation"]) == 4
+
+
 def test_texts_and_words_without_validation_are_parted(tmp_path):
     path = write(tmp_path, "a.txt", "".join(f"text {i}\n" for i in range(40)))
     data = load_texts(DataArguments(problem="text-generation", train_file=path), seed=0)

@@ -36,13 +36,17 @@ def test_a_split_is_described_in_a_line(columns, names, cut, line):
 @pytest.mark.parametrize(
     ("train", "validation", "shared"),
     [
-        ({"text": ["a", "b", ""]}, {"text": ["b", "c", "b", ""]}, ", 1 empty text, 2 also in train"),
+        (
+            {"text": ["a", "b", ""]},
+            {"text": ["b", "c", "b", ""]},
+            ", 1 empty text, 2 also in train, so that scores are too high",
+        ),
         (
             {"text": ["a", "b"], "text_pair": ["c", "d"]},
             {"text": ["a", "a"], "text_pair": ["c", "d"]},
-            ", 1 also in train",
+            ", 1 also in train, so that scores are too high",
         ),
-        ({"words": [["a", "b"], ["c"]]}, {"words": [["c"], ["a"]]}, ", 1 also in train"),
+        ({"words": [["a", "b"], ["c"]]}, {"words": [["c"], ["a"]]}, ", 1 also in train, so that scores are too high"),
         ({"text": ["a"]}, {"text": ["b", "c"]}, ""),
     ],
 )
