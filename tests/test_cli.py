@@ -60,3 +60,8 @@ def test_each_command_in_one_process_uses_the_usable_cores(monkeypatch, command,
     monkeypatch.setattr(cli, "_imported", lambda name: module)
     cli.main([command])
     assert called == expected
+
+
+def test_predict_is_no_command_and_its_error_says_how_to_label_examples():
+    with pytest.raises(SystemExit, match=r"unknown command 'predict': label new examples in Python, .*README\.md"):
+        cli.main(["predict", "student", "new.csv"])

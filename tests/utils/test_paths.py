@@ -42,6 +42,14 @@ def test_a_path_without_a_folder_is_refused_and_an_id_of_the_hub_is_not(name, re
         check_model_folder("teacher", name)
 
 
+def test_a_misspelt_folder_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "tickets").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    check_model_folder("model", "runs/tickets")
+    with pytest.raises(OSError, match="model='runs/ticket': the folder runs has no folder ticket"):
+        check_model_folder("model", "runs/ticket")
+
+
 def test_values_of_a_settings_file_are_expanded_at_every_depth(home):
     file = home / "settings.yaml"
     file.write_text(
@@ -64,7 +72,7 @@ def test_values_of_a_settings_file_are_expanded_at_every_depth(home):
         (["distill", "--teacher=~/no", "--student=x", "--train_file=~/no.csv", "--output_dir=o"], "no.csv"),
         (["compare", "~/no.yaml"], "no.yaml"),
         (["push", "~/no", "me/model"], "no"),
-        (["evaluate", "~/model", "--train_file", "~/no.csv"], "no.csv"),
+        (["evaluate", "~/model", "--train_file", "~/no.csv"], "model"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
