@@ -75,13 +75,16 @@ def quantise_onnx(path: Path, quantised: Path) -> None:
 @contextmanager
 def _without_others_warnings() -> Iterator[None]:
     """Without warnings of torch and onnxruntime, such as of packages that we do not need, or of their own code."""
-    root, silent = logging.getLogger(), logging.NullHandler()
+    root, silent, of_torch = logging.getLogger(), logging.NullHandler(), logging.getLogger("torch.onnx")
+    level = of_torch.level
     root.addHandler(silent)  # else onnxruntime's advice sets up the root logger, which then repeats what we log
+    of_torch.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
+        of_torch.setLevel(level)
         root.removeHandler(silent)
 
 
