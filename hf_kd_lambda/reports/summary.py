@@ -80,7 +80,7 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
     )
     trust = (
         "By estimate, {label_reliability:.0%} of the labels and {teacher_reliability:.0%} of the teacher's outputs "
-        "are informative; the others are guesses, some of which are right."
+        "are informative; the others are no better than guesses."
     )
     if teachers := summary.get("teachers"):
         trust += f" By teacher, {', '.join(f'{share:.0%}' for share in teachers)} of the outputs are informative."

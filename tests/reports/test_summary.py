@@ -133,8 +133,8 @@ def test_reliabilities_are_told_where_they_were_logged():
     summary = lambda_summary(log)
     assert (summary["label_reliability"], summary["teacher_reliability"]) == (0.8, 0.5)
     words = (
-        "By estimate, 80% of the labels and 50% of the teacher's outputs are informative; the others are guesses, "
-        "some of which are right."
+        "By estimate, 80% of the labels and 50% of the teacher's outputs are informative; the others are no better "
+        "than guesses."
     )
     assert explain_lambda(log).splitlines()[-1] == words
     assert "teachers" not in summary
