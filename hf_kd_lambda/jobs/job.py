@@ -324,7 +324,9 @@ class DistillationJob:
         split, args = tokens[self.data.report_split], self._plain_arguments(self.folder)
         with stage(f"evaluating the {name}") as evaluating:
             evaluating.examples = len(split)
-            return evaluate_model(name, model, split, args, self.problem, self.data, processor)
+            report, logits = evaluate_model(name, model, split, args, self.problem, self.data, processor)
+        examples = self.problem.counts(self.data, tokens)[self.data.report_split]
+        return dataclasses.replace(report, examples=examples), logits
 
     def _evaluate_student(self, name: str, folder: Path, teacher_logits: Tensor) -> tuple[ModelReport, Tensor]:
         # Loaded from disk: the report is about the files that a user gets.
@@ -335,7 +337,10 @@ class DistillationJob:
 
     def _judge_labels(self, trainer: DistillationTrainer, teacher_guesses: bool) -> LabelQuality | None:
         """How far the labels of the training examples can be trusted; None where it is not asked for or not known."""
-        if self.models.label_quality == "none" or teacher_guesses or not can_judge(trainer):
+        judges = self.models.label_quality != "none" and can_judge(trainer)
+        if judges and teacher_guesses:
+            logger.warning("labels are not judged: the teacher scores no better than a constant guess")
+        if teacher_guesses or not judges:
             if self.config.should_save:
                 (self.folder / QUALITY_FILE).unlink(missing_ok=True)  # of an earlier run
             return None
@@ -349,22 +354,22 @@ class DistillationJob:
             write_quality(self.folder / QUALITY_FILE, quality, {"row": self.data.train_rows, **texts})
         return quality
 
-    def _differing(self, student_logits: Tensor, teacher_logits: Tensor) -> list[Differing]:
-        """The texts of the reported split on which student and teacher differ most; none of other problems."""
+    def _differing(self, student_logits: Tensor, teacher_logits: Tensor) -> list[Differing] | None:
+        """The texts of the reported split on which student and teacher differ most; None for other problems."""
         split = self.data.splits[self.data.report_split]
         texts = self._texts(split)
         if not texts or "label" not in split.column_names:
-            return []
+            return None
         labels = split["label"][:]
         if not all(isinstance(label, int | float) for label in labels):  # several labels, or answers
-            return []
+            return None
         return most_differing(texts, labels, student_logits, teacher_logits, self.data.label_names)
 
     def _write_report(
         self,
         reports: list[ModelReport],
         history: list[dict[str, float]],
-        differing: list[Differing],
+        differing: list[Differing] | None,
         quality: LabelQuality | None,
     ) -> None:
         examples = self.problem.counts(self.data, self.tokens)

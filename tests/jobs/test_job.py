@@ -74,9 +74,10 @@ def test_a_run_with_trust_tells_which_labels_look_wrong(tmp_path):
 
 def test_no_label_is_judged_by_a_teacher_that_guesses(tmp_path, caplog, capsys):
     job(settings(tmp_path, teacher_learning_rate=1e-9, teacher_epochs=1, num_train_epochs=1)).run()
-    out, words = tmp_path / "out", "and a constant guess scores 0."
+    out, words = tmp_path / "out", "and a constant guess scores 25.0: "
     assert not (out / "label_quality.parquet").exists()
     assert words in caplog.text
+    assert "labels are not judged: the teacher scores no better than a constant guess" in caplog.text
     notes = " ".join(json.loads((out / "results.json").read_text())["notes"])
     printed = " ".join(capsys.readouterr().out.partition("On the test split")[2].split())
     for text in (printed, (out / "README.md").read_text(), (out / "report.html").read_text(), notes):

@@ -129,6 +129,8 @@ def test_results_are_valid_json(tmp_path):
         "threads": None,
         "batch_latency_ms": None,
         "standard_error": None,
+        "examples": None,
+        "classes": [],
         "retained": 1.0,
     }
     assert results["models"][1]["metrics"] == {"score": None, "f1": 0.1}
@@ -176,6 +178,22 @@ def test_notes_say_what_the_score_is_and_how_exact():
     assert score_notes([TEACHER]) == []
 
 
+@pytest.mark.parametrize(("scores", "noted"), [([1.0, 1.0], True), ([1.0, 0.0], False), ([0.0], False)])
+def test_a_perfect_score_is_not_exact(scores, noted):
+    reports = [ModelReport("s", {"score": score}, 1, 1.0, 1.0, standard_error=0.0, examples=80) for score in scores]
+    found = (
+        "All 80 examples are right. Of other examples from the same source, up to 3.7% may be wrong (with 95% "
+        "confidence)."
+    )
+    assert (found in score_notes(reports)) == noted
+
+
+@pytest.mark.parametrize(("metric", "noted"), [("pearson", True), ("accuracy", False)])
+def test_the_agreement_of_a_regression_is_named(metric, noted):
+    report = ModelReport("s", {metric: 0.5, "score": 0.5, "teacher_agreement": 0.4}, 1, 1.0, 1.0)
+    assert ("teacher_agreement is Pearson's correlation" in " ".join(score_notes([report]))) == noted
+
+
 def test_the_score_is_not_a_metric_that_has_its_value_in_one_model_alone():
     teacher = ModelReport("t", {"score": 0.2, "precision": 1.0, "recall": 0.1, "f1": 0.2}, 1, 1.0, 1.0)
     student = ModelReport("s", dict.fromkeys(teacher.metrics, 0.0), 1, 1.0, 1.0)
@@ -202,10 +220,11 @@ def test_a_teacher_below_another_model_by_more_than_noise_is_noted(teacher, note
 @pytest.mark.parametrize(("score", "guesses"), [(0.5, True), (0.56, True), (0.9, False), (math.nan, True)])
 def test_a_teacher_that_guesses_is_noted_with_what_to_change(score, guesses):
     teacher = ModelReport("teacher", {"score": score}, 1, 1.0, 1.0, standard_error=0.02)
-    found = f"The teacher scores {score:.3f}, and a constant guess scores 0.550: it was not fine-tuned for this task. "
+    found = f"The teacher scores {100 * score:.1f}, and a constant guess scores 55.0: it was not fine-tuned for this "
+    found += "task. "
     for settings, fix in (
-        ({"teacher": "bert"}, "Set teacher_finetune: true, or choose another teacher. Labels are not judged"),
-        ({"teacher": ["a", "b"]}, "Fine-tune each of the teachers in a run of its own, or choose others. Labels"),
+        ({"teacher": "bert"}, "Set teacher_finetune: true, or choose another teacher."),
+        ({"teacher": ["a", "b"]}, "Fine-tune each of the teachers in a run of its own, or choose others."),
         ({}, "Choose another teacher."),
     ):
         notes = " ".join(score_notes([teacher, STUDENT], chance=0.55, settings=settings))
