@@ -20,6 +20,7 @@ from hf_kd_lambda.jobs.disk_space import (
 )
 from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.jobs.run_folder import remove_checkpoints
 from hf_kd_lambda.models.adapters import add_adapters
 from hf_kd_lambda.studies.comparison.plan import arguments
 from hf_kd_lambda.trainer.remember_predictions import PAST_PREDICTIONS
@@ -140,6 +141,14 @@ def test_a_job_is_refused_where_its_student_does_not_fit(tmp_path, free):
     free(1000)
     with pytest.raises(ValueError, match="free some space, or choose another output_dir"):
         checked.check()
+
+
+def test_a_finished_job_needs_no_space_for_checkpoints(tmp_path, free):
+    given = settings(tmp_path, save_strategy="epoch", num_train_epochs=1)
+    job(given).run()
+    remove_checkpoints(tmp_path / "out")
+    free(1000)
+    job(given).check()
 
 
 @pytest.mark.parametrize(
