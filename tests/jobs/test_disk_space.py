@@ -176,6 +176,21 @@ def test_a_full_disk_names_folder_space_and_the_command_that_resumes(tmp_path, m
     assert not is_disk_full(ValueError("another"))
 
 
+def test_a_full_disk_of_the_cache_is_named(tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setattr("hf_kd_lambda.jobs.distill.HF_DATASETS_CACHE", str(cache))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(9, 0, 0 if Path(path) == cache else 500_000_000))
+
+    def fill(job: DistillationJob) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(DistillationJob, "check", fill)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["distill", *arguments(settings(tmp_path))])
+    assert f"no space left to write to {cache}: 0.0 MB are free" in stop.value.code
+
+
 def test_the_folder_on_the_fullest_disk_is_named(tmp_path, monkeypatch):
     spaces = {tmp_path / "out": 500, tmp_path / "teacher": 3, tmp_path: 400}
     for folder in (tmp_path / "out", tmp_path / "teacher"):
