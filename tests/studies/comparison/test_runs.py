@@ -125,7 +125,7 @@ def test_a_setting_that_a_run_does_not_record_was_at_its_default(comparison):
 
 @pytest.mark.parametrize("who", ["teacher", "student"])
 def test_runs_of_a_model_that_was_replaced_in_its_folder_are_not_mixed_in(comparison, tmp_path, who):
-    settings = small_jobs.settings(tmp_path)
+    settings = small_jobs.settings(tmp_path, **small_jobs.SET_BY_COMPARISON)
     model = Path(settings["teacher"])
     if who == "student":
         model = shutil.copytree(model, tmp_path / "student")
