@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 
 from hf_kd_lambda.jobs.finetune import load_finished
 from hf_kd_lambda.jobs.hub import student_files
+from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.reports.label_quality import LabelQuality
 from hf_kd_lambda.studies.comparison.plan import arguments
 
@@ -190,6 +191,21 @@ def test_a_finished_run_without_checkpoints_is_evaluated_again_and_no_model_trai
     with pytest.raises(ZeroDivisionError):
         job(given).run()
     assert student_files(out)  # can be pushed
+
+
+def test_a_trained_student_is_not_trained_again_after_an_error_in_its_evaluation(tmp_path, caplog, monkeypatch):
+    given, weights = settings(tmp_path), tmp_path / "out" / "model.safetensors"
+    with monkeypatch.context() as context:
+        context.setattr(DistillationJob, "_evaluate_student", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            job(given).run()
+    written = weights.stat().st_mtime_ns
+    with pytest.raises(ValueError, match="it has no model card"):
+        student_files(tmp_path / "out")
+    job(given).run()
+    assert weights.stat().st_mtime_ns == written
+    assert "out is finished: its student is evaluated again." in caplog.text
+    assert student_files(tmp_path / "out")  # can be pushed
 
 
 def test_a_finished_run_whose_state_is_gone_is_refused_instead_of_trained(tmp_path):
