@@ -76,7 +76,7 @@ def prepare_models(
     inputs = _on_cpu({name: batch[name] for name in ("labels", "attention_mask", ANSWER_MASK) if name in batch})
     of_student["logits"] = logits_of_items(of_student["logits"], inputs)
     teacher_batch = TeacherBatch(of_teacher["logits"], inner=of_teacher).of_items(inputs)
-    items = objective.items(of_student, inputs)
+    items = objective.items(of_student, teacher_batch, inputs)
     loss_inputs = objective.loss_inputs(of_student, teacher_batch, inputs, items, num_items=1)
     for name, loss in objective.kd_losses.items():
         with _named(name):

@@ -295,7 +295,8 @@ class DistillationTrainer(BaseTrainer):
         outputs["logits"] = logits_of_items(given, inputs)
         if cuts_graph:
             outputs, cut = cut_outputs(outputs)
-        teacher, items = self._teacher_outputs(inputs), self._objective.items(outputs, inputs)
+        teacher = self._teacher_outputs(inputs)
+        items = self._objective.items(outputs, teacher, inputs)
         # In evaluation the Trainer counts labels alone.
         counts = items.counts if num_items_in_batch is None or not model.training else num_items_in_batch
         weights = NO_WEIGHTS
