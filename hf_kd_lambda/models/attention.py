@@ -19,7 +19,7 @@ from hf_kd_lambda.utils.evaluation_mode import evaluation_mode
 logger = logging.get_logger(__name__)
 
 UNDROPPED = "eager_undropped_maps"
-ROUNDING = 0.02  # of the sum of a row in bf16; dropout changes it by more
+ROW_ROUNDING = 0.02  # of the sum of a row in bf16; dropout changes it by more
 
 
 def undropped_maps(
@@ -95,7 +95,9 @@ def check_undropped_maps(student: PreTrainedModel, inputs: Mapping[str, Any], ma
             module.training = not isinstance(module, nn.modules.batchnorm._BatchNorm)  # which would count the batch
         trained = student(**inputs, output_attentions=True).attentions
     pairs = zip(trained, maps, strict=True)
-    if any((one.cpu().float().sum(-1) - other.cpu().float().sum(-1)).abs().max() > ROUNDING for one, other in pairs):
+    if any(
+        (one.cpu().float().sum(-1) - other.cpu().float().sum(-1)).abs().max() > ROW_ROUNDING for one, other in pairs
+    ):
         fields = [f"{name}={value}" for name, value in student.config.to_dict().items() if "drop" in name and value]
         raise ValueError(
             f"kd_losses: the student, a {type(unwrap_peft_model(student)).__name__}, returns its attention maps after "

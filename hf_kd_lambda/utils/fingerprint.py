@@ -3,7 +3,7 @@
 import hashlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -65,54 +65,55 @@ def model_digest(model: nn.Module) -> str:
 
 
 def _own_code(model: nn.Module) -> Iterator[str]:
-    """Source and attributes of a model's own classes. Those of libraries are known by version and configuration.
+    """Source and attributes of a model's own classes and hooks. Those of libraries are known by version and config.
 
     Raises:
-        NoDigestError: a module has a hook or `forward` of its own, or the source or the attributes of a class cannot
-            be read.
+        NoDigestError: the source or the attributes cannot be read.
     """
-    own: dict[str, type] = {}
+    own: set[str] = set()
     for name, module in model.named_modules():
         given = (vars(module).get("forward"), *module._forward_pre_hooks.values(), *module._forward_hooks.values())
-        if any(_is_own(function) for function in given if function is not None):
-            kind = type(module).__name__
-            raise NoDigestError(f"a hook, or a function in place of forward, changes what its {kind} returns")
-        classes = {part.__module__: part for part in type(module).__mro__ if _is_own(part)}
-        own |= classes
-        if classes:
+        functions = [function for function in given if function is not None and _is_own(function)]
+        parts = [part for part in (*type(module).__mro__, *functions) if _is_own(part)]
+        own |= {*map(_module_of, parts)}
+        if parts:
             buffers = dict(module.named_buffers(recurse=False))  # some are not in the state
-            yield f"{name} {batch_digest(buffers)} {_attributes(module)}"
+            yield f"{name} {batch_digest(buffers)} {_attributes(module, functions)}"
     if own:
         yield from _sources(own)
 
 
 def _is_own(value: Any) -> bool:
     """Whether a class, function or other callable object is of no library with a known version."""
+    return _package(_module_of(value)) not in _LIBRARIES
+
+
+def _module_of(value: Any) -> str:
     while isinstance(value, partial):
         value = value.func
-    return _package(value.__module__) not in _LIBRARIES
+    return str(value.__module__)
 
 
-def _attributes(module: nn.Module) -> str:
+def _attributes(module: nn.Module, functions: list[Any]) -> str:
+    """Fingerprint of the attributes of a module, and of those of its hooks."""
     values = {name: value for name, value in vars(module).items() if name not in _NO_ATTRIBUTES}
     try:
-        return Hasher.hash(sorted(values.items(), key=itemgetter(0)))
+        return Hasher.hash([functions, sorted(values.items(), key=itemgetter(0))])
     except Exception as error:  # whatever the attributes' types raise
         raise NoDigestError(f"the attributes of its {type(module).__name__} cannot be pickled ({error})") from error
 
 
-def _sources(own: Mapping[str, type]) -> Iterator[str]:
+def _sources(own: Set[str]) -> Iterator[str]:
     """All loaded source files outside of installed packages, since own code may read any, and those of its packages.
 
     Args:
-        own: for each module that defines an own class, one of its classes.
+        own: names of the modules that have own code.
     """
-    packages = {_package(name) for name in own}
+    packages = {*map(_package, own)}
     named = {name: Path(getattr(module, "__file__", None) or "") for name, module in sys.modules.items()}
     files = {name: file for name, file in named.items() if _package(name) not in _LIBRARIES and file.is_file()}
-    for name, part in own.items():
-        if name not in files:
-            raise NoDigestError(f"its class {part.__name__} is in no file, which would show whether it has changed")
+    if absent := sorted(own - files.keys()):
+        raise NoDigestError(f"its code in {absent[0]} is in no file, which would show whether it has changed")
     for name, file in sorted(files.items()):
         if _package(name) not in packages and _INSTALLED & {*file.parts}:
             continue

@@ -242,7 +242,7 @@ def test_own_code_that_may_differ_from_its_file_has_no_digest(model, tmp_path, m
     with pytest.raises(NoDigestError, match=r"own_helpers.py has changed since this process imported it: restart"):
         model_digest(own_model(monkeypatch, tmp_path / "own", age=-1.0))
     model.__class__ = type("Own", (type(model),), {"__module__": "notebook"})
-    with pytest.raises(NoDigestError, match="its class Own is in no file"):
+    with pytest.raises(NoDigestError, match="its code in notebook is in no file"):
         model_digest(model)
 
 
@@ -253,24 +253,50 @@ def test_attributes_that_cannot_be_read_have_no_digest(tmp_path, monkeypatch):
         model_digest(own)
 
 
-def own_hook(*call):
-    return call[-1] * 2
+def scaled(factor, *call):
+    return call[-1] * factor
+
+
+def scaled_by_default(module, inputs, output, factor=2.0):
+    return output * factor
+
+
+def by_closure(factor):
+    return lambda *call: call[-1] * factor
+
+
+class Scaling:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, *call):
+        return call[-1] * self.factor
 
 
 @pytest.mark.parametrize(
-    "change",
+    "hook",
     [
-        lambda model: model.classifier.register_forward_hook(own_hook),
-        lambda model: model.classifier.register_forward_hook(partial(own_hook)),
-        lambda model: model.classifier.register_forward_pre_hook(lambda *call: None),
-        lambda model: setattr(model.classifier, "forward", own_hook),
+        lambda factor: partial(scaled, factor),
+        lambda factor: partial(scaled_by_default, factor=factor),
+        by_closure,
+        lambda factor: by_closure(torch.tensor(factor)),
+        Scaling,
+        lambda factor: Scaling(factor).__call__,
     ],
-    ids=["hook", "partial", "pre-hook", "forward"],
+    ids=["partial", "keyword", "closure", "tensor", "object", "method"],
 )
-def test_a_function_that_changes_a_module_has_no_digest(model, change):
-    change(model)
-    with pytest.raises(NoDigestError, match="a hook, or a function in place of forward, changes what its Linear"):
-        model_digest(model)
+@pytest.mark.parametrize("as_hook", [True, False], ids=["hook", "forward"])
+def test_a_function_that_changes_a_module_is_another_digest(model, hook, as_hook):
+    digests = [model_digest(model)]
+    for factor in (2.0, 2.0, 3.0):
+        changed = copy.deepcopy(model)
+        if as_hook:
+            changed.classifier.register_forward_hook(hook(factor))
+        else:
+            changed.classifier.forward = hook(factor)
+        digests.append(model_digest(changed))
+    assert digests[1] == digests[2]
+    assert len(set(digests)) == 3
 
 
 def test_hooks_of_libraries_change_nothing(model, tmp_path, monkeypatch):
