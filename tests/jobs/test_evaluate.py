@@ -88,7 +88,7 @@ def test_a_teacher_that_guesses_is_named(run, tmp_path, capsys):
     untrained = save_checkpoint(tiny_bert(3, id2label=names), tmp_path / "teacher")
     main([str(folder), *arguments(data), "--teacher", untrained])
     printed = " ".join(capsys.readouterr().out.split())
-    assert "it was not fine-tuned for this task. Choose another teacher." in printed
+    assert "in another order. Check the order in its config.json (id2label), or choose another teacher." in printed
     assert "not judged" not in printed
 
 
