@@ -129,7 +129,8 @@ def replay(grams: Sequence[Sequence[float]], config: DistillationConfig, measure
     measured = 0
     for step, entries in enumerate(grams):
         if measures(step, lambdas):
-            state.update(Measurement(Gram(*torch.tensor(entries)), torch.ones(2)))
+            gram = torch.tensor(entries)
+            state.update(Measurement(Gram(*gram), losses=torch.ones(2), norms=gram[:2]))
             measured += 1
         lambdas.append(state.lambda_.item())
     return Replay(lambdas, measured / len(grams))

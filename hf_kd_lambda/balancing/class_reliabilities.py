@@ -42,20 +42,31 @@ class ClassReliabilities(Reliabilities):
     """
 
     def __init__(self, classes: int = 0, shares: Sequence[float] = (1.0,)) -> None:
-        self._rows = 2 + 2 * len(shares)
         self._classes = classes if classes in COUNTED_CLASSES else 1
         self._outputs = classes if classes in COUNTED_OUTPUTS else 0
-        super().__init__(self._rows * self._classes + len(shares) * self._outputs, shares)
+        super().__init__((1 + len(shares)) * 2 * self._classes + len(shares) * self._outputs, shares)
 
     def _parts(self, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """Sums of reliabilities, `[2 + 2·teachers, K or 1]`, and of the teachers' outputs, `[teachers, K or 0]`."""
-        reliabilities, outputs = sums.tensor_split([self._rows * self._classes])
-        return reliabilities.view(self._rows, self._classes), outputs.view(len(self.shares), self._outputs)
+        """The sums of `annotators`, and those of the teachers' outputs, `[teachers, K or 0]`."""
+        annotators, outputs = sums.tensor_split([(1 + len(self.shares)) * 2 * self._classes])
+        return annotators.view(-1, 2, self._classes), outputs.view(len(self.shares), self._outputs)
 
     @property
-    def totals(self) -> Tensor:
-        """`[2 + 2·teachers]`: Σr_L, labelled items; Σr_m, items of every teacher."""
-        return self._parts(self.sums)[0].sum(-1)
+    def annotators(self) -> Tensor:
+        """`[1 + teachers, 2, K or 1]`: see `Reliabilities.annotators`."""
+        return self._parts(self.sums)[0]
+
+    @property
+    def of_classes(self) -> Tensor:
+        """α, then β of every teacher, for every class, `[1 + teachers, K]`; or `[1 + teachers, 1]` for all classes.
+
+        Those of a class are shrunk towards those of all classes.
+        """
+        of_all = self.of_annotators.unsqueeze(-1)
+        if self._classes == 1:
+            return of_all
+        informative, items = self.annotators.unbind(1)
+        return (informative + of_all * SHRINKAGE) / (items + SHRINKAGE)
 
     @property
     def ratio(self) -> Tensor:
@@ -68,13 +79,13 @@ class ClassReliabilities(Reliabilities):
 
     @property
     def labels(self) -> Tensor:
-        """α of every class, `[K]`, shrunk towards `label`; or `[1]` for all classes."""
-        return self._of_classes(0, self.label)
+        """α of every class, `[K]`, or `[1]` for all classes."""
+        return self.of_classes[0]
 
     @property
     def teachers(self) -> list[Tensor]:
-        """β of every teacher and class, `[K]` each, shrunk towards `each_teacher`; or `[1]` for all classes."""
-        return [self._of_classes(2 + 2 * index, of_all) for index, of_all in enumerate(self.each_teacher)]
+        """β of every teacher and class, `[K]` each, or `[1]` for all classes."""
+        return list(self.of_classes[1:])
 
     @property
     def mean_outputs(self) -> list[Tensor | None]:
@@ -83,12 +94,6 @@ class ClassReliabilities(Reliabilities):
             return [None] * len(self.shares)
         sums = self._parts(self.sums)[1]
         return list((sums + PRIOR / self._outputs) / (sums.sum(-1, keepdim=True) + PRIOR))
-
-    def _of_classes(self, first: int, of_all: Tensor) -> Tensor:
-        if self._classes == 1:
-            return of_all.view(1)
-        informative, items = self._parts(self.sums)[0][first : first + 2]
-        return (informative + of_all * SHRINKAGE) / (items + SHRINKAGE)
 
     def observe(
         self, student_logits: Tensor, teacher: TeacherBatch, items: ItemLabels
@@ -134,20 +139,22 @@ class ClassReliabilities(Reliabilities):
             parts = class_posterior(views, alpha, beta)
             trusts.append(item_trust(views, parts))
             counts.append(self._counts(views, parts, trusts[-1]))
-        reliabilities = torch.cat([counts[0][:2], *(count[2:] for count in counts)])
+        annotators = torch.stack([counts[0][0], *(of_teacher for _, of_teacher in counts)])
         outputs = [output_sums(views) for views in all_views if self._outputs]
-        return trusts, torch.cat([reliabilities.flatten(), *outputs])
+        return trusts, torch.cat([annotators.flatten(), *outputs])
 
     def _counts(self, views: Views, parts: ClassPosterior, trust: ItemTrust) -> Tensor:
-        """`[4, K]` or `[4]`: see `class_counts`; over all classes, the sums of r_L and r_m with their items."""
+        """`[2, 2, K or 1]`, of the label and of one teacher: see `class_counts`; of all classes, Σr and items."""
         if self._classes > 1:
             return class_counts(views, parts)
         sums = (trust.label, views.labelled, trust.teacher, views.counted)
-        return torch.stack([values.float().sum() for values in sums])
+        return torch.stack([values.float().sum() for values in sums]).view(2, 2, 1)
 
     def items(self, counts: Tensor) -> Tensor:
         """The number of items."""
-        return self._parts(counts)[0][3].sum()
+        annotators, _ = self._parts(counts)
+        _, items = annotators[1]
+        return items.sum()
 
 
 def _joined(parts: Sequence[ItemTrust], shape: torch.Size) -> ItemTrust:

@@ -88,6 +88,7 @@ class Judge(ABC):
             return
         self.to(counts.device)
         seen = self.seen + self.items(counts)
+        # From weights (n/N)^fading to (n/N')^fading, with N items before this step and N' after it.
         fade = (self.seen / seen.clamp(min=TINY)) ** self.fading
         sums = fade * self.sums + counts
         usable = sums.isfinite().all()

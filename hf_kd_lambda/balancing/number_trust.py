@@ -178,9 +178,9 @@ class NumberReliabilities(Reliabilities):
         super().__init__(12)
 
     @property
-    def totals(self) -> Tensor:
-        """`[4]`: Σr_L, labelled items, Σr_T, items."""
-        return self.sums[:4]
+    def annotators(self) -> Tensor:
+        """`[2, 2, 1]`: Σr_L and labelled items, Σr_T and items."""
+        return self.sums[:4].view(2, 2, 1)
 
     @property
     def spread(self) -> Spread:

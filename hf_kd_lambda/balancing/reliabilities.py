@@ -47,13 +47,19 @@ class Reliabilities(Judge):
 
     @property
     @abstractmethod
-    def totals(self) -> Tensor:
-        """`[2 + 2·teachers]`: Σr_L, labelled items; Σr_T and items of every teacher."""
+    def annotators(self) -> Tensor:
+        """`[1 + teachers, 2, K or 1]`: Σr and number of items, of the label, then of every teacher."""
+
+    @property
+    def of_annotators(self) -> Tensor:
+        """α, then β of every teacher, `[1 + teachers]`."""
+        informative, items = self.annotators.sum(-1).unbind(-1)
+        return (informative + INITIAL * PRIOR) / (items + PRIOR)
 
     @property
     def label(self) -> Tensor:
         """α, a scalar."""
-        return self._mean(0)
+        return self.of_annotators[0]
 
     @property
     def teacher(self) -> Tensor:
@@ -63,7 +69,7 @@ class Reliabilities(Judge):
     @property
     def each_teacher(self) -> list[Tensor]:
         """β of every teacher, scalars."""
-        return [self._mean(2 + 2 * index) for index in range(len(self.shares))]
+        return list(self.of_annotators[1:])
 
     def mean(self, values: Sequence[Tensor]) -> Tensor:
         """The mean over the teachers, weighted by their shares; the value itself with one teacher."""
@@ -72,10 +78,6 @@ class Reliabilities(Judge):
     def _weighted(self, values: Sequence[Tensor]) -> Tensor:
         """The values of all teachers times their shares, `[..., teachers]`."""
         return torch.stack([share * value for share, value in zip(self.shares, values, strict=True)], dim=-1)
-
-    def _mean(self, first: int) -> Tensor:
-        informative, items = self.totals[first : first + 2]
-        return (informative + INITIAL * PRIOR) / (items + PRIOR)
 
     @property
     def ratio(self) -> Tensor:

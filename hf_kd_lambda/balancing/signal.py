@@ -19,17 +19,15 @@ class Signal(NamedTuple):
     """`[2]` or `[2, groups]`: signal/(signal + noise) of a and b, in (0, 1]."""
 
 
-def bounded_signal(unbiased: Gram, gram: Gram) -> Signal:
+def bounded_signal(unbiased: Gram, norms: Tensor) -> Signal:
     """Bound an unbiased estimate, or a mean of estimates, to a valid Gram matrix: 0 < a, b ≤ measured, |c| ≤ √(ab).
 
     Args:
         unbiased: the result of `SampledGradientPair.unbiased`, or a mean of results.
-        gram: the measured matrix with noise, or a mean of such matrices.
+        norms: `[2]` or `[2, groups]`, the measured a and b with noise, or means of such.
     """
-    measured = torch.stack([gram.task, gram.kd])
-    smallest = torch.finfo(measured.dtype).tiny
-    share = torch.stack([unbiased.task, unbiased.kd]) / measured.clamp(min=smallest)
+    share = torch.stack([unbiased.task, unbiased.kd]) / norms.clamp(min=torch.finfo(norms.dtype).tiny)
     share = share.clamp(LEAST_SHARE, 1.0)
-    task, kd = share * measured
+    task, kd = share * norms
     largest = task.sqrt() * kd.sqrt()
     return Signal(Gram(task, kd, unbiased.dot.clamp(-largest, largest)), share)

@@ -59,7 +59,7 @@ class Smoothness:
     def value(self) -> Tensor:
         """`[2]`: (s_T, s_D) at the last step's learning rate, within the bounds."""
         *excess, squared_step = self.averages[1]
-        estimate = 2 * torch.stack(excess) / squared_step * self.learning_rate
+        estimate = 2 * torch.stack(excess) / squared_step * self.learning_rate  # s_i = β_i η
         enough = (self.pairs >= round(2 / (1 - self.decay))) & (squared_step > 0)
         return torch.where(enough, estimate, self.initial).clamp(*self.bounds)
 
@@ -80,12 +80,13 @@ class Smoothness:
         self.to(losses.device)
         losses = losses.detach().float()
         task_weight, kd_weight = weights
-        task_gain = task_weight * gram.task + kd_weight * gram.dot
-        kd_gain = task_weight * gram.dot + kd_weight * gram.kd
-        squared_norm = (task_weight * task_gain + kd_weight * kd_gain).sum()
-        rate = torch.as_tensor(learning_rate, dtype=torch.float32, device=losses.device)
-        expected = losses - rate * torch.stack([task_gain.sum(), kd_gain.sum()])
+        task_gain = task_weight * gram.task + kd_weight * gram.dot  # p_T
+        kd_gain = task_weight * gram.dot + kd_weight * gram.kd  # p_D
+        squared_norm = (task_weight * task_gain + kd_weight * kd_gain).sum()  # |d|²
+        rate = torch.as_tensor(learning_rate, dtype=torch.float32, device=losses.device)  # η
+        expected = losses - rate * torch.stack([task_gain.sum(), kd_gain.sum()])  # L_i − η p_i
 
+        # Of the last step, whose change of the losses is known now: ΔL_i + η p_i, and η²|d|².
         measured = torch.cat([losses - self.pending[:2], self.pending[2:]])
         usable = measured.isfinite().all()
         first = torch.lerp(measured, self.averages[0], self.decay)

@@ -35,8 +35,8 @@ class Measurement(NamedTuple):
     """Entries `[]`, or `[groups]` if every group of parameters has its own λ."""
     losses: Tensor
     """`[2]`: task_loss and kd_loss."""
-    norms: Tensor | None = None
-    """`[2]` or `[2, groups]`: a and b with noise, if `gram` is unbiased; None if `gram` includes the noise."""
+    norms: Tensor
+    """`[2]` or `[2, groups]`: a and b with noise; those of `gram`, if it includes the noise."""
 
 
 def _reliabilities(classes: int, teachers: Sequence[float] | None, unit: Unit | None) -> Reliabilities:
@@ -87,7 +87,7 @@ class LambdaState:
         self.form = form
         self.lambda_ = torch.full(shape, initial, dtype=torch.float32).clamp(*bounds)
         self.total = torch.ones(shape)
-        self.grams = MovingAverage(5, shape, decay)
+        self.grams = MovingAverage(5, shape, decay)  # a, b and c, without noise if estimated; a and b with noise
         self.losses = MovingAverage(2, (), decay)
         self.first_losses = torch.ones(2)
         self.skipped = torch.zeros((), dtype=torch.int32)
@@ -116,8 +116,8 @@ class LambdaState:
     @property
     def signal(self) -> Signal:
         """The averaged Gram matrix without noise, and its share of signal, which is 1 if noise is not estimated."""
-        *entries, task, kd = self.grams.value
-        return bounded_signal(Gram(*entries), Gram(task, kd, entries[2]))
+        task, kd, dot, *norms = self.grams.value
+        return bounded_signal(Gram(task, kd, dot), torch.stack(norms))
 
     @property
     def signal_to_noise(self) -> Tensor:
@@ -130,8 +130,7 @@ class LambdaState:
     def update(self, measured: Measurement) -> None:
         """Set λ from a measurement. It is only counted if it is not finite or a gradient vanishes."""
         self.to(measured.losses.device)
-        entries = torch.stack(measured.gram)
-        norms = entries[:2] if measured.norms is None else measured.norms
+        entries, norms = torch.stack(measured.gram), measured.norms
         finite = entries.isfinite().all() & norms.isfinite().all()
         usable = finite & (norms > SMALLEST_SQUARED_NORM).all(dim=0)
         first = self.grams.is_empty
@@ -159,9 +158,7 @@ class LambdaState:
         """Set λ and the sum of weights where `usable`; return what limited λ, as indices of `LIMIT_NAMES`."""
         signal = self.signal
         weights: Weights = self.rule(signal.gram, **self._needs(signal))
-        factor = self.skipped.new_ones((), dtype=torch.float32)
-        if self.teacher_signal is not None:
-            factor = self.teacher_signal.factor
+        factor = torch.ones_like(weights.task) if self.teacher_signal is None else self.teacher_signal.factor
         proposed = factor * weights.kd / weights.task
         low, high = self.lambda_ / self.max_factor, self.lambda_ * self.max_factor
         slowed = torch.where(first, proposed, torch.minimum(torch.maximum(proposed, low), high))

@@ -169,7 +169,7 @@ def class_posterior(views: Views, label: Tensor, teacher: Tensor) -> ClassPoster
 
     informed, knows = of_label(label) * of_label(q), of_label(teacher) * of_label(p)  # α_y·q(y) and β_y·p(y)
     informative = if_labelled(informed * (of_label(teacher_by_chance) + knows))
-    if len(label) == len(teacher) == 1:
+    if len(label) == len(teacher) == 1:  # A, B and β are constant over z, so Σ q(z) = 1 and Σ q(z)·p(z) suffice
         with torch.autocast(q.device.type, enabled=False):  # autocast would multiply in half precision
             prior, agreement = torch.ones_like(by_chance), torch.linalg.vecdot(q, p).unsqueeze(-1)
     else:
@@ -188,27 +188,27 @@ def item_trust(views: Views, parts: ClassPosterior) -> ItemTrust:
         views: items' views, `[...]`.
         parts: see `class_posterior`.
     """
-    total = parts.total
-    informative = (parts.guessed.sum(-1) + parts.label_and_teacher) / total
-    return ItemTrust(parts.label / total, torch.where(views.counted, informative, 0.0))
+    total = parts.total  # Z
+    teacher = (parts.guessed.sum(-1) + parts.label_and_teacher) / total  # r_T
+    return ItemTrust(parts.label / total, torch.where(views.counted, teacher, 0.0))
 
 
 @torch.no_grad()
 def class_counts(views: Views, parts: ClassPosterior) -> Tensor:
-    """What the M step sums, per class: numerator and denominator of α_c, then those of β_c, `[4, K]`.
+    """What the M step sums, per class, `[2, 2, K]`: numerator and denominator of α_c, then those of β_c.
 
     Args:
         views: items' views, `[...]`.
         parts: see `class_posterior`; with α and β of every class.
     """
     of_label = torch.nn.functional.one_hot(views.label, views.student.shape[-1])
-    total = parts.total.unsqueeze(-1)
-    labels = of_label * parts.label.unsqueeze(-1) / total
-    truth = (parts.chance + parts.guessed) / total + labels
-    known = (parts.guessed + of_label * parts.label_and_teacher.unsqueeze(-1)) / total
+    total = parts.total.unsqueeze(-1)  # Z
+    labels = of_label * parts.label.unsqueeze(-1) / total  # r_L where c = y, else 0
+    truth = (parts.chance + parts.guessed) / total + labels  # P(c)
+    known = (parts.guessed + of_label * parts.label_and_teacher.unsqueeze(-1)) / total  # P(c)·β_c·p(c)/f_T(c)
     labelled, counted = views.labelled.unsqueeze(-1), views.counted.unsqueeze(-1)
     sums = (labels, truth * labelled, known * counted, truth * counted)
-    return torch.stack([values.flatten(0, -2).sum(0) for values in sums])
+    return torch.stack([values.flatten(0, -2).sum(0) for values in sums]).view(2, 2, -1)
 
 
 @torch.no_grad()

@@ -253,7 +253,8 @@ class DataArguments:
             )
         if not given and self.validation_file is None:
             raise ValueError(
-                "validation_file=None: training needs no labels, but evaluation does: give labelled examples."
+                "dataset=None and validation_file=None: training needs no labels, but evaluation does: give labelled "
+                "examples in one of them."
             )
 
     def _check_unlabelled(self) -> bool:

@@ -1,10 +1,11 @@
 """The classes of a task, and labels as numbers: indices of the classes, or the numbers of a regression."""
 
 import math
+import re
 import reprlib
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,14 +14,16 @@ from datasets import ClassLabel, Dataset, LargeList, List, Value
 from transformers.utils import logging
 
 from hf_kd_lambda.data.file_types import MISSING_LABELS
+from hf_kd_lambda.data.readers import duplicate
 from hf_kd_lambda.data.sources import Source
 from hf_kd_lambda.losses.functional import IGNORED
-from hf_kd_lambda.utils.names import closest_name
+from hf_kd_lambda.utils.names import closest_name, in_order
 
 logger = logging.get_logger(__name__)
 
 LARGEST_LABEL = 1e18  # of a regression: the sum of a batch's squared errors has to be finite in float32
 NAMED_CLASSES = 12  # more classes than these are not named in a message
+_INDEX = re.compile(r"(?:LABEL_)?(-?\d+)")
 
 
 def is_missing(label: Any) -> bool:
@@ -44,7 +47,10 @@ def known_labels(sources: Mapping[str, Source]) -> tuple[list[Any], Any]:
             labels = [label for label in source.rows["label"][:] if not is_missing(label)]
             if labels:
                 return labels, source.rows.features["label"]
-    raise ValueError("no example has a label: training needs none, but evaluation does: set validation_file.")
+    raise ValueError(
+        "no example has a label: training needs none, but evaluation does: set validation_file, or a dataset with a "
+        "validation split."
+    )
 
 
 def with_numbers_for_missing(split: Dataset, num_labels: int) -> Dataset:
@@ -67,24 +73,20 @@ class Classes:
 
     Args:
         names: class names in the order of the outputs.
-        are_integers: whether the train split gives integers, the indices of the names, and not the names themselves.
+        by_position: whether integers, also as texts, are indices of the names; else they are names.
     """
 
     names: list[str]
-    are_integers: bool
+    by_position: bool = False
 
     def index(self, label: object) -> int | None:
-        """The output of a label, None where it is no class; where a name is a number, numbers are names."""
+        """The output of a label, None where it is no class."""
         label = as_integer(label)
-        if self._takes_indices and isinstance(label, int) and not isinstance(label, bool):
-            return label if 0 <= label < len(self.names) else None
         if not isinstance(label, str | int):
             return None
+        if self.by_position and (position := _position(label, self._indices)) is not None:
+            return position if 0 <= position < len(self.names) else None
         return self._indices.get(str(label), self._folded.get(str(label).casefold()))
-
-    @cached_property
-    def _takes_indices(self) -> bool:
-        return self.are_integers and not any(map(_is_number, self.names))
 
     @cached_property
     def _indices(self) -> dict[str, int]:
@@ -100,7 +102,7 @@ class Classes:
     def refuse(self, where: str, label: object) -> ValueError:
         """The error of a label that is not one of the classes."""
         names = ", ".join(self.names[:NAMED_CLASSES]) + (", …" if len(self.names) > NAMED_CLASSES else "")
-        if isinstance(label, int | float) and not self.are_integers:
+        if isinstance(label, int | float) and not self.by_position and not any(map(_is_number, self.names)):
             return ValueError(f"{where}: label {label!r} is a number, the train split's are names: {names}.")
         names_are_indices = all(name == str(index) or not _is_number(name) for index, name in enumerate(self.names))
         classes = f"classes 0 to {len(self.names) - 1}" if names_are_indices else f"{len(self.names)} classes"
@@ -131,19 +133,56 @@ def find_classes(
         None for floats, which are a regression.
 
     Raises:
-        ValueError: there is one class alone, integers are not 0 to n-1, or a teacher knows most names, not all.
+        ValueError: there is one class alone, integers are not 0 to n-1, a teacher knows most names, not all, or two
+            classes of a model have one name.
     """
-    has_names = isinstance(feature, ClassLabel)
-    found = set(feature.names if has_names else labels)
-    if known is not None and (not has_names or _are_some_of(found, known)):
-        return Classes(list(known), are_integers=not has_names) if known else None
-    if known is None and all(type(label) in (str, int) for label in found) and _are_some_of(found, of_teacher):
-        folded = {str(label).casefold() for label in found}
-        missing = [name for name in of_teacher if name.casefold() not in folded]
-        logger.warning(f"no training example has the label {', '.join(missing)}, which the teacher knows.")
-        return Classes([*of_teacher], are_integers=not any(isinstance(label, str) for label in found))
-    if has_names:
-        return Classes(list(feature.names), are_integers=True)
+    own = list(feature.names) if isinstance(feature, ClassLabel) else None
+    found = set(labels if own is None else own)
+    if known is not None and own is None:
+        return _of_model(known, found) if known else None
+    names = of_teacher if known is None else known
+    if all(type(label) in (str, int) for label in found) and _are_some_of(found, names):
+        _check_unique(names)
+        if known is None:
+            _warn_of_missing(found, names)
+        return Classes([*names])
+    return _classes_of_labels(labels, found, of_teacher) if own is None else _numbered(own)
+
+
+def _of_model(names: Sequence[str], found: set[Any]) -> Classes:
+    """The classes of a saved model or a task, for a file with these labels."""
+    _check_unique(names)
+    classes = _numbered(names)
+    if classes.by_position and any(_position(as_integer(label), names) is not None for label in found):
+        logger.warning(f"the labels of the data are numbers, and taken in this order: {in_order(names)}.")
+    return classes
+
+
+def _numbered(names: Sequence[str]) -> Classes:
+    """Classes of which integers are the indices, unless a name is a number."""
+    return Classes([*names], by_position=not any(map(_is_number, names)))
+
+
+def _position(label: object, names: Container[str]) -> int | None:
+    """The index that a label stands for, as an integer or a text such as 1 or LABEL_1; None if it is a name."""
+    match = None if label in names else _INDEX.fullmatch(str(label))
+    return None if match is None else int(match[1])
+
+
+def _check_unique(names: Sequence[str]) -> None:
+    """Refuse classes of a model that have one name."""
+    if (twice := duplicate(names)) is not None:
+        raise ValueError(f"the model has two classes {twice!r}: rename one in id2label of its config.json.")
+
+
+def _warn_of_missing(found: set[Any], of_teacher: Sequence[str]) -> None:
+    folded = {str(label).casefold() for label in found}
+    missing = [name for name in of_teacher if name.casefold() not in folded]
+    logger.warning(f"no training example has the label {', '.join(missing)}, which the teacher knows.")
+
+
+def _classes_of_labels(labels: Sequence[Any], found: set[Any], of_teacher: Sequence[str]) -> Classes | None:
+    """Classes whose names are the labels; none of floats."""
     if any(isinstance(label, float) for label in found):
         return None
     if all(isinstance(label, str) for label in found):
@@ -160,14 +199,14 @@ def find_classes(
                 f"the {len(labels)} labels of the train split are {len(names)} different names, such as {names[0]!r}: "
                 "look whether label_column is right. Numbers for a regression have no other characters, as in 3.5."
             )
-        return Classes(names, are_integers=False)
+        return Classes(names)
     if found != set(range(len(found))) and {*map(str, found)} != {*of_teacher}:
         listed = ", ".join(map(str, sorted(found)[:NAMED_CLASSES])) + (", …" if len(found) > NAMED_CLASSES else "")
         raise ValueError(
             f"the labels of the train split are {listed}: integer labels must be 0 to n-1, each at least once. Number "
             "them so, or use names. Scores with a point, such as 4.0, are a regression."
         )
-    return Classes([str(label) for label in sorted(found)], are_integers=True)
+    return Classes([str(label) for label in sorted(found)])
 
 
 def _are_some_of(labels: Iterable[object], names: Sequence[str]) -> bool:
@@ -277,4 +316,4 @@ def number_of(where: Callable[[int], str], index: int, label: Any, classes: Clas
             f"{where(index)}: label {label!r} is too large to be learned in float32, where squares of numbers above "
             f"{LARGEST_LABEL:.0e} are infinite: scale the labels."
         )
-    return label
+    return float(label)  # pyarrow refuses integers above 2**24 as float32

@@ -18,7 +18,7 @@ class DistillationCollator:
 
     Args:
         tokenizer: the student's.
-        teacher_tokenizer: the teacher's, where the examples have columns of its own.
+        teacher_tokenizer: the teacher's, where examples have columns of its own.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class DistillationCollator:
         """Tokens (examples, longest), int64, and labels (examples,), int64 or, for a regression, float32."""
         own = [{k: v for k, v in example.items() if not k.startswith(TEACHER_PREFIX)} for example in examples]
         batch = dict(self._student(own))
-        if self._teacher is not None:
+        if self._teacher is not None and any(name.startswith(TEACHER_PREFIX) for name in examples[0]):
             teachers = [
                 {k.removeprefix(TEACHER_PREFIX): v for k, v in example.items() if k.startswith(TEACHER_PREFIX)}
                 for example in examples

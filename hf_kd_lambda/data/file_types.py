@@ -59,29 +59,29 @@ def kind_of_cell(value: str | None) -> str:
 def column_type(column: str, kinds: Mapping[str, int], is_table: bool) -> Value | List:
     """The type of a column, from the first row of each kind that it holds."""
     kinds = {kind: row for kind, row in kinds.items() if kind != "null"}
+    if is_table and ("string" in kinds or kinds.keys() == {_MISSING_WORD}):
+        return Value("string")  # any cell can be a text
     if _MISSING_WORD in kinds:
-        if len(kinds) > 1 and "string" not in kinds:
-            raise RowError(
-                kinds[_MISSING_WORD],
-                f"column {column!r} holds a word such as NA among numbers: leave the cell empty where a label is "
-                "missing.",
-            )
-        return Value("string")
+        raise RowError(
+            kinds[_MISSING_WORD],
+            f"column {column!r} holds a word such as NA among numbers: leave the cell empty where a label is missing.",
+        )
     if len(kinds) > 1:
-        kinds = {kind: row for kind, row in kinds.items() if kind != "list of null"}
-    if len(kinds) > 1 and is_table and "string" in kinds:
-        return Value("string")
-    if kinds.keys() == {"int64", "float64"} or kinds.keys() == {"list of int64", "list of float64"}:
-        kinds = {kind: row for kind, row in kinds.items() if "float64" in kind}
+        kinds.pop("list of null", None)  # an empty list can be of any type
+    for integers, floats in (("int64", "float64"), ("list of int64", "list of float64")):
+        if kinds.keys() == {integers, floats}:
+            del kinds[integers]
     if len(kinds) > 1:
         (kind, _), (other, row), *_ = sorted(kinds.items(), key=lambda item: item[1])
         raise RowError(row, f"column {column!r} has type {other}, above {kind}: give all rows one type.")
-    kind = next(iter(kinds), "string")
-    *lists, dtype = kind.split("list of ")
-    feature: Value | List = Value("string" if dtype == "null" else dtype)
-    for _ in lists:
-        feature = List(feature)
-    return feature
+    return _feature(next(iter(kinds), "string"))
+
+
+def _feature(kind: str) -> Value | List:
+    """The type of a kind of values, see `kind_of`."""
+    if kind.startswith("list of "):
+        return List(_feature(kind.removeprefix("list of ")))
+    return Value("string" if kind == "null" else kind)
 
 
 def check_shape(value: Any, feature: Any) -> None:

@@ -13,6 +13,7 @@ from datasets.table import embed_table_storage
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED_IMAGES
 from hf_kd_lambda.data.classes import encode_labels, find_classes, known_labels
+from hf_kd_lambda.data.readers import RowError
 from hf_kd_lambda.data.selection import select_examples
 from hf_kd_lambda.data.sources import Column, Source
 from hf_kd_lambda.data.splits import load_splits
@@ -74,25 +75,27 @@ def _with_images(source: Source, name: str, args: DataArguments) -> Source:
         except OSError as error:
             raise ValueError(f"dataset={args.dataset!r}: {error}") from error
     # Its result is empty, and stored by datasets: the same images are not decoded again.
-    stored.map(
-        _check_images,
-        batched=True,
-        batch_size=_AT_ONCE,
-        with_indices=True,
-        remove_columns=stored.column_names,
-        fn_kwargs={"split": name},
-        desc="Decoding images",
-    )
+    try:
+        stored.map(
+            _check_images,
+            batched=True,
+            batch_size=_AT_ONCE,
+            with_indices=True,
+            remove_columns=stored.column_names,
+            desc="Decoding images",
+        )
+    except RowError as error:
+        raise ValueError(f"{source.where(error.row)}: {error}") from None
     return source._replace(rows=stored.with_format(None))
 
 
-def _check_images(table: pa.Table, indices: list[int], split: str) -> pa.Table:
+def _check_images(table: pa.Table, indices: list[int]) -> pa.Table:
     """Refuse images that cannot be decoded, or have more than 8 bits a channel, which Pillow would clip at 255."""
     with ThreadPoolExecutor() as pool:  # Pillow decodes without Python's lock
         problems = pool.map(_problem_of, table["image"].to_pylist())
         for row, problem in zip(indices, problems, strict=True):
             if problem is not None:
-                raise ValueError(f"{split} split, row {row} (counted from 0): {problem}.")
+                raise RowError(row, f"{problem}.")
     return table.select([]).slice(0, 0)
 
 

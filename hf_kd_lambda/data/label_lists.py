@@ -20,7 +20,7 @@ _SEPARATORS = ",;|"
 _BRACKETS = ("[", "(", "{")
 _WITHOUT_COMMA = re.compile(r"""['"]\s+['"]""")
 _TRUTH_VALUES = {"true": 1, "false": 0}  # pandas writes True, spreadsheets TRUE
-_BY_NAME = Classes([], are_integers=True)
+_BY_NAME = Classes([])
 """Has no name in common with a dataset, so that `labels_of` gives the names of its labels in place of indices."""
 
 
@@ -165,7 +165,7 @@ def _classes(labelled: Mapping[str, Source], raw: Mapping[str, list[Any]], args:
                 )
             return classes
     if known is not None and labelled:
-        return Classes(known, are_integers=True)
+        return Classes(known)
     raise ValueError("no example has a label: training needs none, but evaluation does: set validation_file.")
 
 

@@ -57,9 +57,12 @@ def select_examples(
     held_out = "validation" not in chosen and ("train" in chosen or args.needs_train)
     if held_out:
         if "train" not in chosen:
-            raise ValueError(f"{_source(args)} has neither a train nor a validation split: set validation_file.")
+            raise ValueError(
+                f"{_source(args)} has neither a train nor a validation split: set validation_file, or a dataset with "
+                "a validation split."
+            )
         chosen |= _hold_out(chosen["train"], args, strata)
-    elif args.validation_share != DataArguments.validation_share and args.validation_file is None:
+    elif args.needs_train and args.validation_share != DataArguments.validation_share and not args.validation_file:
         logger.warning(
             f"validation_share={args.validation_share} has no effect: {_source(args)} has a validation split."
         )

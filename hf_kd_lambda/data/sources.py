@@ -72,7 +72,8 @@ def require_columns(source: str, columns: Iterable[Column], found: Sequence[str]
     if missing:
         hint = " Or set delimiter: the header is one field." if other_delimiter(found) else ""
         if all(column.is_label for column in missing):
-            hint += " Evaluation needs labels; training examples without any are for unlabelled_file."
+            without = "unlabelled_file or unlabelled_dataset"
+            hint += f" Evaluation needs labels; training examples without any are for {without}."
         names = " and no column ".join(repr(column.name) for column in missing)
         settings = " and ".join(dict.fromkeys(column.setting for column in missing))
         raise ValueError(

@@ -70,36 +70,49 @@ def load_splits(
     stored = _stored_splits("dataset", args.dataset, config, bundled, known, args.delimiter)
     if stored.keys() == {"train"}:
         stored = {args.lone_split: stored["train"]}
-    columns = _chosen([columns, *alternatives], args, stored)
+    files = {name: path for name in FILE_SPLITS if (path := getattr(args, f"{name}_file")) is not None}
+    _check_there(args, stored, files)
+    stored = {name: stored[name] for name in SPLITS if name in stored and name not in files}
+    columns = _chosen([columns, *alternatives], args, stored, files)
+    if "test" in stored and not _has_labels(stored["test"], columns):
+        secret = stored.pop("test")
+        if not stored and not files:
+            require_columns("the test split", columns, secret.column_names)
+            raise ValueError("no example of the test split has a label, which evaluation needs.")
     transfer = _unlabelled(args, columns, unlabelled_formats, bundled)
-    sources: dict[str, Source] = {}
-    if args.needs_train and "train" not in stored and args.train_file is None and transfer is None:
-        raise ValueError(f"dataset={args.dataset!r} has no train split, only {', '.join(stored)}: set train_file.")
-    for name in [name for name in SPLITS if name in stored]:
-        rows = stored[name]
-        if name != "test" or _has_labels(rows, columns):
-            require_columns(f"the {name} split", columns, rows.column_names)
-            sources[name] = Source(rows, f"{name} split")
-    for name in FILE_SPLITS:
-        if (path := getattr(args, f"{name}_file")) is not None:
-            sources[name] = read_file(f"{name}_file", path, formats, columns, args.delimiter)
-    if not sources and stored:
-        if "test" not in stored:
-            raise ValueError(
-                f"dataset={args.dataset!r} has none of the splits {', '.join(SPLITS)}, only {', '.join(stored)}."
-            )
-        require_columns("the test split", columns, stored["test"].column_names)
-        raise ValueError("no example of the test split has a label, which evaluation needs.")
-    for name, source in sources.items():
-        if len(source.rows) == 0:
-            raise ValueError(f"the {name} split is empty.")
-    sources = {name: _without_unlabelled(name, source, columns, args) for name, source in sources.items()}
-    uniform = {name: _uniform(sources[name], columns) for name in SPLITS if name in sources}
+    sources = {name: _of_dataset(name, rows, columns) for name, rows in stored.items()}
+    for name, path in files.items():
+        sources[name] = read_file(f"{name}_file", path, formats, columns, args.delimiter)
+    uniform = {
+        name: _uniform(_without_unlabelled(name, sources[name], columns, args), columns)
+        for name in SPLITS
+        if name in sources
+    }
     return uniform if transfer is None else uniform | {TRANSFER_SET: transfer}
 
 
+def _check_there(args: DataArguments, stored: Iterable[str], files: Iterable[str]) -> None:
+    """Refuse a dataset without a split that is needed."""
+    given, found = {*stored, *files}, ", ".join(stored)
+    has_unlabelled = args.unlabelled_file is not None or args.unlabelled_dataset is not None
+    if args.needs_train and "train" not in given and not has_unlabelled:
+        raise ValueError(f"dataset={args.dataset!r} has no train split, only {found}: set train_file.")
+    if found and not given & {*SPLITS}:
+        raise ValueError(f"dataset={args.dataset!r} has none of the splits {', '.join(SPLITS)}, only {found}.")
+
+
+def _of_dataset(name: str, rows: Dataset, columns: Sequence[Column]) -> Source:
+    require_columns(f"the {name} split", columns, rows.column_names)
+    if len(rows) == 0:
+        raise ValueError(f"the {name} split is empty.")
+    return Source(rows, f"{name} split")
+
+
 def _chosen(
-    layouts: Sequence[Sequence[Column]], args: DataArguments, stored: Mapping[str, Dataset]
+    layouts: Sequence[Sequence[Column]],
+    args: DataArguments,
+    stored: Mapping[str, Dataset],
+    files: Mapping[str, str],
 ) -> Sequence[Column]:
     """The first layout that the training examples have; the first of all where their columns are not known yet.
 
@@ -111,7 +124,6 @@ def _chosen(
     """
     if len(layouts) == 1 and not args.columns_of_run:
         return layouts[0]
-    files = {name: path for name in FILE_SPLITS if (path := getattr(args, f"{name}_file")) is not None}
     given = (name for name in SPLITS if name in files or name in stored)
     first = "train" if args.needs_train else next(given, "train")
     if first in files:
@@ -229,8 +241,8 @@ def _table_splits(
 
 
 def _joined_tables(where: str, paths: Sequence[str], columns: Iterable[Column], separator: str) -> Dataset:
-    """The rows of several csv or tsv, with all columns that have a name."""
-    known = {column.name: column for column in columns}
+    """The rows of several csv or tsv, with all columns that have a name: texts, but for those of labels."""
+    known = {column.name: column for column in columns if column.is_label}
     parts: list[Dataset] = []
     for path in paths:
         names = [name for name in columns_of_file(path, separator) if name]

@@ -18,8 +18,8 @@ _CHUNKS = Features({name: List(Value("int32")) for name in ("input_ids", "labels
 def make_text_chunks(data: TaskData, tokenizer: PreTrainedTokenizerBase, length: int) -> DatasetDict:
     """Join the tokens of all texts, with an end of text after each, and cut them into chunks.
 
-    As transformers' run_clm example, but for two things: each text has its end, and no token is dropped, so that after
-    every thousand texts one chunk is shorter.
+    As transformers' run_clm example, but for two things: each text has its end, and the tokens that remain after every
+    thousand texts are a shorter chunk, unless there is one alone.
 
     Args:
         data: as loaded.

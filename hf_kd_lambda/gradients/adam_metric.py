@@ -38,26 +38,19 @@ class AdamMetric:
         """
         state, options = self.optimizer.state.get(parameter), self.options[parameter]
         beta, epsilon = options["betas"][1], options["eps"]
-        if gradient is None:
-            if not state:
-                return torch.ones((), device=parameter.device)
+        if state:
             # The step is a tensor, possibly on the GPU: never synchronize for its value.
-            return _inverse_root(
-                _largest(state, local_part(state["exp_avg_sq"]).float()), 1 - beta ** state["step"], epsilon
-            )
-        square = gradient.float().square()
-        if not state:
-            return _inverse_root(square, 1.0, epsilon)
-        moment = torch.lerp(square, local_part(state["exp_avg_sq"]).float(), beta)
-        return _inverse_root(_largest(state, moment), 1 - beta ** (state["step"] + 1), epsilon)
-
-
-def _largest(state: dict[str, Tensor], moment: Tensor) -> Tensor:
-    return torch.maximum(moment, local_part(state["max_exp_avg_sq"]).float()) if "max_exp_avg_sq" in state else moment
-
-
-def _inverse_root(moment: Tensor, correction: Tensor | float, epsilon: float) -> Tensor:
-    return (moment / correction).sqrt_().add_(epsilon).reciprocal_()
+            moment, step = local_part(state["exp_avg_sq"]).float(), state["step"]
+            if gradient is not None:
+                moment, step = torch.lerp(gradient.float().square(), moment, beta), step + 1  # v ← β·v + (1 − β)·g²
+            if "max_exp_avg_sq" in state:
+                moment = torch.maximum(moment, local_part(state["max_exp_avg_sq"]).float())
+            corrected = moment / (1 - beta**step)  # v̂ = v/(1 − βⁿ)
+        elif gradient is not None:
+            corrected = gradient.float().square()  # v̂ of the first step is g²
+        else:
+            return torch.ones((), device=parameter.device)
+        return corrected.sqrt_().add_(epsilon).reciprocal_()  # P = 1/(√v̂ + ε)
 
 
 def check_adam(optimizer: Optimizer) -> Adam:

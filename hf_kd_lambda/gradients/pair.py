@@ -53,8 +53,14 @@ class GradientPair:
         """Whether `gram` needs the weights of the coming step, for the metric."""
         return self.metric is not None
 
-    def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor) -> None:
-        """Backpropagate both losses of one micro-batch through the student, and free its graph."""
+    def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor, *, shares: Tensor | None = None) -> None:
+        """Backpropagate both losses of one micro-batch through the student, and free its graph.
+
+        Args:
+            cut: between the student's graph and that of the losses.
+            task_loss, kd_loss: scalars.
+            shares: only for `SampledGradientPair`.
+        """
         task_seeds, kd_seeds = cut.seeds(task_loss), cut.seeds(kd_loss)
         cut.backward(task_seeds, retain_graph=True)
         task_grads = self._swap(self.kd_grads)
@@ -122,17 +128,18 @@ class GradientPair:
 
     def _swap(self, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Set `.grad` to `grads` and return the previous ones. `backward` accumulates into `grads` without a copy."""
-        previous = self._task_grads()
+        previous = self._grads()
         for parameter, grad in zip(self.parameters, grads, strict=True):
             parameter.grad = grad
         return previous
 
-    def _task_grads(self) -> list[Tensor | None]:
+    def _grads(self) -> list[Tensor | None]:
+        """What is in `.grad` now: the task gradient, except during `accumulate`."""
         return [parameter.grad for parameter in self.parameters]
 
     def _gradients(self) -> list[list[Tensor | None]]:
         """The gradients of every loss, the task loss first."""
-        return [self._task_grads(), self.kd_grads]
+        return [self._grads(), self.kd_grads]
 
     def _layouts(self) -> list[int]:
         """For every parameter, the layout that the gradients of all losses can take: see `_layout`."""
@@ -184,8 +191,9 @@ class GradientPair:
         if self.groups is None:
             return entries.sum(dim=0)
         # Not index_add: on a GPU its order of summation, and thus its rounding, differs between runs.
-        groups = torch.arange(max(self.groups) + 1, device=entries.device).unsqueeze(-1)
-        return torch.where(self._members(grams) == groups, entries.T.unsqueeze(1), 0.0).sum(dim=-1)
+        groups = torch.arange(max(self.groups) + 1, device=entries.device)
+        is_member = self._members(grams) == groups.unsqueeze(-1)  # [groups, parameters]
+        return torch.where(is_member, entries.T.unsqueeze(1), 0.0).sum(dim=-1)  # of [3, groups, parameters]
 
     def _sum_shards(self, entries: Tensor) -> Tensor:
         """For sharded gradients (FSDP2), all-reduce the entries to their sum over the shards."""

@@ -5,7 +5,6 @@ from collections.abc import Collection, Iterable, Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from hf_kd_lambda.gradients.cut import Cut
 from hf_kd_lambda.gradients.gram import Gram, Metric, gram_matrix
@@ -26,9 +25,8 @@ class SampledGradientPair(GradientPair):
     1 − Σw_T^k·w_D^k, since items without a label make the shares of both losses differ. The samples of all ranks are
     used, except with sharded gradients (FSDP2), which are already sums over ranks.
 
-    During the KD backward there are three gradients in memory, one more than without sampling: both sums, and the task
-    gradient of the micro-batch. Its KD gradient is used and freed per parameter during the backward; sharded ones are
-    freed after it, which makes four.
+    After a micro-batch's backward passes, there are four gradients in memory, two more than without sampling: its own,
+    and both sums.
 
     Args:
         parameters, groups, metric, unmeasured: as in `GradientPair`.
@@ -59,7 +57,7 @@ class SampledGradientPair(GradientPair):
         """No, because samples are measured before the weights of the step are known."""
         return False
 
-    def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor, shares: Tensor | None = None) -> None:
+    def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor, *, shares: Tensor | None = None) -> None:
         """Backpropagate both losses of one micro-batch through the student, and free its graph.
 
         Args:
@@ -68,38 +66,21 @@ class SampledGradientPair(GradientPair):
         """
         task_seeds, kd_seeds = cut.seeds(task_loss), cut.seeds(kd_loss)
         nothing: list[Tensor | None] = [None] * len(self.parameters)
+        # The gradients of the micro-batch: g_T^k and g_D^k.
         task_sums = self._swap(nothing)
         cut.backward(task_seeds, retain_graph=True)
         task_grads = self._swap(nothing)
+        cut.backward(kd_seeds)
+        kd_grads = self._swap(task_sums)
+        # Measure them, and add them to the sums, which stay in `.grad` and `kd_grads`.
         grams: dict[int, Gram] = {}
-
-        def take(index: int) -> None:
-            """Measure the two gradients of one parameter, and move them into the sums."""
-            parameter = self.parameters[index]
-            task, kd = task_grads[index], parameter.grad
-            filled_task, filled_kd = (torch.zeros_like(parameter) if grad is None else grad for grad in (task, kd))
-            scale = None if self.metric is None else self.metric(parameter, None)
-            if index not in self.unmeasured:
+        for index, (parameter, task, kd) in enumerate(zip(self.parameters, task_grads, kd_grads, strict=True)):
+            if index not in self.unmeasured and not (task is None and kd is None):
+                filled_task, filled_kd = (torch.zeros_like(parameter) if grad is None else grad for grad in (task, kd))
+                scale = None if self.metric is None else self.metric(parameter, None)
                 grams[index] = gram_matrix(filled_task, filled_kd, scale)
-            task_sums[index] = _add(task_sums[index], task)
+            parameter.grad = _add(parameter.grad, task)
             self.kd_grads[index] = _add(self.kd_grads[index], kd)
-            task_grads[index] = parameter.grad = None
-
-        handles = [
-            parameter.register_post_accumulate_grad_hook(lambda _, index=index: take(index))
-            for index, parameter in enumerate(self.parameters)
-            # A sharded gradient may still be copied to the CPU when its hook runs: take it after the backward.
-            if parameter.requires_grad and not isinstance(parameter, DTensor)
-        ]
-        try:
-            cut.backward(kd_seeds)
-        finally:
-            for handle in handles:
-                handle.remove()
-        for index, (parameter, task) in enumerate(zip(self.parameters, task_grads, strict=True)):
-            if task is not None or parameter.grad is not None:
-                take(index)
-        self._swap(task_sums)
         self.own_products = self.own_products + self._sum_groups(grams)
         shares = torch.ones_like(self.shares) if shares is None else shares.to(self.shares)
         self.shares = self.shares + shares

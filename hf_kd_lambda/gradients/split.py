@@ -29,16 +29,16 @@ class SplitGradients(GradientPair):
         """No, because the products of all gradients are computed together."""
         return False
 
-    def accumulate(self, cut: Cut, task_loss: Tensor, *kd_losses: Tensor) -> None:
+    def accumulate(self, cut: Cut, task_loss: Tensor, *kd_losses: Tensor, shares: Tensor | None = None) -> None:
         """Backpropagate all losses of one micro-batch through the student, and free its graph."""
         self.parts = self.parts or [[None] * len(self.parameters) for _ in kd_losses]
-        seeds = [cut.seeds(loss) for loss in (task_loss, *kd_losses)]
-        cut.backward(seeds[0], retain_graph=True)
-        task_grads = self._task_grads()
-        for index, seed in enumerate(seeds[1:], start=1):
-            self._swap(self.parts[index - 1])
-            cut.backward(seed, retain_graph=index < len(kd_losses))
-            self.parts[index - 1] = self._task_grads()
+        task_seeds, *kd_seeds = [cut.seeds(loss) for loss in (task_loss, *kd_losses)]
+        cut.backward(task_seeds, retain_graph=True)
+        task_grads = self._grads()
+        for index, seeds in enumerate(kd_seeds):
+            self._swap(self.parts[index])
+            cut.backward(seeds, retain_graph=index < len(kd_seeds) - 1)
+            self.parts[index] = self._grads()
         self._swap(task_grads)
 
     def products(self) -> Tensor:
@@ -67,4 +67,4 @@ class SplitGradients(GradientPair):
         self.kd_grads, self.parts = self.parts[0], []
 
     def _gradients(self) -> list[list[Tensor | None]]:
-        return [self._task_grads(), *self.parts] if self.parts else super()._gradients()
+        return [self._grads(), *self.parts] if self.parts else super()._gradients()

@@ -48,6 +48,7 @@ Evaluate a saved model on a file, or on any split of a dataset: scores, paramete
 student brings its problem, max_length and columns."""
 _OF_STUDENT = (
     *("problem", "problem_type", "text_pair_column", "label_columns", "label_separator", "max_length", "doc_stride"),
+    "validation_share",  # else examples that the student has learned could be among those held out
 )
 _COLUMNS = ("text_column", "label_column", "image_column")
 _SPLIT_HELP = (
@@ -139,7 +140,8 @@ def with_data(parser: ScreenParser, argv: Sequence[str]) -> tuple[argparse.Names
     words = with_lists(argv, list_settings(get_type_hints(EvaluatedData)))
     given = {name.replace("-", "_") for name in options_of(argv)}
     recorded = recorded_settings(parser.parse_args(words).model)
-    left_out = {"label_columns"} if "label_column" in given else set()
+    left_out = {"label_columns"} if given & {"label_column", "task"} else set()
+    left_out |= {"problem_type"} if "task" in given else set()
     parser.set_defaults(**{name: recorded[name] for name in _OF_STUDENT if name in recorded.keys() - left_out})
     values = parser.parse_args(words)
     if values.data is not None:

@@ -135,11 +135,11 @@ class DistillationJob:
             PushError: the Hub does not accept the student.
         """
         with locked("output_dir", self.folder):
-            self._claim_folders()
+            finished = self._claim_folders()
         with stage("checking models and settings"):
-            self._check()
+            self._check(finished)
 
-    def _check(self) -> None:
+    def _check(self, finished: bool) -> None:
         check_labels(self.models, self.config, self.tokens["train"])
         check_label_smoothing(self.models, self.config, self.tokens["train"])
         teacher = self.loader.teacher(new_head=self.models.teacher_finetune)
@@ -155,7 +155,8 @@ class DistillationJob:
         trainer = self.make_trainer(teacher, student)
         check_saving(trainer.accelerator, self.models.lora is not None)
         check_trainer(trainer)
-        self.space = check_space(self.folder, trainer)
+        if not finished:
+            self.space = check_space(self.folder, trainer)
         if self.repository is not None and PartialState().is_main_process:
             self.repository = make_repository(self.repository, self.config.hub_private_repo)
         PartialState().wait_for_everyone()
@@ -202,6 +203,8 @@ class DistillationJob:
                 train_on(trainer)
                 trainer.save_model()
                 trainer.save_state()
+            if self.config.should_save:  # now, so that it is never trained again, whatever fails below
+                record_run(self.folder, self.student_settings, finished=True)
         PartialState().wait_for_everyone()
         student_report, student_logits = self._evaluate_student("student with KD", self.folder, teacher_logits)
         reports.append(student_report)
@@ -209,7 +212,6 @@ class DistillationJob:
         if self.config.should_save:
             differing = self._differing(student_logits, teacher_logits)
             self._write_report(reports, trainer.state.log_history, differing, quality)
-            record_run(self.folder, self.student_settings, finished=True)
         if self.repository is not None and PartialState().is_main_process:
             config = self.config
             address = push_student(self.folder, self.repository, config.hub_private_repo, config.hub_revision)

@@ -5,7 +5,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from logging import LogRecord
 from typing import Any
 
@@ -21,6 +20,7 @@ from transformers.utils import logging
 
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.models.size import check_depth, check_size
+from hf_kd_lambda.utils.names import in_order
 
 logger = logging.get_logger(__name__)
 
@@ -125,7 +125,12 @@ def _check_complete(checkpoint: str, model: PreTrainedModel, info: Mapping[str, 
     Raises:
         ValueError: weights are missing; the message names the first.
     """
-    encoder = f"{model.base_model_prefix}."
+    parts = dict(model.named_children())
+    # Image classifiers of CLIP or SigLIP have their encoder under another name than the prefix. Layers tell it.
+    encoders = [
+        name for name, part in parts.items() if any(isinstance(found, nn.ModuleList) for found in part.modules())
+    ]
+    encoder = tuple(f"{name}." for name in (model.base_model_prefix, *encoders))
     random = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     # A pooler counts as part of the head: checkpoints without a head often lack it.
     of_head = {key for key in random if new_head and (not key.startswith(encoder) or ".pooler." in key)}
@@ -160,7 +165,8 @@ def label_permutation(
     """The teacher's output column for each label of the data; None if the order is already the same.
 
     Names are compared case-insensitively. If one side has only generic names (`LABEL_0` or `0`) that the other lacks,
-    the same order is assumed, with a warning.
+    the same order is assumed, with a warning; but not of a teacher whose names are other numbers, such as 1 to 5: a
+    number of the data could then be a name or a place.
 
     Raises:
         OtherLabelsError: the teacher has another problem type, number of labels or set of labels.
@@ -186,10 +192,11 @@ def label_permutation(
         return None
     permutation = permutation_of(own_names, label_names)
     if permutation is None:
-        if _are_generic(own_names) or _are_generic(label_names):
+        if _are_generic(own_names) or (_are_generic(label_names) and not any(map(_is_integer, own_names))):
             logger.warning("%s has the labels %s, the data %s: assuming the same order.", who, own_names, label_names)
             return None
-        raise OtherLabelsError(f"{who} has the labels {own_names}, the data {label_names}")
+        fix = ": if they mean the same classes, write the model's in the data" if _are_generic(label_names) else ""
+        raise OtherLabelsError(f"{who} has the labels {own_names}, the data {label_names}{fix}")
     return None if permutation == list(range(len(own_names))) else permutation
 
 
@@ -197,6 +204,7 @@ def names_of_numbers(label_names: list[str] | None, of_teachers: Iterable[Sequen
     """The names of the classes; where they are only numbers, those that the first teacher with others has for them.
 
     All models are then brought into the order of these names; else each would take its own order for the numbers'.
+    Names that are other numbers are left to `label_permutation`.
 
     Args:
         label_names: from the data, see `load_classifier`.
@@ -205,9 +213,11 @@ def names_of_numbers(label_names: list[str] | None, of_teachers: Iterable[Sequen
     if label_names is None or not _are_generic(label_names):
         return label_names
     for names in of_teachers:
-        if len(names) == len(label_names) and not _are_generic(names) and permutation_of(names, label_names) is None:
-            meant = ", ".join(f"{label} is {name}" for label, name in islice(zip(label_names, names, strict=True), 12))
-            logger.warning("the labels of the data are numbers, and taken in the order of the teacher: %s.", meant)
+        if len(names) != len(label_names) or any(map(_is_integer, names)) or _are_generic(names):
+            continue
+        if permutation_of(names, label_names) is None:
+            order = in_order(names)
+            logger.warning("the labels of the data are numbers, and taken in the order of the teacher: %s.", order)
             return [*names]
     return label_names
 
@@ -289,6 +299,10 @@ def _name(model: PreTrainedModel) -> str:
 
 def _own_names(model: PreTrainedModel) -> list[str]:
     return [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
+
+
+def _is_integer(name: str) -> bool:
+    return name.removeprefix("-").isdecimal()
 
 
 def _are_generic(names: Sequence[str]) -> bool:

@@ -273,7 +273,7 @@ def _results(facts: CardFacts) -> str:
     what = "examples held out of the training split" if facts.held_out else f"the {escaped(facts.split or '')} split"
     where = f"On {what}{of}:\n\n" if facts.split else ""
     if facts.reports:
-        latency = "Latency is the time of one forward with one example, on the machine that trained the student."
+        latency = "Latency is the time of one forward with one example, on the machine that wrote this card."
         meaning = score_meaning(facts.reports)
         notes = f"Here {escaped(meaning)}. {latency}" if meaning else latency
         if of_teacher := guessing_teacher_note(facts.reports, facts.chance, facts.settings):
@@ -305,7 +305,7 @@ def _training(facts: CardFacts) -> str:
         parts.append(f"With these settings in `student.yaml`:\n\n{code_block(facts.command, 'bash')}")
     if facts.versions:
         parts.append(
-            f"Versions: {escaped(', '.join(f'{name} {version}' for name, version in facts.versions.items()))}."
+            f"Written with {escaped(', '.join(f'{name} {version}' for name, version in facts.versions.items()))}."
         )
     return "\n\n".join(parts)
 

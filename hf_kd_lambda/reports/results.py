@@ -177,13 +177,12 @@ def score_notes(
         chance, settings: see `guessing_teacher_note`.
     """
     meaning = score_meaning(reports)
-    metrics = reports[-1].metrics
     notes = [f"{meaning.capitalize()}." if meaning else ""]
-    if {"teacher_agreement", "pearson"} <= metrics.keys():
+    if {"teacher_agreement", "pearson"} <= reports[-1].metrics.keys():
         notes.append("teacher_agreement is Pearson's correlation with the teacher's outputs.")
     notes.append(standard_error_note(reports))
-    notes.append(guessing_teacher_note(reports, chance, settings) or weak_teacher_note(reports))
-    return list(filter(None, [*notes, rising_score_note(log_history)]))
+    notes.append(guessing_teacher_note(reports, chance, settings) or weak_teacher_note(reports, settings))
+    return list(filter(None, [*notes, rising_score_note(log_history, settings)]))
 
 
 def guessing_teacher_note(reports: Sequence[ModelReport], chance: float, settings: Mapping[str, Any]) -> str:
@@ -191,13 +190,14 @@ def guessing_teacher_note(reports: Sequence[ModelReport], chance: float, setting
 
     Args:
         reports: reports of the compared models.
-        chance: the score of a constant guess; 0 for a correlation.
+        chance: the score of a constant guess; 0 where it has none.
         settings: of the run, of which those of the teacher are used; empty without a run.
     """
     score = next((report.metrics[MAIN_METRIC] for report in reports if report.name == "teacher"), math.inf)
     if score > chance + AT_CHANCE:
         return ""
-    found = f"The teacher scores {100 * score:.1f}, and a constant guess scores {100 * chance:.1f}"
+    found = f"The teacher scores {score:.1%}"
+    found += f", and a constant guess scores {chance:.1%}" if chance > 0 else ""
     return f"{found}: {_better_than_guesses(settings)}."
 
 
@@ -208,34 +208,41 @@ def _better_than_guesses(settings: Mapping[str, Any]) -> str:
             "fine-tuning did not help. Raise teacher_epochs (now {teacher_epochs:g}) or teacher_learning_rate (now "
             "{teacher_learning_rate:g}), or choose another teacher"
         ).format(**settings)
-    teacher, fix = settings.get("teacher"), "Choose another teacher"
+    teacher, fix = settings.get("teacher"), "or choose another teacher"
     if isinstance(teacher, str):
-        fix = "Set teacher_finetune: true, or choose another teacher"
+        fix = "set teacher_finetune: true, or choose another teacher"
     elif isinstance(teacher, list):
-        fix = "Fine-tune each of the teachers in a run of its own, or choose others"
-    return f"it was not fine-tuned for this task. {fix}"
+        fix = "fine-tune each of the teachers in a run of its own, or choose others"
+    reason = "it was not trained for this task, or for these labels in another order"
+    return f"{reason}. Check the order in its config.json (id2label), {fix}"
 
 
-def rising_score_note(log_history: Sequence[Mapping[str, float]]) -> str:
+def rising_score_note(log_history: Sequence[Mapping[str, float]], settings: Mapping[str, Any]) -> str:
     """A sentence if the score of the last evaluation is above all earlier ones by `STILL_RISING`; else empty."""
     scores = [entry["eval_score"] for entry in log_history if "eval_score" in entry]
     gain = scores[-1] - max(scores[:-1]) if len(scores) > 1 else 0.0
     if gain < STILL_RISING:
         return ""
+    length = "max_steps" if settings.get("max_steps", 0) > 0 else "num_train_epochs"
     return (
         f"The student's score rose by {100 * gain:.1f} points in the last evaluation: train it for longer "
-        "(num_train_epochs), or with a higher learning_rate."
+        f"({length}), or with a higher learning_rate."
     )
 
 
-def weak_teacher_note(reports: Sequence[ModelReport]) -> str:
-    """A sentence if the teacher scores below another model by more than two standard errors; else empty."""
+def weak_teacher_note(reports: Sequence[ModelReport], settings: Mapping[str, Any]) -> str:
+    """A sentence if the teacher scores below another model by more than two standard errors; else empty.
+
+    Args:
+        reports, settings: see `guessing_teacher_note`.
+    """
     scores = {report.name: report.metrics.get(MAIN_METRIC, math.nan) for report in reports}
     errors = [report.standard_error for report in reports if report.standard_error is not None]
     best = max(scores, key=lambda name: scores[name])
     if not errors or not scores[best] - scores.get("teacher", math.nan) > 2 * max(errors):
         return ""
-    return f"The teacher scores below the {best}. {BETTER_TEACHER}"
+    advice = BETTER_TEACHER if settings.get("teacher_finetune") else "A better teacher would help more."
+    return f"The teacher scores below the {best}.{f' {advice}' if settings else ''}"
 
 
 def table_rows(reports: Sequence[ModelReport], chance: float) -> list[list[str]]:

@@ -122,7 +122,7 @@ def _what_limited_it(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"λ was {', '.join([f'{first} of the measurements', *others])}.")
     often = next((name for name in limits if name != "free" and shares[name] >= WORTH_ADVICE), None)
     if often is not None:
-        lines.append(f"Where a limit applied, λ was mostly {LIMITS[often].words}: {_advice(often, summary)}.")
+        lines.append(f"Where a limit applied, λ was most often {LIMITS[often].words}: {_advice(often, summary)}.")
     return lines
 
 

@@ -86,7 +86,7 @@ class QuestionAnswering(TextTask):
         return question_metrics(encoded)
 
     def counts(self, data: TaskData, encoded: DatasetDict) -> dict[str, int]:
-        """Those of the questions, each of which may have several windows."""
+        """Number of questions, each of which may have several windows."""
         return {name: len(split) for name, split in data.splits.items()}
 
     def compared(self, output: PredictionOutput, encoded: Dataset) -> Tensor:

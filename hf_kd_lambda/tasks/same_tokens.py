@@ -7,6 +7,8 @@ from typing import Any
 from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
 
+from hf_kd_lambda.tasks.word_tokens import word_tokens
+
 SAMPLE = 100  # texts of each split, in addition to its longest and its shortest
 # What normalisers, special tokens and templates treat in different ways: case, accents, width, white space, controls.
 PROBES = (
@@ -77,7 +79,6 @@ def _text_of(messages: Sequence[Mapping[str, str]]) -> str:
 
 def _ids(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Texts]) -> list[list[int]]:
     """Tokens of texts, pairs or lists of words."""
-    return [
-        tokenizer(*texts, is_split_into_words=isinstance(texts[0], list), verbose=False).input_ids
-        for texts in examples
-    ]
+    if examples and isinstance(examples[0][0], list):
+        return word_tokens(tokenizer, [words for (words,) in examples], verbose=False)[0].input_ids
+    return [tokenizer(*texts, verbose=False).input_ids for texts in examples]

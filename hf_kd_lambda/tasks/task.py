@@ -210,7 +210,7 @@ class Task(ABC):
         return None
 
     def counts(self, data: TaskData, encoded: DatasetDict) -> dict[str, int]:
-        """Number of examples of each split, before or after encoding: those that scores are means over."""
+        """Number of examples of each split, for the model card."""
         return {name: len(split) for name, split in encoded.items()}
 
     def compared(self, output: PredictionOutput, encoded: Dataset) -> Tensor:

@@ -25,6 +25,7 @@ from hf_kd_lambda.tasks.metrics.entities import marks_entities, token_metrics_fo
 from hf_kd_lambda.tasks.metrics.glue import score_of_one_class
 from hf_kd_lambda.tasks.task import Collator, Metrics
 from hf_kd_lambda.tasks.text_task import TextTask
+from hf_kd_lambda.tasks.word_tokens import word_tokens
 
 
 class TokenClassification(TextTask):
@@ -46,10 +47,12 @@ class TokenClassification(TextTask):
                 "words: token-classification needs a checkpoint with a tokenizer.json."
             )
         if isinstance(tokenizer.backend_tokenizer.pre_tokenizer, ByteLevel):
-            # To such a tokenizer, a word without a space before it is the rest of another one.
+            # So that checkpoints which differ in this setting alone make the same tokens of a first word.
             tokenizer = self.processor_class.from_pretrained(
                 resolve_checkpoint(checkpoint), trust_remote_code=trust_remote_code, add_prefix_space=True
             )
+            # A class of a model has set this, a generic one has kept what tokenizer.json says.
+            tokenizer.backend_tokenizer.pre_tokenizer.add_prefix_space = True
             ensure_pad_token(tokenizer)
         return tokenizer
 
@@ -79,10 +82,10 @@ class TokenClassification(TextTask):
         check_room(student, max_length)
 
         def encode(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-            tokens = student(batch["words"], is_split_into_words=True, truncation=True, max_length=max_length)
+            tokens, word_ids = word_tokens(student, batch["words"], truncation=True, max_length=max_length)
             labels = [
-                labels_of_pieces(tokens.word_ids(row), [UNLABELLED] * len(words) if own is None else own)
-                for row, (words, own) in enumerate(zip(batch["words"], batch["label"], strict=True))
+                labels_of_pieces(ids, [UNLABELLED] * len(words) if own is None else own)
+                for ids, words, own in zip(word_ids, batch["words"], batch["label"], strict=True)
             ]
             cut = [bool(encoding.overflowing) for encoding in tokens.encodings]
             return {**tokens, "labels": labels, CUT: cut}

@@ -1,7 +1,6 @@
 """Checks before training that the teacher matches the student and the data."""
 
 from collections.abc import Callable, Collection, Mapping
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from hf_kd_lambda.data.columns import (
     own_inputs,
     prefixed,
 )
+from hf_kd_lambda.data.first_examples import first_examples
 from hf_kd_lambda.losses.functional.distributions import LEAST_DISTANCE, squared_distance_from_uniform
 from hf_kd_lambda.losses.functional.label_sets import logits_of_labels
 from hf_kd_lambda.models.causal import is_causal
@@ -148,7 +148,7 @@ def check_collator(
     own = own_inputs(columns, accepted)
     if not own and TEACHER_LOGITS not in columns:
         return
-    few = list(islice(examples, _COLLATED))
+    few = first_examples(examples, _COLLATED)
     batch, digests = collated(collate, few)
     if own and not own_inputs(batch, accepted):
         raise ValueError(

@@ -14,6 +14,7 @@ from hf_kd_lambda.data.columns import (
     TEACHER_OUTPUTS,
     column_names,
     forward_parameters,
+    own_inputs,
     teacher_inputs,
 )
 from hf_kd_lambda.losses.base import TeacherBatch
@@ -42,6 +43,8 @@ class TeacherOutputs:
             has its own weight in the soft targets.
         cache_format: which outputs to cache; None if not all needed outputs can be cached, so that the teacher runs at
             each step.
+        own_columns: the columns that go to the teacher alone, see `own_inputs`; without one of them, a batch has no
+            inputs for this teacher.
     """
 
     def __init__(
@@ -50,19 +53,21 @@ class TeacherOutputs:
         accelerator: Accelerator,
         needs: Collection[str],
         cache_format: CacheFormat | None,
+        own_columns: Collection[str] = (),
     ) -> None:
         self.teacher = None if teacher is None else freeze(teacher)
         self.accelerator = accelerator
         self._move_to(accelerator.device)
         self.needs = needs
         self.cache_format = cache_format
+        self.own_columns = own_columns
         self.inputs: Collection[str] = set() if teacher is None else forward_parameters(teacher)
 
     def __call__(self, batch: dict[str, Any]) -> TeacherBatch:
         """The teacher's outputs for a batch, on the accelerator's device; logits are per item, computed ones in fp32.
 
         Raises:
-            ValueError: the batch has no logits, and there is no teacher.
+            ValueError: the batch has no logits, and there is no teacher, or no inputs for it.
         """
         return self._outputs(batch).of_items(batch)
 
@@ -71,7 +76,7 @@ class TeacherOutputs:
         """Like `__call__`, but with logits in the model's shape, in which they are cached.
 
         Raises:
-            ValueError: the batch has no logits, and there is no teacher.
+            ValueError: see `__call__`.
         """
         if self.cache_format is not None and self.cache_format.is_in_batch(batch):
             return self.cache_format.batch(batch)
@@ -80,6 +85,11 @@ class TeacherOutputs:
             absent = [name for name in columns if name not in batch] or [f"{TEACHER_OUTPUTS} for these settings"]
             named = ", ".join(absent)
             raise ValueError(f"the examples have no column {named}, and teacher is None: give one of them.")
+        if not self._has_inputs(batch):
+            raise ValueError(
+                f"the examples have no column {' or '.join(self.own_columns)}, which the teacher reads instead of the "
+                "student's inputs: add them, or, to predict with the student alone, remove the labels."
+            )
         self._move_to(self.accelerator.device)
         with self.accelerator.autocast():
             outputs = self.teacher(**teacher_inputs(batch, self.inputs), **forward_flags(self.needs))
@@ -91,8 +101,13 @@ class TeacherOutputs:
         return TeacherBatch(logits, inner=inner, members=members)
 
     def can_be_had(self, batch: Mapping[str, Any]) -> bool:
-        """Whether there is a teacher for a batch, or its columns have the teacher's outputs."""
-        return self.teacher is not None or (self.cache_format is not None and self.cache_format.is_in_batch(batch))
+        """Whether there is a teacher for a batch, with inputs for it, or its columns have the teacher's outputs."""
+        is_cached = self.cache_format is not None and self.cache_format.is_in_batch(batch)
+        return is_cached or (self.teacher is not None and self._has_inputs(batch))
+
+    def _has_inputs(self, batch: Mapping[str, Any]) -> bool:
+        """False where a teacher with its own tokenizer would get the student's tokens."""
+        return not self.own_columns or bool(own_inputs(batch.keys(), self.inputs))
 
     def are_all_cached(self, datasets: Iterable[Any]) -> bool:
         """Whether all datasets have all needed teacher outputs; None counts as one that has."""

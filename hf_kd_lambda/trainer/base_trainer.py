@@ -60,7 +60,7 @@ class BaseTrainer(Trainer):
         try:
             output = super().train(*args, **kwargs)
         finally:
-            self._save_on_signal.restore_handlers()
+            self._save_on_signal.end(self.args)
         if self.signal_received is not None:
             self.accelerator.wait_for_everyone()  # the first process to end makes the launcher stop others, which save
             raise interruption(self.signal_received)

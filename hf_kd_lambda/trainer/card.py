@@ -40,7 +40,7 @@ def facts_of_trainer(
     args, history = cast(Any, trainer.args), trainer.state.log_history
     own = {field.name for field in dataclasses.fields(DistillationConfig)}
     own -= {field.name for field in dataclasses.fields(TrainingArguments)}
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     student = finetuned_from or getattr(model, "name_or_path", None)
     return CardFacts(
         name=model_name or Path(str(args.output_dir)).resolve().name,

@@ -140,8 +140,8 @@ class DistillationConfig(TrainingArguments):
         default="biased",
         metadata={
             "help": "`unbiased`: leave the noise of the batch out of a, b and c, estimated from the micro-batches of "
-            "an optimizer step, of which there must be two or more over accumulation and ranks. Needs memory for one "
-            "more gradient. `biased`: leave the noise in."
+            "an optimizer step, of which there must be two or more over accumulation and ranks. Needs memory for two "
+            "more gradients. `biased`: leave the noise in."
         },
     )
     lambda_scope: LambdaScope = field(
@@ -186,8 +186,8 @@ class DistillationConfig(TrainingArguments):
         default="auto",
         metadata={
             "help": "Autocast of training. `auto`: bf16 where the accelerator or the processor (AMX, AVX-512, Arm) "
-            "multiplies it in hardware, else fp32. `bf16` or `fp16` of TrainingArguments win over `auto`, and the "
-            "launcher's `--mixed_precision` over all."
+            "multiplies it in hardware, else fp32. `bf16=True` or `fp16=True` of TrainingArguments win over `auto`, "
+            "and the launcher's `--mixed_precision` over all. `bf16=False` is the default: for fp32, set `fp32` here."
         },
     )
 
@@ -227,7 +227,8 @@ class DistillationConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "Processes that prepare batches. Default: on the CPU none, since they would take its cores from "
-            "training; on an accelerator as many as 4, but no more than a rank's share of the cores."
+            "training; none where processes are not forked (macOS, Windows, Python 3.14), since each would run your "
+            "script again; otherwise as many as 4, but no more than a rank's share of the cores."
         },
     )
 

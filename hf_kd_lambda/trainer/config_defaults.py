@@ -3,6 +3,7 @@
 `config` is a `DistillationConfig`, which calls these functions when it is made.
 """
 
+import multiprocessing
 import os
 from typing import Any
 
@@ -44,4 +45,10 @@ def resolve_device(config: Any) -> None:
         config.bf16 = config.precision == "bf16" or (config.precision == "auto" and multiplies_bf16(config.use_cpu))
     if config.dataloader_num_workers is None:
         cores = usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        config.dataloader_num_workers = 0 if config.use_cpu else min(4, cores)
+        config.dataloader_num_workers = min(4, cores) if _forks() and not config.use_cpu else 0
+
+
+def _forks() -> bool:
+    """Whether new processes are forked. Others import the script that trains, which would train in each of them."""
+    # Without a method that the user has set, the first is the default; to ask for the default would set it.
+    return (multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0]) == "fork"

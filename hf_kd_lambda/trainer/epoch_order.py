@@ -17,13 +17,22 @@ class EpochOrder(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Seed the sampler, which lies below what Accelerate puts around it, and what changes images at random."""
+        """Seed the sampler, which lies below what Accelerate puts around it, and what changes images at random.
+
+        Raises:
+            ValueError: that would not reach workers that persist.
+        """
         seed = (args.seed if args.data_seed is None else args.data_seed) + int(state.epoch or 0)
         loader = kwargs.get("train_dataloader")
         examples = getattr(loader, "dataset", None)
         if isinstance(examples, Dataset):
             transform = examples.format["format_kwargs"].get("transform")
             if hasattr(transform, "set_seed"):
+                if args.dataloader_persistent_workers:
+                    raise ValueError(
+                        "dataloader_persistent_workers=True: workers that persist do not learn of the next epoch, and "
+                        "would repeat the first one's augmentation: leave it out."
+                    )
                 transform.set_seed(seed)
         sampler = getattr(loader, "batch_sampler", None)
         while sampler is not None and not isinstance(sampler, LengthGroupedSampler):

@@ -48,7 +48,7 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
     ) -> None:
         """Load λ's state: that of the checkpoint in a resumed run, the present one in a new run.
 
-        A checkpoint at the last step of the first pass was saved before `on_epoch_end`. Without a state of λ, as after
+        A checkpoint at the last step of a pass was saved before `on_epoch_end`. Without a state of λ, as after
         a run with a fixed weight, the next pass counts as the first.
 
         Raises:
@@ -63,7 +63,7 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
                 f"λ's state in the checkpoint's {TRAINER_STATE_NAME} is damaged ({type(error).__name__}: {error}): "
                 "resume from another checkpoint or with the hf-kd-lambda of then, or train from the start."
             ) from error
-        if was_saved and (state.epoch or 0) >= 1:
+        if was_saved and state.epoch and not state.epoch % 1:
             self.balancer.end_first_pass()
 
     def _load(self, exported: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ class LambdaCheckpoint(TrainerCallback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """End the first pass, as the student has been trained on all examples, unless training was stopped in it."""
-        if not (control.should_training_stop and (state.epoch or 0) < 1):
+        if not (control.should_training_stop and (state.epoch or 0) % 1):
             self.balancer.end_first_pass()
 
     def on_train_end(

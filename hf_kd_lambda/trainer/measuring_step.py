@@ -89,13 +89,9 @@ class MeasuringStep:
         scaler = self.accelerator.scaler
         apart = [losses.task, *(losses.parts if self.gradients.splits_kd else [losses.kd])]
         task, *kd = apart if scaler is None else map(scaler.scale, apart)
-        if isinstance(self.gradients, SampledGradientPair):
-            # With FSDP2, a sample is what the micro-batches of all ranks give together.
-            if shares is not None and self.accelerator.is_fsdp2:
-                shares = cast(Tensor, self.accelerator.reduce(shares, "mean"))
-            self.gradients.accumulate(cut, task, kd[0], shares)
-        else:
-            self.gradients.accumulate(cut, task, *kd)
+        if shares is not None and self.accelerator.is_fsdp2:  # a sample is the micro-batches of all ranks together
+            shares = cast(Tensor, self.accelerator.reduce(shares, "mean"))
+        self.gradients.accumulate(cut, task, *kd, shares=shares)
         self.losses = self.losses + losses.stacked().detach()
 
     def finish(self, balancer: Balancer) -> Gram:

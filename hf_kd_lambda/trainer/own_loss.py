@@ -1,7 +1,6 @@
 """Refuse a student whose own loss the task loss would replace without a word."""
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from hf_kd_lambda.data.columns import accepted_inputs, takes_labels
+from hf_kd_lambda.data.first_examples import first_examples
 from hf_kd_lambda.losses.functional import IGNORED, task_loss
 from hf_kd_lambda.losses.functional.items import count_items
 from hf_kd_lambda.losses.functional.labels import SHIFTED, next_labels
@@ -27,7 +27,7 @@ ROUNDING = 5e-5  # relative, of two losses of the same logits that differ by rou
 
 def check_own_loss(
     student: nn.Module,
-    examples: Iterable[Any],
+    examples: Any,
     collate: Callable[[list[Any]], dict[str, Any]],
     num_outputs: int,
     is_token_level: bool,
@@ -55,7 +55,7 @@ def check_own_loss(
     device, finds_spans = model_device(student), answers_questions(student)
     if not (takes_labels(student) or finds_spans) or device.type == "meta":
         return
-    few = list(islice(examples, 1 if is_token_level or is_causal(student) or finds_spans else EXAMPLES))
+    few = first_examples(examples, 1 if is_token_level or is_causal(student) or finds_spans else EXAMPLES)
     if not few:
         return
     batch = training_batch(collate(few), student)

@@ -1,7 +1,6 @@
 """Whether teacher and student read the padding of a batch, as decoders do that classify by their last token."""
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from hf_kd_lambda.data.columns import accepted_inputs, forward_parameters, own_inputs, teacher_inputs
+from hf_kd_lambda.data.first_examples import first_examples
 from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.padding import ModelBatch, padding_difference
 from hf_kd_lambda.models.protocol import model_config, model_device
@@ -21,7 +21,7 @@ _EXAMPLES = 32  # of which the shortest and the longest are compared
 def check_padded_batches(
     student: nn.Module,
     teacher: nn.Module | None,
-    examples: Iterable[Any],
+    examples: Any,
     collate: Callable[[list[Any]], dict[str, Any]],
 ) -> None:
     """Compare the logits of a short and a long example in one batch with those of each alone.
@@ -37,7 +37,7 @@ def check_padded_batches(
     """
     if "input_ids" not in forward_parameters(student):
         return
-    few = [row for row in islice(examples, _EXAMPLES) if isinstance(row, Mapping) and "input_ids" in row]
+    few = [row for row in first_examples(examples, _EXAMPLES) if isinstance(row, Mapping) and "input_ids" in row]
     rows = sorted(few, key=lambda row: len(row["input_ids"]))
     if not rows or len(rows[0]["input_ids"]) == len(rows[-1]["input_ids"]):
         return

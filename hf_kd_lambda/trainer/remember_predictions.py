@@ -69,10 +69,11 @@ class RememberPredictions(TrainerCallback):
         self.balancer.past, self._examples = None, None
         self._resumed = get_last_checkpoint(output_dir) if resumed is True else resumed or None
         if not (self._judges_classes and are_classified(examples)):
-            if self._resumed and (Path(self._resumed) / PAST_PREDICTIONS).exists():
+            if self._judges_classes and self._resumed and (Path(self._resumed) / PAST_PREDICTIONS).exists():
                 logger.warning(
                     f"{self._resumed} has predictions of earlier epochs, which trust does not use any more, since "
-                    "the examples have no cached logits: set cache_teacher as before."
+                    "the examples have no cached logits, or not one label each: set cache_teacher and "
+                    "give labels as before."
                 )
             return examples
         with_rows = numbered(examples)

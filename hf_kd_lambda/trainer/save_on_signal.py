@@ -35,17 +35,18 @@ class SaveOnSignal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Listen to both signals, which only a process's main thread can."""
-        self.received, self._signal, self._is_training, self._limit = None, None, True, args.save_total_limit
+        self.end(args)  # the Trainer begins again when it finds a batch size by trial
+        self.received, self._is_training, self._limit = None, True, args.save_total_limit
         if threading.current_thread() is not threading.main_thread():
             return
-        self.restore_handlers()
         for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._on_signal)
+            if signal.getsignal(number) is not None:  # a handler that was set from C could not be put back
+                self._previous[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._signal:
             self.received = None
-            self.restore_handlers()
+            self._restore_handlers()
             raise KeyboardInterrupt(number)
         self._signal = signal.Signals(number)
         logger.warning(f"{self._signal.name}: finishing this step, then saving a checkpoint. Once more ends it now.")
@@ -61,8 +62,8 @@ class SaveOnSignal(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The same after an evaluation within training, which may be the last."""
-        if self._is_training and args.save_strategy != SaveStrategy.BEST:
+        """The same after an evaluation within training, which may be the last; nothing before the first step."""
+        if self._is_training and state.global_step and args.save_strategy != SaveStrategy.BEST:
             self._stop_if_signalled(args, control)
 
     def _stop_if_signalled(self, args: TrainingArguments, control: TrainerControl) -> None:
@@ -88,13 +89,17 @@ class SaveOnSignal(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stop listening, and let a later run remove old checkpoints again."""
-        self.restore_handlers()
-        self._is_training = False
-        args.save_total_limit = self._limit
+        """See `end`."""
+        self.end(args)
 
-    def restore_handlers(self) -> None:
-        """Give both signals back to whom they belonged; nothing if that is done already."""
+    def end(self, args: TrainingArguments) -> None:
+        """Stop listening, and let a later run remove old checkpoints again; nothing if that is done already."""
+        self._restore_handlers()
+        if self._is_training:
+            args.save_total_limit = self._limit
+        self._signal, self._is_training = None, False
+
+    def _restore_handlers(self) -> None:
         while self._previous:
             signal.signal(*self._previous.popitem())
 

@@ -19,6 +19,7 @@ from hf_kd_lambda.data.columns import (
     forward_parameters,
     own_inputs,
 )
+from hf_kd_lambda.data.first_examples import first_examples
 from hf_kd_lambda.data.label_collators import LabelSets, ShiftedLabels, SpanLabels, UnlabelledExamples
 from hf_kd_lambda.losses.class_weights import balanced_weights
 from hf_kd_lambda.losses.functional.labels import with_labels
@@ -108,19 +109,42 @@ def unwrapped_student(model: nn.Module) -> nn.Module:
     return model
 
 
+def teacher_columns(
+    datasets: Sequence[Any], collate: Collate, student: nn.Module, teacher: PreTrainedModel | None
+) -> list[str]:
+    """The columns that go to the teacher alone, in batches of the first example of each dataset: see `own_inputs`.
+
+    The names of a dataset's columns would not do: streams may not know them, and a collator may add some.
+
+    Raises:
+        ValueError: see `check_columns`, which `check_datasets` calls for datasets that know their columns.
+    """
+    accepted = set() if teacher is None else forward_parameters(teacher)
+    own: set[str] = set()
+    for dataset in datasets:
+        for batch in [collate([example]) for example in first_examples(dataset, 1)]:
+            if not column_names(dataset):
+                _check_columns(batch.keys(), teacher, student)
+            own |= {*own_inputs(batch.keys(), accepted)}
+    return sorted(own)
+
+
+def _check_columns(columns: Collection[str], teacher: PreTrainedModel | None, student: nn.Module) -> None:
+    for member in [None] if teacher is None else members_of(teacher):
+        check_columns(columns, cast(PreTrainedModel | None, member), student)
+
+
 def align_padding(
-    student: nn.Module, teacher: PreTrainedModel | None, processor: Any | None, datasets: Sequence[Any]
+    student: nn.Module, teacher: PreTrainedModel | None, processor: Any | None, has_own_columns: bool
 ) -> None:
-    """Set the padding token of the tokenizer in both models; in the teacher unless the datasets have its own inputs.
+    """Set the padding token of the tokenizer in both models; in the teacher unless it has columns of its own.
 
     Raises:
         ValueError: see `align_pad_token`.
     """
     if getattr(processor, "pad_token", None) is None:
         return
-    accepted = set() if teacher is None else forward_parameters(teacher)
-    has_own_inputs = any(own_inputs(column_names(dataset), accepted) for dataset in datasets)
-    teachers = [] if teacher is None or has_own_inputs else members_of(teacher)
+    teachers = [] if teacher is None or has_own_columns else members_of(teacher)
     for model in (student, *teachers):
         if model_config(model) is not None:
             align_pad_token(cast(PreTrainedModel, model), cast(PreTrainedTokenizerBase, processor))
@@ -176,8 +200,7 @@ def check_datasets(
         if not is_stream and not len(dataset):
             raise ValueError("train_dataset or eval_dataset has no examples: give one with examples, or None.")
         if columns := column_names(dataset):
-            for member in [None] if teacher is None else members_of(teacher):
-                check_columns(columns, cast(PreTrainedModel | None, member), student)
+            _check_columns(columns, teacher, student)
             if TEACHER_LOGITS in columns and not is_stream:
                 check_teacher_logits(dataset[0], num_outputs)
             if TEACHER_LOGITS in columns and isinstance(dataset, Dataset):

@@ -18,12 +18,12 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_kd_lambda.balancing.state import LambdaState
-from hf_kd_lambda.data.columns import EXAMPLE_ROW, column_names, forward_parameters, own_inputs
+from hf_kd_lambda.data.columns import EXAMPLE_ROW, forward_parameters
 from hf_kd_lambda.gradients.cut import Cut, cut_outputs
 from hf_kd_lambda.losses.functional.label_sets import has_label_sets
 from hf_kd_lambda.losses.functional.labels import item_labels, targets
 from hf_kd_lambda.losses.functional.spans import logits_of_items
-from hf_kd_lambda.losses.objective import NO_WEIGHTS, BatchLosses, Objective
+from hf_kd_lambda.losses.objective import BatchLosses, Objective
 from hf_kd_lambda.models.causal import is_causal
 from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.intermediate_outputs import forward_flags, gives
@@ -137,7 +137,9 @@ class DistillationTrainer(BaseTrainer):
         # Models, settings and examples must fit each other before anything is trained.
         num_outputs = self._fit_models(model, teacher)
         own_collator = kwargs.get("data_collator")
-        self._fit_examples(model, teacher, num_outputs, own_collator is not None, args.remove_unused_columns)
+        own_columns = self._fit_examples(
+            model, teacher, num_outputs, own_collator is not None, args.remove_unused_columns
+        )
         # Losses, the teacher's outputs that they need, and λ.
         self._objective = objective = Objective(
             self.args.kd_losses_for(num_outputs),
@@ -153,10 +155,8 @@ class DistillationTrainer(BaseTrainer):
         shares = build_lambda.teacher_shares(self.args, teacher, self._datasets(), classes)
         cache_format = setup.cache_format(self.args, objective.needs, hidden_states, num_outputs, shares)
         of_teacher = objective.needs | ({"member_logits"} if shares else set())
-        self._teacher_outputs = TeacherOutputs(teacher, self.accelerator, of_teacher, cache_format)
+        self._teacher_outputs = TeacherOutputs(teacher, self.accelerator, of_teacher, cache_format, own_columns)
         self._student_inputs = forward_parameters(model)
-        of_datasets = [own_inputs(column_names(dataset), self._teacher_outputs.inputs) for dataset in self._datasets()]
-        self._own_inputs = set().union(*of_datasets)
         names = build_lambda.lambda_names(self.args, model, objective)
         kind = build_lambda.lambda_kind(self.args, names, objective.weights, shares)
         unit = build_lambda.label_unit(self.args, classes, self.train_dataset)
@@ -182,7 +182,6 @@ class DistillationTrainer(BaseTrainer):
         student_checks.check_problem(cast(Any, model).config, has_own_task_loss)
         data_checks.check_padding(self.data_collator, self.processing_class)
         num_outputs = setup.align_models(model, teacher)
-        setup.align_padding(model, teacher, self.processing_class, self._datasets())
         setup.resolve_arguments(self.args, model, num_outputs, self.train_dataset, self.processing_class)
         strategy_checks.check_trust(self.args, has_own_task_loss)
         student_checks.check_class_weights(self.args, model, num_outputs, has_own_task_loss)
@@ -197,8 +196,12 @@ class DistillationTrainer(BaseTrainer):
         num_outputs: int,
         has_own_collator: bool,
         drops_columns: bool,
-    ) -> None:
-        """Check the examples, make the collator of both models, and try it where there are training examples."""
+    ) -> list[str]:
+        """Check the examples, make the collator of both models, and try both where there are training examples.
+
+        Returns:
+            The columns that go to the teacher alone.
+        """
         token_level, trains = is_token_level(model), self.train_dataset is not None
         has_own_loss = self.compute_loss_func is not None
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
@@ -209,6 +212,8 @@ class DistillationTrainer(BaseTrainer):
         self.data_collator = setup.build_collator(self.data_collator, model, teacher, drops_columns)
         for dataset in self._datasets():
             check_collator(dataset, self.data_collator, teacher)
+        own_columns = setup.teacher_columns(self._datasets(), self.data_collator, model, teacher)
+        setup.align_padding(model, teacher, self.processing_class, bool(own_columns))
         if trains and not has_own_loss:
             data_checks.warn_without_labels(self.train_dataset, self.data_collator, model)
         if trains and not has_own_loss and self.label_smoother is None:
@@ -216,6 +221,7 @@ class DistillationTrainer(BaseTrainer):
         data_checks.check_evaluation(self.args, self.eval_dataset, self.data_collator, model, has_own_loss)
         if trains and not is_causal(model):
             check_padded_batches(model, teacher, self.train_dataset, self.data_collator)
+        return own_columns
 
     # One optimizer step
 
@@ -240,7 +246,7 @@ class DistillationTrainer(BaseTrainer):
         step, self._step = self._step or MeasuringStep(model, optimizer, self.accelerator, self.args), None
         with step.local_gradients(), self.compute_loss_context_manager():
             # Forward of student and teacher; the losses' graph is cut from the student's at its outputs.
-            _, losses, cut = self._forward(model, inputs, num_items_in_batch, cuts_graph=True)
+            _, losses, cut = self._training_losses(model, inputs, num_items_in_batch, cuts_graph=True)
             # Two backward passes: one of each loss, from the cut through the student.
             shares = _shares(inputs, num_items_in_batch) if self.args.gram_estimator == "unbiased" else None
             step.backward(cast(Cut, cut), losses, shares)
@@ -267,50 +273,61 @@ class DistillationTrainer(BaseTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, SequenceClassifierOutput]:
         """The weighted loss with the weights in force: what non-measuring steps descend and evaluation reports."""
-        outputs, losses, _ = self._forward(model, inputs, num_items_in_batch)
         if model.training:
+            outputs, losses, _ = self._training_losses(model, inputs, num_items_in_batch)
             self._step_record.add(losses.stacked().detach(), ends_step=self.accelerator.sync_gradients)
+        else:  # where the Trainer counts labels alone, not the items of both losses
+            outputs, losses = self._evaluation_losses(model, inputs)
         loss = torch.dot(losses.stacked()[:2], torch.stack(self.loss_weights))
         return (loss, outputs) if return_outputs else loss
 
-    def _forward(
+    def _training_losses(
         self,
         model: nn.Module,
         inputs: dict[str, Any],
         num_items_in_batch: Tensor | int | None,
         cuts_graph: bool = False,
     ) -> tuple[SequenceClassifierOutput, BatchLosses, Cut | None]:
-        """Both models on a micro-batch, and its losses; in training the balancer sees both, in evaluation the record.
+        """Both models on a micro-batch, which the balancer sees, and its losses.
 
         Args:
             model: the student as Accelerate wraps it.
             inputs: on the training device.
-            num_items_in_batch: items of the whole optimizer step, as the Trainer counts them; None in evaluation.
+            num_items_in_batch: items of the whole optimizer step, as the Trainer counts them; None for the batch's.
             cuts_graph: whether the losses' graph ends at the student's outputs.
         """
-        accepted = {name: value for name, value in inputs.items() if name in self._student_inputs}
-        outputs = model(**accepted, **forward_flags(self._objective.needs))
-        outputs, cut = as_model_output(outputs, model, "student"), None
-        given = outputs.logits
-        outputs["logits"] = logits_of_items(given, inputs)
+        outputs, cut = self._student_outputs(model, inputs), None
+        outputs["logits"] = logits_of_items(outputs.logits, inputs)
         if cuts_graph:
             outputs, cut = cut_outputs(outputs)
-        teacher, items = self._teacher_outputs(inputs), self._objective.items(outputs, inputs)
-        # In evaluation the Trainer counts labels alone.
-        counts = items.counts if num_items_in_batch is None or not model.training else num_items_in_batch
-        weights = NO_WEIGHTS
-        if model.training:
-            rows = inputs.get(EXAMPLE_ROW)
-            teacher, weights = self.balancer.observe(outputs.logits.detach(), teacher, items, rows)
-        else:
-            teacher = teacher.mixed(self.balancer.teacher_weights)
-        losses = self._objective(outputs, teacher, inputs, items, counts, self.balancer.kd_weights, weights)
-        if not model.training and self._evaluation_record is not None:
+        teacher = self._teacher_outputs(inputs)
+        items = self._objective.items(outputs, teacher, inputs)
+        teacher, weights = self.balancer.observe(outputs.logits.detach(), teacher, items, inputs.get(EXAMPLE_ROW))
+        kd_weights = self.balancer.kd_weights
+        losses = self._objective(outputs, teacher, inputs, items, num_items_in_batch, kd_weights, weights)
+        return outputs, losses, cut
+
+    def _evaluation_losses(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[SequenceClassifierOutput, BatchLosses]:
+        """Both models on a batch, and its losses, which the record of an evaluation gets; arguments as in training."""
+        outputs = self._student_outputs(model, inputs)
+        given = outputs.logits
+        outputs["logits"] = logits_of_items(given, inputs)
+        teacher = self._teacher_outputs(inputs)
+        items = self._objective.items(outputs, teacher, inputs)
+        teacher = teacher.mixed(self.balancer.teacher_weights)
+        losses = self._objective(outputs, teacher, inputs, items, kd_weights=self.balancer.kd_weights)
+        if self._evaluation_record is not None:
             gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()
             self._evaluation_record.add(outputs.logits, teacher.logits, items.kd, values, items.counts, gather)
-        if not model.training and has_label_sets(given, inputs.get("labels")):
+        if has_label_sets(given, inputs.get("labels")):
             outputs["logits"] = given  # predictions are Transformers'
-        return outputs, losses, cut
+        return outputs, losses
+
+    def _student_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
+        accepted = {name: value for name, value in inputs.items() if name in self._student_inputs}
+        return as_model_output(model(**accepted, **forward_flags(self._objective.needs)), model, "student")
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The micro-batches of an optimizer step, and `[2]`: what sums over the items of both losses are divided by.
@@ -319,9 +336,9 @@ class DistillationTrainer(BaseTrainer):
         """
         if self.has_ended:
             return [], None
-        model = cast(nn.Module, self.model)
         # Not by the Trainer's method: it also counts labels over the ranks, and only on ranks whose batch has some.
-        batches = [setup.training_batch(batch, model) for batch in itertools.islice(epoch_iterator, num_batches)]
+        student = self._student
+        batches = [setup.training_batch(batch, student) for batch in itertools.islice(epoch_iterator, num_batches)]
         if not batches:
             return batches, None
         counts = torch.stack([item_labels(targets(batch)).counts for batch in batches]).sum(0).to(device)
@@ -396,13 +413,13 @@ class DistillationTrainer(BaseTrainer):
         With several ranks, what pads the last batch counts in the losses, as in the Trainer's own; in nothing else.
         """
         record = EvaluationRecord(self._objective.names)
-        student_config = cast(Any, self.model).config
+        student_config = cast(Any, self._student).config
         if ignore_keys is None:
             # The Trainer's own default: a decoder's keys and values, whose name depends on the version.
             ignore_keys = getattr(student_config, "keys_to_ignore_at_inference", ["past_key_values", "cache"])
         # Outputs that only the losses asked for would be gathered over a whole evaluation.
         asked = [name for name in self._objective.needs if not gives(student_config, name)]
-        stacked = ["logits"] if answers_questions(cast(nn.Module, self.model)) else []  # predictions are Transformers'
+        stacked = ["logits"] if answers_questions(self._student) else []  # predictions are Transformers'
         ignore_keys = [*ignore_keys, PROJECTED, *asked, *stacked]
         loop = super().evaluation_loop
         with changed(self, _evaluation_record=record):
@@ -419,17 +436,17 @@ class DistillationTrainer(BaseTrainer):
     ) -> tuple[Tensor | None, Any, Any]:
         """As the Trainer's; an example without labels has the KD loss alone, and no labels are returned.
 
-        The student runs alone, on the columns that it takes, if labels are missing that a loss cannot do without, or
-        what the teacher needs.
+        Without labels, the student runs alone, on the columns that it takes, if a loss cannot do without them, or if
+        what the teacher needs is missing.
         """
-        if all(inputs.get(name) is not None for name in self.label_names):
+        has_labels = all(inputs.get(name) is not None for name in self.label_names)
+        if has_labels:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        student = cast(nn.Module, self.model)
-        needs_labels = self.compute_loss_func is not None or is_causal(student)
-        if needs_labels or not self._teacher_outputs.can_be_had(inputs) or not self._own_inputs <= inputs.keys():
+        needs_labels = self.compute_loss_func is not None or is_causal(self._student)
+        if needs_labels or not self._teacher_outputs.can_be_had(inputs):
             inputs = {name: value for name, value in inputs.items() if name in self._student_inputs}
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        inputs = setup.training_batch(inputs, student)
+        inputs = setup.training_batch(inputs, self._student)
         with changed(self, label_names=["labels"]):
             loss, logits, _ = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         return loss, logits, None
@@ -514,6 +531,11 @@ class DistillationTrainer(BaseTrainer):
     @teacher.setter
     def teacher(self, teacher: None) -> None:
         self._teacher_outputs.teacher = teacher
+
+    @property
+    def _student(self) -> nn.Module:
+        """The student without the wrapper of `torch.compile`, which hides its kind: with FSDP2, `model` has it."""
+        return cast(nn.Module, getattr(self.model, "_orig_mod", self.model))
 
     @property
     def lambda_state(self) -> LambdaState | None:

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 
 CLOSE = 0.75  # difflib ratio: one of four letters may differ; `epochs` is not close to `teacher_epochs`
+LISTED_CLASSES = 12
 LISTED = 30  # longer lists of names are not printed
 
 
@@ -53,3 +54,9 @@ def check_known(name: object, known: Iterable[str], what: str) -> None:
     known = list(known)
     if name not in known:
         raise ValueError(f"unknown {what} {name!r}: {suggestion(name, known)}")
+
+
+def in_order(names: Iterable[str]) -> str:
+    """Which class each integer stands for, in words."""
+    listed = [f"{index} is {name}" for index, name in enumerate(names)]
+    return ", ".join([*listed[:LISTED_CLASSES], *(["…"] if len(listed) > LISTED_CLASSES else [])])

@@ -185,8 +185,8 @@ def test_one_teacher_is_judged_as_without_others(classes):
     expected = item_trust(seen, class_posterior(seen, state.labels, *state.teachers))
     found, _ = judged(state, student, teacher, labels)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
-    weights, totals = state.weights(found), state.totals
-    assert torch.equal(weights.kd, expected.teacher / ((totals[2] + 4.0) / (totals[3] + 5)))
+    weights, (informative, items) = state.weights(found), state.annotators[1].sum(-1)
+    assert torch.equal(weights.kd, expected.teacher / ((informative + 4.0) / (items + 5)))
     assert list(state.logs) == ["label_reliability", "teacher_reliability"]
 
 
@@ -300,9 +300,9 @@ def test_only_labelled_items_count_for_the_labels_of_a_class_and_all_items_for_t
     labels[::2] = -100
     state = ClassReliabilities(3)
     _, counts = state.judge(student, [teacher], item_labels(labels))
-    sums, outputs = state._parts(counts)
-    assert sums[1].sum().item() == pytest.approx(10)
-    assert sums[3].sum().item() == pytest.approx(20)
+    ((_, labelled), (_, items)), outputs = state._parts(counts)
+    assert labelled.sum().item() == pytest.approx(10)
+    assert items.sum().item() == pytest.approx(20)
     torch.testing.assert_close(outputs[0], teacher.softmax(-1).sum(0))
 
 

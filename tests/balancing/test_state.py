@@ -17,9 +17,9 @@ from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.utils.log_keys import LIMITS
 
 
-def gram(a, b, c=0.0, losses=(1.0, 1.0), **measured):
-    matrix = Gram(*(torch.tensor(x, dtype=torch.float32) for x in (a, b, c)))
-    return Measurement(matrix, torch.tensor(losses), **measured)
+def gram(a, b, c=0.0, losses=(1.0, 1.0), norms=None):
+    entries = torch.stack([torch.as_tensor(x, dtype=torch.float32) for x in (a, b, c)])
+    return Measurement(Gram(*entries), torch.tensor(losses), entries[:2] if norms is None else norms)
 
 
 def make_state(**settings):
@@ -226,7 +226,7 @@ def test_groups_are_as_many_states():
     both, one, other = make_state(rule=Adaptive(), groups=2), make_state(rule=Adaptive()), make_state(rule=Adaptive())
     for left, right in zip(grams, twin_grams, strict=True):
         pairs = zip(left.gram, right.gram, strict=True)
-        both.update(Measurement(Gram(*(torch.stack(pair) for pair in pairs)), left.losses))
+        both.update(gram(*(torch.stack(pair) for pair in pairs)))
         one.update(left)
         other.update(right)
     assert both.lambda_.tolist() == pytest.approx([one.lambda_.item(), other.lambda_.item()])
@@ -235,7 +235,7 @@ def test_groups_are_as_many_states():
 
 def test_a_group_whose_gradient_vanishes_keeps_its_lambda():
     state = make_state(groups=2, initial=3.0)
-    state.update(Measurement(Gram(torch.tensor([4.0, 0.0]), torch.ones(2), torch.zeros(2)), torch.ones(2)))
+    state.update(gram(torch.tensor([4.0, 0.0]), torch.ones(2), torch.zeros(2)))
     assert state.lambda_.tolist() == [2, 3]
     assert state.logs()["lambda_held"] == 0.5
 

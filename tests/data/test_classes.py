@@ -116,7 +116,7 @@ def test_integers_stand_for_names_only_where_the_train_split_has_integers():
         encoded(["neg", "pos"], [1, 0])
     assert encoded([0, 1], [1, 0], ClassLabel(names=["neg", "pos"])) == [1, 0]
     assert encoded(["2", "10"], [2, 10]) == [0, 1]
-    with pytest.raises(ValueError, match="label 1 is a number"):
+    with pytest.raises(ValueError, match=r"label 1 is not one of the 2 classes \(2, 10\)"):
         encoded(["2", "10"], [1])
     assert encoded([0, 1, 2], ["2", "0"]) == [2, 0]
     assert encoded([0, 1], [0, 1], ClassLabel(names=["a", "b"]), ClassLabel(names=["b", "a"])) == [1, 0]
@@ -132,6 +132,33 @@ def test_where_a_name_is_a_number_numbers_are_names(names):
     assert str(classes.refuse("row 0", 9)) == f"row 0: label 9 is not one of the 3 classes ({', '.join(names)})."
     stored = ClassLabel(names=names)
     assert encoded([0, 1, 2], [2, 0], stored, stored) == [2, 0], "indices of a dataset remain indices"
+
+
+@pytest.mark.parametrize("labels", [[1, 0], ["1", "0"], ["LABEL_1", "LABEL_0"], [1.0, 0.0]])
+def test_numbers_are_indices_of_a_models_names_however_they_are_written(labels, caplog):
+    """As in the job that trained it, whose classes 0 and 1 got the names of its teacher."""
+    classes = find_classes(labels, None, known=["NEGATIVE", "POSITIVE"])
+    assert [classes.index(label) for label in labels] == [1, 0]
+    order = "the labels of the data are numbers, and taken in this order: 0 is NEGATIVE, 1 is POSITIVE."
+    assert order in caplog.text
+    assert [classes.index(label) for label in (2, "2", -1, "-1", True)] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    ("labels", "known"),
+    [(["positive"], ["NEGATIVE", "POSITIVE"]), ([1], ["1", "2"]), (["LABEL_1"], ["LABEL_0", "LABEL_1"])],
+)
+def test_no_order_is_told_of_labels_that_are_names(labels, known, caplog):
+    assert find_classes(labels, None, known=known).index(labels[0]) == (labels != [1])
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("model", ["known", "of_teacher"])
+def test_a_model_with_two_classes_of_one_name_is_refused(model):
+    with pytest.raises(
+        ValueError, match=r"the model has two classes 'crane': rename one in id2label of its config\.json"
+    ):
+        find_classes(["dog", "crane"], None, **{model: ["crane", "dog", "crane"]})
 
 
 @pytest.mark.parametrize("other", [" pos", "pos ", "pos\u00a0", "pos\n"])
@@ -172,6 +199,14 @@ def test_numbers_that_float32_cannot_square_are_refused(label):
     assert encoded([0.5, 1e15], [1e15]) == [pytest.approx(1e15)]
     with pytest.raises(ValueError, match=r"validation split, row 1 .*: label .* is too large"):
         encoded([0.5, 1.0], [0.5, label])
+
+
+@pytest.mark.parametrize("labels", [[20_000_000, 1], [True, False]])
+def test_whole_numbers_of_a_regression_are_learned(tmp_path, labels):
+    rows = "".join(f'{{"text": "t{label}", "label": {str(label).lower()}}}\n' for label in labels)
+    path = write(tmp_path, "a.jsonl", rows)
+    args = DataArguments(train_file=path, validation_file=path, problem_type="regression")
+    assert load_task_data(args, seed=0).splits["validation"]["label"][:] == [*map(float, labels)]
 
 
 def test_a_label_too_large_names_file_and_row(tmp_path):

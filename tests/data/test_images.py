@@ -263,6 +263,27 @@ def test_images_that_cannot_be_decoded_are_named(monkeypatch, file, message):
         load_splits(monkeypatch, train=stored(good, good, good, file))
 
 
+def test_a_damaged_image_is_named_by_its_row_where_rows_without_a_label_are_left_out(monkeypatch):
+    good = as_bytes(NOISE)
+    validation = stored(good, good, good, good[:2000]).remove_columns("label").add_column("label", [0, None, None, 1])
+    with pytest.raises(ValueError, match=r"validation split, row 3 \(counted from 0\): the image is damaged"):
+        load_splits(monkeypatch, train=image_dataset(9), validation=validation)
+
+
+@pytest.mark.parametrize(
+    ("settings", "splits"),
+    [
+        ({}, {"train": image_dataset(9).remove_columns("label")}),
+        ({"unlabelled_dataset": "org/images"}, {"unlabelled": image_dataset(9), "test": image_dataset(9)}),
+        ({}, {"train": image_dataset(9).map(lambda row: {"label": None})}),
+    ],
+)
+def test_advice_is_not_only_of_settings_for_texts(monkeypatch, settings, splits):
+    """Files are refused for images."""
+    with pytest.raises(ValueError, match=r"unlabelled_dataset\.$|a dataset with a validation split\.$"):
+        load_splits(monkeypatch, settings, **splits)
+
+
 def test_more_pixels_than_pillow_deems_safe(monkeypatch):
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 64 * 64 - 1)
     with pytest.raises(ValueError, match=r"row 0 .*: the image has 64 × 64 pixels, too many to decode safely"):

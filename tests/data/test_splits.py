@@ -69,6 +69,28 @@ def test_a_dataset_without_a_split_that_is_read_names_what_it_has(tmp_path):
         load_task_data(data, seed=0)
 
 
+@pytest.mark.parametrize(("name", "stored"), [("validation", {"body": ["x"]}), ("test", {"label": [1]})])
+def test_a_split_that_a_file_replaces_needs_no_columns(tmp_path, name, stored):
+    rows = Dataset.from_dict({"text": ["a", "b"] * 5, "label": [0, 1] * 5})
+    DatasetDict({"train": rows, name: Dataset.from_dict(stored)}).save_to_disk(tmp_path / "own")
+    given = {"dataset": str(tmp_path / "own"), f"{name}_file": write(tmp_path, "own.csv", "text,label\nc,0\nd,1\n")}
+    assert load_task_data(DataArguments(**given), seed=0).splits[name]["text"][:] == ["c", "d"]
+
+
+@pytest.mark.parametrize("arguments", [EvaluatedData, DataArguments])
+def test_cells_of_a_folder_are_texts_whatever_other_layouts_have_in_their_column(tmp_path, arguments):
+    (tmp_path / "own").mkdir()
+    write(tmp_path / "own", "train.csv", "text,messages\na film,some text\nb film,some text\n")
+    args = arguments(problem="text-generation", dataset=str(tmp_path / "own"), validation_share=0.5)
+    data = TASKS["text-generation"].load_data(args, seed=0)
+    assert sorted(row["text"] for split in data.splits.values() for row in split) == ["a film", "b film"]
+    write(tmp_path / "own", "train.csv", "body\na film\nb film\n")
+    args = EvaluatedData(problem="text-generation", dataset=str(tmp_path / "own"), validation_share=0.5)
+    args.model_columns = {"text_column": "body"}
+    data = TASKS["text-generation"].load_data(args, seed=0)
+    assert sorted(row["text"] for split in data.splits.values() for row in split) == ["a film", "b film"]
+
+
 def test_a_saved_dataset_keeps_its_split_of_unlabelled_texts(tmp_path):
     rows = Dataset.from_dict({"text": ["a", "b"] * 5, "label": [0, 1] * 5})
     unlabelled = Dataset.from_dict({"text": ["c", "d", "e"]})

@@ -1,6 +1,7 @@
 """Saved models on any split."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_a_teacher_that_guesses_is_named(run, tmp_path, capsys):
     untrained = save_checkpoint(tiny_bert(3, id2label=names), tmp_path / "teacher")
     main([str(folder), *arguments(data), "--teacher", untrained])
     printed = " ".join(capsys.readouterr().out.split())
-    assert "it was not fine-tuned for this task. Choose another teacher." in printed
+    assert "in another order. Check the order in its config.json (id2label), or choose another teacher." in printed
     assert "not judged" not in printed
 
 
@@ -156,6 +157,30 @@ def test_columns_of_labels_of_the_run_are_defaults(tmp_path):
         parser.add_argument("model")
         _, data = evaluate.with_data(parser, [str(tmp_path), "a.csv", *given])
         assert (data.label_columns, data.problem_type) == (expected, recorded["problem_type"])
+
+
+def test_a_glue_task_is_read_by_a_student_of_own_labels(tmp_path):
+    recorded = {"problem_type": "multi_label_classification", "label_columns": ["joy", "fear"]}
+    (tmp_path / "results.json").write_text(json.dumps({"settings": recorded}))
+    parser = evaluate.ScreenParser((EvaluatedData,), {})
+    parser.add_argument("model")
+    _, data = evaluate.with_data(parser, [str(tmp_path), "--dataset", "nyu-mll/glue", "--task", "stsb"])
+    assert (data.task, data.problem_type, data.label_columns) == ("stsb", None, None)
+
+
+def test_the_examples_that_the_run_has_held_out_are_evaluated(run, tmp_path, capsys, caplog):
+    recorded = json.loads((run[0] / "results.json").read_text())
+    recorded["settings"]["validation_share"] = 0.3
+    shutil.copytree(run[0], tmp_path / "model")
+    (tmp_path / "model" / "results.json").write_text(json.dumps(recorded))
+    rows = ["text,label", *["good good a,praise"] * 10, *["bad bad d,rant"] * 10]
+    (tmp_path / "new.csv").write_text("\n".join(rows) + "\n")
+    main([str(tmp_path / "model"), "--train_file", str(tmp_path / "new.csv")])
+    assert "On the validation split:" in capsys.readouterr().out
+    assert "validation: 6 examples" in caplog.text
+    caplog.clear()
+    main([str(tmp_path / "model"), str(tmp_path / "new.csv")])
+    assert "validation_share" not in caplog.text
 
 
 @pytest.mark.parametrize(("splits", "asked"), [(["test"], "validation"), (["validation", "test"], "train")])

@@ -2,11 +2,14 @@ import pytest
 import torch
 import transformers
 from helpers.tiny import SIZES, save_checkpoint, tiny_batch, tiny_bert
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     BertForMaskedLM,
+    CLIPConfig,
+    CLIPForImageClassification,
     PreTrainedConfig,
 )
 
@@ -22,6 +25,7 @@ from hf_kd_lambda.models.labels import (
 )
 
 NAMES = ["negative", "neutral", "positive"]
+LAST = "encoder.layers.1.mlp.fc2.weight"
 
 
 @pytest.fixture
@@ -107,6 +111,21 @@ def test_missing_checkpoint_is_named(tmp_path):
         load_classifier(str(tmp_path / "no_such_folder"), NAMES)
 
 
+def test_missing_weights_of_an_encoder_under_another_name_are_refused(tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {**sizes, "image_size": 16, "patch_size": 8}
+    model = CLIPForImageClassification(CLIPConfig(text_config=sizes, vision_config=vision, num_labels=3))
+    loading = {"label_names": NAMES, "new_head": True, "auto_class": AutoModelForImageClassification}
+    loaded = load_classifier(save_checkpoint(model, tmp_path), **loading)
+    assert torch.equal(loaded.vision_model.state_dict()[LAST], model.vision_model.state_dict()[LAST])
+    weights = load_file(tmp_path / "model.safetensors")
+    (removed,) = [name for name in weights if name.endswith(LAST)]
+    del weights[removed]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"is incomplete: 1 parameters .* such as .*{LAST}, are missing"):
+        load_classifier(str(tmp_path), **loading)
+
+
 def test_permutation_is_none_in_the_same_order(warnings):
     assert label_permutation(named_bert("Negative", "Neutral", "Positive"), NAMES) is None
     assert label_permutation(tiny_bert(num_labels=1, layers=1), None) is None
@@ -146,6 +165,8 @@ def test_generic_names_are_taken_in_order_with_a_warning(own_names, label_names,
         (["0", "1"], [["LABEL_0", "LABEL_1"], ["no", "yes"], ["yes", "no"]], ["no", "yes"]),
         (["LABEL_0", "LABEL_1"], [["no", "yes"]], ["no", "yes"]),
         (["0", "1"], [["1", "0"]], ["0", "1"]),
+        (["0", "1"], [["1", "2"]], ["0", "1"]),
+        (["LABEL_0", "LABEL_1"], [["LABEL_1", "LABEL_0"]], ["LABEL_0", "LABEL_1"]),
         (["0", "1", "2"], [["no", "yes"], []], ["0", "1", "2"]),
         (["bad", "good"], [["no", "yes"]], ["bad", "good"]),
         (None, [["no", "yes"]], None),
@@ -170,6 +191,7 @@ def test_a_plain_module_with_a_configuration_is_named_by_its_class(warnings):
         (named_bert("no", "maybe", "yes"), NAMES, r"\['no', 'maybe', 'yes'\].*\['negative', .*teacher_finetune: true"),
         (named_bert("no", "no", "yes"), ["no", "yes", "yes"], r"\['no', 'no', 'yes'\]"),
         (named_bert("no", "yes"), NAMES, r"2 output\(s\), \['no', 'yes'\].*\['negative', 'neutral', 'positive'\]"),
+        (named_bert("1", "2", "3"), ["0", "1", "2"], r"\['1', '2', '3'\], the data \['0', '1', '2'\]: .* write the"),
         (named_bert("score"), NAMES, r"1 output\(s\)"),
         (named_bert("no", "yes"), None, "needs one, for regression"),
         (

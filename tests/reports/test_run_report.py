@@ -144,7 +144,7 @@ def test_a_teacher_that_guesses_is_named_in_the_page_and_the_card(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "lambda.png")
     facts = replace(FACTS, chance=0.8)
     for text in (as_html(run_page(facts, "validation", tmp_path / "lambda.png")), model_card(facts).text):
-        assert "The teacher scores 80.0, and a constant guess scores 80.0" in text
+        assert "The teacher scores 80.0%, and a constant guess scores 80.0%" in text
 
 
 def test_the_page_has_the_scores_of_each_class(tmp_path):

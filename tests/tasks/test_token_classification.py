@@ -8,14 +8,20 @@ import torch
 from datasets import Dataset, DatasetDict
 from helpers.small_jobs import TOKEN_NAMES, job, token_bert, token_settings
 from helpers.tiny import SIZES, save_checkpoint, tiny_bert, tiny_tokenizer
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import BPE
+from tokenizers.normalizers import Replace
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Metaspace, Sequence, Split
 from transformers import (
     AutoModelForTokenClassification,
+    AutoTokenizer,
     BertForTokenClassification,
     CanineTokenizer,
     DistilBertConfig,
     DistilBertForTokenClassification,
     DistilBertTokenizerFast,
     GPT2TokenizerFast,
+    PreTrainedTokenizerFast,
     RobertaTokenizerFast,
     pipeline,
 )
@@ -83,6 +89,55 @@ def test_a_byte_level_tokenizer_puts_a_space_before_each_word(tmp_path):
     (row,) = encoded(data_of((["ab", "b"], [0, 1])), tokenizer=tokenizer)
     assert tokenizer.convert_ids_to_tokens(row["input_ids"]) == ["<s>", "Ġa", "b", "Ġ", "b", "</s>"]
     assert row["labels"] == [-100, 0, -100, 1, -100, -100]
+
+
+NUMBERS_APART = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # Llama 3's, in short
+SPLIT_BYTES = Sequence([Split(Regex(NUMBERS_APART), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+@pytest.mark.parametrize(
+    ("pre_tokenizer", "normalizer", "pieces"),
+    [
+        (SPLIT_BYTES, None, ["Paris", "Ġin", "Ġ", "3", ".", "5", "ĠParis", "Ġ", ","]),
+        (ByteLevel(add_prefix_space=False), None, ["ĠParis", "Ġin", "Ġ", "3", ".", "5", "ĠParis", "Ġ", ","]),
+        (
+            Split(" ", "merged_with_previous"),
+            Replace(" ", "▁"),
+            ["Paris", "▁in", "▁", "3", ".", "5", "▁Paris", "▁", ","],
+        ),
+        (Metaspace(), None, ["▁Paris", "▁in", "▁", "3", ".", "5", "▁Paris", "▁", ","]),
+        (BertPreTokenizer(), None, ["Paris", "in", "3", ".", "5", "Paris", ","]),
+    ],
+)
+def test_tokens_of_words_are_those_of_the_text_that_a_pipeline_reads(tmp_path, pre_tokenizer, normalizer, pieces):
+    letters = [*"Ġ▁Parisn35.,"]
+    merges = [("P", "a"), ("r", "i"), ("Pa", "ri"), ("Pari", "s"), ("i", "n")]
+    merges += [(space, word) for space in "Ġ▁" for word in ("Paris", "in")]
+    names = ["<pad>", *letters, *("".join(pair) for pair in merges)]
+    made = Tokenizer(BPE({name: index for index, name in enumerate(names)}, merges))
+    made.pre_tokenizer = pre_tokenizer
+    if normalizer is not None:
+        made.normalizer = normalizer
+    PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>").save_pretrained(tmp_path / "given")
+    tokenizer = TASK.load_processor(str(tmp_path / "given"))
+    words = ["Paris", "in", "3.5", "Paris", ","]
+    (row,) = encoded(data_of((words, [0, 1, 2, 3, 4])), tokenizer=tokenizer)
+    assert tokenizer.convert_ids_to_tokens(row["input_ids"]) == pieces
+    labels = [label for label in row["labels"] if label != -100]
+    assert labels == [0, 1, 2, 3, 4]
+    tokenizer.save_pretrained(tmp_path / "student")
+    assert AutoTokenizer.from_pretrained(tmp_path / "student")(" ".join(words)).input_ids == row["input_ids"]
+
+
+def test_a_label_is_never_at_the_space_before_a_number_nor_twice_at_a_word():
+    """A causal model has not read the number there."""
+    names = ["<pad>", "Ġ", "a", "3"]
+    made = Tokenizer(BPE({name: index for index, name in enumerate(names)}, []))
+    made.pre_tokenizer = SPLIT_BYTES
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>")
+    (row,) = encoded(data_of((["3", "3", "a 3", "", " 3"], [0, 1, 0, 1, 1])), tokenizer=tokenizer)
+    assert tokenizer.convert_ids_to_tokens(row["input_ids"]) == ["3", "Ġ", "3", "Ġ", "a", "Ġ", "3", "Ġ", "3"]
+    assert row["labels"] == [0, -100, 1, -100, 0, -100, -100, -100, 1]
 
 
 def test_a_byte_level_tokenizer_without_a_padding_token_gets_one(tmp_path):

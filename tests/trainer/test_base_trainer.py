@@ -83,6 +83,34 @@ def test_a_signal_to_the_whole_group_ends_with_a_checkpoint(tmp_path, number):
     assert trainer.state.global_step < 9
 
 
+class InterruptInStep(TrainerCallback):
+    """Ctrl-C, once or twice, in the second step."""
+
+    def __init__(self, times):
+        self.times = times
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            for _ in range(self.times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interruption_that_saves_nothing_leaves_nothing_behind(tmp_path, monkeypatch, times):
+    data, callbacks = examples(24), [InterruptInStep(times)]
+    args = config(tmp_path, save_total_limit=2)
+    trainer = BaseTrainer(tiny_bert(3), args, train_dataset=data, eval_dataset=data, callbacks=callbacks)
+
+    def full(*_, **__):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(trainer, "save_model", full)
+    with pytest.raises(OSError if times == 1 else KeyboardInterrupt):
+        trainer.train()
+    trainer.evaluate()
+    assert trainer.args.save_total_limit == 2
+
+
 def test_a_worker_ends_for_its_parent_alone(tmp_path):
     args = config(tmp_path, dataloader_num_workers=1, dataloader_persistent_workers=True)
     loader = BaseTrainer(tiny_bert(3), args, train_dataset=examples()).get_train_dataloader()

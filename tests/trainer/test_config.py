@@ -287,9 +287,19 @@ def test_another_rule_has_its_own_default_interval(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("on_cpu", "given", "workers"), [(True, None, 0), (True, 2, 2), (False, None, 4), (False, 0, 0)]
+    ("on_cpu", "start", "given", "workers"),
+    [
+        (True, "fork", None, 0),
+        (True, "fork", 2, 2),
+        (False, "fork", None, 4),
+        (False, "fork", 0, 0),
+        (False, "spawn", None, 0),
+        (False, "spawn", 2, 2),
+    ],
 )
-def test_batches_are_prepared_aside_where_the_cores_are_free(tmp_path, monkeypatch, on_cpu, given, workers):
+def test_batches_are_prepared_aside_where_the_cores_are_free(tmp_path, monkeypatch, on_cpu, start, given, workers):
+    monkeypatch.setattr("multiprocessing.get_start_method", lambda allow_none: None)
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: [start])
     monkeypatch.setattr("torch.accelerator.is_available", lambda: not on_cpu)
     monkeypatch.setattr("hf_kd_lambda.trainer.config_defaults.usable_cores", lambda: 32)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")

@@ -1,7 +1,9 @@
 """The order of length-grouped batches."""
 
+import pytest
 import torch
 from accelerate.data_loader import BatchSamplerShard
+from datasets import Dataset
 from helpers.small_runs import config
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import TrainerControl, TrainerState
@@ -35,6 +37,21 @@ def test_the_sampler_is_found_below_what_accelerate_puts_around_it(tmp_path):
     args = config(tmp_path)
     loader = DataLoader(range(40), batch_sampler=shard)
     assert order(sampler, args, 0.0, loader) == order(sampler, args, 0.0)
+
+
+class Augment:
+    def set_seed(self, seed):
+        pass
+
+    def __call__(self, batch):
+        return batch
+
+
+def test_workers_that_persist_would_not_learn_of_the_next_epoch(tmp_path):
+    loader = DataLoader(Dataset.from_dict({"a": [1]}).with_transform(Augment()))
+    args = config(tmp_path, dataloader_num_workers=1, dataloader_persistent_workers=True)
+    with pytest.raises(ValueError, match=r"dataloader_persistent_workers=True: .* would repeat the first one's"):
+        order([], args, 0.0, loader)
 
 
 def test_other_samplers_are_left_alone(tmp_path):

@@ -14,7 +14,8 @@ from hf_kd_lambda.trainer.lambda_checkpoint import LambdaCheckpoint
 
 
 def gram(a, b, c=0.0):
-    return Measurement(Gram(torch.tensor(a), torch.tensor(b), torch.tensor(c)), torch.ones(2))
+    entries = torch.tensor([a, b, c])
+    return Measurement(Gram(*entries), torch.ones(2), norms=entries[:2])
 
 
 def checkpoint(args, names=()):
@@ -48,7 +49,8 @@ def test_the_callback_is_rebuilt_from_the_json_of_its_state(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("epoch", "stops", "closed"), [(0.4, True, False), (1.0, True, True), (1.0, False, True), (0.4, False, True)]
+    ("epoch", "stops", "closed"),
+    [(0.4, True, False), (1.0, True, True), (1.0, False, True), (0.4, False, True), (3.5, True, False)],
 )
 def test_a_pass_that_was_stopped_is_not_over(tmp_path, epoch, stops, closed):
     callback = checkpoint(config(tmp_path, lambda_rule="evidence"))
@@ -56,12 +58,14 @@ def test_a_pass_that_was_stopped_is_not_over(tmp_path, epoch, stops, closed):
     assert callback.lambda_state.judge.closed is closed
 
 
-@pytest.mark.parametrize("was_saved", [True, False])
-def test_the_first_pass_is_over_only_if_it_was_counted(tmp_path, was_saved):
+@pytest.mark.parametrize(
+    ("was_saved", "epoch", "closed"), [(True, 1.0, True), (False, 1.0, False), (True, 3.5, False), (True, 0.0, False)]
+)
+def test_the_first_pass_is_over_only_if_it_was_counted_to_its_end(tmp_path, was_saved, epoch, closed):
     callback = checkpoint(config(tmp_path, lambda_rule="trust"))
     saved = {"LambdaCheckpoint": callback.state()} if was_saved else {}
-    callback.on_train_begin(None, TrainerState(stateful_callbacks=saved, epoch=1.0), TrainerControl())
-    assert callback.lambda_state.judge.closed is was_saved
+    callback.on_train_begin(None, TrainerState(stateful_callbacks=saved, epoch=epoch), TrainerControl())
+    assert callback.lambda_state.judge.closed is closed
 
 
 def test_a_run_without_a_saved_lambda_begins_with_the_present_one(tmp_path):

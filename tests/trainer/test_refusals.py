@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from accelerate.parallelism_config import ParallelismConfig
 from accelerate.utils import DistributedType
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from helpers.small_runs import config, examples, make_trainer, models
 from helpers.tiny import tiny_bert
 from torch.distributed.device_mesh import init_device_mesh
@@ -354,11 +354,23 @@ def test_other_strategies_pass(tmp_path, settings):
     assert build(tmp_path, *models(), **settings).teacher.training is False
 
 
-def test_a_dataset_of_unknown_columns_is_not_judged(tmp_path):
-    teacher, student = tiny_bert(layers=1, vocab_size=50), tiny_bert(layers=1)
-    rows = list(examples(4).add_column("teacher_input_ids", [[1, 2]] * 4))
-    assert isinstance(examples(4), Dataset)
-    assert build(tmp_path, teacher, student, rows, remove_unused_columns=False)
+@pytest.mark.parametrize("kind", [list, lambda data: data.to_iterable_dataset().map(lambda row: row)])
+def test_a_dataset_of_unknown_columns_is_judged_by_its_batches(tmp_path, kind):
+    def teacher_and_student():
+        return tiny_bert(layers=1, vocab_size=50), tiny_bert(layers=1)
+
+    data = examples(4)
+    own = kind(data.add_column("teacher_input_ids", [[1, 2]] * 4))
+    given = kind(data.add_column("teacher_logits", [[0.0, 1.0, 2.0]] * 4))
+    assert not getattr(own, "column_names", None)
+    settings = {"remove_unused_columns": False, "max_steps": 1}
+    assert build(tmp_path, *teacher_and_student(), own, **settings)
+    assert build(tmp_path, *teacher_and_student(), given, **settings)
+    assert build(tmp_path, None, models()[1], given, **settings)
+    with pytest.raises(ValueError, match=r"vocabulary has 50 tokens, the student's 95.*teacher_input_ids"):
+        build(tmp_path, *teacher_and_student(), kind(data), **settings)
+    with pytest.raises(ValueError, match="teacher=None, but the dataset has no column teacher_logits"):
+        build(tmp_path, None, models()[1], kind(data), **settings)
 
 
 def test_weights_in_fp16_are_refused_and_frozen_ones_pass(tmp_path):

@@ -197,8 +197,11 @@ def test_predictions_on_other_examples_or_in_another_order_are_refused(cached, t
 def test_a_resumed_run_without_cached_logits_says_what_it_forgets(cached, tmp_path, caplog):
     settings = {**cached, "save_strategy": "steps", "save_steps": 9, "max_steps": 9}
     train(config(tmp_path, **settings), *models(), examples())
-    resumed = make_trainer(config(tmp_path, **settings | {"cache_teacher": False}), *models(), examples())
-    resumed.train(resume_from_checkpoint=True)
+    for rule in ("fixed", "trust"):
+        assert "has predictions of earlier epochs, which trust does not use any more" not in caplog.text
+        changed = {"cache_teacher": False, "lambda_rule": rule}
+        resumed = make_trainer(config(tmp_path, **settings | changed), *models(), examples())
+        resumed.train(resume_from_checkpoint=True)
     assert "has predictions of earlier epochs, which trust does not use any more" in caplog.text
 
 

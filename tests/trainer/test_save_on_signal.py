@@ -66,13 +66,27 @@ def test_a_signal_after_another_ranks_is_this_ones_first(listening, args, monkey
 
 
 def test_a_run_that_was_stopped_leaves_the_limit_of_checkpoints(listening, args):
+    listening.end(args)
     args.save_total_limit = 2
     listening.on_train_begin(args, TrainerState(), TrainerControl())
     os.kill(os.getpid(), signal.SIGINT)
     listening.on_step_end(args, TrainerState(), TrainerControl())
     assert args.save_total_limit is None
+    listening.on_train_begin(args, TrainerState(), TrainerControl())  # again, where memory ran out
+    assert args.save_total_limit == 2
+    os.kill(os.getpid(), signal.SIGINT)
+    listening.on_step_end(args, TrainerState(), TrainerControl())
     listening.on_train_end(args, TrainerState(), TrainerControl())
     assert args.save_total_limit == 2
+
+
+def test_a_handler_that_python_did_not_set_stays(listening, args, monkeypatch):
+    listening.end(args)
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    listening.on_train_begin(args, TrainerState(), TrainerControl())
+    monkeypatch.undo()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_handlers_go_back_to_whom_they_belonged(args):
@@ -107,6 +121,8 @@ def test_a_signal_in_the_last_evaluation_saves_what_was_trained(listening, args)
     control = TrainerControl()
     os.kill(os.getpid(), signal.SIGTERM)
     listening.on_evaluate(args, TrainerState(), control)
+    assert not control.should_training_stop, "before the first step, where there is nothing to save"
+    listening.on_evaluate(args, TrainerState(global_step=3), control)
     assert control.should_save
     assert listening.received is signal.SIGTERM
 
@@ -115,7 +131,7 @@ def test_where_the_best_alone_is_saved_a_stop_is_saved_before_it_is_evaluated(li
     best = {"eval_strategy": "epoch", "save_strategy": "best", "metric_for_best_model": "task_loss"}
     args, control = config(tmp_path, **best), TrainerControl(should_evaluate=True)
     os.kill(os.getpid(), signal.SIGTERM)
-    listening.on_evaluate(args, TrainerState(), control)
+    listening.on_evaluate(args, TrainerState(global_step=3), control)
     assert not control.should_training_stop
     listening.on_step_end(args, TrainerState(), control)
     assert (control.should_save, control.should_training_stop, control.should_evaluate) == (True, True, False)
@@ -125,7 +141,7 @@ def test_a_signal_after_the_last_evaluation_ends_nothing(listening, args):
     os.kill(os.getpid(), signal.SIGTERM)
     listening.on_train_end(args, TrainerState(), TrainerControl())
     assert listening.received is None
-    listening.on_evaluate(args, TrainerState(), TrainerControl())  # of a trained model, by its user
+    listening.on_evaluate(args, TrainerState(global_step=3), TrainerControl())  # of a trained model, by its user
     assert listening.received is None
 
 

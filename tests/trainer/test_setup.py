@@ -5,10 +5,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 from datasets import Dataset
-from helpers.tiny import tiny_bert
+from helpers.tiny import tiny_bert, tiny_tokenizer
 from transformers import BertConfig, TrainingArguments, default_data_collator
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer
+from hf_kd_lambda.data.collators import DistillationCollator
 from hf_kd_lambda.trainer.setup import check_arguments, own_arguments
 
 
@@ -19,6 +20,33 @@ def test_plain_arguments_get_one_sentence(tmp_path):
         DistillationTrainer(tiny_bert(num_labels=2), teacher=tiny_bert(num_labels=2))
     config = DistillationConfig(str(tmp_path))
     assert check_arguments(config) is config
+
+
+class FromFrame(torch.utils.data.Dataset):
+    """Ends with a KeyError, as one that reads rows of a pandas.DataFrame by their number."""
+
+    def __init__(self, rows):
+        self.rows = dict(enumerate(rows))
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+@pytest.mark.parametrize(
+    "kind", [list, FromFrame, lambda rows: Dataset.from_list(rows).to_iterable_dataset().map(lambda row: row)]
+)
+def test_a_teacher_with_its_own_tokenizer_keeps_its_padding_token(tmp_path, kind):
+    own = {"teacher_input_ids": [7, 8, 9], "teacher_attention_mask": [1, 1, 1]}
+    data = kind([{"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "labels": 0, **own}] * 4)
+    teacher, student = tiny_bert(num_labels=3, pad_token_id=9), tiny_bert(num_labels=3, pad_token_id=8)
+    args = DistillationConfig(str(tmp_path), max_steps=1, report_to="none", use_cpu=True)
+    collate = DistillationCollator(tiny_tokenizer(), tiny_tokenizer())
+    models = {"model": student, "teacher": teacher, "processing_class": tiny_tokenizer()}
+    DistillationTrainer(**models, args=args, train_dataset=data, data_collator=collate)
+    assert (teacher.config.pad_token_id, student.config.pad_token_id) == (9, 0)
 
 
 class Plain(torch.nn.Module):

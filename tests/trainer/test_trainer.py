@@ -25,7 +25,7 @@ from helpers.small_runs import (
     reference_run,
     train,
 )
-from helpers.tiny import VOCABULARY, tiny_bert
+from helpers.tiny import VOCABULARY, tiny_bert, tiny_tokenizer
 from torch import nn
 from transformers import (
     DistilBertConfig,
@@ -39,6 +39,7 @@ from transformers import (
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from hf_kd_lambda.data.collators import DistillationCollator
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.measuring_step import MeasuringStep
 
@@ -616,6 +617,18 @@ def test_without_labels_the_student_alone_predicts_where_the_teachers_outputs_ca
         output = make_trainer(config(tmp_path), teacher, models()[1], data).predict(unlabelled)
         assert output.predictions.shape == (8, 3)
         assert "test_kd_loss" not in output.metrics
+
+
+def test_a_teacher_with_its_own_tokenizer_never_gets_the_students_tokens(tmp_path):
+    own = examples(8).add_column("teacher_input_ids", [[7, 8]] * 8).add_column("teacher_attention_mask", [[1, 1]] * 8)
+    collate = DistillationCollator(tiny_tokenizer(), tiny_tokenizer())
+    trainer = make_trainer(config(tmp_path), *models(), own, data_collator=collate)
+    for evaluate in (trainer.evaluate, trainer.predict):
+        with pytest.raises(ValueError, match="no column teacher_attention_mask or teacher_input_ids, which the t"):
+            evaluate(examples(8))
+    output = trainer.predict(examples(8).remove_columns("labels"))
+    assert output.predictions.shape == (8, 3)
+    assert "test_kd_loss" not in output.metrics
 
 
 class Unlabelled(nn.Module):

@@ -192,3 +192,13 @@ def test_adapters_learn_spans(tmp_path):
     losses = logged(trainer.state.log_history, "kd_loss")
     assert len(losses) == 2
     assert all(value > 0 for value in losses)
+
+
+def test_a_compiled_student_that_fsdp2_keeps_predicts_starts_and_ends(tmp_path):
+    trainer = span_trainer(tmp_path, *span_models(), cache_teacher=False)
+    plain = trainer.predict(windows(BATCH))
+    trainer.model = torch.compile(trainer.model)
+    with torch.compiler.set_stance("force_eager"):
+        compiled = trainer.predict(windows(BATCH))
+    assert [values.shape for values in compiled.predictions] == [values.shape for values in plain.predictions]
+    assert compiled.metrics["test_loss"] == pytest.approx(plain.metrics["test_loss"], rel=1e-6)

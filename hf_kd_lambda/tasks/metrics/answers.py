@@ -77,11 +77,13 @@ def _best_of_window(start: np.ndarray, end: np.ndarray, window: Mapping[str, Any
     in_context = window["char_starts"] != OUTSIDE
     none = int(np.flatnonzero(window[ANSWER_MASK].astype(bool) & ~in_context)[0])
     context = np.flatnonzero(in_context)
+    abstention = float(start[none] + end[none])
+    if not len(context):  # of characters that the tokenizer drops, such as zero-width spaces
+        return NO_ANSWER, abstention
     starts, ends = (context[np.argsort(-logits[context], kind="stable")[:BEST_TOKENS]] for logits in (start, end))
     lengths = ends[None, :] - starts[:, None] + 1
     scores = np.where((lengths > 0) & (lengths <= LONGEST_ANSWER), start[starts][:, None] + end[ends], -np.inf)
     row, column = np.unravel_index(scores.argmax(), scores.shape)
-    abstention = float(start[none] + end[none])
     if np.isneginf(scores[row, column]):
         return NO_ANSWER, abstention
     first, last = window["char_starts"][starts[row]], window["char_ends"][ends[column]]

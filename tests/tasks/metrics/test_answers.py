@@ -56,6 +56,12 @@ def test_padding_is_not_read():
     assert answers([window(0, 0)], padded, padded) == {0: "bb"}
 
 
+def test_a_context_without_a_token_has_no_answer():
+    empty = {**window(0, 0), "char_starts": [-1] * 5, "char_ends": [-1] * 5, "answer_mask": [1, 0, 0, 0, 0]}
+    logits = [[0, 0, 0, 1, 2]] * 2
+    assert answers([empty, window(1, 0)], logits, logits) == {0: "", 1: "bb"}
+
+
 def test_where_questions_are_unanswerable_the_lowest_null_score_decides():
     windows = [window(0, 0), window(0, 2), window(1, 0, answers=())]
     starts = [[9, 0, 0, 1, 0], [1, 0, 0, 2, 0], [2, 0, 0, 1, 0]]
