@@ -10,7 +10,7 @@ from importlib import import_module
 from types import FrameType, ModuleType
 from typing import NoReturn
 
-from hf_kd_lambda.jobs.errors import INTERRUPTED, ending_in_one_line
+from hf_kd_lambda.jobs.errors import INTERRUPTED, TRACEBACK, ending_in_one_line
 from hf_kd_lambda.utils.names import check_known
 from hf_kd_lambda.utils.paths import expand_home
 
@@ -23,7 +23,6 @@ COMMANDS = {
     "probe": ("hf_kd_lambda.studies.probe.probe", "measure what a step does to both losses over λ"),
 }
 """Module and summary of each sub-command. Modules are imported when called, since they take seconds to import."""
-TRACEBACK = "--traceback"
 IN_PYTHON = (
     "label new examples in Python, with the lines in the README.md of the student's folder; for a csv file, see "
     "docs/guides/own_texts.md, After the run."

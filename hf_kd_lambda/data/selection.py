@@ -62,7 +62,7 @@ def select_examples(
                 "a validation split."
             )
         chosen |= _hold_out(chosen["train"], args, strata)
-    elif args.validation_share != DataArguments.validation_share and args.validation_file is None:
+    elif args.needs_train and args.validation_share != DataArguments.validation_share and not args.validation_file:
         logger.warning(
             f"validation_share={args.validation_share} has no effect: {_source(args)} has a validation split."
         )

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 
 from datasets import DatasetDict, Features, List, Value
 from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from hf_kd_lambda.data.split_report import report_splits
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.losses.functional import IGNORED
+
+logger = logging.get_logger(__name__)
 
 _CHUNKS = Features({name: List(Value("int32")) for name in ("input_ids", "labels")})
 
@@ -43,7 +46,13 @@ def make_text_chunks(data: TaskData, tokenizer: PreTrainedTokenizerBase, length:
         return {"input_ids": chunks, "labels": [[IGNORED, *chunk[1:]] for chunk in chunks]}
 
     report_splits(data.splits, None)
-    return data.splits.map(encode, batched=True, remove_columns=["text"], features=_CHUNKS, desc="Tokenising")
+    chunks = data.splits.map(encode, batched=True, remove_columns=["text"], features=_CHUNKS, desc="Tokenising")
+    for name, split in data.splits.items():
+        logger.warning(
+            f"{name}: {len(split)} texts are cut into {len(chunks[name])} chunks of {length} tokens, which are the "
+            "examples from here on"
+        )
+    return chunks
 
 
 def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int | None:

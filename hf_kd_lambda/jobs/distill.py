@@ -4,12 +4,17 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+import torch
+from datasets.config import HF_DATASETS_CACHE
+from huggingface_hub.constants import HF_HUB_CACHE
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from transformers.utils import logging
 
 from hf_kd_lambda.jobs.disk_space import disk_full_message, is_disk_full
+from hf_kd_lambda.jobs.errors import TRACEBACK
 from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.jobs.parser import parse
 from hf_kd_lambda.utils.hardware import hardware
@@ -40,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         job.run()
     except Exception as error:
         if is_disk_full(error):
-            folders = [job.folder, job.teacher_folder]
+            folders = [job.folder, job.teacher_folder, *map(Path, (HF_DATASETS_CACHE, HF_HUB_CACHE))]
             raise OSError(disk_full_message(folders, job.space, resuming(argv))) from error
         raise
 
@@ -65,12 +70,20 @@ def split_num_processes(argv: Sequence[str]) -> tuple[int, list[str]]:
 
 
 def launch(num_processes: int, argv: Sequence[str]) -> None:
-    """Start the same command in several processes of this machine, by accelerate's launcher."""
+    """Start the same command in several processes of this machine, by accelerate's launcher.
+
+    Raises:
+        ValueError: there are fewer GPUs, so that two processes would have to share one, which NCCL cannot.
+    """
     from accelerate.commands.launch import launch_command, launch_command_parser
 
+    if 0 < (gpus := torch.cuda.device_count()) < num_processes:
+        raise ValueError(f"num_processes={num_processes}: this machine has {gpus} GPUs: lower it to this number.")
     options = ["--multi_gpu", "--num_processes", str(num_processes), "--module"]
+    command = ["hf_kd_lambda.cli", "distill", *argv]
+    command += [TRACEBACK] if TRACEBACK in sys.argv else []  # which the command's entry has taken off the line
     try:
-        launch_command(launch_command_parser().parse_args([*options, "hf_kd_lambda.cli", "distill", *argv]))
+        launch_command(launch_command_parser().parse_args([*options, *command]))
     except ChildFailedError as error:  # the processes have printed why
         sys.exit(error.get_first_failure()[1].exitcode)
     except SignalException as stop:  # and so they have here

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 LONGEST = 1000  # characters of a message
 INTERRUPTED = "interrupted; rerun the same command to start again, or to resume from its last checkpoint."
+TRACEBACK = "--traceback"
 EXPECTED = (ValueError, OSError, ModuleNotFoundError)
 
 
@@ -74,7 +75,7 @@ def one_line(error: Exception) -> str:
         with tempfile.NamedTemporaryFile("w", prefix="hf-kd-lambda-", suffix=".txt", delete=False) as file:
             traceback.print_exception(error, file=file)
     except OSError:  # such as where the disk is full
-        return f"{message} (unexpected; --traceback prints the traceback)"
+        return f"{message} (unexpected; {TRACEBACK} prints the traceback)"
     return f"{message} (unexpected; the traceback is in {file.name})"
 
 

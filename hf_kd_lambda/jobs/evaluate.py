@@ -22,12 +22,21 @@ from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.command_line import ScreenParser, list_settings, options_of, with_lists
 from hf_kd_lambda.jobs.progress import print_wrapped
 from hf_kd_lambda.reports.agreement import teacher_agreement
-from hf_kd_lambda.reports.results import ModelReport, measure_model, results_table, score_notes, write_results
+from hf_kd_lambda.reports.class_scores import class_rows, class_scores
+from hf_kd_lambda.reports.results import (
+    ModelReport,
+    aligned,
+    measure_model,
+    results_table,
+    score_notes,
+    write_results,
+)
 from hf_kd_lambda.reports.sampling_error import standard_error
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.tasks.task import Task
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.console import use_short_lines
+from hf_kd_lambda.utils.first_output import first_output
 from hf_kd_lambda.utils.names import check_known
 from hf_kd_lambda.utils.paths import check_model_folder
 from hf_kd_lambda.utils.run_files import RESULTS
@@ -40,6 +49,7 @@ Evaluate a saved model on a file, or on any split of a dataset: scores, paramete
 student brings its problem, max_length and columns."""
 _OF_STUDENT = (
     *("problem", "problem_type", "text_pair_column", "label_columns", "label_separator", "max_length", "doc_stride"),
+    "validation_share",  # else examples that the student has learned could be among those held out
 )
 _COLUMNS = ("text_column", "label_column", "image_column")
 _SPLIT_HELP = (
@@ -100,11 +110,20 @@ def main(argv: Sequence[str]) -> None:
     split, reports, chance = evaluate_checkpoints(
         checkpoints, data, values.split, values.batch_size, values.trust_remote_code
     )
-    print(f"On the {split} split:\n\n{results_table(reports, chance)}\n")
+    report = reports[-1]
+    print(f"On {_source(data, split)}, {report.examples:,} examples:\n\n{results_table(reports, chance)}\n")
     print_wrapped(score_notes(reports, chance=chance))
+    if report.classes:
+        print(f"\nThe {report.name}, by class:\n\n{aligned(class_rows(report.classes))}")
     if values.json:
         facts = {"checkpoints": checkpoints, "task": data.task, "split": split, "versions": versions()}
         write_results(values.json, reports, None, facts, chance)
+
+
+def _source(data: DataArguments, split: str) -> str:
+    """The file of a split, or the split and where it is from."""
+    file = {"validation": data.validation_file, "test": data.test_file}.get(split)
+    return file or f"the {split} split of {data.dataset or data.train_file}"
 
 
 def with_data(parser: ScreenParser, argv: Sequence[str]) -> tuple[argparse.Namespace, EvaluatedData]:
@@ -122,7 +141,8 @@ def with_data(parser: ScreenParser, argv: Sequence[str]) -> tuple[argparse.Names
     words = with_lists(argv, list_settings(get_type_hints(EvaluatedData)))
     given = {name.replace("-", "_") for name in options_of(argv)}
     recorded = recorded_settings(parser.parse_args(words).model)
-    left_out = {"label_columns"} if "label_column" in given else set()
+    left_out = {"label_columns"} if given & {"label_column", "task"} else set()
+    left_out |= {"problem_type"} if "task" in given else set()
     parser.set_defaults(**{name: recorded[name] for name in _OF_STUDENT if name in recorded.keys() - left_out})
     values = parser.parse_args(words)
     if values.data is not None:
@@ -202,7 +222,8 @@ def evaluate_model(
     compute_metrics = problem.metrics(data, split)
     metrics = compute_metrics(EvalPrediction(output.predictions, output.label_ids))
     error = standard_error(compute_metrics, output.predictions, output.label_ids)
-    report = dataclasses.replace(measured, metrics=metrics, standard_error=error)
+    classes = class_scores(first_output(output.predictions), output.label_ids, data.label_names)
+    report = dataclasses.replace(measured, metrics=metrics, standard_error=error, classes=classes)
     return report, problem.compared(output, split)
 
 
@@ -243,8 +264,9 @@ def evaluate_checkpoints(
         for name, checkpoint in checkpoints.items():
             model = problem.load_model(checkpoint, data, trust_remote_code, require_head=True)
             processor = problem.load_processor(checkpoint, trust_remote_code)
-            encoded = problem.encode(data, data_args, processor, None)[split]
-            report, logits[name] = evaluate_model(name, model, encoded, args, problem, data, processor)
+            encoded = problem.encode(data, data_args, processor, None)
+            report, logits[name] = evaluate_model(name, model, encoded[split], args, problem, data, processor)
+            report = dataclasses.replace(report, examples=problem.counts(data, encoded)[split])
             # Two tokenizers may have cut different words, which are not comparable then.
             if name != "teacher" and "teacher" in logits and logits[name].shape == logits["teacher"].shape:
                 report.metrics["teacher_agreement"] = teacher_agreement(logits[name], logits["teacher"])

@@ -135,11 +135,11 @@ class DistillationJob:
             PushError: the Hub does not accept the student.
         """
         with locked("output_dir", self.folder):
-            self._claim_folders()
+            finished = self._claim_folders()
         with stage("checking models and settings"):
-            self._check()
+            self._check(finished)
 
-    def _check(self) -> None:
+    def _check(self, finished: bool) -> None:
         check_labels(self.models, self.config, self.tokens["train"])
         check_label_smoothing(self.models, self.config, self.tokens["train"])
         teacher = self.loader.teacher(new_head=self.models.teacher_finetune)
@@ -155,7 +155,8 @@ class DistillationJob:
         trainer = self.make_trainer(teacher, student)
         check_saving(trainer.accelerator, self.models.lora is not None)
         check_trainer(trainer)
-        self.space = check_space(self.folder, trainer)
+        if not finished:
+            self.space = check_space(self.folder, trainer)
         if self.repository is not None and PartialState().is_main_process:
             self.repository = make_repository(self.repository, self.config.hub_private_repo)
         PartialState().wait_for_everyone()
@@ -202,6 +203,8 @@ class DistillationJob:
                 train_on(trainer)
                 trainer.save_model()
                 trainer.save_state()
+            if self.config.should_save:  # now, so that it is never trained again, whatever fails below
+                record_run(self.folder, self.student_settings, finished=True)
         PartialState().wait_for_everyone()
         student_report, student_logits = self._evaluate_student("student with KD", self.folder, teacher_logits)
         reports.append(student_report)
@@ -209,7 +212,6 @@ class DistillationJob:
         if self.config.should_save:
             differing = self._differing(student_logits, teacher_logits)
             self._write_report(reports, trainer.state.log_history, differing, quality)
-            record_run(self.folder, self.student_settings, finished=True)
         if self.repository is not None and PartialState().is_main_process:
             config = self.config
             address = push_student(self.folder, self.repository, config.hub_private_repo, config.hub_revision)
@@ -324,7 +326,9 @@ class DistillationJob:
         split, args = tokens[self.data.report_split], self._plain_arguments(self.folder)
         with stage(f"evaluating the {name}") as evaluating:
             evaluating.examples = len(split)
-            return evaluate_model(name, model, split, args, self.problem, self.data, processor)
+            report, logits = evaluate_model(name, model, split, args, self.problem, self.data, processor)
+        examples = self.problem.counts(self.data, tokens)[self.data.report_split]
+        return dataclasses.replace(report, examples=examples), logits
 
     def _evaluate_student(self, name: str, folder: Path, teacher_logits: Tensor) -> tuple[ModelReport, Tensor]:
         # Loaded from disk: the report is about the files that a user gets.
@@ -335,7 +339,10 @@ class DistillationJob:
 
     def _judge_labels(self, trainer: DistillationTrainer, teacher_guesses: bool) -> LabelQuality | None:
         """How far the labels of the training examples can be trusted; None where it is not asked for or not known."""
-        if self.models.label_quality == "none" or teacher_guesses or not can_judge(trainer):
+        judges = self.models.label_quality != "none" and can_judge(trainer)
+        if judges and teacher_guesses:
+            logger.warning("labels are not judged: the teacher scores no better than a constant guess")
+        if teacher_guesses or not judges:
             if self.config.should_save:
                 (self.folder / QUALITY_FILE).unlink(missing_ok=True)  # of an earlier run
             return None
@@ -349,22 +356,22 @@ class DistillationJob:
             write_quality(self.folder / QUALITY_FILE, quality, {"row": self.data.train_rows, **texts})
         return quality
 
-    def _differing(self, student_logits: Tensor, teacher_logits: Tensor) -> list[Differing]:
-        """The texts of the reported split on which student and teacher differ most; none of other problems."""
+    def _differing(self, student_logits: Tensor, teacher_logits: Tensor) -> list[Differing] | None:
+        """The texts of the reported split on which student and teacher differ most; None for other problems."""
         split = self.data.splits[self.data.report_split]
         texts = self._texts(split)
         if not texts or "label" not in split.column_names:
-            return []
+            return None
         labels = split["label"][:]
         if not all(isinstance(label, int | float) for label in labels):  # several labels, or answers
-            return []
+            return None
         return most_differing(texts, labels, student_logits, teacher_logits, self.data.label_names)
 
     def _write_report(
         self,
         reports: list[ModelReport],
         history: list[dict[str, float]],
-        differing: list[Differing],
+        differing: list[Differing] | None,
         quality: LabelQuality | None,
     ) -> None:
         examples = self.problem.counts(self.data, self.tokens)

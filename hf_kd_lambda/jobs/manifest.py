@@ -28,7 +28,7 @@ class WriteManifests(TrainerCallback):
 
 def write_manifest(folder: Path) -> None:
     """Write a folder's files and then its manifest to the disk, so that a manifest is never older than a file."""
-    files = {str(path.relative_to(folder)): _entry(path) for path in _files(folder)}
+    files = {path.name: _entry(path) for path in _files(folder)}
     write_at_once(folder / MANIFEST, json.dumps({"files": files}, indent=1))
     _to_disk(folder)
 
@@ -56,10 +56,9 @@ def damage(folder: Path) -> str | None:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All but hidden files, such as locks, the manifest itself, and checkpoints inside."""
-    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    left_out = (".", MANIFEST, "checkpoint-")
-    return [folder / path for path in files if not any(part.startswith(left_out) for part in path.parts)]
+    """All but hidden files, such as locks, and the manifest itself; folders inside are those of other models."""
+    left_out = (".", MANIFEST)
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith(left_out))
 
 
 def _entry(path: Path) -> dict[str, Any]:

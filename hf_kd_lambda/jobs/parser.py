@@ -37,9 +37,15 @@ _REPLACED = {
     "student": ("student_layers", "student_architecture"),
     "student_layers": ("student", "student_architecture"),
     "student_architecture": ("student", "student_layers"),
-    "dataset": ("train_file", "validation_file", "test_file"),
+    "dataset": ("train_file",),
     "train_file": ("dataset",),
+    "unlabelled_dataset": ("unlabelled_file",),
+    "unlabelled_file": ("unlabelled_dataset",),
+    "label_column": ("label_columns",),
+    "label_columns": ("label_column",),
 }
+# These belong to a train_file that a dataset replaces; next to a dataset they are given for it, and stay.
+_OF_TRAIN_FILE = ("validation_file", "test_file")
 _GROUPS = {
     "Models": {
         "teacher": "Hub id or folder; `quickstart`: a small encoder, no network needed",
@@ -114,9 +120,11 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     parser.check_names(command_line)
     command_line = with_lists(command_line, list_settings(types))
     on_line = _names(command_line)
-    for name in on_line:
-        for replaced in _REPLACED.get(name, ()):
-            in_file.pop(replaced, None)
+    replaced = [other for name in on_line for other in _REPLACED.get(name, ())]
+    if "dataset" in on_line and in_file.get("train_file") is not None:
+        replaced += _OF_TRAIN_FILE
+    for name in replaced:
+        in_file.pop(name, None)
     # Text takes the way of the command line, and so its types; argparse leaves defaults alone that are no text.
     texts = [f"--{name}={value}" for name, value in in_file.items() if isinstance(value, str)]
     others = argparse.Namespace(**{name: value for name, value in in_file.items() if not isinstance(value, str)})

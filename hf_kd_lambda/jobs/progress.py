@@ -1,11 +1,13 @@
 """What a job is doing, printed when it begins, and how fast it was, when it ends."""
 
 import os
+import sys
 import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import datasets
 from huggingface_hub.utils import enable_progress_bars
 from transformers.utils import logging
 
@@ -19,9 +21,14 @@ def print_wrapped(texts: Iterable[str]) -> None:
 
 
 def hide_bars_of_weights() -> None:
-    """Show no bars of the seconds in which weights are read and written; those of downloads stay."""
+    """Show no bars of the seconds in which weights are read and written; those of downloads stay.
+
+    Where stderr is no terminal, show none of data sets either.
+    """
     logging.disable_progress_bar()
-    enable_progress_bars()
+    enable_progress_bars()  # which are shown on a terminal alone
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
 
 
 class JobStage:

@@ -12,9 +12,17 @@ from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.progress import print_wrapped
 from hf_kd_lambda.reports.figure import plot_lambda
 from hf_kd_lambda.reports.label_quality import explain_quality
-from hf_kd_lambda.reports.model_card import CALLS, CardFacts, model_card, origin_of, training_examples, without_folders
+from hf_kd_lambda.reports.model_card import (
+    CALLS,
+    CardFacts,
+    model_card,
+    origin_of,
+    run_notes,
+    training_examples,
+    without_folders,
+)
 from hf_kd_lambda.reports.page import as_html
-from hf_kd_lambda.reports.results import ModelReport, results_table, score_notes, write_results
+from hf_kd_lambda.reports.results import ModelReport, results_table, write_results
 from hf_kd_lambda.reports.run_report import LAMBDA_IN_WORDS, Differing, run_page
 from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
 from hf_kd_lambda.utils.run_files import CARD, FIGURE, QUALITY_FILE, REPORT, RESULTS
@@ -30,7 +38,7 @@ def write_job_report(
     data: DataArguments,
     split: str,
     settings: Mapping[str, Any],
-    differing: Sequence[Differing] = (),
+    differing: Sequence[Differing] | None = None,
     suspicious: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write figure, card and results into the student's folder, and print a summary.
@@ -41,11 +49,11 @@ def write_job_report(
         data: as given.
         split: evaluated on.
         settings: settings that change the student, as JSON values.
-        differing: see `most_differing`.
+        differing: see `most_differing`; None where it was not compared.
         suspicious: see `most_suspicious`.
     """
     reports, history = card.reports, [dict(entry) for entry in card.log_history]
-    notes = score_notes(reports, history, card.chance, settings)
+    notes = run_notes(card)
     figure = plot_lambda(history, folder / FIGURE)
     model_card(card).save(folder / CARD)
     page = run_page(card, split, figure, differing, suspicious)

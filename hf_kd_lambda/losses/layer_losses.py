@@ -90,27 +90,31 @@ def _token_arguments(
         inputs: their batch.
 
     Raises:
-        ValueError: there is no mask, and the outputs are feature maps, are split by windows, or differ in length.
+        ValueError: the outputs are feature maps, or their positions are not those of the batch.
     """
-    mask = inputs.attention_mask
+    if 4 in (student.dim(), teacher.dim()):
+        raise ValueError(
+            "needs tokens, but student or teacher has feature maps: use feature_mse or attention_transfer."
+        )
+    mask, labels = inputs.attention_mask, inputs.labels
     if mask is None:
-        if 4 in (student.dim(), teacher.dim()):
-            raise ValueError(
-                "needs tokens, but student or teacher has feature maps: use feature_mse or attention_transfer."
-            )
-        if not len(student) == len(teacher) == len(inputs.labels):
-            raise ValueError(
-                "needs attention over whole images, but student or teacher attends within windows, as Swin does: use "
-                "hidden_mse or pkd."
-            )
-        if student.shape[1] != teacher.shape[1]:
-            raise ValueError(
-                f"compares tokens one by one, but the student has {student.shape[1]} per image and the teacher "
-                f"{teacher.shape[1]}: use a loss on logits, or two models of the same architecture, image_size and "
-                "patch_size."
-            )
-        mask = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device)
-    return mask, inputs.labels, inputs.num_items, inputs.weights
+        mask = torch.ones(len(labels), student.shape[1], dtype=torch.bool, device=student.device)
+    shapes = [" × ".join(map(str, tensor.shape[:2])) for tensor in (student, teacher, mask)]
+    if len(set(shapes)) > 1:
+        raise ValueError(
+            f"compares positions one by one, but of examples × positions, the student gives {shapes[0]}, the teacher "
+            f"{shapes[1]}, and the batch has {shapes[2]}: use losses of the logits, or two models of one architecture "
+            "and input size that neither pool tokens nor attend within windows."
+        )
+    return mask, labels, inputs.num_items, inputs.weights
+
+
+def _attention_arguments(
+    student: Tensor, teacher: Tensor, inputs: LossInputs
+) -> tuple[Tensor, Tensor, Tensor | int, Tensor | None]:
+    """Like `_token_arguments`, for attention maps `[examples, heads, length, length]`."""
+    _token_arguments(student[:, 0].mT, teacher[:, 0].mT, inputs)
+    return _token_arguments(student[:, 0], teacher[:, 0], inputs)
 
 
 def _map_arguments(student: Tensor, teacher: Tensor, inputs: LossInputs) -> tuple[Tensor, Tensor | int, Tensor | None]:
@@ -173,7 +177,7 @@ class AttentionMaps(LayerLoss):
     needs: ClassVar[tuple[str, ...]] = ("attentions",)
 
     def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
-        return attention_map_loss(student, teacher, *_token_arguments(student[:, 0], teacher[:, 0], inputs))
+        return attention_map_loss(student, teacher, *_attention_arguments(student, teacher, inputs))
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,7 @@ class AttentionKL(LastLayerLoss):
     needs: ClassVar[tuple[str, ...]] = ("attentions",)
 
     def pair_loss(self, student: Tensor, teacher: Tensor, inputs: LossInputs) -> Tensor:
-        return attention_kl_loss(student, teacher, *_token_arguments(student[:, 0], teacher[:, 0], inputs))
+        return attention_kl_loss(student, teacher, *_attention_arguments(student, teacher, inputs))
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,24 @@ def check_label_shape(logits: Tensor, labels: Tensor) -> None:
         )
 
 
+def check_same_logits(student: Tensor, teacher: TeacherBatch) -> None:
+    """Check that student and teacher return logits for the same items and classes: others might broadcast.
+
+    Args:
+        student: its logits, `[examples, ..., classes]`.
+        teacher: its outputs for the same batch.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    shape = [*teacher.chunked[0].shape[:-1], teacher.classes]
+    if shape != [*student.shape]:
+        raise ValueError(
+            f"the teacher returns logits of shape {shape}, the student of shape {list(student.shape)}: use a teacher "
+            "for the same task, with the student's classes in the same order."
+        )
+
+
 class Objective:
     """Computes the task loss, and the KD loss as a weighted sum of KD losses.
 
@@ -132,13 +150,14 @@ class Objective:
         return BatchLosses(task, kd, parts if len(parts) > 1 else [])
 
     @staticmethod
-    def items(student: Mapping[str, Any], inputs: Mapping[str, Any]) -> ItemLabels:
+    def items(student: Mapping[str, Any], teacher: TeacherBatch, inputs: Mapping[str, Any]) -> ItemLabels:
         """The labels of a batch for each loss.
 
         Raises:
-            ValueError: there is not exactly one label per item of the student's logits.
+            ValueError: there is not exactly one label, or no logits of the teacher, per item of the student's logits.
         """
         check_label_shape(student["logits"], targets(inputs))
+        check_same_logits(student["logits"], teacher)
         return item_labels(targets(inputs))
 
     def loss_inputs(

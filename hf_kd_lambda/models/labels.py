@@ -129,7 +129,12 @@ def _check_complete(checkpoint: str, model: PreTrainedModel, info: Mapping[str, 
     Raises:
         ValueError: weights are missing; the message names the first.
     """
-    encoder = f"{model.base_model_prefix}."
+    parts = dict(model.named_children())
+    # Image classifiers of CLIP or SigLIP have their encoder under another name than the prefix. Layers tell it.
+    encoders = [
+        name for name, part in parts.items() if any(isinstance(found, nn.ModuleList) for found in part.modules())
+    ]
+    encoder = tuple(f"{name}." for name in (model.base_model_prefix, *encoders))
     random = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
     # A pooler counts as part of the head: checkpoints without a head often lack it.
     of_head = {key for key in random if new_head and (not key.startswith(encoder) or ".pooler." in key)}

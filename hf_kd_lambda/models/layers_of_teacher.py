@@ -99,6 +99,8 @@ def student_from_layers(teacher: PreTrainedModel, layers: Sequence[int]) -> PreT
 
 
 def _check_layers(layers: Sequence[int], available: int) -> None:
+    if not layers:
+        raise ValueError("student_layers=[] keeps no layer: name at least one, e.g. [0, 5].")
     for layer in layers:
         if not 0 <= layer < available:
             raise ValueError(

@@ -48,7 +48,7 @@ LIMIT_COLORS = {
 LIMITED_BY, BY_LAYER, RELIABILITY = "what limited λ", "λ by layer", "reliability"
 TEACHER_STYLES = ("--", ":", "-.")
 PANELS = {
-    "λ": [Line("lambda", "λ", LAMBDA_COLOR), Line("kd_weight", "KD weight", KD_COLOR, "--")],
+    "λ": [Line("lambda", "λ", LAMBDA_COLOR)],
     LIMITED_BY: [Line(LIMITS[name].key, LIMITS[name].words, color) for name, color in LIMIT_COLORS.items()],
     BY_LAYER: [],  # filled with the logged layers or KD losses
     "loss": [Line("task_loss", "task loss", TASK_COLOR), Line("kd_loss", "KD loss", KD_COLOR)],

@@ -173,8 +173,10 @@ def explain_quality(summary: Mapping[str, Any]) -> str:
     """
     wrong = "no training example has a label"
     if summary["labelled"]:
-        wrong = f"{_wrong_labels(summary)}{_mostly(summary, 'wrong_labels', 'labelled')}"
-    mostly = _mostly(summary, "uninformative_teacher", "of class")
+        wrong = f"{_wrong_labels(summary)}{_mostly(summary, 'wrong_labels', 'them labelled')}"
+    # Only labelled examples are counted by class.
+    which = "them" if summary["labelled"] == summary["examples"] else "the labelled ones among them"
+    mostly = _mostly(summary, "uninformative_teacher", f"{which} of class")
     of_teacher = f"the teacher is uninformative on {_share(summary['uninformative_teacher'])} of the examples{mostly}"
     if summary.get("teacher_is_uniform"):
         of_teacher = "the teacher gives nearly the same probability to all classes, so that it tells nothing of them"
@@ -187,6 +189,8 @@ def explain_quality(summary: Mapping[str, Any]) -> str:
 def _wrong_labels(summary: Mapping[str, Any]) -> str:
     """The share of wrong labels in words: a lower bound where models may have memorised some."""
     share = summary["wrong_labels"]
+    if summary["more_are_wrong"] and share < 0.0005:
+        return "hardly any label looks wrong, but more may be"
     if summary["more_are_wrong"]:
         return f"at least {share:.{0 if share >= 0.01 else 1}%} of the labels look wrong, probably more"
     return f"{_share(share)} of the labels look wrong"
@@ -207,7 +211,7 @@ def _mostly(summary: Mapping[str, Any], key: str, words: str) -> str:
     is_more = share > _MORE_THAN_ITS_PART * classes[largest]["labelled"] / labelled
     if share < _MOST or not is_more or summary[key] < 0.005:
         return ""
-    return f", most of them {words} {classes[largest]['name']}"
+    return f", most of {words} {classes[largest]['name']}"
 
 
 def quality_table(summary: Mapping[str, Any]) -> str:

@@ -15,11 +15,14 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_kd_lambda.reports.label_quality import explain_quality, quality_table
 from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, on_one_line, table_of
-from hf_kd_lambda.reports.results import ModelReport, guessing_teacher_note, markdown_table, score_meaning
+from hf_kd_lambda.reports.results import ModelReport, guessing_teacher_note, markdown_table, score_meaning, score_notes
 from hf_kd_lambda.reports.summary import explain_lambda
 from hf_kd_lambda.utils.run_files import FIGURE
 
 WITHOUT_LABEL = "train_unlabelled"  # in `CardFacts.examples`
+FEW_LABELS = 300  # training examples; with fewer, rules that judge labels and teacher are inaccurate
+JUDGING_RULES = ("trust", "evidence")
+ONE_LABEL_EACH = ("text-classification", "image-classification")  # a text of other tasks has many labels
 DEFAULT_TASK = "text-classification"  # the Hub's name of the default task
 TAGS = ("knowledge-distillation", "hf-kd-lambda")
 # The Hub's names of our metrics; other metrics, such as means, have none.
@@ -224,6 +227,19 @@ def training_examples(examples: Mapping[str, int]) -> str:
     return f"{labelled} with a label, {unlabelled:,} without" if unlabelled else labelled
 
 
+def run_notes(facts: CardFacts) -> list[str]:
+    """Sentences on the scores of a run, see `score_notes`, and on its number of labels."""
+    notes = score_notes(facts.reports, facts.log_history, facts.chance, facts.settings)
+    rule, count = facts.settings.get("lambda_rule"), facts.examples.get("train", FEW_LABELS)
+    labelled = count - facts.examples.get(WITHOUT_LABEL, 0)
+    if labelled < FEW_LABELS and rule in JUDGING_RULES and facts.pipeline_tag in ONE_LABEL_EACH:
+        notes.append(
+            f"With fewer than {FEW_LABELS} labelled training examples, here {labelled}, the estimates of lambda_rule: "
+            f"{rule} are inaccurate: also try lambda_rule: fixed with kd_weight: 0.9, or lambda_rule: adaptive."
+        )
+    return notes
+
+
 def _class_names(facts: CardFacts) -> str:
     more = f" and {len(facts.labels) - MOST_LABELS} more" if len(facts.labels) > MOST_LABELS else ""
     return ", ".join(map(escaped, facts.labels[:MOST_LABELS])) + more
@@ -257,7 +273,7 @@ def _results(facts: CardFacts) -> str:
     what = "examples held out of the training split" if facts.held_out else f"the {escaped(facts.split or '')} split"
     where = f"On {what}{of}:\n\n" if facts.split else ""
     if facts.reports:
-        latency = "Latency is the time of one forward with one example, on the machine that trained the student."
+        latency = "Latency is the time of one forward with one example, on the machine that wrote this card."
         meaning = score_meaning(facts.reports)
         notes = f"Here {escaped(meaning)}. {latency}" if meaning else latency
         if of_teacher := guessing_teacher_note(facts.reports, facts.chance, facts.settings):
@@ -289,7 +305,7 @@ def _training(facts: CardFacts) -> str:
         parts.append(f"With these settings in `student.yaml`:\n\n{code_block(facts.command, 'bash')}")
     if facts.versions:
         parts.append(
-            f"Versions: {escaped(', '.join(f'{name} {version}' for name, version in facts.versions.items()))}."
+            f"Written with {escaped(', '.join(f'{name} {version}' for name, version in facts.versions.items()))}."
         )
     return "\n\n".join(parts)
 

@@ -53,6 +53,10 @@ class ModelReport:
     batch_latency_ms: float | None = None
     standard_error: float | None = None
     """Standard error of the main metric over the examples; None if it was not computed."""
+    examples: int | None = None
+    """Number of examples that it was evaluated on; None if it was not."""
+    classes: Sequence[Mapping[str, Any]] = ()
+    """Scores of each class, see `class_scores`."""
 
     def retained(self, reports: Sequence["ModelReport"], chance: float = 0.0) -> float | None:
         """The share of the teacher's score; above 1 if this model is better than the teacher.
@@ -124,8 +128,12 @@ def results_table(reports: Sequence[ModelReport], chance: float = 0.0) -> str:
     """An aligned table for the terminal: a column per model, the main metric first; `chance` as in `retained`."""
     columns = table_rows(reports, chance)
     columns[0][0] = ""  # what is below are no models
-    rows = list(zip(*columns, strict=True))
-    widths = [max(map(len, column)) for column in columns]
+    return aligned([*zip(*columns, strict=True)])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A table for the terminal, its head first: all columns but the first are aligned on the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
@@ -139,8 +147,15 @@ def markdown_table(reports: Sequence[ModelReport], chance: float = 0.0) -> str:
 def standard_error_note(reports: Sequence[ModelReport]) -> str:
     """Which differences may be noise, by the standard errors of the scores; empty without these."""
     errors = [report.standard_error for report in reports if report.standard_error is not None]
-    if not any(errors):  # of a few examples, all right or all wrong, it is not known
-        return ""
+    if not any(errors):  # all right, or all wrong
+        count = reports[-1].examples
+        if not (errors and count and all(report.metrics[MAIN_METRIC] == 1 for report in reports)):
+            return ""
+        most = 1 - 0.05 ** (1 / count)  # with a larger share of wrong ones, all are right in 5% of the samples
+        return (
+            f"All {count:,} examples are right. Of other examples from the same source, up to {most:.1%} may be wrong "
+            "(with 95% confidence)."
+        )
     points = 100 * max(errors)
     return (
         f"A score has a standard error of about {points:.1f} points: differences of less than {2 * points:.1f} points "
@@ -162,9 +177,12 @@ def score_notes(
         chance, settings: see `guessing_teacher_note`.
     """
     meaning = score_meaning(reports)
-    of_teacher = guessing_teacher_note(reports, chance, settings) or weak_teacher_note(reports)
-    notes = [f"{meaning.capitalize()}." if meaning else "", standard_error_note(reports), of_teacher]
-    return list(filter(None, [*notes, rising_score_note(log_history)]))
+    notes = [f"{meaning.capitalize()}." if meaning else ""]
+    if {"teacher_agreement", "pearson"} <= reports[-1].metrics.keys():
+        notes.append("teacher_agreement is Pearson's correlation with the teacher's outputs.")
+    notes.append(standard_error_note(reports))
+    notes.append(guessing_teacher_note(reports, chance, settings) or weak_teacher_note(reports, settings))
+    return list(filter(None, [*notes, rising_score_note(log_history, settings)]))
 
 
 def guessing_teacher_note(reports: Sequence[ModelReport], chance: float, settings: Mapping[str, Any]) -> str:
@@ -172,15 +190,15 @@ def guessing_teacher_note(reports: Sequence[ModelReport], chance: float, setting
 
     Args:
         reports: reports of the compared models.
-        chance: the score of a constant guess; 0 for a correlation.
+        chance: the score of a constant guess; 0 where it has none.
         settings: of the run, of which those of the teacher are used; empty without a run.
     """
     score = next((report.metrics[MAIN_METRIC] for report in reports if report.name == "teacher"), math.inf)
     if score > chance + AT_CHANCE:
         return ""
-    not_judged = " Labels are not judged by such a teacher." if settings else ""
-    found = f"The teacher scores {score:.3f}, and a constant guess scores {chance:.3f}"
-    return f"{found}: {_better_than_guesses(settings)}.{not_judged}"
+    found = f"The teacher scores {score:.1%}"
+    found += f", and a constant guess scores {chance:.1%}" if chance > 0 else ""
+    return f"{found}: {_better_than_guesses(settings)}."
 
 
 def _better_than_guesses(settings: Mapping[str, Any]) -> str:
@@ -190,34 +208,41 @@ def _better_than_guesses(settings: Mapping[str, Any]) -> str:
             "fine-tuning did not help. Raise teacher_epochs (now {teacher_epochs:g}) or teacher_learning_rate (now "
             "{teacher_learning_rate:g}), or choose another teacher"
         ).format(**settings)
-    teacher, fix = settings.get("teacher"), "Choose another teacher"
+    teacher, fix = settings.get("teacher"), "or choose another teacher"
     if isinstance(teacher, str):
-        fix = "Set teacher_finetune: true, or choose another teacher"
+        fix = "set teacher_finetune: true, or choose another teacher"
     elif isinstance(teacher, list):
-        fix = "Fine-tune each of the teachers in a run of its own, or choose others"
-    return f"it was not fine-tuned for this task. {fix}"
+        fix = "fine-tune each of the teachers in a run of its own, or choose others"
+    reason = "it was not trained for this task, or for these labels in another order"
+    return f"{reason}. Check the order in its config.json (id2label), {fix}"
 
 
-def rising_score_note(log_history: Sequence[Mapping[str, float]]) -> str:
+def rising_score_note(log_history: Sequence[Mapping[str, float]], settings: Mapping[str, Any]) -> str:
     """A sentence if the score of the last evaluation is above all earlier ones by `STILL_RISING`; else empty."""
     scores = [entry["eval_score"] for entry in log_history if "eval_score" in entry]
     gain = scores[-1] - max(scores[:-1]) if len(scores) > 1 else 0.0
     if gain < STILL_RISING:
         return ""
+    length = "max_steps" if settings.get("max_steps", 0) > 0 else "num_train_epochs"
     return (
         f"The student's score rose by {100 * gain:.1f} points in the last evaluation: train it for longer "
-        "(num_train_epochs), or with a higher learning_rate."
+        f"({length}), or with a higher learning_rate."
     )
 
 
-def weak_teacher_note(reports: Sequence[ModelReport]) -> str:
-    """A sentence if the teacher scores below another model by more than two standard errors; else empty."""
+def weak_teacher_note(reports: Sequence[ModelReport], settings: Mapping[str, Any]) -> str:
+    """A sentence if the teacher scores below another model by more than two standard errors; else empty.
+
+    Args:
+        reports, settings: see `guessing_teacher_note`.
+    """
     scores = {report.name: report.metrics.get(MAIN_METRIC, math.nan) for report in reports}
     errors = [report.standard_error for report in reports if report.standard_error is not None]
     best = max(scores, key=lambda name: scores[name])
     if not errors or not scores[best] - scores.get("teacher", math.nan) > 2 * max(errors):
         return ""
-    return f"The teacher scores below the {best}. {BETTER_TEACHER}"
+    advice = BETTER_TEACHER if settings.get("teacher_finetune") else "A better teacher would help more."
+    return f"The teacher scores below the {best}.{f' {advice}' if settings else ''}"
 
 
 def table_rows(reports: Sequence[ModelReport], chance: float) -> list[list[str]]:

@@ -8,14 +8,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from hf_kd_lambda.reports.class_scores import class_rows
 from hf_kd_lambda.reports.label_quality import explain_quality
-from hf_kd_lambda.reports.model_card import CardFacts, shown_settings, training_examples
+from hf_kd_lambda.reports.model_card import CardFacts, run_notes, shown_settings, training_examples
 from hf_kd_lambda.reports.page import Entry, Picture, Section, Table, text_entry
-from hf_kd_lambda.reports.results import score_notes, table_rows
+from hf_kd_lambda.reports.results import table_rows
 from hf_kd_lambda.reports.summary import explain_lambda
 
 MOST_EXAMPLES = 20
 LONGEST_TEXT = 300  # characters
+SMALL_DIFFERENCE = 0.1  # of probabilities, up to which two models that name the same class agree
 _DIFFERENCE = (
     "Difference: half the sum of |p − q| over the classes, with p and q the probabilities of both; 1 at most."
 )
@@ -42,6 +44,8 @@ def most_differing(
 ) -> list[Differing]:
     """The examples on which student and teacher differ most, the largest difference first.
 
+    If they name the same class, a difference of up to `SMALL_DIFFERENCE` does not count.
+
     Args:
         texts, labels: texts and labels of the examples; labels are classes, or numbers of a regression.
         student_logits, teacher_logits: `[examples, classes]`, `[examples, 1]` for a regression.
@@ -50,10 +54,13 @@ def most_differing(
     student, teacher = student_logits.double(), teacher_logits.double()
     if names is None:
         differences = (student - teacher).abs().flatten()
+        differs = differences > 0
     else:
         student, teacher = student.softmax(-1), teacher.softmax(-1)
         differences = (student - teacher).abs().sum(-1) / 2
-    rows = differences.argsort(descending=True, stable=True)[:MOST_EXAMPLES].tolist()
+        differs = (differences > SMALL_DIFFERENCE) | (student.argmax(-1) != teacher.argmax(-1))
+    order = differences.argsort(descending=True, stable=True)
+    rows = order[differs[order]][:MOST_EXAMPLES].tolist()
     return [
         Differing(
             _shortened(texts[row]),
@@ -63,7 +70,6 @@ def most_differing(
             float(differences[row]),
         )
         for row in rows
-        if differences[row] > 0
     ]
 
 
@@ -89,7 +95,7 @@ def run_page(
     card: CardFacts,
     split: str,
     figure: Path,
-    differing: Sequence[Differing] = (),
+    differing: Sequence[Differing] | None = None,
     suspicious: Sequence[Mapping[str, Any]] = (),
 ) -> Section:
     """The page of a run, see `as_html`.
@@ -98,12 +104,12 @@ def run_page(
         card: facts of the run.
         split: evaluated on.
         figure: figure of λ.
-        differing: see `most_differing`.
+        differing: see `most_differing`; None where it was not compared.
         suspicious: see `most_suspicious`.
     """
-    sections = [_scores(card, split), _balance(card, figure)]
-    if differing:
-        sections.append(_differing(differing, is_regression=not card.labels))
+    sections = [_scores(card, split), *_classes(card), _balance(card, figure)]
+    if differing is not None:
+        sections.append(_differing(card, split, differing))
     if card.label_quality is not None:
         sections.append(_labels(card, suspicious))
     sections.append(_settings(card.settings))
@@ -116,9 +122,18 @@ def _scores(card: CardFacts, split: str) -> Section:
     table = Table(["measure", *head[1:]], [[text_entry(row[0]), *map(_number, row[1:])] for row in rows])
     count = card.examples.get(split, 0)
     notes = [f"On the {split} split, {count:,} examples."]
-    notes += score_notes(card.reports, card.log_history, card.chance, card.settings)
+    notes += run_notes(card)
     notes.append("Latency is the time of one forward with one example, on the machine of the run.")
     return Section("Scores, size and speed", notes, table)
+
+
+def _classes(card: CardFacts) -> list[Section]:
+    """The student's scores of each class, where they are known."""
+    if not (scores := card.reports[-1].classes):
+        return []
+    head, *rows = class_rows(scores)
+    table = Table(head, [[text_entry(row[0]), *map(_number, row[1:])] for row in rows])
+    return [Section("Scores of the student by class", table=table)]
 
 
 def _number(text: str) -> Entry:
@@ -134,7 +149,11 @@ def _balance(card: CardFacts, figure: Path) -> Section:
     return Section("What λ did", [LAMBDA_IN_WORDS, *explain_lambda(history).splitlines()], pictures=pictures)
 
 
-def _differing(differing: Sequence[Differing], is_regression: bool) -> Section:
+def _differing(card: CardFacts, split: str, differing: Sequence[Differing]) -> Section:
+    title = "Where student and teacher differ most"
+    if not differing:
+        agree = f"name the same class, and differ by {SMALL_DIFFERENCE} at most" if card.labels else "agree"
+        return Section(title, [f"On all examples of the {split} split, they {agree}."])
     rows = [
         [
             *map(text_entry, (example.text, example.label, example.student, example.teacher)),
@@ -144,10 +163,11 @@ def _differing(differing: Sequence[Differing], is_regression: bool) -> Section:
     ]
     table = Table(["text", "label", "student", "teacher", "difference"], rows)
     notes = [
-        _DISTANCE if is_regression else _DIFFERENCE,
+        f"Examples of the {split} split.",
+        _DIFFERENCE if card.labels else _DISTANCE,
         "Look here for wrong labels, errors of the teacher, and what a small student cannot do.",
     ]
-    return Section("Where student and teacher differ most", notes, table)
+    return Section(title, notes, table)
 
 
 def _labels(card: CardFacts, suspicious: Sequence[Mapping[str, Any]]) -> Section:

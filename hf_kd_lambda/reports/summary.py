@@ -80,7 +80,7 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
     )
     trust = (
         "By estimate, {label_reliability:.0%} of the labels and {teacher_reliability:.0%} of the teacher's outputs "
-        "are informative; the others are guesses, some of which are right."
+        "are informative; the others are no better than guesses."
     )
     if teachers := summary.get("teachers"):
         trust += f" By teacher, {', '.join(f'{share:.0%}' for share in teachers)} of the outputs are informative."
@@ -123,7 +123,7 @@ def _what_limited_it(summary: Mapping[str, Any]) -> list[str]:
         lines.append(f"λ was {', '.join([f'{first} of the measurements', *others])}.")
     often = next((name for name in limits if name != "free" and shares[name] >= WORTH_ADVICE), None)
     if often is not None:
-        lines.append(f"Where a limit applied, λ was mostly {LIMITS[often].words}: {_advice(often, summary)}.")
+        lines.append(f"Where a limit applied, λ was most often {LIMITS[often].words}: {_advice(often, summary)}.")
     return lines
 
 

@@ -129,7 +129,7 @@ class TeacherCache:
         collate = partial(collated, self.collate)
         loader = DataLoader(examples, batch_sampler=share, collate_fn=collate, generator=torch.Generator())
         shows = self.progress and self.accelerator.is_local_main_process
-        bar = tqdm(loader, desc="Teacher's outputs", disable=not shows)
+        bar = tqdm(loader, desc="Teacher's outputs", disable=None if shows else True)  # None: shown on a terminal
         outputs = (rows for batch, digests in bar for rows in gather_object([self._rows(batch, digests)]))
         reason = "the nodes share no disk"
         if self.accelerator.is_local_main_process:

@@ -26,7 +26,8 @@ class CacheFormat:
     per example in `teacher_outputs`, because Arrow lists are slow to read. The logits of each of several teachers are
     there too, in fp32, and their mean is in `teacher_logits`.
 
-    32,000 logits of a token take 128 kB, its top 64 take 384 bytes.
+    32,000 logits of a token take 128 kB, its top 64 take 384 bytes. The text of a format is a part of the name of its
+    cache files.
 
     Args:
         hidden_states: for every hidden state of the teacher, whether it is cached. Values are clamped to fp16's range.
@@ -41,14 +42,6 @@ class CacheFormat:
     temperature: float = 1.0
     classes: int = field(default=0, repr=False, compare=False)
     shares: tuple[float, ...] = ()
-
-    def __str__(self) -> str:
-        """A part of the fingerprint of every cache file. Never change it: existing caches would become invalid."""
-        members = f", shares={self.shares}" if self.shares else ""
-        return (
-            f"KeptOutputs(hidden_states={self.hidden_states}, top_logits={self.top_logits}, "
-            f"temperature={self.temperature}{members})"
-        )
 
     @property
     def columns(self) -> tuple[str, ...]:

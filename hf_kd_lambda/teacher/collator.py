@@ -69,8 +69,9 @@ class ColumnCollator:
         """Check that the rows are the inputs that the cached outputs were computed from."""
         if row_digests(batch) != expected:
             raise ValueError(
-                "data_collator sorts, drops, merges or changes rows, so the batch does not match the cached teacher "
-                "outputs: set cache_teacher to False to run the teacher at each step."
+                "the batch does not match the cached teacher outputs: either data_collator sorts, drops, merges or "
+                "changes rows, or files that the examples name have changed since the outputs were cached. Set "
+                "cache_teacher to False to run the teacher at each step, or teacher_cache_dir to an empty folder."
             )
 
     def _collated(self, example: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,9 @@
-"""What training shows on the console: a bar with a rate, and short lines; the whole log goes to trackers and files."""
+"""What training shows on the console: a bar with a rate, and short lines; the whole log goes to trackers and files.
 
+Where stderr is no terminal, there is no bar: a file would have a line for each step of it.
+"""
+
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,15 +85,13 @@ class ShortPrinter(PrinterCallback):
             print(console_line(logs, state.global_step, state.max_steps), flush=True)
 
 
-_SHORT: dict[type[TrainerCallback], type[TrainerCallback]] = {
-    ProgressCallback: ShortProgress,
-    PrinterCallback: ShortPrinter,
-}
-
-
 def use_short_lines(trainer: Trainer) -> None:
     """Replace what Transformers shows of each log entry; what a caller or a notebook has chosen stays."""
+    short: dict[type[TrainerCallback], type[TrainerCallback]] = {
+        ProgressCallback: ShortProgress if sys.stderr.isatty() else ShortPrinter,
+        PrinterCallback: ShortPrinter,
+    }
     for callback in list(trainer.callback_handler.callbacks):
-        if type(callback) in _SHORT:
+        if type(callback) in short:
             trainer.remove_callback(callback)
-            trainer.add_callback(_SHORT[type(callback)])
+            trainer.add_callback(short[type(callback)])

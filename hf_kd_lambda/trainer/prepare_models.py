@@ -13,7 +13,7 @@ from hf_kd_lambda.losses.base import PROJECTED, TeacherBatch
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, logits_of_items
 from hf_kd_lambda.losses.layer_losses import HiddenLoss
 from hf_kd_lambda.losses.objective import Objective
-from hf_kd_lambda.models.attention import use_eager_attention, use_undropped_maps
+from hf_kd_lambda.models.attention import check_undropped_maps, use_eager_attention, use_undropped_maps
 from hf_kd_lambda.models.intermediate_outputs import (
     VECTORS,
     add_attention_vectors,
@@ -60,6 +60,8 @@ def prepare_models(
         use_undropped_maps(student)
     students = accepted_inputs(student, batch)
     of_student = _outputs(student, students, needs, "student")
+    if "attentions" in needs:
+        check_undropped_maps(student, _on_device(students, student), of_student["attentions"])
     with torch.no_grad():
         of_teacher = _outputs(teacher, teacher_inputs(batch, forward_parameters(teacher)), needs, "teacher")
     pairs, needed = [], set()
@@ -76,7 +78,7 @@ def prepare_models(
     inputs = _on_cpu({name: batch[name] for name in ("labels", "attention_mask", ANSWER_MASK) if name in batch})
     of_student["logits"] = logits_of_items(of_student["logits"], inputs)
     teacher_batch = TeacherBatch(of_teacher["logits"], inner=of_teacher).of_items(inputs)
-    items = objective.items(of_student, inputs)
+    items = objective.items(of_student, teacher_batch, inputs)
     loss_inputs = objective.loss_inputs(of_student, teacher_batch, inputs, items, num_items=1)
     for name, loss in objective.kd_losses.items():
         with _named(name):
@@ -124,11 +126,14 @@ def _size(state: Tensor) -> str:
 def _outputs(model: PreTrainedModel, batch: dict[str, Any], needs: set[str], who: str) -> dict[str, Any]:
     """The model's outputs on the CPU, in evaluation mode, where no random number is drawn."""
     check_takes_flags(model, needs, who)
-    inputs = {name: value.to(model_device(model)) for name, value in batch.items()}
     with evaluation_mode(model):
-        outputs = as_model_output(model(**inputs, **forward_flags(needs)), model, who)
+        outputs = as_model_output(model(**_on_device(batch, model), **forward_flags(needs)), model, who)
     check_given(model, outputs, needs, who)
     return _on_cpu({name: outputs[name] for name in ("logits", PROJECTED, *needs) if name in outputs})
+
+
+def _on_device(batch: dict[str, Any], model: PreTrainedModel) -> dict[str, Any]:
+    return {name: value.to(model_device(model)) for name, value in batch.items()}
 
 
 def _on_cpu(value: Any) -> Any:

@@ -301,7 +301,8 @@ class DistillationTrainer(BaseTrainer):
         outputs["logits"] = logits_of_items(outputs.logits, inputs)
         if cuts_graph:
             outputs, cut = cut_outputs(outputs)
-        teacher, items = self._teacher_outputs(inputs), self._objective.items(outputs, inputs)
+        teacher = self._teacher_outputs(inputs)
+        items = self._objective.items(outputs, teacher, inputs)
         teacher, weights = self.balancer.observe(outputs.logits.detach(), teacher, items, inputs.get(EXAMPLE_ROW))
         kd_weights = self.balancer.kd_weights
         losses = self._objective(outputs, teacher, inputs, items, num_items_in_batch, kd_weights, weights)
@@ -314,7 +315,8 @@ class DistillationTrainer(BaseTrainer):
         outputs = self._student_outputs(model, inputs)
         given = outputs.logits
         outputs["logits"] = logits_of_items(given, inputs)
-        teacher, items = self._teacher_outputs(inputs), self._objective.items(outputs, inputs)
+        teacher = self._teacher_outputs(inputs)
+        items = self._objective.items(outputs, teacher, inputs)
         teacher = teacher.mixed(self.balancer.teacher_weights)
         losses = self._objective(outputs, teacher, inputs, items, kd_weights=self.balancer.kd_weights)
         if self._evaluation_record is not None:

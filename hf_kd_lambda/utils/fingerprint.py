@@ -1,23 +1,28 @@
 """Fingerprints of models and examples: the same on every machine for the same content."""
 
 import hashlib
-import inspect
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Set
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 import pyarrow as pa
 import torch
 from datasets import Dataset
+from datasets.fingerprint import Hasher
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from transformers import PreTrainedConfig
 
 _LIBRARIES = {"accelerate", "bitsandbytes", "hf_kd_lambda", "peft", "torch", "torchao", "transformers"}
-_PLAIN = (bool, int, float, complex, str, bytes, torch.dtype, type(None))
-_OF_LOADING = ("name_or_path", "training")  # attributes that do not change a model's outputs
+_LIBRARIES |= sys.stdlib_module_names
+_INSTALLED = {"site-packages", "dist-packages"}
+_STARTED = time.time()
+# In the fingerprint already, or without influence on the outputs.
+_NO_ATTRIBUTES = {*vars(nn.Module()), "config", "name_or_path", "forward", "_old_forward", "_hf_hook"}
 _OF_ADAPTERS = ("active_adapters", "disable_adapters", "merged_adapters", "scaling")
 DIGITS = 24  # hexadecimal, 96 bits: collisions are practically impossible
 
@@ -38,87 +43,88 @@ def file_digest(path: Path | str) -> str:
 
 
 def model_digest(model: nn.Module) -> str:
-    """Fingerprint of a model's class, configuration, (possibly quantised) weights, adapters, and own code.
+    """Fingerprint of a model's modules, configuration, (possibly quantised) weights, adapters, and own code.
 
     Raises:
-        NoDigestError: it is a plain module, whose code may change under the same name, or a weight has an unknown
-            type.
+        NoDigestError: it is a plain module, whose code may change under the same name; a weight has an unknown type;
+            or its own code cannot be identified.
     """
     config = getattr(model, "config", None)
     if not isinstance(config, PreTrainedConfig):
         raise NoDigestError(f"a {type(model).__name__} has no Transformers configuration to identify it by")
-    sha = hashlib.sha256(type(model).__name__.encode())
+    sha = hashlib.sha256(repr(model).encode())
     sha.update(config.to_json_string(use_diff=True).encode())
     _add_tensors(sha, model.state_dict())
+    for part in _own_code(model):
+        sha.update(part.encode())
     for name, module in model.named_modules():
-        for part in _own_code(module):
-            sha.update(f"{name} {part}".encode())
         if hasattr(module, "merged_adapters"):  # a layer of PEFT: which adapters are used, and how much
             used = {part: getattr(module, part, None) for part in _OF_ADAPTERS}
             sha.update(f"{name} {used}".encode())
     return sha.hexdigest()
 
 
-def _own_code(module: nn.Module) -> Iterator[str]:
-    """What decides a module's forward and hooks, except the code of libraries, whose versions are known."""
-    seen: set[int] = set()
-    for function in (module.forward, *module._forward_pre_hooks.values(), *module._forward_hooks.values()):
-        yield from _described(inspect.unwrap(function), seen)
+def _own_code(model: nn.Module) -> Iterator[str]:
+    """Source and attributes of a model's own classes and hooks. Those of libraries are known by version and config.
+
+    Raises:
+        NoDigestError: the source or the attributes cannot be read.
+    """
+    own: set[str] = set()
+    for name, module in model.named_modules():
+        given = (vars(module).get("forward"), *module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        functions = [function for function in given if function is not None and _is_own(function)]
+        parts = [part for part in (*type(module).__mro__, *functions) if _is_own(part)]
+        own |= {*map(_module_of, parts)}
+        if parts:
+            buffers = dict(module.named_buffers(recurse=False))  # some are not in the state
+            yield f"{name} {batch_digest(buffers)} {_attributes(module, functions)}"
+    if own:
+        yield from _sources(own)
 
 
-def _described(value: Any, seen: set[int]) -> Iterator[str]:
-    """A number, text or tensor itself; of own functions and callable objects their code and what it reads of these.
+def _is_own(value: Any) -> bool:
+    """Whether a class, function or other callable object is of no library with a known version."""
+    return _package(_module_of(value)) not in _LIBRARIES
+
+
+def _module_of(value: Any) -> str:
+    while isinstance(value, partial):
+        value = value.func
+    return str(value.__module__)
+
+
+def _attributes(module: nn.Module, functions: list[Any]) -> str:
+    """Fingerprint of the attributes of a module, and of those of its hooks."""
+    values = {name: value for name, value in vars(module).items() if name not in _NO_ATTRIBUTES}
+    try:
+        return Hasher.hash([functions, sorted(values.items(), key=itemgetter(0))])
+    except Exception as error:  # whatever the attributes' types raise
+        raise NoDigestError(f"the attributes of its {type(module).__name__} cannot be pickled ({error})") from error
+
+
+def _sources(own: Set[str]) -> Iterator[str]:
+    """All loaded source files outside of installed packages, since own code may read any, and those of its packages.
 
     Args:
-        value: anything; what is none of these is left out.
-        seen: ids of functions and objects that are described already.
+        own: names of the modules that have own code.
     """
-    if isinstance(value, _PLAIN):
-        yield repr(value)
-    elif isinstance(value, Tensor):
-        yield batch_digest({"": value})
-    elif isinstance(value, tuple):
-        for part in value:
-            yield from _described(part, seen)
-    elif isinstance(value, partial):
-        yield from _described((value.func, value.args, *sorted(value.keywords.items())), seen)
-    elif isinstance(value, MethodType):
-        if _is_own(value.__func__):
-            yield from _described((value.__func__, value.__self__), seen)
-    elif id(value) not in seen and not isinstance(value, type):
-        seen.add(id(value))
-        if _is_own(value):
-            yield _instructions(value.__code__)
-            yield from _described(_read_by(value), seen)
-        elif not isinstance(value, FunctionType) and _is_own(type(value).__call__ if callable(value) else None):
-            yield from _described((type(value).__call__, *_attributes(value)), seen)
-        elif isinstance(value, nn.Module):  # whose weights are in the state
-            yield from _described(tuple(_attributes(value)), seen)
+    packages = {*map(_package, own)}
+    named = {name: Path(getattr(module, "__file__", None) or "") for name, module in sys.modules.items()}
+    files = {name: file for name, file in named.items() if _package(name) not in _LIBRARIES and file.is_file()}
+    if absent := sorted(own - files.keys()):
+        raise NoDigestError(f"its code in {absent[0]} is in no file, which would show whether it has changed")
+    for name, file in sorted(files.items()):
+        if _package(name) not in packages and _INSTALLED & {*file.parts}:
+            continue
+        # Transformers copies a checkpoint's code to `transformers_modules` just before it imports it.
+        if _package(name) != "transformers_modules" and file.stat().st_mtime > _STARTED:
+            raise NoDigestError(f"{file} has changed since this process imported it: restart to cache the outputs")
+        yield f"{name} {file_digest(file)}"
 
 
-def _is_own(function: Any) -> bool:
-    return isinstance(function, FunctionType) and str(function.__module__).partition(".")[0] not in _LIBRARIES
-
-
-def _read_by(function: FunctionType) -> tuple[Any, ...]:
-    """Default arguments of a function, and what the names outside of it stand for that it mentions."""
-    outside = inspect.getclosurevars(function)
-    named = {name: value for name, value in outside.globals.items() if not name.startswith("__")}
-    keywords = function.__kwdefaults__ or {}
-    return (function.__defaults__, *(item for names in (keywords, outside.nonlocals, named) for item in names.items()))
-
-
-def _attributes(value: Any) -> list[tuple[str, Any]]:
-    """The public attributes of an object that are numbers or texts."""
-    named = sorted(getattr(value, "__dict__", {}).items())
-    public = [item for item in named if not item[0].startswith("_") and item[0] not in _OF_LOADING]
-    return [item for item in public if isinstance(item[1], _PLAIN)]
-
-
-def _instructions(code: CodeType) -> str:
-    """The instructions, names and constants of code and of its inner functions, the same in every process."""
-    constants = [_instructions(value) if isinstance(value, CodeType) else repr(value) for value in code.co_consts]
-    return f"{code.co_code.hex()} {code.co_names} {code.co_freevars} {constants}"
+def _package(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def examples_digest(examples: Dataset, columns: Iterable[str]) -> str:

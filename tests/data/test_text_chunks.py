@@ -17,7 +17,7 @@ def load(folder, train="the film\n\nis good\n", validation="bad\n"):
     return load_texts(DataArguments(problem="text-generation", **files), seed=0)
 
 
-def test_blocks_are_the_joined_texts(tmp_path):
+def test_blocks_are_the_joined_texts(tmp_path, caplog):
     data = load(tmp_path, "".join(f"the film {word}\n" for word in ["good", "bad", "dull"]))
     tokenizer = text_tokenizer()
     chunks = make_text_chunks(data, tokenizer, 4)["train"]
@@ -25,6 +25,7 @@ def test_blocks_are_the_joined_texts(tmp_path):
     expected = [token for text in data.splits["train"]["text"] for token in tokenizer(text).input_ids]
     assert joined == expected
     assert expected.count(tokenizer.eos_token_id) == 3
+    assert "train: 3 texts are cut into 4 chunks of 4 tokens, which are the examples from here on" in caplog.text
     assert [len(chunk) for chunk in chunks["input_ids"][:]] == [4, 4, 4, 3]
     for chunk, labels in zip(chunks["input_ids"][:], chunks["labels"][:], strict=True):
         assert labels == [-100, *chunk[1:]]

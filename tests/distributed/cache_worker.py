@@ -10,6 +10,7 @@ from datasets import Dataset
 from helpers.process_group import leave_group
 from helpers.small_runs import config, models
 from helpers.tiny import VOCABULARY, tiny_tokenizer
+from torch.nn.modules.module import register_module_forward_hook
 from transformers import DataCollatorWithPadding
 
 from hf_kd_lambda.teacher.collator import unpacked
@@ -44,8 +45,10 @@ def cache(folder: Path, cache_dir: Path, other_teacher: bool = False) -> dict[st
         student, args, teacher=teacher, train_dataset=uneven_examples(), data_collator=collate
     )
     calls: list[int] = []
-    teacher.register_forward_hook(lambda *_: calls.append(1))  # only now: one example was put through both models
+    # Only now: one example was put through both models. A hook of the teacher would be a part of its fingerprint.
+    hook = register_module_forward_hook(lambda module, *_: calls.append(1) if module is teacher else None)
     complete = trainer.cache_teacher()
+    hook.remove()
     rows = trainer.train_dataset
     logits = rows["teacher_logits"][:] if complete else None
     hidden = [unpacked(row)["hidden_states.4"].tolist() for row in rows["teacher_outputs"]] if complete else None

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "compare.py"
 def test_each_run_is_made_by_both_processes_and_recorded_once(tmp_path):
     comparison = {
         "output_dir": str(tmp_path / "comparison"),
-        "tasks": {"reviews": small_jobs.settings(tmp_path, output_dir=None)},
+        "tasks": {"reviews": small_jobs.settings(tmp_path, **small_jobs.SET_BY_COMPARISON)},
         "rules": {"half": {"lambda_rule": "fixed", "kd_weight": 0.5}, "adaptive": {"lambda_rule": "adaptive"}},
         "seeds": [0],
     }

@@ -60,7 +60,7 @@ def test_a_rank_may_be_late_to_the_best_checkpoint(tmp_path):
 def test_an_error_of_one_rank_ends_a_comparison_of_several(tmp_path):
     comparison = {
         "output_dir": str(tmp_path / "comparison"),
-        "tasks": {"reviews": small_jobs.settings(tmp_path, output_dir=None)},
+        "tasks": {"reviews": small_jobs.settings(tmp_path, **small_jobs.SET_BY_COMPARISON)},
         "rules": {"half": {"lambda_rule": "fixed", "kd_weight": 0.5}},
         "seeds": [0],
     }

@@ -16,6 +16,8 @@ from hf_kd_lambda.jobs.parser import parse
 from hf_kd_lambda.studies.comparison.plan import arguments
 
 WORDS = {"praise": ["best", "good", "great"], "shrug": ["a", "film", "is"], "rant": ["bad", "dull", "worst"]}
+SET_BY_COMPARISON = {"output_dir": None, "logging_steps": None}
+"""What a job of a comparison leaves out."""
 STARS = {"praise": 4.5, "shrug": 2.5, "rant": 0.5}
 
 

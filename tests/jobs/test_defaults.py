@@ -19,7 +19,14 @@ def config_of(**settings):
         ({"metric_for_best_model": "accuracy"}, ("epoch", "epoch", True, "accuracy")),
         ({"eval_strategy": "no"}, ("no", "epoch", False, None)),
         ({"save_strategy": "no"}, ("epoch", "no", False, None)),
-        ({"save_steps": 7}, ("epoch", "steps", False, None)),
+        ({"save_strategy": "best"}, ("epoch", "best", True, "score")),
+        ({"save_strategy": "best", "eval_strategy": "no"}, ("no", "best", False, "score")),
+        ({"save_strategy": "steps"}, ("steps", "steps", True, "score")),
+        ({"save_steps": 7}, ("steps", "steps", True, "score")),
+        ({"save_steps": 7, "save_strategy": "epoch"}, ("epoch", "epoch", True, "score")),
+        ({"save_steps": 7, "eval_strategy": "epoch"}, ("epoch", "steps", False, None)),
+        ({"save_steps": 7, "eval_strategy": "no"}, ("no", "steps", False, None)),
+        ({"eval_steps": 5, "save_strategy": "epoch"}, ("steps", "epoch", False, None)),
         ({"eval_steps": 5}, ("steps", "steps", True, "score")),
         ({"eval_steps": 5, "save_steps": 7}, ("steps", "steps", False, None)),
         ({"eval_steps": 5, "save_steps": 10}, ("steps", "steps", False, None)),
@@ -31,8 +38,8 @@ def config_of(**settings):
 def test_evaluation_and_saving_follow_each_other(settings, expected):
     config = config_of(**settings)
     assert tuple(getattr(config, name) for name in NAMES) == expected
-    if settings.get("eval_steps") and "save_steps" not in settings:
-        assert config.save_steps == settings["eval_steps"]
+    if config.load_best_model_at_end and config.save_strategy == "steps":
+        assert config.save_steps == config.eval_steps == settings.get("eval_steps", settings.get("save_steps", 500))
 
 
 def test_a_run_that_keeps_the_last_student_because_of_its_steps_says_so(caplog):
@@ -41,6 +48,14 @@ def test_a_run_that_keeps_the_last_student_because_of_its_steps_says_so(caplog):
     assert not caplog.text
     config_of(eval_steps=5, save_steps=10)
     assert "save_steps=10.0 differs from eval_steps=5.0, so that the last student is kept" in caplog.text
+    for strategies in ({"save_strategy": "steps"}, {"save_steps": 7}):
+        caplog.clear()
+        config_of(eval_strategy="epoch", **strategies)
+        assert "save_strategy=steps differs from eval_strategy=epoch, so that the last student is kept" in caplog.text
+    caplog.clear()
+    for switched_off in ("eval_strategy", "save_strategy"):
+        config_of(**{switched_off: "no"})
+    assert not caplog.text
 
 
 def test_a_run_that_may_lose_the_best_student_says_so(caplog):

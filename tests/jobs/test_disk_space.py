@@ -20,6 +20,7 @@ from hf_kd_lambda.jobs.disk_space import (
 )
 from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.jobs.run_folder import remove_checkpoints
 from hf_kd_lambda.models.adapters import add_adapters
 from hf_kd_lambda.studies.comparison.plan import arguments
 from hf_kd_lambda.trainer.remember_predictions import PAST_PREDICTIONS
@@ -142,6 +143,14 @@ def test_a_job_is_refused_where_its_student_does_not_fit(tmp_path, free):
         checked.check()
 
 
+def test_a_finished_job_needs_no_space_for_checkpoints(tmp_path, free):
+    given = settings(tmp_path, save_strategy="epoch", num_train_epochs=1)
+    job(given).run()
+    remove_checkpoints(tmp_path / "out")
+    free(1000)
+    job(given).check()
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -165,6 +174,21 @@ def test_a_full_disk_names_folder_space_and_the_command_that_resumes(tmp_path, m
     assert "the run takes about 2.0 MB in all" in stop.value.code
     assert "this resumes the run: hf-kd-lambda distill --teacher" in stop.value.code
     assert not is_disk_full(ValueError("another"))
+
+
+def test_a_full_disk_of_the_cache_is_named(tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    monkeypatch.setattr("hf_kd_lambda.jobs.distill.HF_DATASETS_CACHE", str(cache))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(9, 0, 0 if Path(path) == cache else 500_000_000))
+
+    def fill(job: DistillationJob) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(DistillationJob, "check", fill)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["distill", *arguments(settings(tmp_path))])
+    assert f"no space left to write to {cache}: 0.0 MB are free" in stop.value.code
 
 
 def test_the_folder_on_the_fullest_disk_is_named(tmp_path, monkeypatch):

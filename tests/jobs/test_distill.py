@@ -50,3 +50,13 @@ def test_the_command_starts_its_processes_by_accelerate(monkeypatch):
     assert (given.num_processes, given.multi_gpu, given.module) == (2, True, True)
     command = [given.training_script, *given.training_script_args]
     assert command == ["hf_kd_lambda.cli", "distill", "a.yaml", "--seed", "1"]
+
+    monkeypatch.setattr("sys.argv", ["hf-kd-lambda", "distill", "a.yaml", "--num_processes", "2", "--traceback"])
+    distill.launch(2, ["a.yaml"])
+    assert started[1].training_script_args == ["distill", "a.yaml", "--traceback"]
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(ValueError, match="num_processes=3: this machine has 2 GPUs: lower it"):
+        distill.launch(3, ["a.yaml"])

@@ -1,6 +1,7 @@
 """Saved models on any split."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_the_script_prints_a_table_and_writes_json(run):
     command += ["--json", str(file), "--split", "test"]
     result = run_python(*command)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("On the test split:\n\n")
+    assert result.stdout.startswith(f"On {data['test_file']}, 36 examples:\n\n")
     written = json.loads(file.read_text())
     assert written["models"][1]["metrics"] == pytest.approx(results["models"][1]["metrics"])
     assert written["checkpoints"] == {"teacher": str(folder / "teacher"), "model": str(folder)}
@@ -87,7 +88,7 @@ def test_a_teacher_that_guesses_is_named(run, tmp_path, capsys):
     untrained = save_checkpoint(tiny_bert(3, id2label=names), tmp_path / "teacher")
     main([str(folder), *arguments(data), "--teacher", untrained])
     printed = " ".join(capsys.readouterr().out.split())
-    assert "it was not fine-tuned for this task. Choose another teacher." in printed
+    assert "in another order. Check the order in its config.json (id2label), or choose another teacher." in printed
     assert "not judged" not in printed
 
 
@@ -96,7 +97,14 @@ def test_a_csv_with_some_of_the_classes_is_evaluated(run, tmp_path, capsys, capl
     rows = ["review,kind", "good good a,praise", "best good b,praise", "bad worst c,rant", "bad dull d,rant"]
     (tmp_path / "new.csv").write_text("\n".join(rows) + "\n")
     main([str(folder), str(tmp_path / "new.csv"), "--json", str(tmp_path / "new.json")])  # with the columns of the run
-    assert "On the test split:" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"On {tmp_path / 'new.csv'}, 4 examples:" in printed
+    _, table = printed.split("The model, by class:")
+    assert [row.split() for row in table.splitlines()[4:]] == [
+        ["praise", "100.0", "100.0", "100.0", "2"],
+        ["rant", "100.0", "100.0", "100.0", "2"],
+        ["shrug", "0.0", "0.0", "0.0", "0"],
+    ]
     assert "test: 4 examples (praise 2, rant 2, shrug 0)" in caplog.text
     assert "train" not in caplog.text
     (model,) = json.loads((tmp_path / "new.json").read_text())["models"]
@@ -151,6 +159,30 @@ def test_columns_of_labels_of_the_run_are_defaults(tmp_path):
         assert (data.label_columns, data.problem_type) == (expected, recorded["problem_type"])
 
 
+def test_a_glue_task_is_read_by_a_student_of_own_labels(tmp_path):
+    recorded = {"problem_type": "multi_label_classification", "label_columns": ["joy", "fear"]}
+    (tmp_path / "results.json").write_text(json.dumps({"settings": recorded}))
+    parser = evaluate.ScreenParser((EvaluatedData,), {})
+    parser.add_argument("model")
+    _, data = evaluate.with_data(parser, [str(tmp_path), "--dataset", "nyu-mll/glue", "--task", "stsb"])
+    assert (data.task, data.problem_type, data.label_columns) == ("stsb", None, None)
+
+
+def test_the_examples_that_the_run_has_held_out_are_evaluated(run, tmp_path, capsys, caplog):
+    recorded = json.loads((run[0] / "results.json").read_text())
+    recorded["settings"]["validation_share"] = 0.3
+    shutil.copytree(run[0], tmp_path / "model")
+    (tmp_path / "model" / "results.json").write_text(json.dumps(recorded))
+    rows = ["text,label", *["good good a,praise"] * 10, *["bad bad d,rant"] * 10]
+    (tmp_path / "new.csv").write_text("\n".join(rows) + "\n")
+    main([str(tmp_path / "model"), "--train_file", str(tmp_path / "new.csv")])
+    assert "On the validation split:" in capsys.readouterr().out
+    assert "validation: 6 examples" in caplog.text
+    caplog.clear()
+    main([str(tmp_path / "model"), str(tmp_path / "new.csv")])
+    assert "validation_share" not in caplog.text
+
+
 @pytest.mark.parametrize(("splits", "asked"), [(["test"], "validation"), (["validation", "test"], "train")])
 def test_no_other_split_is_evaluated_than_the_one_asked_for(tmp_path, splits, asked):
     for split in splits:
@@ -179,7 +211,7 @@ def test_all_examples_of_a_folder_are_evaluated(run, tmp_path, capsys, caplog, g
     rows = ["text,label", *["good good a,praise"] * 9, *["bad bad d,praise"] * 3]
     (tmp_path / "data" / "new.csv").write_text("\n".join(rows) + "\n")
     main([str(folder), str(tmp_path / "data"), *given, "--json", str(tmp_path / "new.json")])
-    assert "On the test split:" in capsys.readouterr().out
+    assert f"On the test split of {tmp_path / 'data'}, 12 examples:" in capsys.readouterr().out
     assert "test: 12 examples" in caplog.text
     assert json.loads((tmp_path / "new.json").read_text())["models"][0]["metrics"]["accuracy"] == 0.75
 
@@ -190,7 +222,7 @@ def test_a_dataset_of_training_examples_is_evaluated_on_what_training_holds_out(
     rows = ["text,label", *["good good a,praise"] * 10, *["bad bad d,rant"] * 10]
     (tmp_path / "data" / "train.csv").write_text("\n".join(rows) + "\n")
     main([str(folder), "--dataset", str(tmp_path / "data")])
-    assert "On the validation split:" in capsys.readouterr().out
+    assert f"On the validation split of {tmp_path / 'data'}, 2 examples:" in capsys.readouterr().out
     assert "validation: 2 examples (praise 1, rant 1, shrug 0)" in caplog.text
 
 
@@ -228,7 +260,7 @@ def test_columns_of_labels_are_separated_as_for_distill(tmp_path, capsys):
     labels = ["--problem_type", "multi_label_classification", "--label_columns"]
     for columns in (["toxic,mild"], ["toxic", "mild"], ["[toxic, mild]"]):
         main([checkpoint, str(tmp_path / "new.csv"), *labels, *columns])
-    assert capsys.readouterr().out.count("On the test split:") == 3
+    assert capsys.readouterr().out.count(f"On {tmp_path / 'new.csv'}, 2 examples:") == 3
 
 
 def kinds(layers=1):

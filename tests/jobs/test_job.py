@@ -16,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, pipeline
 
 from hf_kd_lambda.jobs.finetune import load_finished
 from hf_kd_lambda.jobs.hub import student_files
+from hf_kd_lambda.jobs.job import DistillationJob
 from hf_kd_lambda.reports.label_quality import LabelQuality
 from hf_kd_lambda.studies.comparison.plan import arguments
 
@@ -74,9 +75,10 @@ def test_a_run_with_trust_tells_which_labels_look_wrong(tmp_path):
 
 def test_no_label_is_judged_by_a_teacher_that_guesses(tmp_path, caplog, capsys):
     job(settings(tmp_path, teacher_learning_rate=1e-9, teacher_epochs=1, num_train_epochs=1)).run()
-    out, words = tmp_path / "out", "and a constant guess scores 0."
+    out, words = tmp_path / "out", "and a constant guess scores 25.0%: "
     assert not (out / "label_quality.parquet").exists()
     assert words in caplog.text
+    assert "labels are not judged: the teacher scores no better than a constant guess" in caplog.text
     notes = " ".join(json.loads((out / "results.json").read_text())["notes"])
     printed = " ".join(capsys.readouterr().out.partition("On the test split")[2].split())
     for text in (printed, (out / "README.md").read_text(), (out / "report.html").read_text(), notes):
@@ -190,6 +192,21 @@ def test_a_finished_run_without_checkpoints_is_evaluated_again_and_no_model_trai
     with pytest.raises(ZeroDivisionError):
         job(given).run()
     assert student_files(out)  # can be pushed
+
+
+def test_a_trained_student_is_not_trained_again_after_an_error_in_its_evaluation(tmp_path, caplog, monkeypatch):
+    given, weights = settings(tmp_path), tmp_path / "out" / "model.safetensors"
+    with monkeypatch.context() as context:
+        context.setattr(DistillationJob, "_evaluate_student", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            job(given).run()
+    written = weights.stat().st_mtime_ns
+    with pytest.raises(ValueError, match="it has no model card"):
+        student_files(tmp_path / "out")
+    job(given).run()
+    assert weights.stat().st_mtime_ns == written
+    assert "out is finished: its student is evaluated again." in caplog.text
+    assert student_files(tmp_path / "out")  # can be pushed
 
 
 def test_a_finished_run_whose_state_is_gone_is_refused_instead_of_trained(tmp_path):

@@ -11,7 +11,7 @@ from helpers.small_runs import config, examples, flat, make_trainer, models
 
 from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.manifest import MANIFEST, damage, write_manifest
-from hf_kd_lambda.jobs.run_folder import last_checkpoint
+from hf_kd_lambda.jobs.run_folder import claim_folder, last_checkpoint, record_run
 
 
 def flip_a_bit(path: Path) -> None:
@@ -139,12 +139,24 @@ def test_a_damaged_best_checkpoint_is_not_what_training_ends_with(tmp_path, kind
     assert torch.equal(train(folder, **best), expected)
 
 
-def test_hidden_files_and_checkpoints_are_no_part_of_a_manifest(tmp_path):
+def test_hidden_files_and_folders_inside_are_no_part_of_a_manifest(tmp_path):
     for name in ("model.safetensors", ".lock", "checkpoint-3/model.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     write_manifest(tmp_path)
     assert json.loads((tmp_path / MANIFEST).read_text())["files"].keys() == {"model.safetensors"}
+
+
+def test_a_student_in_the_folder_of_its_teacher_does_not_damage_it(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    record_run(tmp_path / "student", {}, finished=False)
+    record_run(tmp_path, {}, finished=True)
+    write_manifest(tmp_path)
+    record_run(tmp_path / "student", {}, finished=True)
+    assert claim_folder("teacher_dir", tmp_path, {})
+    flip_a_bit(tmp_path / "config.json")
+    with pytest.raises(ValueError, match=r"is damaged: the content of config\.json has changed"):
+        claim_folder("teacher_dir", tmp_path, {})
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"files": {}}', '{"files": {"a": 1}}', "\0"])

@@ -224,6 +224,25 @@ def test_dataset_replaces_files_of_the_file(config):
     assert (data.dataset, data.train_file, data.validation_file, data.test_file) == ("folder", None, None, None)
 
 
+def test_files_next_to_a_dataset_stay_where_another_dataset_replaces_it(config):
+    data = parse([config("validation_file: b.csv", "test_file: c.csv"), "--dataset", "folder"])[1]
+    assert (data.dataset, data.validation_file, data.test_file) == ("folder", "b.csv", "c.csv")
+
+
+@pytest.mark.parametrize(
+    ("line", "given", "value"),
+    [
+        ("label_columns: [joy, fear]", ["--label_column", "moods"], "moods"),
+        ("label_column: moods", ["--label_columns", "joy", "fear"], ["joy", "fear"]),
+        ("unlabelled_file: a.txt", ["--unlabelled_dataset", "folder"], "folder"),
+        ("unlabelled_dataset: folder", ["--unlabelled_file", "a.txt"], "a.txt"),
+    ],
+)
+def test_one_of_two_settings_on_the_line_replaces_the_other_in_the_file(config, line, given, value):
+    data = parse([config("problem_type: multi_label_classification", line, task=None), *given])[1]
+    assert getattr(data, given[0].removeprefix("--")) == value
+
+
 @pytest.mark.parametrize(
     ("arguments", "value"),
     [(["--teacher_finetune"], True), (["--teacher_finetune", "true"], True), (["--teacher-finetune=false"], False)],

@@ -1,8 +1,9 @@
 """What a job prints of its parts."""
 
 import pytest
+from transformers.utils import logging
 
-from hf_kd_lambda.jobs.progress import finished_line, stage
+from hf_kd_lambda.jobs.progress import finished_line, hide_bars_of_weights, stage
 
 
 @pytest.mark.parametrize(
@@ -24,3 +25,13 @@ def test_one_process_of_several_prints(capsys, monkeypatch):
     with stage("reading"):
         pass
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_bars_of_data_sets_are_shown_on_a_terminal_alone(monkeypatch, is_terminal):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    hidden = []
+    monkeypatch.setattr("datasets.disable_progress_bars", lambda: hidden.append("datasets"))
+    hide_bars_of_weights()
+    logging.enable_progress_bar()  # as before, for other tests
+    assert hidden == ([] if is_terminal else ["datasets"])

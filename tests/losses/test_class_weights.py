@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
 from hf_kd_lambda.losses.class_weights import WeightedTaskLoss, balanced_weights
+from hf_kd_lambda.losses.functional.labels import item_labels
 from hf_kd_lambda.losses.objective import Objective
 
 LABELS = [0, 0, 0, 1, 2, 2, 0, 0]
@@ -31,7 +32,7 @@ def test_both_losses_weigh_the_items_alike():
     torch.testing.assert_close(WeightedTaskLoss(weights)(outputs, labels), expected)
     objective = Objective({}, 1.0, class_weights=weights)
     batch = {"labels": labels}
-    found = objective._task_loss(outputs, batch, objective.items(outputs, batch), 7, None)
+    found = objective._task_loss(outputs, batch, item_labels(labels), 7, None)
     torch.testing.assert_close(found, expected)
 
 

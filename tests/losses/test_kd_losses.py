@@ -164,20 +164,37 @@ def test_losses_of_feature_maps_refuse_tokens(given, name):
 
 
 @pytest.mark.parametrize("name", ["embedding_mse", "attention_maps"])
-def test_unlike_numbers_of_tokens_are_refused(given, name):
+@pytest.mark.parametrize("has_mask", [True, False])
+def test_unlike_numbers_of_tokens_are_refused(given, name, has_mask):
     if name == "attention_maps":
         given = with_states(given, torch.rand(4, 2, 5, 5), torch.rand(4, 2, 7, 7), "attentions")
     else:
         given = with_states(given, torch.randn(4, 5, 12), torch.randn(4, 7, 12))
-    with pytest.raises(
-        ValueError, match=r"has 5 per image and the teacher 7: .*the same architecture, image_size and patch_size"
-    ):
+    given = given._replace(attention_mask=torch.ones(4, 5) if has_mask else None)
+    with pytest.raises(ValueError, match=r"the student gives 4 × 5, the teacher 4 × 7, and the batch has 4 × 5: use"):
         computed(given, name)
 
 
-def test_attention_within_windows_is_refused(given):
+@pytest.mark.parametrize(
+    ("name", "kind", "shape"),
+    [
+        ("attention_maps", "attentions", (16, 2, 3, 3)),  # windows of an image
+        ("attention_kl", "attentions", (4, 2, 8, 3)),  # keys within a window of each token
+        ("attention_maps", "attentions", (4, 2, 4, 8)),  # pooled queries
+        ("hidden_mse", "hidden_states", (4, 4, 12)),  # pooled tokens
+        ("value_relations", "value_vectors", (8, 4, 12)),  # tokens first
+    ],
+)
+def test_positions_that_are_not_those_of_the_batch_are_refused(given, name, kind, shape):
+    values = torch.rand(shape)
+    given = with_states(given, values, values, kind)._replace(attention_mask=torch.ones(4, 8))
+    with pytest.raises(ValueError, match=r"compares positions one by one, but .* and the batch has 4 × 8: use losses"):
+        computed(given, name)
+
+
+def test_attention_within_the_windows_of_an_image_is_refused(given):
     windows = torch.rand(16, 2, 3, 3)
-    with pytest.raises(ValueError, match="attends within windows, as Swin does: use hidden_mse or pkd"):
+    with pytest.raises(ValueError, match=r"student gives 16 × 3, .* the batch has 4 × 3: .* attend within windows"):
         computed(with_states(given, windows, windows, "attentions"), "attention_maps")
 
 

@@ -12,6 +12,7 @@ from transformers import BertConfig, BertForQuestionAnswering, DistilBertConfig,
 from hf_kd_lambda.data.columns import forward_parameters
 from hf_kd_lambda.models.ensemble import Ensemble, members_of, teacher_digest
 from hf_kd_lambda.models.protocol import answers_questions, as_model_output
+from hf_kd_lambda.utils.fingerprint import NoDigestError
 
 
 class Constant(nn.Module):
@@ -131,3 +132,12 @@ def test_members_and_weights_decide_the_digest():
     assert teacher_digest(copy.deepcopy(Ensemble([first, second]))) == digests[1]
     assert members_of(first) == [first]
     assert inspect.signature(first.forward).parameters, "a member keeps its own"
+
+
+def test_an_ensemble_of_an_own_class_is_not_taken_for_the_mean():
+    class Largest(Ensemble):
+        def _mean(self, tensors):
+            return torch.stack(tensors).amax(0)
+
+    with pytest.raises(NoDigestError, match="a Largest has no Transformers configuration"):
+        teacher_digest(Largest([tiny_bert(layers=1)]))

@@ -2,11 +2,14 @@ import pytest
 import torch
 import transformers
 from helpers.tiny import SIZES, save_checkpoint, tiny_batch, tiny_bert
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     BertForMaskedLM,
+    CLIPConfig,
+    CLIPForImageClassification,
     PreTrainedConfig,
 )
 
@@ -22,6 +25,7 @@ from hf_kd_lambda.models.labels import (
 )
 
 NAMES = ["negative", "neutral", "positive"]
+LAST = "encoder.layers.1.mlp.fc2.weight"
 
 
 @pytest.fixture
@@ -105,6 +109,21 @@ def test_a_head_for_other_labels_is_replaced_with_a_warning_or_refused(tmp_path,
 def test_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(OSError, match=r"cannot load .*no_such_folder': there is no such folder"):
         load_classifier(str(tmp_path / "no_such_folder"), NAMES)
+
+
+def test_missing_weights_of_an_encoder_under_another_name_are_refused(tmp_path):
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = {**sizes, "image_size": 16, "patch_size": 8}
+    model = CLIPForImageClassification(CLIPConfig(text_config=sizes, vision_config=vision, num_labels=3))
+    loading = {"label_names": NAMES, "new_head": True, "auto_class": AutoModelForImageClassification}
+    loaded = load_classifier(save_checkpoint(model, tmp_path), **loading)
+    assert torch.equal(loaded.vision_model.state_dict()[LAST], model.vision_model.state_dict()[LAST])
+    weights = load_file(tmp_path / "model.safetensors")
+    (removed,) = [name for name in weights if name.endswith(LAST)]
+    del weights[removed]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"is incomplete: 1 parameters .* such as .*{LAST}, are missing"):
+        load_classifier(str(tmp_path), **loading)
 
 
 def test_permutation_is_none_in_the_same_order(warnings):

@@ -154,6 +154,7 @@ def test_unsupported_architecture_is_named_with_the_supported_ones():
         ([0, 4], r"student_layers=\[0, 4\]: layer 4 does not exist: use layers 0 to 3 of the teacher"),
         ([-1], "layer -1 does not exist"),
         ([1, 2, 1], "layer 1 occurs twice"),
+        ([], r"student_layers=\[\] keeps no layer: name at least one"),
     ],
 )
 def test_wrong_layers_are_refused(layers, message):

@@ -75,17 +75,26 @@ def test_words_name_the_class_where_the_teacher_fails():
     words = explain_quality(quality_summary(small()))
     assert words.startswith(
         "About 33% of the labels look wrong, most of them labelled positive; the teacher is uninformative on about "
-        "27% of the examples, most of them of class neutral."
+        "27% of the examples, most of the labelled ones among them of class neutral."
     )
     assert "memorised" not in words
+    labelled = LabelQuality(*(np.delete(part, 3) if isinstance(part, np.ndarray) else part for part in small()))
+    assert "on about 30% of the examples, most of them of class neutral." in explain_quality(quality_summary(labelled))
 
 
-@pytest.mark.parametrize(("factor", "share"), [(1, "33%"), (0.01, "0.3%")])
+@pytest.mark.parametrize(
+    ("factor", "share"),
+    [
+        (1, "At least 33% of the labels look wrong, probably more"),
+        (0.01, "At least 0.3% of the labels look wrong, probably more"),
+        (0.001, "Hardly any label looks wrong, but more may be; the"),
+    ],
+)
 def test_the_share_is_a_lower_bound_where_the_teacher_learned_these_labels(factor, share):
     found = small()._replace(wrong=small().wrong * factor)
     summary = quality_summary(found, teacher_learned_them=True)
     words = explain_quality(summary)
-    assert words.startswith(f"At least {share} of the labels look wrong, probably more")
+    assert words.startswith(share)
     assert "may have memorised wrong ones. This is an estimate." in words
     assert summary["more_are_wrong"]
     assert not quality_summary(found)["more_are_wrong"]
@@ -94,7 +103,7 @@ def test_the_share_is_a_lower_bound_where_the_teacher_learned_these_labels(facto
 def test_words_are_plain_text():
     words = explain_quality(quality_summary(small()._replace(names=["C#", "Q&A", "a|b"])))
     assert "most of them labelled a|b; the teacher" in words
-    assert "most of them of class Q&A. " in words
+    assert "among them of class Q&A. " in words
 
 
 def test_words_say_so_where_the_share_is_too_small():

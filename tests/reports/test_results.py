@@ -8,6 +8,7 @@ from torch import nn
 from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification
 
 from hf_kd_lambda.reports.results import (
+    BETTER_TEACHER,
     ModelReport,
     markdown_table,
     measure_model,
@@ -129,6 +130,8 @@ def test_results_are_valid_json(tmp_path):
         "threads": None,
         "batch_latency_ms": None,
         "standard_error": None,
+        "examples": None,
+        "classes": [],
         "retained": 1.0,
     }
     assert results["models"][1]["metrics"] == {"score": None, "f1": 0.1}
@@ -177,6 +180,22 @@ def test_notes_say_what_the_score_is_and_how_exact():
     assert score_notes([TEACHER]) == []
 
 
+@pytest.mark.parametrize(("scores", "noted"), [([1.0, 1.0], True), ([1.0, 0.0], False), ([0.0], False)])
+def test_a_perfect_score_is_not_exact(scores, noted):
+    reports = [ModelReport("s", {"score": score}, 1, 1.0, 1.0, standard_error=0.0, examples=80) for score in scores]
+    found = (
+        "All 80 examples are right. Of other examples from the same source, up to 3.7% may be wrong (with 95% "
+        "confidence)."
+    )
+    assert (found in score_notes(reports)) == noted
+
+
+@pytest.mark.parametrize(("metric", "noted"), [("pearson", True), ("accuracy", False)])
+def test_the_agreement_of_a_regression_is_named(metric, noted):
+    report = ModelReport("s", {metric: 0.5, "score": 0.5, "teacher_agreement": 0.4}, 1, 1.0, 1.0)
+    assert ("teacher_agreement is Pearson's correlation" in " ".join(score_notes([report]))) == noted
+
+
 def test_the_score_is_not_a_metric_that_has_its_value_in_one_model_alone():
     teacher = ModelReport("t", {"score": 0.2, "precision": 1.0, "recall": 0.1, "f1": 0.2}, 1, 1.0, 1.0)
     student = ModelReport("s", dict.fromkeys(teacher.metrics, 0.0), 1, 1.0, 1.0)
@@ -193,21 +212,36 @@ def test_a_score_that_was_still_rising_is_named(scores, points):
     assert found == [f"The student's score rose by {gain}" for gain in points]
 
 
+def test_a_longer_training_is_set_by_the_setting_in_force():
+    history = [{"step": step, "eval_score": score} for step, score in ((1, 0.5), (2, 0.6))]
+    for settings, name in (({"num_train_epochs": 3}, "num_train_epochs"), ({"max_steps": 9}, "max_steps")):
+        assert f"train it for longer ({name})" in " ".join(score_notes([TEACHER], history, settings=settings))
+
+
 @pytest.mark.parametrize(("teacher", "noted"), [(0.40, True), (0.47, False), (0.60, False)])
 def test_a_teacher_below_another_model_by_more_than_noise_is_noted(teacher, noted):
     teacher = ModelReport("teacher", {"score": teacher}, 1, 1.0, 1.0, standard_error=0.02)
     student = ModelReport("student without KD", {"score": 0.5}, 1, 1.0, 1.0, standard_error=0.02)
-    assert ("The teacher scores below the student without KD." in " ".join(score_notes([teacher, student]))) == noted
+    found = "The teacher scores below the student without KD."
+    for settings, advice in (
+        ({}, ""),
+        ({"teacher": "bert"}, " A better teacher would help more."),
+        ({"teacher_finetune": True}, f" {BETTER_TEACHER}"),
+    ):
+        assert (found + advice in score_notes([teacher, student], settings=settings)) == noted
 
 
 @pytest.mark.parametrize(("score", "guesses"), [(0.5, True), (0.56, True), (0.9, False), (math.nan, True)])
 def test_a_teacher_that_guesses_is_noted_with_what_to_change(score, guesses):
     teacher = ModelReport("teacher", {"score": score}, 1, 1.0, 1.0, standard_error=0.02)
-    found = f"The teacher scores {score:.3f}, and a constant guess scores 0.550: it was not fine-tuned for this task. "
+    found = (
+        f"The teacher scores {score:.1%}, and a constant guess scores 55.0%: it was not trained for this task, or for "
+        "these labels in another order. Check the order in its config.json (id2label), "
+    )
     for settings, fix in (
-        ({"teacher": "bert"}, "Set teacher_finetune: true, or choose another teacher. Labels are not judged"),
-        ({"teacher": ["a", "b"]}, "Fine-tune each of the teachers in a run of its own, or choose others. Labels"),
-        ({}, "Choose another teacher."),
+        ({"teacher": "bert"}, "set teacher_finetune: true, or choose another teacher."),
+        ({"teacher": ["a", "b"]}, "fine-tune each of the teachers in a run of its own, or choose others."),
+        ({}, "or choose another teacher."),
     ):
         notes = " ".join(score_notes([teacher, STUDENT], chance=0.55, settings=settings))
         assert (found + fix in notes) == guesses
@@ -216,6 +250,12 @@ def test_a_teacher_that_guesses_is_noted_with_what_to_change(score, guesses):
     notes = " ".join(score_notes([teacher, STUDENT], chance=0.55, settings=finetuned))
     assert ("Raise teacher_epochs (now 1) or teacher_learning_rate (now 1e-05), or choose" in notes) == guesses
     assert "teacher_finetune" not in notes
+
+
+def test_a_task_without_a_constant_guess_has_no_score_of_it():
+    teacher = ModelReport("teacher", {"score": 0.01}, 1, 1.0, 1.0)
+    notes = " ".join(score_notes([teacher, STUDENT], chance=0.0, settings={"teacher": "gpt2"}))
+    assert "The teacher scores 1.0%: it was not trained" in notes
 
 
 def test_results_without_a_figure_are_written_too(tmp_path):

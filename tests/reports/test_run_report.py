@@ -1,15 +1,19 @@
 """report.html of a run, from plain facts."""
 
+import re
 from dataclasses import replace
 from html import unescape
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers.pages import read_page
 from PIL import Image
 from transformers import IntervalStrategy
 
-from hf_kd_lambda.reports.model_card import CardFacts, model_card
+from hf_kd_lambda.reports.class_scores import class_scores
+from hf_kd_lambda.reports.model_card import FEW_LABELS, WITHOUT_LABEL, CardFacts, model_card, run_notes
 from hf_kd_lambda.reports.page import as_html
 from hf_kd_lambda.reports.results import ModelReport
 from hf_kd_lambda.reports.run_report import LONGEST_TEXT, most_differing, run_page
@@ -74,6 +78,17 @@ def test_examples_are_ordered_by_their_difference():
     assert second.difference == pytest.approx(expected.item())
 
 
+def test_small_differences_of_two_that_name_the_same_class_are_left_out(tmp_path):
+    student, teacher = torch.tensor([[0.1, 0.0], [0.0, 1.0]]), torch.tensor([[0.0, 0.1], [0.0, 1.4]])
+    (only,) = most_differing(["a", "b"], [0, 1], student, teacher, NAMES)
+    assert only.text == "a"
+    assert 0 < only.difference < 0.1
+    Image.new("RGB", (4, 4)).save(tmp_path / "lambda.png")
+    found = most_differing(["b"], [1], student[1:], teacher[1:], NAMES)
+    page = as_html(run_page(FACTS, "validation", tmp_path / "lambda.png", found))
+    assert "On all examples of the validation split, they name the same class, and differ by 0.1 at most." in page
+
+
 def test_numbers_of_a_regression_are_shown_as_they_are():
     (only,) = most_differing(["a"], [2.5], torch.tensor([[1.25]]), torch.tensor([[3.0]]), None)
     assert (only.label, only.student, only.teacher, only.difference) == ("2.5", "1.25", "3", 1.75)
@@ -96,6 +111,7 @@ def test_the_page_is_one_file_that_says_what_the_scores_are(page):
     ]
     assert read.links == []
     assert "On the validation split, 30 examples." in page
+    assert "Examples of the validation split." in page
     assert "Score is the mean of accuracy and f1_macro." in page
     assert "differences of less than 6.0 points may be noise" in page
     assert "λ went from 0.5 to 2" in page
@@ -129,7 +145,29 @@ def test_a_teacher_that_guesses_is_named_in_the_page_and_the_card(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "lambda.png")
     facts = replace(FACTS, chance=0.8)
     for text in (as_html(run_page(facts, "validation", tmp_path / "lambda.png")), model_card(facts).text):
-        assert "The teacher scores 0.800, and a constant guess scores 0.800" in text
+        assert "The teacher scores 80.0%, and a constant guess scores 80.0%" in text
+
+
+def test_the_page_has_the_scores_of_each_class(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "lambda.png")
+    classes = class_scores(np.eye(2)[[0, 1, 1, 1]], np.array([0, 0, 1, 1]), NAMES)
+    facts = replace(FACTS, reports=[replace(report, classes=classes) for report in FACTS.reports])
+    page = as_html(run_page(facts, "validation", tmp_path / "lambda.png"))
+    _, section = page.split("<h2>Scores of the student by class</h2>")
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", section.partition("</table>")[0])
+    assert cells == ["bad", "100.0", "50.0", "66.7", "2", "good", "66.7", "100.0", "80.0", "2"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "train", "unlabelled", "noted"),
+    [("trust", 299, 0, True), ("evidence", 1000, 900, True), ("trust", 300, 0, False), ("fixed", 20, 0, False)],
+)
+def test_few_labels_are_noted(rule, train, unlabelled, noted):
+    examples = {"train": train, WITHOUT_LABEL: unlabelled}
+    notes = " ".join(run_notes(replace(FACTS, examples=examples, settings={"lambda_rule": rule})))
+    assert (f"here {train - unlabelled}, the estimates of lambda_rule: {rule} are inaccurate" in notes) == noted
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "own_texts.md").read_text(encoding="utf-8")
+    assert f"fewer than {FEW_LABELS} labelled examples" in page
 
 
 def test_a_run_without_texts_has_no_table_of_them(tmp_path):

@@ -54,7 +54,7 @@ def test_explanation_of_a_history_says_what_limited_lambda_and_what_to_do():
         "In 10% of the measurements the losses conflicted: a step along one gradient increases the other loss.",
         "λ was set by the rule alone in 60% of the measurements, slowed by lambda_max_change in 25%, "
         "at lambda_min in 15%.",
-        "Where a limit applied, λ was mostly slowed by lambda_max_change: raise lambda_max_change to let "
+        "Where a limit applied, λ was most often slowed by lambda_max_change: raise lambda_max_change to let "
         "λ follow the gradients faster, or gram_decay to make them less noisy.",
     ]
 
@@ -73,7 +73,7 @@ def test_explanation_of_a_history_says_what_limited_lambda_and_what_to_do():
 def test_advice_is_on_what_limited_lambda_most_often(limit, setting):
     other = "ceiling" if limit == "floor" else "floor"
     advice = explain_lambda([entry(1, 1.0, **shares(free=0.5, **{limit: 0.3, other: 0.2}))]).splitlines()[-1]
-    assert advice.startswith("Where a limit applied, λ was mostly")
+    assert advice.startswith("Where a limit applied, λ was most often")
     assert setting in advice
 
 
@@ -133,8 +133,8 @@ def test_reliabilities_are_told_where_they_were_logged():
     summary = lambda_summary(log)
     assert (summary["label_reliability"], summary["teacher_reliability"]) == (0.8, 0.5)
     words = (
-        "By estimate, 80% of the labels and 50% of the teacher's outputs are informative; the others are guesses, "
-        "some of which are right."
+        "By estimate, 80% of the labels and 50% of the teacher's outputs are informative; the others are no better "
+        "than guesses."
     )
     assert explain_lambda(log).splitlines()[-1] == words
     assert "teachers" not in summary
@@ -204,6 +204,9 @@ def test_a_teacher_without_information_is_named_where_lambda_is_at_its_maximum(l
 
 def test_a_limit_is_stated_without_advice_where_the_teacher_is_informative():
     text = explain_lambda([entry(step, 10.0, **CEILING, **SURE) for step in (1, 2)])
-    assert "λ was mostly at lambda_max: this is normal if the teacher looks much more reliable than the labels" in text
+    assert (
+        "λ was most often at lambda_max: this is normal if the teacher looks much more reliable than the labels"
+        in text
+    )
     assert "raise" not in text
     assert "check the teacher" not in text

@@ -1,8 +1,10 @@
 """Log entries as lines of the console."""
 
 import pytest
+import torch
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
-from hf_kd_lambda.trainer.console import console_line
+from hf_kd_lambda.trainer.console import ShortPrinter, ShortProgress, console_line, use_short_lines
 
 STEP = {"loss": 0.6931, "grad_norm": 1.0, "learning_rate": 5e-5, "epoch": 0.25, "task_loss": 0.7, "kd_loss": 0.51}
 STEP |= {"lambda": 1.25, "kd_weight": 0.55, "grad_cosine": 0.4, "grad_norm_task": 2.0, "lambda_free": 1.0}
@@ -36,3 +38,12 @@ def test_the_end_has_rates():
 def test_a_step_with_the_tokens_so_far_is_a_step():
     tokens = {"num_input_tokens_seen": 640, "train_runtime": 2.0, "train_tokens_per_second": 320.0}
     assert console_line(STEP | tokens, 5, 20) == console_line(STEP, 5, 20)
+
+
+@pytest.mark.parametrize(("is_terminal", "bar"), [(True, ShortProgress), (False, ShortPrinter)])
+def test_a_file_gets_lines_without_a_bar(tmp_path, monkeypatch, is_terminal, bar):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    trainer = Trainer(torch.nn.Linear(1, 1), TrainingArguments(str(tmp_path), report_to="none", disable_tqdm=False))
+    use_short_lines(trainer)
+    shown = [type(callback) for callback in trainer.callback_handler.callbacks]
+    assert [kind for kind in shown if issubclass(kind, ProgressCallback | PrinterCallback)] == [bar]

@@ -8,7 +8,7 @@ import torch
 from datasets import DatasetDict
 from helpers.small_runs import config, examples, flat, logged, make_trainer, models, train
 from torch import nn
-from transformers import default_data_collator
+from transformers import BertForTokenClassification, default_data_collator
 
 from hf_kd_lambda.jobs.finetune import finetune
 from hf_kd_lambda.models.ensemble import Ensemble
@@ -21,6 +21,36 @@ VALUES = [float("nan"), float("inf")]
 
 def cached_in(folder, **settings):
     return config(folder / "run", teacher_cache_dir=str(folder / "cache"), **settings)
+
+
+# --- teachers of other logits
+
+
+class PlainTeacher(nn.Module):
+    """Gives the same logits to all examples, or to all tokens."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.shape = shape
+
+    def forward(self, input_ids):
+        return torch.zeros(len(input_ids), *self.shape)
+
+
+@pytest.mark.parametrize("rule", ["adaptive", "fixed", "trust"])
+@pytest.mark.parametrize(("num_labels", "shape"), [(3, (1,)), (2, (3,)), (1, (3,)), (3, (10, 3))])
+def test_a_teacher_of_other_logits_trains_no_student(tmp_path, rule, num_labels, shape):
+    student = models(num_labels)[1]
+    before = flat(student)
+    with pytest.raises(ValueError, match=r"the teacher returns logits of shape .*, the student of shape \[8, \d\]"):
+        train(config(tmp_path, lambda_rule=rule), PlainTeacher(*shape), student, examples(num_labels=num_labels))
+    assert torch.equal(flat(student), before)
+
+
+def test_a_teacher_of_tokens_trains_no_student_of_sentences(tmp_path):
+    teacher = BertForTokenClassification(models()[0].config)
+    with pytest.raises(ValueError, match=r"the teacher returns logits of shape \[8, 10, 3\], the student"):
+        train(cached_in(tmp_path), teacher, models()[1], examples())
 
 
 # --- non-finite values
@@ -222,7 +252,7 @@ def test_a_collator_that_changes_after_the_cache_was_made_is_refused(tmp_path):
     trainer = make_trainer(cached_in(tmp_path), teacher, student, examples())
     assert trainer.cache_teacher()
     trainer.data_collator.collate.collate = longest_first
-    with pytest.raises(ValueError, match=r"data_collator .*changes rows, so the batch does not match the cached"):
+    with pytest.raises(ValueError, match=r"not match the cached .* data_collator .*, or files .* have changed"):
         trainer.train()
 
 

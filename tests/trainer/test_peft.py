@@ -104,7 +104,9 @@ def test_a_language_model_equals_plain_autograd_over_its_adapters(tmp_path, monk
     assert_same_run(trainer.state.log_history, flat(trainer.model), twin, steps)
 
 
-@pytest.mark.parametrize("kd_losses", [{"hidden_mse": 1.0}, {"relations": {"relation_heads": 4}}])
+@pytest.mark.parametrize(
+    "kd_losses", [{"hidden_mse": 1.0}, {"relations": {"relation_heads": 4}}, {"attention_kl": 1.0}]
+)
 def test_losses_of_what_is_inside_reach_the_adapters(tmp_path, kd_losses):
     rule = {"lambda_rule": "fixed", "kd_weight": 1.0, "optim": "adamw_torch", "learning_rate": 1e-2}
     trainer = train(config(tmp_path, kd_losses=kd_losses, num_train_epochs=5, **rule), *classifiers(), examples())

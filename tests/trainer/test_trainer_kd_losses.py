@@ -15,10 +15,12 @@ from transformers import (
     GPT2ForSequenceClassification,
     MPNetConfig,
     MPNetForSequenceClassification,
+    XLNetConfig,
+    XLNetForSequenceClassification,
 )
 
 from hf_kd_lambda.losses import functional as losses
-from hf_kd_lambda.models.attention import use_undropped_maps
+from hf_kd_lambda.models.attention import check_undropped_maps, use_undropped_maps
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 
 EAGER = {"attn_implementation": "eager"}
@@ -232,17 +234,41 @@ def test_dropout_goes_on_where_its_maps_are_not_dropped(tmp_path):
     torch.testing.assert_close(student(**inputs).logits, dropped)
 
 
-def test_dropout_of_attention_that_cannot_be_taken_out_of_the_maps(tmp_path):
-    student = MPNetForSequenceClassification(MPNetConfig(**SIZES, num_hidden_layers=2, num_labels=3))
-    message = refused(tmp_path, {"attention_maps": 1.0}, student=student)
-    assert message == (
-        "kd_losses: the student, a MPNetForSequenceClassification, returns its attention maps after dropout "
-        "(attention_probs_dropout_prob=0.1): load the student with attention_probs_dropout_prob=0.0."
-    )
-    student = tiny_bert(layers=2, output_attentions=True, **EAGER)
-    assert "load the student with attention_probs_dropout_prob=0.0" in refused(
-        tmp_path, {"attention_kl": 1}, student=student
-    )
+XLNET = {"vocab_size": 95, "d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64, "num_labels": 3}
+
+
+@pytest.mark.parametrize(
+    ("student", "fields"),
+    [
+        (
+            lambda: MPNetForSequenceClassification(MPNetConfig(**SIZES, num_hidden_layers=2, num_labels=3)),
+            "hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1",
+        ),
+        (lambda: XLNetForSequenceClassification(XLNetConfig(**XLNET)), "dropout=0.1, summary_last_dropout=0.1"),
+        (lambda: tiny_bert(layers=2, output_attentions=True, **EAGER), "attention_probs_dropout_prob=0.1"),
+    ],
+    ids=["MPNet", "XLNet", "output_attentions"],
+)
+def test_dropout_of_attention_that_cannot_be_taken_out_of_the_maps(tmp_path, student, fields):
+    student = student()
+    message = refused(tmp_path, {"attention_kl": 1.0}, student=student)
+    assert f"{type(student).__name__}, returns its attention maps after dropout: load the student with 0" in message
+    assert fields in message
+
+
+def test_maps_without_dropout_of_a_model_with_its_own_attention_are_compared(tmp_path):
+    student = XLNetForSequenceClassification(XLNetConfig(**XLNET, dropout=0.0))
+    teacher = XLNetForSequenceClassification(XLNetConfig(**XLNET))
+    make_trainer(config(tmp_path, kd_losses={"attention_maps": 1.0}), teacher, student, examples())
+
+
+def test_the_check_for_dropout_changes_nothing():
+    student = tiny_bert(layers=1, attention_probs_dropout_prob=0.0, **EAGER).eval()
+    inputs = {name: first_batch(examples())[name] for name in ("input_ids", "attention_mask")}
+    maps, state = student(**inputs, output_attentions=True).attentions, torch.random.get_rng_state()
+    check_undropped_maps(student, inputs, maps)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not any(module.training for module in student.modules())
 
 
 def test_the_teacher_is_asked_at_each_step_where_its_logits_are_not_enough(tmp_path, caplog):

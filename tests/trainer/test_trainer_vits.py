@@ -171,8 +171,9 @@ def test_unlike_numbers_of_patches(tmp_path):
     )
     for name in ("embedding_mse", "attention_maps", "attention_kl", "relations"):
         assert refused(tmp_path, {name: ALL[name]}, coarse) == (
-            f"kd_losses: {name}: compares tokens one by one, but the student has 5 per image and the teacher 17: use "
-            "a loss on logits, or two models of the same architecture, image_size and patch_size."
+            f"kd_losses: {name}: compares positions one by one, but of examples × positions, the student gives 1 × 5, "
+            "the teacher 1 × 17, and the batch has 1 × 5: use losses of the logits, or two models of one architecture "
+            "and input size that neither pool tokens nor attend within windows."
         )
 
 

@@ -1,17 +1,23 @@
 """Fingerprints tell contents apart, and nothing else."""
 
 import copy
+import importlib
+import os
 import sys
+import time
 from functools import partial
 
+import accelerate
 import pytest
 import torch
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from helpers.tiny import tiny_bert
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import BertForSequenceClassification
+from torch import nn
+from transformers import BertForSequenceClassification, BertForTokenClassification
 
+import hf_kd_lambda
 from hf_kd_lambda.utils.fingerprint import (
     NoDigestError,
     batch_digest,
@@ -143,10 +149,6 @@ def set_config(model, **settings):
     return model
 
 
-class OtherBert(BertForSequenceClassification):
-    """The same weights in another class."""
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -156,56 +158,114 @@ class OtherBert(BertForSequenceClassification):
         lambda model: set_config(model, hidden_act="relu"),
         lambda model: set_config(model, num_attention_heads=4),
         lambda model: set_config(model, id2label={0: "a", 1: "b", 2: "c"}),
-        lambda model: OtherBert(model.config).eval(),
+        lambda model: setattr(model.bert.pooler, "activation", nn.ReLU()) or model,
+        lambda model: setattr(model, "__class__", BertForTokenClassification) or model,
     ],
-    ids=["one bit of a weight", "fp16", "bf16", "activation", "heads", "label names", "class"],
+    ids=["one bit of a weight", "fp16", "bf16", "activation", "heads", "label names", "module", "class"],
 )
 def test_any_change_of_a_model_is_another_digest(model, change):
     before = model_digest(model)
-    changed = change(copy.deepcopy(model))
-    if isinstance(changed, OtherBert):
-        changed.load_state_dict(model.state_dict())
-    assert model_digest(changed) != before
+    assert model_digest(change(copy.deepcopy(model))) != before
 
 
-# --- batches
+# --- models of own code
 
+SOURCE = """
+from own_helpers import halved
+from torch import nn
+from transformers import BertForSequenceClassification, BertForTokenClassification
 
-def _hooked(model, factor):
-    """A hook that changes outputs, with the factor as a constant of its code."""
-    hook = eval(f"lambda module, inputs, output: output * {factor}")
-    model.classifier.register_forward_hook(hook)
-    return model
+FACTOR = 1.0
 
+class Own(BertForSequenceClassification):
+    shift = 0.0
 
-class _Doubled(BertForSequenceClassification):
-    def forward(self, *args, **inputs):
-        outputs = super().forward(*args, **inputs)
-        outputs.logits = outputs.logits * 2
+    def forward(self, **inputs):
+        outputs = super().forward(**inputs)
+        outputs.logits = self.calibrated(outputs.logits)
         return outputs
 
-
-def test_code_that_changes_outputs_is_another_digest(model):
-    """A hook, a forward given to the instance, and a class of the user with the name of another."""
-    first, patched, own = (copy.deepcopy(model) for _ in range(3))
-    patched.forward = lambda **inputs: _Doubled.forward(model, **inputs)
-    own.__class__ = type(type(model).__name__, (_Doubled,), {})
-    digests = {
-        model_digest(other) for other in (model, _hooked(first, 2), _hooked(copy.deepcopy(model), 3), patched, own)
-    }
-    assert len(digests) == 5
-    assert model_digest(_hooked(copy.deepcopy(model), 2)) == model_digest(first)
+    def calibrated(self, logits):
+        return halved(logits) * FACTOR + self.shift
+"""
+HELPERS = """
+def halved(logits):
+    return logits / 2.0
+"""
 
 
-class _Hook:
-    def __call__(self, *call):
-        return call[-1] * 2
+def own_model(monkeypatch, folder, source=SOURCE, helpers=HELPERS, age=1000.0):
+    """A model of a class in a file of its own, last changed that many seconds before this process started."""
+    folder.mkdir()
+    for name, text in {"own_model": source, "own_helpers": helpers}.items():
+        (folder / f"{name}.py").write_text(text)
+        os.utime(folder / f"{name}.py", (time.time(), hf_kd_lambda.utils.fingerprint._STARTED - age))
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with monkeypatch.context() as context:
+        context.syspath_prepend(folder)
+        own = importlib.import_module("own_model").Own
+    torch.manual_seed(0)
+    return own(tiny_bert(layers=1).config)
 
 
-FACTOR = 2.0
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("FACTOR = 1.0", "FACTOR = 2.0"), ("shift = 0.0", "shift = 1.0"), ("* FACTOR", "- FACTOR"), ("/ 2.0", "/ 3.0")],
+    ids=["constant of the file", "class attribute", "method", "function of another file"],
+)
+def test_an_edit_of_own_code_is_another_digest(tmp_path, monkeypatch, old, new):
+    first, again = (model_digest(own_model(monkeypatch, tmp_path / name)) for name in ("first", "again"))
+    edited = own_model(monkeypatch, tmp_path / "edited", SOURCE.replace(old, new), HELPERS.replace(old, new))
+    assert first == again != model_digest(edited)
 
 
-class _Scaling:
+@pytest.mark.parametrize("values", [(1.0, 2.0), ([1], [2]), ({"a": {1}}, {"a": {2}}), (torch.ones(2), torch.zeros(2))])
+@pytest.mark.parametrize("name", ["temperature", "_private"])
+def test_an_attribute_of_an_own_class_is_another_digest(tmp_path, monkeypatch, name, values):
+    own, digests = own_model(monkeypatch, tmp_path / "own"), []
+    for value in (values[0], copy.deepcopy(values[0]), values[1]):
+        setattr(own, name, value)
+        own.name_or_path = f"copy {len(digests)}"
+        digests.append(model_digest(own))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_buffer_that_is_not_saved_is_another_digest(tmp_path, monkeypatch):
+    own, digests = own_model(monkeypatch, tmp_path / "own"), []
+    for value in (1.0, 1.0, 2.0):
+        own.register_buffer("scale", torch.tensor(value), persistent=False)
+        digests.append(model_digest(own))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_own_code_that_may_differ_from_its_file_has_no_digest(model, tmp_path, monkeypatch):
+    with pytest.raises(NoDigestError, match=r"own_helpers.py has changed since this process imported it: restart"):
+        model_digest(own_model(monkeypatch, tmp_path / "own", age=-1.0))
+    model.__class__ = type("Own", (type(model),), {"__module__": "notebook"})
+    with pytest.raises(NoDigestError, match="its code in notebook is in no file"):
+        model_digest(model)
+
+
+def test_attributes_that_cannot_be_read_have_no_digest(tmp_path, monkeypatch):
+    own = own_model(monkeypatch, tmp_path / "own")
+    own.rows = (row for row in ())
+    with pytest.raises(NoDigestError, match="the attributes of its Own cannot be pickled"):
+        model_digest(own)
+
+
+def scaled(factor, *call):
+    return call[-1] * factor
+
+
+def scaled_by_default(module, inputs, output, factor=2.0):
+    return output * factor
+
+
+def by_closure(factor):
+    return lambda *call: call[-1] * factor
+
+
+class Scaling:
     def __init__(self, factor):
         self.factor = factor
 
@@ -213,83 +273,40 @@ class _Scaling:
         return call[-1] * self.factor
 
 
-class _Scaled(BertForSequenceClassification):
-    temperature = 1.0
-
-    def forward(self, **inputs):
-        outputs = super().forward(**inputs)
-        outputs.logits = outputs.logits / self.temperature
-        return outputs
-
-
-def _scaled(factor, *call):
-    return call[-1] * factor
-
-
-def _scaled_by_default(module, inputs, output, factor=2.0):
-    return output * factor
-
-
-def _by_closure(factor):
-    return lambda *call: call[-1] * factor
-
-
-def _by_global():
-    return lambda *call: call[-1] * FACTOR
-
-
-def _by_helper():
-    return lambda *call: _scaled_by_default(*call)
-
-
 @pytest.mark.parametrize(
-    ("two", "three"),
+    "hook",
     [
-        (partial(_scaled, 2.0), partial(_scaled, 3.0)),
-        (partial(_scaled_by_default, factor=2.0), partial(_scaled_by_default, factor=3.0)),
-        (_by_closure(2.0), _by_closure(3.0)),
-        (_by_closure(torch.tensor(2.0)), _by_closure(torch.tensor(3.0))),
-        (_Scaling(2.0), _Scaling(3.0)),
-        (_Scaling(2.0).__call__, _Scaling(3.0).__call__),
+        lambda factor: partial(scaled, factor),
+        lambda factor: partial(scaled_by_default, factor=factor),
+        by_closure,
+        lambda factor: by_closure(torch.tensor(factor)),
+        Scaling,
+        lambda factor: Scaling(factor).__call__,
     ],
     ids=["partial", "keyword", "closure", "tensor", "object", "method"],
 )
-def test_a_value_that_own_code_reads_is_another_digest(model, two, three):
-    digests = []
-    for hook in (two, two, three):
-        hooked = copy.deepcopy(model)
-        hooked.classifier.register_forward_hook(hook)
-        digests.append(model_digest(hooked))
-    assert digests[0] == digests[1] != digests[2]
+@pytest.mark.parametrize("as_hook", [True, False], ids=["hook", "forward"])
+def test_a_function_that_changes_a_module_is_another_digest(model, hook, as_hook):
+    digests = [model_digest(model)]
+    for factor in (2.0, 2.0, 3.0):
+        changed = copy.deepcopy(model)
+        if as_hook:
+            changed.classifier.register_forward_hook(hook(factor))
+        else:
+            changed.classifier.forward = hook(factor)
+        digests.append(model_digest(changed))
+    assert digests[1] == digests[2]
+    assert len(set(digests)) == 3
 
 
-@pytest.mark.parametrize("hook", [_by_global(), _by_helper()], ids=["global", "default of a helper"])
-def test_a_value_outside_of_own_code_is_another_digest(model, hook, monkeypatch):
-    hooked = copy.deepcopy(model)
-    hooked.classifier.register_forward_hook(hook)
-    before = model_digest(hooked)
-    assert model_digest(hooked) == before
-    monkeypatch.setattr(sys.modules[__name__], "FACTOR", 3.0)
-    monkeypatch.setattr(_scaled_by_default, "__defaults__", (3.0,))
-    assert model_digest(hooked) != before
+def test_hooks_of_libraries_change_nothing(model, tmp_path, monkeypatch):
+    for found in (model, own_model(monkeypatch, tmp_path / "own")):
+        before = model_digest(found)
+        accelerate.hooks.add_hook_to_module(found, accelerate.hooks.ModelHook())
+        assert model_digest(found) == before
 
 
-def test_an_attribute_of_an_own_class_is_another_digest(model):
-    digests = []
-    for temperature in (1.0, 1.0, 2.0):
-        own = copy.deepcopy(model)
-        own.__class__, own.temperature, own.name_or_path = _Scaled, temperature, f"copy {len(digests)}"
-        digests.append(model_digest(own))
-    assert digests[0] == digests[1] != digests[2]
-
-
-@pytest.mark.parametrize(
-    "hook", [_Hook(), partial(lambda factor, *call: call[-1] * factor, 2)], ids=["object", "partial"]
-)
-def test_hooks_that_are_no_functions_count_too(model, hook):
-    before = model_digest(model)
-    model.classifier.register_forward_hook(hook)
-    assert model_digest(model) != before
+# --- batches
 
 
 def test_a_batch_is_the_same_in_any_order_of_names_and_memory():

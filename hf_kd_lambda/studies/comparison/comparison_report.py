@@ -72,8 +72,10 @@ def write_comparison_report(folder: Path, command: str) -> str:
         The Markdown page.
 
     Raises:
-        ValueError: a line of results.jsonl is not a run.
+        ValueError: no run was started there, or a line of results.jsonl is not a run.
     """
+    if not folder.is_dir():
+        raise ValueError(f"output_dir={str(folder)!r} has no run yet: start the comparison without --report.")
     runs = read_runs(folder / FILE)
     page = Section("Rules for λ against fixed weights", _head(runs, command), sections=_sections(runs, folder))
     markdown = as_markdown(page, folder)

@@ -36,6 +36,7 @@ OWN = {
     "report_to": "none",
     "disable_tqdm": True,
     "push_to_hub": False,
+    "early_stopping_patience": None,
 }
 
 
@@ -85,8 +86,8 @@ class Comparison:
             for name in regimes:
                 check_known(name, REGIMES, f"regime skipped in {task}:")
         for name in ("evaluations", "logs"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 2.")
+            if not isinstance(value := getattr(self, name), int) or value < 2:
+                raise ValueError(f"{name}={value!r} must be an integer of at least 2.")
         of_a_run = [setting.name for setting in fields(DistillationConfig)]
         for part, mappings in (("rules", self.rules), ("regimes", self.regimes)):
             for name, given in mappings.items():
@@ -117,15 +118,25 @@ class Comparison:
         ]
 
     def parse(self, task: str, regime: str | None = None, rule: str | None = None) -> Settings:
-        """The settings of a task, or of its runs under a rule in a regime."""
+        """The settings of a task, or of its runs under a rule in a regime.
+
+        Raises:
+            ValueError: a setting is wrong, or one that the comparison fixes for all its runs.
+        """
+        folder = Path(self.output_dir)
+        fixed = {"eval_steps": 1 / self.evaluations, "logging_steps": 1 / self.logs, "output_dir": str(folder / "run")}
+        fixed |= OWN
         settings = {**self.settings, **self.tasks[task]}
         settings |= self.regimes[regime] if regime else {}
         settings |= self.rules[rule] if rule else {}
+        if refused := [name for name in sorted(settings.keys() & fixed) if settings[name] not in (None, fixed[name])]:
+            raise ValueError(
+                f"{', '.join(refused)}: leave this out. A comparison evaluates and logs each run as often as "
+                "evaluations and logs say, and scores its last student."
+            )
         if settings.get("dataset") == GLUE and self.glue is not None:
             settings["dataset"] = self.glue
-        settings |= OWN | {"eval_steps": 1 / self.evaluations, "logging_steps": 1 / self.logs}
-        folder = Path(self.output_dir)
-        settings = {"teacher_dir": str(folder / "teachers" / task), **settings, "output_dir": str(folder / "run")}
+        settings = {"teacher_dir": str(folder / "teachers" / task), **settings, **fixed}
         return parse(arguments(settings))
 
     def in_folder(self, output_dir: str | None) -> "Comparison":
@@ -185,6 +196,8 @@ def load_comparison(file: Path, glue: str | None = None) -> Comparison:
         check_known(name, known, f"part of {file}:")
     if missing := {"output_dir", "tasks", "rules"} - content.keys():
         raise ValueError(f"{file} lacks {', '.join(sorted(missing))}: add them.")
+    if not isinstance(content["output_dir"], str):
+        raise ValueError(f"output_dir: YAML reads {content['output_dir']!r} as no text: write it in quotes.")
     content["settings"] = _mapping("settings", content.get("settings"))
     content["skipped"] = _mapping("skipped", content.get("skipped"))
     for name in ("tasks", "rules", "regimes"):

@@ -27,6 +27,7 @@ from hf_kd_lambda.studies.probe.steps import Gradients, gradients_of, losses_on
 from hf_kd_lambda.studies.probe.sweep import sweep
 from hf_kd_lambda.studies.probe.updates import adam_momentum, adam_tangent, metric_before, metric_of_step, sgd_update
 from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.strategy_checks import ADAM_OPTIMIZERS
 from hf_kd_lambda.trainer.trainer import DistillationTrainer
 
 SAVED = 0.1  # of the run, between checkpoints
@@ -73,20 +74,23 @@ def probed_job(models: ModelArguments, data: DataArguments, config: Distillation
     """
     if data.problem != "text-classification":
         raise ValueError(f"problem={data.problem!r} cannot be probed, only text-classification.")
-    _check_losses(data, config)
+    _check_run(data, config)
     for setting in ("freeze_embeddings", "lora"):
         if value := getattr(models, setting):
             raise ValueError(f"{setting}={value}: the probe moves all parameters of a student: leave it out.")
-    models = dataclasses.replace(models, student_without_kd=False)
+    # Tenths choose another best teacher than epochs: it is one of the probe's own, in its folder.
+    models = dataclasses.replace(models, student_without_kd=False, teacher_dir=None)
     folder = str(Path(str(config.output_dir)) / "probe")
     saved = {"save_strategy": "steps", "save_steps": SAVED, "save_total_limit": None, "save_only_model": False}
     evaluated = {"eval_strategy": "steps", "eval_steps": SAVED}  # load_best_model_at_end needs the same steps
-    own = {**saved, **evaluated, "output_dir": folder, "push_to_hub": False}
+    # λ is logged before each checkpoint.
+    logged = {"logging_strategy": "steps", "logging_first_step": True, "logging_steps": SAVED / 5}
+    own = {**saved, **evaluated, **logged, "output_dir": folder, "push_to_hub": False}
     return DistillationJob(models, data, dataclasses.replace(cast(Any, config), **own))
 
 
-def _check_losses(data: DataArguments, config: DistillationConfig) -> None:
-    """Refuse settings that change the losses of a run, because the probe computes those of `exact_losses`.
+def _check_run(data: DataArguments, config: DistillationConfig) -> None:
+    """Refuse settings that change the losses of a run, or combine them otherwise than the probe's steps of Adam.
 
     Raises:
         ValueError: names the setting and the fix.
@@ -103,10 +107,17 @@ def _check_losses(data: DataArguments, config: DistillationConfig) -> None:
         f"lambda_rule={config.lambda_rule!r}, the default, which weighs items: set it to adaptive.": (
             config.lambda_rule == "trust"
         ),
+        f"lambda_scope={config.lambda_scope!r}: set it to model, for one λ.": config.lambda_scope != "model",
+        f"kd_weight={config.kd_weight}: its steps follow one loss alone: choose a weight between 0 and 1.": (
+            config.lambda_rule == "fixed" and config.kd_weight in (0, 1)
+        ),
+        f"optim={config.optim.value!r}, which has no moments of Adam: set it to adamw_torch.": (
+            config.optim not in ADAM_OPTIMIZERS
+        ),
     }
     for message, is_refused in refused.items():
         if is_refused:
-            raise ValueError(f"The probe computes plain losses, and cannot probe {message}")
+            raise ValueError(f"The probe takes plain steps of Adam on plain losses, and cannot probe {message}")
 
 
 def chosen_checkpoints(folder: Path, steps: list[int] | None) -> dict[str, Path]:
@@ -115,7 +126,8 @@ def chosen_checkpoints(folder: Path, steps: list[int] | None) -> dict[str, Path]
     Raises:
         ValueError: one of the steps has no checkpoint, or there is none.
     """
-    saved = sorted(int(path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*"))
+    names = (path.name.removeprefix("checkpoint-") for path in folder.glob("checkpoint-*"))
+    saved = sorted(int(name) for name in names if name.isdigit())
     if not saved:
         raise ValueError(f"{folder} has no checkpoint any more: remove the folder to train again.")
     if missing := set(steps or []) - set(saved):
@@ -125,11 +137,7 @@ def chosen_checkpoints(folder: Path, steps: list[int] | None) -> dict[str, Path]
 
 
 def probe(job: DistillationJob, teacher: PreTrainedModel, checkpoint: Path) -> Stage:
-    """Take steps of SGD and of AdamW from a checkpoint on a training batch, and a few of AdamW on other batches.
-
-    Raises:
-        ValueError: the run's optimizer is not Adam or AdamW.
-    """
+    """Take steps of SGD and of AdamW from a checkpoint on a training batch, and a few of AdamW on other batches."""
     print(f"probing {checkpoint}", flush=True)
     student = AutoModelForSequenceClassification.from_pretrained(
         checkpoint, trust_remote_code=job.models.trust_remote_code
@@ -138,9 +146,7 @@ def probe(job: DistillationJob, teacher: PreTrainedModel, checkpoint: Path) -> S
     # The trainer matches the order of the teacher's labels, and groups the parameters as in the saved optimizer.
     trainer = DistillationTrainer(student, job.config, teacher=teacher, train_dataset=train, eval_dataset=validation)
     student.double(), teacher.double()
-    adamw = trainer.create_optimizer()
-    if not isinstance(adamw, Adam):
-        raise ValueError(f"optim={job.config.optim!r} has no moments of Adam to probe: set it to adamw_torch.")
+    adamw = cast(Adam, trainer.create_optimizer())
     adamw.load_state_dict(torch.load(checkpoint / "optimizer.pt", weights_only=True))
     parameters = [parameter for parameter in student.parameters() if parameter.requires_grad]
 
@@ -200,7 +206,7 @@ def weights_in_force(checkpoint: Path) -> tuple[float, float]:
     log = json.loads((checkpoint / "trainer_state.json").read_text())["log_history"]
     entry = next((entry for entry in reversed(log) if entry.get("lambda")), None)
     if entry is None:
-        raise ValueError(f"no positive λ was logged before {checkpoint}: lower logging_steps, or raise kd_weight.")
+        raise ValueError(f"no positive λ was logged before {checkpoint}: choose later --steps, or another rule.")
     return entry["kd_weight"] / entry["lambda"], entry["kd_weight"]
 
 

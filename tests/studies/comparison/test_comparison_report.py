@@ -269,3 +269,8 @@ def test_there_are_committed_comparisons():
 
 def without_pictures(page):
     return re.sub(r"data:image/svg\+xml;base64,[^\"]*", "", page)
+
+
+def test_a_report_of_no_run_at_all_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"output_dir='.*none' has no run yet: start the comparison without --report"):
+        write_comparison_report(tmp_path / "none", "make it")

@@ -30,7 +30,7 @@ RULES = {
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    return small_jobs.settings(tmp_path_factory.mktemp("job"))
+    return small_jobs.settings(tmp_path_factory.mktemp("job"), **small_jobs.SET_BY_COMPARISON)
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_a_setting_that_a_run_does_not_record_was_at_its_default(comparison):
 
 @pytest.mark.parametrize("who", ["teacher", "student"])
 def test_runs_of_a_model_that_was_replaced_in_its_folder_are_not_mixed_in(comparison, tmp_path, who):
-    settings = small_jobs.settings(tmp_path)
+    settings = small_jobs.settings(tmp_path, **small_jobs.SET_BY_COMPARISON)
     model = Path(settings["teacher"])
     if who == "student":
         model = shutil.copytree(model, tmp_path / "student")
@@ -281,7 +281,7 @@ def test_a_loss_of_hidden_states_has_its_teacher_and_what_the_regime_makes_of_it
 def test_a_regime_that_needs_classes_is_refused_for_a_regression_before_a_teacher_is_trained(tmp_path, regime):
     comparison = Comparison(
         output_dir=str(tmp_path / "comparison"),
-        tasks={"scores": small_jobs.settings(tmp_path, label_column="stars")},
+        tasks={"scores": small_jobs.settings(tmp_path, label_column="stars", **small_jobs.SET_BY_COMPARISON)},
         rules={"half": RULES["half"]},
         regimes={"clean": {}, regime: {}},
     )
@@ -293,7 +293,7 @@ def test_a_regime_that_needs_classes_is_refused_for_a_regression_before_a_teache
 
 @pytest.mark.parametrize("regime", ["noisy_labels", "few_labels"])
 def test_examples_without_a_label_are_for_the_regime_clean(tmp_path, regime):
-    settings = small_jobs.settings(tmp_path)
+    settings = small_jobs.settings(tmp_path, **small_jobs.SET_BY_COMPARISON)
     with open(settings["train_file"], "a") as file:
         file.write("a film,,3.0\n")
     comparison = Comparison(
@@ -309,7 +309,7 @@ def test_examples_without_a_label_are_for_the_regime_clean(tmp_path, regime):
 
 
 def test_images_are_compared_by_their_feature_maps(tmp_path):
-    images = tiny_images.image_settings(tmp_path, output_dir=None)
+    images = tiny_images.image_settings(tmp_path, **small_jobs.SET_BY_COMPARISON)
     comparison = Comparison(
         output_dir=str(tmp_path / "comparison"),
         tasks={"hint": {**images, "kd_losses": {"attention_transfer": 1}}},
