@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from hf_kd_lambda.utils.names import closest_name
+
 
 def expand_home(word: str) -> str:
     """A path, or `--setting=path`, with a leading `~/` replaced by the home folder; shells do not always expand it."""
@@ -39,7 +41,8 @@ def check_path(setting: str, path: str | None) -> None:
 def check_model_folder(setting: str, checkpoint: str) -> None:
     """Refuse a name that cannot be an id of the Hub, which is `name` or `namespace/name`, and is no folder either.
 
-    Nor may it be `folder/name` of a folder that exists here: that is a misspelt path, and the Hub would be asked long.
+    Nor may it be close to the path of a folder here: the Hub would be asked for a misspelt path, and for long if it
+    cannot be reached.
 
     Args:
         setting: setting with the model, for the message.
@@ -51,9 +54,11 @@ def check_model_folder(setting: str, checkpoint: str) -> None:
     is_path = checkpoint.startswith((".", "/", "~")) or checkpoint.count("/") > 1
     if is_path and not Path(checkpoint).is_dir():
         raise OSError(f"{setting}={checkpoint!r}: there is no such folder.")
-    parent, slash, name = checkpoint.rstrip("/").partition("/")
-    if slash and Path(parent).is_dir() and not Path(checkpoint).is_dir():
-        raise OSError(
-            f"{setting}={checkpoint!r}: the folder {parent} has no folder {name}. If you mean a model of the Hub, run "
-            f"the command where there is no folder {parent}."
-        )
+    parent, _, name = checkpoint.rstrip("/").partition("/")
+    if name and Path(parent).is_dir() and not Path(checkpoint).is_dir():
+        closest = closest_name(name, (folder.name for folder in Path(parent).iterdir() if folder.is_dir()))
+        if closest is not None:
+            raise OSError(
+                f"{setting}={checkpoint!r}: there is no such folder. Did you mean {f'{parent}/{closest}'!r}? If you "
+                f"mean a model of the Hub, run the command where there is no folder {parent}."
+            )
