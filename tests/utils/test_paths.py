@@ -47,7 +47,7 @@ def test_a_misspelt_folder_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_model_folder("model", "runs/tickets")
     check_model_folder("model", "runs/bert-base-uncased")  # of a namespace that is named like a folder
-    with pytest.raises(OSError, match="model='runs/ticket': there is no such folder. Did you mean 'runs/tickets'"):
+    with pytest.raises(OSError, match=r"model='runs/ticket': there is no such folder\. Did you mean 'runs/tickets'"):
         check_model_folder("model", "runs/ticket")
 
 
