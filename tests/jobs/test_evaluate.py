@@ -176,7 +176,7 @@ def test_the_examples_that_the_run_has_held_out_are_evaluated(run, tmp_path, cap
     rows = ["text,label", *["good good a,praise"] * 10, *["bad bad d,rant"] * 10]
     (tmp_path / "new.csv").write_text("\n".join(rows) + "\n")
     main([str(tmp_path / "model"), "--train_file", str(tmp_path / "new.csv")])
-    assert "On the validation split:" in capsys.readouterr().out
+    assert "On the validation split of " in capsys.readouterr().out
     assert "validation: 6 examples" in caplog.text
     caplog.clear()
     main([str(tmp_path / "model"), str(tmp_path / "new.csv")])
