@@ -22,6 +22,10 @@ from hf_kd_lambda.utils.names import closest_name, in_order
 logger = logging.get_logger(__name__)
 
 LARGEST_LABEL = 1e18  # of a regression: the sum of a batch's squared errors has to be finite in float32
+NO_LABEL = (
+    "no example has a label: training needs none, but evaluation does: set validation_file, or a dataset with a "
+    "validation split."
+)
 NAMED_CLASSES = 12  # more classes than these are not named in a message
 _INDEX = re.compile(r"(?:LABEL_)?(-?\d+)")
 
@@ -47,10 +51,7 @@ def known_labels(sources: Mapping[str, Source]) -> tuple[list[Any], Any]:
             labels = [label for label in source.rows["label"][:] if not is_missing(label)]
             if labels:
                 return labels, source.rows.features["label"]
-    raise ValueError(
-        "no example has a label: training needs none, but evaluation does: set validation_file, or a dataset with a "
-        "validation split."
-    )
+    raise ValueError(NO_LABEL)
 
 
 def with_numbers_for_missing(split: Dataset, num_labels: int) -> Dataset:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset, List, Value
 
 from hf_kd_lambda.data.arguments import SOFT_LABELS, DataArguments
-from hf_kd_lambda.data.classes import Classes, find_classes, is_missing, labels_of
+from hf_kd_lambda.data.classes import NO_LABEL, Classes, find_classes, is_missing, labels_of
 from hf_kd_lambda.data.soft_labels import SHARES_TOLERANCE
 from hf_kd_lambda.data.sources import Column, Source
 from hf_kd_lambda.losses.functional import IGNORED
@@ -166,7 +166,7 @@ def _classes(labelled: Mapping[str, Source], raw: Mapping[str, list[Any]], args:
             return classes
     if known is not None and labelled:
         return Classes(known)
-    raise ValueError("no example has a label: training needs none, but evaluation does: set validation_file.")
+    raise ValueError(NO_LABEL)
 
 
 def _check_separator(source: Source, rows: list[list[Any] | None], separator: str) -> None:

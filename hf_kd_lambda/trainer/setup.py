@@ -122,10 +122,11 @@ def teacher_columns(
     accepted = set() if teacher is None else forward_parameters(teacher)
     own: set[str] = set()
     for dataset in datasets:
-        for batch in [collate([example]) for example in first_examples(dataset, 1)]:
+        for example in first_examples(dataset, 1):
+            columns = collate([example]).keys()
             if not column_names(dataset):
-                _check_columns(batch.keys(), teacher, student)
-            own |= {*own_inputs(batch.keys(), accepted)}
+                _check_columns(columns, teacher, student)
+            own.update(own_inputs(columns, accepted))
     return sorted(own)
 
 
