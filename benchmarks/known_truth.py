@@ -1,9 +1,9 @@
 """What `trust` would score if it knew what is right: `python -m benchmarks.known_truth [--glue DIR]`.
 
-r_L and r_T are 1 where the regime has left the label or the teacher's output as it was, otherwise 0, and α and β are
-their means. All else is as in `trust`, λ too, so that the difference to `trust` is what a better estimate could gain.
-Tasks, regimes and seeds are those of configs/compare_trust.yaml, and its runs' packages and files are needed. A run
-that is in benchmarks/known_truth/results.jsonl is not made again.
+r_label and r_teacher are 1 where the regime has left the label or the teacher's output as it was, otherwise 0, and α
+and β are their means. All else is as in `trust`, λ too, so that the difference to `trust` is what a better estimate
+could gain. Tasks, regimes and seeds are those of configs/compare_trust.yaml, and its runs' packages and files are
+needed. A run that is in benchmarks/known_truth/results.jsonl is not made again.
 """
 
 import argparse

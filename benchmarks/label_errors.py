@@ -1,4 +1,4 @@
-"""Finding wrong labels: r_L of a run with `trust` against cleanlab.
+"""Finding wrong labels: r_label of a run with `trust` against cleanlab.
 
     pip install -e ".[quickstart,label-errors]"
     python -m benchmarks.label_errors [--glue DIR] [--methods ...] [--data ...] [--rates ...] [--report]

@@ -32,14 +32,16 @@ def plot(logs: list[dict[str, Any]], trust: np.ndarray, is_wrong: np.ndarray) ->
 
     Args:
         logs: entries with `step`, `label_reliability` and `teacher_reliability`.
-        trust: r_L after the run, `[examples]`.
+        trust: r_label after the run, `[examples]`.
         is_wrong: whether a label is wrong, `[examples]`.
     """
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     over_labels, over_steps = figure.subplots(1, 2)
     bins = np.linspace(0, 1, 26)
     over_labels.hist([trust[~is_wrong], trust[is_wrong]], bins=cast(Any, bins), label=["right labels", "wrong labels"])
-    over_labels.set(xlabel="r_L: probability that the label is informative", ylabel="training examples", yscale="log")
+    over_labels.set(
+        xlabel="r_label: probability that the label is informative", ylabel="training examples", yscale="log"
+    )
     steps = [entry["step"] for entry in logs]
     for line in (
         Line("label_reliability", "α of the labels", TASK_COLOR),

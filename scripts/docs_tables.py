@@ -50,7 +50,7 @@ def rules_table() -> str:
         )
         for name, rule in RULES.items()
     ]
-    return markdown_table(("rule, hyper-parameters", "weights (w_T, w_D)", "in words", "source"), rows)
+    return markdown_table(("rule, hyper-parameters", "weights (w_task, w_kd)", "in words", "source"), rows)
 
 
 def losses_table() -> str:

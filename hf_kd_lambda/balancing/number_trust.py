@@ -5,11 +5,11 @@ by an error around 0, because both estimate the same number. An uninformative on
 labels or all teacher outputs: N(μ, τ²). With d = (y − s, t − s) and M, the mean of d·dᵀ where both are informative:
 
     both       ∝ α·β·N(d; 0, M)
-    label      ∝ α·(1 − β)·N(y − s; 0, M_11)·N(t; μ_T, τ_T²)
-    teacher    ∝ (1 − α)·β·N(y; μ_L, τ_L²)·N(t − s; 0, M_22)
-    neither    ∝ (1 − α)·(1 − β)·N(y; μ_L, τ_L²)·N(t; μ_T, τ_T²)
+    label      ∝ α·(1 − β)·N(y − s; 0, M_11)·N(t; μ_teacher, τ_teacher²)
+    teacher    ∝ (1 − α)·β·N(y; μ_label, τ_label²)·N(t − s; 0, M_22)
+    neither    ∝ (1 − α)·(1 − β)·N(y; μ_label, τ_label²)·N(t; μ_teacher, τ_teacher²)
 
-    r_L = P(both) + P(label)      r_T = P(both) + P(teacher)
+    r_label = P(both) + P(label)      r_teacher = P(both) + P(teacher)
 
 M_12 is the variance of the student's own error, which is part of both differences. So an inaccurate student does
 not make label or teacher look wrong as long as they agree with each other.
@@ -125,7 +125,7 @@ def numbers_of(student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels
 
 @torch.no_grad()
 def number_posterior(numbers: Numbers, label: Tensor, teacher: Tensor, spread: Spread) -> Posterior:
-    """The E step: r_L and r_T of every item, by Bayes' rule.
+    """The E step: r_label and r_teacher of every item, by Bayes' rule.
 
     Args:
         numbers: items' numbers, `[...]`.
@@ -174,12 +174,13 @@ class NumberReliabilities(Reliabilities):
 
     def __init__(self, unit: Unit | None = None) -> None:
         self.unit = unit
-        # Σr_L, labelled items, Σr_T, items; ΣP(both) times 1, (y − s)², (y − s)·(t − s), (t − s)²; Σy, Σy², Σt, Σt²
+        # Σr_label, labelled items, Σr_teacher, items; ΣP(both) times 1, (y − s)², (y − s)·(t − s), (t − s)²;
+        # Σy, Σy², Σt, Σt²
         super().__init__(12)
 
     @property
     def annotators(self) -> Tensor:
-        """`[2, 2, 1]`: Σr_L and labelled items, Σr_T and items."""
+        """`[2, 2, 1]`: Σr_label and labelled items, Σr_teacher and items."""
         return self.sums[:4].view(2, 2, 1)
 
     @property

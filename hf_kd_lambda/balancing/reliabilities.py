@@ -20,9 +20,9 @@ class ItemTrust(NamedTuple):
     """Probabilities in [0, 1] that label and teacher are informative, both `[...]`."""
 
     label: Tensor
-    """r_L; 0 without a label."""
+    """r_label; 0 without a label."""
     teacher: Tensor
-    """r_T; 0 at positions that are not items."""
+    """r_teacher; 0 at positions that are not items."""
 
 
 class Reliabilities(Judge):
@@ -31,8 +31,8 @@ class Reliabilities(Judge):
     Several teachers m have a β_m each. With their shares w_m, the β of all together is Σ w_m·β_m, and the trust in all
     together on an item is Σ w_m·r_m. The soft targets of the item are the mean of their logits, weighted by w_m·r_m.
 
-    Older items fade, also because their r_L and r_T come from the initial α and β: with `fading` 2, the later half of
-    the items has seven eighths of the weight. After the first pass over the data, α and β are constant.
+    Older items fade, also because their r_label and r_teacher come from the initial α and β: with `fading` 2, the
+    later half of the items has seven eighths of the weight. After the first pass over the data, α and β are constant.
 
     Args:
         size: number of sums.
@@ -81,7 +81,10 @@ class Reliabilities(Judge):
 
     @property
     def ratio(self) -> Tensor:
-        """Factor of λ, a scalar: β/α. Items have the weights r_L/α and r_T/β, so that of an item is r_T/r_L."""
+        """Factor of λ, a scalar: β/α.
+
+        Items have the weights r_label/α and r_teacher/β, so that of an item is r_teacher/r_label.
+        """
         return self.teacher / self.label
 
     @property

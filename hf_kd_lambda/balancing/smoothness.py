@@ -1,11 +1,12 @@
 """The smoothness that a second-order rule for λ needs, estimated from the losses of consecutive steps.
 
-A step θ ← θ − η d along d = w_T g_T + w_D g_D changes the losses by
+A step θ ← θ − η d along d = w_task g_task + w_kd g_kd changes the losses by
 
-    ΔL_i ≈ −η p_i + ½ β_i η² |d|²        p_T = w_T a + w_D c        p_D = w_T c + w_D b
+    ΔL_i ≈ −η p_i + ½ β_i η² |d|²        p_task = w_task a + w_kd c        p_kd = w_task c + w_kd b
 
-with |d|² = w_T p_T + w_D p_D. Summed over steps, this gives one equation for each β_i (ours; β is the smoothness of
-the descent lemma, Nesterov 2004, lemma 1.2.3, measured along the steps instead of bounded over all directions):
+with |d|² = w_task p_task + w_kd p_kd. Summed over steps, this gives one equation for each β_i (ours; β is the
+smoothness of the descent lemma, Nesterov 2004, lemma 1.2.3, measured along the steps instead of bounded over all
+directions):
 
     β_i = 2 Σ (ΔL_i + η p_i) / Σ η²|d|²        s_i = β_i η
 """
@@ -27,7 +28,7 @@ class Smoothness:
 
     The estimate is the s with which the given Gram matrix predicts the mean change of the losses on the next batch. It
     is β·η as above if the gradients are those of the measured losses. But the gradient of a batch, g = ḡ + noise,
-    predicts a decrease on its own batch that the next batch does not have. For steps along g_T, s_T is then
+    predicts a decrease on its own batch that the next batch does not have. For steps along g_task, s_task is then
     βη + 2·(1 − |ḡ|²/a), close to 2 if noise dominates. With an unbiased Gram matrix it is βη·|d|²/|d̄|², including the
     curvature term of the noise. In both cases a rule should use the Gram matrix that was passed here. For AdamW, that
     is the one in the optimizer's metric, <g, P g>: the algebra is the same, and β is the smoothness in that metric.
@@ -50,14 +51,14 @@ class Smoothness:
         self.bounds = bounds
         self.pairs = torch.zeros(())
         self.learning_rate = torch.zeros(())
-        # Rows: averages, and averages of the averages. Columns: ΔL_T + ηp_T, ΔL_D + ηp_D, η²|d|².
+        # Rows: averages, and averages of the averages. Columns: ΔL_task + ηp_task, ΔL_kd + ηp_kd, η²|d|².
         self.averages = torch.zeros(2, 3)
-        # From the last step: L_T − ηp_T, L_D − ηp_D (first-order prediction of the next losses), and η²|d|².
+        # From the last step: L_task − ηp_task, L_kd − ηp_kd (first-order prediction of the next losses), and η²|d|².
         self.pending = torch.full((3,), torch.nan)
 
     @property
     def value(self) -> Tensor:
-        """`[2]`: (s_T, s_D) at the last step's learning rate, within the bounds."""
+        """`[2]`: (s_task, s_kd) at the last step's learning rate, within the bounds."""
         *excess, squared_step = self.averages[1]
         estimate = 2 * torch.stack(excess) / squared_step * self.learning_rate  # s_i = β_i η
         enough = (self.pairs >= round(2 / (1 - self.decay))) & (squared_step > 0)
@@ -73,15 +74,15 @@ class Smoothness:
         Args:
             losses: `[2]`: (task_loss, kd_loss) of the step's batch, before the step, not averaged over other steps.
             gram: Gram matrix of the step's gradients, or the last measured one. Entries `[]` or `[groups]`.
-            weights: (w_T, w_D) of the combined gradient, same shape as the entries.
+            weights: (w_task, w_kd) of the combined gradient, same shape as the entries.
             learning_rate: η of the step, multiplied by the clipping factor of the combined gradient, and divided by
                 1 − μ for SGD with momentum μ.
         """
         self.to(losses.device)
         losses = losses.detach().float()
         task_weight, kd_weight = weights
-        task_gain = task_weight * gram.task + kd_weight * gram.dot  # p_T
-        kd_gain = task_weight * gram.dot + kd_weight * gram.kd  # p_D
+        task_gain = task_weight * gram.task + kd_weight * gram.dot  # p_task
+        kd_gain = task_weight * gram.dot + kd_weight * gram.kd  # p_kd
         squared_norm = (task_weight * task_gain + kd_weight * kd_gain).sum()  # |d|²
         rate = torch.as_tensor(learning_rate, dtype=torch.float32, device=losses.device)  # η
         expected = losses - rate * torch.stack([task_gain.sum(), kd_gain.sum()])  # L_i − η p_i

@@ -4,33 +4,35 @@ Label and teacher are two annotators. Each is either informative on an item or n
 yet trained on the item, is a third, independent annotator. For an item with label y, teacher probabilities p, student
 probabilities q and K classes:
 
-    label:    f_L(z) = α_z·1[z = y] + (1 − α_z)/K
-    teacher:  f_T(z) = β_z·p(z) + (1 − β_z)·g,  g = Σ_t p(t)·ρ(t)
-    truth:    P(z) ∝ q(z)·f_L(z)·f_T(z)
+    f_label(z)   = α_z·1[z = y] + (1 − α_z)/K
+    f_teacher(z) = β_z·p(z) + (1 − β_z)·g,  g = Σ_t p(t)·ρ(t)
+    P(z)         ∝ q(z)·f_label(z)·f_teacher(z)     probability that z is the true class
 
 ρ is the teacher's mean output: a teacher that guesses gives each answer as often as it does on average, and g is the
 probability of guessing this one. So the answer that a teacher gives to nearly all items tells little. If all answers
 are equally frequent, g is 1/K.
 
-    r_L = Σ_z P(z)·α_z·1[z = y]/f_L(z)      probability that the label is informative
-    r_T = Σ_z P(z)·β_z·p(z)/f_T(z)          probability that the teacher is informative
+    r_label = Σ_z P(z)·α_z·1[z = y]/f_label(z)      probability that the label is informative
+    r_teacher = Σ_z P(z)·β_z·p(z)/f_teacher(z)      probability that the teacher is informative
 
-    α_c ← Σ r_L of the labels c / Σ P(c),   β_c ← Σ P(c)·β_c·p(c)/f_T(c) / Σ P(c)   one EM step per optimizer step
+One step of EM per optimizer step:
 
-α and β are the same for all classes if there are two, or too many to count each. Then they are the means of r_L and
-r_T.
+    α_c ← Σ r_label of the labels c / Σ P(c)        β_c ← Σ P(c)·β_c·p(c)/f_teacher(c) / Σ P(c)
+
+α and β are the same for all classes if there are two, or too many to count each. Then they are the means of r_label
+and r_teacher.
 
 Two annotators only show how often they agree. The third shows which of them is right, if its errors are independent
 of theirs.
 
-Several teachers m are as many annotators: P(z) ∝ q(z)·f_L(z)·Π_m f_m(z), with r_m and β_m of each. To one of them, the
-student and all other teachers together are the student: with q_m(z) ∝ q(z)·Π_{n≠m} f_n(z) in place of q, P and r_m are
-those of the model with one teacher. So both steps of EM are taken once for each teacher, see `views_of_each`.
+Several teachers m are as many annotators: P(z) ∝ q(z)·f_label(z)·Π_m f_m(z), with r_m and β_m of each. To one of them,
+the student and all other teachers together are the student: with q_m(z) ∝ q(z)·Π_{n≠m} f_n(z) in place of q, P and r_m
+are those of the model with one teacher. So both steps of EM are taken once for each teacher, see `views_of_each`.
 
-Multiplied out, with A_z = (1 − α_z)/K and B_z = (1 − β_z)·g, no division by f_L or f_T is left:
+Multiplied out, with A_z = (1 − α_z)/K and B_z = (1 − β_z)·g, no division by f_label or f_teacher is left:
 
     chance = Σ_z q(z)·A_z·B_z     guessed = Σ_z q(z)·A_z·β_z·p(z)     Z = chance + guessed + α_y·q(y)·(B_y + β_y·p(y))
-    r_L = α_y·q(y)·(B_y + β_y·p(y))/Z      r_T = (guessed + α_y·q(y)·β_y·p(y))/Z
+    r_label = α_y·q(y)·(B_y + β_y·p(y))/Z      r_teacher = (guessed + α_y·q(y)·β_y·p(y))/Z
 
 References:
     Dawid & Skene 1979, "Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm": the model, with
@@ -182,14 +184,14 @@ def class_posterior(views: Views, label: Tensor, teacher: Tensor) -> ClassPoster
 
 @torch.no_grad()
 def item_trust(views: Views, parts: ClassPosterior) -> ItemTrust:
-    """The E step: r_L and r_T of every item.
+    """The E step: r_label and r_teacher of every item.
 
     Args:
         views: items' views, `[...]`.
         parts: see `class_posterior`.
     """
     total = parts.total  # Z
-    teacher = (parts.guessed.sum(-1) + parts.label_and_teacher) / total  # r_T
+    teacher = (parts.guessed.sum(-1) + parts.label_and_teacher) / total  # r_teacher
     return ItemTrust(parts.label / total, torch.where(views.counted, teacher, 0.0))
 
 
@@ -203,9 +205,9 @@ def class_counts(views: Views, parts: ClassPosterior) -> Tensor:
     """
     of_label = torch.nn.functional.one_hot(views.label, views.student.shape[-1])
     total = parts.total.unsqueeze(-1)  # Z
-    labels = of_label * parts.label.unsqueeze(-1) / total  # r_L where c = y, else 0
+    labels = of_label * parts.label.unsqueeze(-1) / total  # r_label where c = y, else 0
     truth = (parts.chance + parts.guessed) / total + labels  # P(c)
-    known = (parts.guessed + of_label * parts.label_and_teacher.unsqueeze(-1)) / total  # P(c)·β_c·p(c)/f_T(c)
+    known = (parts.guessed + of_label * parts.label_and_teacher.unsqueeze(-1)) / total  # P(c)·β_c·p(c)/f_teacher(c)
     labelled, counted = views.labelled.unsqueeze(-1), views.counted.unsqueeze(-1)
     sums = (labels, truth * labelled, known * counted, truth * counted)
     return torch.stack([values.flatten(0, -2).sum(0) for values in sums]).view(2, 2, -1)

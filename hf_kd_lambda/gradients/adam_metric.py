@@ -10,9 +10,9 @@ from hf_kd_lambda.gradients.gram import local_part
 class AdamMetric:
     """P = 1/(√v̂ + ε) of a parameter: Adam steps along P g (Kingma & Ba 2015, algorithm 1), while SGD steps along g.
 
-    With this metric, `GradientPair` computes the entries <g_T, P g_T>, <g_D, P g_D> and <g_T, P g_D>. They predict how
-    a step of Adam changes the losses, as the Euclidean entries do for SGD: to first order, without momentum and
-    without the change of v̂ with the gradient.
+    With this metric, `GradientPair` computes the entries <g_task, P g_task>, <g_kd, P g_kd> and <g_task, P g_kd>. They
+    predict how a step of Adam changes the losses, as the Euclidean entries do for SGD: to first order, without
+    momentum and without the change of v̂ with the gradient.
 
     v̂ is the bias-corrected second moment that the step will use, including the square of the step's gradient. If that
     gradient is not known yet, v̂ is the moment before the step. Then an embedding row that no batch has used has v̂ = 0,

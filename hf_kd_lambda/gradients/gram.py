@@ -16,11 +16,11 @@ class Gram(NamedTuple):
     """The 2×2 Gram matrix of the two gradients: fp32 tensors `[]`, or `[groups]` for one matrix per group."""
 
     task: Tensor
-    """a = |g_T|²"""
+    """a = |g_task|²"""
     kd: Tensor
-    """b = |g_D|²"""
+    """b = |g_kd|²"""
     dot: Tensor
-    """c = <g_T, g_D>"""
+    """c = <g_task, g_kd>"""
 
     @property
     def cosine(self) -> Tensor:

@@ -78,7 +78,7 @@ class GradientPair:
         """The Gram matrix of the accumulated gradients; for sharded gradients (FSDP2) summed over the shards.
 
         Args:
-            step_weights: (w_T, w_D) as in `combine`, to compute the combined gradient for the metric; None if unknown.
+            step_weights: (w_task, w_kd) as in `combine`, for the combined gradient in the metric; None if unknown.
 
         Returns:
             Entries of shape `[]`, or `[groups]` if the parameters are grouped.
@@ -101,13 +101,13 @@ class GradientPair:
         return None
 
     def combined_norm(self, task_weight: Tensor, kd_weight: Tensor) -> Tensor:
-        """The Euclidean norm |w_T·g_T + w_D·g_D|, for weights as in `combine`."""
+        """The Euclidean norm |w_task·g_task + w_kd·g_kd|, for weights as in `combine`."""
         a, b, c = self._gram(None)
         squared = task_weight**2 * a + 2 * task_weight * kd_weight * c + kd_weight**2 * b
         return squared.sum().clamp(min=0.0).sqrt()
 
     def combine(self, task_weight: Tensor, kd_weight: Tensor) -> None:
-        """Write w_T·g_T + w_D·g_D to `.grad`, and free the KD gradient.
+        """Write w_task·g_task + w_kd·g_kd to `.grad`, and free the KD gradient.
 
         Args:
             task_weight, kd_weight: `[]`, or `[groups]` if the parameters are grouped.

@@ -21,9 +21,9 @@ class SampledGradientPair(GradientPair):
 
         |E g|² = E (|g|² − Σ|g_k|²)/(1 − Σw_k²)
 
-    which is the factor K/(K−1) for K equal shares: U-statistics (Hoeffding 1948). For <E g_T, E g_D> the divisor is
-    1 − Σw_T^k·w_D^k, since items without a label make the shares of both losses differ. The samples of all ranks are
-    used, except with sharded gradients (FSDP2), which are already sums over ranks.
+    which is the factor K/(K−1) for K equal shares: U-statistics (Hoeffding 1948). For <E g_task, E g_kd> the divisor
+    is 1 − Σw_task^k·w_kd^k, since items without a label make the shares of both losses differ. The samples of all
+    ranks are used, except with sharded gradients (FSDP2), which are already sums over ranks.
 
     After a micro-batch's backward passes, there are four gradients in memory, two more than without sampling: its own,
     and both sums.
@@ -41,10 +41,10 @@ class SampledGradientPair(GradientPair):
     ) -> None:
         super().__init__(parameters, groups, metric, unmeasured)
         self.samples = 0
-        # Σw_T^k, Σw_D^k, and the sums of w_T^k², w_D^k² and w_T^k·w_D^k, of this rank's samples.
+        # Σw_task^k, Σw_kd^k, and the sums of w_task^k², w_kd^k² and w_task^k·w_kd^k, of this rank's samples.
         self.shares = torch.zeros(2, device=self.parameters[0].device)
         self.own_shares = _products(self.shares)
-        # Σ|g_T^k|², Σ|g_D^k|², Σ<g_T^k, g_D^k>: [3] or [3, groups], of this rank's samples and shards.
+        # Σ|g_task^k|², Σ|g_kd^k|², Σ<g_task^k, g_kd^k>: [3] or [3, groups], of this rank's samples and shards.
         self.own_products = torch.zeros((), device=self.parameters[0].device)
 
     @property
@@ -62,11 +62,11 @@ class SampledGradientPair(GradientPair):
 
         Args:
             cut, task_loss, kd_loss: as in `GradientPair.accumulate`.
-            shares: `[2]`, w_T and w_D of the micro-batch, up to a common factor of the step; None for equal shares.
+            shares: `[2]`, w_task^k and w_kd^k of the micro-batch, up to a common factor; None for equal shares.
         """
         task_seeds, kd_seeds = cut.seeds(task_loss), cut.seeds(kd_loss)
         nothing: list[Tensor | None] = [None] * len(self.parameters)
-        # The gradients of the micro-batch: g_T^k and g_D^k.
+        # The gradients of the micro-batch: g_task^k and g_kd^k.
         task_sums = self._swap(nothing)
         cut.backward(task_seeds, retain_graph=True)
         task_grads = self._swap(nothing)
@@ -126,7 +126,7 @@ def _without_own(total: Tensor, own: Tensor, of_all: Tensor, of_others: Tensor) 
 
 
 def _products(shares: Tensor) -> Tensor:
-    """`[3]`: w_T², w_D² and w_T·w_D."""
+    """`[3]`: w_task², w_kd² and w_task·w_kd."""
     task, kd = shares
     return torch.stack([task * task, kd * kd, task * kd])
 

@@ -154,7 +154,7 @@ class PKD(HiddenLoss):
 
 @dataclass(frozen=True)
 class EmbeddingMSE(KDLoss):
-    """`hidden_mse_loss` of the embedding outputs (TinyBERT, Jiao et al. 2020, equation 9)."""
+    """`hidden_mse` of the embedding outputs (TinyBERT, Jiao et al. 2020, equation 9)."""
 
     needs: ClassVar[tuple[str, ...]] = ("hidden_states",)
     projects: ClassVar[bool] = True
@@ -204,7 +204,9 @@ class AttentionKL(LastLayerLoss):
 
 @dataclass(frozen=True)
 class Relations(LastLayerLoss):
-    """Mean of `relation_loss` over queries, keys and values (MiniLMv2).
+    """KL(teacher ‖ student) of softmax(XXᵀ/√d), mean over X: the queries, keys and values of all tokens (MiniLMv2).
+
+    Each of the three is a `relation_loss`.
 
     Args:
         relation_heads: number of relation heads, which must divide the widths of both models.
@@ -228,7 +230,7 @@ class Relations(LastLayerLoss):
 
 @dataclass(frozen=True)
 class ValueRelations(Relations):
-    """`relation_loss` of the values only; together with `attention_kl` it is MiniLM."""
+    """`relations` of the values only; together with `attention_kl` it is MiniLM."""
 
     needs: ClassVar[tuple[str, ...]] = ("value_vectors",)
 

@@ -47,7 +47,7 @@ class LogitLoss(KDLoss):
 
 @dataclass(frozen=True)
 class SoftTargets(LogitLoss):
-    """T²·KL(teacher ‖ student): `soft_target_loss`, or `token_top_kl_loss` if only the top k logits are cached."""
+    """See `soft_target_loss`, or `token_top_kl_loss` if only the top k logits are cached."""
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         top_k = inputs.teacher.top_k

@@ -59,9 +59,9 @@ class LabelQuality(NamedTuple):
     answers: np.ndarray
     """The teacher's most probable classes."""
     label_trust: np.ndarray
-    """r_L in [0, 1]: probability that the label is informative, not a guess; 0 without a label."""
+    """r_label in [0, 1]: probability that the label is informative, not a guess; 0 without a label."""
     teacher_trust: np.ndarray
-    """r_T in [0, 1]: probability that the teacher is informative; the weighted mean of several."""
+    """r_teacher in [0, 1]: probability that the teacher is informative; the weighted mean of several."""
     wrong: np.ndarray
     """Probability that the label is wrong; 0 without a label."""
     label_reliability: float
@@ -99,7 +99,8 @@ def judge_labels(
     reliabilities.to(student.device)
     trusts, _ = reliabilities.judge(student, teachers, items)
     label_trust, teacher_trust = trusts[0].label, reliabilities.mean([trust.teacher for trust in trusts])
-    # A guess may be right: P(label right) = r_L·f_L(y)/α_y = r_L·(1 + (1 − α_y)/K/α_y), by the equations of `trust`.
+    # A guess may be right. By the equations of `trust`, P(label right) = r_label·f_label(y)/α_y, which is
+    # r_label·(1 + (1 − α_y)/K/α_y).
     labelled = items.task.ne(IGNORED)
     of_label = reliabilities.labels.expand(student.shape[-1])[items.kd.long()]
     by_chance = (1 - of_label) / possible_classes(student) / of_label

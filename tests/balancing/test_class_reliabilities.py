@@ -238,7 +238,7 @@ def test_a_class_without_examples_has_the_reliabilities_of_all():
 
 def test_the_m_step_takes_means_in_which_older_items_fade():
     state = ClassReliabilities()
-    state.update(torch.tensor([6.0, 10.0, 9.0, 20.0]))  # Σr_L, labelled items, Σr_T, items
+    state.update(torch.tensor([6.0, 10.0, 9.0, 20.0]))  # Σr_label, labelled items, Σr_teacher, items
     assert state.label.item() == pytest.approx((6 + 0.8 * 5) / (10 + 5))
     assert state.teacher.item() == pytest.approx((9 + 0.8 * 5) / (20 + 5))
     state.update(torch.tensor([1.0, 20.0, 2.0, 20.0]))

@@ -28,7 +28,7 @@ NEEDS = {
     "trust_ratio": 1.2,
 }
 MEASURED = [name for name, rule in RULES.items() if rule.measures]
-# λ·g_D keeps its share of the update if one of the losses is scaled.
+# λ·g_kd keeps its share of the update if one of the losses is scaled.
 SCALE_FREE = ["norm_ratio", "adaptive", "imtl_g", "nash", "config", "gradnorm", "snr", "evidence", "trust"]
 SYMMETRIC = ["mgda", "pcgrad", "cagrad", "imtl_g", "nash", "config", "upgrad", "dual_proj", "aligned_mtl", "dto"]
 FEASIBLE = ["adaptive", "taylor2", "mgda", "pcgrad", "imtl_g", "nash", "config", "upgrad", "dual_proj", "dto"]
@@ -145,7 +145,7 @@ def test_config_is_as_long_as_its_two_equal_projections(a, b, cosine):
     a, b, c = gram(a, b, cosine)
     task, kd = weights("config", Gram(a, b, c))
     length = (task**2 * a + kd**2 * b + 2 * task * kd * c).sqrt()
-    on_task, on_kd = (task * a + kd * c) / length, (task * c + kd * b) / length  # of g_T and g_D onto the update
+    on_task, on_kd = (task * a + kd * c) / length, (task * c + kd * b) / length  # of g_task and g_kd onto the update
     assert (on_task / a.sqrt()).item() == pytest.approx((on_kd / b.sqrt()).item(), rel=1e-9)
     assert length.item() == pytest.approx((on_task + on_kd).item(), rel=1e-9)
 

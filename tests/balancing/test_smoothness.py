@@ -14,7 +14,7 @@ SIZE = 6
 
 
 class Quadratics:
-    """L_i = ½ (θ − θ_i)ᵀ H_i (θ − θ_i), descended along w_T g_T + w_D g_D in fp64."""
+    """L_i = ½ (θ − θ_i)ᵀ H_i (θ − θ_i), descended along w_task g_task + w_kd g_kd in fp64."""
 
     def __init__(self, task_beta, kd_beta, seed=0):
         self.generator = torch.Generator().manual_seed(seed)

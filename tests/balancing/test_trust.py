@@ -32,6 +32,16 @@ def by_hand(q, teachers, label, alpha, betas, mean_outputs):
     return {event: weight / total for event, weight in joint.items()}
 
 
+def test_the_example_of_the_page_on_trust():
+    """The table in docs/concepts/trust.md: two classes, A and B."""
+    student = torch.tensor([[0.8, 0.2], [0.8, 0.2], [0.1, 0.9]]).log()
+    seen = views(student, torch.tensor([0.9, 0.1]).log().expand(3, 2), torch.tensor([0, 1, 1]))
+    trust = trust_of(seen, torch.tensor([0.6]), torch.tensor([0.8]))
+    assert trust.label.tolist() == pytest.approx([0.74, 0.14, 0.67], abs=0.005)
+    assert trust.teacher.tolist() == pytest.approx([0.87, 0.80, 0.49], abs=0.005)
+    assert (trust.teacher / trust.label).tolist() == pytest.approx([1.2, 5.9, 0.74], rel=0.02)
+
+
 @pytest.mark.parametrize("counted", [True, False])
 @pytest.mark.parametrize("teachers", [1, 2, 3])
 @pytest.mark.parametrize("classes", [2, 5])

@@ -49,7 +49,7 @@ def test_only_products_of_different_micro_batches_count(batches, groups, metric)
 
 
 def test_it_is_right_on_average():
-    """For L_T = mean ½|w − x|², L_D = mean ½|w − 2x|², of samples x around 0, the gradients' expectation is w."""
+    """For L_task = mean ½|w − x|², L_kd = mean ½|w − 2x|², of samples x around 0, the gradients' expectation is w."""
     weight = nn.Parameter(torch.tensor([0.3, -0.1, 0.2, 0.2]))
     generator = torch.Generator().manual_seed(0)
     noisy, unbiased = [], []

@@ -134,7 +134,7 @@ def test_adams_metric_measures_in_the_second_moments_of_the_step(tmp_path, max_g
 
 
 def combined(task, kd, lambda_, max_grad_norm):
-    """(g_T + λ·g_D)/(1 + λ), clipped."""
+    """(g_task + λ·g_kd)/(1 + λ), clipped."""
     grads = [(t + lambda_ * k) / (1 + lambda_) for t, k in zip(task, kd, strict=True)]
     norm = sum(grad.square().sum() for grad in grads).sqrt()
     return [grad * min(1.0, max_grad_norm / norm) if max_grad_norm else grad for grad in grads]

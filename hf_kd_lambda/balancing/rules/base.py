@@ -14,9 +14,9 @@ class Weights(NamedTuple):
     """Weights of the two losses, same shape as the entries of the Gram matrix."""
 
     task: Tensor
-    """w_T"""
+    """w_task"""
     kd: Tensor
-    """w_D"""
+    """w_kd"""
 
     @classmethod
     def additive(cls, lambda_: Tensor) -> "Weights":
@@ -143,7 +143,7 @@ def loss_weights(lambda_: Tensor, form: str, total: Tensor | float) -> Weights:
     Args:
         lambda_: `[]` or `[groups]`; ∞ means only the KD loss, except in the additive form.
         form: `additive`: (1, λ); `convex`: sum 1; `sum_two`: sum 2, which is (1, 1) at λ = 1; `raw`: sum `total`.
-        total: w_T + w_D as published, for `raw`.
+        total: w_task + w_kd as published, for `raw`.
     """
     if form == "additive":
         return Weights.additive(lambda_)

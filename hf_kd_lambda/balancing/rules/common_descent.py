@@ -11,13 +11,13 @@ from hf_kd_lambda.gradients.gram import Gram
 
 
 def squared_difference(gram: Gram) -> Tensor:
-    """A = |g_T − g_D|² = a + b − 2c of a conditioned Gram matrix, positive and at least its rounding error."""
+    """A = |g_task − g_kd|² = a + b − 2c of a conditioned Gram matrix, positive and at least its rounding error."""
     a, b, c = gram
     return torch.maximum(a + b - 2 * c, rounding(c) * (a + b)) + 2 * tiny(c)
 
 
 def min_norm_share(gram: Gram) -> Tensor:
-    """The unbounded x that minimizes |x·g_T + (1 − x)·g_D|: (b − c)/A; ½ if both gradients are equal.
+    """The unbounded x that minimizes |x·g_task + (1 − x)·g_kd|: (b − c)/A; ½ if both gradients are equal.
 
     It is ½ + (b − a)/2A. If A is only rounding error, the lower bound of A replaces it. So x stays near ½ for every c
     while a and b differ only by rounding, and it is continuous there.
@@ -38,7 +38,7 @@ class MGDA(Rule):
     splits_kd: ClassVar[bool] = True
 
     def weights(self, gram: Gram) -> Weights:
-        """w_T = min(max((b − c)/A, 0), 1), w_D = 1 − w_T, A = a + b − 2c."""
+        """w_task = min(max((b − c)/A, 0), 1), w_kd = 1 − w_task, A = a + b − 2c."""
         task = min_norm_share(conditioned(gram)).clamp(0.0, 1.0)
         return Weights(task, 1 - task)
 
@@ -85,7 +85,7 @@ class CAGrad(Rule):
     """CAGrad: the best update for the worse loss, near the mean gradient (Liu et al. 2021, Algorithm 1).
 
     The update lies in a ball of radius C·|g_0| around the mean g_0. It is g_0 + C|g_0|·g_x/|g_x|, where
-    g_x = x·g_T + (1 − x)·g_D minimizes <g_x, g_0> + C|g_0||g_x|. At C = 0 it is g_0; a larger C favours the worse
+    g_x = x·g_task + (1 − x)·g_kd minimizes <g_x, g_0> + C|g_0||g_x|. At C = 0 it is g_0; a larger C favours the worse
     loss.
 
     If both gradients cancel in g_x, its length is bounded below by its rounding error.
@@ -103,10 +103,10 @@ class CAGrad(Rule):
         require(0 <= self.radius < 1, "radius", self.radius, "lie in [0, 1)")
 
     def weights(self, gram: Gram) -> Weights:
-        """½ + (s/|g_x|)·(x, 1 − x), s = C|g_0|."""
+        """½ + (C|g_0|/|g_x|)·(x, 1 − x)."""
         gram = conditioned(gram)
         a, b, c = gram
-        s = self.radius / 2 * (a + b + 2 * c).clamp(min=0.0).sqrt()
+        s = self.radius / 2 * (a + b + 2 * c).clamp(min=0.0).sqrt()  # C|g_0|
         x = self._share(gram, s)
         squared_length = x**2 * a + (1 - x) ** 2 * b + 2 * x * (1 - x) * c  # |g_x|²
         step = s / squared_length.clamp(min=torch.finfo(c.dtype).eps).sqrt()
@@ -114,7 +114,7 @@ class CAGrad(Rule):
 
     @staticmethod
     def _share(gram: Gram, s: Tensor) -> Tensor:
-        """The minimizing x, with A = a + b − 2c, D = (ab − c²)/A (the smallest |g_x|²) and q = (b − a)/2.
+        """The minimizing x, with s = C|g_0|, A = a + b − 2c, D = (ab − c²)/A (the smallest |g_x|²) and q = (b − a)/2.
 
         If s²A > q², it is the minimum over all x, (b − c)/A + q√D/√(A(s²A − q²)), clipped to [0, 1]. Otherwise the sum
         is monotonic, and x is the end at which it is smaller.
@@ -133,19 +133,19 @@ class CAGrad(Rule):
 class AlignedMTL(Rule):
     """Aligned-MTL: makes both gradients orthogonal and as long as the shorter principal axis (Senushkin et al. 2023).
 
-    Algorithm 1 with equal preferences: w = √λ_min·G^(−1/2)·(½, ½), where λ_min and λ_max are the eigenvalues of the
+    Algorithm 1 with equal preferences: w = √μ_min·G^(−1/2)·(½, ½), where μ_min and μ_max are the eigenvalues of the
     Gram matrix G. Parallel gradients have a single axis, so there is nothing to align, and both weights are ½.
 
     A weight is negative if its gradient is much longer than the other and has nearly the same direction.
     """
 
     def weights(self, gram: Gram) -> Weights:
-        """(b + δ − c, a + δ − c)/(2(λ_max + δ)), δ = √(ab − c²) = √(λ_min·λ_max)."""
+        """(b + δ − c, a + δ − c)/(2(μ_max + δ)), δ = √(ab − c²) = √(μ_min·μ_max)."""
         a, b, c = conditioned(gram)
         largest_dot = a.sqrt() * b.sqrt()
         delta = (largest_dot - c.abs()).sqrt() * (largest_dot + c.abs()).sqrt()
-        lambda_max = (a + b) / 2 + torch.hypot((a - b) / 2, c)
-        scale = 1 / (2 * (lambda_max + delta))
+        largest = (a + b) / 2 + torch.hypot((a - b) / 2, c)
+        scale = 1 / (2 * (largest + delta))
         one_direction = largest_dot - c <= rounding(c) * largest_dot
         task, kd = scale * (b + delta - c), scale * (a + delta - c)
         return Weights(torch.where(one_direction, 0.5, task), torch.where(one_direction, 0.5, kd))

@@ -67,7 +67,7 @@ class Adaptive(Scaled):
 class IMTLG(Rule):
     """IMTL-G: the projections of the update onto both gradients have the same length (Liu et al. 2021).
 
-    For two losses, <d, g_T>/|g_T| = <d, g_D>/|g_D| and w_T + w_D = 1 have one solution.
+    For two losses, <d, g_task>/|g_task| = <d, g_kd>/|g_kd| and w_task + w_kd = 1 have one solution.
     """
 
     def weights(self, gram: Gram) -> Weights:
@@ -114,7 +114,7 @@ class GradNorm(Rule):
 
     r_i is a loss divided by its first value, relative to the mean of both. So the loss that decreases more slowly gets
     the longer gradient. The weights sum to 2, as in GradNorm. At α = 0, GradNorm converges to these weights; otherwise
-    both of its targets can be reached together only if r_T^α + r_D^α = 2.
+    both of its targets can be reached together only if r_task^α + r_kd^α = 2.
 
     Args:
         alpha: α ≥ 0. The default is the paper's value for NYUv2, whose losses differ in kind and in speed, like a task
@@ -131,7 +131,7 @@ class GradNorm(Rule):
         require(0 <= self.alpha < math.inf, "alpha", self.alpha, "lie in [0, inf)")
 
     def weights(self, gram: Gram, rates: Tensor) -> Weights:
-        """2·(1, λ)/(1 + λ), λ = (r_D/r_T)^α·√(a/b); the mean of the rates cancels."""
+        """2·(1, λ)/(1 + λ), λ = (r_kd/r_task)^α·√(a/b); the mean of the rates cancels."""
         task_rate, kd_rate = rates.clamp(min=tiny(rates))
         convex = Weights.convex((kd_rate / task_rate) ** self.alpha * length_ratio(gram))
         return Weights(2 * convex.task, 2 * convex.kd)
@@ -147,7 +147,7 @@ class SNR(Scaled):
     needs: ClassVar[tuple[str, ...]] = ("signal_share",)
 
     def weights(self, gram: Gram, signal_share: Tensor) -> Weights:
-        """(1, κ√(a/b)·ρ_D/ρ_T), ρ = signal/(signal + noise)."""
+        """(1, κ√(a/b)·ρ_kd/ρ_task), ρ = signal/(signal + noise)."""
         task_share, kd_share = signal_share
         return Weights.additive(self.kappa * length_ratio(gram) * (kd_share / task_share))
 
@@ -185,9 +185,9 @@ class Trust(Scaled):
 
     Our rule, not published elsewhere; `balancing.trust` describes the model. The rule returns the λ of the step. The
     items of both losses are weighted by their trust, divided by its mean, so that both gradients are those of weighted
-    losses. With the reliabilities α of labels and β of the teacher, t is β/α for numbers; for classes it is
-    β/(α·√(1 − β)), where the square root counts as at least 1/4. The λ of an item is κ√(a/b)·r_T/r_L, for classes
-    divided by that root.
+    losses. With the reliabilities α of labels and β of the teacher, t is β/α for numbers. For classes it is
+    β/(α·√(1 − β)), where the square root counts as at least 1/4. The λ of an item is κ√(a/b)·r_teacher/r_label, for
+    classes divided by that root.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("trust_ratio",)

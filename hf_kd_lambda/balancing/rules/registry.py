@@ -75,15 +75,15 @@ def rule_weights(name: str, a: Tensor, b: Tensor, c: Tensor, **hyper: Any) -> tu
 def rule_weights(
     name: str, a: Tensor | float, b: Tensor | float, c: Tensor | float, **hyper: Any
 ) -> tuple[Tensor, Tensor] | tuple[float, float]:
-    """The weights (w_T, w_D) of a rule, as published and not normalised.
+    """The weights (w_task, w_kd) of a rule, as published and not normalised.
 
     Training sets negative weights (of `aligned_mtl`) to 0 and scales the weights with `loss_weights`.
 
     Args:
         name: name of a rule in `RULES`.
-        a: |g_T|², a float or a tensor of any shape, like b and c.
-        b: |g_D|².
-        c: <g_T, g_D>.
+        a: |g_task|², a float or a tensor of any shape, like b and c.
+        b: |g_kd|².
+        c: <g_task, g_kd>.
         hyper: the rule's hyper-parameters, and its further inputs (`needs`) as floats, sequences or tensors, for
             example `losses=(0.7, 0.4)`.
 

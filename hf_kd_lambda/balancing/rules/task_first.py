@@ -41,12 +41,12 @@ class DTO(Rule):
     needs: ClassVar[tuple[str, ...]] = ("losses",)
 
     def weights(self, gram: Gram, losses: Tensor) -> Weights:
-        """(ω_T/L_T, ω_D/L_D), ω: MGDA of the Gram matrix (a/L_T², b/L_D², c/(L_T·L_D))."""
+        """(ω_task/L_task, ω_kd/L_kd), ω: MGDA of the Gram matrix (a/L_task², b/L_kd², c/(L_task·L_kd))."""
         task_loss, kd_loss = losses.clamp(min=tiny(losses))
         a, b, c = conditioned(gram)
         larger = losses.max().clamp(min=tiny(losses))
         x, y = task_loss / larger, kd_loss / larger
-        # The same matrix times (L_T·L_D)², so that nothing is divided by a vanishing loss.
+        # The same matrix times (L_task·L_kd)², so that nothing is divided by a vanishing loss.
         omega = MGDA().weights(Gram(a * y**2, b * x**2, c * x * y))
         return Weights(omega.task / task_loss, omega.kd / kd_loss)
 
@@ -55,11 +55,11 @@ class DTO(Rule):
 class Taylor2(Rule):
     """The λ that minimizes the quadratic upper bound of a loss, within the feasible interval.
 
-    A step along d = g_T + λ·g_D changes a β_i-smooth loss by ΔL_i ≤ −η<g_i, d> + β_i·η²|d|²/2 (the descent lemma,
+    A step along d = g_task + λ·g_kd changes a β_i-smooth loss by ΔL_i ≤ −η<g_i, d> + β_i·η²|d|²/2 (the descent lemma,
     Nesterov 2004, lemma 1.2.3; quadratic in λ as in arXiv 2505.06270). With s_i = β_i·η its derivative is 0 for
 
-    - L_T: c = s_T·(c + λb)
-    - L_T + L_D: b + c = (s_T + s_D)·(c + λb)
+    - L_task: c = s_task·(c + λb)
+    - L_task + L_kd: b + c = (s_task + s_kd)·(c + λb)
 
     In conflict, the task loss decreases most at the lower end of the interval: the smallest λ for which the KD loss
     does not increase. Without curvature (s ≤ 0), λ is the end of the interval in the direction of the first-order
@@ -84,7 +84,7 @@ class Taylor2(Rule):
         require(self.target in choices, "target", self.target, f"be one of {', '.join(choices)}")
 
     def weights(self, gram: Gram, smoothness: Tensor) -> Weights:
-        """(1, λ), λ = (c/b)(1/s_T − 1), or 1/s + (c/b)(1/s − 1) with s = s_T + s_D; clipped."""
+        """(1, λ), λ = (c/b)(1/s_task − 1), or 1/s + (c/b)(1/s − 1) with s = s_task + s_kd; clipped."""
         _, b, c = conditioned(gram)
         s = smoothness[0] if self.target == "task" else smoothness.sum(dim=0)
         inverse = 1 / s.clamp(min=tiny(s) ** 0.5)

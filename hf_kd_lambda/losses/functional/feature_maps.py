@@ -35,9 +35,10 @@ def feature_mse_loss(
 def attention_transfer_loss(
     student: Tensor, teacher: Tensor, labels: Tensor, num_items: Tensor | int, weights: Tensor | None = None
 ) -> Tensor:
-    """|q_S/|q_S| − q_T/|q_T||² of the spatial attention maps q = Σ_c |A_c|² (Zagoruyko & Komodakis 2017, equation 2).
+    """Squared distance of the normalised attention maps, Σ_c |A_c|² (Zagoruyko & Komodakis 2017, equation 2).
 
-    The distance is squared, as in the paper's code. The code averages over pixels, here they are summed.
+    A map is the sum of the squares of all channels c. The distance is squared, as in the paper's code. The code
+    averages over pixels, here they are summed.
 
     Args:
         student: `[examples, channels, height, width]`.

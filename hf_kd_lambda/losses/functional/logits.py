@@ -3,8 +3,8 @@
 For a large temperature T, a divergence between softened distributions is quadratic in the differences of the logits
 divided by T. Its gradient scales as 1/T², so the factor T² makes the gradient independent of T (Hinton et al. 2015,
 "Distilling the Knowledge in a Neural Network", section 2). This holds while T is large compared to the spread of the
-logits. For a smaller T, softmax saturates, and the gradient of the KL, T²·(p_S − p_T)/T, decreases with T. The squared
-distance of the logits needs no T².
+logits. For a smaller T, softmax saturates, and the gradient of the KL, T²·(p_student − p_teacher)/T, decreases with T.
+The squared distance of the logits needs no T².
 
 A logit of −∞ excludes a class, see `distributions`.
 """
@@ -27,7 +27,7 @@ def soft_target_loss(
     temperature: float,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """T²·KL(teacher ‖ student) of the distributions softened with temperature T (Hinton et al. 2015, section 2).
+    """T²·KL(teacher ‖ student) of the class probabilities at temperature T (Hinton et al. 2015, section 2).
 
     Args:
         student_logits: `[..., classes]`.
@@ -52,7 +52,7 @@ def reverse_kl_loss(
     temperature: float,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """T²·KL(student ‖ teacher): mode-seeking, while `soft_target_loss` covers all modes (Gu et al. 2024).
+    """T²·KL(student ‖ teacher): mode-seeking, which favours the teacher's most probable classes (Gu et al. 2024).
 
     Gu et al., "MiniLLM: Knowledge Distillation of Large Language Models", equation 1, here for the distribution of
     every item instead of whole generated sequences.
@@ -76,7 +76,7 @@ def jensen_shannon_loss(
     beta: float,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """T²·JSD_β(teacher ‖ student), β·KL(p_T ‖ m) + (1 − β)·KL(p_S ‖ m) with m = β·p_T + (1 − β)·p_S.
+    """T²·(β·KL(teacher ‖ m) + (1 − β)·KL(student ‖ m)), with the mixture m = β·teacher + (1 − β)·student.
 
     The generalised Jensen-Shannon divergence of GKD (Agarwal et al. 2024, "On-Policy Distillation of Language Models",
     section 2). It is 0 at β = 0 and β = 1. Divided by β it tends to KL(teacher ‖ student) as β → 0; divided by 1 − β

@@ -198,7 +198,7 @@ def batch(
 
 
 def weights_in_force(checkpoint: Path) -> tuple[float, float]:
-    """(w_T, w_D) of the run, last logged before a checkpoint.
+    """(w_task, w_kd) of the run, last logged before a checkpoint.
 
     Raises:
         ValueError: no positive λ was logged.

@@ -13,7 +13,7 @@ from hf_kd_lambda.reports.figure import KD_COLOR, LAMBDA_COLOR, TASK_COLOR
 from hf_kd_lambda.studies.probe.sweep import CURVATURE, R_SQUARED, Sweep
 from hf_kd_lambda.studies.probe.updates import gram_of
 
-CHANGES = {"ΔL_T / η": TASK_COLOR, "ΔL_D / η": KD_COLOR, "Δ(L_T + λ·L_D) / η": LAMBDA_COLOR}
+CHANGES = {"ΔL_task / η": TASK_COLOR, "ΔL_kd / η": KD_COLOR, "Δ(L_task + λ·L_kd) / η": LAMBDA_COLOR}
 STAGE_MARKERS = ("o", "x", "+")  # of the first whole decades of the learning rate
 STAGE_COLORS = ("#56B4E9", "#0072B2", "#000000", "#E69F00", "#009E73", "#CC79A7")
 STYLES = ("-", "-.", "--", ":")  # of the metrics

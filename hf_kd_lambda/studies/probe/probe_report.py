@@ -22,7 +22,7 @@ TableRows = list[list[str]]
 PAGE = """# λ probed in the run {name}
 
 Written by `{command}`
-(torch {torch}, transformers {transformers}). [The probe](../concepts/probe.md) explains the tables.
+(torch {torch}, transformers {transformers}). [What the probe measured](measured.md) explains the tables.
 
 {points}
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from hf_kd_lambda.studies.probe.steps import Gradients, Losses, measure
 from hf_kd_lambda.studies.probe.updates import gram_of
 
-PERTURBATION = 0.05  # of w_T + w_D: the step of the central differences
+PERTURBATION = 0.05  # of w_task + w_kd: the step of the central differences
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def measure_slopes(
         losses, optimizer, gradients: as `measure` takes them.
         products: inner products of the predicted updates, by metric.
         learning_rate: so small that the curvature of the losses has no effect.
-        weights: (w_T, w_D) of the run.
+        weights: (w_task, w_kd) of the run.
     """
     step = PERTURBATION * sum(weights)
     around = torch.tensor(weights, dtype=torch.double) + step * torch.tensor([[1, 0], [-1, 0], [0, 1], [0, -1]])

@@ -60,7 +60,7 @@ class Gradients(NamedTuple):
     kd: list[Tensor]
 
     def combined(self, task_weight: float, kd_weight: float) -> list[Tensor]:
-        """w_T·g_T + w_D·g_D."""
+        """w_task·g_task + w_kd·g_kd."""
         return [task_weight * task + kd_weight * kd for task, kd in zip(self.task, self.kd, strict=True)]
 
 
@@ -118,11 +118,11 @@ def measure(
         losses: both losses of the model that the optimizer updates.
         optimizer: with its state at this point of a run.
         gradients: gradients of both losses, before the steps.
-        weights: w_T and w_D, `[steps, 2]`.
+        weights: w_task and w_kd, `[steps, 2]`.
         learning_rates: η.
 
     Returns:
-        ΔL_T and ΔL_D, `[rates, 2, steps]`, on the CPU.
+        ΔL_task and ΔL_kd, `[rates, 2, steps]`, on the CPU.
     """
     changes = []
     with restoring(optimizer) as restore, torch.no_grad():

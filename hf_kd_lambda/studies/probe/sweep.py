@@ -38,10 +38,10 @@ class Sweep:
 
     Attributes:
         losses: task loss and KD loss at the point.
-        weights: (w_T, w_D) of the run there. Steps along λ were taken with the weights (w_T, λ·w_T).
+        weights: (w_task, w_kd) of the run there. Steps along λ were taken with the weights (w_task, λ·w_task).
         learning_rates: ascending.
         lambdas: `[λ's]`.
-        changes: ΔL_T, ΔL_D and Δ(L_T + λ·L_D), `[rates, 3, λ's]`.
+        changes: ΔL_task, ΔL_kd and Δ(L_task + λ·L_kd), `[rates, 3, λ's]`.
         products: `Update.products` for each metric, `[2, 3]`.
     """
 
@@ -70,8 +70,8 @@ class Sweep:
 
         Args:
             metric: metric of the prediction.
-            scaled: whether to fit a factor to the measured ΔL_T and ΔL_D at each rate. Rules for λ do not depend on
-                this factor.
+            scaled: whether to fit a factor to the measured ΔL_task and ΔL_kd at each rate. Rules for λ do not depend
+                on this factor.
         """
         rates = torch.tensor(self.learning_rates, dtype=self.changes.dtype)[:, None, None]
         predicted = rates * (self.coefficients(metric) @ torch.linalg.vander(self.lambdas, N=3).T)
@@ -82,12 +82,12 @@ class Sweep:
         return factor[:, None, None] * predicted
 
     def change_errors(self, metric: str, scaled: bool = False) -> Tensor:
-        """|predicted − measured|/|measured| of ΔL_T and ΔL_D over all λ, `[rates]`."""
+        """|predicted − measured|/|measured| of ΔL_task and ΔL_kd over all λ, `[rates]`."""
         error = self.predicted(metric, scaled)[:, :2] - self.changes[:, :2]
         return error.norm(dim=(1, 2)) / self.changes[:, :2].norm(dim=(1, 2))
 
     def coefficient_errors(self, metric: str, scaled: bool = False) -> Tensor:
-        """Errors of the predicted parabola of L_T + λ·L_D, relative to the fitted one, `[rates, 3]`.
+        """Errors of the predicted parabola of L_task + λ·L_kd, relative to the fitted one, `[rates, 3]`.
 
         The error of the middle coefficient c_1, which may be zero, is relative to 2√|c_0·c_2|.
         """
@@ -120,7 +120,7 @@ def sweep(
         products: `Update.products` of the predicted updates, by metric.
         lambdas: `[λ's]`, fp64.
         learning_rates: ascending.
-        weights: (w_T, w_D) of the run.
+        weights: (w_task, w_kd) of the run.
     """
     task_weight = weights[0]
     pairs = task_weight * torch.stack([torch.ones_like(lambdas), lambdas], dim=-1)

@@ -12,7 +12,7 @@ from hf_kd_lambda.studies.probe.steps import Gradients
 
 
 class Update(NamedTuple):
-    """u = constant + w_T·task + w_D·kd, one tensor for each parameter."""
+    """u = constant + w_task·task + w_kd·kd, one tensor for each parameter."""
 
     constant: list[Tensor]
     task: list[Tensor]
@@ -33,7 +33,7 @@ def _dot(left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
 
 
 def sgd_update(gradients: Gradients) -> Update:
-    """u = w_T·g_T + w_D·g_D, whose products are the Gram matrix."""
+    """u = w_task·g_task + w_kd·g_kd, whose products are the Gram matrix."""
     return Update([torch.zeros_like(grad) for grad in gradients.task], gradients.task, gradients.kd)
 
 
@@ -74,7 +74,7 @@ def _moments(optimizer: Adam, gradients: Gradients) -> Iterator[_Moments]:
 
 
 def adam_momentum(optimizer: Adam, gradients: Gradients) -> Update:
-    """m̂ = (β1·m + (1−β1)·(w_T·g_T + w_D·g_D)) / (1−β1^t) of the optimizer's next step t: Adam's update with P = 1."""
+    """Adam's next update, t, with P = 1: m̂ = (β1·m + (1−β1)·(w_task·g_task + w_kd·g_kd)) / (1−β1^t)."""
     update = Update([], [], [])
     for moments, task, kd in zip(_moments(optimizer, gradients), gradients.task, gradients.kd, strict=True):
         beta = moments.betas[0]

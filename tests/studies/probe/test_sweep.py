@@ -57,7 +57,7 @@ def test_quadratic_losses_bend_the_lines_by_their_curvature():
 
     rate, (a, b, c) = 0.01, (5.0, 9.0, 6.0)
     fitted = sgd_sweep(losses, [weight], (rate,)).fit()
-    bend = rate**2 / 2 * torch.tensor([a, 2 * c, b], dtype=torch.double)  # η²|g_T + λ·g_D|²/2 of a Hessian of one
+    bend = rate**2 / 2 * torch.tensor([a, 2 * c, b], dtype=torch.double)  # η²|g_task + λ·g_kd|²/2 of a Hessian of one
     task, kd = torch.tensor([[a, c, 0], [c, b, 0]], dtype=torch.double)
     torch.testing.assert_close(fitted.coefficients[0, 0], -rate * task + bend)
     torch.testing.assert_close(fitted.coefficients[0, 1], -rate * kd + bend)
