@@ -202,9 +202,12 @@ def label_permutation(
     permutation = permutation_of(own_names, label_names)
     if permutation is None:
         if _are_generic(own_names) or (_are_generic(label_names) and not any(map(_is_integer, own_names))):
-            logger.warning(
-                "%s has the labels %s, the %s %s: assuming the same order.", who, own_names, whose, label_names
-            )
+            unnamed = who if _are_generic(own_names) else f"the {whose}"
+            fix = "write names in the data"
+            if unnamed != "the data":
+                fix = f"name the classes of {unnamed} in id2label of its config"
+            order = f"assuming the same order. If it is another, {fix}"
+            logger.warning("%s has the labels %s, the %s %s: %s.", who, own_names, whose, label_names, order)
             return None
         in_data = whose == "data" and _are_generic(label_names)
         fix = ": if they mean the same classes, write the model's in the data" if in_data else ""

@@ -179,7 +179,7 @@ class DistillationConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "Where the teacher's outputs are cached. Default: `hf_kd_lambda` in the folder that `HF_HOME` "
-            "names, which may be deleted between runs."
+            "names, by default `~/.cache/huggingface`. You may delete it between runs."
         },
     )
     precision: Precision = field(

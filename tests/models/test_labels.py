@@ -149,12 +149,18 @@ def test_numbers_in_another_order_are_names_as_others(own_names, label_names, pe
 
 
 @pytest.mark.parametrize(
-    ("own_names", "label_names"), [(["LABEL_0", "LABEL_1"], ["no", "yes"]), (["no", "yes"], ["0", "1"])]
+    ("own_names", "label_names", "whose", "fix"),
+    [
+        (["LABEL_0", "LABEL_1"], ["no", "yes"], "data", "name the classes of 'BertForSequenceClassification' in id2"),
+        (["no", "yes"], ["0", "1"], "data", "write names in the data."),
+        (["no", "yes"], ["0", "1"], "student", "name the classes of the student in id2label of its config."),
+    ],
 )
-def test_generic_names_are_taken_in_order_with_a_warning(own_names, label_names, warnings):
+def test_generic_names_are_taken_in_order_with_a_warning(own_names, label_names, whose, fix, warnings):
     model = named_bert(*own_names)
-    assert label_permutation(model, label_names) is None
+    assert label_permutation(model, label_names, whose=whose) is None
     assert len(warnings) == 1
+    assert f"assuming the same order. If it is another, {fix}" in warnings[0]
     align_labels(model, label_names)
     assert model.config.label2id == {"no": 0, "yes": 1}
 
