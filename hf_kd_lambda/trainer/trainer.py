@@ -19,9 +19,9 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.data.columns import EXAMPLE_ROW, forward_parameters
-from hf_kd_lambda.gradients.cut import Cut, cut_outputs
-from hf_kd_lambda.losses.functional.label_sets import has_label_sets
-from hf_kd_lambda.losses.functional.labels import item_labels, targets
+from hf_kd_lambda.gradients.cut import cut_outputs
+from hf_kd_lambda.losses.base import TeacherBatch
+from hf_kd_lambda.losses.functional.labels import ItemLabels, item_labels, targets
 from hf_kd_lambda.losses.functional.spans import logits_of_items
 from hf_kd_lambda.losses.objective import BatchLosses, Objective
 from hf_kd_lambda.models.causal import is_causal
@@ -247,10 +247,13 @@ class DistillationTrainer(BaseTrainer):
         step, self._step = self._step or MeasuringStep(model, optimizer, self.accelerator, self.args), None
         with step.local_gradients(), self.compute_loss_context_manager():
             # Forward of student and teacher; the losses' graph is cut from the student's at its outputs.
-            _, losses, cut = self._training_losses(model, inputs, num_items_in_batch, cuts_graph=True)
+            outputs, teacher, items = self._forward(model, inputs)
+            outputs, cut = cut_outputs(outputs)
+            losses = self._training_losses(outputs, teacher, items, inputs, num_items_in_batch)
+            del teacher  # a language model's logits are large, and only the losses need them
             # Two backward passes: one of each loss, from the cut through the student.
-            shares = _shares(inputs, num_items_in_batch) if self.args.gram_estimator == "unbiased" else None
-            step.backward(cast(Cut, cut), losses, shares)
+            shares = _shares(items.counts, num_items_in_batch) if self.args.gram_estimator == "unbiased" else None
+            step.backward(cut, losses, shares)
         every = self.args.torch_empty_cache_steps
         if every is not None and self.state.global_step % every == 0:  # as in an ordinary step
             clear_device_cache()
@@ -274,61 +277,49 @@ class DistillationTrainer(BaseTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, SequenceClassifierOutput]:
         """The weighted loss with the weights in force: what non-measuring steps descend and evaluation reports."""
+        outputs, teacher, items = self._forward(model, inputs)
         if model.training:
-            outputs, losses, _ = self._training_losses(model, inputs, num_items_in_batch)
+            losses = self._training_losses(outputs, teacher, items, inputs, num_items_in_batch)
             self._step_record.add(losses.stacked().detach(), ends_step=self.accelerator.sync_gradients)
-        else:  # where the Trainer counts labels alone, not the items of both losses
-            outputs, losses = self._evaluation_losses(model, inputs)
+        else:
+            losses = self._evaluation_losses(outputs, teacher, items, inputs)
+            if is_multi_label(self._student):
+                outputs["logits"] = outputs.logits[..., 1]  # predictions are Transformers'
         loss = torch.dot(losses.stacked()[:2], torch.stack(self.loss_weights))
         return (loss, outputs) if return_outputs else loss
 
+    def _forward(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[SequenceClassifierOutput, TeacherBatch, ItemLabels]:
+        """The student's outputs for a batch, with logits of items; the teacher's; and the labels of each loss."""
+        accepted = {name: value for name, value in inputs.items() if name in self._student_inputs}
+        outputs: Any = as_model_output(model(**accepted, **forward_flags(self._objective.needs)), model, "student")
+        outputs["logits"] = logits_of_items(outputs.logits, inputs)
+        teacher = self._teacher_outputs(inputs)
+        return outputs, teacher, self._objective.items(outputs, teacher, inputs)
+
     def _training_losses(
         self,
-        model: nn.Module,
+        outputs: SequenceClassifierOutput,
+        teacher: TeacherBatch,
+        items: ItemLabels,
         inputs: dict[str, Any],
-        num_items_in_batch: Tensor | int | None,
-        cuts_graph: bool = False,
-    ) -> tuple[SequenceClassifierOutput, BatchLosses, Cut | None]:
-        """Both models on a micro-batch, which the balancer sees, and its losses.
-
-        Args:
-            model: the student as Accelerate wraps it.
-            inputs: on the training device.
-            num_items_in_batch: items of the whole optimizer step, as the Trainer counts them; None for the batch's.
-            cuts_graph: whether the losses' graph ends at the student's outputs.
-        """
-        outputs, cut = self._student_outputs(model, inputs), None
-        outputs["logits"] = logits_of_items(outputs.logits, inputs)
-        if cuts_graph:
-            outputs, cut = cut_outputs(outputs)
-        teacher = self._teacher_outputs(inputs)
-        items = self._objective.items(outputs, teacher, inputs)
+        num_items: Tensor | int | None,
+    ) -> BatchLosses:
+        """The losses of a micro-batch, which the balancer sees and whose items it weighs; see `Objective.__call__`."""
         teacher, weights = self.balancer.observe(outputs.logits.detach(), teacher, items, inputs.get(EXAMPLE_ROW))
-        kd_weights = self.balancer.kd_weights
-        losses = self._objective(outputs, teacher, inputs, items, num_items_in_batch, kd_weights, weights)
-        return outputs, losses, cut
+        return self._objective(outputs, teacher, inputs, items, num_items, self.balancer.kd_weights, weights)
 
     def _evaluation_losses(
-        self, model: nn.Module, inputs: dict[str, Any]
-    ) -> tuple[SequenceClassifierOutput, BatchLosses]:
-        """Both models on a batch, and its losses, which the record of an evaluation gets; arguments as in training."""
-        outputs = self._student_outputs(model, inputs)
-        given = outputs.logits
-        outputs["logits"] = logits_of_items(given, inputs)
-        teacher = self._teacher_outputs(inputs)
-        items = self._objective.items(outputs, teacher, inputs)
+        self, outputs: SequenceClassifierOutput, teacher: TeacherBatch, items: ItemLabels, inputs: dict[str, Any]
+    ) -> BatchLosses:
+        """The losses of a batch, also for the record; divided by its items, since the Trainer counts only labels."""
         teacher = teacher.mixed(self.balancer.teacher_weights)
         losses = self._objective(outputs, teacher, inputs, items, kd_weights=self.balancer.kd_weights)
         if self._evaluation_record is not None:
             gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()
             self._evaluation_record.add(outputs.logits, teacher.logits, items.kd, values, items.counts, gather)
-        if has_label_sets(given, inputs.get("labels")):
-            outputs["logits"] = given  # predictions are Transformers'
-        return outputs, losses
-
-    def _student_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
-        accepted = {name: value for name, value in inputs.items() if name in self._student_inputs}
-        return as_model_output(model(**accepted, **forward_flags(self._objective.needs)), model, "student")
+        return losses
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The micro-batches of an optimizer step, and `[2]`: what sums over the items of both losses are divided by.
@@ -567,7 +558,7 @@ class DistillationTrainer(BaseTrainer):
         self._finite, self._finite_gram = FiniteLosses(), FiniteLosses()
 
 
-def _shares(inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
+def _shares(counts: Tensor, num_items: Tensor | int | None) -> Tensor:
     """`[2]`, the part of the step's items of both losses that a micro-batch has."""
-    counts = item_labels(targets(inputs)).counts.float()
-    return counts if num_items_in_batch is None else counts / torch.as_tensor(num_items_in_batch).clamp(min=1)
+    counts = counts.float()
+    return counts if num_items is None else counts / torch.as_tensor(num_items).clamp(min=1)
