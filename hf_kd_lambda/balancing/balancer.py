@@ -74,17 +74,6 @@ class Balancer:
         """Weights in the sum of KD losses, `[losses]`, if every KD loss has its own λ; otherwise None."""
         return None if self.state is None or self.state.split is None else self.state.split.weights
 
-    def split_kd(self, products: Tensor) -> Tensor:
-        """Set the weights in the sum of KD losses, if every KD loss has its own λ, and return them, `[losses]`.
-
-        Args:
-            products: dot products of all gradients, `[1 + losses, 1 + losses]`, the task gradient first.
-        """
-        assert self.state is not None, "a rule that measures has a state"
-        assert self.state.split is not None, "all KD losses have one λ"
-        self.state.split.update(products)
-        return self.state.split.weights
-
     def observe(
         self,
         student_logits: Tensor,

@@ -262,7 +262,7 @@ class DistillationTrainer(BaseTrainer):
             self._step = step  # not before, as `auto_find_batch_size` starts the step again where memory ran out
             return torch.zeros((), device=self.args.device)
         # All-reduce, Gram matrix, λ, and the combined gradient in `.grad`.
-        self._step_record.gram = step.finish(self.balancer)
+        self._step_record.gram = step.finish(cast(LambdaState, self.balancer.state))
         self._step_record.add(step.losses, ends_step=True)
         self._finite.check(step.losses, self.state.global_step, skips=True)
         if self.accelerator.scaler is None:  # which looks for such gradients itself, and lowers its scale
