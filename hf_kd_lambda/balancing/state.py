@@ -109,6 +109,13 @@ class LambdaState:
         return loss_weights(self.lambda_, self.form, self.total)
 
     @property
+    def mean_weights(self) -> tuple[Tensor, Tensor]:
+        """`weights` as scalars: with one λ per layer, those of the geometric mean of λ."""
+        if not self.lambda_.dim():
+            return self.weights
+        return loss_weights(self.lambda_.log().mean().exp(), self.form, self.total.mean())
+
+    @property
     def lambdas(self) -> Tensor:
         """λ of every parameter group, `[groups]`, or of every KD loss, `[losses]`; a single λ is `[1]`."""
         return (self.lambda_ if self.split is None else self.lambda_ * self.split.weights).view(-1)
