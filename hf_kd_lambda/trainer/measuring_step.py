@@ -143,7 +143,7 @@ class MeasuringStep:
             factor = self._clip_factor((task_weight, kd_weight), scale) / scale
             step_weights = (task_weight * factor, kd_weight * factor)
         measured = self.gradients.gram(step_weights)
-        unbiased = self.gradients.unbiased(measured) or measured
+        unbiased = self.gradients.unbiased(measured)
         gram, signal = (Gram(*(entry / scale**2 for entry in matrix)) for matrix in (measured, unbiased))
         losses = self.accelerator.reduce(self.losses[:2], "mean") if state.rule.needs else self.losses[:2]
         return gram, Measurement(signal, losses, torch.stack([gram.task, gram.kd]))
