@@ -169,7 +169,8 @@ class DistillationTrainer(BaseTrainer):
         # and must not divide by the accumulation steps again.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
-        self._step_record = StepRecord(objective.names, self.args.device)
+        with_noise = self.args.gram_estimator == "unbiased"
+        self._step_record = StepRecord(objective.names, self.balancer, with_noise, self.args.device)
         self.add_callback(self._step_record)
         self._begin_steps()
 
@@ -385,11 +386,7 @@ class DistillationTrainer(BaseTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the losses, λ and the gradients to the logs of training steps."""
         if "learning_rate" in logs:
-            average = partial(self.accelerator.reduce, reduction="mean")
-            with_noise = self.args.gram_estimator == "unbiased"
-            logs |= self._step_record.take(
-                self.loss_weights, self.lambda_state, self.balancer.names, with_noise, average
-            )
+            logs |= self._step_record.take(self.loss_weights, partial(self.accelerator.reduce, reduction="mean"))
         super().log(logs, start_time)
 
     def evaluation_loop(
