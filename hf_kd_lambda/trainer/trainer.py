@@ -45,6 +45,7 @@ from hf_kd_lambda.teacher.checks import check_collator
 from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
 from hf_kd_lambda.trainer import build_lambda, data_checks, setup, strategy_checks, student_checks
 from hf_kd_lambda.trainer.base_trainer import BaseTrainer
+from hf_kd_lambda.trainer.batches import build_collator, training_batch
 from hf_kd_lambda.trainer.card import facts_of_trainer
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.finite_losses import FiniteLosses
@@ -53,6 +54,7 @@ from hf_kd_lambda.trainer.log_buffers import EvaluationRecord, StepRecord
 from hf_kd_lambda.trainer.measuring_step import MeasuringStep
 from hf_kd_lambda.trainer.own_loss import check_own_loss
 from hf_kd_lambda.trainer.padded_batches import check_padded_batches
+from hf_kd_lambda.trainer.prepare_models import prepare_models
 from hf_kd_lambda.trainer.remember_predictions import RememberPredictions
 from hf_kd_lambda.utils.allocator import keep_freed_memory
 from hf_kd_lambda.utils.changed import changed
@@ -149,7 +151,7 @@ class DistillationTrainer(BaseTrainer):
             setup.class_weights(self.args, model, num_outputs, self.train_dataset),
         )
         drop_projections(model)
-        hidden_states = setup.match_layers(objective, model, teacher, self._datasets(), self.data_collator)
+        hidden_states = prepare_models(objective, model, teacher, self._datasets(), self.data_collator)
         student_checks.check_student_weights(model, self.optimizer, self.args.rule.measures)
         classes = build_lambda.item_classes(model, num_outputs)
         shares = build_lambda.teacher_shares(self.args, teacher, self._datasets(), classes)
@@ -204,14 +206,13 @@ class DistillationTrainer(BaseTrainer):
         Returns:
             The columns that go to the teacher alone.
         """
-        token_level, trains = is_token_level(model), self.train_dataset is not None
-        has_own_loss = self.compute_loss_func is not None
+        trains, has_own_loss = self.train_dataset is not None, self.compute_loss_func is not None
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
         if not (has_own_collator or has_own_loss or answers_questions(model)):
             names, problem_type = own_label_names(cast(Any, model)) or [], cast(Any, model).config.problem_type
-            are_lists = token_level or is_causal(model)
+            are_lists = is_token_level(model) or is_causal(model)
             data_checks.check_given_labels(self._datasets(), num_outputs, are_lists, problem_type, names)
-        self.data_collator = setup.build_collator(self.data_collator, model, teacher, drops_columns)
+        self.data_collator = build_collator(self.data_collator, model, teacher, drops_columns)
         for dataset in self._datasets():
             check_collator(dataset, self.data_collator, teacher)
         own_columns = setup.teacher_columns(self._datasets(), self.data_collator, model, teacher)
@@ -219,7 +220,7 @@ class DistillationTrainer(BaseTrainer):
         if trains and not has_own_loss:
             data_checks.warn_without_labels(self.train_dataset, self.data_collator, model)
         if trains and not has_own_loss and self.label_smoother is None:
-            check_own_loss(model, self.train_dataset, self.data_collator, num_outputs, token_level)
+            check_own_loss(model, self.train_dataset, self.data_collator, num_outputs)
         data_checks.check_evaluation(self.args, self.eval_dataset, self.data_collator, model, has_own_loss)
         if trains and not is_causal(model):
             check_padded_batches(model, teacher, self.train_dataset, self.data_collator)
@@ -331,7 +332,7 @@ class DistillationTrainer(BaseTrainer):
             return [], None
         # Not by the Trainer's method: it also counts labels over the ranks, and only on ranks whose batch has some.
         student = self._student
-        batches = [setup.training_batch(batch, student) for batch in itertools.islice(epoch_iterator, num_batches)]
+        batches = [training_batch(batch, student) for batch in itertools.islice(epoch_iterator, num_batches)]
         if not batches:
             return batches, None
         counts = torch.stack([item_labels(targets(batch)).counts for batch in batches]).sum(0).to(device)
@@ -435,7 +436,7 @@ class DistillationTrainer(BaseTrainer):
         if needs_labels or not self._teacher_outputs.can_be_had(inputs):
             inputs = {name: value for name, value in inputs.items() if name in self._student_inputs}
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        inputs = setup.training_batch(inputs, self._student)
+        inputs = training_batch(inputs, self._student)
         with changed(self, label_names=["labels"]):
             loss, logits, _ = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         return loss, logits, None
