@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hf_kd_lambda.balancing.judge import Judge
 from hf_kd_lambda.balancing.past_predictions import PastPredictions
-from hf_kd_lambda.balancing.rules import Rule, loss_weights
+from hf_kd_lambda.balancing.rules import Rule
 from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.balancing.teacher_signal import TeacherSignal, count_signal
 from hf_kd_lambda.gradients.gram import Gram
@@ -22,6 +22,7 @@ class Balancer:
 
     Attributes:
         state: the state of λ; None for a schedule, whose weights depend only on the progress of training.
+        judge: votes or trust; None if the rule needs neither.
         past: the student's predictions in earlier passes; None if they are not remembered.
 
     Args:
@@ -46,6 +47,7 @@ class Balancer:
         self.form = form
         self.interval = interval
         self.state = state
+        self.judge = None if state is None else state.judge
         self.names = names
         self.device = device
         self.past: PastPredictions | None = None
@@ -58,32 +60,19 @@ class Balancer:
         return self.state is not None and step % self.interval == 0
 
     def weights(self, progress: float) -> tuple[Tensor, Tensor]:
-        """The current (w_task, w_kd): scalar tensors. With one λ per layer, those of the geometric mean of λ.
+        """The current (w_task, w_kd), scalar tensors: see `LambdaState.mean_weights`.
 
         Args:
             progress: completed share of the training, in [0, 1].
         """
         if self.state is None:
             return self._scheduled_weights(progress)
-        if not self.state.lambda_.dim():
-            return self.state.weights
-        return loss_weights(self.state.lambda_.log().mean().exp(), self.form, self.state.total.mean())
+        return self.state.mean_weights
 
     @property
     def kd_weights(self) -> Tensor | None:
         """Weights in the sum of KD losses, `[losses]`, if every KD loss has its own λ; otherwise None."""
         return None if self.state is None or self.state.split is None else self.state.split.weights
-
-    def split_kd(self, products: Tensor) -> Tensor:
-        """Set the weights in the sum of KD losses, if every KD loss has its own λ, and return them, `[losses]`.
-
-        Args:
-            products: dot products of all gradients, `[1 + losses, 1 + losses]`, the task gradient first.
-        """
-        assert self.state is not None, "a rule that measures has a state"
-        assert self.state.split is not None, "all KD losses have one λ"
-        self.state.split.update(products)
-        return self.state.split.weights
 
     def observe(
         self,
@@ -107,11 +96,11 @@ class Balancer:
         Raises:
             ValueError: see `observe` of votes and of trust.
         """
-        if self.state is None or self.state.judge is None:
+        if self.judge is None:
             return teacher, NO_WEIGHTS
         if self.past is not None and rows is not None:
             student_logits = self.past.mean(rows, student_logits)
-        weights, counts = self.state.judge.observe(student_logits, teacher, items)
+        weights, counts = self.judge.observe(student_logits, teacher, items)
         teacher = teacher.mixed(weights.teachers)
         if counts is not None:
             self._add(torch.cat([counts, count_signal(teacher, items.kd)]))
@@ -120,7 +109,7 @@ class Balancer:
     @property
     def teacher_weights(self) -> Tensor | None:
         """Weights of several teachers in the soft targets outside of training, see `Judge.teacher_weights`."""
-        return None if self.state is None or self.state.judge is None else self.state.judge.teacher_weights
+        return None if self.judge is None else self.judge.teacher_weights
 
     def end_step(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
         """Update votes or trust, and the teacher signal, with the counts of a step.
@@ -131,8 +120,9 @@ class Balancer:
         if self._counts is None:
             return
         counts, state = sum_over_ranks(self._counts), cast(LambdaState, self.state)
-        cast(Judge, state.judge).update(counts[:-2])
-        cast(TeacherSignal, state.teacher_signal).update(counts[-2:])
+        of_judge, of_signal = counts.split([len(counts) - 2, 2])  # as `observe` concatenates them
+        cast(Judge, self.judge).update(of_judge)
+        cast(TeacherSignal, state.teacher_signal).update(of_signal)
         self.drop_counts()
 
     def _add(self, counts: Tensor) -> None:
@@ -144,8 +134,8 @@ class Balancer:
 
     def end_first_pass(self) -> None:
         """Stop counting: the student has been trained on all examples and has seen their labels."""
-        if self.state is not None and self.state.judge is not None:
-            self.state.judge.closed = True
+        if self.judge is not None:
+            self.judge.closed = True
 
     def load(self, saved: dict[str, Any]) -> None:
         """Load the state of λ from `LambdaState.state_dict`, and discard the counts of an unfinished step."""

@@ -31,17 +31,20 @@ class KDSplit:
         self.mgda = mgda
         self.grams = MovingAverage(1, (len(weights) + 1,) * 2, decay)
 
-    def update(self, gram: Tensor) -> None:
+    def update(self, gram: Tensor) -> Tensor:
         """Set the weights from the Gram matrix `[1 + losses, 1 + losses]` of a step, the task gradient first.
 
         Ignored if the matrix is not finite or a KD gradient vanishes.
+
+        Returns:
+            `weights`.
         """
         norms = gram.diagonal()[1:]
-        if not (gram.isfinite().all() and (norms > torch.finfo(gram.dtype).tiny).all()):
-            return
-        self.grams.update(gram.unsqueeze(0), torch.ones_like(gram, dtype=torch.bool))
-        (mean,) = self.grams.value
-        self.weights = min_norm(mean) if self.mgda else equal_lengths(mean, self.configured)
+        if gram.isfinite().all() and (norms > torch.finfo(gram.dtype).tiny).all():
+            self.grams.update(gram.unsqueeze(0), torch.ones_like(gram, dtype=torch.bool))
+            (mean,) = self.grams.value
+            self.weights = min_norm(mean) if self.mgda else equal_lengths(mean, self.configured)
+        return self.weights
 
     def to(self, device: torch.device) -> None:
         """Move the state to `device`."""

@@ -54,7 +54,6 @@ class LambdaState:
 
     Args:
         rule: maps the averages to weights of the losses; λ is their ratio.
-        initial: λ before the first measurement.
         decay: decay of the moving averages, in [0, 1).
         bounds: smallest and largest λ.
         max_change: bound of |Δ log λ| between measurements; it does not apply to the first one.
@@ -69,7 +68,6 @@ class LambdaState:
     def __init__(
         self,
         rule: Rule,
-        initial: float,
         decay: float,
         bounds: tuple[float, float],
         max_change: float,
@@ -85,7 +83,7 @@ class LambdaState:
         self.bounds = bounds
         self.max_factor = math.exp(max_change)
         self.form = form
-        self.lambda_ = torch.full(shape, initial, dtype=torch.float32).clamp(*bounds)
+        self.lambda_ = torch.ones(shape).clamp(*bounds)  # before the first measurement
         self.total = torch.ones(shape)
         self.grams = MovingAverage(5, shape, decay)  # a, b and c, without noise if estimated; a and b with noise
         self.losses = MovingAverage(2, (), decay)
@@ -107,6 +105,13 @@ class LambdaState:
     def weights(self) -> tuple[Tensor, Tensor]:
         """The current (w_task, w_kd), both `[]` or `[groups]`."""
         return loss_weights(self.lambda_, self.form, self.total)
+
+    @property
+    def mean_weights(self) -> tuple[Tensor, Tensor]:
+        """`weights` as scalars: with one λ per layer, those of the geometric mean of λ."""
+        if not self.lambda_.dim():
+            return self.weights
+        return loss_weights(self.lambda_.log().mean().exp(), self.form, self.total.mean())
 
     @property
     def lambdas(self) -> Tensor:

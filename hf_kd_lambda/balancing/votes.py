@@ -23,6 +23,10 @@ from hf_kd_lambda.losses.functional import IGNORED, sum_over_chunks
 from hf_kd_lambda.losses.functional.labels import ItemLabels
 from hf_kd_lambda.losses.objective import NO_WEIGHTS, ItemWeights
 
+PRIOR_VOTES = 5.0
+"""Initial votes for each of teacher and label: Beta(5, 5) means even odds within a factor of two (one standard
+deviation), and has the weight of about ten votes."""
+
 
 @torch.no_grad()
 def soft_votes(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -131,27 +135,22 @@ def check_votes(logits: Tensor, labels: Tensor) -> None:
 class TeacherVotes(Judge):
     """The soft votes of a run, and their odds.
 
-    Odds are (teacher + prior)/(label + prior). The default prior, Beta(5, 5), means even odds within a factor of two
-    (one standard deviation), and has the weight of about ten votes.
+    Odds are (teacher + prior)/(label + prior), with the prior `PRIOR_VOTES`.
 
     The weight of a vote is proportional to the number of votes up to it, so the later half has three quarters of the
     weight. The odds become more accurate with every vote; with a fixed memory they would stay noisy.
-
-    Args:
-        prior: initial votes for each of teacher and label, > 0.
     """
 
     fading = 1
     saved_as = ("counts", "cast")
 
-    def __init__(self, prior: float = 5.0) -> None:
+    def __init__(self) -> None:
         super().__init__(2)
-        self.prior = prior
 
     @property
     def odds(self) -> Tensor:
         """Odds that the teacher is right if teacher and label disagree, a scalar tensor, 1 before the first vote."""
-        teacher, label = self.sums + self.prior
+        teacher, label = self.sums + PRIOR_VOTES
         return teacher / label
 
     @property

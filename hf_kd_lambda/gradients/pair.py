@@ -92,13 +92,13 @@ class GradientPair:
             weights_of: maps the dot products of all gradients, `[1 + losses, 1 + losses]`, to weights `[losses]`.
         """
 
-    def unbiased(self, gram: Gram) -> Gram | None:
-        """The Gram matrix without batch noise; None if the noise is not estimated.
+    def unbiased(self, gram: Gram) -> Gram:
+        """The Gram matrix without batch noise; as it is, where the noise is not estimated.
 
         Args:
             gram: the result of `gram`.
         """
-        return None
+        return gram
 
     def combined_norm(self, task_weight: Tensor, kd_weight: Tensor) -> Tensor:
         """The Euclidean norm |w_task·g_task + w_kd·g_kd|, for weights as in `combine`."""

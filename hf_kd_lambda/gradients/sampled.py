@@ -97,8 +97,8 @@ class SampledGradientPair(GradientPair):
             dist.all_reduce(shares)
         self.samples *= ranks
 
-    def unbiased(self, gram: Gram) -> Gram | None:
-        """Estimate the Gram matrix of the expected gradients; None from a single sample.
+    def unbiased(self, gram: Gram) -> Gram:
+        """Estimate the Gram matrix of the expected gradients; a single sample keeps its noise.
 
         Args:
             gram: the result of `gram`.
@@ -109,7 +109,7 @@ class SampledGradientPair(GradientPair):
             items of a loss, the loss's entry keeps its noise.
         """
         if self.samples < 2:
-            return None
+            return gram
         of_all = _products(self.shares)
         entries = zip(gram, self._sum_shards(self.own_products.clone()), of_all, of_all - self.own_shares, strict=True)
         return Gram(*(_without_own(*entry) for entry in entries))

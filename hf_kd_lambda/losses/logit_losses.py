@@ -91,7 +91,10 @@ class JensenShannon(LogitLoss):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.beta < 1:
-            raise ValueError(f"beta={self.beta} must lie in (0, 1).")
+            raise ValueError(
+                f"beta={self.beta} must lie in (0, 1): at 0 and 1 the Jensen-Shannon divergence is 0. Use "
+                "soft_targets, its limit at 0 relative to beta, or reverse_kl, its limit at 1 relative to 1 - beta."
+            )
 
     def of_items(self, student: Tensor, teacher: Tensor, items: LossInputs) -> Tensor:
         return jensen_shannon_loss(

@@ -119,7 +119,6 @@ def lambda_state(
     """
     return LambdaState(
         args.rule,
-        initial=1.0,
         decay=args.gram_decay,
         bounds=(args.lambda_min, args.lambda_max),
         max_change=args.lambda_max_change,

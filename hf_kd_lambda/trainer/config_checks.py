@@ -3,7 +3,6 @@
 `config` is a `DistillationConfig`, which calls these functions when it is made.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -21,11 +20,6 @@ def check_ranges(config: Any) -> None:
     """
     if config.lambda_min > config.lambda_max:
         raise ValueError(f"lambda_min={config.lambda_min} must not exceed lambda_max={config.lambda_max}.")
-    upper = math.inf if config.lambda_form == "additive" else 1.0
-    if not 0 <= config.kd_weight <= upper or not math.isfinite(config.kd_weight):
-        raise ValueError(
-            f"kd_weight={config.kd_weight} must lie in [0, {upper:g}] where lambda_form is {config.lambda_form!r}."
-        )
 
 
 def check_choices(config: Any, choices: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hf_kd_lambda.balancing.state import LambdaState
+from hf_kd_lambda.balancing.balancer import Balancer
 from hf_kd_lambda.gradients.gram import Gram
 from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.reports.agreement import teacher_agreement
@@ -24,11 +24,15 @@ class StepRecord(TrainerCallback):
 
     Args:
         names: names of the losses, task_loss and kd_loss first.
+        balancer: has the state of λ.
+        with_noise: whether noise is estimated.
         device: training device.
     """
 
-    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+    def __init__(self, names: Sequence[str], balancer: Balancer, with_noise: bool, device: torch.device) -> None:
         self._names = names
+        self._balancer = balancer
+        self._with_noise = with_noise
         self._device = device
         self._begin()
 
@@ -48,21 +52,11 @@ class StepRecord(TrainerCallback):
         self._losses += losses
         self._steps += ends_step
 
-    def take(
-        self,
-        weights: tuple[Tensor, Tensor],
-        state: LambdaState | None,
-        names: Sequence[str],
-        with_noise: bool,
-        average: Callable[[Tensor], Tensor],
-    ) -> dict[str, float]:
+    def take(self, weights: tuple[Tensor, Tensor], average: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """What to log, without numbers of λ that are not finite; the losses, averaged over steps, start again at 0.
 
         Args:
             weights: (w_task, w_kd) in force.
-            state: state of λ; None for a rule that measures nothing.
-            names: names of the groups of parameters, or of the KD losses, with a λ each; none for one λ.
-            with_noise: whether noise is estimated.
             average: over ranks.
         """
         losses = average(self._losses) / self._steps
@@ -73,11 +67,12 @@ class StepRecord(TrainerCallback):
             scalars["grad_norm_task"] = self.gram.task.sqrt()
             scalars["grad_norm_kd"] = self.gram.kd.sqrt()
             scalars["grad_cosine"] = self.gram.cosine
-        if state is not None:
+        if (state := self._balancer.state) is not None:
             scalars |= state.logs()
-            if with_noise:
+            if self._with_noise:
                 scalars["snr_task"], scalars["snr_kd"] = state.signal_to_noise
-            scalars |= {f"lambda/{name}": value for name, value in zip(names, state.lambdas, strict=False)}
+            lambdas = zip(self._balancer.names, state.lambdas, strict=False)  # no names for one λ
+            scalars |= {f"lambda/{name}": value for name, value in lambdas}
         values = torch.stack([value.float() for value in scalars.values()]).tolist()  # the one wait for the device
         # Losses that are not finite must be seen; λ's other numbers are then without meaning.
         return {

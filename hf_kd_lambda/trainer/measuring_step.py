@@ -13,8 +13,8 @@ from torch._dynamo import OptimizedModule
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
-from hf_kd_lambda.balancing.balancer import Balancer
-from hf_kd_lambda.balancing.state import Measurement
+from hf_kd_lambda.balancing.kd_split import KDSplit
+from hf_kd_lambda.balancing.state import LambdaState, Measurement
 from hf_kd_lambda.gradients.adam_metric import AdamMetric
 from hf_kd_lambda.gradients.cut import Cut
 from hf_kd_lambda.gradients.gram import Gram
@@ -94,14 +94,12 @@ class MeasuringStep:
         self.gradients.accumulate(cut, task, *kd, shares=shares)
         self.losses = self.losses + losses.stacked().detach()
 
-    def finish(self, balancer: Balancer) -> Gram:
+    def finish(self, state: LambdaState) -> Gram:
         """Average the gradients over ranks, measure, set λ, and leave w_task·g_task + w_kd·g_kd in `.grad`.
 
         Returns:
             The Gram matrix of the step's gradients over all parameters, with their noise.
         """
-        state = balancer.state
-        assert state is not None, "a rule that measures has a state"
         # All-reduce: both gradients, averaged over the ranks. FSDP2 has done so in each backward pass.
         if self.accelerator.num_processes > 1 and not self.accelerator.is_fsdp2:
             self.gradients.average_over_ranks()
@@ -110,8 +108,8 @@ class MeasuringStep:
         scale = scaler.get_scale() if scaler is not None else 1.0
 
         # Gram matrix: a, b and c of both gradients, unscaled. Several KD gradients become one first.
-        self.gradients.merge_kd(lambda products: balancer.split_kd(products / scale**2))
-        gram, measurement = self._measure(balancer, scale)
+        self.gradients.merge_kd(lambda products: cast(KDSplit, state.split).update(products / scale**2))
+        gram, measurement = self._measure(state, scale)
 
         # λ: set from the averaged Gram matrix by the rule, and bounded.
         state.update(measurement)
@@ -137,18 +135,17 @@ class MeasuringStep:
         if isinstance(replica, DistributedDataParallel):
             replica.require_forward_param_sync = True
 
-    def _measure(self, balancer: Balancer, scale: float) -> tuple[Gram, Measurement]:
+    def _measure(self, state: LambdaState, scale: float) -> tuple[Gram, Measurement]:
         """The Gram matrix as it is, and what λ is set from. Both gradients carry the scaler's factor."""
-        assert balancer.state is not None
         step_weights = None
         if self.gradients.measures_the_step:  # the step that the weights so far would make
-            task_weight, kd_weight = balancer.state.weights
+            task_weight, kd_weight = state.weights
             factor = self._clip_factor((task_weight, kd_weight), scale) / scale
             step_weights = (task_weight * factor, kd_weight * factor)
         measured = self.gradients.gram(step_weights)
-        unbiased = self.gradients.unbiased(measured) or measured
+        unbiased = self.gradients.unbiased(measured)
         gram, signal = (Gram(*(entry / scale**2 for entry in matrix)) for matrix in (measured, unbiased))
-        losses = self.accelerator.reduce(self.losses[:2], "mean") if balancer.rule.needs else self.losses[:2]
+        losses = self.accelerator.reduce(self.losses[:2], "mean") if state.rule.needs else self.losses[:2]
         return gram, Measurement(signal, losses, torch.stack([gram.task, gram.kd]))
 
     def _clip_factor(self, weights: tuple[Tensor, Tensor], scale: float) -> Tensor:

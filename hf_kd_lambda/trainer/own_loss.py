@@ -15,8 +15,14 @@ from hf_kd_lambda.losses.functional.items import count_items
 from hf_kd_lambda.losses.functional.labels import SHIFTED, next_labels
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, SPAN_LABELS, logits_of_items
 from hf_kd_lambda.models.causal import is_causal
-from hf_kd_lambda.models.protocol import answers_questions, as_model_output, is_multi_label, model_device
-from hf_kd_lambda.trainer.setup import training_batch
+from hf_kd_lambda.models.protocol import (
+    answers_questions,
+    as_model_output,
+    is_multi_label,
+    is_token_level,
+    model_device,
+)
+from hf_kd_lambda.trainer.batches import training_batch
 from hf_kd_lambda.utils.evaluation_mode import evaluation_mode
 
 logger = logging.get_logger(__name__)
@@ -26,11 +32,7 @@ ROUNDING = 5e-5  # relative, of two losses of the same logits that differ by rou
 
 
 def check_own_loss(
-    student: nn.Module,
-    examples: Any,
-    collate: Callable[[list[Any]], dict[str, Any]],
-    num_outputs: int,
-    is_token_level: bool,
+    student: nn.Module, examples: Any, collate: Callable[[list[Any]], dict[str, Any]], num_outputs: int
 ) -> None:
     """Compare the loss that the student's `forward` computes with the task loss, on a few examples.
 
@@ -47,7 +49,6 @@ def check_own_loss(
         examples: training examples.
         collate: from examples to a batch.
         num_outputs: the student's number of outputs.
-        is_token_level: whether each token has a label.
 
     Raises:
         ValueError: the two losses differ, the task loss is not finite, or the student adds a loss of its router.
@@ -55,7 +56,8 @@ def check_own_loss(
     device, finds_spans = model_device(student), answers_questions(student)
     if not (takes_labels(student) or finds_spans) or device.type == "meta":
         return
-    few = first_examples(examples, 1 if is_token_level or is_causal(student) or finds_spans else EXAMPLES)
+    are_sequences = is_token_level(student) or is_causal(student) or finds_spans
+    few = first_examples(examples, 1 if are_sequences else EXAMPLES)
     if not few:
         return
     batch = training_batch(collate(few), student)

@@ -1,7 +1,7 @@
 """Fit student and teacher to the KD losses on intermediate outputs, or raise why they do not fit."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, logits_of_items
 from hf_kd_lambda.losses.layer_losses import HiddenLoss
 from hf_kd_lambda.losses.objective import Objective
 from hf_kd_lambda.models.attention import check_undropped_maps, use_eager_attention, use_undropped_maps
+from hf_kd_lambda.models.ensemble import Ensemble
 from hf_kd_lambda.models.intermediate_outputs import (
     VECTORS,
     add_attention_vectors,
@@ -23,12 +24,13 @@ from hf_kd_lambda.models.intermediate_outputs import (
 )
 from hf_kd_lambda.models.projections import add_projections
 from hf_kd_lambda.models.protocol import as_model_output, model_device, vocabulary_size
+from hf_kd_lambda.trainer.batches import Collate, training_batch
 from hf_kd_lambda.trainer.student_checks import check_projections
 from hf_kd_lambda.utils.evaluation_mode import evaluation_mode
 
 
 def prepare_models(
-    objective: Objective, student: PreTrainedModel, teacher: PreTrainedModel, batch: dict[str, Any]
+    objective: Objective, student: Any, teacher: PreTrainedModel | None, datasets: Sequence[Any], collate: Collate
 ) -> tuple[bool, ...]:
     """Have both models put out what the losses need, give the student projections, and compute all losses once.
 
@@ -36,20 +38,32 @@ def prepare_models(
         objective: objective of the run.
         student, teacher: any of which may be on another device than training will use; the student without
             projections.
-        batch: any examples, with labels.
+        datasets: datasets of the run; both models are tried on the first example of the first.
+        collate: makes a batch of it.
 
     Returns:
         For each hidden state of the teacher, whether a loss needs it; empty if no loss needs any.
 
     Raises:
-        ValueError: a model does not give what is needed, the two cannot be compared, or nothing of the student is
-            trained by a loss; the message says what to do.
+        ValueError: there is no teacher, or no example to try both models on; a model does not give what is needed, the
+            two cannot be compared, or nothing of the student is trained by a loss; the message says what to do.
     """
-    needs = objective.needs
+    needs, names = objective.needs, ", ".join(objective.kd_losses)
+    if not needs:
+        return ()
+    if teacher is None:
+        raise ValueError(f"kd_losses: {names} needs more of the teacher than its logits: give a teacher.")
+    if isinstance(teacher, Ensemble):
+        raise ValueError(
+            f"kd_losses: {names} needs more of the teacher than the logits of an Ensemble: give one teacher."
+        )
+    if not datasets:
+        raise ValueError(f"kd_losses: {names} needs an example to fit student and teacher: give train_dataset.")
+    batch = training_batch(collate([next(iter(datasets[0]))]), student)
     if "teacher_input_ids" in batch and not _are_same_tokens(batch, student, teacher):
         raise ValueError(
-            f"kd_losses: {', '.join(objective.kd_losses)}: the teacher has tokens of its own, so that its positions "
-            "are not the student's: give both one tokenizer, or take losses of the logits."
+            f"kd_losses: {names}: the teacher has tokens of its own, so that its positions are not the student's: "
+            "give both one tokenizer, or take losses of the logits."
         )
     for who, model in (("student", student), ("teacher", teacher)):
         if "attentions" in needs:

@@ -1,7 +1,7 @@
-"""Before the first step: resolve arguments, validate models and data, build the collator."""
+"""Before the first step: resolve arguments, and fit models and data to each other."""
 
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 
 import torch
@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
-from hf_kd_lambda.data.collators import TOKEN_INPUTS
 from hf_kd_lambda.data.columns import (
     CLASS_LABELS,
     TEACHER_LOGITS,
@@ -20,19 +19,14 @@ from hf_kd_lambda.data.columns import (
     own_inputs,
 )
 from hf_kd_lambda.data.first_examples import first_examples
-from hf_kd_lambda.data.label_collators import LabelSets, ShiftedLabels, SpanLabels, UnlabelledExamples
 from hf_kd_lambda.losses.class_weights import balanced_weights
-from hf_kd_lambda.losses.functional.labels import with_labels
-from hf_kd_lambda.losses.functional.spans import ANSWER_MASK
-from hf_kd_lambda.losses.objective import Objective
 from hf_kd_lambda.models.causal import is_causal
-from hf_kd_lambda.models.ensemble import Ensemble, members_of
+from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.labels import align_labels, own_label_names
 from hf_kd_lambda.models.padding import align_pad_token
 from hf_kd_lambda.models.protocol import (
     answers_questions,
     check_model,
-    is_multi_label,
     is_token_level,
     model_config,
     text_config,
@@ -48,15 +42,12 @@ from hf_kd_lambda.teacher.checks import (
     check_spans,
     check_teacher_logits,
 )
-from hf_kd_lambda.teacher.collator import ColumnCollator
+from hf_kd_lambda.trainer.batches import Collate
 from hf_kd_lambda.trainer.config import DistillationConfig
-from hf_kd_lambda.trainer.prepare_models import prepare_models
 from hf_kd_lambda.trainer.sampling import sampling_strategy
 from hf_kd_lambda.trainer.student_checks import check_top_logits
 
 logger = logging.get_logger(__name__)
-
-Collate = Callable[[list[Any]], dict[str, Any]]
 
 
 def check_arguments(args: Any) -> DistillationConfig:
@@ -209,37 +200,6 @@ def check_datasets(
                 check_finite_logits(dataset)
 
 
-def training_batch(batch: Mapping[str, Any], student: nn.Module) -> dict[str, Any]:
-    """A batch of the student's, with labels: see `with_labels`."""
-    config = cast(Any, student).config
-    label_sets = config.num_labels if is_multi_label(student) else 0
-    return with_labels(batch, is_token_level(student), label_sets)
-
-
-def build_collator(
-    collate: Collate, student: nn.Module, teacher: PreTrainedModel | None, drops_columns: bool
-) -> ColumnCollator:
-    """The collator of a run: the given one, with labels where they are missing and cached teacher outputs.
-
-    Args:
-        collate: from examples to a batch.
-        student, teacher: name the columns that are inputs.
-        drops_columns: whether `collate` gets these columns alone.
-    """
-    if is_causal(student):
-        collate = ShiftedLabels(collate)
-    elif answers_questions(student):
-        collate = SpanLabels(collate)
-    elif is_multi_label(student):
-        collate = LabelSets(collate, cast(Any, student).config.num_labels)
-    else:
-        collate = UnlabelledExamples(collate, cast(Any, student).config.num_labels, is_token_level(student))
-    # Without a teacher too, a collator may pad its tokens, and digests of cached outputs are of them.
-    of_teacher = forward_parameters(student) | TOKEN_INPUTS if teacher is None else forward_parameters(teacher)
-    inputs = {ANSWER_MASK} | forward_parameters(student) | of_teacher
-    return ColumnCollator(collate, inputs if drops_columns else None, of_teacher if drops_columns else None)
-
-
 def class_weights(
     args: DistillationConfig, student: nn.Module, num_outputs: int, train_dataset: Any
 ) -> torch.Tensor | None:
@@ -263,33 +223,6 @@ def class_weights(
             "leave it out."
         )
     return balanced_weights(labels, num_outputs)
-
-
-def match_layers(
-    objective: Objective,
-    student: Any,
-    teacher: PreTrainedModel | None,
-    datasets: Sequence[Any],
-    collate: Collate,
-) -> tuple[bool, ...]:
-    """Prepare both models for KD losses that compare more than logits: see `prepare_models`.
-
-    Raises:
-        ValueError: there is no teacher, or no example to try both models on.
-    """
-    if not objective.needs:
-        return ()
-    names = ", ".join(objective.kd_losses)
-    if teacher is None:
-        raise ValueError(f"kd_losses: {names} needs more of the teacher than its logits: give a teacher.")
-    if isinstance(teacher, Ensemble):
-        raise ValueError(
-            f"kd_losses: {names} needs more of the teacher than the logits of an Ensemble: give one teacher."
-        )
-    if not datasets:
-        raise ValueError(f"kd_losses: {names} needs an example to fit student and teacher: give train_dataset.")
-    example = training_batch(collate([next(iter(datasets[0]))]), student)
-    return prepare_models(objective, student, teacher, example)
 
 
 def cache_format(

@@ -19,9 +19,9 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 
 from hf_kd_lambda.balancing.state import LambdaState
 from hf_kd_lambda.data.columns import EXAMPLE_ROW, forward_parameters
-from hf_kd_lambda.gradients.cut import Cut, cut_outputs
-from hf_kd_lambda.losses.functional.label_sets import has_label_sets
-from hf_kd_lambda.losses.functional.labels import item_labels, targets
+from hf_kd_lambda.gradients.cut import cut_outputs
+from hf_kd_lambda.losses.base import TeacherBatch
+from hf_kd_lambda.losses.functional.labels import ItemLabels, item_labels, targets
 from hf_kd_lambda.losses.functional.spans import logits_of_items
 from hf_kd_lambda.losses.objective import BatchLosses, Objective
 from hf_kd_lambda.models.causal import is_causal
@@ -45,6 +45,7 @@ from hf_kd_lambda.teacher.checks import check_collator
 from hf_kd_lambda.teacher.teacher_outputs import TeacherOutputs
 from hf_kd_lambda.trainer import build_lambda, data_checks, setup, strategy_checks, student_checks
 from hf_kd_lambda.trainer.base_trainer import BaseTrainer
+from hf_kd_lambda.trainer.batches import build_collator, training_batch
 from hf_kd_lambda.trainer.card import facts_of_trainer
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.finite_losses import FiniteLosses
@@ -53,6 +54,7 @@ from hf_kd_lambda.trainer.log_buffers import EvaluationRecord, StepRecord
 from hf_kd_lambda.trainer.measuring_step import MeasuringStep
 from hf_kd_lambda.trainer.own_loss import check_own_loss
 from hf_kd_lambda.trainer.padded_batches import check_padded_batches
+from hf_kd_lambda.trainer.prepare_models import prepare_models
 from hf_kd_lambda.trainer.remember_predictions import RememberPredictions
 from hf_kd_lambda.utils.allocator import keep_freed_memory
 from hf_kd_lambda.utils.changed import changed
@@ -149,7 +151,7 @@ class DistillationTrainer(BaseTrainer):
             setup.class_weights(self.args, model, num_outputs, self.train_dataset),
         )
         drop_projections(model)
-        hidden_states = setup.match_layers(objective, model, teacher, self._datasets(), self.data_collator)
+        hidden_states = prepare_models(objective, model, teacher, self._datasets(), self.data_collator)
         student_checks.check_student_weights(model, self.optimizer, self.args.rule.measures)
         classes = build_lambda.item_classes(model, num_outputs)
         shares = build_lambda.teacher_shares(self.args, teacher, self._datasets(), classes)
@@ -169,7 +171,8 @@ class DistillationTrainer(BaseTrainer):
         # and must not divide by the accumulation steps again.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
-        self._step_record = StepRecord(objective.names, self.args.device)
+        with_noise = self.args.gram_estimator == "unbiased"
+        self._step_record = StepRecord(objective.names, self.balancer, with_noise, self.args.device)
         self.add_callback(self._step_record)
         self._begin_steps()
 
@@ -203,14 +206,13 @@ class DistillationTrainer(BaseTrainer):
         Returns:
             The columns that go to the teacher alone.
         """
-        token_level, trains = is_token_level(model), self.train_dataset is not None
-        has_own_loss = self.compute_loss_func is not None
+        trains, has_own_loss = self.train_dataset is not None, self.compute_loss_func is not None
         setup.check_datasets(self._datasets(), model, teacher, num_outputs)
         if not (has_own_collator or has_own_loss or answers_questions(model)):
             names, problem_type = own_label_names(cast(Any, model)) or [], cast(Any, model).config.problem_type
-            are_lists = token_level or is_causal(model)
+            are_lists = is_token_level(model) or is_causal(model)
             data_checks.check_given_labels(self._datasets(), num_outputs, are_lists, problem_type, names)
-        self.data_collator = setup.build_collator(self.data_collator, model, teacher, drops_columns)
+        self.data_collator = build_collator(self.data_collator, model, teacher, drops_columns)
         for dataset in self._datasets():
             check_collator(dataset, self.data_collator, teacher)
         own_columns = setup.teacher_columns(self._datasets(), self.data_collator, model, teacher)
@@ -218,7 +220,7 @@ class DistillationTrainer(BaseTrainer):
         if trains and not has_own_loss:
             data_checks.warn_without_labels(self.train_dataset, self.data_collator, model)
         if trains and not has_own_loss and self.label_smoother is None:
-            check_own_loss(model, self.train_dataset, self.data_collator, num_outputs, token_level)
+            check_own_loss(model, self.train_dataset, self.data_collator, num_outputs)
         data_checks.check_evaluation(self.args, self.eval_dataset, self.data_collator, model, has_own_loss)
         if trains and not is_causal(model):
             check_padded_batches(model, teacher, self.train_dataset, self.data_collator)
@@ -247,10 +249,13 @@ class DistillationTrainer(BaseTrainer):
         step, self._step = self._step or MeasuringStep(model, optimizer, self.accelerator, self.args), None
         with step.local_gradients(), self.compute_loss_context_manager():
             # Forward of student and teacher; the losses' graph is cut from the student's at its outputs.
-            _, losses, cut = self._training_losses(model, inputs, num_items_in_batch, cuts_graph=True)
+            outputs, teacher, items = self._forward(model, inputs)
+            outputs, cut = cut_outputs(outputs)
+            losses = self._training_losses(outputs, teacher, items, inputs, num_items_in_batch)
+            del teacher  # a language model's logits are large, and only the losses need them
             # Two backward passes: one of each loss, from the cut through the student.
-            shares = _shares(inputs, num_items_in_batch) if self.args.gram_estimator == "unbiased" else None
-            step.backward(cast(Cut, cut), losses, shares)
+            shares = _shares(items.counts, num_items_in_batch) if self.args.gram_estimator == "unbiased" else None
+            step.backward(cut, losses, shares)
         every = self.args.torch_empty_cache_steps
         if every is not None and self.state.global_step % every == 0:  # as in an ordinary step
             clear_device_cache()
@@ -259,7 +264,7 @@ class DistillationTrainer(BaseTrainer):
             self._step = step  # not before, as `auto_find_batch_size` starts the step again where memory ran out
             return torch.zeros((), device=self.args.device)
         # All-reduce, Gram matrix, λ, and the combined gradient in `.grad`.
-        self._step_record.gram = step.finish(self.balancer)
+        self._step_record.gram = step.finish(cast(LambdaState, self.balancer.state))
         self._step_record.add(step.losses, ends_step=True)
         self._finite.check(step.losses, self.state.global_step, skips=True)
         if self.accelerator.scaler is None:  # which looks for such gradients itself, and lowers its scale
@@ -274,61 +279,49 @@ class DistillationTrainer(BaseTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, SequenceClassifierOutput]:
         """The weighted loss with the weights in force: what non-measuring steps descend and evaluation reports."""
+        outputs, teacher, items = self._forward(model, inputs)
         if model.training:
-            outputs, losses, _ = self._training_losses(model, inputs, num_items_in_batch)
+            losses = self._training_losses(outputs, teacher, items, inputs, num_items_in_batch)
             self._step_record.add(losses.stacked().detach(), ends_step=self.accelerator.sync_gradients)
-        else:  # where the Trainer counts labels alone, not the items of both losses
-            outputs, losses = self._evaluation_losses(model, inputs)
+        else:
+            losses = self._evaluation_losses(outputs, teacher, items, inputs)
+            if is_multi_label(self._student):
+                outputs["logits"] = outputs.logits[..., 1]  # predictions are Transformers'
         loss = torch.dot(losses.stacked()[:2], torch.stack(self.loss_weights))
         return (loss, outputs) if return_outputs else loss
 
+    def _forward(
+        self, model: nn.Module, inputs: dict[str, Any]
+    ) -> tuple[SequenceClassifierOutput, TeacherBatch, ItemLabels]:
+        """The student's outputs for a batch, with logits of items; the teacher's; and the labels of each loss."""
+        accepted = {name: value for name, value in inputs.items() if name in self._student_inputs}
+        outputs: Any = as_model_output(model(**accepted, **forward_flags(self._objective.needs)), model, "student")
+        outputs["logits"] = logits_of_items(outputs.logits, inputs)
+        teacher = self._teacher_outputs(inputs)
+        return outputs, teacher, self._objective.items(outputs, teacher, inputs)
+
     def _training_losses(
         self,
-        model: nn.Module,
+        outputs: SequenceClassifierOutput,
+        teacher: TeacherBatch,
+        items: ItemLabels,
         inputs: dict[str, Any],
-        num_items_in_batch: Tensor | int | None,
-        cuts_graph: bool = False,
-    ) -> tuple[SequenceClassifierOutput, BatchLosses, Cut | None]:
-        """Both models on a micro-batch, which the balancer sees, and its losses.
-
-        Args:
-            model: the student as Accelerate wraps it.
-            inputs: on the training device.
-            num_items_in_batch: items of the whole optimizer step, as the Trainer counts them; None for the batch's.
-            cuts_graph: whether the losses' graph ends at the student's outputs.
-        """
-        outputs, cut = self._student_outputs(model, inputs), None
-        outputs["logits"] = logits_of_items(outputs.logits, inputs)
-        if cuts_graph:
-            outputs, cut = cut_outputs(outputs)
-        teacher = self._teacher_outputs(inputs)
-        items = self._objective.items(outputs, teacher, inputs)
+        num_items: Tensor | int | None,
+    ) -> BatchLosses:
+        """The losses of a micro-batch, which the balancer sees and whose items it weighs; see `Objective.__call__`."""
         teacher, weights = self.balancer.observe(outputs.logits.detach(), teacher, items, inputs.get(EXAMPLE_ROW))
-        kd_weights = self.balancer.kd_weights
-        losses = self._objective(outputs, teacher, inputs, items, num_items_in_batch, kd_weights, weights)
-        return outputs, losses, cut
+        return self._objective(outputs, teacher, inputs, items, num_items, self.balancer.kd_weights, weights)
 
     def _evaluation_losses(
-        self, model: nn.Module, inputs: dict[str, Any]
-    ) -> tuple[SequenceClassifierOutput, BatchLosses]:
-        """Both models on a batch, and its losses, which the record of an evaluation gets; arguments as in training."""
-        outputs = self._student_outputs(model, inputs)
-        given = outputs.logits
-        outputs["logits"] = logits_of_items(given, inputs)
-        teacher = self._teacher_outputs(inputs)
-        items = self._objective.items(outputs, teacher, inputs)
+        self, outputs: SequenceClassifierOutput, teacher: TeacherBatch, items: ItemLabels, inputs: dict[str, Any]
+    ) -> BatchLosses:
+        """The losses of a batch, also for the record; divided by its items, since the Trainer counts only labels."""
         teacher = teacher.mixed(self.balancer.teacher_weights)
         losses = self._objective(outputs, teacher, inputs, items, kd_weights=self.balancer.kd_weights)
         if self._evaluation_record is not None:
             gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()
             self._evaluation_record.add(outputs.logits, teacher.logits, items.kd, values, items.counts, gather)
-        if has_label_sets(given, inputs.get("labels")):
-            outputs["logits"] = given  # predictions are Transformers'
-        return outputs, losses
-
-    def _student_outputs(self, model: nn.Module, inputs: dict[str, Any]) -> Any:
-        accepted = {name: value for name, value in inputs.items() if name in self._student_inputs}
-        return as_model_output(model(**accepted, **forward_flags(self._objective.needs)), model, "student")
+        return losses
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
         """The micro-batches of an optimizer step, and `[2]`: what sums over the items of both losses are divided by.
@@ -339,7 +332,7 @@ class DistillationTrainer(BaseTrainer):
             return [], None
         # Not by the Trainer's method: it also counts labels over the ranks, and only on ranks whose batch has some.
         student = self._student
-        batches = [setup.training_batch(batch, student) for batch in itertools.islice(epoch_iterator, num_batches)]
+        batches = [training_batch(batch, student) for batch in itertools.islice(epoch_iterator, num_batches)]
         if not batches:
             return batches, None
         counts = torch.stack([item_labels(targets(batch)).counts for batch in batches]).sum(0).to(device)
@@ -394,11 +387,7 @@ class DistillationTrainer(BaseTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the losses, λ and the gradients to the logs of training steps."""
         if "learning_rate" in logs:
-            average = partial(self.accelerator.reduce, reduction="mean")
-            with_noise = self.args.gram_estimator == "unbiased"
-            logs |= self._step_record.take(
-                self.loss_weights, self.lambda_state, self.balancer.names, with_noise, average
-            )
+            logs |= self._step_record.take(self.loss_weights, partial(self.accelerator.reduce, reduction="mean"))
         super().log(logs, start_time)
 
     def evaluation_loop(
@@ -447,7 +436,7 @@ class DistillationTrainer(BaseTrainer):
         if needs_labels or not self._teacher_outputs.can_be_had(inputs):
             inputs = {name: value for name, value in inputs.items() if name in self._student_inputs}
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-        inputs = setup.training_batch(inputs, self._student)
+        inputs = training_batch(inputs, self._student)
         with changed(self, label_names=["labels"]):
             loss, logits, _ = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         return loss, logits, None
@@ -567,7 +556,7 @@ class DistillationTrainer(BaseTrainer):
         self._finite, self._finite_gram = FiniteLosses(), FiniteLosses()
 
 
-def _shares(inputs: dict[str, Any], num_items_in_batch: Tensor | int | None) -> Tensor:
+def _shares(counts: Tensor, num_items: Tensor | int | None) -> Tensor:
     """`[2]`, the part of the step's items of both losses that a micro-batch has."""
-    counts = item_labels(targets(inputs)).counts.float()
-    return counts if num_items_in_batch is None else counts / torch.as_tensor(num_items_in_batch).clamp(min=1)
+    counts = counts.float()
+    return counts if num_items is None else counts / torch.as_tensor(num_items).clamp(min=1)

@@ -23,7 +23,7 @@ def gram(a, b, c=0.0, losses=(1.0, 1.0), norms=None):
 
 
 def make_state(**settings):
-    defaults = {"rule": NormRatio(), "initial": 1.0, "decay": 0.9, "bounds": (1e-3, 1e3), "max_change": 80.0}
+    defaults = {"rule": NormRatio(), "decay": 0.9, "bounds": (1e-3, 1e3), "max_change": 80.0}
     return LambdaState(**{**defaults, **settings})
 
 
@@ -37,10 +37,11 @@ def without_counts(state):
     return {name: value for name, value in state.state_dict().items() if name != "counts"}
 
 
-def test_lambda_starts_at_its_initial_value_within_the_bounds():
-    assert make_state(initial=0.25).lambda_.item() == 0.25
-    assert make_state(initial=5, bounds=(1, 2)).lambda_.item() == 2
-    assert make_state(initial=5, bounds=(1, 9)).lambda_.dtype == torch.float32
+def test_lambda_starts_at_1_within_the_bounds():
+    assert make_state().lambda_.item() == 1
+    assert make_state(bounds=(0.1, 0.25)).lambda_.item() == 0.25
+    assert make_state(bounds=(2, 9)).lambda_.item() == 2
+    assert make_state(bounds=(2, 9)).lambda_.dtype == torch.float32
 
 
 def test_the_first_measurement_counts_in_full_and_without_a_bound_on_its_change():
@@ -149,9 +150,9 @@ def test_a_vanishing_gradient_holds_the_length_of_the_step():
 
 
 def test_a_non_finite_first_measurement_does_not_count_as_the_first():
-    state = make_state(initial=3.0, max_change=0.1)
+    state = make_state(max_change=0.1)
     state.update(gram(math.nan, 1))
-    assert state.lambda_.item() == 3
+    assert state.lambda_.item() == 1
     state.update(gram(1, 4))
     assert state.lambda_.item() == 0.5
 
@@ -159,7 +160,7 @@ def test_a_non_finite_first_measurement_does_not_count_as_the_first():
 @pytest.mark.parametrize("measured", [gram(0, 1), gram(1, 0), gram(0, 0), gram(1e-45, 1), gram(1, 1e-45)])
 @pytest.mark.parametrize("rule", [NormRatio(), Adaptive()])
 def test_a_vanishing_gradient_holds_lambda_and_is_no_error(measured, rule):
-    state = make_state(rule=rule, initial=2.0)
+    state = make_state(rule=rule)
     before = state.lambda_.clone(), state.grams.state_dict()
     state.update(measured)
     assert (state.lambda_, state.grams.state_dict()) == before
@@ -234,9 +235,9 @@ def test_groups_are_as_many_states():
 
 
 def test_a_group_whose_gradient_vanishes_keeps_its_lambda():
-    state = make_state(groups=2, initial=3.0)
+    state = make_state(groups=2)
     state.update(gram(torch.tensor([4.0, 0.0]), torch.ones(2), torch.zeros(2)))
-    assert state.lambda_.tolist() == [2, 3]
+    assert state.lambda_.tolist() == [2, 1]
     assert state.logs()["lambda_held"] == 0.5
 
 

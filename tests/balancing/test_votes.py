@@ -163,7 +163,7 @@ class TestTeacherVotes:
         assert TeacherVotes().odds.item() == 1
 
     def test_odds_by_hand(self):
-        evidence = TeacherVotes(prior=5)
+        evidence = TeacherVotes()
         evidence.update(votes(15, 5))
         assert evidence.odds.item() == 2
 

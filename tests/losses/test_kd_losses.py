@@ -218,7 +218,10 @@ def test_every_name_makes_a_loss_of_weight_one_or_of_the_weight_given():
         ({"dkd": {"alpha": math.inf}}, "dkd: alpha=inf must be a finite number"),
         ({"relations": {"relation_heads": 2.5}}, "relations: relation_heads=2.5 must be an integer"),
         ({"relations": {"relation_heads": True}}, "relations: relation_heads=True must be an integer"),
-        ({"jensen_shannon": {"beta": 1.0}}, r"jensen_shannon: beta=1.0 must lie in \(0, 1\)"),
+        *(
+            ({"jensen_shannon": {"beta": beta}}, rf"jensen_shannon: beta={beta} must lie in \(0, 1\)")
+            for beta in (-0.1, 0, 1.0, 1.5)
+        ),
         ({"dkd": {"alpha": -1.0}}, "dkd: alpha=-1.0 must not be negative"),
         ({"relations": {"relation_heads": 0}}, "relations: relation_heads=0 must be at least 1"),
     ],

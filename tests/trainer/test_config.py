@@ -46,11 +46,6 @@ def test_what_must_be_positive_and_finite(tmp_path, name, value):
         ({"gram_estimator": "u"}, "gram_estimator='u' is not one of biased, unbiased"),
         ({"lambda_scope": "block"}, "lambda_scope='block' is not one of model, layer"),
         ({"precision": "bf8"}, "precision='bf8' is not one of auto, fp32, bf16, fp16"),
-        ({"kd_weight": 1.1}, r"kd_weight=1\.1 must lie in \[0, 1\] where lambda_form is 'convex'"),
-        ({"kd_weight": -0.1}, r"kd_weight=-0\.1 must lie in \[0, 1\]"),
-        ({"kd_weight": math.nan}, r"kd_weight=nan must lie in \[0, 1\]"),
-        ({"kd_weight": -1.0, "lambda_form": "additive"}, r"kd_weight=-1\.0 must lie in \[0, inf\] .* 'additive'"),
-        ({"kd_weight": math.inf, "lambda_form": "additive"}, "kd_weight=inf"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size=0 must be at least 1"),
         ({"learning_rate": -1.0}, r"learning_rate=-1\.0 must be 0, or a number from"),
     ],
@@ -58,6 +53,22 @@ def test_what_must_be_positive_and_finite(tmp_path, name, value):
 def test_what_is_out_of_range_is_named_with_its_value(tmp_path, settings, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         make(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("kd_weight", "form", "message"),
+    [
+        (1.1, "convex", r"kd_weight=1\.1 must lie in \[0, 1\] unless form is 'additive'"),
+        (1.1, "raw", r"kd_weight=1\.1 must lie in \[0, 1\] unless form is 'additive'"),
+        (-0.1, "convex", r"kd_weight=-0\.1 must lie in \[0, 1\]"),
+        (math.nan, "convex", r"kd_weight=nan must lie in \[0, 1\]"),
+        (-1.0, "additive", r"kd_weight=-1\.0 must lie in \[0, inf\)"),
+        (math.inf, "additive", "kd_weight=inf"),
+    ],
+)
+def test_a_fixed_weight_out_of_range_is_refused_with_its_value(tmp_path, kd_weight, form, message):
+    with pytest.raises(ValueError, match=f"^lambda_rule='fixed': {message}"):
+        make(tmp_path, lambda_rule="fixed", kd_weight=kd_weight, lambda_form=form)
 
 
 @pytest.mark.parametrize(

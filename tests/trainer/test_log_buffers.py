@@ -1,5 +1,7 @@
 """What is noted of steps and evaluations comes out averaged, and only once."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -10,12 +12,17 @@ NAMES = ["task_loss", "kd_loss"]
 WEIGHTS = torch.tensor(0.25), torch.tensor(0.75)
 
 
+def step_record(names=NAMES):
+    """A record of a rule that measures nothing."""
+    return StepRecord(names, SimpleNamespace(state=None, names=[]), with_noise=False, device=torch.device("cpu"))
+
+
 def take(record, average=lambda losses: losses):
-    return record.take(WEIGHTS, state=None, names=[], with_noise=False, average=average)
+    return record.take(WEIGHTS, average)
 
 
 def test_losses_are_summed_over_micro_batches_and_averaged_over_steps():
-    record = StepRecord(NAMES, torch.device("cpu"))
+    record = step_record()
     for losses, ends_step in (([1.0, 2.0], False), ([3.0, 4.0], True), ([8.0, 2.0], True)):
         record.add(torch.tensor(losses), ends_step)
     assert take(record) == pytest.approx({"task_loss": 6.0, "kd_loss": 4.0, "lambda": 3.0, "kd_weight": 0.75})
@@ -25,14 +32,14 @@ def test_losses_are_summed_over_micro_batches_and_averaged_over_steps():
 
 
 def test_losses_are_averaged_over_ranks():
-    record = StepRecord(NAMES, torch.device("cpu"))
+    record = step_record()
     record.add(torch.tensor([2.0, 4.0]), ends_step=True)
     logs = take(record, average=lambda losses: losses / 2)
     assert (logs["task_loss"], logs["kd_loss"]) == (1.0, 2.0)
 
 
 def test_the_last_gradients_are_logged_but_for_what_is_not_finite():
-    record = StepRecord(NAMES, torch.device("cpu"))
+    record = step_record()
     record.add(torch.tensor([1.0, float("inf")]), ends_step=True)
     record.gram = Gram(torch.tensor(9.0), torch.tensor(4.0), torch.tensor(-3.0))
     logs = take(record)
@@ -102,7 +109,7 @@ def test_nothing_evaluated_has_no_metrics():
 def test_each_part_of_the_kd_loss_is_logged_with_it():
     names = [*NAMES, "kd_loss/soft_targets", "kd_loss/pkd"]
     losses = torch.tensor([1.0, 5.0, 2.0, 3.0])
-    steps, evaluation = StepRecord(names, torch.device("cpu")), EvaluationRecord(names)
+    steps, evaluation = step_record(names), EvaluationRecord(names)
     steps.add(losses, ends_step=True)
     evaluation.add(torch.eye(2), torch.eye(2), torch.zeros(2), losses, torch.full((2,), 2), everything)
     for logged in (take(steps), evaluation.metrics()):

@@ -156,18 +156,18 @@ def distilbert():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("student", "data", "token_level"),
+    ("student", "data"),
     [
-        (bert(), examples(8), False),
-        (bert(num_labels=1), examples(8, num_labels=1), False),
-        (bert(base=BertForTokenClassification), token_examples(), True),
-        (distilbert(), examples(8), False),
+        (bert(), examples(8)),
+        (bert(num_labels=1), examples(8, num_labels=1)),
+        (bert(base=BertForTokenClassification), token_examples()),
+        (distilbert(), examples(8)),
     ],
     ids=["bert", "regression", "tokens", "distilbert"],
 )
-def test_the_losses_of_transformers_are_the_task_loss(student, data, token_level, dtype):
+def test_the_losses_of_transformers_are_the_task_loss(student, data, dtype):
     before = {name: value.clone() for name, value in student.state_dict().items()}
-    check_own_loss(student.to(dtype).train(), data, default_data_collator, student.config.num_labels, token_level)
+    check_own_loss(student.to(dtype).train(), data, default_data_collator, student.config.num_labels)
     assert student.training
     after = student.to(torch.float32).state_dict()
     assert all(torch.allclose(after[name], value, atol=0.01) for name, value in before.items())
@@ -175,11 +175,11 @@ def test_the_losses_of_transformers_are_the_task_loss(student, data, token_level
 
 def test_examples_without_labels_are_given_some(tmp_path):
     data = examples(8).remove_columns("labels")
-    check_own_loss(bert(), data, default_data_collator, 3, is_token_level=False)
+    check_own_loss(bert(), data, default_data_collator, 3)
     with pytest.raises(ValueError, match="computes a loss of its own"):
-        check_own_loss(bert(weighted), data, default_data_collator, 3, is_token_level=False)
+        check_own_loss(bert(weighted), data, default_data_collator, 3)
     missing = examples(8, num_labels=1).remove_columns("labels").add_column("labels", [math.nan] * 8)
-    check_own_loss(bert(num_labels=1), missing, default_data_collator, 1, is_token_level=False)
+    check_own_loss(bert(num_labels=1), missing, default_data_collator, 1)
 
 
 def weighted_labels(logits, labels):
@@ -215,5 +215,5 @@ def test_a_student_of_nan_is_named_as_such_before_training(tmp_path):
 def test_excluded_classes_are_no_other_loss(caplog):
     student = bert()
     student.classifier.bias.data[2] = -math.inf  # the loss of Transformers is infinite for its label
-    check_own_loss(student, examples(8), default_data_collator, 3, is_token_level=False)
+    check_own_loss(student, examples(8), default_data_collator, 3)
     assert "excludes classes by logits of −∞" in caplog.text

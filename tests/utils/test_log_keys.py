@@ -1,6 +1,7 @@
 """The table of log keys against what training writes."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,14 +21,15 @@ def general(key):
 
 def written(rule):
     """The keys that a step of a run with two layers, two KD losses and two teachers logs."""
-    state = LambdaState(rule, 1.0, 0.9, (0.1, 10.0), 0.5, groups=2, teachers=[0.5, 0.5])
+    state = LambdaState(rule, 0.9, (0.1, 10.0), 0.5, groups=2, teachers=[0.5, 0.5])
     gram = Gram(*(torch.tensor(entries) for entries in ([1.0, 2.0], [1.0, 1.0], [0.5, 0.1])))
     state.update(Measurement(gram, torch.tensor([1.0, 1.0]), norms=torch.full((2, 2), 3.0)))
-    record = StepRecord(LOSSES, torch.device("cpu"))
+    balancer = SimpleNamespace(state=state, names=["layer.0", "head"])
+    record = StepRecord(LOSSES, balancer, with_noise=True, device=torch.device("cpu"))
     record.add(torch.ones(4), ends_step=True)
     record.gram = Gram(*(entry.sum() for entry in gram))
     weights = torch.tensor(0.5), torch.tensor(0.5)
-    return record.take(weights, state, ["layer.0", "head"], with_noise=True, average=lambda losses: losses)
+    return record.take(weights, average=lambda losses: losses)
 
 
 def test_every_key_that_training_logs_is_described_and_no_other():

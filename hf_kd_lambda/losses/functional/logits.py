@@ -89,15 +89,7 @@ def jensen_shannon_loss(
 
     Returns:
         A scalar in fp32.
-
-    Raises:
-        ValueError: `beta` is not in (0, 1).
     """
-    if not 0 < beta < 1:
-        raise ValueError(
-            f"beta={beta} must lie in (0, 1): at 0 and 1 the Jensen-Shannon divergence is 0. Use soft_target_loss, "
-            "its limit at 0 relative to beta, or reverse_kl_loss, its limit at 1 relative to 1 - beta."
-        )
     student, teacher = (_log_softened(logits, labels, temperature) for logits in (student_logits, teacher_logits))
     mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
     divergence = beta * _kl(teacher, mixture) + (1 - beta) * _kl(student, mixture)
