@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from datasets import Dataset, load_from_disk
 from torch import nn
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, TrainerCallback, set_seed
@@ -87,6 +88,7 @@ def start(examples: Path, folder: Path) -> dict[str, float]:
         CPU seconds until the first step, those of the teacher's forwards therein, and MB of private memory.
     """
     set_seed(0)
+    torch.set_num_threads(1)
     config = BertConfig(vocab_size=VOCABULARY, num_labels=CLASSES, **SIZES)
     teacher = BertForSequenceClassification(config)
     student, data, first = student_from_layers(teacher, [0]), load_from_disk(examples), FirstStep()

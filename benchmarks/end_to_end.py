@@ -54,8 +54,18 @@ def compare(
         epochs: number of epochs.
         seeds: one run for each.
         folder: where one JSON file per run and the teacher are saved.
+
+    Raises:
+        ValueError: the folder has runs with another number of examples or epochs.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob("*-[0-9]*.json"):
+        run = {"examples": examples, "epochs": epochs} | json.loads(file.read_text())
+        if (run["examples"], run["epochs"]) != (examples, epochs):
+            raise ValueError(
+                f"{file} has {run['examples']} examples and {run['epochs']} epochs, but --examples is {examples} and "
+                f"--epochs is {epochs}: choose another --output."
+            )
     fine_tuned = fine_tune(data, teacher, examples, folder)
     lines = OURS + [line for name in names for line in CONTENDERS[name]]
     for seed in seeds:

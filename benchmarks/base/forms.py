@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("teacher", type=Path, help="folder of the fine-tuned teacher")
     parser.add_argument("--output", type=Path, default=FILE)
     args = parser.parse_args()
+    torch.set_num_threads(1)
     measured: dict[str, Any] = {}
     for name, (model, tokenizer) in models(args.teacher).items():
         trains = name != "teacher"

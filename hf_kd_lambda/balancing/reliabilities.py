@@ -1,5 +1,6 @@
 """Base class of the reliabilities of label and teachers: their means, and the weights of items."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -97,7 +98,9 @@ class Reliabilities(Judge):
         """The reliabilities of label and teacher; with several teachers, that of every one too."""
         teachers = self.each_teacher if len(self.shares) > 1 else []
         of_each = {f"teacher_reliability_{index}": value for index, value in enumerate(teachers)}
-        return {"label_reliability": self.label, "teacher_reliability": self.teacher, **of_each}
+        labels = self.annotators[0].sum(-1)[1]
+        label = torch.where(labels > 0, self.label, math.nan)  # without any label: NaN, which is not logged
+        return {"label_reliability": label, "teacher_reliability": self.teacher, **of_each}
 
     @property
     def teacher_weights(self) -> Tensor | None:

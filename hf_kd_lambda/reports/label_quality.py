@@ -130,19 +130,19 @@ def quality_summary(quality: LabelQuality, teacher_learned_them: bool = False) -
         teacher_learned_them: whether the teacher was fine-tuned on these labels.
 
     Returns:
-        `examples`, `labelled`, `label_reliability`, `teacher_reliability`, `wrong_labels`, `uninformative_teacher` and
-        `teacher_is_uniform`; `more_are_wrong`: whether `wrong_labels` is probably too small, because models may have
-        memorised wrong labels;
-        a list `agreements`, see `agreement_summary`; `teacher_reliabilities` of several teachers; a list `classes`
-        of `name`, `labelled`, `wrong_labels`, `uninformative_teacher` and `rather`: the most frequent teacher class
-        among labels that are more likely wrong than right, or None.
+        `examples`, `labelled`, `label_reliability` (None without labels), `teacher_reliability`, `wrong_labels`,
+        `uninformative_teacher` and `teacher_is_uniform`; `more_are_wrong`: whether `wrong_labels` is probably too
+        small, because models may have memorised wrong labels; a list `agreements`, see `agreement_summary`;
+        `teacher_reliabilities` of several teachers; a list `classes` of `name`, `labelled`, `wrong_labels`,
+        `uninformative_teacher` and `rather`: the most frequent teacher class among labels that are more likely wrong
+        than right, or None.
     """
     labelled = quality.labels != IGNORED
     have_memorised = any(agreement.has_memorised for agreement in quality.agreements)
     return {
         "examples": len(quality.labels),
         "labelled": int(labelled.sum()),
-        "label_reliability": quality.label_reliability,
+        "label_reliability": quality.label_reliability if labelled.any() else None,
         "teacher_reliability": quality.teacher_reliability,
         **({"teacher_reliabilities": [*quality.teachers]} if quality.teachers else {}),
         "wrong_labels": _mean(quality.wrong[labelled]),

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.reports.label_quality import explain_quality, quality_table
 from hf_kd_lambda.reports.markdown import code_block, code_span, escaped, on_one_line, table_of
 from hf_kd_lambda.reports.results import ModelReport, guessing_teacher_note, markdown_table, score_meaning, score_notes
@@ -232,7 +233,8 @@ def run_notes(facts: CardFacts) -> list[str]:
     notes = score_notes(facts.reports, facts.log_history, facts.chance, facts.settings)
     rule, count = facts.settings.get("lambda_rule"), facts.examples.get("train", FEW_LABELS)
     labelled = count - facts.examples.get(WITHOUT_LABEL, 0)
-    if labelled < FEW_LABELS and rule in JUDGING_RULES and facts.pipeline_tag in ONE_LABEL_EACH:
+    one_each = facts.pipeline_tag in ONE_LABEL_EACH and facts.settings.get("problem_type") != MULTI_LABEL
+    if 0 < labelled < FEW_LABELS and rule in JUDGING_RULES and one_each:
         notes.append(
             f"With fewer than {FEW_LABELS} labelled training examples, here {labelled}, the estimates of lambda_rule: "
             f"{rule} are inaccurate: also try lambda_rule: fixed with kd_weight: 0.9, or lambda_rule: adaptive."

@@ -21,6 +21,7 @@ from hf_kd_lambda.utils.paths import write_at_once
 
 WARMUP_RUNS, ROUNDS, ROUND_RUNS = 5, 5, 6
 NO_SHARES = ("perplexity",)  # metrics that are not percentages
+NO_CLASSES = ("pearson", "exact_match", "perplexity")  # metrics of tasks without classes
 NO_PARTS = (MAIN_METRIC, "teacher_agreement", *NO_SHARES)  # metrics that are not part of a score
 BETTER_TEACHER = (
     "A better teacher would help more: fine-tune it for longer (teacher_epochs, teacher_learning_rate), or choose "
@@ -193,28 +194,31 @@ def guessing_teacher_note(reports: Sequence[ModelReport], chance: float, setting
         chance: the score of a constant guess; 0 where it has none.
         settings: of the run, of which those of the teacher are used; empty without a run.
     """
-    score = next((report.metrics[MAIN_METRIC] for report in reports if report.name == "teacher"), math.inf)
+    metrics = next((report.metrics for report in reports if report.name == "teacher"), {MAIN_METRIC: math.inf})
+    score = metrics[MAIN_METRIC]
     if score > chance + AT_CHANCE:
         return ""
     found = f"The teacher scores {score:.1%}"
     found += f", and a constant guess scores {chance:.1%}" if chance > 0 else ""
-    return f"{found}: {_better_than_guesses(settings)}."
+    return f"{found}: {_better_than_guesses(settings, has_classes=metrics.keys().isdisjoint(NO_CLASSES))}."
 
 
-def _better_than_guesses(settings: Mapping[str, Any]) -> str:
+def _better_than_guesses(settings: Mapping[str, Any], has_classes: bool) -> str:
     """Why a teacher guesses, and what to change."""
     if settings.get("teacher_finetune"):
         return (
             "fine-tuning did not help. Raise teacher_epochs (now {teacher_epochs:g}) or teacher_learning_rate (now "
             "{teacher_learning_rate:g}), or choose another teacher"
         ).format(**settings)
-    teacher, fix = settings.get("teacher"), "or choose another teacher"
+    teacher, fix = settings.get("teacher"), "or choose another teacher" if has_classes else "choose another teacher"
     if isinstance(teacher, str):
         fix = "set teacher_finetune: true, or choose another teacher"
     elif isinstance(teacher, list):
         fix = "fine-tune each of the teachers in a run of its own, or choose others"
-    reason = "it was not trained for this task, or for these labels in another order"
-    return f"{reason}. Check the order in its config.json (id2label), {fix}"
+    reason = "it was not trained for this task"
+    if has_classes:
+        return f"{reason}, or for these labels in another order. Check the order in its config.json (id2label), {fix}"
+    return f"{reason}. {fix[0].upper()}{fix[1:]}"
 
 
 def rising_score_note(log_history: Sequence[Mapping[str, float]], settings: Mapping[str, Any]) -> str:

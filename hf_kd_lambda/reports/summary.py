@@ -64,6 +64,8 @@ def explain_lambda(log_history: Sequence[Mapping[str, float]]) -> str:
     summary = lambda_summary(log_history)
     if not summary:
         return "No finite λ was logged: lower logging_steps, unless the run used only the KD loss."
+    if all(entry.get("task_loss") == 0 for entry in log_history if "lambda" in entry):
+        return "No training example has a label: the student learned from the teacher alone, whatever λ."
     lines = [_course(summary)]
     if "shares" in summary:
         lines += _what_limited_it(summary)

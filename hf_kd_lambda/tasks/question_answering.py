@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from torch import Tensor
@@ -95,5 +96,5 @@ class QuestionAnswering(TextTask):
         return torch.tensor([[answer.start, answer.end] for answer in answers.values()])
 
     def chance(self, data: TaskData) -> float:
-        """Hardly any span drawn from a context is right."""
-        return 0.0
+        """That of no answer to any question: hardly any span drawn from a context is right."""
+        return float(np.mean([not label["text"] for label in data.splits[data.report_split]["label"]]))

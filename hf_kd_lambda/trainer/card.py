@@ -73,11 +73,15 @@ def _best_step(trainer: Trainer) -> int | None:
 
 
 def _evaluation(history: Sequence[Mapping[str, Any]], step: int | None) -> dict[str, float]:
-    """The metrics logged at a step, by default the last ones, without `eval_` and the times that evaluations took."""
-    evaluations = [
-        entry
-        for entry in history
-        if any(name.startswith("eval_") for name in entry) and step in (None, entry.get("step"))
-    ]
-    last = {name: value for name, value in evaluations[-1].items() if name.startswith("eval_")} if evaluations else {}
-    return {name.removeprefix("eval_"): value for name, value in last.items() if not name.endswith(TIMES)}
+    """The metrics logged at a step, by default the last one, without `eval_` and the times that evaluations took.
+
+    Each of several evaluation datasets has an entry of its own in the history.
+    """
+    evaluations = [entry for entry in history if any(name.startswith("eval_") for name in entry)]
+    step = evaluations[-1].get("step") if step is None and evaluations else step
+    found = {name: value for entry in evaluations if entry.get("step") == step for name, value in entry.items()}
+    return {
+        name.removeprefix("eval_"): value
+        for name, value in found.items()
+        if name.startswith("eval_") and not name.endswith(TIMES)
+    }

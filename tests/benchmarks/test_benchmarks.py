@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 from helpers.small_runs import config
 
-from benchmarks.end_to_end import Line, table
+from benchmarks.end_to_end import Line, compare, table
 from benchmarks.grid import BASE, SMALL, Cost, Model, cost_of, cost_record, fit, tables
 from benchmarks.interval import SCHEDULES, WhileMoving, error, every, replay
 from benchmarks.steps import KINDS, StepSetting, mean_step, measure, summary
@@ -143,3 +143,10 @@ def test_a_resting_lambda_is_measured_less_and_less(tmp_path):
     lambdas, share = replay([(1.0, 1.0, 0.0)] * 40, config(tmp_path), resting())
     assert set(lambdas) == {1.0}
     assert share < 0.35
+
+
+def test_trainings_of_another_length_are_not_mixed_in(tmp_path):
+    (tmp_path / "gemm_peak-0.json").write_text('{"fp32": 1.0}')
+    (tmp_path / "ours-fp32-0.json").write_text('{"examples": 6400, "epochs": 1}')
+    with pytest.raises(ValueError, match="has 6400 examples and 1 epochs, but --examples is 6400 and --epochs is 3"):
+        compare([], "glue", "quickstart", 6400, 3, [], tmp_path)

@@ -186,7 +186,7 @@ def test_a_class_that_the_student_excludes_is_no_guess():
 
 def test_labels_that_are_all_missing_are_no_error():
     summary = quality_summary(small()._replace(labels=np.full(6, -100)))
-    assert (summary["labelled"], summary["wrong_labels"]) == (0, 0.0)
+    assert (summary["labelled"], summary["wrong_labels"], summary["label_reliability"]) == (0, 0.0, None)
     assert explain_quality(summary).startswith("No training example has a label; the teacher is uninformative on")
 
 

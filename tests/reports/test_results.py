@@ -258,6 +258,14 @@ def test_a_task_without_a_constant_guess_has_no_score_of_it():
     assert "The teacher scores 1.0%: it was not trained" in notes
 
 
+@pytest.mark.parametrize("metric", ["pearson", "exact_match", "perplexity"])
+def test_the_order_of_labels_is_no_advice_where_there_are_no_classes(metric):
+    teacher = ModelReport("teacher", {"score": -0.03, metric: 0.1}, 1, 1.0, 1.0)
+    for settings, fix in (({"teacher": "bert"}, "Set teacher_finetune: true, or choose"), ({}, "Choose")):
+        notes = score_notes([teacher, STUDENT], chance=0.0, settings=settings)
+        assert f"The teacher scores -3.0%: it was not trained for this task. {fix} another teacher." in notes
+
+
 def test_results_without_a_figure_are_written_too(tmp_path):
     write_results(tmp_path / "results.json", [TEACHER], None, {"versions": versions()})
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))

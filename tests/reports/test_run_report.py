@@ -160,12 +160,17 @@ def test_the_page_has_the_scores_of_each_class(tmp_path):
 
 @pytest.mark.parametrize(
     ("rule", "train", "unlabelled", "noted"),
-    [("trust", 299, 0, True), ("evidence", 1000, 900, True), ("trust", 300, 0, False), ("fixed", 20, 0, False)],
+    [
+        *(("trust", 299, 0, True), ("evidence", 1000, 900, True)),
+        *(("trust", 300, 0, False), ("trust", 50, 50, False), ("fixed", 20, 0, False)),
+    ],
 )
 def test_few_labels_are_noted(rule, train, unlabelled, noted):
     examples = {"train": train, WITHOUT_LABEL: unlabelled}
     notes = " ".join(run_notes(replace(FACTS, examples=examples, settings={"lambda_rule": rule})))
     assert (f"here {train - unlabelled}, the estimates of lambda_rule: {rule} are inaccurate" in notes) == noted
+    several = {"lambda_rule": rule, "problem_type": "multi_label_classification"}
+    assert "are inaccurate" not in " ".join(run_notes(replace(FACTS, examples=examples, settings=several)))
     page = (Path(__file__).parents[2] / "docs" / "guides" / "own_texts.md").read_text(encoding="utf-8")
     assert f"fewer than {FEW_LABELS} labelled examples" in page
 

@@ -126,6 +126,14 @@ def test_a_classifier_gets_a_new_head_with_two_outputs(tmp_path):
     assert model.qa_outputs.out_features == model.config.num_labels == 2
 
 
+@pytest.mark.parametrize("unanswerable", [True, False])
+def test_a_guess_never_answers(tmp_path, unanswerable):
+    data = TASK.load_data(job(question_settings(tmp_path, unanswerable=unanswerable)).data_args, 0)
+    answers = data.splits[data.report_split]["label"][:]
+    assert TASK.chance(data) == pytest.approx(sum(answer["text"] == [] for answer in answers) / len(answers))
+    assert (TASK.chance(data) > 0.1) == unanswerable
+
+
 def test_a_student_from_scratch_answers_too(tmp_path):
     architecture = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     changed = {"student_layers": None, "student_architecture": json.dumps({**architecture, "intermediate_size": 64})}

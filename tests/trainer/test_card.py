@@ -101,6 +101,14 @@ def test_a_card_shows_whether_its_student_has_code_of_its_own(tmp_path, auto_map
     assert facts_of_trainer(trainer, []).own_code is bool(auto_map)
 
 
+def test_a_card_has_the_scores_on_each_evaluation_dataset(tmp_path):
+    evaluated = {"matched": examples(8), "mismatched": examples(16)}
+    trainer = make_trainer(config(tmp_path), *models(), examples(8), eval_dataset=evaluated)
+    trainer.evaluate()
+    metrics = facts_of_trainer(trainer, []).metrics
+    assert {"matched_loss", "mismatched_loss"} <= metrics.keys()
+
+
 @pytest.mark.parametrize(("evaluates_again", "expected"), [(False, 0.9), (True, 0.4)])
 def test_a_card_has_the_scores_of_the_checkpoint_that_was_loaded(tmp_path, evaluates_again, expected):
     args = config(tmp_path, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)

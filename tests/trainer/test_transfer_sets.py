@@ -23,6 +23,7 @@ from helpers.tiny import SIZES
 from transformers import BertConfig, BertForTokenClassification
 
 from hf_kd_lambda.losses.functional.labels import UNLABELLED, item_labels
+from hf_kd_lambda.reports.summary import explain_lambda
 
 
 def test_each_loss_is_the_mean_over_its_own_items(tmp_path):
@@ -87,6 +88,20 @@ def test_a_student_learns_from_the_teacher_alone(tmp_path):
     assert len(set(logged(trainer.state.log_history, "lambda"))) == 1, "without a task gradient λ is kept"
     assert logged(trainer.state.log_history, "lambda_held")[-1] == 1
     assert not torch.equal(before, flat(trainer.model))
+
+
+@pytest.mark.parametrize(("missing", "num_labels"), [(None, 3), (float("nan"), 1)], ids=["classes", "regression"])
+def test_labels_that_are_all_missing_have_no_reliability(tmp_path, missing, num_labels):
+    data = examples(num_labels=num_labels).remove_columns("labels")
+    trainer = train(config(tmp_path, lambda_rule="trust"), *models(num_labels), data)
+    assert logged(trainer.state.log_history, "teacher_reliability")
+    assert not logged(trainer.state.log_history, "label_reliability")
+    assert explain_lambda(trainer.state.log_history).startswith("No training example has a label: ")
+    some = train(
+        config(tmp_path / "some", lambda_rule="trust"), *models(num_labels), partly_labelled(missing, num_labels)
+    )
+    assert logged(some.state.log_history, "label_reliability")
+    assert explain_lambda(some.state.log_history).startswith("λ ")
 
 
 def test_layers_are_compared_without_labels_too(tmp_path):

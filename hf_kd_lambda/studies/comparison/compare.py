@@ -15,13 +15,13 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hf_kd_lambda.jobs.errors import TrainingStoppedError
-from hf_kd_lambda.jobs.identity import differences
 from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.studies.comparison.comparison_report import scores_and_files, write_comparison_report
 from hf_kd_lambda.studies.comparison.plan import Comparison, load_comparison
 from hf_kd_lambda.studies.comparison.regimes import LEARNED_BY_TEACHER
 from hf_kd_lambda.studies.comparison.run_results import FILE, Cell, Run, append_run, finished, read_runs
 from hf_kd_lambda.studies.comparison.runs import TaskRuns
+from hf_kd_lambda.studies.comparison.same_settings import check_comparable
 
 SAME_SCORE = 0.002  # rounding on another machine may change a teacher's score by this much
 DESCRIPTION = """\
@@ -108,9 +108,8 @@ def compare(comparison: Comparison) -> int:
     file = Path(comparison.output_dir) / FILE
     done = {run.cell: run for run in finished(read_runs(file))}
     tasks = {task: TaskRuns(comparison, task) for task in comparison.tasks}
-    for cell, run in done.items():  # of other seeds, too: the report joins them
-        if cell.task in tasks and cell.regime in comparison.regimes and cell.rule in comparison.rules:
-            _check_same(run, tasks[cell.task].begun(cell), file)
+    # Runs of other rules and seeds too: the report joins them.
+    check_comparable(file, [*done.values()], [tasks[cell.task].begun(cell) for cell in comparison.cells()])
     missing = [cell for cell in comparison.cells() if cell not in done]
     PartialState().wait_for_everyone()  # all ranks read the file before runs are appended
     for task in dict.fromkeys(cell.task for cell in missing):
@@ -128,14 +127,6 @@ def compare(comparison: Comparison) -> int:
             append_run(file, run)
             print(_progress(run, f"{number}/{len(missing)}", _seconds_left(spent, missing[number:])), flush=True)
     return failed
-
-
-def _check_same(earlier: Run, now: Run, file: Path) -> None:
-    if changed := sorted(differences(earlier.settings, now.settings)):
-        raise ValueError(
-            f"output_dir: {file} has {', '.join(map(str, earlier.cell))}, which differs in {', '.join(changed)}: "
-            "choose another output_dir, or remove these lines."
-        )
 
 
 def _check_teacher(earlier: list[Run], task: TaskRuns, file: Path) -> None:

@@ -1,7 +1,7 @@
 """The report of a comparison: report.md, report.html (self-contained), and their figures."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, count
 from pathlib import Path
 
@@ -10,17 +10,18 @@ from hf_kd_lambda.studies.comparison import comparison_figures as figures
 from hf_kd_lambda.studies.comparison import merit
 from hf_kd_lambda.studies.comparison.merit import Group
 from hf_kd_lambda.studies.comparison.run_results import FILE, Run, finished, is_fixed, read_runs
+from hf_kd_lambda.studies.comparison.same_settings import by_precision, check_comparable
 from hf_kd_lambda.studies.comparison.tables import (
     TUNED,
     failed_table,
     group_table,
+    named_groups,
     noise_table,
     pooled_table,
     regret_table,
     rules_table,
     scores_table,
     settings_table,
-    teacher_points,
     undecided,
     weak_teachers,
 )
@@ -72,11 +73,12 @@ def write_comparison_report(folder: Path, command: str) -> str:
         The Markdown page.
 
     Raises:
-        ValueError: no run was started there, or a line of results.jsonl is not a run.
+        ValueError: no run was started there, a line of results.jsonl is not a run, or see `check_comparable`.
     """
     if not folder.is_dir():
         raise ValueError(f"output_dir={str(folder)!r} has no run yet: start the comparison without --report.")
     runs = read_runs(folder / FILE)
+    check_comparable(folder / FILE, runs)
     page = Section("Rules for λ against fixed weights", _head(runs, command), sections=_sections(runs, folder))
     markdown = as_markdown(page, folder)
     (folder / "report.md").write_text(markdown, encoding="utf-8")
@@ -142,7 +144,9 @@ def _sections(runs: Sequence[Run], folder: Path) -> list[Section]:
 
 def _scores(runs: Sequence[Run]) -> Section:
     noise = Section("Noise", NOISE, noise_table(runs))
+    mixed = [name for name, group in named_groups(runs).items() if len(by_precision(runs, group)) > 1]
     notes = [*SCORES, *weak_teachers(runs), *undecided(runs)]
+    notes += [f"Runs differ in precision, as named by task and regime, in: {'; '.join(mixed)}."] if mixed else []
     return Section("Scores", notes, scores_table(runs), sections=[noise])
 
 
@@ -185,10 +189,21 @@ def _task(runs: Sequence[Run], task: str, slug: str, drawn: Path) -> Section:
 
 
 def _group(runs: Sequence[Run], group: Group) -> Section:
-    teacher = teacher_points(runs, group)
-    notes = [] if teacher is None else [f"The teacher scores {teacher:.2f}."]
+    ours = [run.teacher_score for run in runs if merit.group_of(run) == group and run.teacher_score is not None]
+    teachers = sorted({f"{100 * score:.2f}" for score in ours}, key=float)
+    notes = [f"The teacher scores {teachers[0]}."] if len(teachers) == 1 else []
+    if len(teachers) > 1:
+        notes.append(f"Runs have different teachers, which score {teachers[0]} to {teachers[-1]}.")
     if not merit.fixed_sweep(runs, group):
         notes.append("There is no best fixed weight: no seed has a complete sweep.")
     if merit.is_uneven(runs, group):
         notes.append("Rules have different seeds.")
+    if len(found := by_precision(runs, group)) > 1:
+        most, *others = found
+        listed = ". ".join(f"In {precision}: {_with_seeds(found[precision])}" for precision in others)
+        notes.append(f"{listed} (seeds in brackets). In {most}: all other runs.")
     return Section(str(group), notes, group_table(runs, group))
+
+
+def _with_seeds(rules: Mapping[str, Sequence[int]]) -> str:
+    return ", ".join(f"{rule} ({', '.join(map(str, seeds))})" for rule, seeds in rules.items())

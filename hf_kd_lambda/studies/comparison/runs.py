@@ -36,6 +36,7 @@ from hf_kd_lambda.studies.comparison.regimes import (
     REGIMES,
     Supervision,
     clean,
+    region,
 )
 from hf_kd_lambda.studies.comparison.run_results import Cell, Run
 from hf_kd_lambda.trainer.config import DistillationConfig
@@ -89,6 +90,11 @@ class TaskRuns:
                 raise ValueError(
                     f"{task}: {regime} needs one label for each example, but {unlabelled} of the training examples "
                     "have none: add labels, delete these examples, or add it to `skipped`."
+                )
+            if regime == region.__name__ and len({*token_counts(self.job.tokens["train"])}) == 1:
+                raise ValueError(
+                    f"{task}: {regime} needs texts of different lengths, but all training examples have the same "
+                    "length: add it to `skipped`."
                 )
 
     @cached_property
@@ -208,6 +214,7 @@ class TaskRuns:
         if self.comparison.glue is not None and settings["dataset"] == self.comparison.glue:
             settings["dataset"] = GLUE  # independent of the folder
         settings |= {"precision": config.autocast, "evaluations": self.comparison.evaluations}
+        settings["logs"] = self.comparison.logs
         settings |= self._digests
         return Run(
             **cell._asdict(),

@@ -18,7 +18,7 @@ from hf_kd_lambda.studies.comparison.noise import (
     score_of,
     within_noise,
 )
-from hf_kd_lambda.studies.comparison.regimes import clean
+from hf_kd_lambda.studies.comparison.regimes import LEARNED_BY_TEACHER, clean
 from hf_kd_lambda.studies.comparison.run_results import Run, finished
 
 TUNED = "the best at the other seeds"
@@ -49,16 +49,21 @@ def named_groups(runs: Sequence[Run]) -> dict[str, Group]:
 
 
 def teacher_points(runs: Sequence[Run], group: Group) -> float | None:
-    """The teacher's score in a group, in points; None where it was not recorded."""
+    """The mean of the teachers' scores in a group, in points; None where it was not recorded."""
     score = mean(run.teacher_score for run in runs if merit.group_of(run) == group)
     return None if score is None else 100 * score
 
 
 def weak_teachers(runs: Sequence[Run]) -> list[str]:
-    """A sentence if teachers score below students by more than noise; else none."""
-    weak = [name for name, group in named_groups(runs).items() if _is_weak(runs, group)]
-    words = f"The teacher scores below the best students in: {'; '.join(weak)}. {BETTER_TEACHER}"
-    return [words] if weak else []
+    """A sentence if teachers score below students by more than noise; else none.
+
+    Those of a regime that gives them noisy labels are left out: they are meant to be worse.
+    """
+    groups = {name: group for name, group in named_groups(runs).items() if group.regime not in LEARNED_BY_TEACHER}
+    weak = [name for name, group in groups.items() if _is_weak(runs, group)]
+    finetuned = any(run.settings.get("teacher_finetune") for run in runs)
+    advice = BETTER_TEACHER if finetuned else "A better teacher would help more."
+    return [f"The teacher scores below the best students in: {'; '.join(weak)}. {advice}"] if weak else []
 
 
 def _is_weak(runs: Sequence[Run], group: Group) -> bool:
@@ -83,14 +88,14 @@ def noise_table(runs: Sequence[Run]) -> Table:
     for name, group in named_groups(runs).items():
         ours = [run for run in runs if merit.group_of(run) == group]
         level = within_noise(scores_of(runs, group))
-        listed = ", ".join(level[1:]) or "none"
+        error = error_over_examples(ours)
         rows.append(
             [
                 text_entry(name),
                 _number(number_of_examples(ours), ","),
-                _number(error_over_examples(ours), ".2f"),
+                _number(error, ".2f"),
                 text_entry(level[0]),
-                text_entry(listed),
+                Entry() if error is None else text_entry(", ".join(level[1:]) or "none"),
             ]
         )
     head = ["task, regime", "test examples", "standard error of a score", "highest score", "within noise of it"]

@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -90,6 +91,39 @@ def test_a_comparison_cut_short_says_what_it_rests_on(tmp_path):
     assert row(page, "t, s", "adaptive")[2:4] == ["1 of 2", "-1.00 (1)"]
     assert row(page, "u, s", "low")[3] == "–"
     assert "There is no best fixed weight: no seed has a complete sweep" in page
+
+
+def with_settings(run, **settings):
+    return replace(run, settings=run.settings | settings)
+
+
+@pytest.mark.usefixtures("drawn")
+def test_a_report_names_the_precisions_and_teachers_that_it_mixes(tmp_path):
+    runs = [with_settings(run, precision="bf16" if run.rule == "low" else "fp32") for run in whole_grid(tasks=("t",))]
+    runs = [replace(run, teacher_score=0.88) if run.cell[1:3] == ("r", "low") else run for run in runs]
+    page = write_comparison_report(write_runs(tmp_path, runs), "make it")
+    assert "Runs differ in precision, as named by task and regime, in: t, r; t, s." in page
+    assert page.count("In bf16: low (0, 1) (seeds in brackets). In fp32: all other runs.") == 2
+    assert page.count("Runs have different teachers, which score 88.00 to 90.00.") == 1
+    assert page.count("The teacher scores 90.00.") == 1
+
+
+@pytest.mark.parametrize("other", ["low", "high", "adaptive"])
+def test_a_report_of_runs_with_other_settings_is_refused(tmp_path, other):
+    runs = [with_settings(made_up_run("low"), num_train_epochs=3.0)]
+    runs.append(with_settings(made_up_run(other, 1), num_train_epochs=5.0))
+    refused = f"t, r, low, 0 with num_train_epochs: 3.0, but t, r, {other}, 1 has num_train_epochs: 5.0: choose"
+    with pytest.raises(ValueError, match=refused):
+        write_comparison_report(write_runs(tmp_path, runs), "make it")
+
+
+@pytest.mark.usefixtures("drawn")
+def test_runs_of_a_report_may_differ_in_what_their_rules_or_regimes_set(tmp_path):
+    runs = [with_settings(made_up_run("low"), num_train_epochs=3.0)]
+    runs.append(with_settings(made_up_run("low", regime="s"), num_train_epochs=5.0))
+    own = with_settings(made_up_run("longer"), num_train_epochs=9.0)
+    runs.append(replace(own, rule_parameters={"lambda_rule": "adaptive", "num_train_epochs": 9.0}))
+    assert "3 runs" in write_comparison_report(write_runs(tmp_path, runs), "make it")
 
 
 @pytest.mark.usefixtures("drawn")

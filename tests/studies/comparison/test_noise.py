@@ -38,6 +38,10 @@ def test_a_teacher_below_the_students_is_named():
     assert note.startswith("The teacher scores below the best students in: t, r; t, s. ")
     assert [entry.text for entry in scores_table(weak).rows[-1]] == ["(teacher)", "60.00", "60.00", "99.00", "99.00"]
     assert weak_teachers([replace(run, teacher_score=None) for run in runs]) == []
+    assert note.endswith(" A better teacher would help more.")
+    finetuned = [replace(run, settings=run.settings | {"teacher_finetune": True}) for run in weak]
+    assert "(teacher_epochs, teacher_learning_rate)" in weak_teachers(finetuned)[0]
+    assert weak_teachers([replace(run, regime="noisy_teacher") for run in weak]) == []
 
 
 def test_groups_in_which_all_rules_are_level_are_named():
@@ -60,3 +64,5 @@ def test_the_tables_begin_with_scores_and_say_what_is_noise():
     assert strong[scores.rows.index(high)] == [False, True, False, True, False]
     first = [entry.text for entry in noise_table(runs).rows[0]]
     assert first == ["t, r", "1,000", "1.00", "high", "adaptive"]
+    unknown = noise_table([replace(run, standard_error=None) for run in runs]).rows[0]
+    assert [entry.text for entry in unknown] == ["t, r", "1,000", "–", "high", "–"]

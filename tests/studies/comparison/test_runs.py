@@ -79,13 +79,23 @@ def test_a_killed_comparison_goes_on_where_it_was(comparison):
     assert {cell: after[cell] for cell in before} == before  # their seconds among it: they were not made again
 
 
-def test_runs_of_other_settings_are_not_mixed_in(comparison):
+@pytest.mark.parametrize("rule", ["half", "adaptive"])
+def test_runs_of_other_settings_are_not_mixed_in(comparison, rule):
     compare(comparison.restricted_to(rules=["half"], regimes=["clean"], seeds=[0]))
     changed = dataclasses.replace(comparison, settings={}, regimes={"clean": {"learning_rate": 5e-3}})
     with pytest.raises(
-        ValueError, match="reviews, clean, half, 0, which differs in learning_rate: choose another output"
+        ValueError,
+        match=r"clean, half, 0 with learning_rate: 0\.002, but this command has learning_rate: 0\.005: choose",
     ):
-        compare(changed.restricted_to(rules=["half"], seeds=[1]))
+        compare(changed.restricted_to(rules=[rule], seeds=[1]))
+
+
+def test_runs_of_another_precision_are_joined(comparison):
+    compare(comparison.restricted_to(rules=["half"], regimes=["clean"], seeds=[0]))
+    file = Path(comparison.output_dir) / FILE
+    file.write_text(file.read_text().replace('"precision": "fp32"', '"precision": "bf16"'))
+    compare(comparison.restricted_to(rules=["half"], regimes=["clean"]))
+    assert [run.settings["precision"] for run in runs_of(comparison).values()] == ["bf16", "fp32"]
 
 
 def test_runs_of_another_number_of_processes_are_not_mixed_in(comparison):
@@ -93,17 +103,17 @@ def test_runs_of_another_number_of_processes_are_not_mixed_in(comparison):
     compare(part)
     file = Path(comparison.output_dir) / "results.jsonl"
     file.write_text(file.read_text().replace('"num_processes": 1', '"num_processes": 2'))
-    with pytest.raises(ValueError, match="half, 0, which differs in num_processes: choose another output_dir"):
+    with pytest.raises(ValueError, match="half, 0 with num_processes: 2, but this command has num_processes: 1:"):
         compare(part)
 
 
 def test_runs_of_other_evaluations_or_another_teacher_are_not_mixed_in(comparison, monkeypatch):
     part = comparison.restricted_to(rules=["half"], regimes=["clean"])
     compare(part.restricted_to(seeds=[0]))
-    with pytest.raises(
-        ValueError, match="reviews, clean, half, 0, which differs in evaluations: choose another output"
-    ):
-        compare(dataclasses.replace(part, evaluations=2))
+    for name, given, other in (("evaluations", 3, 2), ("logs", 4, 5)):
+        differing = f"reviews, clean, half, 0 with {name}: {given}, but this command has {name}: {other}: choose"
+        with pytest.raises(ValueError, match=differing):
+            compare(dataclasses.replace(part, **{name: other}))
     own = runs_of(comparison)[Cell("reviews", "clean", "half", 0)].teacher_score
     monkeypatch.setattr(TaskRuns, "teacher_score", own - 0.01)
     with pytest.raises(ValueError, match=rf"that scores {100 * own:.2f}, .* scores {100 * own - 1:.2f}: restore"):
@@ -119,7 +129,7 @@ def test_a_setting_that_a_run_does_not_record_was_at_its_default(comparison):
     file.write_text(written)
     compare(part)
     assert file.read_text() == written
-    with pytest.raises(ValueError, match="half, 0, which differs in freeze_embeddings: choose another output_dir"):
+    with pytest.raises(ValueError, match="half, 0 with freeze_embeddings: its default, but this command has"):
         compare(dataclasses.replace(part, settings={"freeze_embeddings": True}))
 
 
@@ -134,7 +144,7 @@ def test_runs_of_a_model_that_was_replaced_in_its_folder_are_not_mixed_in(compar
     part = changed.restricted_to(rules=["half"], regimes=["clean"], seeds=[0])
     compare(part)
     save_checkpoint(tiny_bert(num_labels=2), model)
-    with pytest.raises(ValueError, match=f"half, 0, which differs in content of {who}: choose another output_dir"):
+    with pytest.raises(ValueError, match=rf"half, 0 with content of {who}: \['.*'\], but this command has content of"):
         compare(part.restricted_to(seeds=[1]))
 
 
@@ -147,7 +157,7 @@ def test_runs_on_other_examples_are_not_mixed_in(comparison, split):
     changed = Path(comparison.output_dir) / examples.name
     changed.write_text("\n".join([*lines[:-1], lines[-1].replace("worst", "dull")]) + "\n")
     tasks = {"reviews": part.tasks["reviews"] | {f"{split}_file": str(changed)}}
-    with pytest.raises(ValueError, match=f"half, 0, which differs in {split} examples"):
+    with pytest.raises(ValueError, match=f"half, 0 with {split} examples: .*, but this command has {split} examples:"):
         compare(dataclasses.replace(part, tasks=tasks))
 
 
@@ -306,6 +316,17 @@ def test_examples_without_a_label_are_for_the_regime_clean(tmp_path, regime):
     with pytest.raises(ValueError, match=message):
         compare(comparison)
     TaskRuns(dataclasses.replace(comparison, skipped={"reviews": [regime]}), "reviews")
+
+
+def test_a_region_of_the_longest_texts_is_refused_for_images_before_a_teacher_is_trained(tmp_path):
+    comparison = Comparison(
+        output_dir=str(tmp_path / "comparison"),
+        tasks={"digits": tiny_images.image_settings(tmp_path, **small_jobs.SET_BY_COMPARISON)},
+        rules={"half": RULES["half"]},
+        regimes={"clean": {}, "region": {}},
+    )
+    with pytest.raises(ValueError, match="digits: region needs texts of different lengths, but all training examples"):
+        compare(comparison)
 
 
 def test_images_are_compared_by_their_feature_maps(tmp_path):
