@@ -9,6 +9,7 @@ from helpers.small_runs import (
     BATCH,
     NO_DROPOUT,
     assert_same_run,
+    batches,
     config,
     examples,
     flat,
@@ -118,6 +119,16 @@ def test_evaluation_counts_the_items_of_each_loss(tmp_path):
     everything = trainer.evaluate(examples())["eval_kd_loss"]
     assert found["eval_kd_loss"] == pytest.approx(everything, rel=1e-5)
     assert everything != pytest.approx(trainer.evaluate(labelled)["eval_kd_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(("across_ranks", "expected"), [(True, [7, 16]), (False, [5, 8])])
+def test_the_items_of_other_ranks_count_as_set(tmp_path, monkeypatch, across_ranks, expected):
+    trainer = make_trainer(config(tmp_path), *models(), partly_labelled())
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    monkeypatch.setattr(trainer.accelerator, "reduce", lambda counts, _: counts + torch.tensor([2, 8]))
+    trainer.args.average_tokens_across_devices, trainer.state.max_steps = across_ranks, 1
+    _, counts = trainer.get_batch_samples(iter(batches(partly_labelled())), 1, torch.device("cpu"))
+    assert counts.tolist() == expected
 
 
 @pytest.mark.parametrize(
