@@ -333,8 +333,8 @@ def test_weights_are_finite_not_negative_and_not_both_zero(rule):
     for dtype, (case, needs) in itertools.product((torch.float32, torch.float64), EDGE_NEEDS.items()):
         matrix = edge_grams(dtype)
         task, kd = weights(rule, matrix, NEEDS | needs)
-        assert task.shape == kd.shape == matrix.task.shape
-        assert task.dtype == kd.dtype == dtype
+        assert task.shape == kd.shape == matrix.task.shape, (case, dtype)
+        assert task.dtype == kd.dtype == dtype, case
         assert torch.stack((task, kd)).isfinite().all(), (case, dtype)
         assert (torch.stack((task, kd)) >= 0).all(), (case, dtype)
         assert (task + kd > 0).all(), (case, dtype)

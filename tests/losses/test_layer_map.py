@@ -29,7 +29,7 @@ def test_uniform_maps_rise_to_the_last_layer_and_are_never_far_from_even():
         pairs = layer_map("uniform", student, teacher)
         taken = [layer for _, layer in pairs]
         assert [own for own, _ in pairs] == list(range(student)), (student, teacher)
-        assert pairs[-1] == (student - 1, teacher - 1)
+        assert pairs[-1] == (student - 1, teacher - 1), (student, teacher)
         assert taken == sorted(taken), (student, teacher)
         assert taken[0] >= 0, (student, teacher)
         far = [layer for own, layer in pairs if abs((layer + 1) - (own + 1) * teacher / student) > 0.5]
