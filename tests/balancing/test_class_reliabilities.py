@@ -17,7 +17,7 @@ def judged(state, student, teacher, labels):
     return trust, counts
 
 
-SEEDS = [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 20))]
+SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))]
 
 
 def learn(state, *data, size=32):
@@ -123,7 +123,7 @@ def test_a_teacher_that_only_guesses_is_found_to_know_little(classes, highest, s
     assert state.teacher.item() < highest
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", SEEDS[:3])
 @pytest.mark.parametrize("classes", [3, 10])
 @pytest.mark.parametrize("alpha", [0.95, 0.5])
 @pytest.mark.parametrize("betas", [(0.9, 0.0), (0.9, 0.9), (0.4, 0.95), (0.9, 0.5, 0.0)])
@@ -138,7 +138,7 @@ def test_planted_reliabilities_of_several_teachers_are_found(alpha, betas, class
         assert found.item() == pytest.approx(beta, abs=0.07 if beta else 0.1)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", SEEDS[:5])
 def test_a_guessing_teacher_gets_little_of_the_soft_targets(seed):
     """The simulation in docs/guides/teachers.md."""
     student, good, labels, guessing = planted(3, 0.95, 0.85, 0.85, 2000, seed, 0.0)
@@ -202,7 +202,7 @@ def test_a_teacher_that_misses_a_class_is_found_unreliable_there_alone():
     assert state.labels.min() > 0.85
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", SEEDS[:3])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_teacher_that_always_gives_the_same_answer_is_unreliable_and_the_label_is_not(classes, seed):
     student, teacher, labels = planted(classes, 0.9, 0.9, 0.85, 2000, seed)
@@ -213,7 +213,7 @@ def test_a_teacher_that_always_gives_the_same_answer_is_unreliable_and_the_label
     assert state.label.item() == pytest.approx(0.9, abs=0.1 if classes == 2 else 0.07)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", SEEDS[:3])
 def test_guesses_of_the_frequent_class_are_not_taken_for_knowledge(seed):
     generator = torch.Generator().manual_seed(seed)
     frequencies = torch.tensor([0.7, 0.2, 0.1])

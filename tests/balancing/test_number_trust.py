@@ -76,20 +76,14 @@ def fitted(data, unit=None):
     return state
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 20))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 20))])
 @pytest.mark.parametrize(("alpha", "beta"), [(0.95, 0.95), (0.4, 0.95), (0.95, 0.4), (0.5, 0.5)])
-def test_planted_reliabilities_are_found(alpha, beta, seed):
+def test_planted_reliabilities_and_errors_are_found(alpha, beta, seed):
     state = fitted(planted(alpha, beta, 2000, seed))
     assert state.label.item() == pytest.approx(alpha, abs=0.09)
     assert state.teacher.item() == pytest.approx(beta, abs=0.09)
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize(("alpha", "beta"), [(0.95, 0.95), (0.4, 0.95), (0.95, 0.4), (0.5, 0.5)])
-def test_planted_errors_are_found(alpha, beta, seed):
-    spread = fitted(planted(alpha, beta, 2000, seed)).spread
-    assert (spread.shared_error**0.5).item() == pytest.approx(0.6, abs=0.1)
-    assert ((spread.label_error - spread.shared_error) ** 0.5).item() == pytest.approx(0.2, abs=0.1)
+    assert state.spread.shared_error.item() == pytest.approx(0.6**2, abs=0.12)
+    assert (state.spread.label_error - state.spread.shared_error).item() == pytest.approx(0.2**2, abs=0.06)
 
 
 @pytest.mark.parametrize("unit", [1e-4, 1e4])
@@ -164,11 +158,15 @@ def test_a_student_that_knows_nothing_makes_neither_look_wrong():
 
 def test_weights_are_one_before_the_variances_are_known_and_one_on_average_then():
     data = planted(0.6, 0.8, 600, 0)
+    state, seen = fitted(data), numbers(*data)
+    sums = state.sums / state.sums[1]  # divided by the weight of the labelled items
+    for weight in (0.0, 7.9, 8.1):
+        state.sums = weight * sums
+        student, teacher, label = (values[:32] for values in data)
+        weights, _ = state.observe(student.unsqueeze(-1), TeacherBatch(teacher.unsqueeze(-1)), item_labels(label))
+        are_one = weights.task.eq(1) & weights.kd.eq(1)
+        assert are_one.all() == (weight < 8), weight
     state = NumberReliabilities()
-    first = [values[:32] for values in data]
-    weights, _ = state.observe(first[0].unsqueeze(-1), TeacherBatch(first[1].unsqueeze(-1)), item_labels(first[2]))
-    assert weights.task.tolist() == weights.kd.tolist() == [1.0] * 32
-    seen = numbers(*data)
     for _ in range(300):
         state.update(state.counts(seen, state.posterior(seen)))
     for weights in state.weights(state.posterior(seen).trust)[:2]:
@@ -207,13 +205,12 @@ def test_counts_add_up_over_parts_and_the_state_is_restored_to_the_bit():
     assert restored.label == state.label
 
 
-@pytest.mark.parametrize(("student", "teacher", "label"), list(itertools.product((0.0, 1.0, 300.0), repeat=3)))
-def test_labels_that_are_all_equal_stay_finite(student, teacher, label):
-    given = torch.tensor([student, teacher, label]).unsqueeze(1)
-    state = fitted(given.expand(3, 64))
-    weights = state.weights(state.posterior(numbers(*given.expand(3, 8))).trust)
-    assert weights.task.isfinite().all()
-    assert weights.kd.isfinite().all()
+def test_labels_that_are_all_equal_stay_finite():
+    for numbers_given in itertools.product((0.0, 1.0, 300.0), repeat=3):  # of student, teacher and label
+        given = torch.tensor(numbers_given).unsqueeze(1)
+        state = fitted(given.expand(3, 64))
+        weights = state.weights(state.posterior(numbers(*given.expand(3, 8))).trust)
+        assert torch.stack(weights[:2]).isfinite().all(), numbers_given
 
 
 def test_sums_that_overflow_are_left_as_they_are():

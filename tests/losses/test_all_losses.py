@@ -1,5 +1,6 @@
 """What all distillation losses have in common: what counts in them, how they add up, their precision and gradients."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -17,16 +18,19 @@ OF_EXAMPLES = torch.tensor([1, IGNORED, 0, 2])
 OF_TOKENS = torch.tensor([[3, 0, 5], [IGNORED, IGNORED, IGNORED], [IGNORED, 2, IGNORED], [IGNORED, 1, 4]])
 
 
-def top_kl(student, teacher, labels):
+def top_kl(student, teacher, labels, num_items, weights):
     log_probs, indices = teacher.float().log_softmax(-1).topk(3, dim=-1)
-    return losses.token_top_kl_loss(student, log_probs, indices, labels, 5, temperature=1.0, chunk_size=4)
+    cached = (log_probs, indices, labels, num_items)
+    return losses.token_top_kl_loss(student, *cached, temperature=1.0, chunk_size=4, weights=weights)
 
 
-def in_chunks(student, teacher, labels):
-    def loss(student, teacher, labels):
-        return losses.soft_target_loss(student, teacher, labels, 5, 2.0)
+def task(smoothing, student, _, labels, num_items, weights):
+    return losses.task_loss(student, labels, num_items, smoothing, weights)
 
-    return losses.sum_over_chunks(loss, (student, teacher), labels, chunk_size=4)
+
+def soft_labels(student, teacher, labels, num_items, weights):
+    shares = teacher.float().softmax(-1).nan_to_num()
+    return losses.task_loss(student, labels, num_items, weights=weights, shares=shares)
 
 
 def attention(scores, mask):
@@ -44,8 +48,8 @@ def counted_entries(labels, mask):
 class Case(NamedTuple):
     """A loss, divided by 5 items."""
 
-    loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-    """Loss of student, teacher, labels, mask."""
+    loss: Callable[..., Tensor]
+    """Loss of student, teacher, labels, mask and, if given, weights of the items."""
     shape: tuple[int, ...]
     """Shape of an example of the student and of the teacher."""
     labels: Tensor
@@ -55,77 +59,64 @@ class Case(NamedTuple):
     """From random numbers and the mask to what the loss takes."""
 
 
-def of_items(loss):
-    return Case(loss, (LENGTH, WIDTH), OF_TOKENS, lambda labels, _: labels.ne(IGNORED)[..., None])
+def of_items(loss, width=WIDTH):
+    def divided(student, teacher, labels, _, weights=None):
+        return loss(student, teacher, labels, 5, weights=weights)
+
+    return Case(divided, (LENGTH, width), OF_TOKENS, lambda labels, _: labels.ne(IGNORED)[..., None])
+
+
+def of_inside(loss, shape, counted, labels=OF_EXAMPLES, **prepare):
+    def divided(student, teacher, labels, mask, weights=None):
+        return loss(student, teacher, mask, labels, 5, weights=weights)
+
+    return Case(divided, shape, labels, counted, **prepare)
 
 
 def of_positions(loss, labels=OF_EXAMPLES):
-    return Case(lambda s, t, y, m: loss(s, t, m, y, 5), (LENGTH, WIDTH), labels, counted_positions)
+    return of_inside(loss, (LENGTH, WIDTH), counted_positions, labels)
 
 
-def of_maps(loss, prepare):
-    shape = (HEADS, LENGTH, LENGTH)
-    return Case(lambda s, t, y, m: loss(s, t, m, y, 5), shape, OF_EXAMPLES, counted_entries, prepare)
+def of_maps(loss, **prepare):
+    return of_inside(loss, (HEADS, LENGTH, LENGTH), counted_entries, **prepare)
 
 
 def of_features(loss):
-    return Case(
-        lambda s, t, y, _: loss(s, t, y, 5), (2, 3, 2), OF_EXAMPLES, lambda y, _: y.ne(IGNORED)[:, None, None, None]
-    )
+    def without_mask(student, teacher, _, *arguments, weights):
+        return loss(student, teacher, *arguments, weights)
+
+    return of_inside(without_mask, (2, 3, 2), lambda labels, _: labels.ne(IGNORED)[:, None, None, None])
 
 
 CASES = {
-    "soft_target": of_items(lambda s, t, y, _: losses.soft_target_loss(s, t, y, 5, 2.0)),
-    "reverse_kl": of_items(lambda s, t, y, _: losses.reverse_kl_loss(s, t, y, 5, 2.0)),
-    "jensen_shannon": of_items(lambda s, t, y, _: losses.jensen_shannon_loss(s, t, y, 5, 2.0, beta=0.3)),
-    "dkd": of_items(lambda s, t, y, _: losses.dkd_loss(s, t, y, 5, 2.0, alpha=1.0, beta=2.0)),
-    "logit_mse": of_items(lambda s, t, y, _: losses.logit_mse_loss(s, t, y, 5)),
+    "soft_target": of_items(partial(losses.soft_target_loss, temperature=2.0)),
+    "reverse_kl": of_items(partial(losses.reverse_kl_loss, temperature=2.0)),
+    "jensen_shannon": of_items(partial(losses.jensen_shannon_loss, temperature=2.0, beta=0.3)),
+    "dkd": of_items(partial(losses.dkd_loss, temperature=2.0, alpha=1.0, beta=2.0)),
+    "logit_mse": of_items(losses.logit_mse_loss),
     "hidden_mse": of_positions(losses.hidden_mse_loss),
     "hidden_mse of tokens": of_positions(losses.hidden_mse_loss, OF_TOKENS),
     "hidden_cosine": of_positions(losses.hidden_cosine_loss),
     "pkd": of_positions(losses.pkd_loss),
     "feature_mse": of_features(losses.feature_mse_loss),
     "attention_transfer": of_features(losses.attention_transfer_loss),
-    "attention_map": of_maps(losses.attention_map_loss, lambda scores, _: scores),
-    "attention_kl": of_maps(losses.attention_kl_loss, attention),
-    "relation": of_positions(lambda *arguments: losses.relation_loss(*arguments, relation_heads=2)),
-    "soft_target in chunks": of_items(lambda s, t, y, _: in_chunks(s, t, y)),
-    "token_top_kl": of_items(lambda s, t, y, _: top_kl(s, t, y)),
+    "attention_map": of_maps(losses.attention_map_loss),
+    "attention_kl": of_maps(losses.attention_kl_loss, prepare=attention),
+    "relation": of_positions(partial(losses.relation_loss, relation_heads=2)),
+    "token_top_kl": of_items(top_kl),
 }
-
-
-INSIDE = {
-    "hidden_mse": (losses.hidden_mse_loss, (LENGTH, WIDTH)),
-    "hidden_cosine": (losses.hidden_cosine_loss, (LENGTH, WIDTH)),
-    "pkd": (losses.pkd_loss, (LENGTH, WIDTH)),
-    "attention_map": (losses.attention_map_loss, (HEADS, LENGTH, LENGTH)),
-    "attention_kl": (losses.attention_kl_loss, (HEADS, LENGTH, LENGTH)),
-    "relation": (partial(losses.relation_loss, relation_heads=2), (LENGTH, WIDTH)),
+OF_LABELS = {
+    "task": of_items(partial(task, 0.0)),
+    "task, smoothed": of_items(partial(task, 0.2)),
+    "task, regression": of_items(partial(task, 0.0), width=1),
+    "task, soft labels": of_items(soft_labels),
 }
-"""Losses of what is inside of the models, and the shape of an example."""
+"""Losses without a teacher."""
 
 
-@pytest.mark.parametrize("name", INSIDE)
-@pytest.mark.parametrize("labels", [OF_EXAMPLES, OF_TOKENS], ids=["examples", "tokens"])
-def test_an_example_counts_with_the_weights_of_its_items(name, labels):
-    """As `trust` weighs them: the sum over examples of their weights times the loss of the example alone."""
-    loss, shape = INSIDE[name]
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn(2, EXAMPLES, *shape, generator=generator)
-    if name == "attention_kl":
-        student, teacher = (attention(scores, MASK) for scores in (student, teacher))
-    weights = torch.rand(labels.shape, generator=generator)
-    shares = (weights * labels.ne(IGNORED)).reshape(EXAMPLES, -1).sum(-1)
-    one = torch.zeros(1, dtype=torch.long)
-    of_example = torch.stack([loss(student[[row]], teacher[[row]], MASK[[row]], one, 1) for row in range(EXAMPLES)])
-    expected = (shares * of_example).sum() / 5
-    torch.testing.assert_close(loss(student, teacher, MASK, labels, 5, weights=weights), expected)
-    assert not torch.isclose(loss(student, teacher, MASK, labels, 5), expected, rtol=0.05)
-
-
-@pytest.fixture(params=CASES.values(), ids=CASES.keys())
+@pytest.fixture(params=[*CASES, *OF_LABELS])
 def case(request):
-    return request.param
+    return (CASES | OF_LABELS)[request.param]
 
 
 def inputs(case, dtype=torch.float32):
@@ -140,6 +131,7 @@ def value_and_gradient(case, student, teacher, rows=slice(None)):
     return loss.detach(), torch.autograd.grad(loss, student)[0]
 
 
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_student_that_equals_its_teacher_has_neither_loss_nor_gradient(case):
     student, _ = inputs(case)
     # A divergence of probabilities has a gradient, which is the same for all of a row and ends at the softmax.
@@ -153,19 +145,38 @@ def test_another_student_has_a_loss(case):
     assert case.loss(*inputs(case), case.labels, MASK).item() > 0.01
 
 
-@pytest.mark.parametrize("garbage", [1e4, float("nan"), float("inf"), float("-inf")])
-def test_what_is_masked_has_neither_loss_nor_gradient_whatever_is_there(case, garbage):
+def test_an_item_counts_with_its_weight(case):
+    """As `trust` weighs them: the sum over items of their weights times the loss of the item alone."""
+    student, teacher = inputs(case)
+    for labels in [case.labels] if case.labels is OF_TOKENS else [OF_EXAMPLES, OF_TOKENS]:
+        weights = torch.rand(labels.shape, generator=torch.Generator().manual_seed(0))
+        expected = 0.0
+        for item in labels.ne(IGNORED).nonzero().unbind():
+            alone = torch.full_like(labels, IGNORED).index_put(tuple(item), labels[tuple(item)])
+            expected += weights[tuple(item)] * case.loss(student, teacher, alone, MASK)
+        found = case.loss(student, teacher, labels, MASK, weights)
+        torch.testing.assert_close(found, expected, msg=f"{found} is not {expected} with labels {list(labels.shape)}")
+        assert not torch.isclose(case.loss(student, teacher, labels, MASK), expected, rtol=0.05), labels
+
+
+def test_what_is_masked_has_neither_loss_nor_gradient_whatever_is_there(case):
     student, teacher = inputs(case)
     counted = case.counted(case.labels, MASK).expand_as(student)
     assert counted.any()
     assert not counted.all()
     expected, expected_gradient = value_and_gradient(case, student, teacher)
-    filled = [logits.detach().where(counted, garbage) for logits in (student, teacher)]
-    loss, gradient = value_and_gradient(case, filled[0].requires_grad_(), filled[1])
-    assert torch.equal(loss, expected)
-    assert torch.equal(gradient, expected_gradient)
-    assert gradient[~counted].eq(0).all()
-    assert gradient[counted].ne(0).any()
+    assert expected_gradient[~counted].eq(0).all()
+    assert expected_gradient[counted].ne(0).any()
+    for garbage in (1e4, math.nan, math.inf, -math.inf):
+        filled = [logits.detach().where(counted, garbage) for logits in (student, teacher)]
+        loss, gradient = value_and_gradient(case, filled[0].requires_grad_(), filled[1])
+        assert torch.equal(loss, expected), garbage
+        assert torch.equal(gradient, expected_gradient), garbage
+
+
+@pytest.mark.parametrize("name", ["hidden_mse", "hidden_cosine", "pkd", "attention_map", "attention_kl", "relation"])
+def test_an_example_of_nothing_but_padding_has_no_loss(name):
+    assert CASES[name].loss(*inputs(CASES[name]), OF_EXAMPLES, torch.zeros_like(MASK)).item() == 0
 
 
 def test_micro_batches_add_up_to_the_whole_batch(case):
@@ -176,12 +187,12 @@ def test_micro_batches_add_up_to_the_whole_batch(case):
     torch.testing.assert_close(sum(part for _, part in parts), gradient)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_fp32(case, dtype):
-    student, teacher = inputs(case, dtype)
-    loss = case.loss(student, teacher, case.labels, MASK)
-    assert loss.dtype == torch.float32
-    assert torch.equal(loss, case.loss(student.float(), teacher.float(), case.labels, MASK))
+def test_half_precision_is_computed_in_fp32(case):
+    for dtype in (torch.float16, torch.bfloat16):
+        student, teacher = inputs(case, dtype)
+        loss = case.loss(student, teacher, case.labels, MASK)
+        assert loss.dtype == torch.float32, dtype
+        assert torch.equal(loss, case.loss(student.float(), teacher.float(), case.labels, MASK)), dtype
 
 
 def test_autocast_changes_nothing(case):

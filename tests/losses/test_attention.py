@@ -80,8 +80,3 @@ def test_a_probability_that_has_underflowed_costs_much_and_nothing_infinite():
     (gradient,) = torch.autograd.grad(loss, student)
     assert 40 < loss.item() < 50
     assert gradient.isfinite().all()
-
-
-@pytest.mark.parametrize("loss", [attention_map_loss, attention_kl_loss])
-def test_an_example_of_nothing_but_padding_has_no_loss(maps, loss):
-    assert loss(*maps, torch.zeros_like(MASK), OF_EXAMPLES, 2).item() == 0

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 
-from hf_kd_lambda.losses.class_weights import WeightedTaskLoss, balanced_weights
+from hf_kd_lambda.losses.class_weights import WeightedTaskLoss, balanced_weights, item_weights
 from hf_kd_lambda.losses.functional.labels import item_labels
 from hf_kd_lambda.losses.objective import Objective
 
@@ -34,6 +34,11 @@ def test_both_losses_weigh_the_items_alike():
     batch = {"labels": labels}
     found = objective._task_loss(outputs, batch, item_labels(labels), 7, None)
     torch.testing.assert_close(found, expected)
+
+
+def test_classes_weigh_in_addition_to_other_weights():
+    found = item_weights(torch.tensor([2.0, 3.0]), torch.tensor([1, 0, -100]), torch.tensor([0.5, 0.25, 1.0]))
+    assert found[:2].tolist() == [1.5, 0.5]
 
 
 def test_items_without_a_label_are_not_counted():

@@ -56,21 +56,6 @@ def test_attention_transfer_loss_sees_neither_sign_nor_scale_nor_order_of_channe
     torch.testing.assert_close(attention_transfer_loss(-3 * student.flip(1), teacher, LABELS, 2), loss)
 
 
-@pytest.mark.parametrize("loss", [feature_mse_loss, attention_transfer_loss])
-@pytest.mark.parametrize("num_labels", [2, 3])  # of three examples
-def test_an_example_counts_with_the_weights_of_its_labels(loss, num_labels):
-    student, teacher = features(2, 3, 4), features(2, 3, 4, seed=1)
-    student[1] = math.nan  # has no item
-    labels = torch.zeros(3, num_labels, dtype=torch.long)
-    labels[0, 0], labels[1] = IGNORED, IGNORED
-    weights = torch.arange(1.0, 1.0 + labels.numel()).view_as(labels)
-    one = torch.zeros(1, dtype=torch.long)
-    of_example = [loss(student[i : i + 1], teacher[i : i + 1], one, 1).item() for i in (0, 2)]
-    shares = [weights[0, 1:].sum().item(), weights[2].sum().item()]
-    expected = math.fsum(share * value for share, value in zip(shares, of_example, strict=True))
-    assert loss(student, teacher, labels, 5, weights).item() == pytest.approx(expected / 5, rel=1e-6)
-
-
 def test_maps_without_any_activation_have_a_finite_gradient():
     student = torch.zeros(3, 2, 2, 2, requires_grad=True)
     (gradient,) = torch.autograd.grad(attention_transfer_loss(student, features(2, 2, 2), LABELS, 2), student)

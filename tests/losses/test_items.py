@@ -21,7 +21,3 @@ def test_attended_positions_share_the_items_of_their_example():
     expected = torch.tensor([[1, 1, 0, 1], [6, 0, 0, 0], [0, 0, 0, 0]]) / (3 * 5)
     torch.testing.assert_close(position_weights(mask, OF_TOKENS, 5), expected)
     torch.testing.assert_close(position_weights(mask.bool(), OF_TOKENS, torch.tensor(5)), expected)
-
-
-def test_an_example_of_nothing_but_padding_weighs_nothing():
-    assert position_weights(torch.zeros(1, 3), torch.tensor([1]), 1).tolist() == [[0, 0, 0]]

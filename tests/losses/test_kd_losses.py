@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_kd_lambda.losses import functional as losses
-from hf_kd_lambda.losses.base import LossInputs, TeacherBatch
+from hf_kd_lambda.losses.base import LossInputs, TeacherBatch, TopLogits
 from hf_kd_lambda.losses.registry import KD_LOSSES, make_kd_losses
 
 T, ITEMS = 3.0, 4
@@ -33,7 +33,7 @@ def given():
     mask[1, 3:] = 0
     of_teacher = outputs(4, seed=1)
     teacher = TeacherBatch(of_teacher["logits"], inner=of_teacher)
-    return LossInputs(outputs(2), teacher, mask, torch.tensor([0, 2, 1, 1]), ITEMS, T)
+    return LossInputs(outputs(2), teacher, mask, torch.tensor([0, 2, 1, 1]), ITEMS, T, weights=torch.rand(4))
 
 
 def computed(given, name, hyper=1.0):
@@ -51,8 +51,17 @@ def computed(given, name, hyper=1.0):
     ],
 )
 def test_losses_of_logits_are_the_functions_of_their_names(given, name, hyper, function, extra):
-    expected = function(given.student["logits"], given.teacher.logits, given.labels, ITEMS, *extra)
+    expected = function(given.student["logits"], given.teacher.logits, given.labels, ITEMS, *extra, given.weights)
     torch.testing.assert_close(computed(given, name, hyper), expected)
+
+
+def test_soft_targets_are_the_cached_top_logits_if_only_they_are_there(given):
+    student, weights, labels = torch.randn(4, 5, 7), torch.rand(4, 5), torch.randint(7, (4, 5))
+    top = torch.randn(4, 5, 7).log_softmax(-1).topk(3)
+    teacher = TeacherBatch(None, TopLogits(top.values, top.indices, 7, T))
+    given = given._replace(student={"logits": student}, teacher=teacher, labels=labels, weights=weights)
+    expected = losses.token_top_kl_loss(student, *top, labels, ITEMS, T, weights=weights)
+    torch.testing.assert_close(computed(given, "soft_targets"), expected)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +85,14 @@ def test_losses_of_logits_are_the_functions_of_their_names(given, name, hyper, f
 def test_losses_of_layers_are_means_over_the_mapped_pairs(given, name, source, function, layers, pairs):
     first = 1 if source == "hidden_states" else 0  # the hidden states begin with the embeddings
     student, teacher = given.student[source], given.teacher.inner[source]
-    rest = (given.attention_mask, given.labels, ITEMS)
+    rest = (given.attention_mask, given.labels, ITEMS, given.weights)
     expected = torch.stack([function(student[s + first], teacher[t + first], *rest) for s, t in pairs]).mean()
     torch.testing.assert_close(computed(given, name, {"layers": layers}), expected)
 
 
 def test_the_embedding_loss_is_of_the_first_hidden_states(given):
     states = given.student["hidden_states"][0], given.teacher.inner["hidden_states"][0]
-    expected = losses.hidden_mse_loss(*states, given.attention_mask, given.labels, ITEMS)
+    expected = losses.hidden_mse_loss(*states, given.attention_mask, given.labels, ITEMS, given.weights)
     torch.testing.assert_close(computed(given, "embedding_mse"), expected)
 
 
@@ -91,7 +100,7 @@ def test_the_embedding_loss_is_of_the_first_hidden_states(given):
     ("name", "vectors"), [("relations", ("query", "key", "value")), ("value_relations", ["value"])]
 )
 def test_relations_are_those_of_the_last_layers(given, name, vectors):
-    rest = (given.attention_mask, given.labels, ITEMS, 4)
+    rest = (given.attention_mask, given.labels, ITEMS, 4, given.weights)
     expected = torch.stack(
         [
             losses.relation_loss(
@@ -106,7 +115,7 @@ def test_relations_are_those_of_the_last_layers(given, name, vectors):
 def test_attention_kl_is_of_the_last_layers_by_default(given):
     def expected(student, teacher):
         maps = given.student["attentions"][student], given.teacher.inner["attentions"][teacher]
-        return losses.attention_kl_loss(*maps, given.attention_mask, given.labels, ITEMS)
+        return losses.attention_kl_loss(*maps, given.attention_mask, given.labels, ITEMS, given.weights)
 
     torch.testing.assert_close(computed(given, "attention_kl"), expected(1, 3))
     torch.testing.assert_close(computed(given, "attention_kl", {"layers": {0: 2}}), expected(0, 2))
@@ -119,11 +128,10 @@ def test_attention_kl_is_of_the_last_layers_by_default(given):
 def test_losses_of_feature_maps_need_no_mask(name, function):
     torch.manual_seed(0)
     student, teacher = (tuple(torch.randn(2, 3, 4, 4) for _ in range(3)) for _ in range(2))
-    labels = torch.tensor([0, 1])
-    given = LossInputs(
-        {"hidden_states": student}, TeacherBatch(None, inner={"hidden_states": teacher}), None, labels, 2, T
-    )
-    expected = torch.stack([function(student[i], teacher[i], labels, 2) for i in (1, 2)]).mean()
+    labels, weights = torch.tensor([0, 1]), torch.rand(2)
+    of_teacher = TeacherBatch(None, inner={"hidden_states": teacher})
+    given = LossInputs({"hidden_states": student}, of_teacher, None, labels, 2, T, weights)
+    expected = torch.stack([function(student[i], teacher[i], labels, 2, weights) for i in (1, 2)]).mean()
     torch.testing.assert_close(computed(given, name), expected)
 
 

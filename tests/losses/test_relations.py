@@ -64,10 +64,6 @@ def test_relation_heads_that_do_not_divide_a_width_are_refused(vectors):
         relation_loss(*vectors, MASK, OF_EXAMPLES, 3, relation_heads=8)
 
 
-def test_an_example_of_nothing_but_padding_has_no_loss(vectors):
-    assert relation_loss(*vectors, torch.zeros_like(MASK), OF_EXAMPLES, 3, 2).item() == 0
-
-
 def test_products_are_not_rounded_by_autocast(vectors):
     expected = relation_loss(*vectors, MASK, OF_EXAMPLES, 3, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):

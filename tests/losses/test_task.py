@@ -30,30 +30,9 @@ def test_integer_labels_of_a_regression_are_taken_as_numbers():
     assert task_loss(torch.tensor([[1.5]]), torch.tensor([1]), num_items=1).item() == 0.25
 
 
-def test_ignored_items_have_neither_loss_nor_gradient(batch):
-    logits, labels = batch
-    logits.requires_grad_()
-    labels[[1, 4]] = IGNORED
-    kept = labels != IGNORED
-    masked = task_loss(logits, labels, 4)
-    torch.testing.assert_close(masked, task_loss(logits[kept], labels[kept], 4))
-    (gradient,) = torch.autograd.grad(masked, logits)
-    assert gradient[~kept].eq(0).all()
-    assert gradient[kept].ne(0).all()
-
-
 def test_positions_count_like_examples(batch):
     logits, labels = batch
     torch.testing.assert_close(task_loss(logits.view(2, 3, 4), labels.view(2, 3), 6), task_loss(logits, labels, 6))
-
-
-@pytest.mark.parametrize("num_items", [6, torch.tensor(6)], ids=["int", "tensor"])
-def test_micro_batches_add_up_to_the_whole_batch(batch, num_items):
-    logits, labels = batch
-    labels[2] = IGNORED
-    whole = task_loss(logits, labels, num_items)
-    parts = zip(logits.split([1, 2, 3]), labels.split([1, 2, 3]), strict=True)
-    torch.testing.assert_close(sum(task_loss(*part, num_items) for part in parts), whole)
 
 
 def test_label_smoothing_is_torchs(batch):
@@ -62,12 +41,3 @@ def test_label_smoothing_is_torchs(batch):
     expected = F.cross_entropy(logits, labels, label_smoothing=0.2, reduction="sum") / 5
     torch.testing.assert_close(task_loss(logits, labels, 5, label_smoothing=0.2), expected)
     assert not torch.isclose(expected, task_loss(logits, labels, 5))
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("outputs", [1, 4])
-def test_half_precision_is_computed_in_fp32(batch, dtype, outputs):
-    logits, labels = batch[0][:, :outputs].to(dtype), batch[1]
-    loss = task_loss(logits, labels, 6)
-    assert loss.dtype == torch.float32
-    assert torch.equal(loss, task_loss(logits.float(), labels, 6))

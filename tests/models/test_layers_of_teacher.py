@@ -60,31 +60,26 @@ def logits(model):
 
 
 @pytest.mark.parametrize("model_type", OF_TEXTS)
-def test_student_computes_what_the_teacher_does_without_its_other_layers(model_type):
+def test_student_computes_what_the_teacher_does_without_its_other_layers_also_when_saved(model_type, tmp_path):
     teacher = tiny_model(model_type)
     first = [0] if model_type == "modernbert" else []
     student = student_from_layers(teacher, [*first, 3, 1])
     torch.testing.assert_close(logits(student), logits(without_other_layers(teacher, [*first, 3, 1])))
     assert not torch.allclose(logits(student), logits(student_from_layers(teacher, [*first, 1, 3])), rtol=1e-3)
+    student.save_pretrained(tmp_path)
+    loaded, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert type(loaded) is type(student)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert loaded.config.num_hidden_layers == len(first) + 2
+    assert loaded.config.id2label == dict(enumerate(NAMES))
+    torch.testing.assert_close(logits(loaded), logits(student))
 
 
 @pytest.mark.parametrize("model_type", OF_TEXTS)
 def test_student_with_all_layers_is_the_teacher(model_type):
     teacher = tiny_model(model_type, layers=2)
     torch.testing.assert_close(logits(student_from_layers(teacher, [0, 1])), logits(teacher))
-
-
-@pytest.mark.parametrize("model_type", OF_TEXTS)
-def test_student_survives_saving(model_type, tmp_path):
-    student = student_from_layers(tiny_model(model_type), [0, 2, 3])
-    student.save_pretrained(tmp_path)
-    loaded, info = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
-    assert type(loaded) is type(student)
-    assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
-    assert loaded.config.num_hidden_layers == 3
-    assert loaded.config.id2label == dict(enumerate(NAMES))
-    torch.testing.assert_close(logits(loaded), logits(student))
 
 
 def test_layers_of_modernbert_keep_their_kind_of_attention():

@@ -23,7 +23,8 @@ def ragged():
 
 
 def trainer_of(folder, data, strategy="group_by_length"):
-    return BaseTrainer(tiny_bert(3), config(folder, train_sampling_strategy=strategy), train_dataset=data)
+    args = config(folder, train_sampling_strategy=strategy, gradient_accumulation_steps=2)
+    return BaseTrainer(tiny_bert(3), args, train_dataset=data)
 
 
 def with_other_lengths(data):

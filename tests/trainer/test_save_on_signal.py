@@ -53,9 +53,13 @@ def test_a_second_signal_interrupts_at_once(listening, args, number):
 
 
 def test_a_signal_after_another_ranks_is_this_ones_first(listening, args, monkeypatch):
+    def all_reduce(number, op):
+        assert op == save_on_signal.dist.ReduceOp.MAX, "the signals are the larger numbers"
+        number.fill_(signal.SIGTERM.value)
+
     monkeypatch.setattr(save_on_signal.dist, "is_initialized", lambda: True)
     monkeypatch.setattr(save_on_signal.dist, "get_world_size", lambda: 2)
-    monkeypatch.setattr(save_on_signal.dist, "all_reduce", lambda number, op: number.fill_(signal.SIGTERM.value))
+    monkeypatch.setattr(save_on_signal.dist, "all_reduce", all_reduce)
     control = TrainerControl()
     listening.on_step_end(args, TrainerState(), control)
     assert control.should_save

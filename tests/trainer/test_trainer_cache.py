@@ -151,6 +151,14 @@ def test_a_later_run_reads_what_an_earlier_one_kept(tmp_path, changed):
     assert_same_training(trainer, train(online_config(tmp_path, **changed), *models(), examples()))
 
 
+def test_outputs_in_another_precision_are_computed(tmp_path):
+    kept = []
+    for precision in ("fp32", "bf16"):
+        assert make_trainer(cached_config(tmp_path, precision=precision), *models(), examples()).cache_teacher()
+        kept.append(len(list((tmp_path / "cache").rglob("*.*"))))
+    assert kept[1] == 2 * kept[0] > 0
+
+
 def test_another_dataset_can_still_be_predicted_and_evaluated(tmp_path):
     trainer = train(cached_config(tmp_path), *models(), examples())
     online = train(online_config(tmp_path), *models(), examples())

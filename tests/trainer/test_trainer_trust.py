@@ -43,6 +43,9 @@ KINDS = {
 """Teacher and student."""
 
 
+NAN = float("nan")
+
+
 def data_of(kind):
     return examples(num_labels=1 if kind == "numbers" else 3)
 
@@ -58,7 +61,7 @@ def judged(state, logits, teachers, labels):
 
 
 def item_losses(logits, soft, labels):
-    """Task loss and KD loss of every item."""
+    """Task loss and KD loss of every item; any number as the task loss of an item without a label."""
     if logits.shape[-1] == 1:
         return (logits.squeeze(-1) - labels).square(), (logits - soft).squeeze(-1).square()
     log_student, target = (
@@ -76,7 +79,10 @@ def trust_ratio(state):
 
 
 def plain_loop(student, teacher, data, state):
-    """λ of each step; both losses are weighted by trust before their gradients are measured."""
+    """λ of each step; both losses are weighted by trust before their gradients are measured.
+
+    Trust itself is the package's, see tests/balancing.
+    """
     parameters, signal, lambdas = list(student.parameters()), TeacherSignal(), []
     for batch in batches(data):
         student.train()
@@ -90,9 +96,12 @@ def plain_loop(student, teacher, data, state):
         if weights.teachers is not None:
             soft = (weights.teachers.unsqueeze(-1) * torch.stack(teachers, dim=1)).sum(1)
         state.update(counts)
-        signal.update(count_signal(TeacherBatch(soft), labels))
+        items = item_labels(labels)
+        signal.update(count_signal(TeacherBatch(soft), items.kd))
         losses = [
-            (weight * loss).mean() for weight, loss in zip(weights[:2], item_losses(logits, soft, labels), strict=True)
+            (weight * loss).sum() / count
+            for *parts, count in zip(weights[:2], item_losses(logits, soft, items.task), items.counts, strict=True)
+            for weight, loss in [parts]
         ]
         task_grads, kd_grads = (reference.gradients(loss, parameters) for loss in losses)
         a, b, _ = reference.gram_of(task_grads, kd_grads)
@@ -105,15 +114,18 @@ def plain_loop(student, teacher, data, state):
 
 
 @pytest.mark.parametrize(
-    ("kind", "state"),
-    [
-        ("classes", ClassReliabilities(3)),
-        ("numbers", NumberReliabilities(unit=unit_of(np.array(data_of("numbers")["labels"])))),
-        ("several teachers", ClassReliabilities(3, shares=(0.25, 0.75))),
-    ],
+    ("kind", "missing"),
+    [("classes", None), ("classes", -100), ("numbers", None), ("numbers", NAN), ("several teachers", None)],
 )
-def test_a_run_equals_the_plain_loop(tmp_path, kind, state):
+def test_a_run_equals_the_plain_loop(tmp_path, kind, missing):
     (teacher, student), data = KINDS[kind](), data_of(kind)
+    if missing is not None:
+        data = partly_labelled(missing, num_labels=student.config.num_labels)
+    if kind == "numbers":
+        labels = np.array(data["labels"])
+        state = NumberReliabilities(unit=unit_of(labels[~np.isnan(labels)]))
+    else:
+        state = ClassReliabilities(3, shares=(0.25, 0.75) if kind == "several teachers" else (1.0,))
     twin = copy.deepcopy(student)
     trainer = train(config(tmp_path, **TRUST), teacher, student, data)
     lambdas = plain_loop(twin, teacher, data, state)
@@ -207,8 +219,15 @@ def test_an_evaluation_of_other_examples_uses_their_own_logits(tmp_path):
     (teacher, student), data = KINDS["several teachers"](), data_of("several teachers")
     kept = {"cache_teacher": True, "teacher_cache_dir": str(tmp_path / "cache")}
     trainer = train(config(tmp_path, **TRUST, **kept), teacher, student, data)
-    assert trainer.evaluate(data)["eval_kd_loss"] > 0.01
     of_student = torch.from_numpy(trainer.predict(data).predictions)
+    inputs = {name: values for name, values in batches(data, len(data))[0].items() if name != "labels"}
+    with torch.no_grad():
+        logits = torch.stack([member(**inputs).logits for member in teacher.members], dim=-1)
+    state = trainer.lambda_state.trust
+    state.annotators[2, 0] = 0.0  # as if the second teacher knew next to nothing
+    weights = torch.stack(state.each_teacher) * torch.tensor([0.25, 0.75])
+    expected = reference.mean_kd_loss(of_student, logits @ (weights / weights.sum())).item()
+    assert trainer.evaluate(data)["eval_kd_loss"] == pytest.approx(expected, rel=1e-5)
     given = data.add_column("teacher_logits", of_student.tolist())
     assert trainer.evaluate(given)["eval_kd_loss"] == pytest.approx(0, abs=1e-6)
     trainer.teacher = None

@@ -9,6 +9,7 @@ from helpers.small_runs import (
     BATCH,
     NO_DROPOUT,
     assert_same_run,
+    batches,
     config,
     examples,
     flat,
@@ -105,10 +106,12 @@ def test_labels_that_are_all_missing_have_no_reliability(tmp_path, missing, num_
 
 
 def test_layers_are_compared_without_labels_too(tmp_path):
-    losses = {"soft_targets": 1.0, "hidden_mse": 0.5}
-    data = examples().remove_columns("labels")
-    trainer = train(config(tmp_path, lambda_rule="fixed", kd_losses=losses), *models(), data)
-    assert logged(trainer.state.log_history, "kd_loss/hidden_mse")[-1] > 0
+    args = config(tmp_path, lambda_rule="fixed", kd_losses={"soft_targets": 1.0, "hidden_mse": 0.5}, max_steps=1)
+    values = []
+    for data in (examples(), examples().remove_columns("labels")):
+        values += logged(train(args, *models(), data).state.log_history, "kd_loss/hidden_mse")
+    assert values[1] == pytest.approx(values[0], rel=1e-6)
+    assert values[0] > 0
 
 
 def test_tokens_without_a_mask_and_labels_are_all_learned(tmp_path):
@@ -133,6 +136,16 @@ def test_evaluation_counts_the_items_of_each_loss(tmp_path):
     everything = trainer.evaluate(examples())["eval_kd_loss"]
     assert found["eval_kd_loss"] == pytest.approx(everything, rel=1e-5)
     assert everything != pytest.approx(trainer.evaluate(labelled)["eval_kd_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(("across_ranks", "expected"), [(True, [7, 16]), (False, [5, 8])])
+def test_the_items_of_other_ranks_count_as_set(tmp_path, monkeypatch, across_ranks, expected):
+    trainer = make_trainer(config(tmp_path), *models(), partly_labelled())
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    monkeypatch.setattr(trainer.accelerator, "reduce", lambda counts, _: counts + torch.tensor([2, 8]))
+    trainer.args.average_tokens_across_devices, trainer.state.max_steps = across_ranks, 1
+    _, counts = trainer.get_batch_samples(iter(batches(partly_labelled())), 1, torch.device("cpu"))
+    assert counts.tolist() == expected
 
 
 @pytest.mark.parametrize(
