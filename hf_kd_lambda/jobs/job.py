@@ -25,13 +25,14 @@ from hf_kd_lambda.jobs.checks import (
 )
 from hf_kd_lambda.jobs.disk_space import check_space
 from hf_kd_lambda.jobs.evaluate import classes_of, evaluate_model
-from hf_kd_lambda.jobs.finetune import finetune, load_finished, train_on
+from hf_kd_lambda.jobs.finetune import finetune
 from hf_kd_lambda.jobs.hub import make_repository, push_student, repository_of
 from hf_kd_lambda.jobs.identity import identity, settings_of, teacher_settings_of
 from hf_kd_lambda.jobs.loading import ModelLoader
 from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.jobs.progress import stage
 from hf_kd_lambda.jobs.report import card_facts, write_job_report
+from hf_kd_lambda.jobs.resuming import load_finished, train_on
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 from hf_kd_lambda.jobs.trainer_checks import check_trainer
 from hf_kd_lambda.losses.class_weights import WeightedTaskLoss

@@ -14,9 +14,9 @@ from helpers.tiny import save_checkpoint, tiny_bert
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from hf_kd_lambda.jobs.finetune import load_finished
 from hf_kd_lambda.jobs.hub import student_files
 from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.jobs.resuming import load_finished
 from hf_kd_lambda.reports.label_quality import LabelQuality
 from hf_kd_lambda.studies.comparison.plan import arguments
 

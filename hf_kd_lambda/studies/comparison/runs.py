@@ -25,9 +25,9 @@ from transformers import (
 
 from hf_kd_lambda.data.columns import ADDED_COLUMNS, TEACHER_LOGITS, TEACHER_OUTPUTS, token_counts
 from hf_kd_lambda.data.selection import count_unlabelled
-from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.identity import content, digest
 from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.jobs.resuming import train_on
 from hf_kd_lambda.reports.sampling_error import standard_error
 from hf_kd_lambda.studies.comparison.plan import GLUE, Comparison
 from hf_kd_lambda.studies.comparison.regimes import (
