@@ -24,7 +24,7 @@ from hf_kd_lambda.jobs.checks import (
     check_tokens,
 )
 from hf_kd_lambda.jobs.disk_space import check_space
-from hf_kd_lambda.jobs.evaluate import classes_of, evaluate_model
+from hf_kd_lambda.jobs.evaluation import classes_of, evaluate_model
 from hf_kd_lambda.jobs.finetune import finetune
 from hf_kd_lambda.jobs.hub import make_repository, push_student, repository_of
 from hf_kd_lambda.jobs.identity import identity, settings_of, teacher_settings_of

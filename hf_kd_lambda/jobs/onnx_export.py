@@ -19,7 +19,8 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedModel, PreTrainedT
 from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.columns import accepted_inputs
 from hf_kd_lambda.jobs.command_line import ScreenParser
-from hf_kd_lambda.jobs.evaluate import DATA_GROUP, evaluate_model, evaluated_data, with_data
+from hf_kd_lambda.jobs.evaluate import DATA_GROUP, with_data
+from hf_kd_lambda.jobs.evaluation import evaluate_model, evaluated_data
 from hf_kd_lambda.models.labels import label_permutation, own_label_names
 from hf_kd_lambda.models.loaded_forms import read_in_own_precision
 from hf_kd_lambda.models.onnx_file import quantise_onnx, require_onnx, run_by_onnx, write_onnx

@@ -39,7 +39,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED
-from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints
+from hf_kd_lambda.jobs.evaluation import evaluate_checkpoints
 from hf_kd_lambda.jobs.hub import student_files
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 from hf_kd_lambda.reports.model_card import origin_of
