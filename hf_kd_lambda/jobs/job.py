@@ -31,7 +31,7 @@ from hf_kd_lambda.jobs.identity import identity, settings_of, teacher_settings_o
 from hf_kd_lambda.jobs.loading import ModelLoader
 from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.jobs.progress import stage
-from hf_kd_lambda.jobs.report import card_facts, write_job_report
+from hf_kd_lambda.jobs.report import card_facts, differing_texts, suspicious_examples, write_job_report
 from hf_kd_lambda.jobs.resuming import load_finished, train_on
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 from hf_kd_lambda.jobs.trainer_checks import check_trainer
@@ -39,10 +39,10 @@ from hf_kd_lambda.losses.class_weights import WeightedTaskLoss
 from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.labels import names_of_numbers
 from hf_kd_lambda.reports.agreement import teacher_agreement
-from hf_kd_lambda.reports.label_quality import LabelQuality, most_suspicious, quality_summary, write_quality
+from hf_kd_lambda.reports.label_quality import LabelQuality, quality_summary, write_quality
 from hf_kd_lambda.reports.model_card import WITHOUT_LABEL
 from hf_kd_lambda.reports.results import ModelReport, guessing_teacher_note
-from hf_kd_lambda.reports.run_report import Differing, most_differing
+from hf_kd_lambda.reports.run_report import Differing
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
@@ -211,7 +211,7 @@ class DistillationJob:
         reports.append(student_report)
         quality = self._judge_labels(trainer, bool(guesses))
         if self.config.should_save:
-            differing = self._differing(student_logits, teacher_logits)
+            differing = differing_texts(self.data, student_logits, teacher_logits)
             self._write_report(reports, trainer.state.log_history, differing, quality)
         if self.repository is not None and PartialState().is_main_process:
             config = self.config
@@ -357,17 +357,6 @@ class DistillationJob:
             write_quality(self.folder / QUALITY_FILE, quality, {"row": self.data.train_rows, **texts})
         return quality
 
-    def _differing(self, student_logits: Tensor, teacher_logits: Tensor) -> list[Differing] | None:
-        """The texts of the reported split on which student and teacher differ most; None for other problems."""
-        split = self.data.splits[self.data.report_split]
-        texts = self._texts(split)
-        if not texts or "label" not in split.column_names:
-            return None
-        labels = split["label"][:]
-        if not all(isinstance(label, int | float) for label in labels):  # several labels, or answers
-            return None
-        return most_differing(texts, labels, student_logits, teacher_logits, self.data.label_names)
-
     def _write_report(
         self,
         reports: list[ModelReport],
@@ -398,28 +387,8 @@ class DistillationJob:
             split=self.data.report_split,
             settings=self.settings,
             differing=differing,
-            suspicious=[] if quality is None else self._suspicious(quality),
+            suspicious=[] if quality is None else suspicious_examples(self.data, quality),
         )
-
-    def _suspicious(self, quality: LabelQuality) -> list[dict[str, Any]]:
-        """The training examples whose labels look wrong most, with their texts."""
-        found = most_suspicious(quality)
-        rows = [example["row"] for example in found]
-        texts = self._texts(self.data.splits["train"].select(rows))
-        shown = [{"text": text} for text in texts] if texts else [{}] * len(found)
-        return [
-            {**example, "row": self.data.train_rows[row], **text}
-            for example, row, text in zip(found, rows, shown, strict=True)
-        ]
-
-    def _texts(self, examples: Dataset) -> list[str]:
-        """The text, or the pair of texts, of each example; empty for problems without them."""
-        if "text" not in examples.column_names:
-            return []
-        texts = examples["text"][:]
-        if self.data.has_pairs:
-            return [" ‖ ".join(pair) for pair in zip(texts, examples["text_pair"][:], strict=True)]
-        return texts
 
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
         """Arguments of a plain Trainer; only the distillation itself is reported to trackers."""
