@@ -123,8 +123,9 @@ def with_data(parser: ScreenParser, argv: Sequence[str]) -> tuple[argparse.Names
             raise ValueError(f"DATA={values.data!r} and {setting}={other!r}: give one of them.")
         setattr(values, setting, values.data)
     (data,) = parser.parse_dict(vars(values), allow_extra_keys=True)
-    data.are_all_new = values.data is not None
-    data.model_columns = {name: recorded[name] for name in _COLUMNS if name in recorded.keys() - given}
+    if values.data is not None:  # a folder of examples that no model was trained on
+        data.lone_split = "test"
+    data.columns_of_run = {name: recorded[name] for name in _COLUMNS if name in recorded.keys() - given}
     return values, data
 
 

@@ -159,7 +159,7 @@ def evaluated_data(
         data_args = copy.copy(data_args)
         data_args.max_train_samples = 1
     if isinstance(data_args, EvaluatedData):
-        data_args.model_classes = classes_of(checkpoint, trust_remote_code)
+        data_args.known_classes = classes_of(checkpoint, trust_remote_code)
     data = problem.load_data(data_args, seed)
     split = split or data.report_split
     if split not in data.splits:
