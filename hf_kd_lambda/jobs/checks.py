@@ -56,11 +56,6 @@ def check_settings(models: ModelArguments, data: DataArguments, config: Distilla
             f"resume_from_checkpoint={config.resume_from_checkpoint!r}: a run resumes from the last checkpoint in "
             "its output_dir by itself: leave it out."
         )
-    if data.augment and config.dataloader_persistent_workers:
-        raise ValueError(
-            "dataloader_persistent_workers=True: workers that persist do not learn of the next epoch, and would "
-            f"repeat the first one's augment={data.augment}: leave it out."
-        )
     if config.load_best_model_at_end and config.eval_strategy == "no":
         raise ValueError("load_best_model_at_end=True needs evaluations: set eval_strategy to epoch or steps.")
     _check_trackers(config)
