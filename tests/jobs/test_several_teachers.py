@@ -122,7 +122,7 @@ def test_teachers_are_a_name_or_a_list(given, teachers):
         ({"teacher": ["a", "b"], "teacher_weights": {"a": 1}}, "a weight for each of several teachers"),
         ({"teacher": ["a", "b"], "teacher_weights": {"a": 1, "b": 0}}, "teacher_weights: b=0 must be a positive"),
         ({"teacher": ["a", "b"], "teacher_weights": {"a": 1, "b": "2"}}, "teacher_weights: b='2' must be a positive"),
-        ({"teacher": "a", "teacher_dtype": "int8"}, "teacher_dtype='int8' must be one of fp32, bf16, fp16, auto"),
+        ({"teacher": "a", "teacher_dtype": "int8"}, "teacher_dtype='int8' is not one of None, fp32, bf16, fp16, auto"),
         ({"teacher": ["a", "b"], "teacher_weights": "3"}, "teacher_weights=3 must be a mapping"),
     ],
 )
