@@ -36,6 +36,7 @@ from hf_kd_lambda.jobs.resuming import load_finished, train_on
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 from hf_kd_lambda.jobs.trainer_checks import check_trainer
 from hf_kd_lambda.losses.class_weights import WeightedTaskLoss
+from hf_kd_lambda.models.adapters import add_adapters
 from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.labels import names_of_numbers
 from hf_kd_lambda.reports.agreement import teacher_agreement
@@ -91,7 +92,7 @@ class DistillationJob:
             loaded = self.problem.load_data(data, config.seed if config.data_seed is None else config.data_seed)
             self.data = dataclasses.replace(loaded, label_names=names_of_numbers(loaded.label_names, names))
             reading.examples = sum(map(len, self.data.splits.values()))
-        self.loader = ModelLoader(models, self.problem, data.problem, self.data, data.max_length)
+        self.loader = ModelLoader(models, self.problem, self.data, data.max_length)
         self.settings = settings_of(models, data, self.config)
         self.space: int | None = None  # bytes on the disk, once `check` has estimated them
 
@@ -232,8 +233,9 @@ class DistillationJob:
         return self.loader.from_folder("teacher_dir", self.teacher_folder)
 
     def load_student(self, teacher: PreTrainedModel) -> PreTrainedModel:
-        """The student before distillation: see `ModelLoader.student`."""
-        return self.loader.student(teacher)
+        """The student before distillation, with adapters if `lora` is set: see `ModelLoader.student`."""
+        student, lora = self.loader.student(teacher), cast(dict[str, Any] | None, self.models.lora)
+        return student if lora is None else add_adapters(student, lora, self.data_args.problem)
 
     def train_without_kd(self, student: PreTrainedModel) -> None:
         """Train a student on the task loss alone, unless that was done before.

@@ -10,7 +10,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.arguments import ModelArguments
-from hf_kd_lambda.models.adapters import add_adapters
 from hf_kd_lambda.models.ensemble import Ensemble, members_of
 from hf_kd_lambda.models.frozen_embeddings import freeze_embeddings
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
@@ -34,17 +33,13 @@ class ModelLoader:
     Args:
         models: name teacher and student.
         problem: the kind of problem.
-        problem_name: its name in the settings.
         data: names the labels.
         max_length: tokens to which texts are cut.
     """
 
-    def __init__(
-        self, models: ModelArguments, problem: Task, problem_name: str, data: TaskData, max_length: int
-    ) -> None:
+    def __init__(self, models: ModelArguments, problem: Task, data: TaskData, max_length: int) -> None:
         self.models = models
         self.problem = problem
-        self.problem_name = problem_name
         self.data = data
         self.max_length = max_length
 
@@ -103,13 +98,13 @@ class ModelLoader:
         """
         teachers = cast(list[PreTrainedModel], members_of(teacher))
         teacher = teachers[0]
-        layers, lora = self.models.student_layers, cast(dict[str, Any] | None, self.models.lora)
+        layers = self.models.student_layers
         student = self._begin("student", teacher=teacher) if layers is None else student_from_layers(teacher, layers)
         if self.own_processor is None and isinstance(self.student_processor, PreTrainedTokenizerBase):
             align_vocabularies([*teachers, student], len(self.student_processor))
         if self.models.freeze_embeddings:
             freeze_embeddings(student)
-        return student if lora is None else add_adapters(student, lora, self.problem_name)
+        return student
 
     def from_folder(self, setting: str, folder: Path) -> PreTrainedModel:
         """A model that a run has saved.
