@@ -36,7 +36,7 @@ def evaluate_model(
     model: PreTrainedModel,
     split: Dataset,
     args: TrainingArguments,
-    problem: Task,
+    task: Task,
     data: TaskData,
     processor: Any,
 ) -> tuple[ModelReport, Tensor]:
@@ -47,7 +47,7 @@ def evaluate_model(
         model: a classifier or a regression with one output.
         split: the model's own inputs, and labels.
         args: arguments of the plain Trainer that predicts.
-        problem: the task.
+        task: the model's.
         data: data before encoding.
         processor: the model's tokenizer or image processor.
 
@@ -63,14 +63,14 @@ def evaluate_model(
         eval_do_concat_batches=True,
         label_names=[name for name in LABELS if name in split.column_names] or None,
     )
-    collator = problem.collator(processor, None)
+    collator = task.collator(processor, None)
     trainer = Trainer(
         model,
         args,
         eval_dataset=split,
         data_collator=collator,
-        preprocess_logits_for_metrics=problem.preprocess_logits,
-        compute_loss_func=problem.task_loss(data),
+        preprocess_logits_for_metrics=task.preprocess_logits,
+        compute_loss_func=task.task_loss(data),
     )
     use_short_lines(trainer)
     if trainer.is_fsdp_enabled:  # it shards a model only together with its optimizer; this model is whole
@@ -80,12 +80,12 @@ def evaluate_model(
     inputs = accepted_inputs(model, example)
     measured = measure_model(name, model, {}, inputs)
     output = trainer.predict(split)
-    compute_metrics = problem.metrics(data, split)
+    compute_metrics = task.metrics(data, split)
     metrics = compute_metrics(EvalPrediction(output.predictions, output.label_ids))
     error = standard_error(compute_metrics, output.predictions, output.label_ids)
     classes = class_scores(first_output(output.predictions), output.label_ids, data.label_names)
     report = dataclasses.replace(measured, metrics=metrics, standard_error=error, classes=classes)
-    return report, problem.compared(output, split)
+    return report, task.compared(output, split)
 
 
 def evaluate_checkpoints(
@@ -119,20 +119,20 @@ def evaluate_checkpoints(
         last = list(checkpoints.values())[-1]
         for name, checkpoint in checkpoints.items():
             check_model_folder(name, checkpoint)
-        problem, data, split = evaluated_data(data_args, split, last, args.seed, trust_remote_code)
+        task, data, split = evaluated_data(data_args, split, last, args.seed, trust_remote_code)
         reports: list[ModelReport] = []
         logits: dict[str, Tensor] = {}
         for name, checkpoint in checkpoints.items():
-            model = problem.load_model(checkpoint, data, trust_remote_code, require_head=True)
-            processor = problem.load_processor(checkpoint, trust_remote_code)
-            encoded = problem.encode(data, data_args, processor, None)
-            report, logits[name] = evaluate_model(name, model, encoded[split], args, problem, data, processor)
-            report = dataclasses.replace(report, examples=problem.counts(data, encoded)[split])
+            model = task.load_model(checkpoint, data, trust_remote_code, require_head=True)
+            processor = task.load_processor(checkpoint, trust_remote_code)
+            encoded = task.encode(data, data_args, processor, None)
+            report, logits[name] = evaluate_model(name, model, encoded[split], args, task, data, processor)
+            report = dataclasses.replace(report, examples=task.counts(data, encoded)[split])
             # Two tokenizers may have cut different words, which are not comparable then.
             if name != "teacher" and "teacher" in logits and logits[name].shape == logits["teacher"].shape:
                 report.metrics["teacher_agreement"] = teacher_agreement(logits[name], logits["teacher"])
             reports.append(report)
-        return split, reports, problem.chance(data)
+        return split, reports, task.chance(data)
 
 
 def evaluated_data(
@@ -154,17 +154,17 @@ def evaluated_data(
         ValueError: there is no such task or split, or no example of it has a label.
     """
     check_known(data_args.problem, TASKS, "problem")
-    problem = TASKS[data_args.problem]
+    task = TASKS[data_args.problem]
     if split != "train":  # whose labels alone are needed then
         data_args = copy.copy(data_args)
         data_args.max_train_samples = 1
     if isinstance(data_args, EvaluatedData):
         data_args.known_classes = classes_of(checkpoint, trust_remote_code)
-    data = problem.load_data(data_args, seed)
+    data = task.load_data(data_args, seed)
     split = split or data.report_split
     if split not in data.splits:
         raise ValueError(f"split={split!r} is not one of those with labels: {', '.join(data.splits)}.")
-    return problem, _with_labels(data, split), split
+    return task, _with_labels(data, split), split
 
 
 def _with_labels(data: TaskData, split: str) -> TaskData:

@@ -76,7 +76,7 @@ class DistillationJob:
         given = {"output_dir": str(config.output_dir), "teacher_dir": models.teacher_dir}
         for setting, path in (given | {"teacher_cache_dir": config.teacher_cache_dir}).items():
             check_path(setting, path)
-        self.problem = TASKS[data.problem]
+        self.task = TASKS[data.problem]
         self.repository = repository_of(config)
         # The Trainer would push the whole folder, its teacher included.
         self.config = dataclasses.replace(cast(Any, config), push_to_hub=False)
@@ -89,10 +89,10 @@ class DistillationJob:
         names = [classes_of(teacher, models.trust_remote_code) or [] for teacher in trained]
         data.teacher_classes = names[0] if names else []
         with stage("reading the data") as reading, config.main_process_first(desc="loading the data"):
-            loaded = self.problem.load_data(data, config.seed if config.data_seed is None else config.data_seed)
+            loaded = self.task.load_data(data, config.seed if config.data_seed is None else config.data_seed)
             self.data = dataclasses.replace(loaded, label_names=names_of_numbers(loaded.label_names, names))
             reading.examples = sum(map(len, self.data.splits.values()))
-        self.loader = ModelLoader(models, self.problem, self.data, data.max_length)
+        self.loader = ModelLoader(models, self.task, self.data, data.max_length)
         self.settings = settings_of(models, data, self.config)
         self.space: int | None = None  # bytes on the disk, once `check` has estimated them
 
@@ -101,7 +101,7 @@ class DistillationJob:
         """The encoded examples: the student's inputs, next to the teacher's own if the two differ."""
         with stage("preparing the examples") as preparing, self.config.main_process_first(desc="tokenising"):
             loader = self.loader
-            tokens = self.problem.encode(self.data, self.data_args, loader.student_processor, loader.own_processor)
+            tokens = self.task.encode(self.data, self.data_args, loader.student_processor, loader.own_processor)
             preparing.examples = sum(map(len, tokens.values()))
         return tokens
 
@@ -153,7 +153,7 @@ class DistillationJob:
             for member in members_of(model):
                 check_tokens(who, processor, cast(PreTrainedModel, member), tokens["train"], self.data_args.max_length)
                 for split in tokens:
-                    self.problem.check_inputs(who, cast(PreTrainedModel, member), processor, tokens[split])
+                    self.task.check_inputs(who, cast(PreTrainedModel, member), processor, tokens[split])
         trainer = self.make_trainer(teacher, student)
         check_saving(trainer.accelerator, self.models.lora is not None)
         check_trainer(trainer)
@@ -184,7 +184,7 @@ class DistillationJob:
         teacher = self.load_teacher()
         report, teacher_logits = self._evaluate("teacher", teacher, self.loader.teacher_processor, self.teacher_tokens)
         reports = [report]
-        if guesses := guessing_teacher_note(reports, self.problem.chance(self.data), self.settings):
+        if guesses := guessing_teacher_note(reports, self.task.chance(self.data), self.settings):
             logger.warning(guesses)
 
         set_seed(self.config.seed)
@@ -268,10 +268,10 @@ class DistillationJob:
             teacher=teacher,
             train_dataset=self.tokens["train"] if train is None else train,
             eval_dataset=evaluated,
-            data_collator=self.problem.collator(self.loader.student_processor, self.loader.own_processor),
+            data_collator=self.task.collator(self.loader.student_processor, self.loader.own_processor),
             processing_class=self.loader.student_processor,
-            compute_metrics=self.problem.metrics(self.data, evaluated),
-            preprocess_logits_for_metrics=self.problem.preprocess_logits,
+            compute_metrics=self.task.metrics(self.data, evaluated),
+            preprocess_logits_for_metrics=self.task.preprocess_logits,
         )
 
     def _claim_folders(self) -> bool:
@@ -309,12 +309,12 @@ class DistillationJob:
             args,
             tokens,
             processor,
-            collator=self.problem.collator(processor, None),
-            compute_metrics=self.problem.metrics(self.data, tokens["validation"]),
+            collator=self.task.collator(processor, None),
+            compute_metrics=self.task.metrics(self.data, tokens["validation"]),
             settings=identity,
-            preprocess_logits=self.problem.preprocess_logits,
+            preprocess_logits=self.task.preprocess_logits,
             compute_loss=self._weighted_loss(model)
-            or self.problem.task_loss(self.data, self.config.label_smoothing_factor),
+            or self.task.task_loss(self.data, self.config.label_smoothing_factor),
         )
 
     def _weighted_loss(self, model: PreTrainedModel) -> WeightedTaskLoss | None:
@@ -329,8 +329,8 @@ class DistillationJob:
         split, args = tokens[self.data.report_split], self._plain_arguments(self.folder)
         with stage(f"evaluating the {name}") as evaluating:
             evaluating.examples = len(split)
-            report, logits = evaluate_model(name, model, split, args, self.problem, self.data, processor)
-        examples = self.problem.counts(self.data, tokens)[self.data.report_split]
+            report, logits = evaluate_model(name, model, split, args, self.task, self.data, processor)
+        examples = self.task.counts(self.data, tokens)[self.data.report_split]
         return dataclasses.replace(report, examples=examples), logits
 
     def _evaluate_student(self, name: str, folder: Path, teacher_logits: Tensor) -> tuple[ModelReport, Tensor]:
@@ -366,7 +366,7 @@ class DistillationJob:
         differing: list[Differing] | None,
         quality: LabelQuality | None,
     ) -> None:
-        examples = self.problem.counts(self.data, self.tokens)
+        examples = self.task.counts(self.data, self.tokens)
         if unlabelled := count_unlabelled(self.data.splits["train"]):
             examples[WITHOUT_LABEL] = unlabelled
         card = card_facts(
@@ -377,7 +377,7 @@ class DistillationJob:
             num_processes=self.config.world_size,
             reports=reports,
             log_history=history,
-            chance=self.problem.chance(self.data),
+            chance=self.task.chance(self.data),
             examples=examples,
             loaded=self.data,
             label_quality=None if quality is None else quality_summary(quality, self.models.teacher_finetune),

@@ -32,14 +32,14 @@ class ModelLoader:
 
     Args:
         models: name teacher and student.
-        problem: the kind of problem.
+        task: loads and makes models and processors.
         data: names the labels.
         max_length: tokens to which texts are cut.
     """
 
-    def __init__(self, models: ModelArguments, problem: Task, data: TaskData, max_length: int) -> None:
+    def __init__(self, models: ModelArguments, task: Task, data: TaskData, max_length: int) -> None:
         self.models = models
-        self.problem = problem
+        self.task = task
         self.data = data
         self.max_length = max_length
 
@@ -53,7 +53,7 @@ class ModelLoader:
         first = self._processor("teacher")
         for checkpoint in self.models.teachers[1:]:
             other = self._load_processor("teacher", checkpoint)
-            if not self.problem.share_inputs(first, other, self.data, self.max_length):
+            if not self.task.share_inputs(first, other, self.data, self.max_length):
                 raise ValueError(
                     f"teacher={self.models.teachers}: the inputs of {checkpoint!r} differ from those of the first, "
                     "and all teachers read the same: take teachers of one tokenizer, or of one image processor."
@@ -68,7 +68,7 @@ class ModelLoader:
     @cached_property
     def own_processor(self) -> Any | None:
         """The teacher's tokenizer or image processor if its inputs differ from the student's; else None."""
-        shared = self.problem.share_inputs(self.teacher_processor, self.student_processor, self.data, self.max_length)
+        shared = self.task.share_inputs(self.teacher_processor, self.student_processor, self.data, self.max_length)
         return None if shared else self.teacher_processor
 
     def teacher(self, new_head: bool = False) -> PreTrainedModel:
@@ -122,7 +122,7 @@ class ModelLoader:
         setting, checkpoint = f"{who}_architecture", getattr(self.models, who)
         if checkpoint is None:
             architecture, processor = getattr(self.models, setting), getattr(self, f"{who}_processor")
-            return self.problem.new_model(setting, architecture, self.data, processor, teacher)
+            return self.task.new_model(setting, architecture, self.data, processor, teacher)
         return self._load(who, checkpoint, new_head, require_head=who == "teacher" and not new_head)
 
     def _load(
@@ -133,7 +133,7 @@ class ModelLoader:
         dtype = TEACHER_DTYPES[self.models.teacher_dtype or "fp32"] if teaches else torch.float32
 
         def load() -> PreTrainedModel:
-            return self.problem.load_model(checkpoint, self.data, trusted, new_head, dtype, require_head)
+            return self.task.load_model(checkpoint, self.data, trusted, new_head, dtype, require_head)
 
         model = _named(setting, checkpoint, load)
         read_in_own_precision(model)
@@ -144,12 +144,12 @@ class ModelLoader:
         setting, checkpoint = f"{who}_architecture", checkpoints[0] if checkpoints else None
         if checkpoint is None:
             teachers = self.teacher_processor if who == "student" else None
-            return self.problem.new_processor(setting, getattr(self.models, setting), self.data, teachers)
+            return self.task.new_processor(setting, getattr(self.models, setting), self.data, teachers)
         return self._load_processor(who, checkpoint)
 
     def _load_processor(self, who: str, checkpoint: str) -> Any:
         trusted = self.models.trust_remote_code
-        return _named(who, checkpoint, lambda: self.problem.load_processor(checkpoint, trusted))
+        return _named(who, checkpoint, lambda: self.task.load_processor(checkpoint, trusted))
 
 
 def _named(setting: str, checkpoint: str, load: Callable[[], T]) -> T:

@@ -143,19 +143,19 @@ def measure_forms(folder: Path, data_args: DataArguments | None) -> tuple[str | 
         return None, [_with_file(r, folder, latency_ms(models[r.name], batch)) for r in reports]
     with tempfile.TemporaryDirectory() as output:
         args = DistillationConfig(output, precision="fp32", use_cpu=True, report_to="none")
-        problem, data, split = evaluated_data(data_args, None, str(folder), args.seed)
-        processor = problem.load_processor(str(folder))
-        examples = problem.encode(data, data_args, processor, None)[split]
-        loaded = problem.load_model(str(folder), data, require_head=True)
+        task, data, split = evaluated_data(data_args, None, str(folder), args.seed)
+        processor = task.load_processor(str(folder))
+        examples = task.encode(data, data_args, processor, None)[split]
+        loaded = task.load_model(str(folder), data, require_head=True)
         order = _columns_of_files(folder, loaded)
         reports, predictions = [], []
         for name in FORMS:
             model = _as_form(name, copy.deepcopy(loaded), folder, order)
-            report, found = evaluate_model(name, model, examples, args, problem, data, processor)
+            report, found = evaluate_model(name, model, examples, args, task, data, processor)
             predictions.append(found)
             report.metrics["agreement_with_fp32"] = teacher_agreement(found, predictions[0])
             rows = [examples[index % len(examples)] for index in range(BATCH)]
-            inputs = accepted_inputs(model, problem.collator(processor, None)(rows))
+            inputs = accepted_inputs(model, task.collator(processor, None)(rows))
             reports.append(_with_file(report, folder, latency_ms(model, inputs)))
     return split, reports
 

@@ -66,9 +66,7 @@ def test_a_probe_compares_with_their_mean(tmp_path):
 
 def test_with_trust_each_teacher_has_its_own_reliability(tmp_path, monkeypatch):
     whole = job_of_two(tmp_path, lambda_rule="trust")
-    monkeypatch.setattr(
-        type(whole.problem), "chance", lambda *_: 0.0
-    )  # these teachers guess: labels are judged anyway
+    monkeypatch.setattr(type(whole.task), "chance", lambda *_: 0.0)  # these teachers guess: labels are judged anyway
     whole.check()
     whole.run()
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]

@@ -175,7 +175,7 @@ def test_checkpoints_are_read_with_their_processors(tmp_path):
     )
     small = job(given)
     small.check()
-    collate = small.problem.collator(small.loader.student_processor, small.loader.own_processor)
+    collate = small.task.collator(small.loader.student_processor, small.loader.own_processor)
     batch = collate([small.tokens["train"][0]])
     assert batch["pixel_values"].shape[-1] == 20
     assert batch["teacher_pixel_values"].shape[-1] == 16
@@ -351,7 +351,7 @@ def test_teacher_and_student_see_the_same_crop(tmp_path):
             tmp_path, augment=["crop", "flip"], student_architecture=json.dumps({**NARROW, "image_size": 32})
         )
     )
-    collate = small.problem.collator(small.loader.student_processor, small.loader.own_processor)
+    collate = small.task.collator(small.loader.student_processor, small.loader.own_processor)
     batch = collate([small.tokens["train"][row] for row in range(8)])
     smaller = torch.nn.functional.interpolate(batch["pixel_values"], 16, mode="area")
     own = batch["teacher_pixel_values"]

@@ -116,7 +116,7 @@ class TaskRuns:
     def _score(self, evaluated: Dataset) -> float:
         """The score of the teacher whose logits the reported split has."""
         labels, logits = _supervision(evaluated)
-        return self.job.problem.metrics(self.job.data, evaluated)(EvalPrediction(logits, labels))["score"]
+        return self.job.task.metrics(self.job.data, evaluated)(EvalPrediction(logits, labels))["score"]
 
     def supervision(self, cell: Cell) -> CellSupervision:
         """The teacher of a cell and the training examples as its regime has them."""
