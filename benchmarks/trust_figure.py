@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from matplotlib.figure import Figure
 
-from hf_kd_lambda.jobs.finetune import train_on
+from hf_kd_lambda.jobs.resuming import train_on
 from hf_kd_lambda.reports.figure import KD_COLOR, TASK_COLOR, Line
 from hf_kd_lambda.studies.comparison.plan import load_comparison
 from hf_kd_lambda.studies.comparison.run_results import Cell

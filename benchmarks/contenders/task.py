@@ -22,7 +22,7 @@ from transformers import (
 
 from hf_kd_lambda import DataArguments, student_from_layers
 from hf_kd_lambda.data.texts import load_task_data, tokenize
-from hf_kd_lambda.models.labels import load_classifier
+from hf_kd_lambda.models.classifiers import load_classifier
 
 UNDECAYED = ("bias", "LayerNorm.weight")
 

@@ -172,34 +172,19 @@ class DataArguments:
         default=None, metadata={"help": "Evaluate on this many examples of a split only, always the same random ones."}
     )
 
-    @property
-    def needs_train(self) -> bool:
-        """Whether there must be training examples."""
-        return True
-
-    @property
-    def lone_split(self) -> str:
-        """What the split of a dataset that has no other is called; in a folder without names of splits it is train."""
-        return "train"
+    needs_train = True  # whether there must be training examples
 
     @property
     def has_label_lists(self) -> bool:
         """Whether a label is a list: several labels, or the share of each class."""
         return self.problem_type in (MULTI_LABEL, SOFT_LABELS)
 
-    @property
-    def known_classes(self) -> list[str] | None:
-        """Names of the classes if they do not come from the data; none for a regression. None: from the data."""
-        return None
-
-    @property
-    def columns_of_run(self) -> Mapping[str, str]:
-        """Columns by their settings that replace those of this class where the data has them."""
-        return {}
-
     def __post_init__(self) -> None:
-        self.teacher_classes: list[str] = []
-        """Classes of a trained teacher, since a small file may lack some of them."""
+        # No settings: what a model fixes about its examples. `evaluate` and jobs set them.
+        self.known_classes: list[str] | None = None  # an evaluated model's, [] for a regression; None: the data's
+        self.teacher_classes: list[str] = []  # a trained teacher's, since a small file may lack some
+        self.columns_of_run: Mapping[str, str] = {}  # an evaluated model's, by setting; used where the data has them
+        self.lone_split = "train"  # the name given to a dataset's only split
         self._check_sources()
         self._check_labels()
         if not 0 < self.validation_share < 1:
@@ -268,37 +253,9 @@ class DataArguments:
 
 @dataclass
 class EvaluatedData(DataArguments):
-    """Which examples a saved model is evaluated on: any split, also without training examples.
+    """Which examples a saved model is evaluated on: any split, also without training examples."""
 
-    Attributes:
-        model_classes: names of the model's classes, none for a regression.
-        are_all_new: whether `dataset` is a folder of examples that no model was trained on.
-        model_columns: columns of the model's run, by their settings.
-    """
-
-    model_classes: list[str] | None = field(default=None, init=False)
-    are_all_new: bool = field(default=False, init=False)
-    model_columns: Mapping[str, str] = field(default_factory=dict, init=False)
-
-    @property
-    def needs_train(self) -> bool:
-        """Whether there must be training examples."""
-        return False
-
-    @property
-    def lone_split(self) -> str:
-        """See `DataArguments`."""
-        return "test" if self.are_all_new else "train"
-
-    @property
-    def known_classes(self) -> list[str] | None:
-        """The model's, since a file may lack some of them."""
-        return self.model_classes
-
-    @property
-    def columns_of_run(self) -> Mapping[str, str]:
-        """The model's, since other data may have others."""
-        return self.model_columns
+    needs_train = False
 
     def _check_sources(self) -> None:
         sources = ("dataset", "train_file", "validation_file", "test_file")

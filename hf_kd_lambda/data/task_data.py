@@ -15,7 +15,7 @@ class TaskData:
             there are. Columns: text, perhaps text_pair, and label (a class, or a float for a regression; see
             problem_type; None for no label).
         label_names: names of the classes in the order of the labels; None for a regression.
-        task: GLUE task; None for own data.
+        glue_task: name of the GLUE task; None for own data.
         problem_type: `multi_label_classification`, where a label is 1, 0 or -100 for each name; `soft_labels`, where
             it is the share of each class; None for others.
         train_rows: row of each training example in its file or split, see `Selection`; for those with one label.
@@ -24,7 +24,7 @@ class TaskData:
 
     splits: DatasetDict
     label_names: list[str] | None
-    task: str | None
+    glue_task: str | None
     problem_type: str | None = None
     train_rows: Sequence[int] = ()
     held_out: bool = False

@@ -47,7 +47,7 @@ def load_token_data(args: DataArguments, seed: int) -> TaskData:
     chosen = select_examples(
         splits, args, seed, rarest_labels(splits["train"]["label"][:]) if "train" in splits else None
     )
-    return TaskData(chosen.splits, classes.names, task=None, held_out=chosen.held_out)
+    return TaskData(chosen.splits, classes.names, glue_task=None, held_out=chosen.held_out)
 
 
 def _check_values(name: str, source: Source, words: Column, labels: Column) -> None:

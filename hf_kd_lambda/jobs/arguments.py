@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 from hf_kd_lambda.jobs.command_line import split_list
 from hf_kd_lambda.trainer.argument_ranges import check_numbers
+from hf_kd_lambda.trainer.config_checks import check_choices
 from hf_kd_lambda.utils.mappings import as_mapping
 
 TeacherDtype = Literal["fp32", "bf16", "fp16", "auto"]
@@ -127,12 +128,7 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.teacher_dtype not in (None, *get_args(TeacherDtype)):
-            raise ValueError(
-                f"teacher_dtype={self.teacher_dtype!r} must be one of {', '.join(get_args(TeacherDtype))}."
-            )
-        if self.label_quality not in (known := get_args(LabelQualityFile)):
-            raise ValueError(f"label_quality={self.label_quality!r} must be one of {', '.join(known)}.")
+        check_choices(self, {"teacher_dtype": Literal[None, TeacherDtype], "label_quality": LabelQualityFile})
         for name in ("teacher_architecture", "student_architecture"):
             setattr(self, name, as_mapping(getattr(self, name), name, _ARCHITECTURE))
         self.lora = as_mapping(self.lora, "lora", '{"r": 8}')

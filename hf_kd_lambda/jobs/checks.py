@@ -14,7 +14,6 @@ from transformers.utils import logging
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.selection import labelled
 from hf_kd_lambda.jobs.arguments import ModelArguments
-from hf_kd_lambda.trainer.argument_ranges import check_training_arguments
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.config_defaults import reads_metric
 from hf_kd_lambda.utils.names import suggestion
@@ -43,7 +42,6 @@ def check_settings(models: ModelArguments, data: DataArguments, config: Distilla
     Raises:
         ValueError: names the setting, its value and the fix.
     """
-    check_training_arguments(config)
     if not config.learning_rate > 0:
         raise ValueError(f"learning_rate={config.learning_rate} trains nothing: it must be positive.")
     if config.save_only_model:
@@ -57,11 +55,6 @@ def check_settings(models: ModelArguments, data: DataArguments, config: Distilla
         raise ValueError(
             f"resume_from_checkpoint={config.resume_from_checkpoint!r}: a run resumes from the last checkpoint in "
             "its output_dir by itself: leave it out."
-        )
-    if data.augment and config.dataloader_persistent_workers:
-        raise ValueError(
-            "dataloader_persistent_workers=True: workers that persist do not learn of the next epoch, and would "
-            f"repeat the first one's augment={data.augment}: leave it out."
         )
     if config.load_best_model_at_end and config.eval_strategy == "no":
         raise ValueError("load_best_model_at_end=True needs evaluations: set eval_strategy to epoch or steps.")

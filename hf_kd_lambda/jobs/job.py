@@ -24,24 +24,26 @@ from hf_kd_lambda.jobs.checks import (
     check_tokens,
 )
 from hf_kd_lambda.jobs.disk_space import check_space
-from hf_kd_lambda.jobs.evaluate import classes_of, evaluate_model
-from hf_kd_lambda.jobs.finetune import finetune, load_finished, train_on
+from hf_kd_lambda.jobs.evaluation import classes_of, evaluate_model
+from hf_kd_lambda.jobs.finetune import finetune
 from hf_kd_lambda.jobs.hub import make_repository, push_student, repository_of
 from hf_kd_lambda.jobs.identity import identity, settings_of, teacher_settings_of
 from hf_kd_lambda.jobs.loading import ModelLoader
 from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.jobs.progress import stage
-from hf_kd_lambda.jobs.report import card_facts, write_job_report
+from hf_kd_lambda.jobs.report import card_facts, differing_texts, suspicious_examples, write_job_report
+from hf_kd_lambda.jobs.resuming import load_finished, train_on
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
 from hf_kd_lambda.jobs.trainer_checks import check_trainer
 from hf_kd_lambda.losses.class_weights import WeightedTaskLoss
+from hf_kd_lambda.models.adapters import add_adapters
 from hf_kd_lambda.models.ensemble import members_of
 from hf_kd_lambda.models.labels import names_of_numbers
 from hf_kd_lambda.reports.agreement import teacher_agreement
-from hf_kd_lambda.reports.label_quality import LabelQuality, most_suspicious, quality_summary, write_quality
+from hf_kd_lambda.reports.label_quality import LabelQuality, quality_summary, write_quality
 from hf_kd_lambda.reports.model_card import WITHOUT_LABEL
 from hf_kd_lambda.reports.results import ModelReport, guessing_teacher_note
-from hf_kd_lambda.reports.run_report import Differing, most_differing
+from hf_kd_lambda.reports.run_report import Differing
 from hf_kd_lambda.tasks import TASKS
 from hf_kd_lambda.trainer.config import DistillationConfig
 from hf_kd_lambda.trainer.label_quality import can_judge, label_quality
@@ -74,7 +76,7 @@ class DistillationJob:
         given = {"output_dir": str(config.output_dir), "teacher_dir": models.teacher_dir}
         for setting, path in (given | {"teacher_cache_dir": config.teacher_cache_dir}).items():
             check_path(setting, path)
-        self.problem = TASKS[data.problem]
+        self.task = TASKS[data.problem]
         self.repository = repository_of(config)
         # The Trainer would push the whole folder, its teacher included.
         self.config = dataclasses.replace(cast(Any, config), push_to_hub=False)
@@ -87,10 +89,10 @@ class DistillationJob:
         names = [classes_of(teacher, models.trust_remote_code) or [] for teacher in trained]
         data.teacher_classes = names[0] if names else []
         with stage("reading the data") as reading, config.main_process_first(desc="loading the data"):
-            loaded = self.problem.load_data(data, config.seed if config.data_seed is None else config.data_seed)
+            loaded = self.task.load_data(data, config.seed if config.data_seed is None else config.data_seed)
             self.data = dataclasses.replace(loaded, label_names=names_of_numbers(loaded.label_names, names))
             reading.examples = sum(map(len, self.data.splits.values()))
-        self.loader = ModelLoader(models, self.problem, data.problem, self.data, data.max_length)
+        self.loader = ModelLoader(models, self.task, self.data, data.max_length)
         self.settings = settings_of(models, data, self.config)
         self.space: int | None = None  # bytes on the disk, once `check` has estimated them
 
@@ -99,7 +101,7 @@ class DistillationJob:
         """The encoded examples: the student's inputs, next to the teacher's own if the two differ."""
         with stage("preparing the examples") as preparing, self.config.main_process_first(desc="tokenising"):
             loader = self.loader
-            tokens = self.problem.encode(self.data, self.data_args, loader.student_processor, loader.own_processor)
+            tokens = self.task.encode(self.data, self.data_args, loader.student_processor, loader.own_processor)
             preparing.examples = sum(map(len, tokens.values()))
         return tokens
 
@@ -151,7 +153,7 @@ class DistillationJob:
             for member in members_of(model):
                 check_tokens(who, processor, cast(PreTrainedModel, member), tokens["train"], self.data_args.max_length)
                 for split in tokens:
-                    self.problem.check_inputs(who, cast(PreTrainedModel, member), processor, tokens[split])
+                    self.task.check_inputs(who, cast(PreTrainedModel, member), processor, tokens[split])
         trainer = self.make_trainer(teacher, student)
         check_saving(trainer.accelerator, self.models.lora is not None)
         check_trainer(trainer)
@@ -182,7 +184,7 @@ class DistillationJob:
         teacher = self.load_teacher()
         report, teacher_logits = self._evaluate("teacher", teacher, self.loader.teacher_processor, self.teacher_tokens)
         reports = [report]
-        if guesses := guessing_teacher_note(reports, self.problem.chance(self.data), self.settings):
+        if guesses := guessing_teacher_note(reports, self.task.chance(self.data), self.settings):
             logger.warning(guesses)
 
         set_seed(self.config.seed)
@@ -210,7 +212,7 @@ class DistillationJob:
         reports.append(student_report)
         quality = self._judge_labels(trainer, bool(guesses))
         if self.config.should_save:
-            differing = self._differing(student_logits, teacher_logits)
+            differing = differing_texts(self.data, student_logits, teacher_logits)
             self._write_report(reports, trainer.state.log_history, differing, quality)
         if self.repository is not None and PartialState().is_main_process:
             config = self.config
@@ -231,8 +233,9 @@ class DistillationJob:
         return self.loader.from_folder("teacher_dir", self.teacher_folder)
 
     def load_student(self, teacher: PreTrainedModel) -> PreTrainedModel:
-        """The student before distillation: see `ModelLoader.student`."""
-        return self.loader.student(teacher)
+        """The student before distillation, with adapters if `lora` is set: see `ModelLoader.student`."""
+        student, lora = self.loader.student(teacher), cast(dict[str, Any] | None, self.models.lora)
+        return student if lora is None else add_adapters(student, lora, self.data_args.problem)
 
     def train_without_kd(self, student: PreTrainedModel) -> None:
         """Train a student on the task loss alone, unless that was done before.
@@ -265,10 +268,10 @@ class DistillationJob:
             teacher=teacher,
             train_dataset=self.tokens["train"] if train is None else train,
             eval_dataset=evaluated,
-            data_collator=self.problem.collator(self.loader.student_processor, self.loader.own_processor),
+            data_collator=self.task.collator(self.loader.student_processor, self.loader.own_processor),
             processing_class=self.loader.student_processor,
-            compute_metrics=self.problem.metrics(self.data, evaluated),
-            preprocess_logits_for_metrics=self.problem.preprocess_logits,
+            compute_metrics=self.task.metrics(self.data, evaluated),
+            preprocess_logits_for_metrics=self.task.preprocess_logits,
         )
 
     def _claim_folders(self) -> bool:
@@ -306,12 +309,12 @@ class DistillationJob:
             args,
             tokens,
             processor,
-            collator=self.problem.collator(processor, None),
-            compute_metrics=self.problem.metrics(self.data, tokens["validation"]),
+            collator=self.task.collator(processor, None),
+            compute_metrics=self.task.metrics(self.data, tokens["validation"]),
             settings=identity,
-            preprocess_logits=self.problem.preprocess_logits,
+            preprocess_logits=self.task.preprocess_logits,
             compute_loss=self._weighted_loss(model)
-            or self.problem.task_loss(self.data, self.config.label_smoothing_factor),
+            or self.task.task_loss(self.data, self.config.label_smoothing_factor),
         )
 
     def _weighted_loss(self, model: PreTrainedModel) -> WeightedTaskLoss | None:
@@ -326,8 +329,8 @@ class DistillationJob:
         split, args = tokens[self.data.report_split], self._plain_arguments(self.folder)
         with stage(f"evaluating the {name}") as evaluating:
             evaluating.examples = len(split)
-            report, logits = evaluate_model(name, model, split, args, self.problem, self.data, processor)
-        examples = self.problem.counts(self.data, tokens)[self.data.report_split]
+            report, logits = evaluate_model(name, model, split, args, self.task, self.data, processor)
+        examples = self.task.counts(self.data, tokens)[self.data.report_split]
         return dataclasses.replace(report, examples=examples), logits
 
     def _evaluate_student(self, name: str, folder: Path, teacher_logits: Tensor) -> tuple[ModelReport, Tensor]:
@@ -356,17 +359,6 @@ class DistillationJob:
             write_quality(self.folder / QUALITY_FILE, quality, {"row": self.data.train_rows, **texts})
         return quality
 
-    def _differing(self, student_logits: Tensor, teacher_logits: Tensor) -> list[Differing] | None:
-        """The texts of the reported split on which student and teacher differ most; None for other problems."""
-        split = self.data.splits[self.data.report_split]
-        texts = self._texts(split)
-        if not texts or "label" not in split.column_names:
-            return None
-        labels = split["label"][:]
-        if not all(isinstance(label, int | float) for label in labels):  # several labels, or answers
-            return None
-        return most_differing(texts, labels, student_logits, teacher_logits, self.data.label_names)
-
     def _write_report(
         self,
         reports: list[ModelReport],
@@ -374,7 +366,7 @@ class DistillationJob:
         differing: list[Differing] | None,
         quality: LabelQuality | None,
     ) -> None:
-        examples = self.problem.counts(self.data, self.tokens)
+        examples = self.task.counts(self.data, self.tokens)
         if unlabelled := count_unlabelled(self.data.splits["train"]):
             examples[WITHOUT_LABEL] = unlabelled
         card = card_facts(
@@ -385,7 +377,7 @@ class DistillationJob:
             num_processes=self.config.world_size,
             reports=reports,
             log_history=history,
-            chance=self.problem.chance(self.data),
+            chance=self.task.chance(self.data),
             examples=examples,
             loaded=self.data,
             label_quality=None if quality is None else quality_summary(quality, self.models.teacher_finetune),
@@ -397,28 +389,8 @@ class DistillationJob:
             split=self.data.report_split,
             settings=self.settings,
             differing=differing,
-            suspicious=[] if quality is None else self._suspicious(quality),
+            suspicious=[] if quality is None else suspicious_examples(self.data, quality),
         )
-
-    def _suspicious(self, quality: LabelQuality) -> list[dict[str, Any]]:
-        """The training examples whose labels look wrong most, with their texts."""
-        found = most_suspicious(quality)
-        rows = [example["row"] for example in found]
-        texts = self._texts(self.data.splits["train"].select(rows))
-        shown = [{"text": text} for text in texts] if texts else [{}] * len(found)
-        return [
-            {**example, "row": self.data.train_rows[row], **text}
-            for example, row, text in zip(found, rows, shown, strict=True)
-        ]
-
-    def _texts(self, examples: Dataset) -> list[str]:
-        """The text, or the pair of texts, of each example; empty for problems without them."""
-        if "text" not in examples.column_names:
-            return []
-        texts = examples["text"][:]
-        if self.data.has_pairs:
-            return [" ‖ ".join(pair) for pair in zip(texts, examples["text_pair"][:], strict=True)]
-        return texts
 
     def _plain_arguments(self, folder: Path, **settings: Any) -> DistillationConfig:
         """Arguments of a plain Trainer; only the distillation itself is reported to trackers."""

@@ -10,7 +10,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.arguments import ModelArguments
-from hf_kd_lambda.models.adapters import add_adapters
 from hf_kd_lambda.models.ensemble import Ensemble, members_of
 from hf_kd_lambda.models.frozen_embeddings import freeze_embeddings
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
@@ -33,18 +32,14 @@ class ModelLoader:
 
     Args:
         models: name teacher and student.
-        problem: the kind of problem.
-        problem_name: its name in the settings.
+        task: loads and makes models and processors.
         data: names the labels.
         max_length: tokens to which texts are cut.
     """
 
-    def __init__(
-        self, models: ModelArguments, problem: Task, problem_name: str, data: TaskData, max_length: int
-    ) -> None:
+    def __init__(self, models: ModelArguments, task: Task, data: TaskData, max_length: int) -> None:
         self.models = models
-        self.problem = problem
-        self.problem_name = problem_name
+        self.task = task
         self.data = data
         self.max_length = max_length
 
@@ -58,7 +53,7 @@ class ModelLoader:
         first = self._processor("teacher")
         for checkpoint in self.models.teachers[1:]:
             other = self._load_processor("teacher", checkpoint)
-            if not self.problem.share_inputs(first, other, self.data, self.max_length):
+            if not self.task.share_inputs(first, other, self.data, self.max_length):
                 raise ValueError(
                     f"teacher={self.models.teachers}: the inputs of {checkpoint!r} differ from those of the first, "
                     "and all teachers read the same: take teachers of one tokenizer, or of one image processor."
@@ -73,7 +68,7 @@ class ModelLoader:
     @cached_property
     def own_processor(self) -> Any | None:
         """The teacher's tokenizer or image processor if its inputs differ from the student's; else None."""
-        shared = self.problem.share_inputs(self.teacher_processor, self.student_processor, self.data, self.max_length)
+        shared = self.task.share_inputs(self.teacher_processor, self.student_processor, self.data, self.max_length)
         return None if shared else self.teacher_processor
 
     def teacher(self, new_head: bool = False) -> PreTrainedModel:
@@ -103,13 +98,13 @@ class ModelLoader:
         """
         teachers = cast(list[PreTrainedModel], members_of(teacher))
         teacher = teachers[0]
-        layers, lora = self.models.student_layers, cast(dict[str, Any] | None, self.models.lora)
+        layers = self.models.student_layers
         student = self._begin("student", teacher=teacher) if layers is None else student_from_layers(teacher, layers)
         if self.own_processor is None and isinstance(self.student_processor, PreTrainedTokenizerBase):
             align_vocabularies([*teachers, student], len(self.student_processor))
         if self.models.freeze_embeddings:
             freeze_embeddings(student)
-        return student if lora is None else add_adapters(student, lora, self.problem_name)
+        return student
 
     def from_folder(self, setting: str, folder: Path) -> PreTrainedModel:
         """A model that a run has saved.
@@ -127,7 +122,7 @@ class ModelLoader:
         setting, checkpoint = f"{who}_architecture", getattr(self.models, who)
         if checkpoint is None:
             architecture, processor = getattr(self.models, setting), getattr(self, f"{who}_processor")
-            return self.problem.new_model(setting, architecture, self.data, processor, teacher)
+            return self.task.new_model(setting, architecture, self.data, processor, teacher)
         return self._load(who, checkpoint, new_head, require_head=who == "teacher" and not new_head)
 
     def _load(
@@ -138,7 +133,7 @@ class ModelLoader:
         dtype = TEACHER_DTYPES[self.models.teacher_dtype or "fp32"] if teaches else torch.float32
 
         def load() -> PreTrainedModel:
-            return self.problem.load_model(checkpoint, self.data, trusted, new_head, dtype, require_head)
+            return self.task.load_model(checkpoint, self.data, trusted, new_head, dtype, require_head)
 
         model = _named(setting, checkpoint, load)
         read_in_own_precision(model)
@@ -149,12 +144,12 @@ class ModelLoader:
         setting, checkpoint = f"{who}_architecture", checkpoints[0] if checkpoints else None
         if checkpoint is None:
             teachers = self.teacher_processor if who == "student" else None
-            return self.problem.new_processor(setting, getattr(self.models, setting), self.data, teachers)
+            return self.task.new_processor(setting, getattr(self.models, setting), self.data, teachers)
         return self._load_processor(who, checkpoint)
 
     def _load_processor(self, who: str, checkpoint: str) -> Any:
         trusted = self.models.trust_remote_code
-        return _named(who, checkpoint, lambda: self.problem.load_processor(checkpoint, trusted))
+        return _named(who, checkpoint, lambda: self.task.load_processor(checkpoint, trusted))
 
 
 def _named(setting: str, checkpoint: str, load: Callable[[], T]) -> T:

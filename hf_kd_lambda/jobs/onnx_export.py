@@ -19,7 +19,8 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedModel, PreTrainedT
 from hf_kd_lambda.data.arguments import DataArguments, EvaluatedData
 from hf_kd_lambda.data.columns import accepted_inputs
 from hf_kd_lambda.jobs.command_line import ScreenParser
-from hf_kd_lambda.jobs.evaluate import DATA_GROUP, evaluate_model, evaluated_data, with_data
+from hf_kd_lambda.jobs.evaluate import DATA_GROUP, with_data
+from hf_kd_lambda.jobs.evaluation import evaluate_model, evaluated_data
 from hf_kd_lambda.models.labels import label_permutation, own_label_names
 from hf_kd_lambda.models.loaded_forms import read_in_own_precision
 from hf_kd_lambda.models.onnx_file import quantise_onnx, require_onnx, run_by_onnx, write_onnx
@@ -142,19 +143,19 @@ def measure_forms(folder: Path, data_args: DataArguments | None) -> tuple[str | 
         return None, [_with_file(r, folder, latency_ms(models[r.name], batch)) for r in reports]
     with tempfile.TemporaryDirectory() as output:
         args = DistillationConfig(output, precision="fp32", use_cpu=True, report_to="none")
-        problem, data, split = evaluated_data(data_args, None, str(folder), args.seed)
-        processor = problem.load_processor(str(folder))
-        examples = problem.encode(data, data_args, processor, None)[split]
-        loaded = problem.load_model(str(folder), data, require_head=True)
+        task, data, split = evaluated_data(data_args, None, str(folder), args.seed)
+        processor = task.load_processor(str(folder))
+        examples = task.encode(data, data_args, processor, None)[split]
+        loaded = task.load_model(str(folder), data, require_head=True)
         order = _columns_of_files(folder, loaded)
         reports, predictions = [], []
         for name in FORMS:
             model = _as_form(name, copy.deepcopy(loaded), folder, order)
-            report, found = evaluate_model(name, model, examples, args, problem, data, processor)
+            report, found = evaluate_model(name, model, examples, args, task, data, processor)
             predictions.append(found)
             report.metrics["agreement_with_fp32"] = teacher_agreement(found, predictions[0])
             rows = [examples[index % len(examples)] for index in range(BATCH)]
-            inputs = accepted_inputs(model, problem.collator(processor, None)(rows))
+            inputs = accepted_inputs(model, task.collator(processor, None)(rows))
             reports.append(_with_file(report, folder, latency_ms(model, inputs)))
     return split, reports
 

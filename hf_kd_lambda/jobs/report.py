@@ -5,13 +5,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+from torch import Tensor
+
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED
+from hf_kd_lambda.data.selection import texts_of
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.jobs.arguments import ModelArguments
 from hf_kd_lambda.jobs.progress import print_wrapped
 from hf_kd_lambda.reports.figure import plot_lambda
-from hf_kd_lambda.reports.label_quality import explain_quality
+from hf_kd_lambda.reports.label_quality import LabelQuality, explain_quality, most_suspicious
 from hf_kd_lambda.reports.model_card import (
     CALLS,
     CardFacts,
@@ -23,13 +27,51 @@ from hf_kd_lambda.reports.model_card import (
 )
 from hf_kd_lambda.reports.page import as_html
 from hf_kd_lambda.reports.results import ModelReport, results_table, write_results
-from hf_kd_lambda.reports.run_report import LAMBDA_IN_WORDS, Differing, run_page
+from hf_kd_lambda.reports.run_report import LAMBDA_IN_WORDS, Differing, most_differing, run_page
 from hf_kd_lambda.reports.summary import explain_lambda, lambda_summary
 from hf_kd_lambda.utils.run_files import CARD, FIGURE, QUALITY_FILE, REPORT, RESULTS
 from hf_kd_lambda.utils.versions import versions
 
 _NOT_OF_RUN = ("task", "delimiter")
 """Settings for reading examples that `evaluate` does not take from the folder of a run."""
+
+
+def differing_texts(data: TaskData, student_logits: Tensor, teacher_logits: Tensor) -> list[Differing] | None:
+    """The texts of the reported split on which student and teacher differ most; None for other problems.
+
+    Args:
+        data: the examples.
+        student_logits, teacher_logits: in the order of the split.
+    """
+    split = data.splits[data.report_split]
+    texts = _shown_texts(split)
+    if not texts or "label" not in split.column_names:
+        return None
+    labels = split["label"][:]
+    if not all(isinstance(label, int | float) for label in labels):  # several labels, or answers
+        return None
+    return most_differing(texts, labels, student_logits, teacher_logits, data.label_names)
+
+
+def suspicious_examples(data: TaskData, quality: LabelQuality) -> list[dict[str, Any]]:
+    """The training examples whose labels look wrong most, with their rows in the data and their texts.
+
+    Args:
+        data: the examples.
+        quality: of the training examples.
+    """
+    found = most_suspicious(quality)
+    rows = [example["row"] for example in found]
+    texts = _shown_texts(data.splits["train"].select(rows))
+    shown = [{"text": text} for text in texts] if texts else [{}] * len(found)
+    return [
+        {**example, "row": data.train_rows[row], **text} for example, row, text in zip(found, rows, shown, strict=True)
+    ]
+
+
+def _shown_texts(examples: Dataset) -> list[str]:
+    """The text, or the pair of texts, of each example; empty for problems without them."""
+    return [" ‖ ".join(texts) for texts in texts_of(examples)] if "text" in examples.column_names else []
 
 
 def write_job_report(
@@ -49,8 +91,8 @@ def write_job_report(
         data: as given.
         split: evaluated on.
         settings: settings that change the student, as JSON values.
-        differing: see `most_differing`; None where it was not compared.
-        suspicious: see `most_suspicious`.
+        differing: see `differing_texts`; None where it was not compared.
+        suspicious: see `suspicious_examples`.
     """
     reports, history = card.reports, [dict(entry) for entry in card.log_history]
     notes = run_notes(card)

@@ -1,25 +1,16 @@
-"""Classifiers from checkpoints: load them, align their labels with the data, freeze the teacher.
+"""The outputs of a classifier: their names, and their order, which is that of the data.
 
 `label_names` are the names of the classes in the data's order; None means regression (one output).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from logging import LogRecord
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging
 
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
-from hf_kd_lambda.models.size import check_depth, check_size
 from hf_kd_lambda.utils.names import in_order
 
 logger = logging.get_logger(__name__)
@@ -36,116 +27,6 @@ class OtherLabelsError(ValueError):
         self.difference = difference
 
 
-def load_classifier(
-    checkpoint: str,
-    label_names: list[str] | None,
-    trust_remote_code: bool = False,
-    new_head: bool = False,
-    auto_class: Any = AutoModelForSequenceClassification,
-    problem_type: str | None = None,
-    dtype: torch.dtype | str = torch.float32,
-    require_head: bool = False,
-    whose: str = "data",
-) -> PreTrainedModel:
-    """Load a classifier whose outputs are in the data's order.
-
-    Args:
-        checkpoint: Hub id or folder.
-        label_names: Names of the classes in the data's order, or None for regression.
-        trust_remote_code: Run modelling code from the checkpoint's repository.
-        new_head: Use a new output layer, for a model that will be fine-tuned. Otherwise use the checkpoint's own; a
-            checkpoint without one, or with one for other labels, gets a new one, with a warning.
-        auto_class: Transformers' auto class for the task.
-        problem_type: `MULTI_LABEL` for several labels per example; None for one class, or a number.
-        dtype: type of the weights; `auto` for the checkpoint's.
-        require_head: Refuse a checkpoint without an output layer of its own for these labels: it would only guess.
-        whose: see `align_labels`.
-
-    Raises:
-        OSError: the checkpoint does not exist.
-        ValueError: `require_head` is set and there is none; or weights below the head are missing.
-    """
-    try:
-        config = AutoConfig.from_pretrained(checkpoint, trust_remote_code=trust_remote_code)
-    except OSError as error:
-        raise OSError(
-            f"cannot load {checkpoint!r}: there is no such folder, and no such model was found on the Hub: {error}"
-        ) from error
-    check_depth(config)
-    if new_head:
-        set_labels(config, label_names, problem_type)
-        check_size(config, auto_class, trust_remote_code=trust_remote_code)  # missing weights would be made
-    with _without_load_report():
-        model, info = auto_class.from_pretrained(
-            checkpoint,
-            config=config,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            ignore_mismatched_sizes=new_head,
-            output_loading_info=True,
-        )
-    name, head = output_layer(model)
-    _check_complete(checkpoint, model, info, new_head or f"{name}.weight" in info["missing_keys"])
-    if new_head:
-        _check_one_head(model)
-        head.reset_parameters()
-        return model
-    if f"{name}.weight" in info["missing_keys"]:
-        if require_head:
-            raise ValueError(
-                f"{checkpoint!r} has no trained output layer, so that it would only guess: choose a checkpoint that "
-                "was trained for these labels, or fine-tune it first, in a job with teacher_finetune: true."
-            )
-        logger.warning("%r has no trained classification head: the student gets a new one.", checkpoint)
-        return load_classifier(checkpoint, label_names, trust_remote_code, True, auto_class, problem_type, dtype)
-    try:
-        align_labels(model, label_names, problem_type, whose)
-    except OtherLabelsError as error:
-        if require_head:
-            raise
-        logger.warning("%s: the student gets a new classification head for the labels of the data.", error.difference)
-        return load_classifier(checkpoint, label_names, trust_remote_code, True, auto_class, problem_type, dtype)
-    return model
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Without Transformers' table of missing weights, since `_check_complete` reports those that matter."""
-    loading = logging.get_logger("transformers.modeling_utils")
-    loading.addFilter(_is_no_load_report)
-    try:
-        yield
-    finally:
-        loading.removeFilter(_is_no_load_report)
-
-
-def _is_no_load_report(record: LogRecord) -> bool:
-    return "LOAD REPORT" not in record.getMessage()
-
-
-def _check_complete(checkpoint: str, model: PreTrainedModel, info: Mapping[str, Any], new_head: bool) -> None:
-    """Check that a checkpoint has all weights of the model, except those of a new head.
-
-    Raises:
-        ValueError: weights are missing; the message names the first.
-    """
-    parts = dict(model.named_children())
-    # Image classifiers of CLIP or SigLIP have their encoder under another name than the prefix. Layers tell it.
-    encoders = [
-        name for name, part in parts.items() if any(isinstance(found, nn.ModuleList) for found in part.modules())
-    ]
-    encoder = tuple(f"{name}." for name in (model.base_model_prefix, *encoders))
-    random = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])}
-    # A pooler counts as part of the head: checkpoints without a head often lack it.
-    of_head = {key for key in random if new_head and (not key.startswith(encoder) or ".pooler." in key)}
-    if missing := sorted(random - of_head):
-        raise ValueError(
-            f"{checkpoint!r} is incomplete: {len(missing)} parameters of its config.json, such as {missing[0]}, are "
-            "missing in its weights or have another shape, and would be random. Use weights and config.json of the "
-            "same model."
-        )
-
-
 def align_labels(
     model: PreTrainedModel, label_names: list[str] | None, problem_type: str | None = None, whose: str = "data"
 ) -> None:
@@ -153,7 +34,8 @@ def align_labels(
 
     Args:
         model: the classifier.
-        label_names, problem_type: from the data, see `load_classifier`.
+        label_names: of the data.
+        problem_type: of the data: `MULTI_LABEL` for several labels per example; None for one class, or a number.
         whose: whose names these are, `data` or `student`, for messages.
 
     Raises:
@@ -223,7 +105,7 @@ def names_of_numbers(label_names: list[str] | None, of_teachers: Iterable[Sequen
     Names that are other numbers are left to `label_permutation`.
 
     Args:
-        label_names: from the data, see `load_classifier`.
+        label_names: of the data.
         of_teachers: the teachers' own names, in the order of their outputs.
     """
     if label_names is None or not _are_generic(label_names):
@@ -262,7 +144,7 @@ def permute_head(model: PreTrainedModel, permutation: list[int]) -> None:
     Raises:
         ValueError: the head is quantised or has adapters of its own, or the model has none or two.
     """
-    _check_one_head(model)
+    check_one_head(model)
     name, head = output_layer(model)
     saved = [other for other, _ in model.named_modules() if other.rpartition(".")[0] == name.rpartition(".")[0]]
     if "lora_" in name or (".modules_to_save." in name and len(saved) > 1):
@@ -284,11 +166,6 @@ def permute_head(model: PreTrainedModel, permutation: list[int]) -> None:
     set_labels(model.config, [own_names[column] for column in permutation], model.config.problem_type)
 
 
-def freeze(model: PreTrainedModel) -> PreTrainedModel:
-    """Set a model to evaluation mode with frozen parameters, and return it."""
-    return model.eval().requires_grad_(False)
-
-
 def _problem_type(label_names: list[str] | None, problem_type: str | None) -> str:
     if label_names is not None and problem_type == MULTI_LABEL:
         return MULTI_LABEL
@@ -300,7 +177,7 @@ def set_labels(config: PreTrainedConfig, label_names: list[str] | None, problem_
 
     Args:
         config: the model's configuration.
-        label_names, problem_type: see `load_classifier`.
+        label_names, problem_type: see `align_labels`.
     """
     names = ["LABEL_0"] if label_names is None else label_names
     config.id2label = dict(enumerate(names))
@@ -347,8 +224,12 @@ def output_layer(model: PreTrainedModel) -> tuple[str, nn.Linear]:
     return layers[-1]
 
 
-def _check_one_head(model: PreTrainedModel) -> None:
-    """Refuse to change the labels of a model that averages two heads: SwiftFormer, and distilled DeiTs and LeViTs."""
+def check_one_head(model: PreTrainedModel) -> None:
+    """Refuse to change the labels of a model that averages two heads: SwiftFormer, and distilled DeiTs and LeViTs.
+
+    Raises:
+        ValueError: it is one.
+    """
     kind = type(model).__name__
     if kind.endswith("WithTeacher") or hasattr(model, "dist_head"):
         raise ValueError(

@@ -13,7 +13,9 @@ from transformers import (
 )
 from transformers.trainer_utils import unwrap_peft_model
 
-from hf_kd_lambda.models.labels import MULTI_LABEL, load_classifier, own_label_names
+from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
+from hf_kd_lambda.models.classifiers import load_classifier
+from hf_kd_lambda.models.labels import own_label_names
 from hf_kd_lambda.models.model_task import task_of_model
 from hf_kd_lambda.models.protocol import is_multi_label
 from hf_kd_lambda.utils.paths import check_model_folder

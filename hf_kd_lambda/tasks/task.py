@@ -16,8 +16,8 @@ from hf_kd_lambda.data.bundled import resolve_checkpoint
 from hf_kd_lambda.data.columns import accepted_inputs, token_counts
 from hf_kd_lambda.data.task_data import TaskData
 from hf_kd_lambda.losses.functional import IGNORED
+from hf_kd_lambda.models.classifiers import load_classifier
 from hf_kd_lambda.models.from_scratch import model_from_scratch, with_tokens
-from hf_kd_lambda.models.labels import load_classifier
 from hf_kd_lambda.models.padding import ModelBatch, ensure_pad_token, padding_difference
 from hf_kd_lambda.models.protocol import vocabulary_size
 from hf_kd_lambda.utils.first_output import first_output

@@ -88,7 +88,7 @@ class TextClassification(TextTask):
             return multi_label_metrics
         if data.problem_type == SOFT_LABELS:
             return soft_label_metrics
-        return compute_metrics_for(data.task, data.is_regression)
+        return compute_metrics_for(data.glue_task, data.is_regression)
 
     def task_loss(self, data: TaskData, label_smoothing: float = 0.0) -> Callable[..., Tensor] | None:
         """Binary cross-entropy of the known labels for several labels, not smoothed; cross-entropy for soft labels."""
@@ -106,10 +106,10 @@ class TextClassification(TextTask):
 
     def chance(self, data: TaskData) -> float:
         """That of the most frequent class; for several labels of all for each text; for a correlation 0."""
-        if data.is_regression or data.task == "cola":
+        if data.is_regression or data.glue_task == "cola":
             return 0.0
         labels = data.splits[data.report_split]["label"][:]
         if data.problem_type == MULTI_LABEL:
             return chance_of_sets(np.array(labels))
         classes = np.argmax(labels, axis=-1) if data.problem_type == SOFT_LABELS else labels
-        return score_of_one_class(classes, data.task)
+        return score_of_one_class(classes, data.glue_task)

@@ -21,7 +21,6 @@ from hf_kd_lambda.losses.base import TeacherBatch
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
 from hf_kd_lambda.models.ensemble import members_of, teacher_digest
 from hf_kd_lambda.models.intermediate_outputs import forward_flags
-from hf_kd_lambda.models.labels import freeze
 from hf_kd_lambda.models.loaded_forms import is_placed
 from hf_kd_lambda.models.protocol import as_model_output, model_device
 from hf_kd_lambda.teacher.cache import DEFAULT_FOLDER, TeacherCache
@@ -55,7 +54,7 @@ class TeacherOutputs:
         cache_format: CacheFormat | None,
         own_columns: Collection[str] = (),
     ) -> None:
-        self.teacher = None if teacher is None else freeze(teacher)
+        self.teacher = None if teacher is None else teacher.eval().requires_grad_(False)
         self.accelerator = accelerator
         self._move_to(accelerator.device)
         self.needs = needs

@@ -15,7 +15,7 @@ from transformers.trainer_utils import TrainOutput
 
 from hf_kd_lambda.trainer.console import use_short_lines
 from hf_kd_lambda.trainer.early_stopping import EarlyStopping
-from hf_kd_lambda.trainer.epoch_order import EpochOrder
+from hf_kd_lambda.trainer.epoch_order import EpochOrder, check_workers
 from hf_kd_lambda.trainer.finite_losses import FiniteWeights
 from hf_kd_lambda.trainer.sampling import lengths_to_group
 from hf_kd_lambda.trainer.save_on_signal import SaveOnSignal, interruption
@@ -31,10 +31,14 @@ class BaseTrainer(Trainer):
 
     Args:
         args, kwargs: see `Trainer`.
+
+    Raises:
+        ValueError: see `check_workers`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_workers(self.args, self.train_dataset)
         self._save_on_signal = SaveOnSignal()
         for callback in (self._save_on_signal, EpochOrder(), EarlyStopping(), FiniteWeights()):
             self.add_callback(callback)

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from hf_kd_lambda.balancing.rules import RULES, Rule, make_rule
 from hf_kd_lambda.losses.base import KDLoss
 from hf_kd_lambda.losses.registry import OF_DISTRIBUTIONS, make_kd_losses
-from hf_kd_lambda.trainer.argument_ranges import check_training_arguments
+from hf_kd_lambda.trainer.argument_ranges import check_numbers, check_training_arguments
 from hf_kd_lambda.trainer.config_checks import (
     check_cache,
     check_choices,
@@ -242,7 +242,7 @@ class DistillationConfig(TrainingArguments):
     def __post_init__(self) -> None:
         self.lambda_rule_kwargs = as_mapping(self.lambda_rule_kwargs, "lambda_rule_kwargs", '{"gamma": 1.0}')
         self.kd_losses = as_mapping(self.kd_losses, "kd_losses", '{"soft_targets": 1.0}')
-        check_training_arguments(self)
+        check_numbers(vars(self))
         check_ranges(self)
         check_choices(self, _CHOICES)
         check_precision(self)
@@ -256,6 +256,7 @@ class DistillationConfig(TrainingArguments):
         self.enable_jit_checkpoint = False  # a signal saves a checkpoint in any case: see `SaveOnSignal`
         resolve_device(self)
         super().__post_init__()
+        check_training_arguments(self)  # now that mappings given as JSON are read
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled, as into `training_args.bin`: all but the token."""

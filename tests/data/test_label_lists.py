@@ -90,9 +90,9 @@ def test_indices_of_names_in_another_order_are_the_same_names(tmp_path, monkeypa
 def test_a_file_with_some_of_a_models_labels_is_evaluated(tmp_path, rows, expected):
     path = write(tmp_path, "a.jsonl", [{"text": f"t{i}", "label": labels} for i, labels in enumerate(rows)])
     args = EvaluatedData(test_file=path, problem_type=MULTI)
-    args.model_classes = ["joy", "fear", "anger"]
+    args.known_classes = ["joy", "fear", "anger"]
     data = load_task_data(args, seed=0)
-    assert data.label_names == args.model_classes
+    assert data.label_names == args.known_classes
     assert labels_of(data, "test") == expected
 
 

@@ -86,7 +86,7 @@ def test_cells_of_a_folder_are_texts_whatever_other_layouts_have_in_their_column
     assert sorted(row["text"] for split in data.splits.values() for row in split) == ["a film", "b film"]
     write(tmp_path / "own", "train.csv", "body\na film\nb film\n")
     args = EvaluatedData(problem="text-generation", dataset=str(tmp_path / "own"), validation_share=0.5)
-    args.model_columns = {"text_column": "body"}
+    args.columns_of_run = {"text_column": "body"}
     data = TASKS["text-generation"].load_data(args, seed=0)
     assert sorted(row["text"] for split in data.splits.values() for row in split) == ["a film", "b film"]
 
@@ -250,6 +250,6 @@ def test_a_folder_to_evaluate_needs_labels(tmp_path, rows, message):
     (tmp_path / "own").mkdir()
     write(tmp_path / "own", "new.csv", rows)
     args = EvaluatedData(dataset=str(tmp_path / "own"))
-    args.are_all_new = True
+    args.lone_split = "test"
     with pytest.raises(ValueError, match=message):
         load_task_data(args, seed=0)

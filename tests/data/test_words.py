@@ -61,7 +61,7 @@ def test_names_are_sorted_and_encoded_alike_on_all_splits(tmp_path, suffix):
         {"words": row["tokens"], "label": codes} for row, codes in zip(ROWS, CODES, strict=True)
     ]
     assert data.splits["validation"]["label"][:] == CODES[1:]
-    assert (data.num_labels, data.is_regression, data.task) == (3, False, None)
+    assert (data.num_labels, data.is_regression, data.glue_task) == (3, False, None)
 
 
 def test_integers_are_named_by_their_number(tmp_path):

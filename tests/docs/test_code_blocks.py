@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 
 from hf_kd_lambda import DataArguments, DistillationConfig, ModelArguments, cli
 from hf_kd_lambda.balancing.rules import RULES
-from hf_kd_lambda.jobs.evaluate import EvaluatedData
+from hf_kd_lambda.data.arguments import EvaluatedData
 from hf_kd_lambda.losses.registry import KD_LOSSES
 from hf_kd_lambda.tasks import TASKS
 

@@ -18,8 +18,8 @@ from hf_kd_lambda.jobs.disk_space import (
     optimizer_size,
     weights_size,
 )
-from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.jobs.resuming import train_on
 from hf_kd_lambda.jobs.run_folder import remove_checkpoints
 from hf_kd_lambda.models.adapters import add_adapters
 from hf_kd_lambda.studies.comparison.plan import arguments

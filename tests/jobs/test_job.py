@@ -14,9 +14,10 @@ from helpers.tiny import save_checkpoint, tiny_bert
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, pipeline
 
-from hf_kd_lambda.jobs.finetune import load_finished
 from hf_kd_lambda.jobs.hub import student_files
 from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.jobs.report import suspicious_examples
+from hf_kd_lambda.jobs.resuming import load_finished
 from hf_kd_lambda.reports.label_quality import LabelQuality
 from hf_kd_lambda.studies.comparison.plan import arguments
 
@@ -92,7 +93,8 @@ def test_examples_whose_labels_look_wrong_have_their_texts_by_default(tmp_path):
         run = job({**given, "text_pair_column": pair})
         count = len(run.data.splits["train"])
         zeros, wrong = np.zeros(count, dtype=int), np.eye(count)[1]
-        found = run._suspicious(LabelQuality(zeros, zeros, wrong, wrong, wrong, 1.0, 1.0, run.data.label_names))
+        quality = LabelQuality(zeros, zeros, wrong, wrong, wrong, 1.0, 1.0, run.data.label_names)
+        found = suspicious_examples(run.data, quality)
         assert [(example["row"], example["text"]) for example in found] == [(1, text)]
 
 

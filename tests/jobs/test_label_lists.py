@@ -10,7 +10,7 @@ from helpers.small_jobs import WORDS, job, settings
 from transformers import AutoModelForSequenceClassification
 
 from hf_kd_lambda.data.arguments import DataArguments
-from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints
+from hf_kd_lambda.jobs.evaluation import evaluate_checkpoints
 
 KINDS = list(WORDS)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from helpers.small_runs import config, examples, flat, make_trainer, models
 
-from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.manifest import MANIFEST, damage, write_manifest
+from hf_kd_lambda.jobs.resuming import train_on
 from hf_kd_lambda.jobs.run_folder import claim_folder, last_checkpoint, record_run
 
 

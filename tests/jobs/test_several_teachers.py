@@ -66,9 +66,7 @@ def test_a_probe_compares_with_their_mean(tmp_path):
 
 def test_with_trust_each_teacher_has_its_own_reliability(tmp_path, monkeypatch):
     whole = job_of_two(tmp_path, lambda_rule="trust")
-    monkeypatch.setattr(
-        type(whole.problem), "chance", lambda *_: 0.0
-    )  # these teachers guess: labels are judged anyway
+    monkeypatch.setattr(type(whole.task), "chance", lambda *_: 0.0)  # these teachers guess: labels are judged anyway
     whole.check()
     whole.run()
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
@@ -122,7 +120,7 @@ def test_teachers_are_a_name_or_a_list(given, teachers):
         ({"teacher": ["a", "b"], "teacher_weights": {"a": 1}}, "a weight for each of several teachers"),
         ({"teacher": ["a", "b"], "teacher_weights": {"a": 1, "b": 0}}, "teacher_weights: b=0 must be a positive"),
         ({"teacher": ["a", "b"], "teacher_weights": {"a": 1, "b": "2"}}, "teacher_weights: b='2' must be a positive"),
-        ({"teacher": "a", "teacher_dtype": "int8"}, "teacher_dtype='int8' must be one of fp32, bf16, fp16, auto"),
+        ({"teacher": "a", "teacher_dtype": "int8"}, "teacher_dtype='int8' is not one of None, fp32, bf16, fp16, auto"),
         ({"teacher": ["a", "b"], "teacher_weights": "3"}, "teacher_weights=3 must be a mapping"),
     ],
 )

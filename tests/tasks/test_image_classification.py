@@ -39,7 +39,7 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.bundled import BUNDLED
-from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints
+from hf_kd_lambda.jobs.evaluation import evaluate_checkpoints
 from hf_kd_lambda.jobs.hub import student_files
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 from hf_kd_lambda.reports.model_card import origin_of
@@ -175,7 +175,7 @@ def test_checkpoints_are_read_with_their_processors(tmp_path):
     )
     small = job(given)
     small.check()
-    collate = small.problem.collator(small.loader.student_processor, small.loader.own_processor)
+    collate = small.task.collator(small.loader.student_processor, small.loader.own_processor)
     batch = collate([small.tokens["train"][0]])
     assert batch["pixel_values"].shape[-1] == 20
     assert batch["teacher_pixel_values"].shape[-1] == 16
@@ -299,7 +299,7 @@ def test_logits_are_not_cached_with_augmentation_and_the_reason_is_logged(tmp_pa
 
 def test_workers_that_would_repeat_the_images_of_the_first_epoch_are_refused(tmp_path):
     given = image_settings(tmp_path, augment=["crop"], dataloader_num_workers=1, dataloader_persistent_workers=True)
-    with pytest.raises(ValueError, match=r"dataloader_persistent_workers=True: .* augment=\['crop'\]: leave it out"):
+    with pytest.raises(ValueError, match=r"dataloader_persistent_workers=True: .* augmentation: leave it out"):
         job(given).check()
 
 
@@ -351,7 +351,7 @@ def test_teacher_and_student_see_the_same_crop(tmp_path):
             tmp_path, augment=["crop", "flip"], student_architecture=json.dumps({**NARROW, "image_size": 32})
         )
     )
-    collate = small.problem.collator(small.loader.student_processor, small.loader.own_processor)
+    collate = small.task.collator(small.loader.student_processor, small.loader.own_processor)
     batch = collate([small.tokens["train"][row] for row in range(8)])
     smaller = torch.nn.functional.interpolate(batch["pixel_values"], 16, mode="area")
     own = batch["teacher_pixel_values"]

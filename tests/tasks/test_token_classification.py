@@ -28,7 +28,7 @@ from transformers import (
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.task_data import TaskData
-from hf_kd_lambda.jobs.evaluate import evaluate_checkpoints
+from hf_kd_lambda.jobs.evaluation import evaluate_checkpoints
 from hf_kd_lambda.models.labels import align_labels
 from hf_kd_lambda.models.layers_of_teacher import student_from_layers
 from hf_kd_lambda.tasks import TASKS

@@ -50,6 +50,8 @@ def test_numbers_that_people_try_pass(name):
 def test_all_arguments_are_looked_at(tmp_path):
     with pytest.raises(ValueError, match="temperature=1e-30"):
         DistillationConfig(str(tmp_path), temperature=1e-30, use_cpu=True)
+    with pytest.raises(ValueError, match=r"lr_scheduler_kwargs={'num_cycles': nan} contains nan: give a finite"):
+        DistillationConfig(str(tmp_path), lr_scheduler_kwargs='{"num_cycles": NaN}', use_cpu=True)
     with pytest.raises(ValueError, match=r"teacher_epochs=1e-09"):
         ModelArguments(teacher="t", student="s", teacher_epochs=1e-9)
     with pytest.raises(ValueError, match="max_steps=0"):

@@ -9,7 +9,7 @@ import torch
 from helpers.small_runs import config, examples, flat, make_trainer, models
 
 from hf_kd_lambda import DistillationConfig
-from hf_kd_lambda.jobs.finetune import train_on
+from hf_kd_lambda.jobs.resuming import train_on
 from hf_kd_lambda.trainer.early_stopping import evaluations_since_best, has_stopped
 
 

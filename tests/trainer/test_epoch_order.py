@@ -5,10 +5,12 @@ import torch
 from accelerate.data_loader import BatchSamplerShard
 from datasets import Dataset
 from helpers.small_runs import config
+from helpers.tiny import tiny_bert
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import TrainerControl, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from hf_kd_lambda.trainer.base_trainer import BaseTrainer
 from hf_kd_lambda.trainer.epoch_order import EpochOrder
 
 
@@ -48,10 +50,11 @@ class Augment:
 
 
 def test_workers_that_persist_would_not_learn_of_the_next_epoch(tmp_path):
-    loader = DataLoader(Dataset.from_dict({"a": [1]}).with_transform(Augment()))
+    examples = Dataset.from_dict({"a": [1]}).with_transform(Augment())
     args = config(tmp_path, dataloader_num_workers=1, dataloader_persistent_workers=True)
     with pytest.raises(ValueError, match=r"dataloader_persistent_workers=True: .* would repeat the first one's"):
-        order([], args, 0.0, loader)
+        BaseTrainer(tiny_bert(3), args, train_dataset=examples)
+    BaseTrainer(tiny_bert(3), args, train_dataset=examples.with_format(None))
 
 
 def test_other_samplers_are_left_alone(tmp_path):

@@ -25,9 +25,9 @@ from transformers import (
 
 from hf_kd_lambda.data.columns import ADDED_COLUMNS, TEACHER_LOGITS, TEACHER_OUTPUTS, token_counts
 from hf_kd_lambda.data.selection import count_unlabelled
-from hf_kd_lambda.jobs.finetune import train_on
 from hf_kd_lambda.jobs.identity import content, digest
 from hf_kd_lambda.jobs.job import DistillationJob
+from hf_kd_lambda.jobs.resuming import train_on
 from hf_kd_lambda.reports.sampling_error import standard_error
 from hf_kd_lambda.studies.comparison.plan import GLUE, Comparison
 from hf_kd_lambda.studies.comparison.regimes import (
@@ -122,7 +122,7 @@ class TaskRuns:
     def _score(self, evaluated: Dataset) -> float:
         """The score of the teacher whose logits the reported split has."""
         labels, logits = _supervision(evaluated)
-        return self.job.problem.metrics(self.job.data, evaluated)(EvalPrediction(logits, labels))["score"]
+        return self.job.task.metrics(self.job.data, evaluated)(EvalPrediction(logits, labels))["score"]
 
     def supervision(self, cell: Cell) -> CellSupervision:
         """The teacher of a cell and the training examples as its regime has them."""

@@ -187,7 +187,7 @@ def batch(
     tokens, size = labelled(job.tokens["train"]), job.config.per_device_train_batch_size
     generator = torch.Generator().manual_seed(job.config.seed)
     chosen = torch.randperm(len(tokens), generator=generator).roll(-index * size)[:size].tolist()
-    collator = job.problem.collator(job.loader.student_processor, job.loader.own_processor)
+    collator = job.task.collator(job.loader.student_processor, job.loader.own_processor)
     columns = {name: value.to(student.device) for name, value in collator([tokens[index] for index in chosen]).items()}
     prefix = TEACHER_PREFIX if job.loader.own_processor is not None else ""
     teachers = {name.removeprefix(prefix): value for name, value in columns.items() if name.startswith(prefix)}

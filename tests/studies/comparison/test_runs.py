@@ -12,7 +12,7 @@ from helpers import small_jobs, tiny_images
 from helpers.compared_runs import made_up_run
 from helpers.tiny import save_checkpoint, tiny_bert
 
-from hf_kd_lambda.jobs.finetune import TrainingStoppedError
+from hf_kd_lambda.jobs.errors import TrainingStoppedError
 from hf_kd_lambda.jobs.lock import locked
 from hf_kd_lambda.studies.comparison import runs
 from hf_kd_lambda.studies.comparison.compare import command_of, compare, main
