@@ -5,11 +5,11 @@ VENV ?= .venv
 # A version known to work, installed first because the others would pull in the newest; a torch that is there stays. Set
 # the build for your GPU here.
 TORCH ?= torch==2.13.0
-# All tests take one thread of the CPU. Files stay whole, as their tests share trained models, and in their order: sorted
-# by the number of tests, the files with few and long ones (distributed, jobs) would be the last.
-PARALLEL ?= --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# All tests take one thread of the CPU. Files stay in their order: sorted by the number of tests, the files with few and
+# long ones (distributed, jobs) would be the last.
+PARALLEL ?= --numprocesses auto --maxprocesses 8 --no-loadscope-reorder
 
-.PHONY: quickstart test test-lowest docs
+.PHONY: quickstart test test-slow test-lowest docs
 
 quickstart: $(VENV)/quickstart
 	$(VENV)/bin/accelerate launch scripts/distill.py configs/quickstart.yaml
@@ -20,9 +20,13 @@ test: $(VENV)/test
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest $(PARALLEL)
 
-# The tests with the oldest transformers that pyproject.toml admits.
+# Longer tests, the notebook among them, and variants of the others.
+test-slow: $(VENV)/test
+	$(VENV)/bin/pytest $(PARALLEL) -m slow
+
+# The tests with the oldest libraries of Hugging Face that pyproject.toml admits.
 test-lowest: $(VENV)-lowest/test
-	$(VENV)-lowest/bin/pip install "transformers==5.17.0"
+	$(VENV)-lowest/bin/pip install transformers==5.17.0 accelerate==1.12.0 datasets==4.0.0 huggingface_hub==1.31.0
 	$(VENV)-lowest/bin/pytest $(PARALLEL)
 
 # The pages, in docs/_build/html/index.html; a warning is an error.

@@ -18,7 +18,7 @@ html_css_files = ["tables.css"]
 
 myst_enable_extensions = ["attrs_inline"]
 myst_heading_anchors = 3
-nb_execution_mode = "off"  # tests/docs runs the notebook; the page shows the outputs that are saved in it
+nb_execution_mode = "off"  # `make test-slow` runs the notebook; the page shows the outputs that are saved in it
 
 default_role = "code"  # docstrings write `name`, as Markdown does
 autodoc_member_order = "bysource"

@@ -9,6 +9,7 @@ from typing import Any
 
 import transformers
 from datasets import Dataset
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.data.columns import LABELS, TEACHER_PREFIX
@@ -24,6 +25,7 @@ OPTIMISATION = [
     *("adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs", "max_grad_norm", "label_smoothing_factor"),
     *("neftune_noise_alpha", "optim_args", "dataloader_drop_last", "train_sampling_strategy"),
     *("load_best_model_at_end", "metric_for_best_model", "optim_target_modules", "average_tokens_across_devices"),
+    *("auto_find_batch_size", "dataloader_in_order"),
 ]
 # These decide them too where load_best_model_at_end is set.
 EVALUATION = ["greater_is_better", "eval_strategy", "eval_steps", "save_strategy", "save_steps", "eval_delay"]
@@ -72,6 +74,8 @@ def settings_of(models: ModelArguments, data: DataArguments, config: Distillatio
     training["precision"] = config.autocast
     if config.lambda_rule == "trust" and not config.cache_teacher:
         training["cache_teacher"] = False  # then no predictions of earlier epochs are remembered
+    if config.accelerator_config != AcceleratorConfig():  # it decides which batches a rank gets
+        training["accelerator_config"] = config.accelerator_config.to_dict()
     return {**asdict(models), **asdict(data), **training}
 
 
@@ -80,6 +84,7 @@ def teacher_settings_of(settings: Mapping[str, Any]) -> dict[str, Any]:
     best = settings["load_best_model_at_end"]
     own = ["teacher", "teacher_architecture", "teacher_epochs", "teacher_learning_rate", "augment"]
     own += ["class_weights", "early_stopping_patience", "precision"]
+    own += settings.keys() & {"accelerator_config"}
     of_student = ("learning_rate", "num_train_epochs", "max_steps")
     own += [name for name in OPTIMISATION + (EVALUATION if best else []) if name not in of_student]
     metric = {"metric_for_best_model": MAIN_METRIC if best else None, "greater_is_better": True if best else None}

@@ -64,6 +64,7 @@ PLAIN = {
 """Settings of runs that equal the plain loop."""
 
 SEVERAL, NUMBERS, RESUMED = "trust in several teachers", "trust in numbers", "trust, resumed"
+SAMPLES = {"lambda_rule": "snr", "gram_estimator": "unbiased", "lambda_max": 1e4}
 OF_RULES = {
     "votes with a split": (
         {"lambda_rule": "evidence", **SPLIT, **HALVES},
@@ -81,7 +82,8 @@ OF_RULES = {
         ["label_reliability", "teacher_reliability"],
     ),
     "FSDP2 with trust": ({**TRUST, **HALVES, **FSDP2}, ["label_reliability", "teacher_reliability"]),
-    "samples": ({"lambda_rule": "snr", "gram_estimator": "unbiased", "lambda_max": 1e4, **HALVES}, ["snr_kd"]),
+    "samples": ({**SAMPLES, **HALVES}, ["snr_kd"]),
+    "FSDP2 with samples": ({**SAMPLES, **QUARTERS, **FSDP2}, ["snr_kd"]),
     "losses and layers": (
         {"lambda_rule": "dto", "lambda_scope": "layer", "lambda_min": 1e-4, **HALVES},
         ["lambda/layer.1", "lambda/head"],
@@ -123,6 +125,11 @@ RUNS = {
     SEVERAL: {"settings": OF_RULES[SEVERAL][0], "student": "of several teachers"},
     NUMBERS: {"settings": OF_RULES[NUMBERS][0], "student": "of numbers"},
     RESUMED: {"settings": OF_RULES[RESUMED][0], "resumed_at": 8},
+    **{
+        name: {"settings": settings, "student": "of a transfer set"}
+        for name, (settings, _) in OF_RULES.items()
+        if "gram_estimator" in settings
+    },
     **{name: {"settings": settings, "student": "of a transfer set"} for name, settings in TRANSFER.items()},
     **{
         name: {"settings": settings, "student": name.removeprefix("FSDP2, ")}
@@ -192,12 +199,15 @@ def test_other_kinds_of_labels_are_counted_over_all_ranks(folder, monkeypatch, n
 def test_what_rules_need_is_the_same_as_in_one_process(folder, tmp_path, name):
     settings, logs = OF_RULES[name]
     of_one = {key: value for key, value in settings.items() if key not in {**FSDP2, **QUARTERS, "save_strategy": 0}}
-    # Samples are micro-batches: two ranks with one each have as many as one process with two.
-    whole = IN_TURN if "gram_estimator" in settings else {}
     num_labels = 1 if name == NUMBERS else 3
+    data = examples(num_labels=num_labels)
+    if "gram_estimator" in settings:
+        # One process with two micro-batches has the same two samples: those of two ranks with one each, or with FSDP2
+        # those that both ranks have together.
+        of_one, data = {**of_one, **IN_TURN}, partly_labelled()
     teacher, student = models(num_labels)
     teacher = several_teachers() if name == SEVERAL else teacher
-    single = train(config(tmp_path, **of_one, **whole), teacher, student, examples(num_labels=num_labels))
+    single = train(config(tmp_path, **of_one), teacher, student, data)
     log_history, weights = found(folder, name)
     for log in ["lambda", "grad_norm_task", *logs]:
         expected = logged(single.state.log_history, log)

@@ -2,16 +2,21 @@
 
 import contextlib
 import hashlib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from datasets import Dataset, Features, List, Value
 from helpers.small_jobs import job, settings
 from helpers.tiny import save_checkpoint, tiny_bert
+from transformers import TrainingArguments
 
+from hf_kd_lambda.data.arguments import DataArguments
 from hf_kd_lambda.jobs import identity as records
-from hf_kd_lambda.jobs.identity import EVALUATION, content, digest
+from hf_kd_lambda.jobs.arguments import ModelArguments
+from hf_kd_lambda.jobs.identity import EVALUATION, OPTIMISATION, content, digest
 from hf_kd_lambda.jobs.run_folder import claim_folder, record_run
+from hf_kd_lambda.trainer.config import DistillationConfig
 
 TOKENS = Dataset.from_dict({"input_ids": [[1, 2], [3]], "labels": [0, 1]})
 OTHERS = Dataset.from_dict({"input_ids": [[1, 2], [4]], "labels": [0, 1]})
@@ -78,6 +83,9 @@ def identities(tmp_path):
         ({"optim_target_modules": "all-linear"}, {"optim_target_modules"}, {"optim_target_modules"}),
         ({"average_tokens_across_devices": False}, *[{"average_tokens_across_devices"}] * 2),
         ({"precision": "bf16"}, {"precision"}, {"precision"}),
+        ({"accelerator_config": {"split_batches": True}}, *[{"accelerator_config"}] * 2),
+        ({"class_weights": "balanced"}, {"class_weights"}, {"class_weights"}),
+        ({"early_stopping_patience": 3}, *[{"early_stopping_patience"}] * 2),
     ],
 )
 def test_settings_that_decide_a_model_are_compared_and_no_others(
@@ -93,6 +101,53 @@ def test_settings_that_decide_a_model_are_compared_and_no_others(
             )
             with refused if named else contextlib.nullcontext():
                 assert claim_folder("output_dir", tmp_path, now[who])
+
+
+RECORDED_OTHERWISE = {"accelerator_config", "bf16", "fp16"}  # where it is not the default; as `precision`
+DECIDES_NO_WEIGHT = {
+    # Where and how fast: weights differ by rounding alone.
+    *("use_cpu", "tf32", "torch_compile", "torch_compile_backend", "torch_compile_mode", "full_determinism"),
+    *("use_liger_kernel", "liger_kernel_config", "gradient_checkpointing", "gradient_checkpointing_kwargs"),
+    *("activation_checkpointing", "activation_checkpointing_kwargs", "torch_empty_cache_steps", "use_cache"),
+    *("fsdp", "fsdp_config", "deepspeed", "parallelism_config", "local_rank", "skip_memory_metrics"),
+    *("ddp_backend", "ddp_broadcast_buffers", "ddp_bucket_cap_mb", "ddp_find_unused_parameters"),
+    *("ddp_static_graph", "ddp_timeout", "debug"),
+    *("dataloader_num_workers", "dataloader_multiprocessing_context", "dataloader_persistent_workers"),
+    *("dataloader_pin_memory", "dataloader_prefetch_factor"),
+    # How predictions are computed.
+    *("per_device_eval_batch_size", "eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object"),
+    *("bf16_full_eval", "fp16_full_eval", "batch_eval_metrics", "include_for_metrics", "prediction_loss_only"),
+    *("eval_on_start", "do_train", "do_eval", "do_predict"),
+    # Which columns: the examples are compared.
+    *("label_names", "length_column_name", "remove_unused_columns"),
+    # What is logged.
+    *("logging_strategy", "logging_steps", "logging_first_step", "logging_nan_inf_filter", "log_level"),
+    *("log_level_replica", "log_on_each_node", "disable_tqdm", "report_to", "run_name", "project"),
+    *("trackio_bucket_id", "trackio_space_id", "trackio_static_space_id", "include_num_input_tokens_seen"),
+    # What is saved and pushed, and from where a run resumes.
+    *("output_dir", "save_total_limit", "save_on_each_node", "save_only_model", "enable_jit_checkpoint"),
+    *("resume_from_checkpoint", "restore_callback_states_from_checkpoint", "ignore_data_skip"),
+    *("push_to_hub", "hub_always_push", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy"),
+    *("hub_token",),
+    # Of DistillationConfig.
+    *("cache_teacher", "teacher_cache_dir"),
+}
+"""Settings of training that a record leaves out. Some exist in some versions of Transformers only."""
+NOT_OF_TEACHER = {"learning_rate", "num_train_epochs", "max_steps"}
+
+
+def test_every_setting_is_recorded_or_decides_no_weight(identities):
+    """A setting that a new Transformers has is of one kind or the other, too."""
+    recorded, training = identities(), names_of(TrainingArguments)
+    left_out = RECORDED_OTHERWISE | DECIDES_NO_WEIGHT
+    expected = names_of(ModelArguments, DataArguments, DistillationConfig) - left_out
+    assert sorted(expected - recorded["student"].keys()) == []
+    assert sorted(left_out & {*OPTIMISATION, *EVALUATION}) == []
+    assert sorted((expected & training) - NOT_OF_TEACHER - recorded["teacher"].keys()) == []
+
+
+def names_of(*kinds):
+    return {field.name for kind in kinds for field in fields(kind)}
 
 
 def as_recorded_before(record):

@@ -158,8 +158,7 @@ def test_a_student_without_any_label_in_training(tmp_path):
         learning_rate=2e-4,  # the student, of the teacher's layers, has little to learn: larger steps overshoot
         num_train_epochs=8,
     )
-    *_, report = job(given).run()
-    assert 0 <= report.metrics["accuracy"] <= 1
+    job(given).run()
     history = json.loads((tmp_path / "out" / "trainer_state.json").read_text())["log_history"]
     losses = [entry for entry in history if "task_loss" in entry]
     assert {entry["task_loss"] for entry in losses} == {0.0}
@@ -328,8 +327,8 @@ def test_a_layer_that_does_not_exist_is_refused_before_training(tmp_path):
 
 
 def test_regression_end_to_end(tmp_path):
-    reports = job(settings(tmp_path, label_column="stars")).run()
-    assert {"pearson", "spearmanr", "score"} <= reports[-1].metrics.keys()
+    teacher, student = job(settings(tmp_path, label_column="stars")).run()
+    assert min(model.metrics[name] for model in (teacher, student) for name in ("pearson", "spearmanr", "score")) > 0.5
 
 
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path):

@@ -21,9 +21,7 @@ def test_a_job_with_a_teacher_in_half_precision(tmp_path, saved, teacher_dtype):
     whole = job(settings(tmp_path, **changed, teacher_cache_dir=str(tmp_path / "cache")))
     whole.check()
     assert {parameter.dtype for parameter in whole.load_teacher().parameters()} == {torch.float16}
-    teacher, student = whole.run()
-    assert 0 <= teacher.metrics["accuracy"] <= 1
-    assert 0 <= student.metrics["teacher_agreement"] <= 1
+    whole.run()
     weights = load_file(tmp_path / "out" / "model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     assert all(weight.isfinite().all() for weight in weights.values())

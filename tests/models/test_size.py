@@ -1,7 +1,6 @@
 """Models that no memory holds are refused by their configuration."""
 
 import json
-import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -30,10 +29,8 @@ def bert(**fields):
     ],
 )
 def test_impossible_sizes_are_refused_at_once(fields, message):
-    begin = time.monotonic()
     with pytest.raises(ValueError, match=message):
         check_size(bert(**fields), AutoModelForSequenceClassification)
-    assert time.monotonic() - begin < 30
 
 
 def test_the_size_is_that_of_the_weights(monkeypatch):

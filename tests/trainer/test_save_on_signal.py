@@ -1,4 +1,4 @@
-"""What happens on a signal. With a whole run: `test_trainer.py` and `jobs/test_job.py`."""
+"""What happens on a signal. With a whole run: `test_trainer.py` and `test_base_trainer.py`."""
 
 import os
 import signal
