@@ -84,7 +84,7 @@ def test_a_signal_while_a_process_starts_is_one_clear_line(tmp_path, number):
     assert "loading" in process.stderr.readline()
     process.send_signal(number)
     text = process.stderr.read()
-    assert process.wait(timeout=100) == 128 + number
+    assert process.wait(timeout=300) == 128 + number
     assert "Traceback" not in text
     assert text.strip().splitlines()[-1].startswith(("interrupted; rerun the same command", "stopped by a signal"))
 

@@ -79,7 +79,7 @@ def run(server, tmp_path_factory):
         env = {**os.environ, **hub, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1"}
         env["PYTHONPATH"] = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
         line = [sys.executable, *map(str, command)]
-        return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=100)
+        return subprocess.run(line, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     return run
 
