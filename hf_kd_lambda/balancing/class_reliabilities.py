@@ -75,15 +75,15 @@ class ClassReliabilities(Reliabilities):
         The distribution of a reliable teacher says more of an item than its label does, also if that is right. So KD
         weighs more, the less the teacher guesses. The square root was chosen by experiment.
         """
-        return super().ratio * (1 - self.teacher).rsqrt().clamp(max=LARGEST_FACTOR)
+        return super().ratio * (1 - self.beta).rsqrt().clamp(max=LARGEST_FACTOR)
 
     @property
-    def labels(self) -> Tensor:
+    def alpha_of_classes(self) -> Tensor:
         """α of every class, `[K]`, or `[1]` for all classes."""
         return self.of_classes[0]
 
     @property
-    def teachers(self) -> list[Tensor]:
+    def betas_of_classes(self) -> list[Tensor]:
         """β of every teacher and class, `[K]` each, or `[1]` for all classes."""
         return list(self.of_classes[1:])
 
@@ -132,7 +132,7 @@ class ClassReliabilities(Reliabilities):
         Returns:
             The trust, once for every teacher, and counts, additive over micro-batches and ranks.
         """
-        alpha, betas = self.labels, self.teachers
+        alpha, betas = self.alpha_of_classes, self.betas_of_classes
         trusts, counts = [], []
         all_views = views_of_each(student_logits, teacher_logits, items, betas, self.mean_outputs)
         for views, beta in zip(all_views, betas, strict=True):

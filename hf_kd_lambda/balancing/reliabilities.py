@@ -58,17 +58,17 @@ class Reliabilities(Judge):
         return (informative + INITIAL * PRIOR) / (items + PRIOR)
 
     @property
-    def label(self) -> Tensor:
+    def alpha(self) -> Tensor:
         """α, a scalar."""
         return self.of_annotators[0]
 
     @property
-    def teacher(self) -> Tensor:
+    def beta(self) -> Tensor:
         """β of all teachers together, a scalar."""
-        return self.mean(self.each_teacher)
+        return self.mean(self.betas)
 
     @property
-    def each_teacher(self) -> list[Tensor]:
+    def betas(self) -> list[Tensor]:
         """β of every teacher, scalars."""
         return list(self.of_annotators[1:])
 
@@ -86,7 +86,7 @@ class Reliabilities(Judge):
 
         Items have the weights r_label/α and r_teacher/β, so that of an item is r_teacher/r_label.
         """
-        return self.teacher / self.label
+        return self.beta / self.alpha
 
     @property
     def needs(self) -> dict[str, Tensor]:
@@ -96,16 +96,16 @@ class Reliabilities(Judge):
     @property
     def logs(self) -> dict[str, Tensor]:
         """The reliabilities of label and teacher; with several teachers, that of every one too."""
-        teachers = self.each_teacher if len(self.shares) > 1 else []
-        of_each = {f"teacher_reliability_{index}": value for index, value in enumerate(teachers)}
+        betas = self.betas if len(self.shares) > 1 else []
+        of_each = {f"teacher_reliability_{index}": value for index, value in enumerate(betas)}
         labels = self.annotators[0].sum(-1)[1]
-        label = torch.where(labels > 0, self.label, math.nan)  # without any label: NaN, which is not logged
-        return {"label_reliability": label, "teacher_reliability": self.teacher, **of_each}
+        alpha = torch.where(labels > 0, self.alpha, math.nan)  # without any label: NaN, which is not logged
+        return {"label_reliability": alpha, "teacher_reliability": self.beta, **of_each}
 
     @property
     def teacher_weights(self) -> Tensor | None:
         """w_m·β_m, divided by their sum, `[teachers]`: shares in the soft targets of items that were not judged."""
-        return self._normalised(self.each_teacher)
+        return self._normalised(self.betas)
 
     def weights(self, *trusts: ItemTrust) -> ItemWeights:
         """Per-item weights of task loss and KD loss, both `[...]`: trust divided by its mean, so their mean is 1.
@@ -114,9 +114,7 @@ class Reliabilities(Judge):
             trusts: trust in the label and in one teacher, for every teacher.
         """
         teachers = [trust.teacher for trust in trusts]
-        return ItemWeights(
-            trusts[0].label / self.label, self.mean(teachers) / self.teacher, self._normalised(teachers)
-        )
+        return ItemWeights(trusts[0].label / self.alpha, self.mean(teachers) / self.beta, self._normalised(teachers))
 
     def _normalised(self, values: Sequence[Tensor]) -> Tensor | None:
         """The values times the shares, divided by their sum, `[..., teachers]`; None with one teacher."""
