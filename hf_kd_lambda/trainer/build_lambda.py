@@ -85,7 +85,7 @@ def lambda_kind(
     args: DistillationConfig,
     names: Sequence[str] = (),
     kd_weights: Sequence[float] = (),
-    teachers: Sequence[float] | None = None,
+    teacher_weights: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """The JSON values by which a checkpoint's λ must be like that of a run.
 
@@ -93,16 +93,17 @@ def lambda_kind(
         args: settings of the run.
         names: see `lambda_names`.
         kd_weights: weights of the KD losses in their sum.
-        teachers: see `teacher_shares`.
+        teacher_weights: see `teacher_shares`.
 
     Returns:
-        The name of the rule, and `groups`, `losses` and `teachers` of `LambdaState`.
+        The name of the rule; and as `groups`, `losses` and `teachers`, the `num_groups`, `kd_weights` and
+        `teacher_weights` of `LambdaState`.
     """
     return {
         "rule": args.lambda_rule,
         "groups": len(names) if args.lambda_scope == "layer" else None,
         "losses": list(kd_weights) if args.lambda_scope == "loss" else None,
-        "teachers": teachers,
+        "teachers": teacher_weights,
     }
 
 
@@ -123,10 +124,10 @@ def lambda_state(
         bounds=(args.lambda_min, args.lambda_max),
         max_change=args.lambda_max_change,
         form=args.lambda_form,
-        groups=kind["groups"],
-        losses=kind["losses"],
+        num_groups=kind["groups"],
+        kd_weights=kind["losses"],
         classes=classes,
-        teachers=kind["teachers"],
+        teacher_weights=kind["teachers"],
         unit=unit,
     )
 
