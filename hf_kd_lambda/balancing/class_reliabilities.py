@@ -38,18 +38,19 @@ class ClassReliabilities(Reliabilities):
 
     Args:
         classes: number of classes of an item; 0 if it varies.
-        shares: weight of every teacher, see `Reliabilities`.
+        teacher_weights: see `Reliabilities`.
     """
 
-    def __init__(self, classes: int = 0, shares: Sequence[float] = (1.0,)) -> None:
+    def __init__(self, classes: int = 0, teacher_weights: Sequence[float] = (1.0,)) -> None:
         self._classes = classes if classes in COUNTED_CLASSES else 1
         self._outputs = classes if classes in COUNTED_OUTPUTS else 0
-        super().__init__((1 + len(shares)) * 2 * self._classes + len(shares) * self._outputs, shares)
+        teachers = len(teacher_weights)
+        super().__init__((1 + teachers) * 2 * self._classes + teachers * self._outputs, teacher_weights)
 
     def _parts(self, sums: Tensor) -> tuple[Tensor, Tensor]:
         """The sums of `annotators`, and those of the teachers' outputs, `[teachers, K or 0]`."""
-        annotators, outputs = sums.tensor_split([(1 + len(self.shares)) * 2 * self._classes])
-        return annotators.view(-1, 2, self._classes), outputs.view(len(self.shares), self._outputs)
+        annotators, outputs = sums.tensor_split([(1 + len(self.teacher_weights)) * 2 * self._classes])
+        return annotators.view(-1, 2, self._classes), outputs.view(len(self.teacher_weights), self._outputs)
 
     @property
     def annotators(self) -> Tensor:
@@ -91,7 +92,7 @@ class ClassReliabilities(Reliabilities):
     def mean_outputs(self) -> list[Tensor | None]:
         """ρ of every teacher, `[K]` each; None if it is not counted."""
         if not self._outputs:
-            return [None] * len(self.shares)
+            return [None] * len(self.teacher_weights)
         sums = self._parts(self.sums)[1]
         return list((sums + PRIOR / self._outputs) / (sums.sum(-1, keepdim=True) + PRIOR))
 
@@ -105,9 +106,9 @@ class ClassReliabilities(Reliabilities):
         Raises:
             ValueError: there are several teachers, but the batch has the logits of one.
         """
-        if len(self.shares) > 1 and not teacher.members:
+        if len(self.teacher_weights) > 1 and not teacher.members:
             raise ValueError(
-                f"lambda_rule='trust' judges each of {len(self.shares)} teachers, but the examples' column "
+                f"lambda_rule='trust' judges each of {len(self.teacher_weights)} teachers, but the examples' column "
                 "teacher_logits has the logits of one: remove that column, or give a single teacher."
             )
         tensors = (student_logits, items.kd, *teacher.chunked_members)

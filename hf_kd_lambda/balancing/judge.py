@@ -64,8 +64,8 @@ class Judge(ABC):
         """The number of items in the counts, a scalar."""
 
     @property
-    def teacher_weights(self) -> Tensor | None:
-        """Weights of several teachers in the soft targets of items that were not judged, `[teachers]`; else None."""
+    def evaluation_weights(self) -> Tensor | None:
+        """Weights of several teachers in the soft targets of items that are not judged, `[teachers]`; else None."""
         return None
 
     @property

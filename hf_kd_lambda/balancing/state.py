@@ -42,7 +42,7 @@ class Measurement(NamedTuple):
 def _reliabilities(classes: int, teacher_weights: Sequence[float] | None, unit: Unit | None) -> Reliabilities:
     if classes == 1:
         return NumberReliabilities(unit)
-    return ClassReliabilities(classes, shares=teacher_weights or (1.0,))
+    return ClassReliabilities(classes, teacher_weights or (1.0,))
 
 
 class LambdaState:

@@ -52,7 +52,7 @@ def test_several_teachers_are_judged_in_chunks_too(classes, monkeypatch):
     labels = torch.randint(7, (3, 5))
     labels[0, 0] = -100
     first[0, 0] = torch.nan
-    batch, state = TeacherBatch(first, members=(first, second)), ClassReliabilities(classes, shares=(0.5, 0.5))
+    batch, state = TeacherBatch(first, members=(first, second)), ClassReliabilities(classes, (0.5, 0.5))
     weights, counts = state.observe(student, batch, item_labels(labels))
     monkeypatch.setattr("hf_kd_lambda.losses.functional.chunked.CHUNK_LOGITS", 14)
     for one, other in zip(state.observe(student, batch, item_labels(labels))[0], weights, strict=True):
@@ -67,7 +67,7 @@ def test_the_logits_of_one_are_not_those_of_several_teachers():
     student, teacher = torch.randn(2, 3, 7)
     items = item_labels(torch.randint(7, (3,)))
     with pytest.raises(ValueError, match=r"judges each of 2 teachers.* teacher_logits .* remove that column"):
-        ClassReliabilities(shares=(0.5, 0.5)).observe(student, TeacherBatch(teacher), items)
+        ClassReliabilities(teacher_weights=(0.5, 0.5)).observe(student, TeacherBatch(teacher), items)
 
 
 @pytest.mark.parametrize("classes", [0, 7])
@@ -130,7 +130,7 @@ def test_a_teacher_that_only_guesses_is_found_to_know_little(classes, highest, s
 def test_planted_reliabilities_of_several_teachers_are_found(alpha, betas, classes, seed):
     first, *others = betas
     data = planted(classes, alpha, first, 0.85, 2000, seed, *others)
-    state = ClassReliabilities(classes, shares=[1 / len(betas)] * len(betas))
+    state = ClassReliabilities(classes, teacher_weights=[1 / len(betas)] * len(betas))
     learn(state, *data)
     assert state.alpha.item() == pytest.approx(alpha, abs=0.07)
     for found, beta in zip(state.betas, betas, strict=True):
@@ -143,7 +143,7 @@ def test_a_guessing_teacher_gets_little_of_the_soft_targets(seed):
     """The simulation in docs/guides/teachers.md."""
     student, good, labels, guessing = planted(3, 0.95, 0.85, 0.85, 2000, seed, 0.0)
     truth = torch.randint(3, (2000,), generator=torch.Generator().manual_seed(seed))  # as `planted` draws it
-    state = ClassReliabilities(3, shares=(0.5, 0.5))
+    state = ClassReliabilities(3, teacher_weights=(0.5, 0.5))
     learn(state, student, good, labels, guessing)
     batch = TeacherBatch((good + guessing) / 2, members=(good, guessing))
     weights, _ = state.observe(student, batch, item_labels(labels))
@@ -155,13 +155,13 @@ def test_a_guessing_teacher_gets_little_of_the_soft_targets(seed):
     even = (good + guessing) / 2 + 1e-3 * torch.randn(2000, 3, generator=torch.Generator().manual_seed(seed))
     assert (even.argmax(-1) == truth).float().mean().item() == pytest.approx(0.61, abs=0.03)
     # Outside of training, the items are not judged: the weights are those of the reliabilities.
-    torch.testing.assert_close(state.teacher_weights, torch.stack(state.betas) / sum(state.betas))
+    torch.testing.assert_close(state.evaluation_weights, torch.stack(state.betas) / sum(state.betas))
 
 
 @pytest.mark.parametrize("classes", [0, 3])
 def test_weights_of_several_teachers_by_hand(classes):
     student, first, labels, second = planted(3, 0.8, 0.9, 0.85, 300, 0, 0.3)
-    state = ClassReliabilities(classes, shares=(0.25, 0.75))
+    state = ClassReliabilities(classes, teacher_weights=(0.25, 0.75))
     learn(state, student, first, labels, second, size=100)
     (of_first, of_second), _ = state.judge(student, [first, second], item_labels(labels))
     weights = state.weights(of_first, of_second)

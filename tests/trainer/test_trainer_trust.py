@@ -125,7 +125,7 @@ def test_a_run_equals_the_plain_loop(tmp_path, kind, missing):
         labels = np.array(data["labels"])
         state = NumberReliabilities(unit=unit_of(labels[~np.isnan(labels)]))
     else:
-        state = ClassReliabilities(3, shares=(0.25, 0.75) if kind == "several teachers" else (1.0,))
+        state = ClassReliabilities(3, teacher_weights=(0.25, 0.75) if kind == "several teachers" else (1.0,))
     twin = copy.deepcopy(student)
     trainer = train(config(tmp_path, **TRUST), teacher, student, data)
     lambdas = plain_loop(twin, teacher, data, state)
@@ -285,7 +285,7 @@ def test_the_finished_student_judges_every_example(tmp_path, kind):
     assert found.answers.tolist() == soft.argmax(-1).tolist()
     assert found.label_reliability == state.alpha.item()
     assert found.teachers == ([] if kind == "classes" else [value.item() for value in state.betas])
-    mean = sum(share * logits for share, logits in zip(state.shares, teachers, strict=True))
+    mean = sum(weight * logits for weight, logits in zip(state.teacher_weights, teachers, strict=True))
     for one, outputs in zip(found.agreements, (mean, logits), strict=True):
         agrees = outputs.argmax(-1).eq(batch["labels"]).float()
         assert one.training == pytest.approx(agrees.mean().item())
