@@ -254,8 +254,9 @@ class DistillationTrainer(BaseTrainer):
             losses = self._training_losses(outputs, teacher, items, inputs, num_items_in_batch)
             del teacher  # a language model's logits are large, and only the losses need them
             # Two backward passes: one of each loss, from the cut through the student.
-            shares = _shares(items.counts, num_items_in_batch) if self.args.gram_estimator == "unbiased" else None
-            step.backward(cut, losses, shares)
+            samples = self.args.gram_estimator == "unbiased"
+            item_shares = _item_shares(items.counts, num_items_in_batch) if samples else None
+            step.backward(cut, losses, item_shares)
         every = self.args.torch_empty_cache_steps
         if every is not None and self.state.global_step % every == 0:  # as in an ordinary step
             clear_device_cache()
@@ -556,7 +557,7 @@ class DistillationTrainer(BaseTrainer):
         self._finite, self._finite_gram = FiniteLosses(), FiniteLosses()
 
 
-def _shares(counts: Tensor, num_items: Tensor | int | None) -> Tensor:
+def _item_shares(counts: Tensor, num_items: Tensor | int | None) -> Tensor:
     """`[2]`, the part of the step's items of both losses that a micro-batch has."""
     counts = counts.float()
     return counts if num_items is None else counts / torch.as_tensor(num_items).clamp(min=1)
