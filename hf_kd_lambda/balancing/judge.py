@@ -70,7 +70,7 @@ class Judge(ABC):
 
     @property
     @abstractmethod
-    def needs(self) -> dict[str, Tensor]:
+    def rule_inputs(self) -> dict[str, Tensor]:
         """Inputs for a rule, by their names in `Rule.needs`."""
 
     @property

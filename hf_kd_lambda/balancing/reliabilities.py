@@ -90,7 +90,7 @@ class Reliabilities(Judge):
         return self.beta / self.alpha
 
     @property
-    def needs(self) -> dict[str, Tensor]:
+    def rule_inputs(self) -> dict[str, Tensor]:
         """The factor of λ."""
         return {"trust_ratio": self.ratio}
 

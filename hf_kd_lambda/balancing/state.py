@@ -149,20 +149,20 @@ class LambdaState:
         self.first_losses = torch.where(usable & self.losses.is_empty, losses, self.first_losses)
         self.losses.update(losses, usable)
 
-    def _needs(self, signal: Signal) -> dict[str, Tensor]:
+    def _rule_inputs(self, signal: Signal) -> dict[str, Tensor]:
         """Inputs of the rule in addition to the Gram matrix."""
         losses = self.losses.value
-        needs = {"losses": losses, "rates": losses / self.first_losses, "signal_share": signal.share}
+        inputs = {"losses": losses, "rates": losses / self.first_losses, "signal_share": signal.share}
         if self.judge is not None:
-            needs |= self.judge.needs
+            inputs |= self.judge.rule_inputs
         if self.smoothness is not None:
-            needs["smoothness"] = self.smoothness.value
-        return {name: needs[name] for name in self.rule.needs}
+            inputs["smoothness"] = self.smoothness.value
+        return {name: inputs[name] for name in self.rule.needs}
 
     def _set_lambda(self, usable: Tensor, first: Tensor) -> Tensor:
         """Set λ and the sum of weights where `usable`; return what limited λ, as indices of `LIMIT_NAMES`."""
         signal = self.signal
-        weights: Weights = self.rule(signal.gram, **self._needs(signal))
+        weights: Weights = self.rule(signal.gram, **self._rule_inputs(signal))
         factor = torch.ones_like(weights.task) if self.teacher_signal is None else self.teacher_signal.factor
         proposed = factor * weights.kd / weights.task
         low, high = self.lambda_ / self.max_factor, self.lambda_ * self.max_factor

@@ -154,7 +154,7 @@ class TeacherVotes(Judge):
         return teacher / label
 
     @property
-    def needs(self) -> dict[str, Tensor]:
+    def rule_inputs(self) -> dict[str, Tensor]:
         """The odds."""
         return {"odds": self.odds}
 
