@@ -114,7 +114,7 @@ class ClassReliabilities(Reliabilities):
         tensors = (student_logits, items.kd, *teacher.chunked_members)
         trusts, counts = [], []
         for student, kd, *chunk, task in chunks(tensors, items.task):
-            trust, count = self.judge(student, teacher.members_of(*chunk), ItemLabels(task, kd))
+            trust, count = self.judge(student, teacher.member_logits_of(*chunk), ItemLabels(task, kd))
             trusts.append(trust)
             counts.append(count)
         whole = [_joined(parts, items.kd.shape) for parts in zip(*trusts, strict=True)]
@@ -151,7 +151,7 @@ class ClassReliabilities(Reliabilities):
         sums = (trust.label, views.labelled, trust.teacher, views.counted)
         return torch.stack([values.float().sum() for values in sums]).view(2, 2, 1)
 
-    def items(self, counts: Tensor) -> Tensor:
+    def num_items(self, counts: Tensor) -> Tensor:
         """The number of items."""
         annotators, _ = self._parts(counts)
         _, items = annotators[1]

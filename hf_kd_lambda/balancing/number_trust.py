@@ -230,7 +230,7 @@ class NumberReliabilities(Reliabilities):
         )
         return torch.stack([part.float().sum() for part in parts])
 
-    def items(self, counts: Tensor) -> Tensor:
+    def num_items(self, counts: Tensor) -> Tensor:
         """The number of items."""
         return counts[3]
 

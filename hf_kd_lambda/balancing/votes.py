@@ -177,6 +177,6 @@ class TeacherVotes(Judge):
         check_votes(student_logits, items.task)
         return NO_WEIGHTS, count_votes(student_logits, teacher, items.task)
 
-    def items(self, counts: Tensor) -> Tensor:
+    def num_items(self, counts: Tensor) -> Tensor:
         """The votes cast."""
         return counts.sum()
