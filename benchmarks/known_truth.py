@@ -86,12 +86,12 @@ class KnownTruth(Reliabilities):
     truth: Truth
 
     @property
-    def label(self) -> Tensor:
+    def alpha(self) -> Tensor:
         """α, a scalar."""
         return torch.tensor(self.truth.means[0], dtype=torch.float32)
 
     @property
-    def teacher(self) -> Tensor:
+    def beta(self) -> Tensor:
         """β, a scalar."""
         return torch.tensor(self.truth.means[1], dtype=torch.float32)
 

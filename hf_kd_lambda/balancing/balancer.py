@@ -107,9 +107,9 @@ class Balancer:
         return teacher, weights
 
     @property
-    def teacher_weights(self) -> Tensor | None:
-        """Weights of several teachers in the soft targets outside of training, see `Judge.teacher_weights`."""
-        return None if self.judge is None else self.judge.teacher_weights
+    def evaluation_weights(self) -> Tensor | None:
+        """Weights of several teachers in the soft targets outside of training, see `Judge.evaluation_weights`."""
+        return None if self.judge is None else self.judge.evaluation_weights
 
     def end_step(self, sum_over_ranks: Callable[[Tensor], Tensor]) -> None:
         """Update votes or trust, and the teacher signal, with the counts of a step.

@@ -38,18 +38,19 @@ class ClassReliabilities(Reliabilities):
 
     Args:
         classes: number of classes of an item; 0 if it varies.
-        shares: weight of every teacher, see `Reliabilities`.
+        teacher_weights: see `Reliabilities`.
     """
 
-    def __init__(self, classes: int = 0, shares: Sequence[float] = (1.0,)) -> None:
+    def __init__(self, classes: int = 0, teacher_weights: Sequence[float] = (1.0,)) -> None:
         self._classes = classes if classes in COUNTED_CLASSES else 1
         self._outputs = classes if classes in COUNTED_OUTPUTS else 0
-        super().__init__((1 + len(shares)) * 2 * self._classes + len(shares) * self._outputs, shares)
+        teachers = len(teacher_weights)
+        super().__init__((1 + teachers) * 2 * self._classes + teachers * self._outputs, teacher_weights)
 
     def _parts(self, sums: Tensor) -> tuple[Tensor, Tensor]:
         """The sums of `annotators`, and those of the teachers' outputs, `[teachers, K or 0]`."""
-        annotators, outputs = sums.tensor_split([(1 + len(self.shares)) * 2 * self._classes])
-        return annotators.view(-1, 2, self._classes), outputs.view(len(self.shares), self._outputs)
+        annotators, outputs = sums.tensor_split([(1 + len(self.teacher_weights)) * 2 * self._classes])
+        return annotators.view(-1, 2, self._classes), outputs.view(len(self.teacher_weights), self._outputs)
 
     @property
     def annotators(self) -> Tensor:
@@ -75,15 +76,15 @@ class ClassReliabilities(Reliabilities):
         The distribution of a reliable teacher says more of an item than its label does, also if that is right. So KD
         weighs more, the less the teacher guesses. The square root was chosen by experiment.
         """
-        return super().ratio * (1 - self.teacher).rsqrt().clamp(max=LARGEST_FACTOR)
+        return super().ratio * (1 - self.beta).rsqrt().clamp(max=LARGEST_FACTOR)
 
     @property
-    def labels(self) -> Tensor:
+    def alpha_of_classes(self) -> Tensor:
         """α of every class, `[K]`, or `[1]` for all classes."""
         return self.of_classes[0]
 
     @property
-    def teachers(self) -> list[Tensor]:
+    def betas_of_classes(self) -> list[Tensor]:
         """β of every teacher and class, `[K]` each, or `[1]` for all classes."""
         return list(self.of_classes[1:])
 
@@ -91,7 +92,7 @@ class ClassReliabilities(Reliabilities):
     def mean_outputs(self) -> list[Tensor | None]:
         """ρ of every teacher, `[K]` each; None if it is not counted."""
         if not self._outputs:
-            return [None] * len(self.shares)
+            return [None] * len(self.teacher_weights)
         sums = self._parts(self.sums)[1]
         return list((sums + PRIOR / self._outputs) / (sums.sum(-1, keepdim=True) + PRIOR))
 
@@ -105,15 +106,15 @@ class ClassReliabilities(Reliabilities):
         Raises:
             ValueError: there are several teachers, but the batch has the logits of one.
         """
-        if len(self.shares) > 1 and not teacher.members:
+        if len(self.teacher_weights) > 1 and not teacher.members:
             raise ValueError(
-                f"lambda_rule='trust' judges each of {len(self.shares)} teachers, but the examples' column "
+                f"lambda_rule='trust' judges each of {len(self.teacher_weights)} teachers, but the examples' column "
                 "teacher_logits has the logits of one: remove that column, or give a single teacher."
             )
         tensors = (student_logits, items.kd, *teacher.chunked_members)
         trusts, counts = [], []
         for student, kd, *chunk, task in chunks(tensors, items.task):
-            trust, count = self.judge(student, teacher.members_of(*chunk), ItemLabels(task, kd))
+            trust, count = self.judge(student, teacher.member_logits_of(*chunk), ItemLabels(task, kd))
             trusts.append(trust)
             counts.append(count)
         whole = [_joined(parts, items.kd.shape) for parts in zip(*trusts, strict=True)]
@@ -132,7 +133,7 @@ class ClassReliabilities(Reliabilities):
         Returns:
             The trust, once for every teacher, and counts, additive over micro-batches and ranks.
         """
-        alpha, betas = self.labels, self.teachers
+        alpha, betas = self.alpha_of_classes, self.betas_of_classes
         trusts, counts = [], []
         all_views = views_of_each(student_logits, teacher_logits, items, betas, self.mean_outputs)
         for views, beta in zip(all_views, betas, strict=True):
@@ -150,7 +151,7 @@ class ClassReliabilities(Reliabilities):
         sums = (trust.label, views.labelled, trust.teacher, views.counted)
         return torch.stack([values.float().sum() for values in sums]).view(2, 2, 1)
 
-    def items(self, counts: Tensor) -> Tensor:
+    def num_items(self, counts: Tensor) -> Tensor:
         """The number of items."""
         annotators, _ = self._parts(counts)
         _, items = annotators[1]

@@ -60,17 +60,17 @@ class Judge(ABC):
         """
 
     @abstractmethod
-    def items(self, counts: Tensor) -> Tensor:
+    def num_items(self, counts: Tensor) -> Tensor:
         """The number of items in the counts, a scalar."""
 
     @property
-    def teacher_weights(self) -> Tensor | None:
-        """Weights of several teachers in the soft targets of items that were not judged, `[teachers]`; else None."""
+    def evaluation_weights(self) -> Tensor | None:
+        """Weights of several teachers in the soft targets of items that are not judged, `[teachers]`; else None."""
         return None
 
     @property
     @abstractmethod
-    def needs(self) -> dict[str, Tensor]:
+    def rule_inputs(self) -> dict[str, Tensor]:
         """Inputs for a rule, by their names in `Rule.needs`."""
 
     @property
@@ -87,7 +87,7 @@ class Judge(ABC):
         if self.closed:
             return
         self.to(counts.device)
-        seen = self.seen + self.items(counts)
+        seen = self.seen + self.num_items(counts)
         # From weights (n/N)^fading to (n/N')^fading, with N items before this step and N' after it.
         fade = (self.seen / seen.clamp(min=TINY)) ** self.fading
         sums = fade * self.sums + counts

@@ -124,13 +124,13 @@ def numbers_of(student_logits: Tensor, teacher_logits: Tensor, items: ItemLabels
 
 
 @torch.no_grad()
-def number_posterior(numbers: Numbers, label: Tensor, teacher: Tensor, spread: Spread) -> Posterior:
+def number_posterior(numbers: Numbers, alpha: Tensor, beta: Tensor, spread: Spread) -> Posterior:
     """The E step: r_label and r_teacher of every item, by Bayes' rule.
 
     Args:
         numbers: items' numbers, `[...]`.
-        label: α, a scalar.
-        teacher: β, a scalar.
+        alpha: a scalar.
+        beta: a scalar.
         spread: spread of differences, labels and teacher outputs.
     """
     s, t, y, labelled = numbers
@@ -142,8 +142,8 @@ def number_posterior(numbers: Numbers, label: Tensor, teacher: Tensor, spread: S
     slope = spread.shared_error / spread.label_error
     rest = (spread.teacher_error - slope * spread.shared_error).clamp(min=SMALLEST * spread.teacher_error)
     both = informed_label + _log_normal(t - s - slope * (y - s), rest)
-    log_label, log_no_label = label.log(), (-label).log1p()
-    log_teacher, log_no_teacher = teacher.log(), (-teacher).log1p()
+    log_label, log_no_label = alpha.log(), (-alpha).log1p()
+    log_teacher, log_no_teacher = beta.log(), (-beta).log1p()
     joint = [
         log_label + log_teacher + both,
         log_label + log_no_teacher + informed_label + any_teacher,
@@ -207,9 +207,9 @@ class NumberReliabilities(Reliabilities):
 
     def posterior(self, numbers: Numbers) -> Posterior:
         """Trust in label and teacher for every item, with the current α, β and variances."""
-        found = number_posterior(numbers, self.label, self.teacher, self.spread)
-        label = torch.where(numbers.labelled, self.label, 0.0)
-        unknown = Posterior(ItemTrust(label, self.teacher.expand_as(label)), label * self.teacher)
+        found = number_posterior(numbers, self.alpha, self.beta, self.spread)
+        label = torch.where(numbers.labelled, self.alpha, 0.0)
+        unknown = Posterior(ItemTrust(label, self.beta.expand_as(label)), label * self.beta)
         is_known = self.sums[1] >= KNOWN_FROM
         label, of_teacher, both = (
             torch.where(is_known, value, other)
@@ -230,7 +230,7 @@ class NumberReliabilities(Reliabilities):
         )
         return torch.stack([part.float().sum() for part in parts])
 
-    def items(self, counts: Tensor) -> Tensor:
+    def num_items(self, counts: Tensor) -> Tensor:
         """The number of items."""
         return counts[3]
 

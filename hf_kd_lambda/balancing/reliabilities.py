@@ -29,7 +29,7 @@ class ItemTrust(NamedTuple):
 class Reliabilities(Judge):
     """α and β, estimated during training: the informative share of the labels and of the teacher's outputs.
 
-    Several teachers m have a β_m each. With their shares w_m, the β of all together is Σ w_m·β_m, and the trust in all
+    Several teachers m have a β_m each. With weights w_m, the β of all together is Σ w_m·β_m, and the trust in all
     together on an item is Σ w_m·r_m. The soft targets of the item are the mean of their logits, weighted by w_m·r_m.
 
     Older items fade, also because their r_label and r_teacher come from the initial α and β: with `fading` 2, the
@@ -37,14 +37,14 @@ class Reliabilities(Judge):
 
     Args:
         size: number of sums.
-        shares: weights of the teachers, > 0; they sum to 1.
+        teacher_weights: w_m of every teacher, > 0; they sum to 1.
     """
 
     fading = 2
 
-    def __init__(self, size: int, shares: Sequence[float] = (1.0,)) -> None:
+    def __init__(self, size: int, teacher_weights: Sequence[float] = (1.0,)) -> None:
         super().__init__(size)
-        self.shares = shares
+        self.teacher_weights = teacher_weights
 
     @property
     @abstractmethod
@@ -58,27 +58,28 @@ class Reliabilities(Judge):
         return (informative + INITIAL * PRIOR) / (items + PRIOR)
 
     @property
-    def label(self) -> Tensor:
+    def alpha(self) -> Tensor:
         """α, a scalar."""
         return self.of_annotators[0]
 
     @property
-    def teacher(self) -> Tensor:
+    def beta(self) -> Tensor:
         """β of all teachers together, a scalar."""
-        return self.mean(self.each_teacher)
+        return self.mean(self.betas)
 
     @property
-    def each_teacher(self) -> list[Tensor]:
+    def betas(self) -> list[Tensor]:
         """β of every teacher, scalars."""
         return list(self.of_annotators[1:])
 
     def mean(self, values: Sequence[Tensor]) -> Tensor:
-        """The mean over the teachers, weighted by their shares; the value itself with one teacher."""
+        """The mean over the teachers, weighted by w_m; the value itself with one teacher."""
         return self._weighted(values).sum(-1)
 
     def _weighted(self, values: Sequence[Tensor]) -> Tensor:
-        """The values of all teachers times their shares, `[..., teachers]`."""
-        return torch.stack([share * value for share, value in zip(self.shares, values, strict=True)], dim=-1)
+        """The values of all teachers times w_m, `[..., teachers]`."""
+        pairs = zip(self.teacher_weights, values, strict=True)
+        return torch.stack([weight * value for weight, value in pairs], dim=-1)
 
     @property
     def ratio(self) -> Tensor:
@@ -86,26 +87,26 @@ class Reliabilities(Judge):
 
         Items have the weights r_label/α and r_teacher/β, so that of an item is r_teacher/r_label.
         """
-        return self.teacher / self.label
+        return self.beta / self.alpha
 
     @property
-    def needs(self) -> dict[str, Tensor]:
+    def rule_inputs(self) -> dict[str, Tensor]:
         """The factor of λ."""
         return {"trust_ratio": self.ratio}
 
     @property
     def logs(self) -> dict[str, Tensor]:
         """The reliabilities of label and teacher; with several teachers, that of every one too."""
-        teachers = self.each_teacher if len(self.shares) > 1 else []
-        of_each = {f"teacher_reliability_{index}": value for index, value in enumerate(teachers)}
+        betas = self.betas if len(self.teacher_weights) > 1 else []
+        of_each = {f"teacher_reliability_{index}": value for index, value in enumerate(betas)}
         labels = self.annotators[0].sum(-1)[1]
-        label = torch.where(labels > 0, self.label, math.nan)  # without any label: NaN, which is not logged
-        return {"label_reliability": label, "teacher_reliability": self.teacher, **of_each}
+        alpha = torch.where(labels > 0, self.alpha, math.nan)  # without any label: NaN, which is not logged
+        return {"label_reliability": alpha, "teacher_reliability": self.beta, **of_each}
 
     @property
-    def teacher_weights(self) -> Tensor | None:
-        """w_m·β_m, divided by their sum, `[teachers]`: shares in the soft targets of items that were not judged."""
-        return self._normalised(self.each_teacher)
+    def evaluation_weights(self) -> Tensor | None:
+        """w_m·β_m, divided by their sum, `[teachers]`: weights in the soft targets of items that are not judged."""
+        return self._normalised(self.betas)
 
     def weights(self, *trusts: ItemTrust) -> ItemWeights:
         """Per-item weights of task loss and KD loss, both `[...]`: trust divided by its mean, so their mean is 1.
@@ -114,13 +115,11 @@ class Reliabilities(Judge):
             trusts: trust in the label and in one teacher, for every teacher.
         """
         teachers = [trust.teacher for trust in trusts]
-        return ItemWeights(
-            trusts[0].label / self.label, self.mean(teachers) / self.teacher, self._normalised(teachers)
-        )
+        return ItemWeights(trusts[0].label / self.alpha, self.mean(teachers) / self.beta, self._normalised(teachers))
 
     def _normalised(self, values: Sequence[Tensor]) -> Tensor | None:
-        """The values times the shares, divided by their sum, `[..., teachers]`; None with one teacher."""
-        if len(self.shares) == 1:
+        """The values times w_m, divided by their sum, `[..., teachers]`; None with one teacher."""
+        if len(self.teacher_weights) == 1:
             return None
         weighted = self._weighted(values)
         return weighted / weighted.sum(-1, keepdim=True).clamp(min=TINY)

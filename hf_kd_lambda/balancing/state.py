@@ -39,10 +39,10 @@ class Measurement(NamedTuple):
     """`[2]` or `[2, groups]`: a and b with noise; those of `gram`, if it includes the noise."""
 
 
-def _reliabilities(classes: int, teachers: Sequence[float] | None, unit: Unit | None) -> Reliabilities:
+def _reliabilities(classes: int, teacher_weights: Sequence[float] | None, unit: Unit | None) -> Reliabilities:
     if classes == 1:
         return NumberReliabilities(unit)
-    return ClassReliabilities(classes, shares=teachers or (1.0,))
+    return ClassReliabilities(classes, teacher_weights or (1.0,))
 
 
 class LambdaState:
@@ -58,10 +58,10 @@ class LambdaState:
         bounds: smallest and largest λ.
         max_change: bound of |Δ log λ| between measurements; it does not apply to the first one.
         form: form of the weights, see `loss_weights`.
-        groups: number of parameter groups that have their own λ; None for a single λ.
-        losses: weights of the KD losses, if every one has its own λ, see `KDSplit`; None for a single λ.
+        num_groups: number of parameter groups that have their own λ; None for a single λ.
+        kd_weights: weights of the KD losses, if every one has its own λ, see `KDSplit`; None for a single λ.
         classes: number of classes of an item; 1 for regression, 0 if it varies.
-        teachers: weights of the teachers, if every one has its own reliability; None for one.
+        teacher_weights: weights of the teachers, if every one has its own reliability; None for one.
         unit: centre and width of the labels of a regression, see `unit_of`; None where they are not known.
     """
 
@@ -72,13 +72,13 @@ class LambdaState:
         bounds: tuple[float, float],
         max_change: float,
         form: str = "convex",
-        groups: int | None = None,
-        losses: Sequence[float] | None = None,
+        num_groups: int | None = None,
+        kd_weights: Sequence[float] | None = None,
         classes: int = 0,
-        teachers: Sequence[float] | None = None,
+        teacher_weights: Sequence[float] | None = None,
         unit: Unit | None = None,
     ) -> None:
-        shape = () if groups is None else (groups,)
+        shape = () if num_groups is None else (num_groups,)
         self.rule = rule
         self.bounds = bounds
         self.max_factor = math.exp(max_change)
@@ -91,10 +91,10 @@ class LambdaState:
         self.skipped = torch.zeros((), dtype=torch.int32)
         self.counts = torch.zeros(1 + len(LIMIT_NAMES))
         self.votes = TeacherVotes() if "odds" in rule.needs else None
-        self.trust = _reliabilities(classes, teachers, unit) if "trust_ratio" in rule.needs else None
+        self.trust = _reliabilities(classes, teacher_weights, unit) if "trust_ratio" in rule.needs else None
         self.teacher_signal = None if self.judge is None else TeacherSignal()
         self.smoothness = Smoothness() if "smoothness" in rule.needs else None
-        self.split = None if losses is None else KDSplit(losses, decay, mgda=isinstance(rule, MGDA))
+        self.split = None if kd_weights is None else KDSplit(kd_weights, decay, mgda=isinstance(rule, MGDA))
 
     @property
     def judge(self) -> Judge | None:
@@ -149,20 +149,20 @@ class LambdaState:
         self.first_losses = torch.where(usable & self.losses.is_empty, losses, self.first_losses)
         self.losses.update(losses, usable)
 
-    def _needs(self, signal: Signal) -> dict[str, Tensor]:
+    def _rule_inputs(self, signal: Signal) -> dict[str, Tensor]:
         """Inputs of the rule in addition to the Gram matrix."""
         losses = self.losses.value
-        needs = {"losses": losses, "rates": losses / self.first_losses, "signal_share": signal.share}
+        inputs = {"losses": losses, "rates": losses / self.first_losses, "signal_share": signal.share}
         if self.judge is not None:
-            needs |= self.judge.needs
+            inputs |= self.judge.rule_inputs
         if self.smoothness is not None:
-            needs["smoothness"] = self.smoothness.value
-        return {name: needs[name] for name in self.rule.needs}
+            inputs["smoothness"] = self.smoothness.value
+        return {name: inputs[name] for name in self.rule.needs}
 
     def _set_lambda(self, usable: Tensor, first: Tensor) -> Tensor:
         """Set λ and the sum of weights where `usable`; return what limited λ, as indices of `LIMIT_NAMES`."""
         signal = self.signal
-        weights: Weights = self.rule(signal.gram, **self._needs(signal))
+        weights: Weights = self.rule(signal.gram, **self._rule_inputs(signal))
         factor = torch.ones_like(weights.task) if self.teacher_signal is None else self.teacher_signal.factor
         proposed = factor * weights.kd / weights.task
         low, high = self.lambda_ / self.max_factor, self.lambda_ * self.max_factor

@@ -99,7 +99,7 @@ def views_of_each(
     student_logits: Tensor,
     teacher_logits: Sequence[Tensor],
     items: ItemLabels,
-    teachers: Sequence[Tensor],
+    betas: Sequence[Tensor],
     mean_outputs: Sequence[Tensor | None],
 ) -> list[Views]:
     """Views for every teacher, in which the student and all other teachers together are the student.
@@ -110,17 +110,17 @@ def views_of_each(
         student_logits: `[..., K]`.
         teacher_logits: `[..., K]` of every teacher, at temperature 1.
         items: labels `[...]`.
-        teachers: β of every teacher, `[K]`, or `[1]` for all classes.
+        betas: β of every teacher, `[K]`, or `[1]` for all classes.
         mean_outputs: ρ of every teacher, see `views_of`.
     """
     given = zip(teacher_logits, mean_outputs, strict=True)
     views = [views_of(student_logits, logits, items, mean) for logits, mean in given]
-    pairs = list(zip(views, teachers, strict=True))
+    pairs = list(zip(views, betas, strict=True))
 
     def with_others(index: int) -> Views:
         student = views[index].student
-        for seen, teacher in pairs[:index] + pairs[index + 1 :]:
-            product = student * (teacher * seen.teacher + (1 - teacher) * seen.guess.unsqueeze(-1))  # q·f_n
+        for seen, beta in pairs[:index] + pairs[index + 1 :]:
+            product = student * (beta * seen.teacher + (1 - beta) * seen.guess.unsqueeze(-1))  # q·f_n
             student = product / product.sum(-1, keepdim=True)
         return views[index]._replace(student=student)
 
@@ -150,18 +150,18 @@ class ClassPosterior(NamedTuple):
 
 
 @torch.no_grad()
-def class_posterior(views: Views, label: Tensor, teacher: Tensor) -> ClassPosterior:
+def class_posterior(views: Views, alpha: Tensor, beta: Tensor) -> ClassPosterior:
     """What both steps of EM need, by Bayes' rule.
 
     Args:
         views: items' views, `[...]`.
-        label: α, `[K]`, or `[1]` for all classes.
-        teacher: β, `[K]`, or `[1]` for all classes.
+        alpha: `[K]`, or `[1]` for all classes.
+        beta: `[K]`, or `[1]` for all classes.
     """
     q, p, y, labelled, counted, classes, guess = views
-    teacher_by_chance = (1 - teacher) * guess.unsqueeze(-1)  # B
+    teacher_by_chance = (1 - beta) * guess.unsqueeze(-1)  # B
     # Without a label, the label factor is constant over the classes and cancels.
-    by_chance = torch.where(labelled.unsqueeze(-1), (1 - label) / classes.unsqueeze(-1), 1.0)  # A
+    by_chance = torch.where(labelled.unsqueeze(-1), (1 - alpha) / classes.unsqueeze(-1), 1.0)  # A
 
     def of_label(values: Tensor) -> Tensor:
         return values.expand_as(q).gather(-1, y.unsqueeze(-1)).squeeze(-1)
@@ -169,16 +169,16 @@ def class_posterior(views: Views, label: Tensor, teacher: Tensor) -> ClassPoster
     def if_labelled(values: Tensor) -> Tensor:
         return torch.where(labelled, values, 0.0)
 
-    informed, knows = of_label(label) * of_label(q), of_label(teacher) * of_label(p)  # α_y·q(y) and β_y·p(y)
+    informed, knows = of_label(alpha) * of_label(q), of_label(beta) * of_label(p)  # α_y·q(y) and β_y·p(y)
     informative = if_labelled(informed * (of_label(teacher_by_chance) + knows))
-    if len(label) == len(teacher) == 1:  # A, B and β are constant over z, so Σ q(z) = 1 and Σ q(z)·p(z) suffice
+    if len(alpha) == len(beta) == 1:  # A, B and β are constant over z, so Σ q(z) = 1 and Σ q(z)·p(z) suffice
         with torch.autocast(q.device.type, enabled=False):  # autocast would multiply in half precision
             prior, agreement = torch.ones_like(by_chance), torch.linalg.vecdot(q, p).unsqueeze(-1)
     else:
         prior, agreement = q, q * p
     items = counted.unsqueeze(-1)
     chance = torch.where(items, prior * by_chance * teacher_by_chance, 1 / prior.shape[-1])
-    guessed = torch.where(items, agreement * (by_chance * teacher), 0.0)
+    guessed = torch.where(items, agreement * (by_chance * beta), 0.0)
     return ClassPosterior(informative, if_labelled(informed * knows), chance, guessed)
 
 

@@ -154,7 +154,7 @@ class TeacherVotes(Judge):
         return teacher / label
 
     @property
-    def needs(self) -> dict[str, Tensor]:
+    def rule_inputs(self) -> dict[str, Tensor]:
         """The odds."""
         return {"odds": self.odds}
 
@@ -177,6 +177,6 @@ class TeacherVotes(Judge):
         check_votes(student_logits, items.task)
         return NO_WEIGHTS, count_votes(student_logits, teacher, items.task)
 
-    def items(self, counts: Tensor) -> Tensor:
+    def num_items(self, counts: Tensor) -> Tensor:
         """The votes cast."""
         return counts.sum()

@@ -53,13 +53,13 @@ class GradientPair:
         """Whether `gram` needs the weights of the coming step, for the metric."""
         return self.metric is not None
 
-    def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor, *, shares: Tensor | None = None) -> None:
+    def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor, *, item_shares: Tensor | None = None) -> None:
         """Backpropagate both losses of one micro-batch through the student, and free its graph.
 
         Args:
             cut: between the student's graph and that of the losses.
             task_loss, kd_loss: scalars.
-            shares: only for `SampledGradientPair`.
+            item_shares: only for `SampledGradientPair`.
         """
         task_seeds, kd_seeds = cut.seeds(task_loss), cut.seeds(kd_loss)
         cut.backward(task_seeds, retain_graph=True)

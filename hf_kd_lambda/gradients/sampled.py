@@ -42,8 +42,8 @@ class SampledGradientPair(GradientPair):
         super().__init__(parameters, groups, metric, unmeasured)
         self.samples = 0
         # Σw_task^k, Σw_kd^k, and the sums of w_task^k², w_kd^k² and w_task^k·w_kd^k, of this rank's samples.
-        self.shares = torch.zeros(2, device=self.parameters[0].device)
-        self.own_shares = _products(self.shares)
+        self.item_shares = torch.zeros(2, device=self.parameters[0].device)
+        self.own_shares = _products(self.item_shares)
         # Σ|g_task^k|², Σ|g_kd^k|², Σ<g_task^k, g_kd^k>: [3] or [3, groups], of this rank's samples and shards.
         self.own_products = torch.zeros((), device=self.parameters[0].device)
 
@@ -57,12 +57,12 @@ class SampledGradientPair(GradientPair):
         """No, because samples are measured before the weights of the step are known."""
         return False
 
-    def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor, *, shares: Tensor | None = None) -> None:
+    def accumulate(self, cut: Cut, task_loss: Tensor, kd_loss: Tensor, *, item_shares: Tensor | None = None) -> None:
         """Backpropagate both losses of one micro-batch through the student, and free its graph.
 
         Args:
             cut, task_loss, kd_loss: as in `GradientPair.accumulate`.
-            shares: `[2]`, w_task^k and w_kd^k of the micro-batch, up to a common factor; None for equal shares.
+            item_shares: `[2]`, w_task^k and w_kd^k of the micro-batch, up to a common factor; None for equal shares.
         """
         task_seeds, kd_seeds = cut.seeds(task_loss), cut.seeds(kd_loss)
         nothing: list[Tensor | None] = [None] * len(self.parameters)
@@ -82,8 +82,8 @@ class SampledGradientPair(GradientPair):
             parameter.grad = _add(parameter.grad, task)
             self.kd_grads[index] = _add(self.kd_grads[index], kd)
         self.own_products = self.own_products + self._sum_groups(grams)
-        shares = torch.ones_like(self.shares) if shares is None else shares.to(self.shares)
-        self.shares = self.shares + shares
+        shares = torch.ones_like(self.item_shares) if item_shares is None else item_shares.to(self.item_shares)
+        self.item_shares = self.item_shares + shares
         self.own_shares = self.own_shares + _products(shares)
         self.samples += 1
 
@@ -93,7 +93,7 @@ class SampledGradientPair(GradientPair):
         ranks = dist.get_world_size()
         dist.all_reduce(self.own_products)
         self.own_products /= ranks**2  # in the mean over ranks, every sample is divided by the number of ranks
-        for shares in (self.shares, self.own_shares):  # a common factor does not matter
+        for shares in (self.item_shares, self.own_shares):  # a common factor does not matter
             dist.all_reduce(shares)
         self.samples *= ranks
 
@@ -110,7 +110,7 @@ class SampledGradientPair(GradientPair):
         """
         if self.samples < 2:
             return gram
-        of_all = _products(self.shares)
+        of_all = _products(self.item_shares)
         entries = zip(gram, self._sum_shards(self.own_products.clone()), of_all, of_all - self.own_shares, strict=True)
         return Gram(*(_without_own(*entry) for entry in entries))
 

@@ -29,7 +29,7 @@ class SplitGradients(GradientPair):
         """No, because the products of all gradients are computed together."""
         return False
 
-    def accumulate(self, cut: Cut, task_loss: Tensor, *kd_losses: Tensor, shares: Tensor | None = None) -> None:
+    def accumulate(self, cut: Cut, task_loss: Tensor, *kd_losses: Tensor, item_shares: Tensor | None = None) -> None:
         """Backpropagate all losses of one micro-batch through the student, and free its graph."""
         self.parts = self.parts or [[None] * len(self.parameters) for _ in kd_losses]
         task_seeds, *kd_seeds = [cut.seeds(loss) for loss in (task_loss, *kd_losses)]

@@ -93,7 +93,7 @@ class TeacherBatch(NamedTuple):
         """The tensors that store the logits of every teacher; see `chunked`."""
         return self.members or self.chunked
 
-    def members_of(self, *chunk: Tensor) -> tuple[Tensor, ...]:
+    def member_logits_of(self, *chunk: Tensor) -> tuple[Tensor, ...]:
         """Logits `[..., classes]` of every teacher in one chunk, given that chunk of all `chunked_members`."""
         return chunk if self.members else (self.logits_of(*chunk),)
 

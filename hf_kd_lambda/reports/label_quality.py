@@ -102,8 +102,8 @@ def judge_labels(
     # A guess may be right. By the equations of `trust`, P(label right) = r_label·f_label(y)/α_y, which is
     # r_label·(1 + (1 − α_y)/K/α_y).
     labelled = items.task.ne(IGNORED)
-    of_label = reliabilities.labels.expand(student.shape[-1])[items.kd.long()]
-    by_chance = (1 - of_label) / possible_classes(student) / of_label
+    alpha = reliabilities.alpha_of_classes.expand(student.shape[-1])[items.kd.long()]
+    by_chance = (1 - alpha) / possible_classes(student) / alpha
     wrong = torch.where(labelled, (1 - label_trust * (1 + by_chance)).clamp(0, 1), 0.0)
     weights = reliabilities.weights(*trusts).teachers
     soft_targets = TeacherBatch(teacher, members=tuple(teachers)).mixed(weights).logits
@@ -113,11 +113,11 @@ def judge_labels(
         label_trust.numpy(),
         teacher_trust.numpy(),
         wrong.numpy(),
-        reliabilities.label.item(),
-        reliabilities.teacher.item(),
+        reliabilities.alpha.item(),
+        reliabilities.beta.item(),
         names,
         [] if validation is None else agreements(training, validation),
-        [value.item() for value in reliabilities.each_teacher] if len(teachers) > 1 else [],
+        [value.item() for value in reliabilities.betas] if len(teachers) > 1 else [],
         squared_distance_from_uniform(teacher.float()).mean().item() < LEAST_DISTANCE,
     )
 

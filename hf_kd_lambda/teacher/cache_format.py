@@ -109,29 +109,29 @@ class CacheFormat:
         return TeacherBatch(None, top_k, inner)
 
 
-def member_tensors(members: Sequence[Tensor], shares: Sequence[float]) -> dict[str, Tensor]:
+def member_tensors(members: Sequence[Tensor], weights: Sequence[float]) -> dict[str, Tensor]:
     """Logits of several teachers in fp32, and their weights `[teachers]`, by their names in `teacher_outputs`.
 
     Args:
         members: logits `[..., classes]` of every teacher.
-        shares: their weights, which sum to 1.
+        weights: of the members; they sum to 1.
     """
     logits = {_member(index): values.float() for index, values in enumerate(members)}
-    return {**logits, _SHARES: torch.tensor(shares, dtype=torch.float64)}
+    return {**logits, _SHARES: torch.tensor(weights, dtype=torch.float64)}
 
 
-def shares_in(examples: Any) -> list[float] | None:
+def teacher_weights_in(examples: Any) -> list[float] | None:
     """The weights of several teachers whose logits a dataset stores; None if it does not.
 
     Args:
         examples: a dataset; one without random access stores none.
     """
-    shares = _first_outputs(examples).get(_SHARES)
-    return None if shares is None else shares.tolist()
+    weights = _first_outputs(examples).get(_SHARES)
+    return None if weights is None else weights.tolist()
 
 
 def cached_members(examples: Dataset) -> list[Tensor]:
-    """Logits `[examples, classes]` of each of several teachers, from a dataset that stores them; see `shares_in`."""
+    """Logits `[examples, classes]` of each of several teachers, from a dataset that stores them."""
     rows = [unpacked(row) for row in examples.with_format(None)[TEACHER_OUTPUTS][:]]
     return [torch.stack([row[_member(index)] for row in rows]) for index in range(len(rows[0][_SHARES]))]
 

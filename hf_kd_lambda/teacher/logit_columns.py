@@ -30,17 +30,17 @@ def average_logits(examples: Dataset, columns: Mapping[str, float], keep_each: b
     if not columns or not all(0 < weight < math.inf for weight in columns.values()):
         raise ValueError(f"columns={dict(columns)} must have a positive finite weight for each column of logits.")
     total = sum(columns.values())
-    shares = [weight / total for weight in columns.values()]
+    weights = [weight / total for weight in columns.values()]
 
     def joined(row: dict[str, Any]) -> dict[str, Any]:
         logits = {name: np.asarray(row[name], dtype=np.float32) for name in columns}
         if len({values.shape for values in logits.values()}) > 1:
             shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in logits.items())
             raise ValueError(f"the logits of an example differ in shape: {shapes}: give those of the same labels.")
-        mean = {TEACHER_LOGITS: sum(share * values for share, values in zip(shares, logits.values(), strict=True))}
+        mean = {TEACHER_LOGITS: sum(weight * values for weight, values in zip(weights, logits.values(), strict=True))}
         if not keep_each:
             return mean
-        return mean | {TEACHER_OUTPUTS: packed(member_tensors([*map(torch.from_numpy, logits.values())], shares))}
+        return mean | {TEACHER_OUTPUTS: packed(member_tensors([*map(torch.from_numpy, logits.values())], weights))}
 
     given = [name for name in columns if name != TEACHER_LOGITS]
     return examples.map(joined, remove_columns=given, desc="Averaging logits")

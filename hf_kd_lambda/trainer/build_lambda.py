@@ -17,7 +17,7 @@ from hf_kd_lambda.losses.functional import IGNORED
 from hf_kd_lambda.losses.objective import Objective
 from hf_kd_lambda.models.ensemble import Ensemble
 from hf_kd_lambda.models.protocol import answers_questions, is_multi_label
-from hf_kd_lambda.teacher.cache_format import shares_in
+from hf_kd_lambda.teacher.cache_format import teacher_weights_in
 from hf_kd_lambda.trainer.config import DistillationConfig
 
 
@@ -52,7 +52,7 @@ def label_unit(args: DistillationConfig, classes: int, examples: Any) -> Unit | 
     return unit_of(known) if len(known) else None
 
 
-def teacher_shares(
+def teacher_weights(
     args: DistillationConfig, teacher: nn.Module | None, datasets: Sequence[Any], classes: int
 ) -> list[float] | None:
     """Weights of several teachers, if every one gets its own reliability and weight for each item; else None.
@@ -68,8 +68,8 @@ def teacher_shares(
     if "trust_ratio" not in args.rule.needs or classes == 1 or args.cache_top_logits is not None:
         return None
     of_teacher = teacher.weights if isinstance(teacher, Ensemble) else None
-    shares = [shares_in(data) if TEACHER_LOGITS in column_names(data) else of_teacher for data in datasets]
-    first, *others = shares or [of_teacher]
+    weights = [teacher_weights_in(data) if TEACHER_LOGITS in column_names(data) else of_teacher for data in datasets]
+    first, *others = weights or [of_teacher]
     return first if first and len(first) > 1 and all(other == first for other in others) else None
 
 
@@ -85,7 +85,7 @@ def lambda_kind(
     args: DistillationConfig,
     names: Sequence[str] = (),
     kd_weights: Sequence[float] = (),
-    teachers: Sequence[float] | None = None,
+    teacher_weights: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """The JSON values by which a checkpoint's λ must be like that of a run.
 
@@ -93,16 +93,17 @@ def lambda_kind(
         args: settings of the run.
         names: see `lambda_names`.
         kd_weights: weights of the KD losses in their sum.
-        teachers: see `teacher_shares`.
+        teacher_weights: see `teacher_weights`.
 
     Returns:
-        The name of the rule, and `groups`, `losses` and `teachers` of `LambdaState`.
+        The name of the rule; and as `groups`, `losses` and `teachers`, the `num_groups`, `kd_weights` and
+        `teacher_weights` of `LambdaState`.
     """
     return {
         "rule": args.lambda_rule,
         "groups": len(names) if args.lambda_scope == "layer" else None,
         "losses": list(kd_weights) if args.lambda_scope == "loss" else None,
-        "teachers": teachers,
+        "teachers": teacher_weights,
     }
 
 
@@ -123,10 +124,10 @@ def lambda_state(
         bounds=(args.lambda_min, args.lambda_max),
         max_change=args.lambda_max_change,
         form=args.lambda_form,
-        groups=kind["groups"],
-        losses=kind["losses"],
+        num_groups=kind["groups"],
+        kd_weights=kind["losses"],
         classes=classes,
-        teachers=kind["teachers"],
+        teacher_weights=kind["teachers"],
         unit=unit,
     )
 

@@ -53,7 +53,7 @@ def label_quality(trainer: DistillationTrainer, names: Sequence[str]) -> LabelQu
     reliabilities, evaluated = trainer.lambda_state.trust, trainer.eval_dataset
     assert isinstance(reliabilities, ClassReliabilities)
     training = _outputs(trainer, trainer.train_dataset)
-    if len(reliabilities.shares) > 1:
+    if len(reliabilities.teacher_weights) > 1:
         training = training._replace(teachers=cached_members(trainer.train_dataset))
     validation = _outputs(trainer, evaluated) if are_classified(evaluated) else None
     return judge_labels(training, reliabilities, names, validation)

@@ -77,21 +77,21 @@ class MeasuringStep:
         with self.accelerator.no_sync(self.model), rows:
             yield
 
-    def backward(self, cut: Cut, losses: BatchLosses, shares: Tensor | None = None) -> None:
+    def backward(self, cut: Cut, losses: BatchLosses, item_shares: Tensor | None = None) -> None:
         """Backpropagate the losses of one micro-batch, in the context of `local_gradients`.
 
         Args:
             cut: between the student's graph and that of the losses.
             losses: of the micro-batch.
-            shares: `[2]`, the part of the step's items of both losses that the micro-batch has on this rank; only
+            item_shares: `[2]`, the part of the step's items of both losses that the micro-batch has on this rank; only
                 samples need them.
         """
         scaler = self.accelerator.scaler
         apart = [losses.task, *(losses.parts if self.gradients.splits_kd else [losses.kd])]
         task, *kd = apart if scaler is None else map(scaler.scale, apart)
-        if shares is not None and self.accelerator.is_fsdp2:  # a sample is the micro-batches of all ranks together
-            shares = cast(Tensor, self.accelerator.reduce(shares, "mean"))
-        self.gradients.accumulate(cut, task, *kd, shares=shares)
+        if item_shares is not None and self.accelerator.is_fsdp2:  # a sample is the micro-batches of all ranks
+            item_shares = cast(Tensor, self.accelerator.reduce(item_shares, "mean"))
+        self.gradients.accumulate(cut, task, *kd, item_shares=item_shares)
         self.losses = self.losses + losses.stacked().detach()
 
     def finish(self, state: LambdaState) -> Gram:

@@ -230,7 +230,7 @@ def cache_format(
     needs: Collection[str],
     hidden_states: tuple[bool, ...],
     num_outputs: int,
-    shares: Sequence[float] | None = None,
+    teacher_weights: Sequence[float] | None = None,
 ) -> CacheFormat | None:
     """What is cached of the teacher's outputs; None where the losses need more than can be cached.
 
@@ -239,10 +239,10 @@ def cache_format(
         needs: outputs of the teacher other than its logits.
         hidden_states: for each of the teacher's hidden states, whether a loss needs it.
         num_outputs: outputs of student and teacher.
-        shares: see `teacher_shares`.
+        teacher_weights: see `build_lambda.teacher_weights`.
     """
     if set(needs) - ({"hidden_states"} if args.cache_hidden_states else set()):
         return None
     if args.cache_top_logits is None:
-        return CacheFormat(hidden_states, shares=tuple(shares or ()))
+        return CacheFormat(hidden_states, shares=tuple(teacher_weights or ()))
     return CacheFormat(hidden_states, args.cache_top_logits, args.temperature, num_outputs)

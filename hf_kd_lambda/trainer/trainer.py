@@ -154,13 +154,13 @@ class DistillationTrainer(BaseTrainer):
         hidden_states = prepare_models(objective, model, teacher, self._datasets(), self.data_collator)
         student_checks.check_student_weights(model, self.optimizer, self.args.rule.measures)
         classes = build_lambda.item_classes(model, num_outputs)
-        shares = build_lambda.teacher_shares(self.args, teacher, self._datasets(), classes)
-        cache_format = setup.cache_format(self.args, objective.needs, hidden_states, num_outputs, shares)
-        of_teacher = objective.needs | ({"member_logits"} if shares else set())
+        teacher_weights = build_lambda.teacher_weights(self.args, teacher, self._datasets(), classes)
+        cache_format = setup.cache_format(self.args, objective.needs, hidden_states, num_outputs, teacher_weights)
+        of_teacher = objective.needs | ({"member_logits"} if teacher_weights else set())
         self._teacher_outputs = TeacherOutputs(teacher, self.accelerator, of_teacher, cache_format, own_columns)
         self._student_inputs = forward_parameters(model)
         names = build_lambda.lambda_names(self.args, model, objective)
-        kind = build_lambda.lambda_kind(self.args, names, objective.weights, shares)
+        kind = build_lambda.lambda_kind(self.args, names, objective.weights, teacher_weights)
         unit = build_lambda.label_unit(self.args, classes, self.train_dataset)
         self.balancer = build_lambda.build_balancer(self.args, names, kind, classes, unit)
         self._remembered = RememberPredictions(self.balancer, 0 if is_multi_label(model) else classes)
@@ -254,8 +254,9 @@ class DistillationTrainer(BaseTrainer):
             losses = self._training_losses(outputs, teacher, items, inputs, num_items_in_batch)
             del teacher  # a language model's logits are large, and only the losses need them
             # Two backward passes: one of each loss, from the cut through the student.
-            shares = _shares(items.counts, num_items_in_batch) if self.args.gram_estimator == "unbiased" else None
-            step.backward(cut, losses, shares)
+            samples = self.args.gram_estimator == "unbiased"
+            item_shares = _item_shares(items.counts, num_items_in_batch) if samples else None
+            step.backward(cut, losses, item_shares)
         every = self.args.torch_empty_cache_steps
         if every is not None and self.state.global_step % every == 0:  # as in an ordinary step
             clear_device_cache()
@@ -316,7 +317,7 @@ class DistillationTrainer(BaseTrainer):
         self, outputs: SequenceClassifierOutput, teacher: TeacherBatch, items: ItemLabels, inputs: dict[str, Any]
     ) -> BatchLosses:
         """The losses of a batch, also for the record; divided by its items, since the Trainer counts only labels."""
-        teacher = teacher.mixed(self.balancer.teacher_weights)
+        teacher = teacher.mixed(self.balancer.evaluation_weights)
         losses = self._objective(outputs, teacher, inputs, items, kd_weights=self.balancer.kd_weights)
         if self._evaluation_record is not None:
             gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()
@@ -556,7 +557,7 @@ class DistillationTrainer(BaseTrainer):
         self._finite, self._finite_gram = FiniteLosses(), FiniteLosses()
 
 
-def _shares(counts: Tensor, num_items: Tensor | int | None) -> Tensor:
+def _item_shares(counts: Tensor, num_items: Tensor | int | None) -> Tensor:
     """`[2]`, the part of the step's items of both losses that a micro-batch has."""
     counts = counts.float()
     return counts if num_items is None else counts / torch.as_tensor(num_items).clamp(min=1)

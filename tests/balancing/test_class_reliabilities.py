@@ -32,7 +32,7 @@ def test_a_uniform_teacher_changes_neither_trust_nor_reliability():
     found, counts = judged(state, student, torch.zeros(200, 3), labels)
     torch.testing.assert_close(found.teacher, torch.full((200,), 0.8))
     state.update(counts)
-    assert state.teacher.item() == pytest.approx(0.8, abs=1e-4)
+    assert state.beta.item() == pytest.approx(0.8, abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_several_teachers_are_judged_in_chunks_too(classes, monkeypatch):
     labels = torch.randint(7, (3, 5))
     labels[0, 0] = -100
     first[0, 0] = torch.nan
-    batch, state = TeacherBatch(first, members=(first, second)), ClassReliabilities(classes, shares=(0.5, 0.5))
+    batch, state = TeacherBatch(first, members=(first, second)), ClassReliabilities(classes, (0.5, 0.5))
     weights, counts = state.observe(student, batch, item_labels(labels))
     monkeypatch.setattr("hf_kd_lambda.losses.functional.chunked.CHUNK_LOGITS", 14)
     for one, other in zip(state.observe(student, batch, item_labels(labels))[0], weights, strict=True):
@@ -67,7 +67,7 @@ def test_the_logits_of_one_are_not_those_of_several_teachers():
     student, teacher = torch.randn(2, 3, 7)
     items = item_labels(torch.randint(7, (3,)))
     with pytest.raises(ValueError, match=r"judges each of 2 teachers.* teacher_logits .* remove that column"):
-        ClassReliabilities(shares=(0.5, 0.5)).observe(student, TeacherBatch(teacher), items)
+        ClassReliabilities(teacher_weights=(0.5, 0.5)).observe(student, TeacherBatch(teacher), items)
 
 
 @pytest.mark.parametrize("classes", [0, 7])
@@ -111,8 +111,8 @@ def test_planted_reliabilities_are_found(classes, tolerance, alpha, beta, seed):
     data = planted(classes, alpha, beta, 0.85, 2000, seed)
     state = ClassReliabilities(classes)
     learn(state, *data)
-    assert state.label.item() == pytest.approx(alpha, abs=tolerance)
-    assert state.teacher.item() == pytest.approx(beta, abs=tolerance)
+    assert state.alpha.item() == pytest.approx(alpha, abs=tolerance)
+    assert state.beta.item() == pytest.approx(beta, abs=tolerance)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -120,7 +120,7 @@ def test_planted_reliabilities_are_found(classes, tolerance, alpha, beta, seed):
 def test_a_teacher_that_only_guesses_is_found_to_know_little(classes, highest, seed):
     state = ClassReliabilities(classes)
     learn(state, *planted(classes, 0.9, 0.0, 0.85, 2000, seed))
-    assert state.teacher.item() < highest
+    assert state.beta.item() < highest
 
 
 @pytest.mark.parametrize("seed", SEEDS[:3])
@@ -130,10 +130,10 @@ def test_a_teacher_that_only_guesses_is_found_to_know_little(classes, highest, s
 def test_planted_reliabilities_of_several_teachers_are_found(alpha, betas, classes, seed):
     first, *others = betas
     data = planted(classes, alpha, first, 0.85, 2000, seed, *others)
-    state = ClassReliabilities(classes, shares=[1 / len(betas)] * len(betas))
+    state = ClassReliabilities(classes, teacher_weights=[1 / len(betas)] * len(betas))
     learn(state, *data)
-    assert state.label.item() == pytest.approx(alpha, abs=0.07)
-    for found, beta in zip(state.each_teacher, betas, strict=True):
+    assert state.alpha.item() == pytest.approx(alpha, abs=0.07)
+    for found, beta in zip(state.betas, betas, strict=True):
         # At 0, the edge of its range, EM is slow: also with one teacher that only guesses.
         assert found.item() == pytest.approx(beta, abs=0.07 if beta else 0.1)
 
@@ -143,7 +143,7 @@ def test_a_guessing_teacher_gets_little_of_the_soft_targets(seed):
     """The simulation in docs/guides/teachers.md."""
     student, good, labels, guessing = planted(3, 0.95, 0.85, 0.85, 2000, seed, 0.0)
     truth = torch.randint(3, (2000,), generator=torch.Generator().manual_seed(seed))  # as `planted` draws it
-    state = ClassReliabilities(3, shares=(0.5, 0.5))
+    state = ClassReliabilities(3, teacher_weights=(0.5, 0.5))
     learn(state, student, good, labels, guessing)
     batch = TeacherBatch((good + guessing) / 2, members=(good, guessing))
     weights, _ = state.observe(student, batch, item_labels(labels))
@@ -155,25 +155,25 @@ def test_a_guessing_teacher_gets_little_of_the_soft_targets(seed):
     even = (good + guessing) / 2 + 1e-3 * torch.randn(2000, 3, generator=torch.Generator().manual_seed(seed))
     assert (even.argmax(-1) == truth).float().mean().item() == pytest.approx(0.61, abs=0.03)
     # Outside of training, the items are not judged: the weights are those of the reliabilities.
-    torch.testing.assert_close(state.teacher_weights, torch.stack(state.each_teacher) / sum(state.each_teacher))
+    torch.testing.assert_close(state.evaluation_weights, torch.stack(state.betas) / sum(state.betas))
 
 
 @pytest.mark.parametrize("classes", [0, 3])
 def test_weights_of_several_teachers_by_hand(classes):
     student, first, labels, second = planted(3, 0.8, 0.9, 0.85, 300, 0, 0.3)
-    state = ClassReliabilities(classes, shares=(0.25, 0.75))
+    state = ClassReliabilities(classes, teacher_weights=(0.25, 0.75))
     learn(state, student, first, labels, second, size=100)
     (of_first, of_second), _ = state.judge(student, [first, second], item_labels(labels))
     weights = state.weights(of_first, of_second)
     together = 0.25 * of_first.teacher + 0.75 * of_second.teacher
-    beta = 0.25 * state.each_teacher[0] + 0.75 * state.each_teacher[1]
-    torch.testing.assert_close(state.teacher, beta)
-    torch.testing.assert_close(weights.task, of_first.label / state.label)
+    beta = 0.25 * state.betas[0] + 0.75 * state.betas[1]
+    torch.testing.assert_close(state.beta, beta)
+    torch.testing.assert_close(weights.task, of_first.label / state.alpha)
     torch.testing.assert_close(weights.kd, together / beta)
     torch.testing.assert_close(weights.teachers[:, 0], 0.25 * of_first.teacher / together)
     logs = {name: value.item() for name, value in state.logs.items()}
     assert logs["teacher_reliability"] == pytest.approx(beta.item())
-    assert [logs[f"teacher_reliability_{index}"] for index in (0, 1)] == [b.item() for b in state.each_teacher]
+    assert [logs[f"teacher_reliability_{index}"] for index in (0, 1)] == [b.item() for b in state.betas]
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -182,7 +182,7 @@ def test_one_teacher_is_judged_as_without_others(classes):
     state = ClassReliabilities(classes)
     learn(state, student, teacher, labels)
     seen = views_of(student, teacher, item_labels(labels), *state.mean_outputs)
-    expected = item_trust(seen, class_posterior(seen, state.labels, *state.teachers))
+    expected = item_trust(seen, class_posterior(seen, state.alpha_of_classes, *state.betas_of_classes))
     found, _ = judged(state, student, teacher, labels)
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
     weights, (informative, items) = state.weights(found), state.annotators[1].sum(-1)
@@ -196,10 +196,10 @@ def test_a_teacher_that_misses_a_class_is_found_unreliable_there_alone():
     teacher[blind] = 6 * torch.nn.functional.one_hot(torch.arange(len(labels))[blind] % 2 + 1, 3).float()
     state = ClassReliabilities(3)
     learn(state, student, teacher, labels)
-    (of_teacher,) = state.teachers
+    (of_teacher,) = state.betas_of_classes
     assert of_teacher[0] < 0.3
     assert of_teacher[1:].min() > 0.8
-    assert state.labels.min() > 0.85
+    assert state.alpha_of_classes.min() > 0.85
 
 
 @pytest.mark.parametrize("seed", SEEDS[:3])
@@ -209,8 +209,8 @@ def test_a_teacher_that_always_gives_the_same_answer_is_unreliable_and_the_label
     teacher[:] = torch.tensor([6.0] + [0.0] * (classes - 1))
     state = ClassReliabilities(classes)
     learn(state, student, teacher, labels)
-    assert state.teacher < 0.1
-    assert state.label.item() == pytest.approx(0.9, abs=0.1 if classes == 2 else 0.07)
+    assert state.beta < 0.1
+    assert state.alpha.item() == pytest.approx(0.9, abs=0.1 if classes == 2 else 0.07)
 
 
 @pytest.mark.parametrize("seed", SEEDS[:3])
@@ -223,7 +223,7 @@ def test_guesses_of_the_frequent_class_are_not_taken_for_knowledge(seed):
     student = frequencies.log() + 1.5 * seen  # calibrated
     state = ClassReliabilities(3)
     learn(state, student, 6 * torch.nn.functional.one_hot(answers, 3).float(), truth)
-    assert state.teacher.item() == pytest.approx(0.4, abs=0.07)
+    assert state.beta.item() == pytest.approx(0.4, abs=0.07)
 
 
 def test_a_class_without_examples_has_the_reliabilities_of_all():
@@ -231,20 +231,20 @@ def test_a_class_without_examples_has_the_reliabilities_of_all():
     student, teacher, labels = planted(3, 0.6, 0.9, 0.8, 300, 0)
     student[:, 2], teacher[:, 2] = -40.0, -40.0
     state.update(judged(state, student, teacher, labels.clamp(max=1))[1])
-    torch.testing.assert_close(state.labels[2], state.label)
-    torch.testing.assert_close(state.teachers[0][2], state.teacher)
-    assert state.labels[0] != state.label
+    torch.testing.assert_close(state.alpha_of_classes[2], state.alpha)
+    torch.testing.assert_close(state.betas_of_classes[0][2], state.beta)
+    assert state.alpha_of_classes[0] != state.alpha
 
 
 def test_the_m_step_takes_means_in_which_older_items_fade():
     state = ClassReliabilities()
     state.update(torch.tensor([6.0, 10.0, 9.0, 20.0]))  # Σr_label, labelled items, Σr_teacher, items
-    assert state.label.item() == pytest.approx((6 + 0.8 * 5) / (10 + 5))
-    assert state.teacher.item() == pytest.approx((9 + 0.8 * 5) / (20 + 5))
+    assert state.alpha.item() == pytest.approx((6 + 0.8 * 5) / (10 + 5))
+    assert state.beta.item() == pytest.approx((9 + 0.8 * 5) / (20 + 5))
     state.update(torch.tensor([1.0, 20.0, 2.0, 20.0]))
     kept = (20 / 40) ** 2
-    assert state.label.item() == pytest.approx((6 * kept + 1 + 0.8 * 5) / (10 * kept + 20 + 5))
-    assert state.teacher.item() == pytest.approx((9 * kept + 2 + 0.8 * 5) / (20 * kept + 20 + 5))
+    assert state.alpha.item() == pytest.approx((6 * kept + 1 + 0.8 * 5) / (10 * kept + 20 + 5))
+    assert state.beta.item() == pytest.approx((9 * kept + 2 + 0.8 * 5) / (20 * kept + 20 + 5))
 
 
 @pytest.mark.parametrize("classes", [0, 3])
@@ -266,12 +266,12 @@ def test_state_is_restored_to_the_bit_and_closes():
     state, restored = ClassReliabilities(), ClassReliabilities()
     learn(state, *planted(3, 0.6, 0.8, 0.8, 100, 0), size=100)
     restored.load_state_dict(json.loads(json.dumps(state.state_dict())))
-    assert (restored.label, restored.teacher) == (state.label, state.teacher)
-    before = state.label.item()
+    assert (restored.alpha, restored.beta) == (state.alpha, state.beta)
+    before = state.alpha.item()
     state.update(torch.tensor([float("nan"), 1.0, 1.0, 1.0]))
     state.closed = True
     state.update(torch.tensor([0.0, 500.0, 500.0, 500.0]))
-    assert state.label.item() == before
+    assert state.alpha.item() == before
 
 
 @pytest.mark.parametrize("classes", [0, 2, 7])

@@ -80,8 +80,8 @@ def fitted(data, unit=None):
 @pytest.mark.parametrize(("alpha", "beta"), [(0.95, 0.95), (0.4, 0.95), (0.95, 0.4), (0.5, 0.5)])
 def test_planted_reliabilities_and_errors_are_found(alpha, beta, seed):
     state = fitted(planted(alpha, beta, 2000, seed))
-    assert state.label.item() == pytest.approx(alpha, abs=0.09)
-    assert state.teacher.item() == pytest.approx(beta, abs=0.09)
+    assert state.alpha.item() == pytest.approx(alpha, abs=0.09)
+    assert state.beta.item() == pytest.approx(beta, abs=0.09)
     assert state.spread.shared_error.item() == pytest.approx(0.6**2, abs=0.12)
     assert (state.spread.label_error - state.spread.shared_error).item() == pytest.approx(0.2**2, abs=0.06)
 
@@ -90,9 +90,7 @@ def test_planted_reliabilities_and_errors_are_found(alpha, beta, seed):
 def test_the_unit_of_the_labels_changes_nothing(unit):
     data = planted(0.6, 0.8, 2000, 0)
     state, other = fitted(data), fitted([unit * values for values in data])
-    assert (other.label.item(), other.teacher.item()) == pytest.approx(
-        (state.label.item(), state.teacher.item()), 1e-3
-    )
+    assert (other.alpha.item(), other.beta.item()) == pytest.approx((state.alpha.item(), state.beta.item()), 1e-3)
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1e-12, 0.0), (1e15, 0.0), (1.0, 1e5)])
@@ -100,10 +98,8 @@ def test_measured_in_their_unit_labels_may_have_any_scale_and_origin(scale, shif
     data = planted(0.6, 0.8, 2000, 0)
     others = [scale * values + shift for values in data]
     state, other = (fitted(given, unit_of(given[2].double().numpy())) for given in (data, others))
-    assert (other.label.item(), other.teacher.item()) == pytest.approx(
-        (state.label.item(), state.teacher.item()), 0.01
-    )
-    assert state.label.item() == pytest.approx(0.6, abs=0.07)
+    assert (other.alpha.item(), other.beta.item()) == pytest.approx((state.alpha.item(), state.beta.item()), 0.01)
+    assert state.alpha.item() == pytest.approx(0.6, abs=0.07)
 
 
 @pytest.mark.parametrize("share", [0.002, 0.01])
@@ -113,7 +109,7 @@ def test_outliers_do_not_make_wrong_labels_look_right(share):
     data = (student, teacher, torch.where(outliers, 100 * labels, labels))
     unit = unit_of(data[2].double().numpy())
     state = fitted(data, unit)
-    assert state.label.item() == pytest.approx(0.7, abs=0.07)
+    assert state.alpha.item() == pytest.approx(0.7, abs=0.07)
     trust = state.posterior(numbers(*data, unit)).trust.label
     assert (trust[outliers & (labels > 1)] < 0.1).float().mean() > 0.8  # those of the largest numbers look right
 
@@ -152,8 +148,8 @@ def test_the_unit_of_a_state_is_that_of_its_sums():
 def test_a_student_that_knows_nothing_makes_neither_look_wrong():
     _, teacher, labels = planted(0.95, 0.95, 2000, 0)
     state = fitted((torch.full((2000,), 2.5), teacher, labels))
-    assert state.label.item() == pytest.approx(0.95, abs=0.1)
-    assert state.teacher.item() == pytest.approx(0.95, abs=0.1)
+    assert state.alpha.item() == pytest.approx(0.95, abs=0.1)
+    assert state.beta.item() == pytest.approx(0.95, abs=0.1)
 
 
 def test_weights_are_one_before_the_variances_are_known_and_one_on_average_then():
@@ -186,7 +182,7 @@ def test_a_good_teacher_is_trusted_although_the_first_items_have_no_label(unlabe
     trust = state.posterior(numbers(student, teacher, labels)).trust.teacher
     assert (trust < 0.1).float().mean() < 0.2
     if unlabelled == 1:
-        assert (trust / state.teacher).tolist() == [1.0] * 2000
+        assert (trust / state.beta).tolist() == [1.0] * 2000
 
 
 def test_counts_add_up_over_parts_and_the_state_is_restored_to_the_bit():
@@ -202,7 +198,7 @@ def test_counts_add_up_over_parts_and_the_state_is_restored_to_the_bit():
     restored = NumberReliabilities()
     restored.load_state_dict(json.loads(json.dumps(state.state_dict())))
     assert restored.sums.tolist() == state.sums.tolist()
-    assert restored.label == state.label
+    assert restored.alpha == state.alpha
 
 
 def test_labels_that_are_all_equal_stay_finite():

@@ -224,7 +224,11 @@ def test_a_rule_without_the_task_loss_ends_at_the_ceiling():
 
 def test_groups_are_as_many_states():
     grams, twin_grams = random_grams(6, seed=1), random_grams(6, seed=2)
-    both, one, other = make_state(rule=Adaptive(), groups=2), make_state(rule=Adaptive()), make_state(rule=Adaptive())
+    both, one, other = (
+        make_state(rule=Adaptive(), num_groups=2),
+        make_state(rule=Adaptive()),
+        make_state(rule=Adaptive()),
+    )
     for left, right in zip(grams, twin_grams, strict=True):
         pairs = zip(left.gram, right.gram, strict=True)
         both.update(gram(*(torch.stack(pair) for pair in pairs)))
@@ -235,7 +239,7 @@ def test_groups_are_as_many_states():
 
 
 def test_a_group_whose_gradient_vanishes_keeps_its_lambda():
-    state = make_state(groups=2)
+    state = make_state(num_groups=2)
     state.update(gram(torch.tensor([4.0, 0.0]), torch.ones(2), torch.zeros(2)))
     assert state.lambda_.tolist() == [2, 1]
     assert state.logs()["lambda_held"] == 0.5

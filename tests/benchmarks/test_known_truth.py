@@ -56,4 +56,4 @@ def test_wrong_items_have_no_weight(num_labels, tmp_path, truth, outputs):
     assert weights.kd.tolist() == pytest.approx([4 / 3, 4 / 3, 0, 4 / 3])
     assert counts is None
     factor = 2 if num_labels == 2 else 1  # 1/√(1 − β)
-    assert judge.needs["trust_ratio"].item() == pytest.approx(factor)
+    assert judge.rule_inputs["trust_ratio"].item() == pytest.approx(factor)

@@ -71,7 +71,7 @@ def check_shares(rank: int) -> None:
         outputs, cut = cut_outputs({"weight": weight * 1})
         shares = torch.tensor([labelled / 2, 1 / 2])  # of four items, two for each rank
         task_loss, kd_loss = (share * outputs["weight"].square().sum() / 2 for share in shares)
-        pair.accumulate(cut, task_loss, kd_loss, shares=shares)
+        pair.accumulate(cut, task_loss, kd_loss, item_shares=shares)
     pair.average_over_ranks()
     torch.testing.assert_close(torch.stack(pair.unbiased(pair.gram())), torch.full((3,), 5.0))
 

@@ -83,7 +83,7 @@ def test_samples_without_noise_are_all_signal_whatever_their_shares(labelled, it
     for shares in torch.tensor([labelled, items], dtype=torch.float).T / torch.tensor([sum(labelled), sum(items)]):
         outputs, cut = cut_outputs({"weight": weight * 1})
         task_loss, kd_loss = (share * outputs["weight"].square().sum() / 2 for share in shares)
-        pair.accumulate(cut, task_loss, kd_loss, shares=shares)
+        pair.accumulate(cut, task_loss, kd_loss, item_shares=shares)
     gram = pair.gram()
     expected = weight.detach().square().sum().expand(3)
     torch.testing.assert_close(torch.stack(gram), expected)
@@ -101,7 +101,7 @@ def test_it_is_right_on_average_where_labels_are_missing():
             outputs, cut = cut_outputs({"weight": weight * 1})
             task_loss = (outputs["weight"] - x[:labelled]).square().sum() / (2 * 4)
             kd_loss = (outputs["weight"] - 2 * x).square().sum() / (2 * 9)
-            pair.accumulate(cut, task_loss, kd_loss, shares=torch.tensor([labelled / 4, 3 / 9]))
+            pair.accumulate(cut, task_loss, kd_loss, item_shares=torch.tensor([labelled / 4, 3 / 9]))
         estimates.append(torch.stack(pair.unbiased(pair.gram())))
         pair.drop()
     estimates = torch.stack(estimates)

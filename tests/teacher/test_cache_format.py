@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 
 from hf_kd_lambda.losses.base import TeacherBatch
-from hf_kd_lambda.teacher.cache_format import CacheFormat, cached_members, shares_in
+from hf_kd_lambda.teacher.cache_format import CacheFormat, cached_members, teacher_weights_in
 from hf_kd_lambda.teacher.collator import ColumnCollator, unpacked
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 1]])  # padded on the right, and on the left
@@ -166,15 +166,15 @@ def test_logits_of_several_teachers_come_back_exactly(logits, of_tokens):
         expected = torch.cat(unpadded(other)) if of_tokens else other
         assert torch.equal(one[is_token] if of_tokens else one, expected)
     examples = Dataset.from_dict({"teacher_outputs": rows["teacher_outputs"]})
-    assert shares_in(examples) == [1 / 3, 2 / 3]
+    assert teacher_weights_in(examples) == [1 / 3, 2 / 3]
     if not of_tokens:
         assert all(map(torch.equal, cached_members(examples), given.members))
 
 
 def test_other_columns_hold_no_weights_of_teachers(logits, hidden_states):
     rows = CacheFormat((True,)).rows(TeacherBatch(logits[:, 0], inner={"hidden_states": hidden_states}), MASK)
-    assert shares_in(Dataset.from_dict({"teacher_outputs": rows["teacher_outputs"]})) is None
-    assert shares_in(Dataset.from_dict({"teacher_logits": [[0.0, 1.0]]})) is None
+    assert teacher_weights_in(Dataset.from_dict({"teacher_outputs": rows["teacher_outputs"]})) is None
+    assert teacher_weights_in(Dataset.from_dict({"teacher_logits": [[0.0, 1.0]]})) is None
 
 
 def test_feature_maps_are_kept_whole():

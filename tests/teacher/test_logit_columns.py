@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset
 
-from hf_kd_lambda.teacher.cache_format import cached_members, shares_in
+from hf_kd_lambda.teacher.cache_format import cached_members, teacher_weights_in
 from hf_kd_lambda.teacher.logit_columns import average_logits
 
 
@@ -20,7 +20,7 @@ def test_columns_become_their_weighted_mean():
 def test_columns_are_kept_one_by_one_on_request():
     kept = average_logits(examples([[4.0, 0.0], [5.0, 1.0]]), {"first": 3, "second": 1}, keep_each=True)
     assert kept["teacher_logits"][:] == [[1.0, 3.0], [2.0, 1.0]]
-    assert shares_in(kept) == [0.75, 0.25]
+    assert teacher_weights_in(kept) == [0.75, 0.25]
     assert [rows.tolist() for rows in cached_members(kept)] == [[[0.0, 4.0], [1.0, 1.0]], [[4.0, 0.0], [5.0, 1.0]]]
 
 

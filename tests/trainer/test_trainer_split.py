@@ -87,7 +87,7 @@ def test_a_step_is_that_of_the_plain_computation(tmp_path, rule):
     split.update(grads @ grads.T)
     kd = split.weights @ grads[1:]
     judge = trainer.lambda_state.judge
-    needs = {} if judge is None else judge.needs
+    needs = {} if judge is None else judge.rule_inputs
     weights = RULES[rule].weights(Gram(grads[0] @ grads[0], kd @ kd, grads[0] @ kd), **needs)
     lambda_ = weights.kd / weights.task
     if judge is not None:

@@ -74,7 +74,7 @@ def item_losses(logits, soft, labels):
 
 def trust_ratio(state):
     """β/α, for classes divided by √(1 − β), which is at least 0.25."""
-    alpha, beta = state.label.item(), state.teacher.item()
+    alpha, beta = state.alpha.item(), state.beta.item()
     return beta / alpha / (1.0 if isinstance(state, NumberReliabilities) else max(1 - beta, 0.0625) ** 0.5)
 
 
@@ -125,16 +125,16 @@ def test_a_run_equals_the_plain_loop(tmp_path, kind, missing):
         labels = np.array(data["labels"])
         state = NumberReliabilities(unit=unit_of(labels[~np.isnan(labels)]))
     else:
-        state = ClassReliabilities(3, shares=(0.25, 0.75) if kind == "several teachers" else (1.0,))
+        state = ClassReliabilities(3, teacher_weights=(0.25, 0.75) if kind == "several teachers" else (1.0,))
     twin = copy.deepcopy(student)
     trainer = train(config(tmp_path, **TRUST), teacher, student, data)
     lambdas = plain_loop(twin, teacher, data, state)
     history = trainer.state.log_history
     assert logged(history, "lambda") == pytest.approx(lambdas, rel=1e-5)
-    assert logged(history, "label_reliability")[-1] == pytest.approx(state.label.item(), rel=1e-5)
-    assert logged(history, "teacher_reliability")[-1] == pytest.approx(state.teacher.item(), rel=1e-5)
+    assert logged(history, "label_reliability")[-1] == pytest.approx(state.alpha.item(), rel=1e-5)
+    assert logged(history, "teacher_reliability")[-1] == pytest.approx(state.beta.item(), rel=1e-5)
     own = [values[-1] for index in range(2) if (values := logged(history, f"teacher_reliability_{index}"))]
-    assert own == (pytest.approx([b.item() for b in state.each_teacher]) if kind == "several teachers" else [])
+    assert own == (pytest.approx([b.item() for b in state.betas]) if kind == "several teachers" else [])
     torch.testing.assert_close(flat(trainer.model), flat(twin), rtol=1e-5, atol=1e-7)
 
 
@@ -212,7 +212,7 @@ def test_logits_in_the_examples_are_one_teacher(tmp_path):
         logits = teacher(**{n: v for n, v in batches(data, len(data))[0].items() if n != "labels"})["logits"]
     data = data.add_column("teacher_logits", logits.tolist())
     trainer = train(config(tmp_path, **TRUST, max_steps=2), teacher, student, data)
-    assert len(trainer.lambda_state.trust.each_teacher) == 1
+    assert len(trainer.lambda_state.trust.betas) == 1
 
 
 def test_an_evaluation_of_other_examples_uses_their_own_logits(tmp_path):
@@ -225,7 +225,7 @@ def test_an_evaluation_of_other_examples_uses_their_own_logits(tmp_path):
         logits = torch.stack([member(**inputs).logits for member in teacher.members], dim=-1)
     state = trainer.lambda_state.trust
     state.annotators[2, 0] = 0.0  # as if the second teacher knew next to nothing
-    weights = torch.stack(state.each_teacher) * torch.tensor([0.25, 0.75])
+    weights = torch.stack(state.betas) * torch.tensor([0.25, 0.75])
     expected = reference.mean_kd_loss(of_student, logits @ (weights / weights.sum())).item()
     assert trainer.evaluate(data)["eval_kd_loss"] == pytest.approx(expected, rel=1e-5)
     given = data.add_column("teacher_logits", of_student.tolist())
@@ -260,7 +260,7 @@ def test_wrong_labels_and_a_wrong_teacher_get_little_weight(tmp_path):
     args = config(tmp_path, **TRUST, learning_rate=0.1, num_train_epochs=1)
     trainer = train(args, teacher, student, data)
     state = trainer.lambda_state.trust
-    assert state.label < 0.8 < state.teacher
+    assert state.alpha < 0.8 < state.beta
 
 
 @pytest.mark.parametrize("kind", ["classes", "several teachers"])
@@ -283,9 +283,9 @@ def test_the_finished_student_judges_every_example(tmp_path, kind):
     torch.testing.assert_close(torch.from_numpy(found.teacher_trust), of_teachers, rtol=1e-4, atol=1e-5)
     assert found.labels.tolist() == batch["labels"].tolist()
     assert found.answers.tolist() == soft.argmax(-1).tolist()
-    assert found.label_reliability == state.label.item()
-    assert found.teachers == ([] if kind == "classes" else [value.item() for value in state.each_teacher])
-    mean = sum(share * logits for share, logits in zip(state.shares, teachers, strict=True))
+    assert found.label_reliability == state.alpha.item()
+    assert found.teachers == ([] if kind == "classes" else [value.item() for value in state.betas])
+    mean = sum(weight * logits for weight, logits in zip(state.teacher_weights, teachers, strict=True))
     for one, outputs in zip(found.agreements, (mean, logits), strict=True):
         agrees = outputs.argmax(-1).eq(batch["labels"]).float()
         assert one.training == pytest.approx(agrees.mean().item())

@@ -21,7 +21,9 @@ def general(key):
 
 def written(rule):
     """The keys that a step of a run with two layers, two KD losses and two teachers logs."""
-    state = LambdaState(rule, 0.9, (0.1, 10.0), 0.5, groups=2, teachers=[0.5, 0.5])
+    state = LambdaState(rule, 0.9, (0.1, 10.0), 0.5, num_groups=2, teacher_weights=[0.5, 0.5])
+    if state.trust is not None:
+        state.trust.sums += 1  # items with a label
     gram = Gram(*(torch.tensor(entries) for entries in ([1.0, 2.0], [1.0, 1.0], [0.5, 0.1])))
     state.update(Measurement(gram, torch.tensor([1.0, 1.0]), norms=torch.full((2, 2), 3.0)))
     balancer = SimpleNamespace(state=state, names=["layer.0", "head"])
