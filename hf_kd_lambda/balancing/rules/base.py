@@ -143,7 +143,7 @@ def loss_weights(lambda_: Tensor, form: str, total: Tensor | float) -> Weights:
     Args:
         lambda_: `[]` or `[groups]`; ∞ means only the KD loss, except in the additive form.
         form: `additive`: (1, λ); `convex`: sum 1; `sum_two`: sum 2, which is (1, 1) at λ = 1; `raw`: sum `total`.
-        total: w_task + w_kd as published, for `raw`.
+        total: w_task + w_kd, for `raw`.
     """
     if form == "additive":
         return Weights.additive(lambda_)
