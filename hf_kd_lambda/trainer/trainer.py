@@ -315,9 +315,12 @@ class DistillationTrainer(BaseTrainer):
     def _evaluation_losses(
         self, outputs: SequenceClassifierOutput, teacher: TeacherBatch, items: ItemLabels, inputs: dict[str, Any]
     ) -> BatchLosses:
-        """The losses of a batch, also for the record; divided by its items, since the Trainer counts only labels."""
+        """The losses of a batch, also for the record; divided by its items, since the Trainer counts only labels.
+
+        Weights of `KDSplit` change from one evaluation to the next, so those of `kd_losses` are used.
+        """
         teacher = teacher.mixed(self.balancer.teacher_weights)
-        losses = self._objective(outputs, teacher, inputs, items, kd_weights=self.balancer.kd_weights)
+        losses = self._objective(outputs, teacher, inputs, items)
         if self._evaluation_record is not None:
             gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()
             self._evaluation_record.add(outputs.logits, teacher.logits, items.kd, values, items.counts, gather)

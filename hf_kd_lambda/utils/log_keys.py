@@ -95,7 +95,7 @@ def teacher_keys(entries: Iterable[Mapping[str, float]]) -> list[str]:
 
 EVALUATION_KEYS = {
     "task_loss": "task loss, mean over the items of the evaluation; missing if no item has a label",
-    "kd_loss": "weighted sum of the KD losses, mean over the items of the evaluation",
+    "kd_loss": "sum of the KD losses with the weights of `kd_losses`, mean over the items of the evaluation",
     "kd_loss/<name>": "a single KD loss, without its weight",
     "teacher_agreement": "share of items with the same class from student and teacher; correlation for regression",
 }
