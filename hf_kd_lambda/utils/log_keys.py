@@ -46,8 +46,9 @@ LIMITS = {
     ),
     "held": Limit(
         "lambda_held",
-        "unchanged (vanished gradient)",
-        "there is nothing to balance if labels are memorised or the student equals its teacher",
+        "unchanged (a gradient is zero)",
+        "there is nothing to balance in batches without labels, if labels are memorised, or if the student equals its "
+        "teacher",
     ),
     "skipped": Limit(
         "lambda_skipped_share",

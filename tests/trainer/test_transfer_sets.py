@@ -22,6 +22,7 @@ from helpers.small_runs import (
 from helpers.tiny import SIZES
 from transformers import BertConfig, BertForTokenClassification
 
+from hf_kd_lambda import explain_lambda
 from hf_kd_lambda.losses.functional.labels import UNLABELLED, item_labels
 
 
@@ -87,6 +88,16 @@ def test_a_student_learns_from_the_teacher_alone(tmp_path):
     assert len(set(logged(trainer.state.log_history, "lambda"))) == 1, "without a task gradient λ is kept"
     assert logged(trainer.state.log_history, "lambda_held")[-1] == 1
     assert not torch.equal(before, flat(trainer.model))
+
+
+def test_lambda_is_explained_where_most_batches_have_no_label(tmp_path):
+    labels = [label if row < BATCH else None for row, label in enumerate(examples()["labels"])]
+    data = examples().remove_columns("labels").add_column("labels", labels)
+    trainer = train(config(tmp_path), *models(), data)
+    assert logged(trainer.state.log_history, "lambda_held") == [0.0, *[1.0] * 5]
+    words = explain_lambda(trainer.state.log_history)
+    assert "unchanged (a gradient is zero) in 83%" in words
+    assert "there is nothing to balance in batches without labels" in words
 
 
 def test_layers_are_compared_without_labels_too(tmp_path):
