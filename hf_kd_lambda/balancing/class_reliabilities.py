@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hf_kd_lambda.balancing.reliabilities import PRIOR, ItemTrust, Reliabilities
+from hf_kd_lambda.balancing.reliabilities import LARGEST_RELIABILITY, PRIOR, ItemTrust, Reliabilities
 from hf_kd_lambda.balancing.trust import (
     ClassPosterior,
     Views,
@@ -67,7 +67,7 @@ class ClassReliabilities(Reliabilities):
         if self._classes == 1:
             return of_all
         informative, items = self.annotators.unbind(1)
-        return (informative + of_all * SHRINKAGE) / (items + SHRINKAGE)
+        return ((informative + of_all * SHRINKAGE) / (items + SHRINKAGE)).clamp(max=LARGEST_RELIABILITY)
 
     @property
     def ratio(self) -> Tensor:

@@ -83,10 +83,11 @@ class Spread(NamedTuple):
 
 
 class Posterior(NamedTuple):
-    """Trust in label and teacher, and the probability that both are informative, `[...]`; 0 without a label."""
+    """Trust in label and teacher, and P(both), all `[...]`."""
 
     trust: ItemTrust
     both: Tensor
+    """0 without a label."""
 
 
 def unit_of(labels: np.ndarray) -> Unit:

@@ -15,6 +15,8 @@ INITIAL = 0.8
 """α and β before the first item."""
 PRIOR = 5.0
 """Weight of `INITIAL`: as much as about 15 items, since later ones count more; 25 in a regression."""
+LARGEST_RELIABILITY = 1 - 1e-6
+"""Largest α and β. For clean items, Σr is so close to their number that rounding errors could lift α and β above 1."""
 
 
 class ItemTrust(NamedTuple):
@@ -55,7 +57,7 @@ class Reliabilities(Judge):
     def of_annotators(self) -> Tensor:
         """α, then β of every teacher, `[1 + teachers]`."""
         informative, items = self.annotators.sum(-1).unbind(-1)
-        return (informative + INITIAL * PRIOR) / (items + PRIOR)
+        return ((informative + INITIAL * PRIOR) / (items + PRIOR)).clamp(max=LARGEST_RELIABILITY)
 
     @property
     def alpha(self) -> Tensor:

@@ -171,7 +171,9 @@ class LambdaState:
         bounded = slowed.clamp(min=lowest_lambda).clamp(max=self.bounds[1])
         usable = usable & bounded.isfinite()
         self.lambda_ = torch.where(usable, bounded, self.lambda_)
-        self.total = torch.where(usable, weights.task + weights.kd, self.total)
+        # For `raw`: where λ is limited, weights (1, λ) keep the 1, and all others their sum, since w_task may be 0.
+        total = torch.where(weights.task == 1, 1 + bounded, weights.task + weights.kd)
+        self.total = torch.where(usable, total, self.total)
 
         lowest, highest = feasible_interval(signal.gram)
         on_edge = (proposed <= lowest * (1 + ON_EDGE)) | (proposed >= highest * (1 - ON_EDGE))

@@ -19,6 +19,8 @@ One step of EM per optimizer step:
 
     α_c ← Σ r_label of the labels c / Σ P(c)        β_c ← Σ P(c)·β_c·p(c)/f_teacher(c) / Σ P(c)
 
+Sums for α are over labelled items, those for β over all items.
+
 α and β are the same for all classes if there are two, or too many to count each. Then they are the means of r_label
 and r_teacher.
 

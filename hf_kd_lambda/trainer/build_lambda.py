@@ -18,7 +18,9 @@ from hf_kd_lambda.losses.objective import Objective
 from hf_kd_lambda.models.ensemble import Ensemble
 from hf_kd_lambda.models.protocol import answers_questions, is_multi_label
 from hf_kd_lambda.teacher.cache_format import teacher_weights_in
+from hf_kd_lambda.trainer.batches import Collate
 from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.data_checks import has_labels_of_batches
 
 
 def item_classes(model: nn.Module, num_outputs: int) -> int:
@@ -33,13 +35,14 @@ def item_classes(model: nn.Module, num_outputs: int) -> int:
     return 2 if is_multi_label(model) else num_outputs
 
 
-def label_unit(args: DistillationConfig, classes: int, examples: Any) -> Unit | None:
+def label_unit(args: DistillationConfig, classes: int, examples: Any, collate: Collate) -> Unit | None:
     """The unit in which `trust` measures the numbers of a regression; None of others, and where labels are not known.
 
     Args:
         args: settings of the run.
         classes: see `item_classes`.
         examples: the training examples.
+        collate: makes their batches.
     """
     columns = label_columns(examples)
     if "trust_ratio" not in args.rule.needs or classes != 1 or len(columns) != 1:
@@ -47,6 +50,8 @@ def label_unit(args: DistillationConfig, classes: int, examples: Any) -> Unit | 
     numbers = examples.select_columns(columns).with_format("arrow")[:][columns[0]]
     if not (pa.types.is_integer(numbers.type) or pa.types.is_floating(numbers.type)):
         return None  # a collator makes numbers of them
+    if not has_labels_of_batches(examples, columns[0], collate):
+        return None
     labels = numbers.cast(pa.float64()).to_numpy()
     known = labels[np.isfinite(labels) & (labels != IGNORED)]
     return unit_of(known) if len(known) else None

@@ -84,8 +84,9 @@ class DistillationConfig(TrainingArguments):
         metadata={
             "help": "Sum of the weights of both losses, which sets the length of the step; their ratio is λ. "
             "`convex`: 1, so the step is never longer than the longer of the two gradients. `sum_two`: 2, as in "
-            "task_loss + kd_loss. `additive`: 1 + λ, as in task_loss + λ·kd_loss. `raw`: as in the rule's paper; a λ "
-            "that a bound limits keeps this sum."
+            "task_loss + kd_loss. `additive`: 1 + λ, as in task_loss + λ·kd_loss. `raw`: as in the rule's paper. If a "
+            "bound or an uninformative teacher changes λ, `raw` keeps the task loss's weight where that is 1, and "
+            "this sum otherwise."
         },
     )
     kd_weight: float = field(

@@ -27,6 +27,8 @@ from hf_kd_lambda.trainer.config import DistillationConfig
 logger = logging.get_logger(__name__)
 
 _TRIED = 16  # examples whose lengths are compared
+_COMPARED = 32  # examples, or up to twice as many, whose labels are
+_ROUNDED = 1e-3  # relative difference of labels that differ in their precision alone
 _READ = ("labels", *SPAN_LABELS)  # of a batch, by the losses
 _WITH_ANY_LABELS = ("loss", "kd_loss", "teacher_agreement")  # metrics that batches without labels may have, too
 
@@ -178,10 +180,32 @@ def _have_known_labels(examples: Dataset) -> bool:
             pa.types.is_integer(values.type) or pa.types.is_floating(values.type) or pa.types.is_null(values.type)
         ):
             return True
-        numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
-        if (np.isfinite(numbers) & ~np.isin(numbers, (IGNORED, UNLABELLED))).any():
+        if len(_known(values.cast(pa.float64()).to_numpy(zero_copy_only=False))):
             return True
     return not columns
+
+
+def _known(labels: np.ndarray) -> np.ndarray:
+    return labels[np.isfinite(labels) & ~np.isin(labels, (IGNORED, UNLABELLED))]
+
+
+def has_labels_of_batches(examples: Dataset, column: str, collate: Callable[[list[Any]], Mapping[str, Any]]) -> bool:
+    """Whether batches have the labels of a column, which a transform or a collator may change.
+
+    Args:
+        examples: a few of them are read.
+        column: the column of their labels, integers or floats, also in lists.
+        collate: makes a batch of examples.
+    """
+    rows = range(0, len(examples), max(len(examples) // _COMPARED, 1))
+    table = examples.select(rows).select_columns([column]).with_format("arrow")[:]
+    _, stored = flattened(table[column].combine_chunks())
+    labels = _known(stored.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    batch = collate([examples[row] for row in rows])
+    if batch.get("labels") is None:
+        return False
+    given = _known(batch["labels"].double().flatten().numpy())
+    return len(given) == len(labels) and bool(np.allclose(given, labels, rtol=_ROUNDED))
 
 
 def check_given_labels(

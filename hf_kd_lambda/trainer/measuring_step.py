@@ -145,7 +145,7 @@ class MeasuringStep:
         measured = self.gradients.gram(step_weights)
         unbiased = self.gradients.unbiased(measured)
         gram, signal = (Gram(*(entry / scale**2 for entry in matrix)) for matrix in (measured, unbiased))
-        losses = self.accelerator.reduce(self.losses[:2], "mean") if state.rule.needs else self.losses[:2]
+        losses = self.accelerator.reduce(self.losses[:2], "mean")
         return gram, Measurement(signal, losses, torch.stack([gram.task, gram.kd]))
 
     def _clip_factor(self, weights: tuple[Tensor, Tensor], scale: float) -> Tensor:

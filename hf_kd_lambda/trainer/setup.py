@@ -44,6 +44,7 @@ from hf_kd_lambda.teacher.checks import (
 )
 from hf_kd_lambda.trainer.batches import Collate
 from hf_kd_lambda.trainer.config import DistillationConfig
+from hf_kd_lambda.trainer.data_checks import has_labels_of_batches
 from hf_kd_lambda.trainer.sampling import sampling_strategy
 from hf_kd_lambda.trainer.student_checks import check_top_logits
 
@@ -201,12 +202,23 @@ def check_datasets(
 
 
 def class_weights(
-    args: DistillationConfig, student: nn.Module, num_outputs: int, train_dataset: Any
+    args: DistillationConfig,
+    student: nn.Module,
+    num_outputs: int,
+    train_dataset: Any,
+    collate: Collate | None = None,
 ) -> torch.Tensor | None:
     """The weights of the classes in the task loss, from the labels of the training examples; None for 1.
 
+    Args:
+        args: settings of the run.
+        student: the student.
+        num_outputs: the student's number of outputs.
+        train_dataset: the training examples.
+        collate: makes their batches; None if it is known not to change labels.
+
     Raises:
-        ValueError: the examples cannot be counted, or have no column of labels.
+        ValueError: the examples cannot be counted, or have no column of labels, or batches have other labels.
     """
     if args.class_weights is None or train_dataset is None:
         return None
@@ -222,7 +234,13 @@ def class_weights(
             f"class_weights={args.class_weights!r} needs one class an example, and column {column!r} holds lists: "
             "leave it out."
         )
-    return balanced_weights(labels, num_outputs)
+    weights = balanced_weights(labels, num_outputs)
+    if collate is not None and not has_labels_of_batches(train_dataset, column, collate):
+        raise ValueError(
+            f"class_weights={args.class_weights!r} counts the labels in column {column!r} of train_dataset, but its "
+            "transform or data_collator changes them: change them with train_dataset.map, or leave class_weights out."
+        )
+    return weights
 
 
 def cache_format(

@@ -148,7 +148,7 @@ class DistillationTrainer(BaseTrainer):
             self.args.temperature,
             0.0 if self.label_smoother is None else self.args.label_smoothing_factor,  # off for several labels
             self.compute_loss_func,
-            setup.class_weights(self.args, model, num_outputs, self.train_dataset),
+            setup.class_weights(self.args, model, num_outputs, self.train_dataset, self.data_collator),
         )
         drop_projections(model)
         hidden_states = prepare_models(objective, model, teacher, self._datasets(), self.data_collator)
@@ -161,7 +161,7 @@ class DistillationTrainer(BaseTrainer):
         self._student_inputs = forward_parameters(model)
         names = build_lambda.lambda_names(self.args, model, objective)
         kind = build_lambda.lambda_kind(self.args, names, objective.weights, teacher_weights)
-        unit = build_lambda.label_unit(self.args, classes, self.train_dataset)
+        unit = build_lambda.label_unit(self.args, classes, self.train_dataset, self.data_collator)
         self.balancer = build_lambda.build_balancer(self.args, names, kind, classes, unit)
         self._remembered = RememberPredictions(self.balancer, 0 if is_multi_label(model) else classes)
         self.add_callback(self._remembered)
@@ -316,9 +316,12 @@ class DistillationTrainer(BaseTrainer):
     def _evaluation_losses(
         self, outputs: SequenceClassifierOutput, teacher: TeacherBatch, items: ItemLabels, inputs: dict[str, Any]
     ) -> BatchLosses:
-        """The losses of a batch, also for the record; divided by its items, since the Trainer counts only labels."""
+        """The losses of a batch, also for the record; divided by its items, since the Trainer counts only labels.
+
+        Weights of `KDSplit` change from one evaluation to the next, so those of `kd_losses` are used.
+        """
         teacher = teacher.mixed(self.balancer.evaluation_weights)
-        losses = self._objective(outputs, teacher, inputs, items, kd_weights=self.balancer.kd_weights)
+        losses = self._objective(outputs, teacher, inputs, items)
         if self._evaluation_record is not None:
             gather, values = self.accelerator.gather_for_metrics, losses.stacked().detach()
             self._evaluation_record.add(outputs.logits, teacher.logits, items.kd, values, items.counts, gather)

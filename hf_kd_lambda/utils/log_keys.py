@@ -46,8 +46,9 @@ LIMITS = {
     ),
     "held": Limit(
         "lambda_held",
-        "unchanged (vanished gradient)",
-        "there is nothing to balance if labels are memorised or the student equals its teacher",
+        "unchanged (a gradient is zero)",
+        "there is nothing to balance in batches without labels, if labels are memorised, or if the student equals its "
+        "teacher",
     ),
     "skipped": Limit(
         "lambda_skipped_share",
@@ -95,7 +96,7 @@ def teacher_keys(entries: Iterable[Mapping[str, float]]) -> list[str]:
 
 EVALUATION_KEYS = {
     "task_loss": "task loss, mean over the items of the evaluation; missing if no item has a label",
-    "kd_loss": "weighted sum of the KD losses, mean over the items of the evaluation",
+    "kd_loss": "sum of the KD losses with the weights of `kd_losses`, mean over the items of the evaluation",
     "kd_loss/<name>": "a single KD loss, without its weight",
     "teacher_agreement": "share of items with the same class from student and teacher; correlation for regression",
 }

@@ -45,6 +45,17 @@ def test_soft_targets_weigh_more_the_less_the_teacher_guesses_up_to_a_bound(alph
     assert state.ratio.item() == pytest.approx(expected, rel=1e-3, abs=1e-6)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+def test_rounded_sums_of_clean_items_do_not_make_reliabilities_exceed_1(classes):
+    torch.manual_seed(0)
+    state = ClassReliabilities(classes)
+    rounded_up = torch.tensor([1e6 + 20, 1e6]).view(1, 2, 1).expand_as(state.annotators)
+    state.sums = torch.cat([rounded_up.flatten(), torch.ones(classes)])
+    trust, _ = judged(state, *3 * torch.randn(2, 500, classes), torch.randint(classes, (500,)))
+    assert state.ratio.isfinite()
+    assert all(0 <= part.min() <= part.max() <= 1 for part in trust)
+
+
 @pytest.mark.parametrize("classes", [0, 7])
 def test_several_teachers_are_judged_in_chunks_too(classes, monkeypatch):
     torch.manual_seed(0)

@@ -209,6 +209,14 @@ def test_labels_that_are_all_equal_stay_finite():
         assert torch.stack(weights[:2]).isfinite().all(), numbers_given
 
 
+def test_rounded_sums_of_clean_items_leave_the_weights_finite():
+    state = fitted(planted(0.9, 0.9, 320, 0))
+    state.sums[:4] = torch.tensor([1e6 + 20, 1e6, 1e6 + 20, 1e6])  # both Σr exceed their items
+    weights = state.weights(state.posterior(numbers(*planted(0.9, 0.9, 320, 1))).trust)
+    assert weights.task.isfinite().all()
+    assert weights.kd.isfinite().all()
+
+
 def test_sums_that_overflow_are_left_as_they_are():
     state = NumberReliabilities()
     huge = torch.full((12,), 3e38)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_kd_lambda.balancing.rules import RULES, Weights, feasible_interval, loss_weights, make_rule, rule_weights
+from hf_kd_lambda.balancing.rules import RULES, Rule, Weights, feasible_interval, loss_weights, make_rule, rule_weights
 from hf_kd_lambda.gradients.gram import Gram
 
 SIZES = st.floats(1e-6, 1e6)
@@ -453,6 +453,23 @@ def test_what_is_no_gram_matrix_has_no_weights(rule):
 def test_errors_name_what_is_wrong_and_what_was_meant(call, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         call()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "measures", "message"),
+    [
+        (
+            ("losses", "progress"),
+            True,
+            "unknown input of Own with measures=True: 'progress': choose from losses, rates",
+        ),
+        (("loses",), True, "unknown input of Own with measures=True: 'loses': did you mean 'losses'?"),
+        (("odds",), False, "unknown input of Own with measures=False: 'odds': choose from progress."),
+    ],
+)
+def test_a_rule_with_inputs_that_it_would_not_get_is_refused_where_it_is_defined(inputs, measures, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        type("Own", (Rule,), {"needs": inputs, "measures": measures})
 
 
 # Forms

@@ -222,6 +222,19 @@ def test_a_rule_without_the_task_loss_ends_at_the_ceiling():
     assert [weight.item() for weight in state.weights] == pytest.approx([1 / 11, 10 / 11])
 
 
+@pytest.mark.parametrize("limit", ["lambda_max", "lambda_max_change", "an uninformative teacher"])
+def test_a_limited_lambda_leaves_the_task_weight_of_a_rule_at_1(limit):
+    rule = Evidence() if limit == "an uninformative teacher" else NormRatio()
+    state = make_state(rule=rule, form="raw", decay=0.0, bounds=(0.1, 10.0), max_change=0.5)
+    if rule.needs:
+        state.teacher_signal.update(torch.tensor([0.01, 10]))  # a mean distance from uniform of 0.001
+    if limit == "lambda_max_change":
+        state.update(gram(1, 1))
+    state.update(gram(1e4, 1))  # √(a/b) is 100
+    kd = {"lambda_max": 10, "lambda_max_change": math.exp(0.5), "an uninformative teacher": 1}[limit]
+    assert [weight.item() for weight in state.weights] == pytest.approx([1, kd])
+
+
 def test_groups_are_as_many_states():
     grams, twin_grams = random_grams(6, seed=1), random_grams(6, seed=2)
     both, one, other = (

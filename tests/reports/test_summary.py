@@ -86,7 +86,7 @@ def test_rare_is_not_never_and_often_not_always():
     text = explain_lambda([entry(1, 1.0, **shares(conflict=0.002, free=0.998, held=0.002))])
     assert "In under 1% of the measurements the losses" in text
     assert "set by the rule alone in over 99% of the measurements" in text
-    assert "unchanged (vanished gradient) in under 1%" in text
+    assert "unchanged (a gradient is zero) in under 1%" in text
 
 
 def test_a_signal_over_noise_of_one_gradient_alone_is_not_told():

@@ -1,13 +1,14 @@
 """Datasets and labels that cannot be learned, and the messages that say so."""
 
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from helpers.tiny import tiny_bert, tiny_tokenizer
 from transformers import DataCollatorWithPadding
 
 from hf_kd_lambda import DistillationConfig, DistillationTrainer
 from hf_kd_lambda.losses.functional.label_sets import MULTI_LABEL
-from hf_kd_lambda.trainer.data_checks import check_given_labels
+from hf_kd_lambda.trainer.data_checks import check_given_labels, has_labels_of_batches
 
 
 def labels(*values):
@@ -82,6 +83,15 @@ def test_lists_of_labels_pass(dataset, problem_type):
 )
 def test_classes_and_missing_labels_pass(dataset, outputs):
     check_given_labels([dataset], outputs, is_token_level=True)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_labels_of_tokens_are_those_of_their_batches_whatever_pads_them(more):
+    def collate(rows):
+        padded = [[*(row["labels"] or []), *[-100] * 4][:4] for row in rows]
+        return {"labels": torch.tensor([[label + more * (label >= 0) for label in row] for row in padded])}
+
+    assert has_labels_of_batches(labels([0, 1, -100], None, [2], [-101, 1]), "labels", collate) is (more == 0)
 
 
 @pytest.mark.parametrize("of_tokens", [False, True])

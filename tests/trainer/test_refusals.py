@@ -8,7 +8,7 @@ import torch.distributed as dist
 from accelerate.parallelism_config import ParallelismConfig
 from accelerate.utils import DistributedType
 from datasets import DatasetDict
-from helpers.small_runs import config, examples, make_trainer, models
+from helpers.small_runs import config, examples, make_trainer, models, partly_labelled
 from helpers.tiny import tiny_bert
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, StateDictType
@@ -119,6 +119,22 @@ def test_label_smoothing_that_would_do_nothing_is_refused(tmp_path, num_labels, 
 def test_class_weights_are_refused_where_classes_cannot_be_counted(tmp_path, data, message):
     with pytest.raises(ValueError, match=f"class_weights='balanced' {message}"):
         build(tmp_path, *models(), data, class_weights="balanced", max_steps=1)
+
+
+def merged(rows):
+    return {**rows, "labels": [label // 2 for label in rows["labels"]]}
+
+
+def test_class_weights_of_labels_that_no_batch_has_are_refused(tmp_path):
+    message = "counts the labels in column 'labels' of train_dataset, but its transform or data_collator changes them"
+    with pytest.raises(ValueError, match=f"class_weights='balanced' {message}"):
+        build(tmp_path, *models(), examples().with_transform(merged), class_weights="balanced")
+
+
+@pytest.mark.parametrize("missing", [None, -100])
+def test_a_transform_that_leaves_the_labels_goes_with_class_weights(tmp_path, missing):
+    data = partly_labelled(missing).with_transform(lambda rows: {**rows, "attention_mask": rows["attention_mask"]})
+    build(tmp_path, *models(), data, class_weights="balanced")
 
 
 # --- columns

@@ -128,17 +128,22 @@ def test_micro_batches_change_nothing(tmp_path, accumulation):
 
 
 def test_steps_between_measurements_descend_the_sum_in_force(tmp_path):
-    trainer = run(split_config(tmp_path, lambda_interval=3, eval_strategy="epoch"), eval_dataset=examples(12))
+    trainer = run(split_config(tmp_path, lambda_interval=3))
     steps = [entry for entry in trainer.state.log_history if "lambda" in entry]
     for before, entry in itertools.pairwise(steps):
         weights = {name: before[f"lambda/{name}"] / before["lambda"] for name in LOSSES}
         total = sum(weight * entry[f"kd_loss/{name}"] for name, weight in weights.items())
         assert entry["kd_loss"] == pytest.approx(total, rel=1e-4)
-    weights = {name: steps[-1][f"lambda/{name}"] / steps[-1]["lambda"] for name in LOSSES}
-    (evaluation,) = (entry for entry in trainer.state.log_history if "eval_kd_loss" in entry)
-    total = sum(weight * evaluation[f"eval_kd_loss/{name}"] for name, weight in weights.items())
-    assert evaluation["eval_kd_loss"] == pytest.approx(total, rel=1e-4)
-    assert weights["hidden_mse"] != pytest.approx(0.5, rel=0.05), "the sum must not be that of the settings"
+
+
+def test_evaluations_are_compared_by_the_weights_of_the_settings(tmp_path):
+    """Those in force change at every measurement, and `eval_kd_loss` with them for the same student."""
+    trainer = run(split_config(tmp_path), eval_dataset=examples(12))
+    last = [entry for entry in trainer.state.log_history if "lambda" in entry][-1]
+    assert last["lambda/hidden_mse"] / last["lambda"] != pytest.approx(0.5, rel=0.05), "those in force are others"
+    metrics = trainer.evaluate()
+    total = sum(weight * metrics[f"eval_kd_loss/{name}"] for name, weight in LOSSES.items())
+    assert metrics["eval_kd_loss"] == pytest.approx(total, rel=1e-4)
 
 
 def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(tmp_path):

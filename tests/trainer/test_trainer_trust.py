@@ -23,6 +23,7 @@ from helpers.small_runs import (
     train,
 )
 from helpers.tiny_spans import collate, partly_answered, span_models
+from transformers import default_data_collator
 
 from hf_kd_lambda.balancing.class_reliabilities import ClassReliabilities
 from hf_kd_lambda.balancing.number_trust import NumberReliabilities, numbers_of, unit_of
@@ -247,6 +248,31 @@ def test_reliabilities_stay_as_they_are_after_the_first_pass(tmp_path):
     found = logged(trainer.state.log_history, "label_reliability")
     assert len(set(found[:6])) == 6
     assert set(found[6:]) == {found[5]}
+
+
+def standardised(rows):
+    return {**rows, "labels": [(price - 250_000) / 150_000 for price in rows["labels"]]}
+
+
+def collate_standardised(rows):
+    batch = default_data_collator(rows)
+    return {**batch, "labels": (batch["labels"] - 250_000) / 150_000}
+
+
+@pytest.mark.parametrize("by", ["transform", "collator"])
+def test_numbers_that_batches_change_are_judged_as_they_are_in_batches(tmp_path, by):
+    prices = examples(num_labels=1).map(lambda row: {"labels": 100_000 * row["labels"]})
+    reliabilities = []
+    for name, data, collator in [
+        ("mapped", prices.map(standardised, batched=True), default_data_collator),
+        ("transform", prices.with_transform(standardised), default_data_collator),
+        ("collator", prices, collate_standardised),
+    ]:
+        if name in ("mapped", by):
+            args = config(tmp_path / name, **TRUST, cache_teacher=False)
+            trainer = train(args, *models(1), data, data_collator=collator)
+            reliabilities.append(logged(trainer.state.log_history, "label_reliability"))
+    assert reliabilities[1] == pytest.approx(reliabilities[0], abs=1e-4)
 
 
 def test_wrong_labels_and_a_wrong_teacher_get_little_weight(tmp_path):

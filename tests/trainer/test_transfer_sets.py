@@ -23,8 +23,8 @@ from helpers.small_runs import (
 from helpers.tiny import SIZES
 from transformers import BertConfig, BertForTokenClassification
 
+from hf_kd_lambda import explain_lambda
 from hf_kd_lambda.losses.functional.labels import UNLABELLED, item_labels
-from hf_kd_lambda.reports.summary import explain_lambda
 
 
 def test_each_loss_is_the_mean_over_its_own_items(tmp_path):
@@ -103,6 +103,16 @@ def test_labels_that_are_all_missing_have_no_reliability(tmp_path, missing, num_
     )
     assert logged(some.state.log_history, "label_reliability")
     assert explain_lambda(some.state.log_history).startswith("λ ")
+
+
+def test_lambda_is_explained_where_most_batches_have_no_label(tmp_path):
+    labels = [label if row < BATCH else None for row, label in enumerate(examples()["labels"])]
+    data = examples().remove_columns("labels").add_column("labels", labels)
+    trainer = train(config(tmp_path), *models(), data)
+    assert logged(trainer.state.log_history, "lambda_held") == [0.0, *[1.0] * 5]
+    words = explain_lambda(trainer.state.log_history)
+    assert "unchanged (a gradient is zero) in 83%" in words
+    assert "there is nothing to balance in batches without labels" in words
 
 
 def test_layers_are_compared_without_labels_too(tmp_path):

@@ -8,6 +8,13 @@ import torch
 from torch import Tensor
 
 from hf_kd_lambda.gradients.gram import Gram
+from hf_kd_lambda.utils.names import check_known
+
+INPUTS = {
+    True: ("losses", "rates", "smoothness", "signal_share", "odds", "trust_ratio"),
+    False: ("progress",),
+}
+"""What `Rule.needs` may name, by `Rule.measures`."""
 
 
 class Weights(NamedTuple):
@@ -36,7 +43,7 @@ class Rule(ABC):
     Attributes:
         needs: names of further inputs, all tensors, pairs in the order (task, KD):
 
-            - `progress` `[]`: completed share of the training.
+            - `progress` `[]`: completed share of the training; only without `measures`, and then the only input.
             - `losses` `[2]`: both > 0.
             - `rates` `[2]`: losses divided by their first values.
             - `smoothness` `[2]`: s = β·η, where the loss is β|d|²/2 above its tangent, on average over steps.
@@ -53,6 +60,16 @@ class Rule(ABC):
     measures: ClassVar[bool] = True
     clips: ClassVar[bool] = False
     splits_kd: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check `needs`: the trainer would find an error only after the teacher's outputs are cached.
+
+        Raises:
+            ValueError: training does not have one of the inputs.
+        """
+        super().__init_subclass__(**kwargs)
+        for name in cls.needs:
+            check_known(name, INPUTS[cls.measures], f"input of {cls.__name__} with measures={cls.measures}:")
 
     @abstractmethod
     def weights(self, gram: Gram, *args: Any, **needs: Any) -> Weights:
@@ -143,7 +160,7 @@ def loss_weights(lambda_: Tensor, form: str, total: Tensor | float) -> Weights:
     Args:
         lambda_: `[]` or `[groups]`; ∞ means only the KD loss, except in the additive form.
         form: `additive`: (1, λ); `convex`: sum 1; `sum_two`: sum 2, which is (1, 1) at λ = 1; `raw`: sum `total`.
-        total: w_task + w_kd as published, for `raw`.
+        total: w_task + w_kd, for `raw`.
     """
     if form == "additive":
         return Weights.additive(lambda_)
