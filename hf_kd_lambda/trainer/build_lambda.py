@@ -98,7 +98,7 @@ def lambda_kind(
         args: settings of the run.
         names: see `lambda_names`.
         kd_weights: weights of the KD losses in their sum.
-        teacher_weights: see `teacher_weights`.
+        teacher_weights: what `teacher_weights` returned.
 
     Returns:
         The name of the rule; and as `groups`, `losses` and `teachers`, the `num_groups`, `kd_weights` and

@@ -279,7 +279,10 @@ class DistillationTrainer(BaseTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor | tuple[Tensor, SequenceClassifierOutput]:
-        """The weighted loss with the weights in force: what non-measuring steps descend and evaluation reports."""
+        """The weighted loss that non-measuring steps descend and evaluation reports, with the weights in force.
+
+        In evaluation, several KD losses are summed as `kd_losses` says, also if `lambda_scope` is "loss".
+        """
         outputs, teacher, items = self._forward(model, inputs)
         if model.training:
             losses = self._training_losses(outputs, teacher, items, inputs, num_items_in_batch)

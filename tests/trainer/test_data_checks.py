@@ -85,6 +85,13 @@ def test_classes_and_missing_labels_pass(dataset, outputs):
     check_given_labels([dataset], outputs, is_token_level=True)
 
 
+def test_a_collator_that_sorts_its_rows_keeps_their_labels():
+    def collate(rows):
+        return {"labels": torch.tensor(sorted((row["labels"] for row in rows), reverse=True))}
+
+    assert has_labels_of_batches(labels(0, 2, 1), "labels", collate)
+
+
 @pytest.mark.parametrize("more", [0, 1])
 def test_labels_of_tokens_are_those_of_their_batches_whatever_pads_them(more):
     def collate(rows):

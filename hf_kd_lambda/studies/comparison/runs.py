@@ -216,6 +216,8 @@ class TaskRuns:
         settings |= {"precision": config.autocast, "evaluations": self.comparison.evaluations}
         settings["logs"] = self.comparison.logs
         settings |= self._digests
+        if "accelerator_config" in settings:
+            settings["accelerator_config"] = config.accelerator_config.to_dict()
         return Run(
             **cell._asdict(),
             rule_parameters={"lambda_rule": config.lambda_rule, **self.comparison.rules[cell.rule]},

@@ -36,7 +36,7 @@ def check_comparable(file: Path, runs: Sequence[Run], begun: Sequence[Run] = ())
 
 
 def _differing(run: Run, other: Run) -> list[str]:
-    """The settings in which two runs differ; a setting that only one of them records counts as the same."""
+    """The settings in which two runs differ; one that is not recorded has its default, or counts as the same."""
     of_rules = set() if run.rule == other.rule else run.rule_parameters.keys() | other.rule_parameters.keys()
     changed = differences(run.settings, other.settings) & differences(other.settings, run.settings)
     return sorted(changed - of_rules - MAY_DIFFER)

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -169,6 +170,12 @@ def test_a_folder_that_stands_in_for_glue_is_recorded_as_glue(comparison):
     assert task.begun(cell).settings["dataset"] == "a/folder"
     task.comparison = dataclasses.replace(comparison, glue="a/folder")
     assert task.begun(cell).settings["dataset"] == "nyu-mll/glue"
+
+
+def test_how_batches_are_split_is_recorded_as_in_its_file(comparison):
+    own = dataclasses.replace(comparison, settings=comparison.settings | {"accelerator_config": {"split_batches": True}})
+    recorded = TaskRuns(own, "reviews").begun(Cell("reviews", "clean", "half", 0)).settings
+    assert json.loads(json.dumps(recorded))["accelerator_config"]["split_batches"]
 
 
 def test_a_run_records_the_device_that_trains(comparison, monkeypatch):
