@@ -173,7 +173,9 @@ def test_a_folder_that_stands_in_for_glue_is_recorded_as_glue(comparison):
 
 
 def test_how_batches_are_split_is_recorded_as_in_its_file(comparison):
-    own = dataclasses.replace(comparison, settings=comparison.settings | {"accelerator_config": {"split_batches": True}})
+    own = dataclasses.replace(
+        comparison, settings=comparison.settings | {"accelerator_config": {"split_batches": True}}
+    )
     recorded = TaskRuns(own, "reviews").begun(Cell("reviews", "clean", "half", 0)).settings
     assert json.loads(json.dumps(recorded))["accelerator_config"]["split_batches"]
 
