@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from docs_tables import markdown_table
@@ -379,7 +379,7 @@ def _base_cells(runs: Sequence[Run], group: Group, teacher: float) -> list[str]:
     return [
         *scores,
         retained,
-        f"{fmean(run.seconds for run in every) / 60:.1f}",
+        f"{median(run.seconds for run in every) / 60:.1f}",
         str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}",
     ]
 
