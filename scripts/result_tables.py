@@ -164,8 +164,9 @@ def readme_table() -> str:
         of_rules = [merit.of_rule(runs, Group("sst2", regime), rule) for rule in rules]
         seeds = sorted(set.intersection(*map(set, of_rules)))
         if len(seeds) >= 2:
-            rows.append([wrong, *(_score_and_seeds([found[seed] for seed in seeds]) for found in of_rules)])
-    return markdown_table(("what is wrong", *map(_rule_name, rules)), rows)
+            scores = [merit.mean_points([found[seed] for seed in seeds]) for found in of_rules]
+            rows.append([wrong, *(f"{score:.2f}" for score in scores), str(len(seeds))])
+    return markdown_table(("what is wrong", *map(_rule_name, rules), "seeds"), rows)
 
 
 def trust_table() -> str:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_kd_lambda.data.columns import accepted_inputs, forward_parameters, teacher_inputs
+from hf_kd_lambda.data.first_examples import first_examples
 from hf_kd_lambda.losses.base import PROJECTED, TeacherBatch
 from hf_kd_lambda.losses.functional.spans import ANSWER_MASK, logits_of_items
 from hf_kd_lambda.losses.layer_losses import HiddenLoss
@@ -59,7 +60,7 @@ def prepare_models(
         )
     if not datasets:
         raise ValueError(f"kd_losses: {names} needs an example to fit student and teacher: give train_dataset.")
-    batch = training_batch(collate([next(iter(datasets[0]))]), student)
+    batch = training_batch(collate(first_examples(datasets[0], 1)), student)
     if "teacher_input_ids" in batch and not _are_same_tokens(batch, student, teacher):
         raise ValueError(
             f"kd_losses: {names}: the teacher has tokens of its own, so that its positions are not the student's: "

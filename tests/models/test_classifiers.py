@@ -1,6 +1,7 @@
 import pytest
 import torch
-from helpers.tiny import save_checkpoint, tiny_batch, tiny_bert
+from helpers.named_bert import NAMES, logits, named_bert
+from helpers.tiny import save_checkpoint, tiny_bert
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageClassification,
@@ -11,30 +12,9 @@ from transformers import (
     SwiftFormerForImageClassification,
 )
 
-from hf_kd_lambda.models import classifiers, labels
 from hf_kd_lambda.models.classifiers import load_classifier
 
-NAMES = ["negative", "neutral", "positive"]
 LAST = "encoder.layers.1.mlp.fc2.weight"
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-    """The logged warnings, as a list of texts."""
-    texts = []
-    for module in (classifiers, labels):
-        monkeypatch.setattr(module.logger, "warning", lambda text, *args: texts.append(text % args))
-    return texts
-
-
-def named_bert(*names, **config):
-    return tiny_bert(num_labels=len(names), layers=1, id2label=dict(enumerate(names)), **config).eval()
-
-
-@torch.no_grad()
-def logits(model):
-    torch.manual_seed(0)
-    return model(**tiny_batch()).logits
 
 
 def test_load_keeps_a_head_for_the_same_labels(tmp_path, warnings):

@@ -1,31 +1,11 @@
 import pytest
 import torch
 import transformers
-from helpers.tiny import SIZES, tiny_batch, tiny_bert
+from helpers.named_bert import NAMES, logits, named_bert
+from helpers.tiny import SIZES, tiny_bert
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig
 
-from hf_kd_lambda.models import labels
 from hf_kd_lambda.models.labels import align_labels, label_permutation, names_of_numbers, permute_head, set_labels
-
-NAMES = ["negative", "neutral", "positive"]
-
-
-@pytest.fixture
-def warnings(monkeypatch):
-    """The warnings logged by the module, as a list of texts."""
-    texts = []
-    monkeypatch.setattr(labels.logger, "warning", lambda text, *args: texts.append(text % args))
-    return texts
-
-
-def named_bert(*names, **config):
-    return tiny_bert(num_labels=len(names), layers=1, id2label=dict(enumerate(names)), **config).eval()
-
-
-@torch.no_grad()
-def logits(model):
-    torch.manual_seed(0)
-    return model(**tiny_batch()).logits
 
 
 def test_permutation_is_none_in_the_same_order(warnings):
