@@ -436,7 +436,10 @@ def test_what_is_no_gram_matrix_has_no_weights(rule):
         (lambda: make_rule("taylor2", {"target": None}), "target=None must be a str"),
         (lambda: make_rule("taylor2", {"target": "kd"}), "target='kd' must be one of task, sum."),
         (lambda: make_rule("fixed", {"form": "raw"}), "form='raw' must be one of additive, convex."),
-        (lambda: make_rule("fixed", {"kd_weight": 2}), "kd_weight=2 must lie in [0, 1] unless form is 'additive'."),
+        (
+            lambda: make_rule("fixed", {"kd_weight": 2}),
+            "kd_weight=2 must lie in [0, 1] unless lambda_form is 'additive'.",
+        ),
         (lambda: make_rule("fixed", {"kd_weight": -1, "form": "additive"}), "kd_weight=-1 must lie in [0, inf)."),
         (lambda: make_rule("linear", {"start": 2.0}), "start=2.0 must lie in [0, 1]."),
         (lambda: make_rule("cosine", {"end": -0.1}), "end=-0.1 must lie in [0, 1]."),

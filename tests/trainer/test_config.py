@@ -58,8 +58,8 @@ def test_what_is_out_of_range_is_named_with_its_value(tmp_path, settings, messag
 @pytest.mark.parametrize(
     ("kd_weight", "form", "message"),
     [
-        (1.1, "convex", r"kd_weight=1\.1 must lie in \[0, 1\] unless form is 'additive'"),
-        (1.1, "raw", r"kd_weight=1\.1 must lie in \[0, 1\] unless form is 'additive'"),
+        (1.1, "convex", r"kd_weight=1\.1 must lie in \[0, 1\] unless lambda_form is 'additive'"),
+        (1.1, "raw", r"kd_weight=1\.1 must lie in \[0, 1\] unless lambda_form is 'additive'"),
         (-0.1, "convex", r"kd_weight=-0\.1 must lie in \[0, 1\]"),
         (math.nan, "convex", r"kd_weight=nan must lie in \[0, 1\]"),
         (-1.0, "additive", r"kd_weight=-1\.0 must lie in \[0, inf\)"),

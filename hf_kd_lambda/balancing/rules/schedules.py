@@ -33,7 +33,8 @@ class Fixed(Rule):
     def __post_init__(self) -> None:
         require(self.form in get_args(FixedForm), "form", self.form, f"be one of {', '.join(get_args(FixedForm))}")
         if self.form == "convex":
-            require(0 <= self.kd_weight <= 1, "kd_weight", self.kd_weight, "lie in [0, 1] unless form is 'additive'")
+            allowed = "lie in [0, 1] unless lambda_form is 'additive'"
+            require(0 <= self.kd_weight <= 1, "kd_weight", self.kd_weight, allowed)
         else:
             require(0 <= self.kd_weight < math.inf, "kd_weight", self.kd_weight, "lie in [0, inf)")
 
